@@ -1,0 +1,75 @@
+//! Nodes and the tokens that let them join.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A node as `/api/nodes` lists it. Fields up to `runner_version` are the original API's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Node {
+    pub hostname: String,
+    /// Kept for old clients; runners have no URL, they dial out.
+    pub url: String,
+    pub total_cores: u32,
+    pub cores_in_use: u32,
+    pub available_cores: u32,
+    /// `online` or `offline`.
+    pub status: String,
+    pub last_heartbeat: Option<String>,
+    /// `{"0": {"cores": [0, 1], "memory_bytes": 1}}`
+    pub numa_topology: BTreeMap<String, serde_json::Value>,
+    pub gpu_info: Vec<GpuInfo>,
+    pub cpu_percent: f32,
+    pub memory_percent: f32,
+    pub memory_used_bytes: u64,
+    pub memory_total_bytes: u64,
+    pub current_avg_temp: f32,
+    pub current_max_temp: f32,
+    pub vm_capable: bool,
+    pub vfio_gpus: Vec<GpuInfo>,
+    pub runner_version: Option<String>,
+
+    pub node_id: String,
+    /// Memory promised to VPSes.
+    pub memory_allocated_bytes: u64,
+    /// None: the Docker engine works. Otherwise why not.
+    pub docker_error: Option<String>,
+    pub docker_version: Option<String>,
+    pub vps_count: u32,
+    /// The node's clock minus the host's, milliseconds, when it last said hello.
+    pub clock_skew_ms: i64,
+    pub os: String,
+    pub kernel: String,
+    pub joined_at: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct GpuInfo {
+    pub gpu_id: u32,
+    pub name: String,
+    pub uuid: String,
+    pub pci_address: String,
+    pub memory_total_bytes: u64,
+}
+
+/// Body of `POST /api/nodes/tokens`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JoinTokenRequest {
+    /// Seconds until it expires; 3600 unless given, at most 7 days.
+    #[serde(default)]
+    pub ttl_seconds: Option<u64>,
+    /// Address the runner should dial, `host:port`, if not the one the host knows.
+    #[serde(default)]
+    pub address: Option<String>,
+}
+
+/// Answer of `POST /api/nodes/tokens`; the only time the token is shown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JoinToken {
+    pub token: String,
+    pub expires_at: String,
+    pub address: String,
+}

@@ -1,0 +1,69 @@
+//! The task object: a VPS as `/api/status/{id}`, `/api/vps` and `/api/vps/status` show it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A task. Fields up to `completed_at` are the original API's; the rest is ours.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Task {
+    pub task_id: String,
+    /// `vps` (or `command`, later).
+    pub task_type: String,
+    pub batch_id: Option<String>,
+    pub name: Option<String>,
+    pub owner_id: Option<i64>,
+    pub owner_username: Option<String>,
+    pub assignees: Vec<serde_json::Value>,
+    pub approval_status: Option<String>,
+    pub approved_by_id: Option<i64>,
+    pub approved_by_username: Option<String>,
+    pub approved_at: Option<String>,
+    pub rejection_reason: Option<String>,
+    pub command: String,
+    pub arguments: Vec<String>,
+    pub env_vars: BTreeMap<String, String>,
+    /// 0 = no limit.
+    pub required_cores: u32,
+    pub required_gpus: Vec<u32>,
+    pub required_memory_bytes: Option<u64>,
+    pub target_numa_node_id: Option<u32>,
+    /// One of the status words, for example `running`.
+    pub status: String,
+    pub assigned_node: Option<String>,
+    pub container_name: Option<String>,
+    pub docker_image_name: Option<String>,
+    pub docker_privileged: bool,
+    pub docker_mount_dirs: Vec<String>,
+    /// 0 = a VPS without SSH.
+    pub ssh_port: Option<u32>,
+    pub vps_backend: String,
+    pub vm_image: Option<String>,
+    pub vm_disk_size: Option<String>,
+    pub vm_ip: Option<String>,
+    pub stdout_path: String,
+    pub stderr_path: String,
+    pub exit_code: Option<i64>,
+    pub error_message: Option<String>,
+    pub submitted_at: Option<String>,
+    pub started_at: Option<String>,
+    pub completed_at: Option<String>,
+
+    /// Grows with every change of this task; pass it as `?since=` to wait for the next one.
+    pub revision: u64,
+    /// What is under way: `starting`, `stopping`, `restarting`, `deleting`.
+    pub transition: Option<String>,
+    /// When that was asked.
+    pub transition_since: Option<String>,
+    /// What provisioning is doing, for example `pulling debian:12`.
+    pub progress: Option<String>,
+    pub progress_percent: Option<u8>,
+    /// For programs, where `status` is `failed`.
+    pub error_code: Option<String>,
+    pub error_hint: Option<String>,
+    /// The instance's SSH host key, one OpenSSH public key line.
+    pub ssh_host_key: Option<String>,
+    pub pids_limit: Option<u32>,
+}

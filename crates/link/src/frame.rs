@@ -1,0 +1,99 @@
+//! Frames: a 4-byte big-endian length and a JSON text, at most 1 MiB.
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::codec::{Framed, FramedParts, LengthDelimitedCodec};
+
+/// Far above the largest message (an order with many keys), far below what could hurt.
+pub const MAX_FRAME_BYTES: usize = 1024 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    #[error("the other side closed the link")]
+    Closed,
+    #[error("link input or output failed")]
+    Io(#[source] std::io::Error),
+    #[error("the other side sent something that is not part of the protocol")]
+    Malformed(#[source] serde_json::Error),
+}
+
+/// A byte stream that carries frames.
+#[derive(Debug)]
+pub struct FrameStream<S> {
+    inner: Framed<S, LengthDelimitedCodec>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> FrameStream<S> {
+    pub fn new(stream: S) -> Self {
+        let codec =
+            LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME_BYTES).new_codec();
+        Self { inner: Framed::new(stream, codec) }
+    }
+
+    pub async fn send<T: Serialize>(&mut self, message: &T) -> Result<(), FrameError> {
+        let text = serde_json::to_vec(message).map_err(FrameError::Malformed)?;
+        self.inner.send(Bytes::from(text)).await.map_err(FrameError::Io)
+    }
+
+    /// Cancel-safe: a partly received frame is kept for the next call.
+    pub async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, FrameError> {
+        match self.inner.next().await {
+            None => Err(FrameError::Closed),
+            Some(Err(error)) => Err(FrameError::Io(error)),
+            Some(Ok(frame)) => serde_json::from_slice(&frame).map_err(FrameError::Malformed),
+        }
+    }
+
+    /// Gives the bare stream back, with bytes that were read past the last frame.
+    pub fn into_parts(self) -> (S, Bytes) {
+        let FramedParts { io, read_buf, .. } = self.inner.into_parts();
+        (io, read_buf.freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::{ToHost, ToRunner};
+
+    proptest! {
+        #[test]
+        fn bytes_from_a_stranger_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async move {
+                let mut frames = FrameStream::new(tokio::io::join(&bytes[..], tokio::io::sink()));
+                while frames.receive::<ToHost>().await.is_ok() {}
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn a_frame_beyond_the_limit_is_refused() {
+        let (near, far) = tokio::io::duplex(64);
+        let mut far = far;
+        tokio::io::AsyncWriteExt::write_all(&mut far, &[0x7f, 0xff, 0xff, 0xff, b'{']).await.unwrap();
+        let error = FrameStream::new(near).receive::<ToRunner>().await.unwrap_err();
+        assert!(matches!(error, FrameError::Io(_)), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn bytes_after_the_last_frame_are_not_lost() {
+        let (near, far) = tokio::io::duplex(4096);
+        let mut sender = FrameStream::new(far);
+        sender.send(&ToRunner::HeartbeatAck).await.unwrap();
+        let (mut raw, _) = sender.into_parts();
+        tokio::io::AsyncWriteExt::write_all(&mut raw, b"SSH-2.0-x").await.unwrap();
+        drop(raw);
+        let mut receiver = FrameStream::new(near);
+        assert_eq!(receiver.receive::<ToRunner>().await.unwrap(), ToRunner::HeartbeatAck);
+        let (mut io, early) = receiver.into_parts();
+        let mut rest = early.to_vec();
+        tokio::io::AsyncReadExt::read_to_end(&mut io, &mut rest).await.unwrap();
+        assert_eq!(rest, b"SSH-2.0-x");
+    }
+}

@@ -1,0 +1,310 @@
+//! The host's certificate authority and the identities it makes.
+//!
+//! One CA per cluster, made at the host's first start, 0600 on its disk. The host gets a fresh
+//! key and certificate at every start; a runner keeps its key and renews its certificate.
+//! Validity begins a day early, so that clocks a little apart do not keep anybody out.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use data_encoding::HEXLOWER;
+use kohakuriver_model::{NodeId, NodeName};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::client::HostAddress;
+
+/// What the host's certificate says, whatever its address: the CA is what is trusted.
+pub(crate) static SERVER_NAME: LazyLock<ServerName<'static>> =
+    LazyLock::new(|| ServerName::try_from(SERVER_DNS_NAME).expect("a constant DNS name"));
+const SERVER_DNS_NAME: &str = "kohakuriver-host.internal";
+
+const DAY_MS: i64 = 24 * 3600 * 1000;
+const CA_DAYS: i64 = 20 * 365;
+const HOST_DAYS: i64 = 5 * 365;
+const RUNNER_DAYS: i64 = 90;
+/// A runner asks for a new certificate when less than this is left.
+const RENEW_BEFORE_DAYS: i64 = 30;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    #[error("cannot use {}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("{} is damaged", path.display())]
+    Damaged { path: PathBuf, source: serde_json::Error },
+    #[error("making a certificate failed")]
+    Make(#[from] rcgen::Error),
+    #[error("a certificate or key cannot be read")]
+    Parse,
+}
+
+/// The cluster's certificate authority.
+pub struct Ca {
+    certificate: CertificateDer<'static>,
+    certificate_pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl fmt::Debug for Ca {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ca").field("fingerprint", &self.fingerprint()).finish_non_exhaustive()
+    }
+}
+
+/// A key and certificate of the host, as rustls takes them.
+#[derive(Debug)]
+pub struct HostCertificate {
+    pub chain: Vec<CertificateDer<'static>>,
+    pub key: PrivateKeyDer<'static>,
+}
+
+impl Ca {
+    /// Loads the CA of `dir`, or makes it there.
+    pub fn load_or_create(dir: &Path, now_ms: i64) -> Result<Self, PkiError> {
+        let path = dir.join("ca.pem");
+        match fs::read_to_string(&path) {
+            Ok(pem) => Self::from_pem(&pem),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let pem = Self::create(now_ms)?;
+                write_private(&path, pem.as_bytes())?;
+                Self::from_pem(&pem)
+            }
+            Err(source) => Err(PkiError::File { path, source }),
+        }
+    }
+
+    /// Key and certificate in one text, so that one rename makes both durable.
+    fn create(now_ms: i64) -> Result<String, PkiError> {
+        let key = KeyPair::generate()?;
+        let mut params = params("KohakuRiver CA", now_ms, CA_DAYS)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(&key)?;
+        Ok(format!("{}{}", key.serialize_pem(), certificate.pem()))
+    }
+
+    fn from_pem(pem: &str) -> Result<Self, PkiError> {
+        let start = pem.find("-----BEGIN CERTIFICATE").ok_or(PkiError::Parse)?;
+        let certificate_pem = pem[start..].to_owned();
+        let key = KeyPair::from_pem(&pem[..start])?;
+        let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
+            .map_err(|_| PkiError::Parse)?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
+        Ok(Self { certificate, certificate_pem, issuer })
+    }
+
+    /// SHA-256 of the certificate, hex: what a join token carries.
+    pub fn fingerprint(&self) -> String {
+        fingerprint(&self.certificate)
+    }
+
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// A fresh key and certificate for this start of the host.
+    pub fn issue_host(&self, now_ms: i64) -> Result<HostCertificate, PkiError> {
+        let key = KeyPair::generate()?;
+        let mut params = params("KohakuRiver host", now_ms, HOST_DAYS)?;
+        params.subject_alt_names =
+            vec![rcgen::SanType::DnsName(SERVER_DNS_NAME.try_into().map_err(|_| PkiError::Parse)?)];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|_| PkiError::Parse)?;
+        Ok(HostCertificate { chain: vec![certificate.der().clone(), self.certificate.clone()], key })
+    }
+
+    /// Signs a runner's request. Only the public key is taken from it; the name is ours to say.
+    pub fn sign_runner(&self, csr_pem: &str, node: &NodeId, now_ms: i64) -> Result<String, PkiError> {
+        let mut request = CertificateSigningRequestParams::from_pem(csr_pem)?;
+        request.params = params(node.as_str(), now_ms, RUNNER_DAYS)?;
+        request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        Ok(request.signed_by(&self.issuer)?.pem())
+    }
+}
+
+/// Which node a verified client certificate speaks for.
+pub fn node_of_certificate(certificate: &CertificateDer<'_>) -> Option<NodeId> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let name = parsed.subject().iter_common_name().next()?.as_str().ok()?;
+    Some(NodeId::new(name))
+}
+
+pub(crate) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    HEXLOWER.encode(&Sha256::digest(certificate))
+}
+
+fn params(common_name: &str, now_ms: i64, days: i64) -> Result<CertificateParams, PkiError> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    // Day resolution is enough, and avoids a second date library in our own code.
+    let date = |ms: i64| {
+        let (year, month, day) = civil(ms.div_euclid(DAY_MS));
+        rcgen::date_time_ymd(year, month, day)
+    };
+    params.not_before = date(now_ms - DAY_MS);
+    params.not_after = date(now_ms + days * DAY_MS);
+    Ok(params)
+}
+
+/// Days since 1970 as a UTC date.
+fn civil(days: i64) -> (i32, u8, u8) {
+    let date = jiff::civil::date(1970, 1, 1).saturating_add(jiff::Span::new().days(days));
+    (i32::from(date.year()), date.month() as u8, date.day() as u8)
+}
+
+/// What a runner needs to be itself. The file is 0600.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct RunnerIdentity {
+    pub node_id: NodeId,
+    pub node_name: NodeName,
+    pub host_address: HostAddress,
+    pub key_pem: String,
+    pub certificate_pem: String,
+    pub ca_pem: String,
+}
+
+impl fmt::Debug for RunnerIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunnerIdentity")
+            .field("node_id", &self.node_id)
+            .field("node_name", &self.node_name)
+            .field("host_address", &self.host_address)
+            .finish_non_exhaustive()
+    }
+}
+
+const IDENTITY_FILE: &str = "identity.json";
+
+impl RunnerIdentity {
+    /// The identity kept in `dir`, `None` where this machine has not joined.
+    pub fn load(dir: &Path) -> Result<Option<Self>, PkiError> {
+        let path = dir.join(IDENTITY_FILE);
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(|source| PkiError::Damaged { path, source }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(PkiError::File { path, source }),
+        }
+    }
+
+    pub fn save(&self, dir: &Path) -> Result<(), PkiError> {
+        let path = dir.join(IDENTITY_FILE);
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|source| PkiError::Damaged { path: path.clone(), source })?;
+        write_private(&path, &text)
+    }
+
+    /// Whether so little validity is left that a new certificate should be asked for.
+    pub fn needs_renewal(&self, now_ms: i64) -> bool {
+        let Ok(der) = CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()) else {
+            return true;
+        };
+        let Ok((_, parsed)) = X509Certificate::from_der(&der) else { return true };
+        let end_ms = parsed.validity().not_after.timestamp().saturating_mul(1000);
+        end_ms - now_ms < RENEW_BEFORE_DAYS * DAY_MS
+    }
+
+    /// A signing request for the key this runner already has.
+    pub fn renewal_csr(&self) -> Result<String, PkiError> {
+        signing_request(&KeyPair::from_pem(&self.key_pem)?)
+    }
+
+    #[must_use]
+    pub fn with_certificate(&self, certificate_pem: String) -> Self {
+        Self { certificate_pem, ..self.clone() }
+    }
+}
+
+/// A new key (PEM) and a signing request for it.
+pub(crate) fn new_key() -> Result<(String, String), PkiError> {
+    let key = KeyPair::generate()?;
+    let request = signing_request(&key)?;
+    Ok((key.serialize_pem(), request))
+}
+
+fn signing_request(key: &KeyPair) -> Result<String, PkiError> {
+    Ok(CertificateParams::new(Vec::new())?.serialize_request(key)?.pem()?)
+}
+
+/// Writes a secret file: 0600 from its first byte, complete or not at all.
+fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
+    let failed = |source| PkiError::File { path: path.to_owned(), source };
+    let temporary = path.with_extension("new");
+    let _ = fs::remove_file(&temporary);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(failed)?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(failed)?;
+    fs::rename(&temporary, path).map_err(failed)?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_790_000_000_000;
+
+    #[test]
+    fn the_ca_is_the_same_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Ca::load_or_create(dir.path(), NOW).unwrap().fingerprint();
+        assert_eq!(Ca::load_or_create(dir.path(), NOW + DAY_MS).unwrap().fingerprint(), first);
+    }
+
+    #[test]
+    fn the_host_decides_whom_a_certificate_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::load_or_create(dir.path(), NOW).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut wish = CertificateParams::new(vec!["kohakuriver-host.internal".to_owned()]).unwrap();
+        wish.distinguished_name.push(DnType::CommonName, "n-somebody-else");
+        let csr = wish.serialize_request(&key).unwrap().pem().unwrap();
+        let pem = ca.sign_runner(&csr, &NodeId::new("n-1"), NOW).unwrap();
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        assert_eq!(node_of_certificate(&der), Some(NodeId::new("n-1")));
+        let (_, parsed) = X509Certificate::from_der(&der).unwrap();
+        assert!(parsed.subject_alternative_name().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_in_its_last_month() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::load_or_create(dir.path(), NOW).unwrap();
+        let (key_pem, csr) = new_key().unwrap();
+        let identity = RunnerIdentity {
+            node_id: NodeId::new("n-1"),
+            node_name: "n1".parse().unwrap(),
+            host_address: "h:1".parse().unwrap(),
+            certificate_pem: ca.sign_runner(&csr, &NodeId::new("n-1"), NOW).unwrap(),
+            key_pem,
+            ca_pem: ca.certificate_pem().to_owned(),
+        };
+        assert!(!identity.needs_renewal(NOW + 50 * DAY_MS));
+        assert!(identity.needs_renewal(NOW + 65 * DAY_MS));
+        identity.save(dir.path()).unwrap();
+        assert_eq!(RunnerIdentity::load(dir.path()).unwrap().unwrap().node_id, identity.node_id);
+    }
+}

@@ -1,0 +1,109 @@
+//! The typed messages of the link.
+//!
+//! Control connection, after the TLS handshake:
+//!
+//! ```text
+//!  runner                                host
+//!    Hello {versions, inventory}  ---->
+//!                                 <----  Welcome {version, ..} | Refused
+//!    Observation* SyncDone        ---->
+//!                                 <----  Order* SyncDone
+//!    Observation, Progress,       ---->
+//!    Heartbeat (every 5 s)        ---->  HeartbeatAck
+//!                                 <----  Order, DialData
+//! ```
+//!
+//! Both sides may lose the connection at any point; after the next `Hello` each tells the other
+//! everything again, so no message needs to be answered to be safe.
+//!
+//! Data connections are dialled by the runner ahead of need and wait in a pool at the host. The
+//! host takes one, writes [`StreamOpen`], reads [`StreamOpened`], and from then on both sides
+//! copy bytes. When the pool is empty the host asks with [`ToRunner::DialData`]. The certificate
+//! says whose connection it is, so no token is needed to match them.
+
+use kohakuriver_model::{Intent, InstanceSpec, Inventory, Metrics, Observation, TaskId};
+use serde::{Deserialize, Serialize};
+
+pub const ALPN_ENROLL: &[u8] = b"kr-enroll/1";
+pub const ALPN_CONTROL: &[u8] = b"kr-ctl/1";
+pub const ALPN_DATA: &[u8] = b"kr-data/1";
+
+/// The versions of the control protocol this build speaks, oldest and newest.
+pub const VERSIONS: (u32, u32) = (1, 1);
+
+/// From runner to host on the control connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum ToHost {
+    Hello(Hello),
+    /// What an instance is now. Sent for every instance after the hello, then on every change.
+    Observation { task_id: TaskId, observation: Observation },
+    /// All instances have been reported once since the hello.
+    SyncDone,
+    Heartbeat { metrics: Metrics },
+    /// The machine changed: a Docker engine came or went, a GPU appeared.
+    Inventory { inventory: Inventory },
+    /// A data connection that was asked for could not be made.
+    DialFailed { error: String },
+    /// Asks for a fresh certificate for the same node.
+    RenewCertificate { csr_pem: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    pub oldest_version: u32,
+    pub newest_version: u32,
+    pub runner_version: String,
+    /// The runner's clock, milliseconds since 1970; the host shows how far it is off.
+    pub now_ms: i64,
+    pub inventory: Inventory,
+}
+
+/// From host to runner on the control connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum ToRunner {
+    Welcome { version: u32, node_name: String, now_ms: i64 },
+    /// The host will not talk to this runner; it should not hurry to try again.
+    Refused { reason: String },
+    Order(Order),
+    /// Every instance that this node should have has been ordered once since the hello.
+    SyncDone,
+    HeartbeatAck,
+    /// Dial this many data connections now.
+    DialData { count: u32 },
+    Certificate { certificate_pem: String },
+}
+
+/// What an instance of this node should be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    pub task_id: TaskId,
+    pub intent: Intent,
+    pub spec: InstanceSpec,
+}
+
+/// First frame on a data connection, from the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamOpen {
+    pub task_id: TaskId,
+    pub target: StreamTarget,
+}
+
+/// What inside the instance a stream leads to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum StreamTarget {
+    /// The agent's SSH server.
+    Ssh,
+    /// A TCP port on the instance's loopback.
+    Tcp { port: u16 },
+}
+
+/// The runner's answer; after `Opened` only bytes follow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "result")]
+pub enum StreamOpened {
+    Opened,
+    Refused { error: String },
+}

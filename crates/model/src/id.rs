@@ -1,0 +1,154 @@
+//! Identities: tasks (a VPS is a task to the API) and nodes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A task's id: `(unix milliseconds << 22) | sequence`, 19 decimal digits in our time.
+///
+/// JSON carries it as a string, because JavaScript numbers end at 53 bits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskId(u64);
+
+impl TaskId {
+    pub const fn from_u64(value: u64) -> Self {
+        Self(value)
+    }
+
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// The database's integers are signed; ids stay below 2^63 until the year 2039.
+    pub const fn as_i64(self) -> i64 {
+        self.0 as i64
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The text is not a task id.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("a task id is a positive decimal number, for example 7398213345412345856")]
+pub struct ParseTaskIdError;
+
+impl FromStr for TaskId {
+    type Err = ParseTaskIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(ParseTaskIdError);
+        }
+        match text.parse::<u64>() {
+            Ok(value) if value > 0 && value <= i64::MAX as u64 => Ok(Self(value)),
+            _ => Err(ParseTaskIdError),
+        }
+    }
+}
+
+impl Serialize for TaskId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for TaskId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Makes task ids that always grow, also when the clock steps back or the process restarts
+/// with a clock behind its last id.
+#[derive(Debug, Default)]
+pub struct IdGenerator {
+    last: u64,
+}
+
+impl IdGenerator {
+    /// `last` is the largest id ever given out, 0 for none.
+    pub fn starting_after(last: u64) -> Self {
+        Self { last }
+    }
+
+    pub fn next(&mut self, now_ms: u64) -> TaskId {
+        let fresh = now_ms << 22;
+        self.last = if fresh > self.last { fresh } else { self.last + 1 };
+        TaskId(self.last)
+    }
+}
+
+/// A node's identity, given by the host at enrolment and never used again after removal.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeId(String);
+
+impl NodeId {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn ids_always_grow_whatever_the_clock_does(times in proptest::collection::vec(0u64..1u64 << 40, 1..60)) {
+            let mut ids = IdGenerator::default();
+            let mut last = 0;
+            for now_ms in times {
+                let id = ids.next(now_ms).as_u64();
+                prop_assert!(id > last);
+                last = id;
+            }
+        }
+
+        #[test]
+        fn an_id_survives_text_and_json(value in 1u64..i64::MAX as u64) {
+            let id = TaskId::from_u64(value);
+            prop_assert_eq!(id.to_string().parse::<TaskId>(), Ok(id));
+            let json = serde_json::to_string(&id).unwrap();
+            prop_assert_eq!(json.clone(), format!("\"{value}\""));
+            prop_assert_eq!(serde_json::from_str::<TaskId>(&json).unwrap(), id);
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_id_is_refused() {
+        for bad in ["", "0", "-1", "+5", "1e3", "9223372036854775808", "99999999999999999999", " 1"] {
+            assert!(bad.parse::<TaskId>().is_err(), "{bad:?}");
+        }
+    }
+}

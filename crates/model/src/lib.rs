@@ -1,0 +1,30 @@
+//! The words and rules of KohakuRiver, without any input or output.
+//!
+//! Everything here is plain data and pure functions: ids, the target grammar, amounts of memory,
+//! what an instance should be ([`intent`]), what was seen of it ([`observe`]), the public status
+//! that follows from both ([`status`]), what a person may ask for next ([`admission`]) and which
+//! node gets new work ([`placement`]). Time comes in as a parameter; nothing here asks a clock.
+
+pub mod admission;
+pub mod id;
+pub mod intent;
+pub mod memory;
+pub mod name;
+pub mod node;
+pub mod observe;
+pub mod placement;
+pub mod spec;
+pub mod status;
+pub mod target;
+
+pub use admission::{Act, Admission};
+pub use id::{IdGenerator, NodeId, TaskId};
+pub use intent::{Desired, Intent};
+pub use memory::Memory;
+pub use name::{InstanceName, NodeName};
+pub use node::{DockerState, Inventory, Metrics};
+pub use observe::{FailureCode, Observation, Observed};
+pub use placement::{Demand, NodeRoom, Refusal, place};
+pub use spec::{ImageSource, InstanceSpec, SshAccess};
+pub use status::{Status, public_status};
+pub use target::Target;

@@ -1,0 +1,57 @@
+//! What a runner tells of its machine.
+
+use serde::{Deserialize, Serialize};
+
+/// Facts that change rarely; sent at hello and when they change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    pub cores: u32,
+    pub memory_bytes: u64,
+    #[serde(default)]
+    pub numa: Vec<NumaNode>,
+    #[serde(default)]
+    pub gpus: Vec<Gpu>,
+    pub docker: DockerState,
+    /// `/dev/kvm` can be opened. Whether a guest runs under it is the QEMU backend's to find out.
+    #[serde(default)]
+    pub kvm_device: bool,
+    #[serde(default)]
+    pub kernel: String,
+    #[serde(default)]
+    pub os: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NumaNode {
+    pub id: u32,
+    pub cpus: Vec<u32>,
+    pub memory_bytes: u64,
+}
+
+/// A GPU. The UUID is its identity, the index only how people write it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpu {
+    pub index: u32,
+    pub uuid: String,
+    pub name: String,
+    pub pci_address: String,
+    pub memory_bytes: u64,
+}
+
+/// Whether the Docker backend can work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum DockerState {
+    Ready { version: String },
+    Unavailable { reason: String },
+}
+
+/// Figures of the moment, sent with every heartbeat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// 0 to 100, over all cores.
+    pub cpu_percent: f32,
+    pub memory_used_bytes: u64,
+    pub memory_total_bytes: u64,
+    pub load_1m: f32,
+}

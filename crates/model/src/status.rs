@@ -1,0 +1,191 @@
+//! The public status word: a pure function of what is wished, what was seen and whether the
+//! node can be seen now.
+//!
+//! ```text
+//!  pending_approval -> assigning | rejected     assigning -> running | failed
+//!  running -> stopped | killed | killed_oom | lost | failed | paused
+//!  stopped|failed|... -> assigning (restart) | deleted (row gone)
+//!  lost -> whatever the node reports when it is back
+//! ```
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::intent::{Desired, Intent};
+use crate::observe::{Observation, Observed};
+
+/// The words of the public API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    PendingApproval,
+    Rejected,
+    Pending,
+    Assigning,
+    Running,
+    Paused,
+    Completed,
+    Failed,
+    Killed,
+    KilledOom,
+    Lost,
+    Stopped,
+}
+
+impl Status {
+    pub const ALL: [Self; 12] = [
+        Self::PendingApproval,
+        Self::Rejected,
+        Self::Pending,
+        Self::Assigning,
+        Self::Running,
+        Self::Paused,
+        Self::Completed,
+        Self::Failed,
+        Self::Killed,
+        Self::KilledOom,
+        Self::Lost,
+        Self::Stopped,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PendingApproval => "pending_approval",
+            Self::Rejected => "rejected",
+            Self::Pending => "pending",
+            Self::Assigning => "assigning",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Killed => "killed",
+            Self::KilledOom => "killed_oom",
+            Self::Lost => "lost",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// Shown by `vps list` without `--all`.
+    pub fn is_active(self) -> bool {
+        match self {
+            Self::PendingApproval
+            | Self::Pending
+            | Self::Assigning
+            | Self::Running
+            | Self::Paused
+            | Self::Lost => true,
+            Self::Rejected
+            | Self::Completed
+            | Self::Failed
+            | Self::Killed
+            | Self::KilledOom
+            | Self::Stopped => false,
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Status {
+    type Err = UnknownStatus;
+
+    fn from_str(text: &str) -> Result<Self, UnknownStatus> {
+        Self::ALL
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or_else(|| UnknownStatus(text.to_owned()))
+    }
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("'{0}' is not a status")]
+pub struct UnknownStatus(String);
+
+/// The status that follows from wish and observation. `node_seen` is false once the node has
+/// been silent for longer than the operator's patience.
+pub fn public_status(intent: &Intent, seen: Option<&Observation>, node_seen: bool) -> Status {
+    let word = match seen {
+        None => Status::Assigning,
+        Some(seen) if seen.generation < intent.start_generation => Status::Assigning,
+        Some(seen) => settled_status(intent, &seen.state),
+    };
+    let alive = matches!(word, Status::Assigning | Status::Running | Status::Paused);
+    if alive && !node_seen { Status::Lost } else { word }
+}
+
+/// The status where the observation belongs to the current start.
+fn settled_status(intent: &Intent, state: &Observed) -> Status {
+    match (state, intent.desired) {
+        (Observed::Provisioning { .. }, _) => Status::Assigning,
+        (Observed::Running { .. }, _) => Status::Running,
+        // It was asked to run and does not: its main process ended by itself.
+        (Observed::Stopped { .. } | Observed::Absent, Desired::Running) => Status::Failed,
+        (Observed::Stopped { .. } | Observed::Absent, Desired::Stopped | Desired::Deleted) => {
+            Status::Stopped
+        }
+        (Observed::Failed { .. }, _) => Status::Failed,
+    }
+}
+
+/// What is under way, for people: the wish where it differs from what was seen.
+pub fn transition(intent: &Intent, seen: Option<&Observation>) -> Option<&'static str> {
+    let settled = seen.is_some_and(|seen| seen.generation >= intent.generation);
+    match intent.desired {
+        Desired::Deleted => Some("deleting"),
+        Desired::Stopped => {
+            let at_rest = settled && seen.is_some_and(|seen| seen.state.is_at_rest());
+            (!at_rest).then_some("stopping")
+        }
+        Desired::Running if settled => None,
+        Desired::Running if intent.generation == 1 => Some("starting"),
+        Desired::Running => Some("restarting"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(generation: u64, state: Observed) -> Option<Observation> {
+        Some(Observation { generation, state, ssh_host_key: None })
+    }
+
+    #[test]
+    fn every_word_reads_back_as_itself() {
+        for status in Status::ALL {
+            assert_eq!(status.as_str().parse(), Ok(status));
+            assert_eq!(serde_json::to_string(&status).unwrap(), format!("\"{status}\""));
+        }
+    }
+
+    #[test]
+    fn an_observation_from_before_a_restart_says_nothing_about_it() {
+        let stopped = seen(2, Observed::Stopped { exit_code: Some(0), finished_at_ms: 5 });
+        let intent = Intent::created().stop();
+        assert_eq!(public_status(&intent, stopped.as_ref(), true), Status::Stopped);
+        assert_eq!(public_status(&intent.restart(), stopped.as_ref(), true), Status::Assigning);
+    }
+
+    #[test]
+    fn stopping_shows_running_until_the_end_is_proven() {
+        let running = seen(1, Observed::Running { started_at_ms: 1 });
+        let intent = Intent::created().stop();
+        assert_eq!(public_status(&intent, running.as_ref(), true), Status::Running);
+        assert_eq!(transition(&intent, running.as_ref()), Some("stopping"));
+    }
+
+    #[test]
+    fn a_silent_node_loses_what_was_alive_and_only_that() {
+        let running = seen(1, Observed::Running { started_at_ms: 1 });
+        assert_eq!(public_status(&Intent::created(), running.as_ref(), false), Status::Lost);
+        let stopped = seen(2, Observed::Stopped { exit_code: None, finished_at_ms: 1 });
+        let intent = Intent::created().stop();
+        assert_eq!(public_status(&intent, stopped.as_ref(), false), Status::Stopped);
+    }
+}
