@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Builds the executable that is published and proves what is promised of it: it is linked
+# statically and it is at most 40 MB.
+set -euo pipefail
+. "$(dirname -- "$0")/lib.sh"
+cd "$TOP"
+scripts/setup.sh
+add_cargo_to_path
+
+limit=$((40 * 1000 * 1000))
+as_invoking_user cargo build --profile dist --locked -p kohakuriver
+executable=$(target_dir)/$(host_triple)/dist/kohakuriver
+
+# No interpreter and no needed library: the kernel alone can start it.
+if readelf --program-headers --dynamic --wide "$executable" | grep -E 'INTERP|\(NEEDED\)' >&2; then
+  die "$executable is not statically linked"
+fi
+size=$(stat -c %s "$executable")
+[ "$size" -le "$limit" ] || die "$executable has $size bytes, more than $limit"
+printf '%s\nstatically linked\n%s bytes (at most %s)\n' "$executable" "$size" "$limit"

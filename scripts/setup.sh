@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# Finds what this machine lacks for running (--for up) or testing (--for test) KohakuRiver and
+# installs it from the distribution's own packages. Says what and why first. Does nothing, at
+# once, when everything is there.
+set -euo pipefail
+. "$(dirname -- "$0")/lib.sh"
+
+packages=()
+reasons=()
+need() {
+  packages+=("$1")
+  reasons+=("$(printf '  %-16s %s' "$1" "$2")")
+}
+
+find_missing() {
+  # A static executable needs libc.a and its headers, not only a compiler.
+  have cc || need gcc "builds the C parts (SQLite, cryptography) and links"
+  [ -e /usr/include/stdio.h ] && { ! have cc || [ "$(cc -print-file-name=libc.a)" != libc.a ]; } ||
+    need libc6-dev "C headers and the static C library"
+  have curl || need curl "talks to the Docker engine and to the API"
+  [ -e /etc/ssl/certs/ca-certificates.crt ] || need ca-certificates "checks who answers over HTTPS"
+  # Whoever answers on the socket is an engine, however it got there.
+  have dockerd || docker_answers || need docker.io "Docker engine: runs the instances"
+  have ssh && have scp && have ssh-keygen || need openssh-client "ssh, scp, ssh-keygen"
+  have mmdebstrap || need mmdebstrap "builds the base environment of a VPS"
+  [ "$purpose" = test ] || return 0
+  is_static_busybox || need busybox-static "the tests' smallest image is made of it"
+  have sshd || need openssh-server "sshd: the tests compare with it (no service is started)"
+  have rsync || need rsync "the tests copy through SSH with it"
+  have ip || need iproute2 "the tests look at addresses with it"
+}
+
+# The package busybox has the same name for its command, but it is linked dynamically.
+is_static_busybox() { have busybox && [ ! -e /usr/share/doc/busybox/copyright ]; }
+
+require_cargo() {
+  add_cargo_to_path
+  have cargo && return
+  say "error: cargo is missing. Install Rust for your user, then try again:"
+  say "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
+  exit 1
+}
+
+is_debian_like() {
+  have apt-get || return 1
+  local ID='' ID_LIKE=''
+  . /etc/os-release
+  case " $ID $ID_LIKE " in *" debian "* | *" ubuntu "*) ;; *) return 1 ;; esac
+}
+
+# Packages may want to start services while they are installed. Docker is started afterwards,
+# by docker.sh; sshd never. An administrator's own policy is left alone.
+policy=/usr/sbin/policy-rc.d
+policy_mark='# kohakuriver: only while setup.sh installs packages'
+forbid_service_starts() {
+  allow_service_starts # what a killed run left behind
+  [ -e "$policy" ] && return
+  trap allow_service_starts EXIT
+  printf '#!/bin/sh\n%s\nexit 101\n' "$policy_mark" | as_root tee "$policy" >/dev/null
+  as_root chmod 755 "$policy"
+}
+allow_service_starts() {
+  if grep -qsxF "$policy_mark" "$policy"; then as_root rm -f "$policy"; fi
+}
+
+# The package enables the SSH service for the next boot: nobody asked for that.
+disable_ssh_service() {
+  if [ -d /run/systemd/system ]; then
+    as_root systemctl disable ssh.service ssh.socket >/dev/null 2>&1 || true
+  elif have update-rc.d; then
+    as_root update-rc.d ssh disable >/dev/null 2>&1 || true
+  fi
+}
+
+apt() {
+  # Another apt may be at work: wait for it rather than fail.
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 "$@" </dev/null >&2
+}
+install_packages() {
+  local wants_sshd=0 package
+  for package in "${packages[@]}"; do
+    if [ "$package" = openssh-server ]; then wants_sshd=1; fi
+  done
+  # `update` does not wait for a lock by itself.
+  apt update || { sleep 20 && apt update; } || say "apt-get update failed: trying with what is known"
+  forbid_service_starts
+  apt install --yes --no-install-recommends "${packages[@]}" ||
+    die "apt-get could not install: ${packages[*]}"
+  [ "$wants_sshd" = 0 ] || disable_ssh_service
+}
+
+purpose=up
+case "${1:-} ${2:-}" in
+  " ") ;;
+  "--for up" | "--for test") purpose=$2 ;;
+  *) die "usage: setup.sh [--for up|test]" ;;
+esac
+
+require_cargo
+find_missing
+[ "${#packages[@]}" -gt 0 ] || exit 0
+
+if ! is_debian_like; then
+  say "This machine lacks (names of Debian's packages; yours may differ):"
+  printf '%s\n' "${reasons[@]}" >&2
+  die "installing by itself works on Debian and Ubuntu: please install these, then try again"
+fi
+say "Installing from the distribution's packages:"
+printf '%s\n' "${reasons[@]}" >&2
+install_packages
