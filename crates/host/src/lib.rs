@@ -1,1 +1,35 @@
-//! host
+//! The host: the truth, the HTTP API, the SSH gateway and the runners' link.
+//!
+//! ```text
+//!   http (:8000) ──┐                      ┌── store (SQLite)
+//!   gateway (:8002)┼─> instances, access ─┤
+//!   link_server ───┘   (decisions)        └── links (what runners say now)
+//!     (:8001)
+//! ```
+//!
+//! A request changes the *intent* in the store and wakes the node's link, nothing else; the
+//! runner converges and reports what it sees; the *status* people read is computed from both.
+//! So a crash between any two steps loses nothing: the next hello tells both sides everything.
+//!
+//! To add an endpoint: wire types in `kohakuriver-api`, a handler with its `#[utoipa::path]` in
+//! the resource's file under `http/`, a line in that file's `routes()`. The OpenAPI document is
+//! made from the same macro, so it cannot drift.
+
+mod access;
+mod clock;
+mod config;
+mod gateway;
+mod host;
+mod http;
+mod instances;
+mod join;
+mod link_server;
+mod links;
+mod streams;
+mod view;
+mod watch;
+
+pub use clock::Clock;
+pub use config::HostConfig;
+pub use host::{Host, StartError};
+pub use http::router;

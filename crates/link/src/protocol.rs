@@ -21,7 +21,7 @@
 //! copy bytes. When the pool is empty the host asks with [`ToRunner::DialData`]. The certificate
 //! says whose connection it is, so no token is needed to match them.
 
-use kohakuriver_model::{Intent, InstanceSpec, Inventory, Metrics, Observation, TaskId};
+use kohakuriver_model::{InstanceSpec, Intent, Inventory, Metrics, Observation, TaskId};
 use serde::{Deserialize, Serialize};
 
 pub const ALPN_ENROLL: &[u8] = b"kr-enroll/1";
@@ -37,16 +37,27 @@ pub const VERSIONS: (u32, u32) = (1, 1);
 pub enum ToHost {
     Hello(Hello),
     /// What an instance is now. Sent for every instance after the hello, then on every change.
-    Observation { task_id: TaskId, observation: Observation },
+    Observation {
+        task_id: TaskId,
+        observation: Observation,
+    },
     /// All instances have been reported once since the hello.
     SyncDone,
-    Heartbeat { metrics: Metrics },
+    Heartbeat {
+        metrics: Metrics,
+    },
     /// The machine changed: a Docker engine came or went, a GPU appeared.
-    Inventory { inventory: Inventory },
+    Inventory {
+        inventory: Inventory,
+    },
     /// A data connection that was asked for could not be made.
-    DialFailed { error: String },
+    DialFailed {
+        error: String,
+    },
     /// Asks for a fresh certificate for the same node.
-    RenewCertificate { csr_pem: String },
+    RenewCertificate {
+        csr_pem: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,16 +74,26 @@ pub struct Hello {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
 pub enum ToRunner {
-    Welcome { version: u32, node_name: String, now_ms: i64 },
+    Welcome {
+        version: u32,
+        node_name: String,
+        now_ms: i64,
+    },
     /// The host will not talk to this runner; it should not hurry to try again.
-    Refused { reason: String },
+    Refused {
+        reason: String,
+    },
     Order(Order),
     /// Every instance that this node should have has been ordered once since the hello.
     SyncDone,
     HeartbeatAck,
     /// Dial this many data connections now.
-    DialData { count: u32 },
-    Certificate { certificate_pem: String },
+    DialData {
+        count: u32,
+    },
+    Certificate {
+        certificate_pem: String,
+    },
 }
 
 /// What an instance of this node should be.

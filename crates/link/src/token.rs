@@ -27,7 +27,9 @@ pub struct JoinToken {
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("this is not a join token: copy the whole line that 'kohakuriver node token create' printed")]
+#[error(
+    "this is not a join token: copy the whole line that 'kohakuriver node token create' printed"
+)]
 pub struct ParseTokenError;
 
 impl fmt::Display for JoinToken {
@@ -39,7 +41,9 @@ impl fmt::Display for JoinToken {
 
 impl fmt::Debug for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinToken").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("JoinToken")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -48,9 +52,12 @@ impl FromStr for JoinToken {
 
     fn from_str(text: &str) -> Result<Self, ParseTokenError> {
         let text = text.trim();
-        let body = text.strip_prefix(PREFIX).filter(|_| text.len() <= MAX_CHARS);
+        let body = text
+            .strip_prefix(PREFIX)
+            .filter(|_| text.len() <= MAX_CHARS);
         let json = body.and_then(|body| BASE64URL_NOPAD.decode(body.as_bytes()).ok());
-        json.and_then(|json| serde_json::from_slice(&json).ok()).ok_or(ParseTokenError)
+        json.and_then(|json| serde_json::from_slice(&json).ok())
+            .ok_or(ParseTokenError)
     }
 }
 

@@ -10,7 +10,9 @@ pub enum Act {
     Stop,
     Restart,
     /// `force` deletes what still runs, without a stop in between.
-    Delete { force: bool },
+    Delete {
+        force: bool,
+    },
 }
 
 /// The answer.
@@ -65,7 +67,9 @@ fn stop(intent: &Intent, status: Status) -> Admission {
         | Status::Failed
         | Status::Killed
         | Status::KilledOom
-        | Status::Stopped => Admission::Refused { possible: possible(status) },
+        | Status::Stopped => Admission::Refused {
+            possible: possible(status),
+        },
     }
 }
 
@@ -79,9 +83,9 @@ fn restart(intent: &Intent, status: Status) -> Admission {
         | Status::Killed
         | Status::KilledOom
         | Status::Stopped => Admission::Change(intent.restart()),
-        Status::PendingApproval | Status::Rejected | Status::Completed => {
-            Admission::Refused { possible: possible(status) }
-        }
+        Status::PendingApproval | Status::Rejected | Status::Completed => Admission::Refused {
+            possible: possible(status),
+        },
     }
 }
 
@@ -108,7 +112,9 @@ fn delete(intent: &Intent, status: Status, force: bool) -> Admission {
         | Status::Assigning
         | Status::Running
         | Status::Paused
-        | Status::Lost => Admission::Refused { possible: possible(status) },
+        | Status::Lost => Admission::Refused {
+            possible: possible(status),
+        },
     }
 }
 
@@ -160,7 +166,13 @@ mod tests {
     #[test]
     fn a_running_vps_is_not_deleted_without_force() {
         let intent = Intent::created();
-        assert!(matches!(admit(Act::Delete { force: false }, &intent, Status::Running), Admission::Refused { .. }));
-        assert!(matches!(admit(Act::Delete { force: true }, &intent, Status::Running), Admission::Change(_)));
+        assert!(matches!(
+            admit(Act::Delete { force: false }, &intent, Status::Running),
+            Admission::Refused { .. }
+        ));
+        assert!(matches!(
+            admit(Act::Delete { force: true }, &intent, Status::Running),
+            Admission::Change(_)
+        ));
     }
 }

@@ -85,7 +85,11 @@ impl IdGenerator {
 
     pub fn next(&mut self, now_ms: u64) -> TaskId {
         let fresh = now_ms << 22;
-        self.last = if fresh > self.last { fresh } else { self.last + 1 };
+        self.last = if fresh > self.last {
+            fresh
+        } else {
+            self.last + 1
+        };
         TaskId(self.last)
     }
 }
@@ -147,7 +151,16 @@ mod tests {
 
     #[test]
     fn text_that_is_no_id_is_refused() {
-        for bad in ["", "0", "-1", "+5", "1e3", "9223372036854775808", "99999999999999999999", " 1"] {
+        for bad in [
+            "",
+            "0",
+            "-1",
+            "+5",
+            "1e3",
+            "9223372036854775808",
+            "99999999999999999999",
+            " 1",
+        ] {
             assert!(bad.parse::<TaskId>().is_err(), "{bad:?}");
         }
     }

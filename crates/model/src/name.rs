@@ -10,9 +10,13 @@ use serde::{Deserialize, Serialize};
 pub enum NameError {
     #[error("a name has 1 to 63 characters")]
     Length,
-    #[error("'{0}' is not a name: use lower-case letters, digits and hyphens, starting with a letter")]
+    #[error(
+        "'{0}' is not a name: use lower-case letters, digits and hyphens, starting with a letter"
+    )]
     InstanceCharacters(String),
-    #[error("'{0}' is not a node name: use letters, digits, hyphens and dots, starting with a letter or digit")]
+    #[error(
+        "'{0}' is not a node name: use letters, digits, hyphens and dots, starting with a letter or digit"
+    )]
     NodeCharacters(String),
 }
 
@@ -33,7 +37,9 @@ impl FromStr for InstanceName {
         if text.is_empty() || text.len() > 63 {
             return Err(NameError::Length);
         }
-        let plain = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let plain = text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if !plain || !text.as_bytes()[0].is_ascii_lowercase() || text.ends_with('-') {
             return Err(NameError::InstanceCharacters(text.to_owned()));
         }
@@ -48,7 +54,9 @@ impl FromStr for NodeName {
         if text.is_empty() || text.len() > 63 {
             return Err(NameError::Length);
         }
-        let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+        let plain = text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
         if !plain || !text.as_bytes()[0].is_ascii_alphanumeric() {
             return Err(NameError::NodeCharacters(text.to_owned()));
         }
@@ -95,7 +103,19 @@ mod tests {
 
     #[test]
     fn an_instance_name_can_never_be_an_id_or_an_option() {
-        for bad in ["", "7", "7abc", "-x", "x-", "Abc", "a b", "a/b", "a.b", "a;b", &"x".repeat(64)] {
+        for bad in [
+            "",
+            "7",
+            "7abc",
+            "-x",
+            "x-",
+            "Abc",
+            "a b",
+            "a/b",
+            "a.b",
+            "a;b",
+            &"x".repeat(64),
+        ] {
             assert!(bad.parse::<InstanceName>().is_err(), "{bad:?}");
         }
         for good in ["a", "web", "my-vps-2"] {

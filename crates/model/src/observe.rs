@@ -24,9 +24,16 @@ pub enum Observed {
     /// The agent inside answers. Times are milliseconds since 1970.
     Running { started_at_ms: i64 },
     /// Not running; its disk is kept.
-    Stopped { exit_code: Option<i64>, finished_at_ms: i64 },
+    Stopped {
+        exit_code: Option<i64>,
+        finished_at_ms: i64,
+    },
     /// It could not be brought to what was asked. Nothing of it runs.
-    Failed { code: FailureCode, message: String, hint: Option<String> },
+    Failed {
+        code: FailureCode,
+        message: String,
+        hint: Option<String>,
+    },
 }
 
 /// Why bringing an instance up failed, for programs to branch on.

@@ -49,30 +49,42 @@ pub fn place<'a>(
     if let Some(name) = wanted {
         let Some(node) = nodes.iter().find(|node| node.name == *name) else {
             let known = nodes.iter().map(|node| node.name.to_string()).collect();
-            return Err(Refusal::UnknownNode { name: name.to_string(), known });
+            return Err(Refusal::UnknownNode {
+                name: name.to_string(),
+                known,
+            });
         };
         if let Some(reason) = &node.unavailable {
-            return Err(Refusal::NodeUnavailable { node: name.to_string(), reason: reason.clone() });
+            return Err(Refusal::NodeUnavailable {
+                node: name.to_string(),
+                reason: reason.clone(),
+            });
         }
         return match shortage(demand, node) {
             None => Ok(node),
-            Some(reason) => Err(Refusal::NoRoom { reasons: vec![reason] }),
+            Some(reason) => Err(Refusal::NoRoom {
+                reasons: vec![reason],
+            }),
         };
     }
     if nodes.is_empty() {
         return Err(Refusal::NoNodes);
     }
     let fits = |node: &&NodeRoom| node.unavailable.is_none() && shortage(demand, node).is_none();
-    nodes.iter().filter(fits).min_by_key(|node| (free_cores(node), free_memory(node), &node.name)).ok_or_else(|| {
-        let reasons = nodes
-            .iter()
-            .map(|node| match &node.unavailable {
-                Some(reason) => format!("node '{}' {reason}", node.name),
-                None => shortage(demand, node).unwrap_or_default(),
-            })
-            .collect();
-        Refusal::NoRoom { reasons }
-    })
+    nodes
+        .iter()
+        .filter(fits)
+        .min_by_key(|node| (free_cores(node), free_memory(node), &node.name))
+        .ok_or_else(|| {
+            let reasons = nodes
+                .iter()
+                .map(|node| match &node.unavailable {
+                    Some(reason) => format!("node '{}' {reason}", node.name),
+                    None => shortage(demand, node).unwrap_or_default(),
+                })
+                .collect();
+            Refusal::NoRoom { reasons }
+        })
 }
 
 fn free_cores(node: &NodeRoom) -> u32 {
@@ -86,20 +98,30 @@ fn free_memory(node: &NodeRoom) -> u64 {
 fn shortage(demand: Demand, node: &NodeRoom) -> Option<String> {
     let name = &node.name;
     if demand.cores > node.cores {
-        return Some(format!("{} cores are more than node '{name}' has ({})", demand.cores, node.cores));
+        return Some(format!(
+            "{} cores are more than node '{name}' has ({})",
+            demand.cores, node.cores
+        ));
     }
     if demand.cores > free_cores(node) {
         let free = free_cores(node);
-        return Some(format!("node '{name}' has {free} of {} cores free, {} are needed", node.cores, demand.cores));
+        return Some(format!(
+            "node '{name}' has {free} of {} cores free, {} are needed",
+            node.cores, demand.cores
+        ));
     }
     let wanted = Memory::from_bytes(demand.memory_bytes);
     if demand.memory_bytes > node.memory_bytes {
         let total = Memory::from_bytes(node.memory_bytes);
-        return Some(format!("{wanted} of memory is more than node '{name}' has ({total})"));
+        return Some(format!(
+            "{wanted} of memory is more than node '{name}' has ({total})"
+        ));
     }
     if demand.memory_bytes > free_memory(node) {
         let free = Memory::from_bytes(free_memory(node));
-        return Some(format!("node '{name}' has {free} of memory free, {wanted} is needed"));
+        return Some(format!(
+            "node '{name}' has {free} of memory free, {wanted} is needed"
+        ));
     }
     None
 }
@@ -125,7 +147,10 @@ mod tests {
     #[test]
     fn the_fullest_node_that_fits_is_taken() {
         let nodes = [node("empty", 8, 0), node("busy", 8, 5), node("full", 8, 7)];
-        let demand = Demand { cores: 2, memory_bytes: 0 };
+        let demand = Demand {
+            cores: 2,
+            memory_bytes: 0,
+        };
         assert_eq!(place(demand, None, &nodes).unwrap().name.as_str(), "busy");
     }
 
@@ -134,9 +159,20 @@ mod tests {
         let mut away = node("away", 8, 0);
         away.unavailable = Some("is offline".to_owned());
         let nodes = [away, node("small", 1, 0)];
-        let refusal = place(Demand { cores: 2, memory_bytes: 0 }, None, &nodes).unwrap_err();
+        let refusal = place(
+            Demand {
+                cores: 2,
+                memory_bytes: 0,
+            },
+            None,
+            &nodes,
+        )
+        .unwrap_err();
         let text = refusal.to_string();
-        assert!(text.contains("'away' is offline") && text.contains("more than node 'small' has (1)"), "{text}");
+        assert!(
+            text.contains("'away' is offline") && text.contains("more than node 'small' has (1)"),
+            "{text}"
+        );
     }
 
     proptest! {

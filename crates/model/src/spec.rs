@@ -56,28 +56,45 @@ pub enum ImageError {
 impl ImageSource {
     /// Checks what goes to Docker's API, so that a reference cannot be anything else.
     pub fn registry(text: &str) -> Result<Self, ImageError> {
-        let plain = text
+        let plain = text.bytes().all(|b| {
+            b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'/' | b':' | b'@')
+        });
+        let starts_well = text
             .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'/' | b':' | b'@'));
-        let starts_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-        if !plain || !starts_well || text.len() > 255 || text.contains("..") || text.ends_with(['/', ':', '@']) {
+            .next()
+            .is_some_and(|b| b.is_ascii_alphanumeric());
+        if !plain
+            || !starts_well
+            || text.len() > 255
+            || text.contains("..")
+            || text.ends_with(['/', ':', '@'])
+        {
             return Err(ImageError::Reference(text.to_owned()));
         }
         let last = text.rsplit('/').next().unwrap_or(text);
-        let reference =
-            if last.contains([':', '@']) { text.to_owned() } else { format!("{text}:latest") };
+        let reference = if last.contains([':', '@']) {
+            text.to_owned()
+        } else {
+            format!("{text}:latest")
+        };
         Ok(Self::Registry { reference })
     }
 
     /// The name becomes part of a file name, so it may hold no path.
     pub fn environment(name: &str) -> Result<Self, ImageError> {
-        let plain =
-            name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
-        let starts_well = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        let plain = name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+        let starts_well = name
+            .bytes()
+            .next()
+            .is_some_and(|b| b.is_ascii_alphanumeric());
         if !plain || !starts_well || name.len() > 64 || name.contains("..") {
             return Err(ImageError::Environment(name.to_owned()));
         }
-        Ok(Self::Environment { name: name.to_owned() })
+        Ok(Self::Environment {
+            name: name.to_owned(),
+        })
     }
 }
 

@@ -28,7 +28,9 @@ impl FromStr for Target {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
-        let malformed = || TargetError::Malformed { text: text.to_owned() };
+        let malformed = || TargetError::Malformed {
+            text: text.to_owned(),
+        };
         let (place, gpu_text) = match text.split_once("::") {
             Some((place, gpus)) => (place, Some(gpus)),
             None => (text, None),
@@ -40,15 +42,19 @@ impl FromStr for Target {
         if node.is_empty() {
             return Err(malformed());
         }
-        let node = node
-            .parse()
-            .map_err(|source| TargetError::Node { text: text.to_owned(), source })?;
+        let node = node.parse().map_err(|source| TargetError::Node {
+            text: text.to_owned(),
+            source,
+        })?;
         let mut gpus = Vec::new();
         if let Some(list) = gpu_text {
             for part in list.split(',') {
                 let gpu = small_number(part.trim()).ok_or_else(malformed)?;
                 if gpus.contains(&gpu) {
-                    return Err(TargetError::GpuTwice { text: text.to_owned(), gpu });
+                    return Err(TargetError::GpuTwice {
+                        text: text.to_owned(),
+                        gpu,
+                    });
                 }
                 gpus.push(gpu);
             }
@@ -98,7 +104,22 @@ mod tests {
 
     #[test]
     fn bad_targets_are_refused() {
-        for bad in ["", ":", "::", "::0", "n1:", "n1:x", "n1::", "n1::x", "n1::0,0", "n1:0:0", "n1::0::1", "a b", "n1:-1", "n1::99999"] {
+        for bad in [
+            "",
+            ":",
+            "::",
+            "::0",
+            "n1:",
+            "n1:x",
+            "n1::",
+            "n1::x",
+            "n1::0,0",
+            "n1:0:0",
+            "n1::0::1",
+            "a b",
+            "n1:-1",
+            "n1::99999",
+        ] {
             assert!(bad.parse::<Target>().is_err(), "{bad:?}");
         }
     }

@@ -1,0 +1,25 @@
+//! What the host is told at its start.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kohakuriver_link::client::HostAddress;
+
+/// The host's settings; the executable fills them from flags.
+#[derive(Clone, Debug)]
+pub struct HostConfig {
+    /// Holds the database, the CA and the gateway's key. One host per directory.
+    pub data_dir: PathBuf,
+    /// Where API and gateway listen. Anything but loopback is the caller's to have allowed.
+    pub bind: IpAddr,
+    pub port: u16,
+    pub ssh_port: u16,
+    /// Where runners dial in. Mutual TLS, so it may listen everywhere.
+    pub link_bind: IpAddr,
+    pub link_port: u16,
+    /// What join tokens tell runners to dial.
+    pub link_address: HostAddress,
+    /// How long a silent node's instances keep their last status before they are `lost`.
+    pub lost_after: Duration,
+}

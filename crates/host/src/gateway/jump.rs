@@ -1,0 +1,189 @@
+//! An SSH server that only jumps: `ssh -J you@host:8002 root@<name or id>`.
+//!
+//! Every forwarded connection is relayed by a task of its own. One whose client does not read
+//! would hold up the others of the same SSH connection, but a jump carries one session each.
+
+use std::borrow::Cow;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use russh::keys::ssh_key::LineEnding;
+use russh::keys::{Algorithm, PrivateKey};
+use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, Session};
+use russh::{
+    Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet, Preferred, SshId, cipher,
+};
+use tokio::net::TcpStream;
+
+use super::{KeyError, enter};
+use crate::access::Caller;
+use crate::host::App;
+
+/// Connections one SSH client may have open through the gateway.
+const MAX_CHANNELS: usize = 64;
+
+pub fn config(data_dir: &Path) -> Result<Arc<Config>, KeyError> {
+    let key = load_or_create_key(&data_dir.join("ssh_host_ed25519_key"))?;
+    Ok(Arc::new(Config {
+        server_id: SshId::Standard(Cow::Borrowed("SSH-2.0-KohakuRiver")),
+        methods: MethodSet::from(&[MethodKind::None, MethodKind::PublicKey][..]),
+        auth_rejection_time: Duration::from_secs(1),
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        keys: vec![key],
+        preferred: Preferred {
+            // OpenSSH asks for chacha20 first; AES-GCM is several times faster on machines with
+            // AES instructions, and what is inside is encrypted once more anyway.
+            cipher: Cow::Borrowed(&[
+                cipher::AES_128_GCM,
+                cipher::AES_256_GCM,
+                cipher::AES_256_CTR,
+                cipher::CHACHA20_POLY1305,
+            ]),
+            ..Preferred::DEFAULT
+        },
+        window_size: 8 * 1024 * 1024,
+        maximum_packet_size: 65535,
+        inactivity_timeout: None,
+        keepalive_interval: Some(Duration::from_secs(30)),
+        keepalive_max: 3,
+        nodelay: true,
+        ..Config::default()
+    }))
+}
+
+fn load_or_create_key(path: &Path) -> Result<PrivateKey, KeyError> {
+    let file = |source| KeyError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let key = |source| KeyError::Key {
+        path: path.to_owned(),
+        source,
+    };
+    match fs::read_to_string(path) {
+        Ok(text) => PrivateKey::from_openssh(text.as_bytes()).map_err(|error| key(error.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let made = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519)
+                .map_err(|error| key(error.into()))?;
+            let text = made
+                .to_openssh(LineEnding::LF)
+                .map_err(|error| key(error.into()))?;
+            let temporary = path.with_extension("new");
+            let _ = fs::remove_file(&temporary);
+            fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&temporary)
+                .and_then(|mut out| out.write_all(text.as_bytes()).and_then(|()| out.sync_all()))
+                .and_then(|()| fs::rename(&temporary, path))
+                .map_err(file)?;
+            Ok(made)
+        }
+        Err(error) => Err(file(error)),
+    }
+}
+
+pub async fn serve(app: Arc<App>, stream: TcpStream, config: Arc<Config>) {
+    let jump = Jump { app, channels: 0 };
+    match russh::server::run_stream(config, stream, jump).await {
+        Ok(session) => {
+            if let Err(error) = session.await {
+                tracing::debug!(%error, "a jump connection ended");
+            }
+        }
+        Err(error) => tracing::debug!(%error, "an SSH handshake failed"),
+    }
+}
+
+/// One client's connection.
+struct Jump {
+    app: Arc<App>,
+    channels: usize,
+}
+
+impl Handler for Jump {
+    type Error = russh::Error;
+
+    /// Authentication is off in this version: the instance's own SSH server asks for the key.
+    async fn auth_none(&mut self, _user: &str) -> Result<Auth, Self::Error> {
+        Ok(Auth::Accept)
+    }
+
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        host_to_connect: &str,
+        _port_to_connect: u32,
+        _originator_address: &str,
+        _originator_port: u32,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.channels += 1;
+        if self.channels > MAX_CHANNELS {
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return Ok(());
+        }
+        let app = self.app.clone();
+        let text = host_to_connect.to_ascii_lowercase();
+        self.app.tasks.spawn(async move {
+            match enter(&app, &Caller::Anyone, &text).await {
+                Ok(instance) => {
+                    reply.accept().await;
+                    if let Err(error) = instance.relay(channel.into_stream(), &[]).await {
+                        tracing::debug!(%error, "a jump ended early");
+                    }
+                }
+                Err(error) => {
+                    tracing::info!(target_name = text, %error, "a jump was refused");
+                    reply.reject(ChannelOpenFailure::ConnectFailed).await;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// A session asks for a shell here. Say what this port is for, and end.
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        reply.accept().await;
+        drop(channel);
+        Ok(())
+    }
+
+    async fn shell_request(
+        &mut self,
+        channel: ChannelId,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        explain(channel, session)
+    }
+
+    async fn exec_request(
+        &mut self,
+        channel: ChannelId,
+        _command: &[u8],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        explain(channel, session)
+    }
+}
+
+fn explain(channel: ChannelId, session: &mut Session) -> Result<(), russh::Error> {
+    const TEXT: &[u8] = b"This is KohakuRiver's SSH gateway; it has no shell of its own.\r\n\
+        To get into a VPS: ssh -J <this host>:8002 root@<name or id>\r\n";
+    session.channel_success(channel)?;
+    session.extended_data(channel, 1, TEXT.to_vec())?;
+    session.exit_status_request(channel, 1)?;
+    session.eof(channel)?;
+    session.close(channel)
+}

@@ -1,0 +1,86 @@
+//! `REQUEST_TUNNEL <id>\n`: the protocol of existing clients and of our own ProxyCommand.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::enter;
+use crate::access::Caller;
+use crate::host::App;
+
+/// `REQUEST_TUNNEL ` and the longest name.
+const MAX_LINE: usize = 128;
+const LINE_LIMIT: Duration = Duration::from_secs(10);
+
+pub async fn serve(app: &App, mut stream: TcpStream) {
+    let line = match timeout(LINE_LIMIT, read_line(&mut stream)).await {
+        Ok(Ok(line)) => line,
+        Ok(Err(error)) => return tracing::debug!(%error, "a tunnel request broke off"),
+        Err(_) => return tracing::debug!("a tunnel request took too long"),
+    };
+    let answer = match parse(&line) {
+        None => Err("this is the SSH gateway: use ssh -J, or REQUEST_TUNNEL <id>".to_owned()),
+        Some(text) => enter(app, &Caller::Anyone, text)
+            .await
+            .map_err(|error| error.to_string()),
+    };
+    let result = match answer {
+        Ok(instance) => match stream.write_all(b"SUCCESS\n").await {
+            Ok(()) => instance.relay(stream, &[]).await.map(drop),
+            Err(error) => Err(error),
+        },
+        Err(text) => {
+            let line = format!("ERROR {}\n", text.replace(['\n', '\r'], " "));
+            match stream.write_all(line.as_bytes()).await {
+                Ok(()) => stream.shutdown().await,
+                Err(error) => Err(error),
+            }
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a tunnel ended early");
+    }
+}
+
+/// The reference of the instance, if the line is a request.
+fn parse(line: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(line)
+        .ok()?
+        .strip_prefix("REQUEST_TUNNEL ")?
+        .trim_end();
+    (!text.is_empty()).then_some(text)
+}
+
+/// One byte at a time, so that nothing behind the line is taken from the client's SSH. Ends at
+/// the newline or the bound.
+async fn read_line(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut line = Vec::with_capacity(MAX_LINE);
+    while line.len() < MAX_LINE {
+        match stream.read_u8().await? {
+            b'\n' => break,
+            byte => line.push(byte),
+        }
+    }
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_request_is_one() {
+        assert_eq!(parse(b"REQUEST_TUNNEL 123"), Some("123"));
+        assert_eq!(parse(b"REQUEST_TUNNEL web\r"), Some("web"));
+        for bad in [
+            &b"REQUEST_TUNNEL "[..],
+            b"REQUEST_TUNNE",
+            b"GET / HTTP/1.1",
+            b"\xff\xfe",
+        ] {
+            assert_eq!(parse(bad), None);
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Starting and stopping the host.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kohakuriver_link::client::HostAddress;
+use kohakuriver_link::pki::{Ca, PkiError};
+use kohakuriver_link::{tls, token::JoinToken};
+use kohakuriver_store::{Store, StoreError};
+use nix::fcntl::{Flock, FlockArg};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::links::Links;
+use crate::watch::Changes;
+use crate::{Clock, HostConfig, gateway, http, join, link_server, view};
+
+/// After this, connections that are still open are cut.
+const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+
+/// Everything requests share.
+#[derive(Debug)]
+pub struct App {
+    pub config: HostConfig,
+    pub store: Store,
+    pub ca: Ca,
+    pub links: Links,
+    pub changes: Changes,
+    pub clock: Clock,
+    pub started_ms: i64,
+    pub tasks: TaskTracker,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot use the data directory {}", path.display())]
+    DataDir { path: PathBuf, source: io::Error },
+    #[error("another kohakuriver is running on the data directory {}", path.display())]
+    AlreadyRunning { path: PathBuf },
+    #[error("port {port} of {bind} is taken by another program")]
+    PortTaken {
+        what: &'static str,
+        flag: &'static str,
+        bind: IpAddr,
+        port: u16,
+    },
+    #[error("cannot listen on {bind}:{port}")]
+    Listen {
+        bind: IpAddr,
+        port: u16,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    #[error("the database in {} cannot be opened", path.display())]
+    Store { path: PathBuf, source: StoreError },
+    #[error("the gateway's host key cannot be used")]
+    GatewayKey(#[source] gateway::KeyError),
+}
+
+/// A running host.
+#[derive(Debug)]
+pub struct Host {
+    app: Arc<App>,
+    shutdown: CancellationToken,
+    _lock: Flock<fs::File>,
+}
+
+impl Host {
+    /// Opens everything and listens; nothing is half started when this fails.
+    pub async fn start(mut config: HostConfig, clock: Clock) -> Result<Self, StartError> {
+        let lock = lock_data_dir(&config)?;
+        let http = listen(config.bind, config.port, "the API", "--port").await?;
+        let ssh = listen(
+            config.bind,
+            config.ssh_port,
+            "the SSH gateway",
+            "--ssh-port",
+        )
+        .await?;
+        let link = listen(
+            config.link_bind,
+            config.link_port,
+            "the runners' link",
+            "--link-port",
+        )
+        .await?;
+        // Port 0 asks for any free one; what was got is what tokens and clients must hear.
+        let bound = |listener: &TcpListener| listener.local_addr().map(|a| a.port()).unwrap_or(0);
+        config.port = bound(&http);
+        config.ssh_port = bound(&ssh);
+        config.link_port = bound(&link);
+        if config.link_address.port == 0 {
+            config.link_address.port = config.link_port;
+        }
+        let now_ms = clock.now_ms();
+        let ca = Ca::load_or_create(&config.data_dir, now_ms)?;
+        let tls = tls::host_config(&ca, ca.issue_host(now_ms)?)?;
+        let gateway_config =
+            gateway::ssh_config(&config.data_dir).map_err(StartError::GatewayKey)?;
+        let path = config.data_dir.join("host.db");
+        let store = Store::open(&path)
+            .await
+            .map_err(|source| StartError::Store {
+                path: config.data_dir.clone(),
+                source,
+            })?;
+        let app = Arc::new(App {
+            config,
+            store,
+            ca,
+            links: Links::default(),
+            changes: Changes::default(),
+            clock,
+            started_ms: now_ms,
+            tasks: TaskTracker::new(),
+        });
+        let shutdown = CancellationToken::new();
+        let tasks = &app.tasks;
+        tasks.spawn(http::serve(app.clone(), http, shutdown.clone()));
+        tasks.spawn(gateway::serve(
+            app.clone(),
+            ssh,
+            gateway_config,
+            shutdown.clone(),
+        ));
+        tasks.spawn(link_server::serve(app.clone(), link, tls, shutdown.clone()));
+        tasks.spawn(watch_silence(app.clone(), shutdown.clone()));
+        Ok(Self {
+            app,
+            shutdown,
+            _lock: lock,
+        })
+    }
+
+    /// Where clients find the API.
+    pub fn api_address(&self) -> SocketAddr {
+        SocketAddr::new(self.app.config.bind, self.app.config.port)
+    }
+
+    /// Where the SSH gateway listens.
+    pub fn ssh_address(&self) -> SocketAddr {
+        SocketAddr::new(self.app.config.bind, self.app.config.ssh_port)
+    }
+
+    /// Where runners dial in.
+    pub fn link_address(&self) -> &HostAddress {
+        &self.app.config.link_address
+    }
+
+    /// A token for a runner that the caller starts itself.
+    pub async fn create_join_token(&self) -> Result<JoinToken, StoreError> {
+        let (token, _) = join::create_token(&self.app, Duration::from_secs(60), None).await?;
+        Ok(token)
+    }
+
+    /// Whether the host knows this node; a runner whose node was removed must join again.
+    pub async fn knows(&self, node: &kohakuriver_model::NodeId) -> Result<bool, StoreError> {
+        Ok(self.app.store.lookup_node_name(node).await?.is_some())
+    }
+
+    /// Stops accepting, gives open connections a moment, then closes the database.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.app.tasks.close();
+        if tokio::time::timeout(DRAIN_LIMIT, self.app.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::debug!("cutting connections that did not end");
+        }
+        self.app.store.close().await;
+    }
+}
+
+/// The lock is the kernel's, so it is gone with the process however it dies.
+fn lock_data_dir(config: &HostConfig) -> Result<Flock<fs::File>, StartError> {
+    let path = config.data_dir.clone();
+    let failed = |source| StartError::DataDir {
+        path: path.clone(),
+        source,
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&path)
+        .map_err(failed)?;
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path.join("lock"))
+        .map_err(failed)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| StartError::AlreadyRunning { path: path.clone() })
+}
+
+async fn listen(
+    bind: IpAddr,
+    port: u16,
+    what: &'static str,
+    flag: &'static str,
+) -> Result<TcpListener, StartError> {
+    TcpListener::bind((bind, port))
+        .await
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => StartError::PortTaken {
+                what,
+                flag,
+                bind,
+                port,
+            },
+            _ => StartError::Listen { bind, port, source },
+        })
+}
+
+/// Out of file descriptors or the like: say so and do not spin.
+pub async fn accept_failed(what: &str, error: &io::Error) {
+    tracing::warn!(%error, "accepting a {what} connection failed");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+/// Wakes waiters when a node has been silent for so long that its instances' status changes.
+async fn watch_silence(app: Arc<App>, shutdown: CancellationToken) {
+    let mut seen = std::collections::HashMap::new();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+        let Ok(nodes) = app.store.list_nodes().await else {
+            continue;
+        };
+        for node in nodes {
+            let now_seen = view::is_node_seen(&app, &node.id);
+            if seen
+                .insert(node.id.clone(), now_seen)
+                .is_some_and(|before| before != now_seen)
+            {
+                if !now_seen {
+                    tracing::warn!(node.name = %node.name, "node lost: nothing was heard from it");
+                }
+                app.links.count_change();
+                app.changes.notify();
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The HTTP API. Handlers extract, authorise, call and map; nothing is decided here.
+
+mod error;
+mod node;
+mod vps;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use kohakuriver_api::{AuthStatus, Health};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::access::is_foreign_page;
+use crate::host::App;
+use crate::view;
+
+use error::ApiError;
+
+/// The largest body anybody has a reason to send: a create with many keys.
+const MAX_BODY: usize = 1024 * 1024;
+/// A client that takes longer to send its request's head is not one.
+const HEADER_LIMIT: Duration = Duration::from_secs(10);
+/// Connections at once; long-polling clients hold one each.
+const MAX_CONNECTIONS: usize = 1024;
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "KohakuRiver",
+    description = "Long-running machines one can SSH into, on a cluster of Linux hosts. \
+                   Errors are `{detail, code, hint?}`.",
+    license(name = "MIT OR Apache-2.0")
+))]
+struct Document;
+
+/// All routes, with the OpenAPI document made from them at `/openapi.json`.
+pub fn router(app: Arc<App>) -> Router {
+    let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(health))
+        .routes(routes!(auth_status))
+        .merge(vps::routes())
+        .merge(node::routes())
+        .split_for_parts();
+    let document = Arc::new(document);
+    router
+        .route(
+            "/openapi.json",
+            get(async move || Json(document.as_ref().clone())),
+        )
+        .fallback(async || ApiError::unknown_route())
+        .method_not_allowed_fallback(async || ApiError::wrong_method())
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn(refuse_foreign_pages))
+        .with_state(app)
+}
+
+async fn refuse_foreign_pages(request: Request, next: Next) -> Response {
+    if is_foreign_page(request.headers()) {
+        return ApiError::foreign_page().into_response();
+    }
+    next.run(request).await
+}
+
+/// How the cluster is.
+#[utoipa::path(get, path = "/api/health", tag = "cluster", responses((status = 200, body = Health)))]
+async fn health(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiError> {
+    let nodes = app.store.list_nodes().await?;
+    let online = nodes
+        .iter()
+        .filter(|node| app.links.is_online(&node.id))
+        .count();
+    let instances = app.store.list_instances().await?;
+    let running = kohakuriver_model::Status::Running;
+    let vps_running = instances
+        .iter()
+        .filter(|row| view::status_of(&app, row) == running)
+        .count();
+    Ok(Json(Health {
+        status: "ok".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        nodes_online: u32::try_from(online).unwrap_or(u32::MAX),
+        nodes_total: u32::try_from(nodes.len()).unwrap_or(u32::MAX),
+        vps_running: u32::try_from(vps_running).unwrap_or(u32::MAX),
+    }))
+}
+
+/// Whether people log in here. Public.
+#[utoipa::path(get, path = "/api/auth/status", tag = "cluster", responses((status = 200, body = AuthStatus)))]
+async fn auth_status() -> Json<AuthStatus> {
+    Json(AuthStatus {
+        auth_enabled: false,
+        session_expire_hours: None,
+    })
+}
+
+/// Accepts until told to stop, then lets open requests finish.
+pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: CancellationToken) {
+    let router = router(app.clone());
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                crate::host::accept_failed("API", &error).await;
+                continue;
+            }
+        };
+        let Ok(slot) = slots.clone().acquire_owned().await else {
+            return;
+        };
+        // Answers are small and somebody waits for each.
+        let _: io::Result<()> = stream.set_nodelay(true);
+        let (router, shutdown) = (router.clone(), shutdown.clone());
+        app.tasks.spawn(async move {
+            let service = TowerToHyperService::new(tower::service_fn(
+                move |request: http::Request<Incoming>| {
+                    tower::ServiceExt::oneshot(router.clone(), request.map(axum::body::Body::new))
+                },
+            ));
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_LIMIT)
+                .serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            let result = tokio::select! {
+                result = connection.as_mut() => result,
+                () = shutdown.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = result {
+                tracing::debug!(%error, "an API connection ended early");
+            }
+            drop(slot);
+        });
+    }
+}

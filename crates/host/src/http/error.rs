@@ -1,0 +1,210 @@
+//! The one shape of refused requests, and which status each error has.
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use kohakuriver_api::ErrorBody;
+use kohakuriver_model::Refusal;
+use kohakuriver_store::{CreateError, StoreError};
+
+use crate::instances::InstanceError;
+use crate::instances::request::RequestError;
+
+/// A refused request.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+impl ApiError {
+    pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+        let body = ErrorBody {
+            detail: detail.into(),
+            code: code.to_owned(),
+            hint: None,
+        };
+        Self { status, body }
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.body.hint = Some(hint.into());
+        self
+    }
+
+    pub fn unknown_route() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "unknown_route", "Not Found")
+            .hint("the API is described at /openapi.json")
+    }
+
+    pub fn wrong_method() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "wrong_method",
+            "Method Not Allowed",
+        )
+    }
+
+    pub fn foreign_page() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "foreign_origin",
+            "this request came from a web page of another site, or through a name this host does not know",
+        )
+        .hint("reach the host by its address or as localhost")
+    }
+
+    fn internal(what: &str, error: &dyn std::error::Error) -> Self {
+        let mut chain = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            chain.push_str(": ");
+            chain.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        tracing::error!(error = chain, "{what}");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", what)
+            .hint("the cause is in the host's log")
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+impl From<JsonRejection> for ApiError {
+    fn from(rejection: JsonRejection) -> Self {
+        let status = match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => StatusCode::PAYLOAD_TOO_LARGE,
+            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        Self::new(status, "invalid_body", rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for ApiError {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid_query",
+            rejection.body_text(),
+        )
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::NotFound { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "not_found", error.to_string())
+            }
+            StoreError::Conflict { .. } => {
+                Self::new(StatusCode::CONFLICT, "conflict", error.to_string())
+            }
+            StoreError::Stale => {
+                Self::new(StatusCode::CONFLICT, "stale", error.to_string()).hint("try again")
+            }
+            StoreError::DiskFull => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "disk_full",
+                error.to_string(),
+            )
+            .hint("free some space in the host's data directory"),
+            StoreError::Inconsistent { .. } | StoreError::Driver(_) => {
+                Self::internal("the database failed", &error)
+            }
+        }
+    }
+}
+
+impl From<RequestError> for ApiError {
+    fn from(error: RequestError) -> Self {
+        let answer = Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid",
+            error.to_string(),
+        );
+        match error {
+            RequestError::KeyMode(_) => answer.hint("use disabled, none, upload or generate"),
+            RequestError::Memory(_) => answer.hint("give bytes, or leave it out for no limit"),
+            RequestError::Backend(_) => answer.hint("use docker"),
+            RequestError::Name(_)
+            | RequestError::Image(_)
+            | RequestError::TwoImages
+            | RequestError::Cores(_)
+            | RequestError::Pids(_)
+            | RequestError::NoKey
+            | RequestError::BadKey { .. }
+            | RequestError::TooManyKeys
+            | RequestError::EnvName(_)
+            | RequestError::EnvTooLong
+            | RequestError::Gpus
+            | RequestError::Numa => answer,
+        }
+    }
+}
+
+impl From<CreateError> for ApiError {
+    fn from(error: CreateError) -> Self {
+        let text = error.to_string();
+        match error {
+            CreateError::Refused(Refusal::UnknownNode { known, .. }) => {
+                let known = if known.is_empty() {
+                    "none".to_owned()
+                } else {
+                    known.join(", ")
+                };
+                Self::new(StatusCode::NOT_FOUND, "unknown_node", text)
+                    .hint(format!("nodes here: {known} (kohakuriver node list)"))
+            }
+            CreateError::Refused(Refusal::NoNodes) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_nodes", text)
+                    .hint("make a join token: kohakuriver node token create")
+            }
+            CreateError::Refused(Refusal::NodeUnavailable { .. }) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "node_unavailable", text)
+                    .hint("kohakuriver node list")
+            }
+            CreateError::Refused(Refusal::NoRoom { .. }) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_room", text)
+                    .hint("ask for less, or stop something: kohakuriver vps list")
+            }
+            CreateError::NameTaken(name) => Self::new(StatusCode::CONFLICT, "name_taken", text)
+                .hint(format!(
+                    "choose another name, or look at it: kohakuriver vps status {name}"
+                )),
+            CreateError::NoPort => Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_port", text)
+                .hint("delete VPSes that nobody needs: kohakuriver vps list --all"),
+            CreateError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<InstanceError> for ApiError {
+    fn from(error: InstanceError) -> Self {
+        let text = error.to_string();
+        match error {
+            InstanceError::Unknown(_) => Self::new(StatusCode::NOT_FOUND, "not_found", text)
+                .hint("kohakuriver vps list --all"),
+            InstanceError::Ambiguous { ids, .. } => {
+                let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+                Self::new(StatusCode::CONFLICT, "ambiguous", text)
+                    .hint(format!("write more of it: {}", ids.join(", ")))
+            }
+            InstanceError::NotNow { possible, act, .. } => Self::new(
+                StatusCode::CONFLICT,
+                "wrong_state",
+                format!("{text}: cannot {act} it now"),
+            )
+            .hint(format!("possible now: {}", possible.join(", "))),
+            InstanceError::Leaving { .. } => Self::new(StatusCode::CONFLICT, "deleting", text),
+            InstanceError::Request(error) => error.into(),
+            InstanceError::Create(error) => error.into(),
+            InstanceError::Store(error) => error.into(),
+        }
+    }
+}

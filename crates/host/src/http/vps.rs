@@ -1,0 +1,249 @@
+//! VPSes: create, list, status, stop, restart, delete.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use http::StatusCode;
+use kohakuriver_api::{AssignedNode, CreateVps, CreatedVps, ErrorBody, Message, Task};
+use kohakuriver_model::{Act, Status};
+use russh::keys::ssh_key::LineEnding;
+use russh::keys::{Algorithm, PrivateKey};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::error::ApiError;
+use crate::access::{Authorized, Caller, Wish, authorize};
+use crate::host::App;
+use crate::{instances, view};
+
+/// A long poll ends after this at the latest; proxies cut longer ones.
+const LONGEST_POLL: u64 = 30;
+
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(create_vps))
+        .routes(routes!(list_vps))
+        .routes(routes!(list_active_vps))
+        .routes(routes!(get_status))
+        .routes(routes!(stop_vps))
+        .routes(routes!(stop_vps_alias))
+        .routes(routes!(restart_vps))
+        .routes(routes!(delete_vps))
+}
+
+async fn reach(app: &App, text: &str, wish: Wish) -> Result<Authorized, ApiError> {
+    Ok(authorize(
+        &Caller::Anyone,
+        wish,
+        instances::find(app, text).await?,
+    ))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct CreateQuery {
+    /// `false` answers at once and leaves the waiting to the client.
+    #[serde(default = "yes")]
+    wait: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Makes a VPS. Where it cannot be brought up nothing of it stays (with `wait`), or it is shown
+/// as `failed` until it is deleted (without).
+#[utoipa::path(post, path = "/api/vps/create", tag = "vps", params(CreateQuery), request_body = CreateVps,
+    responses((status = 200, body = CreatedVps), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody), (status = 422, body = ErrorBody),
+        (status = 502, body = ErrorBody), (status = 503, body = ErrorBody)))]
+async fn create_vps(
+    State(app): State<Arc<App>>,
+    query: Result<Query<CreateQuery>, QueryRejection>,
+    body: Result<Json<CreateVps>, JsonRejection>,
+) -> Result<Json<CreatedVps>, ApiError> {
+    let Query(query) = query?;
+    let Json(mut request) = body?;
+    let generated = generate_key(&mut request)?;
+    let row = instances::create(&app, &request).await?;
+    let mut task = view::task(&app, &row);
+    let mut message = "VPS is being created".to_owned();
+    if query.wait {
+        let access = authorize(&Caller::Anyone, Wish::Change, row.id);
+        task = instances::wait_settled(&app, &access).await?;
+        if task.status == Status::Failed.as_str() {
+            instances::act(&app, &access, Act::Delete { force: true }).await?;
+            return Err(failed(task));
+        }
+        message = "VPS created".to_owned();
+    }
+    let (ssh_private_key, ssh_public_key) = generated.unzip();
+    Ok(Json(CreatedVps {
+        message,
+        task_id: row.id.to_string(),
+        vps_backend: request.vps_backend,
+        ssh_key_mode: request.ssh_key_mode,
+        ssh_port: row.ssh_port.map_or(0, u32::from),
+        assigned_node: AssignedNode {
+            hostname: row.node_name.to_string(),
+            url: None,
+        },
+        status: task.status.clone(),
+        task,
+        ssh_private_key,
+        ssh_public_key,
+    }))
+}
+
+fn failed(task: Task) -> ApiError {
+    let code = task.error_code.unwrap_or_else(|| "failed".to_owned());
+    let detail = task
+        .error_message
+        .unwrap_or_else(|| "the node could not create it".to_owned());
+    let error = ApiError::new(StatusCode::BAD_GATEWAY, &code, detail);
+    match task.error_hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// For `generate`: a key pair whose private half is only in the answer.
+fn generate_key(request: &mut CreateVps) -> Result<Option<(String, String)>, ApiError> {
+    if request.ssh_key_mode != "generate" {
+        return Ok(None);
+    }
+    let broken = |_| {
+        ApiError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "making an SSH key failed",
+        )
+    };
+    let mut key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).map_err(broken)?;
+    key.set_comment("kohakuriver");
+    let private = key.to_openssh(LineEnding::LF).map_err(broken)?.to_string();
+    let public = key.public_key().to_openssh().map_err(broken)?;
+    request.ssh_public_key = Some(public.clone());
+    Ok(Some((private, public)))
+}
+
+/// All VPSes, newest first.
+#[utoipa::path(get, path = "/api/vps", tag = "vps", responses((status = 200, body = [Task])))]
+async fn list_vps(State(app): State<Arc<App>>) -> Result<Json<Vec<Task>>, ApiError> {
+    let rows = app.store.list_instances().await?;
+    Ok(Json(rows.iter().map(|row| view::task(&app, row)).collect()))
+}
+
+/// The VPSes that run, are on their way there, or are lost; newest first.
+#[utoipa::path(get, path = "/api/vps/status", tag = "vps", responses((status = 200, body = [Task])))]
+async fn list_active_vps(State(app): State<Arc<App>>) -> Result<Json<Vec<Task>>, ApiError> {
+    let rows = app.store.list_instances().await?;
+    let active = rows
+        .iter()
+        .filter(|row| view::status_of(&app, row).is_active());
+    Ok(Json(active.map(|row| view::task(&app, row)).collect()))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct StatusQuery {
+    /// A `revision` seen before: the answer waits until it is another one.
+    since: Option<u64>,
+    /// Seconds to wait at most; up to 30.
+    timeout: Option<u64>,
+}
+
+/// One task, by id, unique id prefix or name.
+#[utoipa::path(get, path = "/api/status/{task}", tag = "vps", params(StatusQuery, ("task" = String, Path)),
+    responses((status = 200, body = Task), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn get_status(
+    State(app): State<Arc<App>>,
+    Path(text): Path<String>,
+    query: Result<Query<StatusQuery>, QueryRejection>,
+) -> Result<Json<Task>, ApiError> {
+    let Query(query) = query?;
+    let limit = Duration::from_secs(query.timeout.unwrap_or(LONGEST_POLL).min(LONGEST_POLL));
+    let id = instances::wait_for_change(&app, &text, query.since, limit).await?;
+    let access = authorize(&Caller::Anyone, Wish::See, id);
+    Ok(Json(view::task(
+        &app,
+        &instances::get(&app, &access).await?,
+    )))
+}
+
+/// Stops a VPS; its disk stays.
+#[utoipa::path(post, path = "/api/vps/stop/{task}", tag = "vps", params(("task" = String, Path)),
+    responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn stop_vps(
+    State(app): State<Arc<App>>,
+    Path(text): Path<String>,
+) -> Result<(StatusCode, Json<Message>), ApiError> {
+    change(&app, &text, Act::Stop, "is stopping").await
+}
+
+/// The order of words that some existing clients use.
+#[utoipa::path(post, path = "/api/vps/{task}/stop", tag = "vps", params(("task" = String, Path)),
+    responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn stop_vps_alias(
+    State(app): State<Arc<App>>,
+    Path(text): Path<String>,
+) -> Result<(StatusCode, Json<Message>), ApiError> {
+    change(&app, &text, Act::Stop, "is stopping").await
+}
+
+/// Starts a stopped VPS again, or a running one anew, with the disk it has.
+#[utoipa::path(post, path = "/api/vps/restart/{task}", tag = "vps", params(("task" = String, Path)),
+    responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn restart_vps(
+    State(app): State<Arc<App>>,
+    Path(text): Path<String>,
+) -> Result<(StatusCode, Json<Message>), ApiError> {
+    change(&app, &text, Act::Restart, "is restarting").await
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct DeleteQuery {
+    /// Also what still runs.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Deletes a VPS and its disk.
+#[utoipa::path(delete, path = "/api/vps/{task}", tag = "vps", params(DeleteQuery, ("task" = String, Path)),
+    responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn delete_vps(
+    State(app): State<Arc<App>>,
+    Path(text): Path<String>,
+    query: Result<Query<DeleteQuery>, QueryRejection>,
+) -> Result<(StatusCode, Json<Message>), ApiError> {
+    let Query(query) = query?;
+    change(
+        &app,
+        &text,
+        Act::Delete { force: query.force },
+        "is being deleted",
+    )
+    .await
+}
+
+async fn change(
+    app: &App,
+    text: &str,
+    act: Act,
+    outcome: &str,
+) -> Result<(StatusCode, Json<Message>), ApiError> {
+    let access = reach(app, text, Wish::Change).await?;
+    let row = instances::act(app, &access, act).await?;
+    let name = instances::display_name(row.id, &row.spec);
+    let message = Message {
+        message: format!("VPS {name} {outcome}"),
+        task_id: row.id.to_string(),
+    };
+    Ok((StatusCode::ACCEPTED, Json(message)))
+}

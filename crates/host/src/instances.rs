@@ -1,0 +1,225 @@
+//! Acts on instances: what HTTP and every other way in call. Decisions are the model's; this
+//! module reads, decides, writes, and tells the node.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use kohakuriver_api::{CreateVps, Task};
+use kohakuriver_link::protocol::Order;
+use kohakuriver_model::{
+    Act, Admission, DockerState, IdGenerator, InstanceSpec, NodeId, NodeName, Status, TaskId,
+    admission,
+};
+use kohakuriver_store::{CreateError, InstanceRow, NewInstance, Resolve, StoreError};
+use tokio::time::{Instant, timeout_at};
+
+use crate::access::Authorized;
+use crate::host::App;
+use crate::view;
+
+pub mod request;
+
+use request::RequestError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    #[error("there is no VPS '{0}'")]
+    Unknown(String),
+    #[error("'{text}' is the beginning of several ids")]
+    Ambiguous { text: String, ids: Vec<TaskId> },
+    #[error("VPS {name} is {status}")]
+    NotNow {
+        name: String,
+        status: Status,
+        possible: &'static [&'static str],
+        act: &'static str,
+    },
+    #[error("VPS {name} is being deleted")]
+    Leaving { name: String },
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// How often a decision is made anew when somebody else was faster.
+const RETRIES: u32 = 5;
+
+/// Finds the one instance a text means.
+pub async fn find(app: &App, text: &str) -> Result<TaskId, InstanceError> {
+    match app.store.resolve_instance(text).await? {
+        Resolve::One(id) => Ok(id),
+        Resolve::None => Err(InstanceError::Unknown(text.to_owned())),
+        Resolve::Many(ids) => Err(InstanceError::Ambiguous {
+            text: text.to_owned(),
+            ids,
+        }),
+    }
+}
+
+/// Reads one instance.
+pub async fn get(app: &App, access: &Authorized) -> Result<InstanceRow, InstanceError> {
+    let id = access.task_id();
+    app.store
+        .lookup_instance(id)
+        .await?
+        .ok_or_else(|| InstanceError::Unknown(id.to_string()))
+}
+
+/// Checks the request, takes the resources, and tells the node.
+pub async fn create(app: &App, request: &CreateVps) -> Result<InstanceRow, InstanceError> {
+    let (spec, target) = request::validate(request)?;
+    let now_ms = app.clock.now_ms();
+    let id = IdGenerator::default().next(now_ms.unsigned_abs());
+    let unavailable = unavailable_nodes(app).await?;
+    let new = NewInstance { id, spec, target };
+    let row = app.store.create_instance(new, &unavailable, now_ms).await?;
+    tracing::info!(task.id = %row.id, node.name = %row.node_name, "created");
+    tell(app, &row);
+    Ok(row)
+}
+
+/// Stops, restarts or deletes. Asking for what is so already changes nothing.
+pub async fn act(app: &App, access: &Authorized, act: Act) -> Result<InstanceRow, InstanceError> {
+    let mut tries = 0;
+    loop {
+        let row = get(app, access).await?;
+        let status = view::status_of(app, &row);
+        let intent = match admission::admit(act, &row.intent, status) {
+            Admission::Already => return Ok(row),
+            Admission::Change(intent) => intent,
+            Admission::Refused { possible } => return Err(refused(&row, status, act, possible)),
+        };
+        let unavailable = unavailable_nodes(app).await?;
+        // A node that is away keeps what it has; the order waits for it.
+        let unavailable = if matches!(act, Act::Restart) {
+            unavailable
+        } else {
+            HashMap::new()
+        };
+        match app
+            .store
+            .change_intent(&row, intent, &unavailable, app.clock.now_ms())
+            .await
+        {
+            Ok(()) => {}
+            Err(CreateError::Store(StoreError::Stale)) if tries < RETRIES => {
+                tries += 1;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tracing::info!(task.id = %row.id, ?act, generation = intent.generation, "asked");
+        let row = InstanceRow { intent, ..row };
+        tell(app, &row);
+        return Ok(row);
+    }
+}
+
+/// Waits until the task's revision is not `since` any more, or the time is over; then answers
+/// what it is. An unknown id, also one that was deleted while waiting, is an error.
+pub async fn wait_for_change(
+    app: &App,
+    text: &str,
+    since: Option<u64>,
+    limit: Duration,
+) -> Result<TaskId, InstanceError> {
+    let deadline = Instant::now() + limit;
+    let mut changes = app.changes.subscribe();
+    loop {
+        let id = find(app, text).await?;
+        let Some(since) = since else { return Ok(id) };
+        let row = app.store.lookup_instance(id).await?;
+        let row = row.ok_or_else(|| InstanceError::Unknown(text.to_owned()))?;
+        if view::revision(app, &row) != since {
+            return Ok(id);
+        }
+        if timeout_at(deadline, changes.changed()).await.is_err() {
+            return Ok(id);
+        }
+    }
+}
+
+/// Waits until the instance has left `assigning`, for callers that want one answer.
+pub async fn wait_settled(app: &App, access: &Authorized) -> Result<Task, InstanceError> {
+    let mut changes = app.changes.subscribe();
+    loop {
+        let row = get(app, access).await?;
+        if view::status_of(app, &row) != Status::Assigning {
+            return Ok(view::task(app, &row));
+        }
+        // The sender lives as long as the host.
+        let _ = changes.changed().await;
+    }
+}
+
+fn tell(app: &App, row: &InstanceRow) {
+    let order = Order {
+        task_id: row.id,
+        intent: row.intent,
+        spec: row.spec.clone(),
+    };
+    app.links.order(&row.node_id, order);
+    app.changes.notify();
+}
+
+fn refused(
+    row: &InstanceRow,
+    status: Status,
+    act: Act,
+    possible: &'static [&'static str],
+) -> InstanceError {
+    let name = display_name(row.id, &row.spec);
+    if possible.is_empty() {
+        return InstanceError::Leaving { name };
+    }
+    let act = match act {
+        Act::Stop => "stop",
+        Act::Restart => "restart",
+        Act::Delete { .. } => "delete",
+    };
+    InstanceError::NotNow {
+        name,
+        status,
+        possible,
+        act,
+    }
+}
+
+/// What people call it.
+pub fn display_name(id: TaskId, spec: &InstanceSpec) -> String {
+    match &spec.name {
+        Some(name) => format!("'{name}'"),
+        None => id.to_string(),
+    }
+}
+
+/// Nodes that cannot take work now, and why, for placement.
+async fn unavailable_nodes(app: &App) -> Result<HashMap<NodeId, String>, StoreError> {
+    let mut unavailable = HashMap::new();
+    for node in app.store.list_nodes().await? {
+        let reason = if app.links.is_online(&node.id) {
+            node.inventory
+                .as_ref()
+                .and_then(|inventory| match &inventory.docker {
+                    DockerState::Ready { .. } => None,
+                    DockerState::Unavailable { reason } => {
+                        Some(format!("has no working Docker engine: {reason}"))
+                    }
+                })
+        } else {
+            Some("is offline".to_owned())
+        };
+        if let Some(reason) = reason {
+            unavailable.insert(node.id, reason);
+        }
+    }
+    Ok(unavailable)
+}
+
+/// A node by its name, for messages.
+pub fn parse_node(text: &str) -> Result<NodeName, RequestError> {
+    text.parse().map_err(RequestError::Name)
+}

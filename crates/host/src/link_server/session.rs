@@ -1,0 +1,211 @@
+//! One runner's control connection, from hello to the end.
+
+use std::sync::Arc;
+
+use kohakuriver_link::frame::{FrameError, FrameStream};
+use kohakuriver_link::liveness::{HANDSHAKE_LIMIT, SILENCE_LIMIT};
+use kohakuriver_link::protocol::{Hello, Order, ToHost, ToRunner, VERSIONS};
+use kohakuriver_model::{NodeId, NodeName, Observation, Observed, TaskId};
+use kohakuriver_store::StoreError;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::host::App;
+use crate::links::Progress;
+
+type Frames = FrameStream<TlsStream<TcpStream>>;
+
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("nothing was heard for {} s", SILENCE_LIMIT.as_secs())]
+    Silent,
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the first message was not a hello")]
+    NoHello,
+}
+
+/// Serves the connection until it ends, then remembers when the node was last heard.
+pub async fn serve(
+    app: Arc<App>,
+    node: NodeId,
+    stream: TlsStream<TcpStream>,
+    shutdown: CancellationToken,
+) {
+    let mut frames = FrameStream::new(stream);
+    let (name, hello) = match greet(&app, &node, &mut frames).await {
+        Ok(Some(greeting)) => greeting,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::info!(node.id = %node, %error, "a runner's connection ended at hello");
+            return;
+        }
+    };
+    let now_ms = app.clock.now_ms();
+    let (session, mut queue, gone) = app.links.register(&node, now_ms);
+    tracing::info!(node.name = %name, version = hello.runner_version, "runner connected");
+    let end = tokio::select! {
+        () = shutdown.cancelled() => None,
+        () = gone.cancelled() => None,
+        result = talk(&app, &node, &name, &mut frames, &mut queue) => result.err(),
+    };
+    app.links.unregister(&node, session);
+    app.changes.notify();
+    match end {
+        Some(error) => tracing::info!(node.name = %name, %error, "runner disconnected"),
+        None => tracing::info!(node.name = %name, "runner's connection closed"),
+    }
+    if let Some(seen_ms) = app.links.seen_ms(&node)
+        && let Err(error) = app.store.record_seen(&node, seen_ms).await
+    {
+        tracing::warn!(node.name = %name, %error, "could not record when the node was last seen");
+    }
+}
+
+/// Hello and welcome. `None`: the runner was refused and told why.
+async fn greet(
+    app: &App,
+    node: &NodeId,
+    frames: &mut Frames,
+) -> Result<Option<(NodeName, Hello)>, SessionError> {
+    let first = timeout(HANDSHAKE_LIMIT, frames.receive()).await;
+    let ToHost::Hello(hello) = first.map_err(|_| SessionError::Silent)?? else {
+        return Err(SessionError::NoHello);
+    };
+    let Some(name) = app.store.lookup_node_name(node).await? else {
+        let reason =
+            "this node was removed from the cluster; join again with a new token".to_owned();
+        frames.send(&ToRunner::Refused { reason }).await?;
+        return Ok(None);
+    };
+    let version = hello.newest_version.min(VERSIONS.1);
+    if version < hello.oldest_version.max(VERSIONS.0) {
+        let reason = format!(
+            "host {} and runner {} speak no common version of the link; update the older one",
+            env!("CARGO_PKG_VERSION"),
+            hello.runner_version
+        );
+        frames.send(&ToRunner::Refused { reason }).await?;
+        return Ok(None);
+    }
+    let now_ms = app.clock.now_ms();
+    let skew = hello.now_ms - now_ms;
+    app.store
+        .record_hello(node, &hello.inventory, &hello.runner_version, skew, now_ms)
+        .await?;
+    frames
+        .send(&ToRunner::Welcome {
+            version,
+            node_name: name.to_string(),
+            now_ms,
+        })
+        .await?;
+    Ok(Some((name, hello)))
+}
+
+/// Tells the runner everything, then goes on until somebody leaves.
+async fn talk(
+    app: &App,
+    node: &NodeId,
+    name: &NodeName,
+    frames: &mut Frames,
+    queue: &mut tokio::sync::mpsc::Receiver<ToRunner>,
+) -> Result<(), SessionError> {
+    app.changes.notify();
+    for row in app.store.list_instances_of(node).await? {
+        let order = Order {
+            task_id: row.id,
+            intent: row.intent,
+            spec: row.spec,
+        };
+        frames.send(&ToRunner::Order(order)).await?;
+    }
+    frames.send(&ToRunner::SyncDone).await?;
+    loop {
+        tokio::select! {
+            message = queue.recv() => match message {
+                Some(message) => frames.send(&message).await?,
+                None => return Ok(()),
+            },
+            frame = timeout(SILENCE_LIMIT, frames.receive()) => {
+                let message = frame.map_err(|_| SessionError::Silent)??;
+                app.links.record_heartbeat(node, None, app.clock.now_ms());
+                if let Some(answer) = handle(app, node, name, message).await? {
+                    frames.send(&answer).await?;
+                }
+            }
+        }
+    }
+}
+
+async fn handle(
+    app: &App,
+    node: &NodeId,
+    name: &NodeName,
+    message: ToHost,
+) -> Result<Option<ToRunner>, SessionError> {
+    match message {
+        ToHost::Heartbeat { metrics } => {
+            app.links
+                .record_heartbeat(node, Some(metrics), app.clock.now_ms());
+            return Ok(Some(ToRunner::HeartbeatAck));
+        }
+        ToHost::Observation {
+            task_id,
+            observation,
+        } => {
+            observe(app, node, task_id, observation).await?;
+        }
+        ToHost::Inventory { inventory } => {
+            app.store.record_inventory(node, &inventory).await?;
+            app.changes.notify();
+        }
+        ToHost::DialFailed { error } => app.links.dial_failed(node, error),
+        ToHost::RenewCertificate { csr_pem } => {
+            match app.ca.sign_runner(&csr_pem, node, app.clock.now_ms()) {
+                Ok(certificate_pem) => return Ok(Some(ToRunner::Certificate { certificate_pem })),
+                Err(error) => tracing::warn!(node.name = %name, %error, "bad certificate request"),
+            }
+        }
+        ToHost::SyncDone => tracing::debug!(node.name = %name, "runner has reported everything"),
+        ToHost::Hello(_) => tracing::debug!(node.name = %name, "a second hello was ignored"),
+    }
+    Ok(None)
+}
+
+async fn observe(
+    app: &App,
+    node: &NodeId,
+    task_id: TaskId,
+    observation: Observation,
+) -> Result<(), SessionError> {
+    // A removed instance's id is kept out of everybody's lists, but not out of the log.
+    if let Observed::Provisioning { step, percent } = observation.state {
+        // Only what its owner asked last is shown; and only this node may speak of it.
+        let row = app.store.lookup_instance(task_id).await?;
+        if row.is_some_and(|row| row.node_id == *node) {
+            let progress = Progress {
+                step,
+                percent,
+                generation: observation.generation,
+            };
+            app.links.set_progress(task_id, Some(progress));
+            app.changes.notify();
+        }
+        return Ok(());
+    }
+    if app
+        .store
+        .record_observation(task_id, node, &observation)
+        .await?
+    {
+        tracing::info!(task.id = %task_id, state = ?observation.state, "observed");
+        app.links.set_progress(task_id, None);
+        app.changes.notify();
+    }
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! From what the store and the links know to what the API shows.
+
+use std::collections::BTreeMap;
+
+use kohakuriver_api::{GpuInfo, Node, Task};
+use kohakuriver_model::{
+    DockerState, ImageSource, NodeId, Observed, Status, public_status, status,
+};
+use kohakuriver_store::{InstanceRow, NodeRow};
+
+use crate::clock::iso;
+use crate::host::App;
+
+/// Whether the node was heard recently enough that its instances keep their status.
+pub fn is_node_seen(app: &App, node: &NodeId) -> bool {
+    if app.links.is_online(node) {
+        return true;
+    }
+    // A host that just started gives every runner its time to come back.
+    let seen_ms = app.links.seen_ms(node).unwrap_or(0).max(app.started_ms);
+    let patience_ms = i64::try_from(app.config.lost_after.as_millis()).unwrap_or(i64::MAX);
+    app.clock.now_ms() - seen_ms < patience_ms
+}
+
+pub fn status_of(app: &App, row: &InstanceRow) -> Status {
+    public_status(
+        &row.intent,
+        row.observation.as_ref(),
+        is_node_seen(app, &row.node_id),
+    )
+}
+
+/// Grows with every change of the task, also those that are only in memory.
+pub fn revision(app: &App, row: &InstanceRow) -> u64 {
+    const IN_MEMORY: u64 = 1 << 32;
+    row.revision
+        .saturating_mul(IN_MEMORY)
+        .saturating_add(app.links.sequence() % IN_MEMORY)
+}
+
+/// The task object of one instance.
+pub fn task(app: &App, row: &InstanceRow) -> Task {
+    let status = status_of(app, row);
+    let spec = &row.spec;
+    let image = match &spec.image {
+        ImageSource::Registry { reference } => (None, Some(reference.clone())),
+        ImageSource::Environment { name } => {
+            (Some(name.clone()), Some(format!("kohakuriver/{name}:base")))
+        }
+        ImageSource::Default => (
+            Some("base".to_owned()),
+            Some("kohakuriver/base:base".to_owned()),
+        ),
+    };
+    let mut task = Task {
+        task_id: row.id.to_string(),
+        task_type: "vps".to_owned(),
+        name: spec.name.as_ref().map(ToString::to_string),
+        command: "vps".to_owned(),
+        env_vars: spec.env.clone(),
+        required_cores: spec.cores,
+        required_memory_bytes: spec.memory_bytes,
+        status: status.to_string(),
+        assigned_node: Some(row.node_name.to_string()),
+        container_name: image.0,
+        docker_image_name: image.1,
+        ssh_port: Some(row.ssh_port.map_or(0, u32::from)),
+        vps_backend: "docker".to_owned(),
+        submitted_at: Some(iso(row.created_ms)),
+        revision: revision(app, row),
+        pids_limit: Some(spec.pids_limit),
+        ..Task::default()
+    };
+    if let Some(word) = status::transition(&row.intent, row.observation.as_ref()) {
+        task.transition = Some(word.to_owned());
+        task.transition_since = Some(iso(row.intent_ms));
+    }
+    show_observation(&mut task, row, status);
+    if let Some(progress) = app
+        .links
+        .progress(row.id)
+        .filter(|p| p.generation >= row.intent.start_generation)
+        && status == Status::Assigning
+    {
+        task.progress = Some(progress.step);
+        task.progress_percent = progress.percent;
+    }
+    task
+}
+
+/// What was last seen belongs to the task only if it is of the current start.
+fn show_observation(task: &mut Task, row: &InstanceRow, status: Status) {
+    let Some(seen) = &row.observation else { return };
+    task.ssh_host_key.clone_from(&seen.ssh_host_key);
+    if seen.generation < row.intent.start_generation {
+        return;
+    }
+    match &seen.state {
+        Observed::Running { started_at_ms } => task.started_at = Some(iso(*started_at_ms)),
+        Observed::Stopped {
+            exit_code,
+            finished_at_ms,
+        } => {
+            task.exit_code = *exit_code;
+            task.completed_at = Some(iso(*finished_at_ms));
+            if status == Status::Failed {
+                let code = exit_code.map_or("unknown".to_owned(), |code| code.to_string());
+                task.error_message = Some(format!(
+                    "its main process ended by itself with exit code {code}"
+                ));
+                task.error_code = Some("ended".to_owned());
+                task.error_hint = Some(format!("kohakuriver vps restart {}", row.id));
+            }
+        }
+        Observed::Failed {
+            code,
+            message,
+            hint,
+        } => {
+            task.error_message = Some(message.clone());
+            task.error_hint.clone_from(hint);
+            task.error_code = serde_json::to_value(code)
+                .ok()
+                .and_then(|code| code.as_str().map(ToOwned::to_owned));
+        }
+        Observed::Absent if status == Status::Failed => {
+            task.error_message = Some("its container was removed on the node".to_owned());
+            task.error_code = Some("disappeared".to_owned());
+            task.error_hint = Some(format!("kohakuriver vps delete {}", row.id));
+        }
+        Observed::Absent | Observed::Provisioning { .. } => {}
+    }
+}
+
+/// The node object.
+pub fn node(app: &App, row: &NodeRow) -> Node {
+    let online = app.links.is_online(&row.id);
+    let metrics = app.links.metrics(&row.id).unwrap_or_default();
+    let seen_ms = app.links.seen_ms(&row.id).or(row.seen_ms);
+    let mut node = Node {
+        hostname: row.name.to_string(),
+        node_id: row.id.to_string(),
+        status: if online { "online" } else { "offline" }.to_owned(),
+        last_heartbeat: seen_ms.map(iso),
+        runner_version: row.runner_version.clone(),
+        cores_in_use: row.cores_taken,
+        memory_allocated_bytes: row.memory_taken,
+        vps_count: row.instances,
+        clock_skew_ms: row.clock_skew_ms,
+        joined_at: Some(iso(row.joined_ms)),
+        cpu_percent: metrics.cpu_percent,
+        memory_used_bytes: metrics.memory_used_bytes,
+        ..Node::default()
+    };
+    let Some(inventory) = &row.inventory else {
+        return node;
+    };
+    node.total_cores = inventory.cores;
+    node.available_cores = if online {
+        inventory.cores.saturating_sub(row.cores_taken)
+    } else {
+        0
+    };
+    node.memory_total_bytes = inventory.memory_bytes;
+    if inventory.memory_bytes > 0 {
+        let share = metrics.memory_used_bytes as f64 / inventory.memory_bytes as f64;
+        node.memory_percent = (share * 100.0) as f32;
+    }
+    node.os.clone_from(&inventory.os);
+    node.kernel.clone_from(&inventory.kernel);
+    match &inventory.docker {
+        DockerState::Ready { version } => node.docker_version = Some(version.clone()),
+        DockerState::Unavailable { reason } => node.docker_error = Some(reason.clone()),
+    }
+    node.numa_topology = inventory
+        .numa
+        .iter()
+        .map(|numa| {
+            let facts = serde_json::json!({"cores": numa.cpus, "memory_bytes": numa.memory_bytes});
+            (numa.id.to_string(), facts)
+        })
+        .collect::<BTreeMap<_, _>>();
+    node.gpu_info = inventory
+        .gpus
+        .iter()
+        .map(|gpu| GpuInfo {
+            gpu_id: gpu.index,
+            name: gpu.name.clone(),
+            uuid: gpu.uuid.clone(),
+            pci_address: gpu.pci_address.clone(),
+            memory_total_bytes: gpu.memory_bytes,
+        })
+        .collect();
+    node
+}

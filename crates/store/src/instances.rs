@@ -1,0 +1,407 @@
+//! Instances, with what they hold.
+
+use std::collections::HashMap;
+
+use kohakuriver_model::{
+    Demand, Desired, InstanceName, InstanceSpec, Intent, NodeId, NodeName, NodeRoom, Observation,
+    Observed, Refusal, TaskId, place,
+};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, Sqlite, Transaction};
+
+use crate::nodes::NodeRow;
+use crate::{Store, StoreError};
+
+/// Ports given to VPSes with SSH start here; the page promises it.
+const FIRST_SSH_PORT: i64 = 9000;
+
+/// An instance as the host knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstanceRow {
+    pub id: TaskId,
+    pub node_id: NodeId,
+    pub node_name: NodeName,
+    pub spec: InstanceSpec,
+    pub intent: Intent,
+    /// When the intent last changed.
+    pub intent_ms: i64,
+    pub observation: Option<Observation>,
+    /// Grows with every change of the row.
+    pub revision: u64,
+    pub created_ms: i64,
+    pub ssh_port: Option<u16>,
+    /// Whether it holds cores and memory now.
+    pub holds_compute: bool,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct NewInstance {
+    /// Made from the clock; the store moves it up if it was given out before.
+    pub id: TaskId,
+    pub spec: InstanceSpec,
+    pub target: Option<NodeName>,
+}
+
+/// Why an instance was not created or not restarted.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("a VPS named '{0}' exists already")]
+    NameTaken(InstanceName),
+    #[error("all SSH ports are taken")]
+    NoPort,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for CreateError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// What a text that a person typed refers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolve {
+    One(TaskId),
+    None,
+    Many(Vec<TaskId>),
+}
+
+const SELECT: &str = "SELECT i.*, n.name AS node_name, p.port AS ssh_port,
+    a.instance_id IS NOT NULL AS holds_compute
+    FROM instances i JOIN nodes n ON n.id = i.node_id
+    LEFT JOIN ssh_ports p ON p.instance_id = i.id
+    LEFT JOIN allocations a ON a.instance_id = i.id";
+
+impl Store {
+    /// Newest first.
+    pub async fn list_instances(&self) -> Result<Vec<InstanceRow>, StoreError> {
+        let sql = sqlx::AssertSqlSafe(format!("{SELECT} ORDER BY i.id DESC"));
+        let rows = sqlx::query(sql).fetch_all(&self.readers).await?;
+        rows.iter().map(read_instance).collect()
+    }
+
+    pub async fn list_instances_of(&self, node: &NodeId) -> Result<Vec<InstanceRow>, StoreError> {
+        let sql = sqlx::AssertSqlSafe(format!("{SELECT} WHERE i.node_id = $1 ORDER BY i.id"));
+        let rows = sqlx::query(sql)
+            .bind(node.as_str())
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter().map(read_instance).collect()
+    }
+
+    pub async fn lookup_instance(&self, id: TaskId) -> Result<Option<InstanceRow>, StoreError> {
+        let sql = sqlx::AssertSqlSafe(format!("{SELECT} WHERE i.id = $1"));
+        let row = sqlx::query(sql)
+            .bind(id.as_i64())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.as_ref().map(read_instance).transpose()
+    }
+
+    /// Finds what a person means: an id, a unique prefix of one, or a name.
+    pub async fn resolve_instance(&self, text: &str) -> Result<Resolve, StoreError> {
+        if text.is_empty() || text.len() > 63 {
+            return Ok(Resolve::None);
+        }
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        let sql = if digits {
+            "SELECT id FROM instances WHERE CAST(id AS TEXT) LIKE $1 || '%' ORDER BY id LIMIT 6"
+        } else {
+            "SELECT id FROM instances WHERE name = $1"
+        };
+        let rows = sqlx::query(sql).bind(text).fetch_all(&self.readers).await?;
+        let mut found = Vec::with_capacity(rows.len());
+        for row in rows {
+            found.push(TaskId::from_u64(row.try_get::<i64, _>("id")? as u64));
+        }
+        Ok(match found.as_slice() {
+            [] => Resolve::None,
+            [one] => Resolve::One(*one),
+            many => match many.iter().find(|id| id.to_string() == text) {
+                Some(exact) => Resolve::One(*exact),
+                None => Resolve::Many(found),
+            },
+        })
+    }
+
+    /// Places the instance, takes what it needs and writes it down, in one transaction.
+    ///
+    /// `unavailable` names the nodes that cannot take work now, and why.
+    pub async fn create_instance(
+        &self,
+        new: NewInstance,
+        unavailable: &HashMap<NodeId, String>,
+        now_ms: i64,
+    ) -> Result<InstanceRow, CreateError> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        if let Some(name) = &new.spec.name {
+            let taken = sqlx::query("SELECT 1 FROM instances WHERE name = $1")
+                .bind(name.as_str())
+                .fetch_optional(&mut *tx)
+                .await?;
+            if taken.is_some() {
+                return Err(CreateError::NameTaken(name.clone()));
+            }
+        }
+        let rooms = rooms(&Self::list_nodes_in(&mut tx).await?, unavailable);
+        let node = place(demand(&new.spec), new.target.as_ref(), &rooms)?;
+        let last: i64 = sqlx::query("SELECT id FROM last_id")
+            .fetch_one(&mut *tx)
+            .await?
+            .try_get("id")?;
+        let id = TaskId::from_u64(new.id.as_u64().max(last as u64 + 1));
+        sqlx::query("UPDATE last_id SET id = $1")
+            .bind(id.as_i64())
+            .execute(&mut *tx)
+            .await?;
+        let intent = Intent::created();
+        sqlx::query(
+            "INSERT INTO instances (id, name, node_id, spec, desired, generation, start_generation,
+             intent_ms, created_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
+        )
+        .bind(id.as_i64())
+        .bind(new.spec.name.as_ref().map(InstanceName::as_str))
+        .bind(node.id.as_str())
+        .bind(json(&new.spec, "spec")?)
+        .bind(desired_text(intent.desired))
+        .bind(intent.generation as i64)
+        .bind(intent.start_generation as i64)
+        .bind(now_ms)
+        .execute(&mut *tx)
+        .await?;
+        allocate(&mut tx, id, &node.id, demand(&new.spec)).await?;
+        if new.spec.ssh.is_some() {
+            take_port(&mut tx, id).await?;
+        }
+        tx.commit().await?;
+        Ok(self
+            .lookup_instance(id)
+            .await?
+            .ok_or(StoreError::NotFound {
+                what: "row that was just written".to_owned(),
+            })?)
+    }
+
+    /// Writes a new intent, if the row still has the generation it was decided on. An intent to
+    /// run takes the compute it needs in the same transaction.
+    pub async fn change_intent(
+        &self,
+        row: &InstanceRow,
+        intent: Intent,
+        unavailable: &HashMap<NodeId, String>,
+        now_ms: i64,
+    ) -> Result<(), CreateError> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let changed = sqlx::query(
+            "UPDATE instances SET desired = $3, generation = $4, start_generation = $5,
+             intent_ms = $6, revision = revision + 1 WHERE id = $1 AND generation = $2",
+        )
+        .bind(row.id.as_i64())
+        .bind(row.intent.generation as i64)
+        .bind(desired_text(intent.desired))
+        .bind(intent.generation as i64)
+        .bind(intent.start_generation as i64)
+        .bind(now_ms)
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
+        if changed != 1 {
+            return Err(StoreError::Stale.into());
+        }
+        let held = sqlx::query("SELECT 1 FROM allocations WHERE instance_id = $1")
+            .bind(row.id.as_i64())
+            .fetch_optional(&mut *tx)
+            .await?;
+        if intent.desired == Desired::Running && held.is_none() {
+            let rooms = rooms(&Self::list_nodes_in(&mut tx).await?, unavailable);
+            place(demand(&row.spec), Some(&row.node_name), &rooms)?;
+            allocate(&mut tx, row.id, &row.node_id, demand(&row.spec)).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Writes down what a runner saw. Compute is released when the end is proven, and the row
+    /// goes when a delete is. Returns false where nothing changed: an observation of another
+    /// node's instance, of an older generation, or one that is known already.
+    pub async fn record_observation(
+        &self,
+        id: TaskId,
+        node: &NodeId,
+        observation: &Observation,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let sql = sqlx::AssertSqlSafe(format!("{SELECT} WHERE i.id = $1 AND i.node_id = $2"));
+        let row = sqlx::query(sql)
+            .bind(id.as_i64())
+            .bind(node.as_str())
+            .fetch_optional(&mut *tx)
+            .await?;
+        let Some(row) = row.as_ref().map(read_instance).transpose()? else {
+            return Ok(false);
+        };
+        let older = row
+            .observation
+            .as_ref()
+            .is_some_and(|o| o.generation > observation.generation);
+        if older || row.observation.as_ref() == Some(observation) {
+            return Ok(false);
+        }
+        let current = observation.generation >= row.intent.generation;
+        if current
+            && row.intent.desired == Desired::Deleted
+            && observation.state == Observed::Absent
+        {
+            sqlx::query("DELETE FROM instances WHERE id = $1")
+                .bind(id.as_i64())
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await?;
+            return Ok(true);
+        }
+        let mut kept = observation.clone();
+        kept.ssh_host_key = kept
+            .ssh_host_key
+            .or_else(|| row.observation.and_then(|before| before.ssh_host_key));
+        sqlx::query("UPDATE instances SET observation = $2, revision = revision + 1 WHERE id = $1")
+            .bind(id.as_i64())
+            .bind(json(&kept, "observation")?)
+            .execute(&mut *tx)
+            .await?;
+        if current && observation.state.is_at_rest() {
+            sqlx::query("DELETE FROM allocations WHERE instance_id = $1")
+                .bind(id.as_i64())
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(true)
+    }
+}
+
+/// What an instance takes from its node's account.
+fn demand(spec: &InstanceSpec) -> Demand {
+    Demand {
+        cores: spec.cores,
+        memory_bytes: spec.memory_bytes.unwrap_or(0),
+    }
+}
+
+fn rooms(nodes: &[NodeRow], unavailable: &HashMap<NodeId, String>) -> Vec<NodeRoom> {
+    nodes
+        .iter()
+        .map(|node| {
+            let inventory = node.inventory.as_ref();
+            let unavailable = match inventory {
+                None => Some("has never been seen since it joined".to_owned()),
+                Some(_) => unavailable.get(&node.id).cloned(),
+            };
+            NodeRoom {
+                id: node.id.clone(),
+                name: node.name.clone(),
+                unavailable,
+                cores: inventory.map_or(0, |inventory| inventory.cores),
+                cores_taken: node.cores_taken,
+                memory_bytes: inventory.map_or(0, |inventory| inventory.memory_bytes),
+                memory_taken: node.memory_taken,
+            }
+        })
+        .collect()
+}
+
+async fn allocate(
+    tx: &mut Transaction<'_, Sqlite>,
+    id: TaskId,
+    node: &NodeId,
+    demand: Demand,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO allocations (instance_id, node_id, cores, memory_bytes) VALUES ($1, $2, $3, $4)",
+    )
+    .bind(id.as_i64())
+    .bind(node.as_str())
+    .bind(i64::from(demand.cores))
+    .bind(demand.memory_bytes as i64)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Takes the lowest free port.
+async fn take_port(tx: &mut Transaction<'_, Sqlite>, id: TaskId) -> Result<(), CreateError> {
+    let row = sqlx::query(
+        "SELECT MIN(c.port) AS port FROM (
+             SELECT $1 AS port UNION ALL SELECT port + 1 FROM ssh_ports) c
+         WHERE c.port <= 65535 AND NOT EXISTS (SELECT 1 FROM ssh_ports p WHERE p.port = c.port)",
+    )
+    .bind(FIRST_SSH_PORT)
+    .fetch_one(&mut **tx)
+    .await?;
+    let port: i64 = row
+        .try_get::<Option<i64>, _>("port")?
+        .ok_or(CreateError::NoPort)?;
+    sqlx::query("INSERT INTO ssh_ports (port, instance_id) VALUES ($1, $2)")
+        .bind(port)
+        .bind(id.as_i64())
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+fn json<T: serde::Serialize>(value: &T, column: &'static str) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|_| StoreError::Inconsistent {
+        table: "instances",
+        column,
+    })
+}
+
+fn desired_text(desired: Desired) -> &'static str {
+    match desired {
+        Desired::Running => "running",
+        Desired::Stopped => "stopped",
+        Desired::Deleted => "deleted",
+    }
+}
+
+fn read_instance(row: &SqliteRow) -> Result<InstanceRow, StoreError> {
+    let damaged = |column| StoreError::Inconsistent {
+        table: "instances",
+        column,
+    };
+    let desired = match row.try_get::<String, _>("desired")?.as_str() {
+        "running" => Desired::Running,
+        "stopped" => Desired::Stopped,
+        "deleted" => Desired::Deleted,
+        _ => return Err(damaged("desired")),
+    };
+    let observation = match row.try_get::<Option<String>, _>("observation")? {
+        None => None,
+        Some(text) => Some(serde_json::from_str(&text).map_err(|_| damaged("observation"))?),
+    };
+    let ssh_port: Option<i64> = row.try_get("ssh_port")?;
+    Ok(InstanceRow {
+        id: TaskId::from_u64(row.try_get::<i64, _>("id")? as u64),
+        node_id: NodeId::new(row.try_get::<String, _>("node_id")?),
+        node_name: row
+            .try_get::<String, _>("node_name")?
+            .parse()
+            .map_err(|_| damaged("node"))?,
+        spec: serde_json::from_str(&row.try_get::<String, _>("spec")?)
+            .map_err(|_| damaged("spec"))?,
+        intent: Intent {
+            desired,
+            generation: row.try_get::<i64, _>("generation")? as u64,
+            start_generation: row.try_get::<i64, _>("start_generation")? as u64,
+        },
+        intent_ms: row.try_get("intent_ms")?,
+        observation,
+        revision: row.try_get::<i64, _>("revision")? as u64,
+        created_ms: row.try_get("created_ms")?,
+        ssh_port: ssh_port.and_then(|port| u16::try_from(port).ok()),
+        holds_compute: row.try_get::<bool, _>("holds_compute")?,
+    })
+}

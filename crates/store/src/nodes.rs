@@ -1,0 +1,172 @@
+//! Nodes.
+
+use kohakuriver_model::{Inventory, NodeId, NodeName};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use crate::{Store, StoreError};
+
+/// A node that has joined.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeRow {
+    pub id: NodeId,
+    pub name: NodeName,
+    pub joined_ms: i64,
+    /// `None` until its runner said hello once.
+    pub inventory: Option<Inventory>,
+    pub runner_version: Option<String>,
+    pub clock_skew_ms: i64,
+    pub seen_ms: Option<i64>,
+    pub cores_taken: u32,
+    pub memory_taken: u64,
+    pub instances: u32,
+}
+
+const SELECT: &str = "SELECT n.*,
+    (SELECT COALESCE(SUM(a.cores), 0) FROM allocations a WHERE a.node_id = n.id) AS cores_taken,
+    (SELECT COALESCE(SUM(a.memory_bytes), 0) FROM allocations a WHERE a.node_id = n.id) AS memory_taken,
+    (SELECT COUNT(*) FROM instances i WHERE i.node_id = n.id) AS instances
+    FROM nodes n ORDER BY n.name";
+
+impl Store {
+    pub async fn list_nodes(&self) -> Result<Vec<NodeRow>, StoreError> {
+        let rows = sqlx::query(SELECT).fetch_all(&self.readers).await?;
+        rows.iter().map(read_node).collect()
+    }
+
+    pub(crate) async fn list_nodes_in(
+        connection: &mut sqlx::SqliteConnection,
+    ) -> Result<Vec<NodeRow>, StoreError> {
+        let rows = sqlx::query(SELECT).fetch_all(connection).await?;
+        rows.iter().map(read_node).collect()
+    }
+
+    /// The name of a node that may connect; `None` once it was removed.
+    pub async fn lookup_node_name(&self, id: &NodeId) -> Result<Option<NodeName>, StoreError> {
+        let row = sqlx::query("SELECT name FROM nodes WHERE id = $1")
+            .bind(id.as_str())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.map(|row| read_name(&row)).transpose()
+    }
+
+    /// Records what a runner said at hello.
+    pub async fn record_hello(
+        &self,
+        id: &NodeId,
+        inventory: &Inventory,
+        runner_version: &str,
+        clock_skew_ms: i64,
+        now_ms: i64,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE nodes SET inventory = $2, runner_version = $3, clock_skew_ms = $4, seen_ms = $5
+             WHERE id = $1",
+        )
+        .bind(id.as_str())
+        .bind(json(inventory)?)
+        .bind(runner_version)
+        .bind(clock_skew_ms)
+        .bind(now_ms)
+        .execute(&self.writer)
+        .await?;
+        Ok(())
+    }
+
+    pub async fn record_inventory(
+        &self,
+        id: &NodeId,
+        inventory: &Inventory,
+    ) -> Result<(), StoreError> {
+        sqlx::query("UPDATE nodes SET inventory = $2 WHERE id = $1")
+            .bind(id.as_str())
+            .bind(json(inventory)?)
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// Called when a link ends, so that `last_heartbeat` survives a restart of the host.
+    pub async fn record_seen(&self, id: &NodeId, seen_ms: i64) -> Result<(), StoreError> {
+        sqlx::query("UPDATE nodes SET seen_ms = $2 WHERE id = $1")
+            .bind(id.as_str())
+            .bind(seen_ms)
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// Removes a node. With `force` its instances' rows go too: whatever is left on the machine
+    /// is no longer this cluster's.
+    pub async fn remove_node(&self, name: &NodeName, force: bool) -> Result<NodeId, StoreError> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let row = sqlx::query("SELECT id FROM nodes WHERE name = $1")
+            .bind(name.as_str())
+            .fetch_optional(&mut *tx)
+            .await?
+            .ok_or_else(|| StoreError::NotFound {
+                what: format!("node named '{name}'"),
+            })?;
+        let id: String = row.try_get("id")?;
+        let count: i64 = sqlx::query("SELECT COUNT(*) AS n FROM instances WHERE node_id = $1")
+            .bind(&id)
+            .fetch_one(&mut *tx)
+            .await?
+            .try_get("n")?;
+        if count > 0 && !force {
+            return Err(StoreError::Conflict {
+                what: format!("node '{name}' has {count} VPSes and"),
+            });
+        }
+        sqlx::query("DELETE FROM instances WHERE node_id = $1")
+            .bind(&id)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("DELETE FROM nodes WHERE id = $1")
+            .bind(&id)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(NodeId::new(id))
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|_| StoreError::Inconsistent {
+        table: "nodes",
+        column: "inventory",
+    })
+}
+
+fn read_name(row: &SqliteRow) -> Result<NodeName, StoreError> {
+    row.try_get::<String, _>("name")?
+        .parse()
+        .map_err(|_| StoreError::Inconsistent {
+            table: "nodes",
+            column: "name",
+        })
+}
+
+fn read_node(row: &SqliteRow) -> Result<NodeRow, StoreError> {
+    let damaged = |column| StoreError::Inconsistent {
+        table: "nodes",
+        column,
+    };
+    let inventory = match row.try_get::<Option<String>, _>("inventory")? {
+        None => None,
+        Some(text) => Some(serde_json::from_str(&text).map_err(|_| damaged("inventory"))?),
+    };
+    Ok(NodeRow {
+        id: NodeId::new(row.try_get::<String, _>("id")?),
+        name: read_name(row)?,
+        joined_ms: row.try_get("joined_ms")?,
+        inventory,
+        runner_version: row.try_get("runner_version")?,
+        clock_skew_ms: row.try_get("clock_skew_ms")?,
+        seen_ms: row.try_get("seen_ms")?,
+        cores_taken: u32::try_from(row.try_get::<i64, _>("cores_taken")?)
+            .map_err(|_| damaged("cores"))?,
+        memory_taken: row.try_get::<i64, _>("memory_taken")? as u64,
+        instances: row.try_get::<i64, _>("instances")? as u32,
+    })
+}

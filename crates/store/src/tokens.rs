@@ -1,0 +1,89 @@
+//! Join tokens: one row per token, its secret only as a hash, redeemed in the transaction that
+//! makes the node.
+
+use kohakuriver_model::{NodeId, NodeName};
+use sqlx::Row;
+
+use crate::{Store, StoreError};
+
+/// Why a token does not admit a node.
+#[derive(Debug, thiserror::Error)]
+pub enum RedeemError {
+    #[error("this join token is not known here")]
+    Unknown,
+    #[error("this join token expired")]
+    Expired,
+    #[error("this join token was used already, by node '{by}'")]
+    Used { by: String },
+    #[error("a node named '{0}' has joined already")]
+    NameTaken(NodeName),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for RedeemError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl Store {
+    /// Remembers a token by the SHA-256 of its secret, hex.
+    pub async fn create_join_token(
+        &self,
+        hash: &str,
+        now_ms: i64,
+        expires_ms: i64,
+    ) -> Result<(), StoreError> {
+        sqlx::query("INSERT INTO join_tokens (hash, created_ms, expires_ms) VALUES ($1, $2, $3)")
+            .bind(hash)
+            .bind(now_ms)
+            .bind(expires_ms)
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// Uses the token up and makes the node, both or neither.
+    pub async fn redeem_join_token(
+        &self,
+        hash: &str,
+        id: &NodeId,
+        name: &NodeName,
+        now_ms: i64,
+    ) -> Result<(), RedeemError> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let row = sqlx::query("SELECT expires_ms, used_by FROM join_tokens WHERE hash = $1")
+            .bind(hash)
+            .fetch_optional(&mut *tx)
+            .await?
+            .ok_or(RedeemError::Unknown)?;
+        if let Some(by) = row.try_get::<Option<String>, _>("used_by")? {
+            return Err(RedeemError::Used { by });
+        }
+        if row.try_get::<i64, _>("expires_ms")? <= now_ms {
+            return Err(RedeemError::Expired);
+        }
+        let taken = sqlx::query("SELECT 1 FROM nodes WHERE name = $1")
+            .bind(name.as_str())
+            .fetch_optional(&mut *tx)
+            .await?;
+        if taken.is_some() {
+            return Err(RedeemError::NameTaken(name.clone()));
+        }
+        sqlx::query("UPDATE join_tokens SET used_ms = $2, used_by = $3 WHERE hash = $1")
+            .bind(hash)
+            .bind(now_ms)
+            .bind(name.as_str())
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("INSERT INTO nodes (id, name, joined_ms) VALUES ($1, $2, $3)")
+            .bind(id.as_str())
+            .bind(name.as_str())
+            .bind(now_ms)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+}
