@@ -1,0 +1,225 @@
+//! Opening a stream to the agent inside an instance.
+//!
+//! ```text
+//!  runner: {"target":"ssh"} | {"target":"tcp","port":N} | {"target":"ping"} \n
+//!  agent:  {"ok":true} | {"ok":false,"error":".."} \n        then bytes, both ways
+//! ```
+//!
+//! The socket lies in a directory that the container's root owns, so nothing in it is trusted: no
+//! link is followed, only a socket is opened, and what answers may send little before it is done.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use kohakuriver_link::protocol::StreamTarget;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, fstat};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+const SOCKET: &str = "agent.sock";
+/// An answer is one short line.
+const ANSWER_BYTES: usize = 4096;
+/// The agent itself gives up on a port sooner.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case", tag = "target")]
+enum Request {
+    Ssh,
+    Tcp { port: u16 },
+    Ping,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    ok: bool,
+    #[serde(default)]
+    error: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error("the instance's agent cannot be reached")]
+    Unreachable(#[source] io::Error),
+    #[error("the instance's agent did not answer in time")]
+    Slow,
+    #[error("the instance's agent gave an answer that is none")]
+    Malformed,
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Opens a stream to `target`; from then on it carries bytes.
+pub async fn open(run_dir: &Path, target: &StreamTarget) -> Result<UnixStream, AgentError> {
+    let request = match target {
+        StreamTarget::Ssh => Request::Ssh,
+        StreamTarget::Tcp { port } => Request::Tcp { port: *port },
+    };
+    within(OPEN_LIMIT, ask(run_dir, &request)).await
+}
+
+/// Whether the agent is up.
+pub async fn ping(run_dir: &Path) -> Result<(), AgentError> {
+    within(Duration::from_secs(2), ask(run_dir, &Request::Ping))
+        .await
+        .map(drop)
+}
+
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, AgentError>>,
+) -> Result<T, AgentError> {
+    tokio::time::timeout(limit, work)
+        .await
+        .unwrap_or(Err(AgentError::Slow))
+}
+
+async fn ask(run_dir: &Path, request: &Request) -> Result<UnixStream, AgentError> {
+    let mut stream = connect(run_dir).await.map_err(AgentError::Unreachable)?;
+    let mut line = serde_json::to_vec(request).map_err(|_| AgentError::Malformed)?;
+    line.push(b'\n');
+    stream
+        .write_all(&line)
+        .await
+        .map_err(AgentError::Unreachable)?;
+    let answer: Answer = serde_json::from_slice(&read_line(&mut stream).await?)
+        .map_err(|_| AgentError::Malformed)?;
+    match answer {
+        Answer { ok: true, .. } => Ok(stream),
+        Answer { ok: false, error } => {
+            Err(AgentError::Refused(error.unwrap_or_else(|| {
+                "the instance's agent refused".to_owned()
+            })))
+        }
+    }
+}
+
+/// Byte by byte, because what follows the line belongs to the stream.
+async fn read_line(stream: &mut UnixStream) -> Result<Vec<u8>, AgentError> {
+    let mut line = Vec::with_capacity(64);
+    loop {
+        match stream.read_u8().await.map_err(AgentError::Unreachable)? {
+            b'\n' => return Ok(line),
+            _ if line.len() == ANSWER_BYTES => return Err(AgentError::Malformed),
+            byte => line.push(byte),
+        }
+    }
+}
+
+async fn connect(run_dir: &Path) -> io::Result<UnixStream> {
+    let socket = open_socket(run_dir)?;
+    // Through the descriptor: what was checked is what is connected to, whatever the name means
+    // by now, and the path is shorter than the 108 bytes a socket address has.
+    UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await
+}
+
+fn open_socket(run_dir: &Path) -> io::Result<OwnedFd> {
+    let dir: File = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(run_dir)?;
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let socket = openat(&dir, SOCKET, flags, Mode::empty())?;
+    let kind = SFlag::from_bits_truncate(fstat(&socket)?.st_mode) & SFlag::S_IFMT;
+    if kind != SFlag::S_IFSOCK {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "agent.sock is not a socket",
+        ));
+    }
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    async fn answering(dir: &Path, answer: &'static [u8]) {
+        let listener = UnixListener::bind(dir.join(SOCKET)).unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = read_line(&mut stream).await;
+                let _ = stream.write_all(answer).await;
+            }
+        });
+    }
+
+    #[tokio::test]
+    async fn bytes_after_the_answer_belong_to_the_stream() {
+        let dir = tempfile::tempdir().unwrap();
+        answering(dir.path(), b"{\"ok\":true}\nSSH-2.0").await;
+        let mut stream = open(dir.path(), &StreamTarget::Tcp { port: 80 })
+            .await
+            .unwrap();
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "SSH-2.0");
+        ping(dir.path()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_refusal_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        answering(
+            dir.path(),
+            b"{\"ok\":false,\"error\":\"nothing listens\"}\n",
+        )
+        .await;
+        let error = open(dir.path(), &StreamTarget::Ssh).await.unwrap_err();
+        assert_eq!(error.to_string(), "nothing listens");
+    }
+
+    #[tokio::test]
+    async fn an_endless_answer_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        answering(dir.path(), &[b'x'; 3 * ANSWER_BYTES]).await;
+        assert!(matches!(ping(dir.path()).await, Err(AgentError::Malformed)));
+    }
+
+    #[tokio::test]
+    async fn links_and_files_in_the_containers_directory_are_refused() {
+        let outside = tempfile::tempdir().unwrap();
+        answering(outside.path(), b"{\"ok\":true}\n").await;
+        ping(outside.path()).await.unwrap();
+
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join(SOCKET);
+        symlink(outside.path().join(SOCKET), &socket).unwrap();
+        assert!(matches!(
+            ping(dir.path()).await,
+            Err(AgentError::Unreachable(_))
+        ));
+        std::fs::remove_file(&socket).unwrap();
+        std::fs::write(&socket, b"").unwrap();
+        assert!(matches!(
+            ping(dir.path()).await,
+            Err(AgentError::Unreachable(_))
+        ));
+        let linked = outside.path().join("linked");
+        symlink(outside.path(), &linked).unwrap();
+        assert!(matches!(
+            ping(&linked).await,
+            Err(AgentError::Unreachable(_))
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_path_longer_than_a_socket_address_works() {
+        let dir = tempfile::tempdir().unwrap();
+        answering(dir.path(), b"{\"ok\":true}\n").await;
+        let long = dir.path().join("x".repeat(120));
+        std::fs::create_dir(&long).unwrap();
+        std::fs::rename(dir.path().join(SOCKET), long.join(SOCKET)).unwrap();
+        ping(&long).await.unwrap();
+    }
+}

@@ -1,0 +1,124 @@
+//! What an instance runs on, behind one trait: Docker today, a fake in tests.
+//!
+//! A backend only does what it is told and shows what is there; when to do what is decided in
+//! [`plan`](crate::plan). Every act may be repeated: starting what runs, stopping what rests and
+//! removing what is gone succeed.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use kohakuriver_link::protocol::Order;
+use kohakuriver_model::{DockerState, FailureCode, TaskId};
+
+pub mod docker;
+
+pub use crate::plan::{Found, Life};
+
+/// Receives what is being done and how far it is, in percent.
+pub type Progress<'a> = &'a (dyn Fn(String, Option<u8>) + Send + Sync);
+
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// Whether it can work now, quickly.
+    async fn probe(&self) -> DockerState;
+
+    /// Makes the image available and returns its identity. Dropping the future gives up.
+    async fn prepare(&self, order: &Order, progress: Progress<'_>) -> Result<String, BackendError>;
+
+    /// Makes the instance from a prepared image, not started.
+    async fn create(&self, order: &Order, image: &str) -> Result<(), BackendError>;
+
+    async fn start(&self, id: TaskId) -> Result<(), BackendError>;
+
+    /// Asks it to end, and ends it after `grace`. Its disk stays.
+    async fn stop(&self, id: TaskId, grace: Duration) -> Result<(), BackendError>;
+
+    /// Removes it with its disk, running or not.
+    async fn remove(&self, id: TaskId) -> Result<(), BackendError>;
+
+    async fn inspect(&self, id: TaskId) -> Result<Option<Found>, BackendError>;
+
+    /// Every instance of this node that is there.
+    async fn list(&self) -> Result<Vec<(TaskId, Found)>, BackendError>;
+
+    /// The last lines the instance wrote, for error messages.
+    async fn log_tail(&self, id: TaskId) -> String;
+
+    /// Changes, as hints to look again. The stream never ends.
+    fn events(&self) -> BoxStream<'static, Change>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Instance(TaskId),
+    /// Events may have been missed.
+    Everything,
+}
+
+/// Why a backend could not do it. Clonable, because waiters share one pull.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum BackendError {
+    #[error("the Docker engine of this node is not available: {reason}")]
+    Unavailable { reason: String, hint: String },
+    #[error("image {image} is not on this node and cannot be pulled: {reason}")]
+    ImageNotFound { image: String, reason: String },
+    #[error("{what}: {reason}")]
+    ImageUnavailable {
+        what: String,
+        reason: String,
+        hint: String,
+    },
+    #[error("there is no environment '{name}' in shared storage ({known})")]
+    EnvironmentNotFound { name: String, known: String },
+    #[error("the node's disk is full: {reason}")]
+    DiskFull { reason: String },
+    #[error("Docker would not {act} it: {reason}")]
+    Refused { act: &'static str, reason: String },
+    #[error("{act} did not end within {seconds} s")]
+    Slow { act: &'static str, seconds: u64 },
+}
+
+impl BackendError {
+    pub fn code(&self) -> FailureCode {
+        match self {
+            Self::Unavailable { .. } => FailureCode::EngineUnavailable,
+            Self::ImageNotFound { .. } => FailureCode::ImageNotFound,
+            Self::ImageUnavailable { .. } => FailureCode::ImageUnavailable,
+            Self::EnvironmentNotFound { .. } => FailureCode::EnvironmentNotFound,
+            Self::DiskFull { .. } => FailureCode::DiskFull,
+            Self::Refused { .. } => FailureCode::StartRefused,
+            Self::Slow { .. } => FailureCode::Internal,
+        }
+    }
+
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Unavailable { hint, .. } | Self::ImageUnavailable { hint, .. } => hint.as_str(),
+            Self::ImageNotFound { .. } => {
+                "check the name, let the node reach its registry, or copy the image there with \
+                 'docker save IMAGE | ssh NODE docker load'"
+            }
+            Self::EnvironmentNotFound { .. } => {
+                "use one of the names listed, or put NAME-UNIXTIME.tar there"
+            }
+            Self::DiskFull { .. } => {
+                "free space on the node ('docker system df' shows where it is)"
+            }
+            Self::Refused { .. } | Self::Slow { .. } => return None,
+        };
+        Some(text.to_owned())
+    }
+
+    /// Nothing is known of the instance now: ask again later rather than report.
+    pub fn is_engine_away(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } | Self::Slow { .. } => true,
+            Self::ImageNotFound { .. }
+            | Self::ImageUnavailable { .. }
+            | Self::EnvironmentNotFound { .. }
+            | Self::DiskFull { .. }
+            | Self::Refused { .. } => false,
+        }
+    }
+}

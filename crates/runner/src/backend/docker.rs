@@ -1,0 +1,134 @@
+//! Docker containers, over the engine's HTTP API.
+//!
+//! ```text
+//!  client      one connection per request; finds out again who it talks to after a failure
+//!  image       registry, environment tarball or base environment -> image id
+//!  base_image  the base environment, built where nobody else made one
+//!  container   create, start, stop, remove, inspect
+//!  events      what changed, as hints
+//! ```
+//!
+//! Labels say what is ours: nothing else is ever touched.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::query_parameters::LogsOptionsBuilder;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use kohakuriver_link::protocol::Order;
+use kohakuriver_model::{DockerState, NodeName, TaskId};
+
+use crate::backend::{Backend, BackendError, Change, Found, Progress};
+use crate::layout::Layout;
+
+mod base_image;
+mod client;
+mod container;
+mod events;
+mod image;
+mod shared_job;
+mod tarball;
+
+pub use client::Engine;
+
+/// What the Docker backend needs to know of its node.
+#[derive(Clone, Debug)]
+pub struct DockerConfig {
+    pub layout: Layout,
+    pub node: NodeName,
+    /// `None`: `DOCKER_HOST`, else `/var/run/docker.sock`.
+    pub socket: Option<PathBuf>,
+    /// Pulled for the base environment before building one.
+    pub default_image: String,
+}
+
+#[derive(Debug)]
+pub struct DockerBackend {
+    engine: Arc<Engine>,
+    config: DockerConfig,
+    images: image::Images,
+}
+
+impl DockerBackend {
+    pub fn new(config: DockerConfig) -> Self {
+        let engine = Arc::new(Engine::new(config.socket.clone()));
+        let images = image::Images::new(
+            Arc::clone(&engine),
+            config.layout.clone(),
+            config.default_image.clone(),
+        );
+        Self {
+            engine,
+            config,
+            images,
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for DockerBackend {
+    async fn probe(&self) -> DockerState {
+        self.engine.probe().await
+    }
+
+    async fn prepare(&self, order: &Order, progress: Progress<'_>) -> Result<String, BackendError> {
+        self.images.prepare(&order.spec.image, progress).await
+    }
+
+    async fn create(&self, order: &Order, image: &str) -> Result<(), BackendError> {
+        container::create(&self.engine, &self.config, order, image).await
+    }
+
+    async fn start(&self, id: TaskId) -> Result<(), BackendError> {
+        container::start(&self.engine, id).await
+    }
+
+    async fn stop(&self, id: TaskId, grace: Duration) -> Result<(), BackendError> {
+        container::stop(&self.engine, id, grace).await
+    }
+
+    async fn remove(&self, id: TaskId) -> Result<(), BackendError> {
+        container::remove(&self.engine, id).await
+    }
+
+    async fn inspect(&self, id: TaskId) -> Result<Option<Found>, BackendError> {
+        container::inspect(&self.engine, id).await
+    }
+
+    async fn list(&self) -> Result<Vec<(TaskId, Found)>, BackendError> {
+        container::list(&self.engine, &self.config.node).await
+    }
+
+    async fn log_tail(&self, id: TaskId) -> String {
+        let Ok(docker) = self.engine.docker().await else {
+            return String::new();
+        };
+        let options = LogsOptionsBuilder::default()
+            .stdout(true)
+            .stderr(true)
+            .tail("20")
+            .build();
+        let lines = docker.logs(&container::name(id), Some(options));
+        // Bounded: a container may write lines of any length.
+        let text = lines
+            .take_while(|line| std::future::ready(line.is_ok()))
+            .filter_map(|line| std::future::ready(line.ok()))
+            .fold(String::new(), |mut text, line| {
+                text.push_str(&line.to_string());
+                std::future::ready(text)
+            });
+        let text = tokio::time::timeout(Duration::from_secs(5), text)
+            .await
+            .unwrap_or_default();
+        let text = text.trim();
+        let start = text.ceil_char_boundary(text.len().saturating_sub(1500));
+        text[start..].to_owned()
+    }
+
+    fn events(&self) -> BoxStream<'static, Change> {
+        events::stream(Arc::clone(&self.engine))
+    }
+}

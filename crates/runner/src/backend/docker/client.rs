@@ -1,0 +1,182 @@
+//! The way to the engine.
+//!
+//! ```text
+//!  unknown --version answered--> known (API version agreed) --request failed to reach it--> unknown
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bollard::errors::Error;
+use bollard::{API_DEFAULT_VERSION, Docker};
+use kohakuriver_model::DockerState;
+
+use crate::backend::BackendError;
+
+const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+/// For the head of an answer. Loads and imports answer only when they are done.
+const REQUEST_LIMIT: Duration = Duration::from_secs(3600);
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub struct Engine {
+    socket: PathBuf,
+    agreed: Mutex<Option<Docker>>,
+}
+
+impl Engine {
+    pub fn new(socket: Option<PathBuf>) -> Self {
+        let from_environment = || {
+            let address = std::env::var("DOCKER_HOST").ok()?;
+            address.strip_prefix("unix://").map(PathBuf::from)
+        };
+        let socket = socket
+            .or_else(from_environment)
+            .unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET));
+        Self {
+            socket,
+            agreed: Mutex::new(None),
+        }
+    }
+
+    /// A client that speaks the engine's version of the API.
+    pub async fn docker(&self) -> Result<Docker, BackendError> {
+        if let Some(docker) = self
+            .agreed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+        {
+            return Ok(docker);
+        }
+        let docker = self.agree().await?;
+        self.set(Some(docker.clone()));
+        Ok(docker)
+    }
+
+    pub async fn probe(&self) -> DockerState {
+        let version = async {
+            let docker = self.docker().await?;
+            docker.version().await.map_err(|error| self.failure(error))
+        };
+        match tokio::time::timeout(PROBE_LIMIT, version).await {
+            Ok(Ok(version)) => DockerState::Ready {
+                version: version.version.unwrap_or_default(),
+            },
+            Ok(Err(error)) => {
+                let hint = error
+                    .hint()
+                    .map(|hint| format!(": {hint}"))
+                    .unwrap_or_default();
+                let BackendError::Unavailable { reason, .. } = &error else {
+                    return DockerState::Unavailable {
+                        reason: format!("{error}{hint}"),
+                    };
+                };
+                DockerState::Unavailable {
+                    reason: format!("{reason}{hint}"),
+                }
+            }
+            Err(_) => DockerState::Unavailable {
+                reason: format!("it does not answer at {}", self.socket.display()),
+            },
+        }
+    }
+
+    /// What an error means where the act itself cannot be at fault; forgets an engine that is away.
+    pub fn failure(&self, error: Error) -> BackendError {
+        self.refused("do", error)
+    }
+
+    /// As [`Self::failure`], naming the act for the case that the engine said no.
+    pub fn refused(&self, act: &'static str, error: Error) -> BackendError {
+        let text = plain(&error);
+        if is_disk_full(&text) {
+            return BackendError::DiskFull { reason: text };
+        }
+        match error {
+            Error::DockerResponseServerError { .. } | Error::DockerStreamError { .. } => {
+                BackendError::Refused { act, reason: text }
+            }
+            Error::RequestTimeoutError => {
+                self.set(None);
+                BackendError::Slow {
+                    act,
+                    seconds: REQUEST_LIMIT.as_secs(),
+                }
+            }
+            // Bollard's other errors are ways of not getting a whole answer.
+            other => {
+                self.set(None);
+                self.unavailable(&chain(&other))
+            }
+        }
+    }
+
+    async fn agree(&self) -> Result<Docker, BackendError> {
+        let path = self.socket.to_string_lossy();
+        let docker = Docker::connect_with_unix(&path, REQUEST_LIMIT.as_secs(), API_DEFAULT_VERSION)
+            .map_err(|error| self.unavailable(&chain(&error)))?;
+        match tokio::time::timeout(PROBE_LIMIT, docker.negotiate_version()).await {
+            Ok(answer) => answer.map_err(|error| self.unavailable(&chain(&error))),
+            Err(_) => Err(self.unavailable("it does not answer")),
+        }
+    }
+
+    fn unavailable(&self, reason: &str) -> BackendError {
+        let at = self.socket.display();
+        BackendError::Unavailable {
+            reason: format!("{reason} ({at})"),
+            hint: hint(&self.socket).to_owned(),
+        }
+    }
+
+    fn set(&self, docker: Option<Docker>) {
+        *self.agreed.lock().unwrap_or_else(PoisonError::into_inner) = docker;
+    }
+}
+
+fn hint(socket: &Path) -> &'static str {
+    match std::fs::metadata(socket) {
+        Ok(_) => "start it with 'systemctl start docker', and run the runner as root",
+        Err(_) => {
+            "install Docker on the node ('apt-get install docker.io') and start it with \
+             'systemctl start docker'"
+        }
+    }
+}
+
+/// The engine's own words, without the client's wrapping.
+pub fn plain(error: &Error) -> String {
+    match error {
+        Error::DockerResponseServerError { message, .. } => message.clone(),
+        Error::DockerStreamError { error } => error.clone(),
+        other => chain(other),
+    }
+}
+
+pub fn is_disk_full(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    text.contains("no space left on device") || text.contains("disk quota exceeded")
+}
+
+pub fn status(error: &Error) -> Option<u16> {
+    match error {
+        Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
+        _ => None,
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

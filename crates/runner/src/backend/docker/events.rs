@@ -1,0 +1,84 @@
+//! Container events as hints.
+//!
+//! ```text
+//!  away --engine answers--> listening (tell: look at everything) --stream ends--> away (tell too)
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::models::EventMessage;
+use bollard::query_parameters::EventsOptionsBuilder;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use tokio::sync::mpsc;
+
+use super::client::Engine;
+use super::container::{LABEL_MANAGED, LABEL_TASK};
+use crate::backend::Change;
+
+/// Listeners only look again, so a short pause is enough and costs nothing.
+const RETRY: Duration = Duration::from_secs(1);
+/// Bursts wait in Docker's socket beyond this.
+const QUEUE: usize = 256;
+
+pub fn stream(engine: Arc<Engine>) -> BoxStream<'static, Change> {
+    let (sender, mut receiver) = mpsc::channel(QUEUE);
+    let task = tokio::spawn(async move {
+        while listen(&engine, &sender).await.is_ok() {
+            tokio::time::sleep(RETRY).await;
+        }
+    });
+    let guard = AbortOnDrop(task);
+    futures_util::stream::poll_fn(move |context| {
+        let _held = &guard;
+        receiver.poll_recv(context)
+    })
+    .boxed()
+}
+
+/// Passes events on until the engine goes away; an error means that nobody listens any more.
+async fn listen(engine: &Engine, sender: &mpsc::Sender<Change>) -> Result<(), ()> {
+    if sender.is_closed() {
+        return Err(());
+    }
+    let Ok(docker) = engine.docker().await else {
+        return Ok(());
+    };
+    let filters = HashMap::from([
+        ("type".to_owned(), vec!["container".to_owned()]),
+        ("label".to_owned(), vec![format!("{LABEL_MANAGED}=true")]),
+    ]);
+    let options = EventsOptionsBuilder::default().filters(&filters).build();
+    let mut events = Box::pin(docker.events(Some(options)));
+    sender.send(Change::Everything).await.map_err(drop)?;
+    while let Some(Ok(event)) = events.next().await {
+        if let Some(change) = change(&event) {
+            sender.send(change).await.map_err(drop)?;
+        }
+    }
+    sender.send(Change::Everything).await.map_err(drop)
+}
+
+fn change(event: &EventMessage) -> Option<Change> {
+    let action = event.action.as_deref()?;
+    let matters = ["die", "start", "destroy", "oom", "pause", "unpause"].contains(&action);
+    let id = event
+        .actor
+        .as_ref()?
+        .attributes
+        .as_ref()?
+        .get(LABEL_TASK)?
+        .parse()
+        .ok()?;
+    matters.then_some(Change::Instance(id))
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,129 @@
+//! Telling an image archive (`docker save`) from a plain root filesystem, by names in the tar.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+const BLOCK: usize = 512;
+/// Archives of images have few entries; a root filesystem gives itself away long before.
+const MOST_ENTRIES: usize = 10_000;
+const OF_ROOTS: [&str; 6] = ["etc", "usr", "bin", "var", "dev", "root"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TarKind {
+    /// `docker save` or an OCI layout: loaded as it is.
+    Image,
+    /// A root filesystem: imported.
+    RootFs,
+}
+
+/// Looks at names only, seeking over contents.
+pub fn kind(path: &Path) -> io::Result<TarKind> {
+    let mut file = File::open(path)?;
+    let mut block = [0u8; BLOCK];
+    for _ in 0..MOST_ENTRIES {
+        match file.read_exact(&mut block) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+            other => other?,
+        }
+        if !block.starts_with(&[0]) && &block[257..262] != b"ustar" {
+            // Compressed, which only Docker looks into: archives of images are what people pack.
+            return Ok(TarKind::Image);
+        }
+        let name = text(&block[..100]);
+        let name = name.trim_start_matches("./").trim_end_matches('/');
+        if ["manifest.json", "oci-layout", "index.json", "repositories"].contains(&name) {
+            return Ok(TarKind::Image);
+        }
+        if OF_ROOTS.contains(&name.split('/').next().unwrap_or_default()) {
+            return Ok(TarKind::RootFs);
+        }
+        let Some(size) = size(&block[124..136]) else {
+            break;
+        };
+        let padded = size.div_ceil(BLOCK as u64).saturating_mul(BLOCK as u64);
+        let skip = i64::try_from(padded).map_err(io::Error::other)?;
+        file.seek(SeekFrom::Current(skip))?;
+    }
+    Ok(TarKind::RootFs)
+}
+
+fn text(field: &[u8]) -> String {
+    let end = field
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(field.len());
+    String::from_utf8_lossy(&field[..end]).into_owned()
+}
+
+/// Octal text, or big-endian binary where the first bit is set (files of 8 GiB and more).
+fn size(field: &[u8]) -> Option<u64> {
+    if field.first().is_some_and(|byte| byte & 0x80 != 0) {
+        let bytes: [u8; 8] = field.get(4..12)?.try_into().ok()?;
+        return Some(u64::from_be_bytes(bytes));
+    }
+    let digits = text(field);
+    let digits = digits.trim();
+    if digits.is_empty() {
+        Some(0)
+    } else {
+        u64::from_str_radix(digits, 8).ok()
+    }
+}
+
+/// A tar of the given names with content, for tests.
+#[cfg(test)]
+pub(crate) fn sample(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut tar = Vec::new();
+    for (name, content) in entries {
+        let mut block = [0u8; BLOCK];
+        block[..name.len()].copy_from_slice(name.as_bytes());
+        block[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
+        block[257..262].copy_from_slice(b"ustar");
+        tar.extend_from_slice(&block);
+        tar.extend_from_slice(content);
+        tar.resize(tar.len().next_multiple_of(BLOCK), 0);
+    }
+    tar.resize(tar.len() + 2 * BLOCK, 0);
+    tar
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn kind_of(content: &[u8]) -> TarKind {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), content).unwrap();
+        kind(file.path()).unwrap()
+    }
+
+    #[test]
+    fn images_and_root_filesystems_are_told_apart() {
+        let layer = vec![7u8; 5000];
+        let image = sample(&[
+            ("abc/layer.tar", &layer),
+            ("abc/json", b"{}"),
+            ("manifest.json", b"[]"),
+        ]);
+        assert_eq!(kind_of(&image), TarKind::Image);
+        let oci = sample(&[("blobs/sha256/x", &layer), ("oci-layout", b"{}")]);
+        assert_eq!(kind_of(&oci), TarKind::Image);
+        let root = sample(&[
+            ("./", b""),
+            ("./lib", b""),
+            ("./etc/", b""),
+            ("./manifest.json", b""),
+        ]);
+        assert_eq!(kind_of(&root), TarKind::RootFs);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            kind_of(&bytes);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Data connections: dialled ahead, idle at the host until it wants a stream.
+//!
+//! ```text
+//!  dialling --connected--> idle --StreamOpen--> (a replacement is dialled) relaying --both done--> gone
+//!     |--failed--> told to the host, tried again    |--closed--> dialled again
+//! ```
+//!
+//! Idle connections belong to one control session; streams that were opened outlive it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kohakuriver_link::backoff::Backoff;
+use kohakuriver_link::client::{LinkStream, connect_data};
+use kohakuriver_link::frame::FrameStream;
+use kohakuriver_link::pki::RunnerIdentity;
+use kohakuriver_link::protocol::{StreamOpen, StreamOpened};
+use kohakuriver_net::relay;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::agent_stream;
+use crate::clock;
+use crate::layout::Layout;
+
+/// Enough for a click that opens a terminal and a file list at once.
+const IDLE: usize = 2;
+/// Each costs two sockets and 256 KiB of buffers.
+const MOST_STREAMS: usize = 2048;
+/// What one request of the host may ask for.
+const MOST_EXTRA: u32 = 64;
+
+/// The streams of this node, whatever session they came from.
+#[derive(Debug)]
+pub struct Streams {
+    layout: Layout,
+    room: Arc<Semaphore>,
+}
+
+impl Streams {
+    pub fn new(layout: Layout) -> Self {
+        Self {
+            layout,
+            room: Arc::new(Semaphore::new(MOST_STREAMS)),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct DataPool {
+    dialler: Arc<Dialler>,
+    extra: Arc<Semaphore>,
+    _end: DropGuard,
+}
+
+#[derive(Debug)]
+struct Dialler {
+    streams: Arc<Streams>,
+    identity: watch::Receiver<RunnerIdentity>,
+    failures: mpsc::Sender<String>,
+    end: CancellationToken,
+}
+
+impl DataPool {
+    pub fn start(
+        streams: Arc<Streams>,
+        identity: watch::Receiver<RunnerIdentity>,
+        failures: mpsc::Sender<String>,
+    ) -> Self {
+        let end = CancellationToken::new();
+        let dialler = Arc::new(Dialler {
+            streams,
+            identity,
+            failures,
+            end: end.clone(),
+        });
+        for _ in 0..IDLE {
+            let dialler = Arc::clone(&dialler);
+            tokio::spawn(async move { dialler.keep_one_idle().await });
+        }
+        let extra = Arc::new(Semaphore::new(MOST_EXTRA as usize));
+        Self {
+            dialler,
+            extra,
+            _end: end.drop_guard(),
+        }
+    }
+
+    /// Dials more at once: the host has nothing idle left.
+    pub fn dial(&self, count: u32) {
+        for _ in 0..count {
+            // The host asks again for what it still lacks.
+            let Ok(permit) = Arc::clone(&self.extra).try_acquire_owned() else {
+                return;
+            };
+            let dialler = Arc::clone(&self.dialler);
+            tokio::spawn(async move {
+                let _permit = permit;
+                if let Ok(taken) = dialler.dial_and_wait().await {
+                    dialler.open(taken);
+                }
+            });
+        }
+    }
+}
+
+type Taken = (FrameStream<LinkStream>, StreamOpen);
+
+/// The connection came to nothing.
+struct Lost;
+
+impl Dialler {
+    async fn keep_one_idle(&self) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        while !self.end.is_cancelled() {
+            match self.dial_and_wait().await {
+                Ok(taken) => {
+                    backoff.reset();
+                    self.open(taken);
+                }
+                Err(Lost) => {
+                    let wait = backoff.next(clock::jitter());
+                    let _ = tokio::time::timeout(wait, self.end.cancelled()).await;
+                }
+            }
+        }
+    }
+
+    async fn dial_and_wait(&self) -> Result<Taken, Lost> {
+        let work = async {
+            let identity = self.identity.borrow().clone();
+            let stream = match connect_data(&identity).await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    // A full queue has told the host already.
+                    let _ = self.failures.try_send(error.to_string());
+                    return Err(Lost);
+                }
+            };
+            let mut frames = FrameStream::new(stream);
+            match frames.receive::<StreamOpen>().await {
+                Ok(open) => Ok((frames, open)),
+                Err(error) => {
+                    tracing::debug!(%error, "an idle data connection ended");
+                    Err(Lost)
+                }
+            }
+        };
+        tokio::select! {
+            taken = work => taken,
+            () = self.end.cancelled() => Err(Lost),
+        }
+    }
+
+    fn open(&self, (frames, open): Taken) {
+        let streams = Arc::clone(&self.streams);
+        tokio::spawn(async move { serve(streams, frames, open).await });
+    }
+}
+
+/// Connects one stream to the instance and copies until both sides are done.
+async fn serve(streams: Arc<Streams>, mut frames: FrameStream<LinkStream>, open: StreamOpen) {
+    let refuse = |error: String| StreamOpened::Refused { error };
+    let Ok(_room) = Arc::clone(&streams.room).try_acquire_owned() else {
+        let error = format!("the node has {MOST_STREAMS} streams open already");
+        let _ = frames.send(&refuse(error)).await;
+        return;
+    };
+    let run = streams.layout.run(open.task_id);
+    let agent = match agent_stream::open(&run, &open.target).await {
+        Ok(agent) => agent,
+        Err(error) => {
+            let _ = frames.send(&refuse(error.to_string())).await;
+            return;
+        }
+    };
+    if let Err(error) = join(frames, agent).await {
+        tracing::debug!(task_id = %open.task_id, %error, "a stream broke");
+    }
+}
+
+async fn join(mut frames: FrameStream<LinkStream>, mut agent: UnixStream) -> std::io::Result<()> {
+    frames
+        .send(&StreamOpened::Opened)
+        .await
+        .map_err(std::io::Error::other)?;
+    let (link, early) = frames.into_parts();
+    agent.write_all(&early).await?;
+    relay(link, agent).await.map(drop)
+}

@@ -1,0 +1,432 @@
+//! One instance's single writer.
+//!
+//! ```text
+//!  look (ledger, backend) --plan--> step --done--> look again
+//!                            |--rest--> publish, wait for: order | backend event | timer
+//!  engine away: publish nothing, wait, look again      newer order while waiting: give up, look
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kohakuriver_link::backoff::Backoff;
+use kohakuriver_link::protocol::Order;
+use kohakuriver_model::{Desired, FailureCode, Observation, Observed, TaskId};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent_files;
+use crate::agent_stream;
+use crate::backend::{Backend, BackendError};
+use crate::board::Board;
+use crate::clock;
+use crate::layout::Layout;
+use crate::ledger::{Ledger, LedgerError, Record};
+use crate::plan::{Failure, Step, plan};
+
+/// How long an agent may take to answer; it is a small static program.
+const AGENT_LIMIT: Duration = Duration::from_secs(30);
+/// Steps that follow each other without rest, before something must be wrong.
+const MOST_STEPS: u32 = 20;
+
+/// What every driver shares.
+pub struct Shared {
+    pub backend: Arc<dyn Backend>,
+    pub ledger: Ledger,
+    pub layout: Layout,
+    pub board: Arc<Board>,
+    pub boot: String,
+    pub stop_grace: Duration,
+    pub shutdown: CancellationToken,
+}
+
+pub struct Driver {
+    shared: Arc<Shared>,
+    id: TaskId,
+    orders: watch::Receiver<Order>,
+    nudges: Arc<Notify>,
+    record: Record,
+    host_key: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error("the backend could not do it")]
+    Backend(#[from] BackendError),
+    #[error("the ledger could not be written")]
+    Ledger(#[from] LedgerError),
+    #[error("the instance's files could not be written")]
+    Files(#[from] std::io::Error),
+    #[error("a newer order came")]
+    Superseded,
+}
+
+enum Next {
+    Again,
+    Wait,
+    Gone,
+}
+
+impl Driver {
+    pub fn new(
+        shared: Arc<Shared>,
+        record: Record,
+        orders: watch::Receiver<Order>,
+        nudges: Arc<Notify>,
+    ) -> Self {
+        let id = record.order.task_id;
+        let host_key = agent_files::public_host_key(&shared.layout, id);
+        Self {
+            shared,
+            id,
+            orders,
+            nudges,
+            record,
+            host_key,
+        }
+    }
+
+    /// Runs until the instance is gone or the runner ends.
+    pub async fn run(mut self) {
+        let mut retry = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let mut steps = 0;
+        let shutdown = self.shared.shutdown.clone();
+        while !shutdown.is_cancelled() {
+            let wait = match self.advance().await {
+                Ok(Next::Gone) => return,
+                Ok(Next::Again) if steps < MOST_STEPS => {
+                    steps += 1;
+                    continue;
+                }
+                Ok(Next::Again) => {
+                    tracing::warn!(task_id = %self.id, "the instance does not settle");
+                    Some(retry.next(clock::jitter()))
+                }
+                Ok(Next::Wait) => {
+                    retry.reset();
+                    None
+                }
+                Err(StepError::Superseded) => continue,
+                Err(error) => {
+                    self.report_trouble(&error);
+                    Some(retry.next(clock::jitter()))
+                }
+            };
+            steps = 0;
+            let timer = async {
+                match wait {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                // The fleet keeps the sender for as long as this task runs.
+                _ = self.orders.changed() => {}
+                () = self.nudges.notified() => {}
+                () = timer => {}
+            }
+        }
+    }
+
+    /// Looks once and does one step.
+    async fn advance(&mut self) -> Result<Next, StepError> {
+        self.take_order()?;
+        let found = match self.shared.backend.inspect(self.id).await {
+            Ok(found) => found,
+            Err(error) if error.is_engine_away() && !self.record.attempted => {
+                return self.without_engine(error);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let step = plan(&self.record.view(&self.shared.boot), found.as_ref());
+        tracing::debug!(task_id = %self.id, ?step, "next step");
+        match step {
+            Step::Create => self.create().await?,
+            Step::Start { before } => self.start(before).await?,
+            Step::ConfirmStart => self.write(Record::confirm_start)?,
+            Step::AwaitAgent { started_at_ms } => self.await_agent(started_at_ms).await?,
+            Step::RecordEarlyEnd { exit_code } => self.record_early_end(exit_code).await?,
+            Step::Stop => {
+                if self.record.order.intent.desired == Desired::Running {
+                    self.provisioning("stopping");
+                }
+                self.shared
+                    .backend
+                    .stop(self.id, self.shared.stop_grace)
+                    .await?;
+            }
+            Step::Remove => self.shared.backend.remove(self.id).await?,
+            Step::Forget => {
+                self.shared.ledger.forget(self.id)?;
+                self.host_key = None;
+                self.publish(Observed::Absent);
+                tracing::info!(task_id = %self.id, "deleted");
+                return Ok(Next::Gone);
+            }
+            Step::Rest(seen) => {
+                if found.is_none() && self.record.attempted && self.record.failure.is_some() {
+                    self.write(Record::nothing_created)?;
+                }
+                self.publish(seen);
+                return Ok(Next::Wait);
+            }
+        }
+        Ok(Next::Again)
+    }
+
+    fn take_order(&mut self) -> Result<(), StepError> {
+        let order = self.orders.borrow_and_update().clone();
+        let mut newer = self.record.clone();
+        if newer.accept(&order, clock::now_ms()) {
+            self.shared.ledger.save(&newer)?;
+            tracing::info!(
+                task_id = %self.id,
+                desired = ?order.intent.desired,
+                generation = order.intent.generation,
+                "new order"
+            );
+            self.record = newer;
+        }
+        Ok(())
+    }
+
+    /// The engine cannot be asked, and never was asked to make anything: that much is known.
+    fn without_engine(&mut self, error: BackendError) -> Result<Next, StepError> {
+        match self.record.order.intent.desired {
+            Desired::Deleted => {
+                self.shared.ledger.forget(self.id)?;
+                self.publish(Observed::Absent);
+                Ok(Next::Gone)
+            }
+            Desired::Running => {
+                self.record_failure(error.code(), error.to_string(), error.hint(), true)?;
+                let view = self.record.view(&self.shared.boot);
+                if let Step::Rest(seen) = plan(&view, None) {
+                    self.publish(seen);
+                }
+                Ok(Next::Wait)
+            }
+            Desired::Stopped => {
+                let view = self.record.view(&self.shared.boot);
+                if let Step::Rest(seen) = plan(&view, None) {
+                    self.publish(seen);
+                }
+                Ok(Next::Wait)
+            }
+        }
+    }
+
+    async fn create(&mut self) -> Result<(), StepError> {
+        self.provisioning("preparing");
+        agent_files::write_instance_files(&self.shared.layout, &self.record.order)?;
+        self.host_key = agent_files::public_host_key(&self.shared.layout, self.id);
+        let outcome = self.prepare_and_create().await;
+        match outcome {
+            Err(StepError::Backend(error)) if !error.is_engine_away() || !self.record.attempted => {
+                tracing::warn!(task_id = %self.id, error = %error, "create failed");
+                if self.record.attempted {
+                    // What a failed create left must not be taken for the instance's disk.
+                    self.shared.backend.remove(self.id).await?;
+                }
+                self.record_failure(error.code(), error.to_string(), error.hint(), true)?;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    async fn prepare_and_create(&mut self) -> Result<(), StepError> {
+        let shared = Arc::clone(&self.shared);
+        let order = self.record.order.clone();
+        let publisher = self.publisher();
+        let progress =
+            |step: String, percent| publisher.publish(Observed::Provisioning { step, percent });
+        let prepare = shared.backend.prepare(&order, &progress);
+        let image = self.unless_superseded(prepare).await??;
+        self.provisioning("creating");
+        self.write(|record| record.attempted = true)?;
+        shared.backend.create(&order, &image).await?;
+        Ok(())
+    }
+
+    async fn start(&mut self, before: Option<String>) -> Result<(), StepError> {
+        self.provisioning("starting");
+        agent_files::write_instance_files(&self.shared.layout, &self.record.order)?;
+        let boot = self.shared.boot.clone();
+        self.write(|record| record.intend_start(&boot, before))?;
+        match self.shared.backend.start(self.id).await {
+            Ok(()) => self.write(Record::confirm_start),
+            Err(error) if error.is_engine_away() => Err(error.into()),
+            Err(error) => {
+                tracing::warn!(task_id = %self.id, error = %error, "start failed");
+                self.record_failure(error.code(), error.to_string(), error.hint(), false)
+            }
+        }
+    }
+
+    async fn await_agent(&mut self, started_at_ms: i64) -> Result<(), StepError> {
+        self.provisioning("starting");
+        let run = self.shared.layout.run(self.id);
+        let deadline = Instant::now() + AGENT_LIMIT;
+        let shared = Arc::clone(&self.shared);
+        let id = self.id;
+        let answered = async {
+            let mut pause = Duration::from_millis(4);
+            let mut looked = Instant::now();
+            while Instant::now() < deadline {
+                if agent_stream::ping(&run).await.is_ok() {
+                    return Ok(true);
+                }
+                // Now and then: does it still run at all?
+                if looked.elapsed() > Duration::from_millis(250) {
+                    looked = Instant::now();
+                    let found = shared.backend.inspect(id).await?;
+                    if !found.is_some_and(|found| found.is_running()) {
+                        return Ok(false);
+                    }
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 3 / 2).min(Duration::from_millis(100));
+            }
+            Err(BackendError::Slow {
+                act: "the agent's start",
+                seconds: AGENT_LIMIT.as_secs(),
+            })
+        };
+        let answered = self.unless_superseded(answered).await?;
+        match answered {
+            Ok(true) => {
+                self.write(Record::agent_answered)?;
+                tracing::info!(task_id = %self.id, started_at_ms, "running");
+                Ok(())
+            }
+            Ok(false) => Ok(()),
+            Err(BackendError::Slow { .. }) => {
+                let log = self.shared.backend.log_tail(self.id).await;
+                let seconds = AGENT_LIMIT.as_secs();
+                let message = format!("its agent did not answer within {seconds} s{}", said(&log));
+                self.record_failure(FailureCode::AgentSilent, message, None, false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn record_early_end(&mut self, exit_code: Option<i64>) -> Result<(), StepError> {
+        let log = self.shared.backend.log_tail(self.id).await;
+        let code = exit_code.map_or_else(String::new, |code| format!(" with exit code {code}"));
+        let message = format!("it ended right after its start{code}{}", said(&log));
+        self.record_failure(FailureCode::StartRefused, message, None, false)
+    }
+
+    /// Waits for `work`, unless a newer order comes or the runner ends.
+    async fn unless_superseded<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, StepError> {
+        let mut orders = self.orders.clone();
+        let newest = self.record.order.intent.generation;
+        let newer = orders.wait_for(|order| order.intent.generation > newest);
+        tokio::select! {
+            outcome = work => Ok(outcome),
+            _ = newer => Err(StepError::Superseded),
+            () = self.shared.shutdown.cancelled() => Err(StepError::Superseded),
+        }
+    }
+
+    fn record_failure(
+        &mut self,
+        code: FailureCode,
+        message: String,
+        hint: Option<String>,
+        at_create: bool,
+    ) -> Result<(), StepError> {
+        let start_generation = self.record.order.intent.start_generation;
+        self.write(|record| {
+            record.failure = Some(Failure {
+                start_generation,
+                code,
+                message,
+                hint,
+                at_create,
+            });
+        })
+    }
+
+    /// Changes the record on disk, then in memory.
+    fn write(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), StepError> {
+        let mut record = self.record.clone();
+        change(&mut record);
+        self.shared.ledger.save(&record)?;
+        self.record = record;
+        Ok(())
+    }
+
+    fn report_trouble(&self, error: &StepError) {
+        let cause: &dyn std::error::Error = error;
+        let cause = cause.source().map(ToString::to_string).unwrap_or_default();
+        tracing::warn!(task_id = %self.id, %error, cause, "will try again");
+        let disk_full = match error {
+            StepError::Ledger(error) => error.is_disk_full(),
+            StepError::Files(error) => error.kind() == std::io::ErrorKind::StorageFull,
+            StepError::Backend(_) | StepError::Superseded => false,
+        };
+        let on_its_way_up = self.record.order.intent.desired == Desired::Running
+            && self
+                .shared
+                .board
+                .get(self.id)
+                .is_none_or(|seen| !seen.state.is_at_rest());
+        if disk_full && on_its_way_up {
+            self.provisioning("waiting: the node's disk is full");
+        }
+    }
+
+    fn provisioning(&self, step: &str) {
+        self.publish(Observed::Provisioning {
+            step: step.to_owned(),
+            percent: None,
+        });
+    }
+
+    fn publish(&self, state: Observed) {
+        self.publisher().publish(state);
+    }
+
+    fn publisher(&self) -> Publisher {
+        Publisher {
+            board: Arc::clone(&self.shared.board),
+            id: self.id,
+            generation: self.record.order.intent.generation,
+            host_key: self.host_key.clone(),
+        }
+    }
+}
+
+struct Publisher {
+    board: Arc<Board>,
+    id: TaskId,
+    generation: u64,
+    host_key: Option<String>,
+}
+
+impl Publisher {
+    fn publish(&self, state: Observed) {
+        let ssh_host_key = self.host_key.clone();
+        let observation = Observation {
+            generation: self.generation,
+            state,
+            ssh_host_key,
+        };
+        self.board.publish(self.id, observation);
+    }
+}
+
+fn said(log: &str) -> String {
+    if log.is_empty() {
+        String::new()
+    } else {
+        format!("; it last said: {log}")
+    }
+}

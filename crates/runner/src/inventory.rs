@@ -1,0 +1,70 @@
+//! What this machine has and how busy it is, read from the kernel and from `nvidia-smi`.
+
+use kohakuriver_model::{DockerState, Inventory};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use crate::backend::Backend;
+
+mod gpu;
+mod load;
+mod memory;
+mod numa;
+
+pub use load::LoadMeter;
+
+/// Looks at the whole machine.
+pub async fn detect_inventory(backend: &dyn Backend) -> Inventory {
+    let (docker, gpus) = tokio::join!(backend.probe(), gpu::detect());
+    Inventory {
+        gpus,
+        docker,
+        ..detect_machine()
+    }
+}
+
+/// What needs nobody's answer but the kernel's.
+fn detect_machine() -> Inventory {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let total = memory::read().map_or(0, |memory| memory.total_bytes);
+    Inventory {
+        cores: u32::try_from(cores).unwrap_or(u32::MAX),
+        memory_bytes: total,
+        numa: numa::detect(std::path::Path::new("/sys/devices/system/node")),
+        gpus: Vec::new(),
+        docker: DockerState::Unavailable {
+            reason: String::new(),
+        },
+        kvm_device: nix::fcntl::open("/dev/kvm", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+            .is_ok(),
+        kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+        os: pretty_name(&read("/etc/os-release")),
+    }
+}
+
+fn pretty_name(os_release: &str) -> String {
+    os_release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+        .map(|name| name.trim().trim_matches('"').to_owned())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_systems_name_is_read() {
+        let text = "NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n";
+        assert_eq!(pretty_name(text), "Debian GNU/Linux 12 (bookworm)");
+        assert_eq!(pretty_name(""), "");
+    }
+
+    #[test]
+    fn this_machine_has_something() {
+        let machine = detect_machine();
+        assert!(machine.cores > 0 && machine.memory_bytes > 0 && !machine.kernel.is_empty());
+    }
+}

@@ -1,0 +1,73 @@
+//! NVIDIA GPUs, as `nvidia-smi` lists them.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use kohakuriver_model::node::Gpu;
+use tokio::process::Command;
+
+/// A driver that is stuck must not hold the runner up.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// None where there is no such command, which is how a machine without NVIDIA's driver looks.
+pub async fn detect() -> Vec<Gpu> {
+    let command = Command::new("nvidia-smi")
+        .args([
+            "--query-gpu=index,uuid,name,pci.bus_id,memory.total",
+            "--format=csv,noheader,nounits",
+        ])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    match tokio::time::timeout(LIMIT, command).await {
+        Ok(Ok(output)) if output.status.success() => {
+            parse(&String::from_utf8_lossy(&output.stdout))
+        }
+        Ok(Ok(output)) => {
+            tracing::warn!(status = %output.status, "nvidia-smi failed; no GPUs are offered");
+            Vec::new()
+        }
+        Ok(Err(_)) => Vec::new(),
+        Err(_) => {
+            tracing::warn!("nvidia-smi did not answer; no GPUs are offered");
+            Vec::new()
+        }
+    }
+}
+
+fn parse(text: &str) -> Vec<Gpu> {
+    text.lines().filter_map(parse_line).collect()
+}
+
+fn parse_line(line: &str) -> Option<Gpu> {
+    let fields: Vec<&str> = line.split(',').map(str::trim).collect();
+    let &[index, uuid, name, pci_address, memory] = fields.as_slice() else {
+        return None;
+    };
+    let memory_mib: u64 = memory.parse().unwrap_or(0);
+    Some(Gpu {
+        index: index.parse().ok()?,
+        uuid: uuid.to_owned(),
+        name: name.to_owned(),
+        pci_address: pci_address.to_ascii_lowercase(),
+        memory_bytes: memory_mib << 20,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recorded_answer_is_read() {
+        let text = "0, GPU-5c1b7f7e-0d0c-4ba6-a6a5-0d9a6c5b2f11, NVIDIA A100-SXM4-80GB, 00000000:07:00.0, 81920\n\
+                    1, GPU-0f6f0c54-9f3c-e5a1-7e3c-7e2f6a1f3d22, NVIDIA GeForce RTX 4090, 00000000:0F:00.0, [N/A]\n\
+                    No devices were found\n";
+        let gpus = parse(text);
+        assert_eq!(gpus.len(), 2);
+        assert_eq!(gpus[0].memory_bytes, 80 << 30);
+        assert_eq!(gpus[1].pci_address, "00000000:0f:00.0");
+        assert_eq!(gpus[1].memory_bytes, 0);
+    }
+}

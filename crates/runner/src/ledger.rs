@@ -1,0 +1,256 @@
+//! What the runner must not forget: per instance the newest order and how far it came.
+//!
+//! ```text
+//!  order arrives --accept--> attempted (before the backend is asked to create)
+//!     --> start intended --> start done --> ready          failed (for one start)
+//! ```
+//!
+//! One file per instance, replaced as a whole. It is written before an act whose repetition
+//! would do harm, and after an act that can be seen in the backend.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use kohakuriver_link::protocol::Order;
+use kohakuriver_model::TaskId;
+use serde::{Deserialize, Serialize};
+
+use crate::durable;
+use crate::layout::Layout;
+use crate::plan::{Failure, StartMark, View};
+
+/// One instance's entry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub order: Order,
+    pub ordered_at_ms: i64,
+    /// A create was asked of the backend at least once, so something may be there.
+    pub attempted: bool,
+    #[serde(default)]
+    pub mark: StartMark,
+    #[serde(default)]
+    pub failure: Option<Failure>,
+}
+
+impl Record {
+    pub fn new(order: Order, now_ms: i64) -> Self {
+        Self {
+            order,
+            ordered_at_ms: now_ms,
+            attempted: false,
+            mark: StartMark::Never,
+            failure: None,
+        }
+    }
+
+    /// Takes a newer order. An older one, or the same again, changes nothing.
+    pub fn accept(&mut self, order: &Order, now_ms: i64) -> bool {
+        if order.intent.generation <= self.order.intent.generation {
+            return false;
+        }
+        self.order = order.clone();
+        self.ordered_at_ms = now_ms;
+        true
+    }
+
+    pub fn intend_start(&mut self, boot: &str, before: Option<String>) {
+        let generation = self.order.intent.start_generation;
+        self.mark = StartMark::Intended {
+            generation,
+            boot: boot.to_owned(),
+            before,
+        };
+    }
+
+    pub fn confirm_start(&mut self) {
+        if let StartMark::Intended {
+            generation, boot, ..
+        } = &self.mark
+        {
+            self.mark = StartMark::Done {
+                generation: *generation,
+                boot: boot.clone(),
+                ready: false,
+            };
+        }
+    }
+
+    pub fn agent_answered(&mut self) {
+        if let StartMark::Done { ready, .. } = &mut self.mark {
+            *ready = true;
+        }
+    }
+
+    /// The last proof is here: nothing of a failed create is left in the backend.
+    pub fn nothing_created(&mut self) {
+        self.attempted = false;
+    }
+
+    pub fn view<'a>(&'a self, boot: &'a str) -> View<'a> {
+        View {
+            intent: self.order.intent,
+            mark: &self.mark,
+            failure: self.failure.as_ref(),
+            ordered_at_ms: self.ordered_at_ms,
+            boot,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error("cannot write {path}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("cannot read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} is damaged: move its directory away to let the runner start without it")]
+    Damaged {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+}
+
+impl LedgerError {
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Write { source, .. } | Self::Read { source, .. } => {
+                source.kind() == io::ErrorKind::StorageFull
+            }
+            Self::Damaged { .. } => false,
+        }
+    }
+}
+
+/// The directory of records.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    layout: Layout,
+}
+
+impl Ledger {
+    pub fn new(layout: Layout) -> Self {
+        Self { layout }
+    }
+
+    /// Reads every record; directories without one are left-overs of a deletion and go.
+    pub fn load_all(&self) -> Result<Vec<Record>, LedgerError> {
+        let dir = self.layout.instances_dir();
+        let read_error = |source| LedgerError::Read {
+            path: dir.clone(),
+            source,
+        };
+        durable::private_dir(&dir).map_err(read_error)?;
+        let mut records = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(read_error)? {
+            let entry = entry.map_err(read_error)?;
+            let name = entry.file_name();
+            let Some(Ok(id)) = name.to_str().map(str::parse::<TaskId>) else {
+                continue;
+            };
+            match self.load(id)? {
+                Some(record) => records.push(record),
+                None => self.forget(id)?,
+            }
+        }
+        Ok(records)
+    }
+
+    pub fn load(&self, id: TaskId) -> Result<Option<Record>, LedgerError> {
+        let path = self.file(id);
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(|source| LedgerError::Damaged { path, source }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(LedgerError::Read { path, source }),
+        }
+    }
+
+    pub fn save(&self, record: &Record) -> Result<(), LedgerError> {
+        let id = record.order.task_id;
+        let path = self.file(id);
+        let text = serde_json::to_vec_pretty(record).map_err(|source| LedgerError::Damaged {
+            path: path.clone(),
+            source,
+        })?;
+        durable::private_dir(&self.layout.instance(id))
+            .and_then(|()| durable::sync_dir(&self.layout.instances_dir()))
+            .and_then(|()| durable::write(&path, &text, 0o600))
+            .map_err(|source| LedgerError::Write { path, source })
+    }
+
+    /// Removes the record first, so that a crash in between leaves a directory that
+    /// [`Self::load_all`] clears away.
+    pub fn forget(&self, id: TaskId) -> Result<(), LedgerError> {
+        let dir = self.layout.instance(id);
+        let gone = |result: io::Result<()>| match result {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(LedgerError::Write {
+                path: dir.clone(),
+                source: error,
+            }),
+            Ok(()) | Err(_) => Ok(()),
+        };
+        gone(fs::remove_file(self.file(id)))?;
+        gone(fs::remove_dir_all(&dir))?;
+        gone(durable::sync_dir(&self.layout.instances_dir()))
+    }
+
+    fn file(&self, id: TaskId) -> PathBuf {
+        self.layout.instance(id).join("order.json")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kohakuriver_model::Intent;
+
+    use super::*;
+    use crate::plan::tests::order;
+
+    fn ledger() -> (tempfile::TempDir, Ledger) {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(Layout::new(dir.path(), dir.path()));
+        (dir, ledger)
+    }
+
+    #[test]
+    fn a_record_survives_and_older_orders_do_not_win() {
+        let (_dir, ledger) = ledger();
+        assert!(ledger.load_all().unwrap().is_empty());
+        let stop = Intent::created().stop();
+        let mut record = Record::new(order(Intent::created()), 1);
+        assert!(record.accept(&order(stop), 2));
+        assert!(!record.accept(&order(Intent::created()), 3));
+        assert!(!record.accept(&order(stop), 3));
+        record.intend_start("boot", None);
+        ledger.save(&record).unwrap();
+        assert_eq!(ledger.load_all().unwrap(), vec![record]);
+    }
+
+    #[test]
+    fn what_a_crash_left_of_a_deletion_is_cleared() {
+        let (_dir, ledger) = ledger();
+        ledger.load_all().unwrap();
+        let record = Record::new(order(Intent::created()), 1);
+        let id = record.order.task_id;
+        ledger.save(&record).unwrap();
+        fs::write(ledger.layout.instance(id).join("x"), b"").unwrap();
+        fs::remove_file(ledger.file(id)).unwrap();
+        assert!(ledger.load_all().unwrap().is_empty());
+        assert!(!ledger.layout.instance(id).exists());
+    }
+
+    #[test]
+    fn a_damaged_record_is_told_and_not_taken_for_none() {
+        let (_dir, ledger) = ledger();
+        ledger.load_all().unwrap();
+        let record = Record::new(order(Intent::created()), 1);
+        ledger.save(&record).unwrap();
+        fs::write(ledger.file(record.order.task_id), b"{").unwrap();
+        assert!(matches!(
+            ledger.load_all(),
+            Err(LedgerError::Damaged { .. })
+        ));
+    }
+}

@@ -1,0 +1,147 @@
+//! Putting the runner together, and its end.
+//!
+//! ```text
+//!  start: lock data dir -> ledger -> agent executable -> drivers      run: session + data pool
+//!  shutdown: leave the host, let drivers end their step, go; instances run on
+//! ```
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kohakuriver_link::pki::RunnerIdentity;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent_files;
+use crate::backend::Backend;
+use crate::backend::docker::{DockerBackend, DockerConfig};
+use crate::board::Board;
+use crate::clock;
+use crate::driver::Shared;
+use crate::fleet::Fleet;
+use crate::layout::Layout;
+use crate::ledger::{Ledger, LedgerError};
+use crate::lock::{DataDirLock, LockError, lock_data_dir};
+use crate::session::Session;
+
+/// A step that takes longer is taken up again at the next start.
+const FINISH_LIMIT: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Debug)]
+pub struct RunnerConfig {
+    /// The runner's own state, for example `/var/lib/kohakuriver/runner`.
+    pub data_dir: PathBuf,
+    /// Storage that all nodes see; `shared_data` in it is `/shared` in instances.
+    pub shared_dir: PathBuf,
+    /// Our own static executable, which becomes the agent in instances.
+    pub executable: PathBuf,
+    /// Pulled for the base environment where nobody made one.
+    pub default_image: String,
+    /// `None`: `DOCKER_HOST`, else `/var/run/docker.sock`.
+    pub docker_socket: Option<PathBuf>,
+    /// How long an instance may take to end before it is killed.
+    pub stop_grace: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunnerError {
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("the runner's records cannot be used")]
+    Ledger(#[from] LedgerError),
+    #[error("cannot copy {executable} to where instances find their agent")]
+    Agent {
+        executable: PathBuf,
+        source: std::io::Error,
+    },
+}
+
+/// A runner whose instances are being driven; [`Runner::run`] connects it to its host.
+pub struct Runner {
+    fleet: Arc<Fleet>,
+    shared: Arc<Shared>,
+    identity: watch::Sender<RunnerIdentity>,
+    _lock: DataDirLock,
+}
+
+impl std::fmt::Debug for Runner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runner").finish_non_exhaustive()
+    }
+}
+
+impl Runner {
+    /// Takes the data directory and takes up every instance it knows.
+    pub async fn start(
+        config: RunnerConfig,
+        identity: RunnerIdentity,
+    ) -> Result<Self, RunnerError> {
+        let layout = Layout::new(&config.data_dir, &config.shared_dir);
+        let backend = Arc::new(DockerBackend::new(DockerConfig {
+            layout: layout.clone(),
+            node: identity.node_name.clone(),
+            socket: config.docker_socket.clone(),
+            default_image: config.default_image.clone(),
+        }));
+        Self::start_with(config, layout, identity, backend).await
+    }
+
+    async fn start_with(
+        config: RunnerConfig,
+        layout: Layout,
+        identity: RunnerIdentity,
+        backend: Arc<dyn Backend>,
+    ) -> Result<Self, RunnerError> {
+        let lock = lock_data_dir(&config.data_dir)?;
+        let ledger = Ledger::new(layout.clone());
+        let records = ledger.load_all()?;
+        let copied = tokio::task::spawn_blocking({
+            let (layout, executable) = (layout.clone(), config.executable.clone());
+            move || agent_files::install_agent(&layout, &executable)
+        });
+        copied
+            .await
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+            .map_err(|source| RunnerError::Agent {
+                executable: config.executable,
+                source,
+            })?;
+        tracing::info!(node = %identity.node_name, instances = records.len(), "runner started");
+        let shared = Arc::new(Shared {
+            backend,
+            ledger,
+            layout,
+            board: Arc::new(Board::default()),
+            boot: clock::boot_id(),
+            stop_grace: config.stop_grace,
+            shutdown: CancellationToken::new(),
+        });
+        let fleet = Fleet::new(Arc::clone(&shared), records);
+        Ok(Self {
+            fleet,
+            shared,
+            identity: watch::Sender::new(identity),
+            _lock: lock,
+        })
+    }
+
+    /// Serves the host until `shutdown`. Instances run on afterwards.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunnerError> {
+        self.fleet.report_orphans().await;
+        let session = Session::new(
+            Arc::clone(&self.fleet),
+            Arc::clone(&self.shared),
+            self.identity.clone(),
+        );
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = session.run() => {}
+            () = self.fleet.watch_backend() => {}
+        }
+        self.shared.shutdown.cancel();
+        self.fleet.finish(FINISH_LIMIT).await;
+        tracing::info!("runner stopped; its instances run on");
+        Ok(())
+    }
+}
