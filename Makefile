@@ -1,0 +1,31 @@
+# The commands of this project. The work is done by the scripts in scripts/, which say what they
+# do and can be run by themselves.
+
+.DEFAULT_GOAL := help
+.PHONY: help up down build test check bench release
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+up: ## from a clone to a VPS you can log into, on this machine
+	@scripts/up.sh
+
+down: ## stop it again, instances stay (ARGS=--all stops them too, disks stay)
+	@scripts/down.sh $(ARGS)
+
+build: ## build for development
+	@scripts/setup.sh
+	cargo build --workspace --locked
+
+check: ## sizes, format and lints: what needs nothing but Rust
+	@scripts/check.sh
+
+test: ## everything that must hold, with real Docker and real ssh (root or sudo)
+	@scripts/test.sh
+
+bench: ## the measurements
+	@scripts/setup.sh
+	cargo bench --workspace --locked
+
+release: ## the executable that is published, proven static and small
+	@scripts/release.sh
