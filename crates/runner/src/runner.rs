@@ -128,7 +128,6 @@ impl Runner {
 
     /// Serves the host until `shutdown`. Instances run on afterwards.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunnerError> {
-        self.fleet.report_orphans().await;
         let session = Session::new(
             Arc::clone(&self.fleet),
             Arc::clone(&self.shared),
@@ -137,7 +136,7 @@ impl Runner {
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = session.run() => {}
-            () = self.fleet.watch_backend() => {}
+            ((), ()) = async { tokio::join!(self.fleet.watch_backend(), self.fleet.report_orphans()) } => {}
         }
         self.shared.shutdown.cancel();
         self.fleet.finish(FINISH_LIMIT).await;

@@ -24,6 +24,7 @@ use kohakuriver_model::{DockerState, NodeName, TaskId};
 use crate::backend::{Backend, BackendError, Change, Found, Progress};
 use crate::layout::Layout;
 
+mod apt_sources;
 mod base_image;
 mod client;
 mod container;

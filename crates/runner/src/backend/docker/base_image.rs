@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use super::apt_sources::own_sources;
 use super::client::is_disk_full;
 use super::shared_job::Reporter;
 use crate::backend::BackendError;
@@ -24,6 +25,16 @@ use crate::durable;
 /// What people miss first in a minimal system.
 const PACKAGES: &str = "bash,ca-certificates,procps,iproute2,iputils-ping,less,nano,sudo,curl,\
                         rsync,openssh-client";
+/// Small, and the same on every machine: no documentation, no keys, no identity of the builder.
+const OPTIONS: &[&str] = &[
+    "--aptopt=APT::Install-Recommends \"false\"",
+    "--dpkgopt=path-exclude=/usr/share/man/*",
+    "--dpkgopt=path-exclude=/usr/share/info/*",
+    "--dpkgopt=path-exclude=/usr/share/locale/*",
+    "--dpkgopt=path-exclude=/usr/share/doc/*",
+    "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+    "--customize-hook=: >\"$1/etc/machine-id\"; : >\"$1/etc/resolv.conf\"",
+];
 const STEP: &str = "building the base environment";
 const WHAT: &str = "the base environment cannot be built";
 /// Mirrors are slow sometimes; hours are not slow but broken.
@@ -64,21 +75,24 @@ pub async fn build(images: &Path, reporter: &Reporter) -> Result<Build, BackendE
         dir,
     };
     reporter.step(STEP, None);
-    let child = Command::new("mmdebstrap")
-        .args([
-            "--variant=minbase",
-            &format!("--include={PACKAGES}"),
-            &suite,
-        ])
+    let sources = own_sources(Path::new("/etc/apt"), &suite);
+    let mut command = Command::new("mmdebstrap");
+    command
+        .args(["--mode=auto", "--variant=minbase", "--format=tar"])
+        .arg(format!("--include={PACKAGES}"))
+        .args(OPTIONS)
+        .arg(&suite)
         .arg(&build.tar)
+        // With none of its own it takes the release's public mirror.
+        .args(&sources)
         .env("TMPDIR", &build.dir)
         .env("LC_ALL", "C.UTF-8")
         .env("DEBIAN_FRONTEND", "noninteractive")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn();
+        .process_group(0);
+    let child = command.spawn();
     let child = match child {
         Ok(child) => child,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -15,8 +15,10 @@ use kohakuriver_model::DockerState;
 use crate::backend::BackendError;
 
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
-/// For the head of an answer. Loads and imports answer only when they are done.
-const REQUEST_LIMIT: Duration = Duration::from_secs(3600);
+/// For the head of an answer; an engine that is silent for longer is stuck.
+const REQUEST_LIMIT: Duration = Duration::from_secs(120);
+/// Loads and imports answer only when they are done.
+const PATIENT_LIMIT: Duration = Duration::from_secs(3600);
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -53,6 +55,11 @@ impl Engine {
         let docker = self.agree().await?;
         self.set(Some(docker.clone()));
         Ok(docker)
+    }
+
+    /// A client for what takes as long as it takes.
+    pub async fn patient(&self) -> Result<Docker, BackendError> {
+        Ok(self.docker().await?.with_timeout(PATIENT_LIMIT))
     }
 
     pub async fn probe(&self) -> DockerState {

@@ -68,7 +68,7 @@ pub async fn start(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
 }
 
 pub async fn stop(engine: &Engine, id: TaskId, grace: Duration) -> Result<(), BackendError> {
-    let docker = engine.docker().await?;
+    let docker = engine.patient().await?;
     let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
     let options = StopContainerOptionsBuilder::default().t(seconds).build();
     let outcome = docker.stop_container(&name(id), Some(options)).await;

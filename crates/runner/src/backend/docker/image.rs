@@ -106,7 +106,7 @@ impl Images {
     }
 
     async fn pull(&self, reference: &str, silence: Duration, reporter: &Reporter) -> Outcome {
-        let docker = self.engine.docker().await?;
+        let docker = self.engine.patient().await?;
         let not_found = |reason: String| {
             if is_disk_full(&reason) {
                 BackendError::DiskFull { reason }
@@ -230,7 +230,7 @@ impl Images {
         let body = file_body(path, bytes, step, reporter.clone())
             .await
             .map_err(|error| image_failure(what, &error))?;
-        let docker = self.engine.docker().await?;
+        let docker = self.engine.patient().await?;
         match kind {
             TarKind::RootFs => import(&docker, body, repository).await,
             TarKind::Image => load_and_tag(&docker, body, repository).await,
@@ -265,7 +265,7 @@ impl Images {
         let body = file_body(build.tar(), bytes, step, reporter.clone())
             .await
             .map_err(|error| image_failure(what, &error))?;
-        let docker = self.engine.docker().await?;
+        let docker = self.engine.patient().await?;
         import(&docker, body, &repository)
             .await
             .map_err(|reason| image_failure(what, &reason))?;
@@ -280,7 +280,7 @@ impl Images {
                     .await?
             }
         };
-        let docker = self.engine.docker().await?;
+        let docker = self.engine.patient().await?;
         tag(&docker, &id, repository)
             .await
             .map_err(|error| self.engine.failure(error))?;
