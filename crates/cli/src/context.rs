@@ -1,0 +1,23 @@
+//! What every command is given.
+
+use crate::GlobalArgs;
+use crate::api::Api;
+use crate::failure::Failure;
+use crate::settings::Settings;
+use crate::ui::Output;
+
+/// Settings, output and the way to the host, which is only built when it is first used.
+#[derive(Debug)]
+pub struct Context {
+    pub settings: Settings,
+    pub api: Api,
+    pub out: Output,
+}
+
+impl Context {
+    pub fn new(global: &GlobalArgs, out: Output) -> Result<Self, Failure> {
+        let settings = Settings::load(global, &|name| std::env::var(name).ok())?;
+        let api = Api::new(settings.host.value.clone(), settings.port.value);
+        Ok(Self { settings, api, out })
+    }
+}

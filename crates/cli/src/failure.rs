@@ -1,0 +1,93 @@
+//! How a command fails: one sentence, one hint, one exit code.
+
+use kohakuriver_api::ErrorBody;
+
+/// Which exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The host, or a node, said no.
+    Request,
+    /// 404: often an answer more than an error.
+    NotFound,
+    Usage,
+    /// Nobody answered; asking again may help.
+    Unreachable,
+    Interrupted,
+    /// A program this one needs is not installed.
+    MissingProgram,
+    /// Everything is said already.
+    Reported,
+}
+
+/// A failed command.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub kind: Kind,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    pub fn request(message: impl Into<String>) -> Self {
+        Self::new(Kind::Request, message)
+    }
+
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Kind::Usage, message)
+    }
+
+    pub fn unreachable(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unreachable, message)
+    }
+
+    pub fn interrupted(message: impl Into<String>) -> Self {
+        Self::new(Kind::Interrupted, message)
+    }
+
+    pub fn missing_program(message: impl Into<String>) -> Self {
+        Self::new(Kind::MissingProgram, message)
+    }
+
+    /// For commands that reported each of several failures where it happened.
+    pub fn reported() -> Self {
+        Self::new(Kind::Reported, "")
+    }
+
+    pub fn not_found(body: ErrorBody) -> Self {
+        Self {
+            kind: Kind::NotFound,
+            message: body.detail,
+            hint: body.hint,
+        }
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    #[must_use]
+    pub fn or_hint(mut self, hint: impl FnOnce() -> String) -> Self {
+        self.hint.get_or_insert_with(hint);
+        self
+    }
+
+    pub fn exit_code(&self) -> u8 {
+        match self.kind {
+            Kind::Request | Kind::NotFound | Kind::Reported => 1,
+            Kind::Usage => 2,
+            Kind::Unreachable => 3,
+            Kind::MissingProgram => 127,
+            Kind::Interrupted => 130,
+        }
+    }
+}

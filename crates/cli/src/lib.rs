@@ -1,0 +1,151 @@
+//! The client commands of `kohakuriver`: everything a person types that is not a server.
+//!
+//! Standard output is data only, so that it can be piped; progress, questions, notes and errors
+//! go to standard error. With `--json` the output is the API's object or array and nothing else.
+//!
+//! Exit codes are fixed:
+//!
+//! ```text
+//!   0    done
+//!   1    the request failed: refused, not found, in conflict, failed on the node
+//!   2    the command line, the environment or the configuration file is wrong
+//!   3    the host was not reachable
+//!   127  `ssh` is not installed (otherwise `kohakuriver ssh` ends with ssh's own code)
+//!   130  interrupted with Ctrl-C
+//! ```
+
+mod api;
+mod complete;
+mod completion;
+mod config;
+mod context;
+mod failure;
+mod files;
+mod keys;
+mod node;
+mod reference;
+mod settings;
+mod ssh;
+mod status;
+mod ui;
+mod version;
+mod vps;
+mod wait;
+
+use std::process::ExitCode;
+
+pub use complete::complete_if_asked;
+
+use context::Context;
+use failure::Failure;
+use ui::Output;
+
+/// For the root command's `--help`.
+pub const AFTER_HELP: &str = "\
+Settings: flags, then KOHAKURIVER_HOST, KOHAKURIVER_PORT and KOHAKURIVER_SSH_PROXY_PORT, then the
+file that `kohakuriver config path` names, then localhost, 8000 and 8002.
+
+Exit codes: 0 done; 1 the request failed; 2 wrong usage; 3 host not reachable; 130 interrupted;
+`kohakuriver ssh` ends with ssh's own code, 127 where ssh is missing.
+
+Examples:
+  kohakuriver vps create --name web --ssh -m 2G    make a VPS that takes your SSH keys
+  kohakuriver ssh web                              go there
+  kohakuriver vps list                             see what runs";
+
+/// Options every client command takes, before or after the command's name.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct GlobalArgs {
+    /// Host to talk to: a name, an address or http://host:port [env: KOHAKURIVER_HOST]
+    #[arg(
+        short = 'H',
+        long,
+        global = true,
+        value_name = "HOST",
+        help_heading = "Global options"
+    )]
+    pub host: Option<String>,
+    /// Port of its API [env: KOHAKURIVER_PORT]
+    #[arg(
+        short = 'P',
+        long,
+        global = true,
+        value_name = "PORT",
+        help_heading = "Global options"
+    )]
+    pub port: Option<u16>,
+    /// Print the API's JSON instead of text
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+}
+
+/// The client commands.
+#[derive(clap::Subcommand, Clone, Debug)]
+pub enum ClientCommand {
+    /// Create, list and manage VPSes
+    #[command(subcommand)]
+    Vps(vps::VpsCommand),
+    /// Log in to a VPS with your own ssh
+    Ssh(ssh::SshArgs),
+    /// Manage the machines that run VPSes
+    #[command(subcommand)]
+    Node(node::NodeCommand),
+    /// Show the cluster at a glance
+    Status(status::StatusArgs),
+    /// Show the versions of this program and of the host
+    Version(version::VersionArgs),
+    /// Show where the settings come from
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Print the completion script of a shell
+    Completion(completion::CompletionArgs),
+    /// Carry one SSH connection: what ssh's ProxyCommand runs
+    #[command(hide = true)]
+    SshProxy(ssh::proxy::ProxyArgs),
+}
+
+/// Runs one client command to its end. The returned code is what the process should end with.
+pub fn run(global: GlobalArgs, command: ClientCommand) -> ExitCode {
+    let out = Output::new(global.json);
+    let result = execute(&global, command, out);
+    // What a reader that went away did not take is nobody's error.
+    out.flush();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            out.failure(&failure);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn execute(global: &GlobalArgs, command: ClientCommand, out: Output) -> Result<(), Failure> {
+    // Needs neither settings nor network.
+    if let ClientCommand::Completion(args) = &command {
+        return completion::run(args, out);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::request(format!("cannot start: {error}")))?;
+    let result = runtime.block_on(async {
+        let context = Context::new(global, out)?;
+        dispatch(&context, command).await
+    });
+    // A read of the keyboard cannot be cancelled and must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+async fn dispatch(context: &Context, command: ClientCommand) -> Result<(), Failure> {
+    match command {
+        ClientCommand::Vps(command) => vps::run(context, command).await,
+        ClientCommand::Ssh(args) => ssh::run(context, args).await,
+        ClientCommand::Node(command) => node::run(context, command).await,
+        ClientCommand::Status(_) => status::run(context).await,
+        ClientCommand::Version(_) => version::run(context).await,
+        ClientCommand::Config(command) => config::run(context, &command),
+        ClientCommand::Completion(args) => completion::run(&args, context.out),
+        ClientCommand::SshProxy(args) => ssh::proxy::run(context, &args).await,
+    }
+}

@@ -1,0 +1,36 @@
+//! `kohakuriver node`: the machines.
+
+mod list;
+mod remove;
+mod status;
+mod token;
+
+pub use list::grid;
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+#[derive(clap::Subcommand, Clone, Debug)]
+pub enum NodeCommand {
+    /// List nodes
+    #[command(visible_alias = "ls")]
+    List(list::ListArgs),
+    /// Show one node in detail
+    #[command(visible_alias = "show")]
+    Status(status::StatusArgs),
+    /// Tokens that let a machine join
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Remove a node and what it is trusted with
+    #[command(visible_alias = "rm")]
+    Remove(remove::RemoveArgs),
+}
+
+pub async fn run(context: &Context, command: NodeCommand) -> Result<(), Failure> {
+    match command {
+        NodeCommand::List(_) => list::run(context).await,
+        NodeCommand::Status(args) => status::run(context, &args).await,
+        NodeCommand::Token(command) => token::run(context, command).await,
+        NodeCommand::Remove(args) => remove::run(context, &args).await,
+    }
+}

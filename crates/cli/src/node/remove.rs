@@ -1,0 +1,50 @@
+//! `kohakuriver node remove`
+
+use clap_complete::ArgValueCandidates;
+use kohakuriver_model::NodeName;
+
+use super::status::with_list_hint;
+use crate::complete;
+use crate::context::Context;
+use crate::failure::Failure;
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  kohakuriver node remove gpu-01
+  kohakuriver node remove gpu-01 --force --yes     although it still has VPSes")]
+pub struct RemoveArgs {
+    /// The node's name
+    #[arg(add = ArgValueCandidates::new(complete::nodes))]
+    node: NodeName,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    /// Also if it is online or has VPSes
+    #[arg(short, long)]
+    force: bool,
+}
+
+pub async fn run(context: &Context, args: &RemoveArgs) -> Result<(), Failure> {
+    let name = args.node.as_str();
+    let node = context.api.node(name).await.map_err(with_list_hint)?;
+    let question = match node.vps_count {
+        0 => format!("Remove node {name} ({})?", node.status),
+        1 => format!("Remove node {name} ({}) with 1 VPS on it?", node.status),
+        count => format!(
+            "Remove node {name} ({}) with {count} VPSes on it?",
+            node.status
+        ),
+    };
+    if !args.yes && !context.out.confirm(&question, "--yes")? {
+        context.out.note("nothing was removed");
+        return Ok(());
+    }
+    let answer = context.api.remove_node(name, args.force).await?;
+    if context.out.json {
+        context.out.json(&answer);
+    } else {
+        context.out.line(format!("node {name} is removed"));
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! `kohakuriver node status`
+
+use clap_complete::ArgValueCandidates;
+use jiff::Timestamp;
+use kohakuriver_api::Node;
+use kohakuriver_model::{Memory, NodeName};
+
+use super::list::memory;
+use crate::complete;
+use crate::context::Context;
+use crate::failure::{Failure, Kind};
+use crate::ui::{Panel, Tone, ago, status_tone};
+
+/// Clocks that differ by less disturb nobody.
+const SKEW_WORTH_SAYING_MS: u64 = 1000;
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  kohakuriver node status gpu-01
+  kohakuriver node status gpu-01 --json")]
+pub struct StatusArgs {
+    /// The node's name
+    #[arg(add = ArgValueCandidates::new(complete::nodes))]
+    node: NodeName,
+}
+
+pub async fn run(context: &Context, args: &StatusArgs) -> Result<(), Failure> {
+    let node = context
+        .api
+        .node(args.node.as_str())
+        .await
+        .map_err(with_list_hint)?;
+    if context.out.json {
+        context.out.json(&node);
+    } else {
+        panel(&node, Timestamp::now()).print(context.out);
+    }
+    Ok(())
+}
+
+/// Every "there is no such node" ends with where to look.
+pub fn with_list_hint(failure: Failure) -> Failure {
+    if failure.kind != Kind::NotFound {
+        return failure;
+    }
+    failure.or_hint(|| "`kohakuriver node list` shows all nodes".to_owned())
+}
+
+fn panel(node: &Node, now: Timestamp) -> Panel {
+    let mut panel = Panel::default();
+    panel
+        .add("node", &node.hostname)
+        .tinted("status", status_tone(&node.status), &node.status);
+    panel.maybe(
+        "last seen",
+        node.last_heartbeat.as_deref().map(|time| ago(time, now)),
+    );
+    panel.add("vps", node.vps_count.to_string());
+    panel.add(
+        "cores",
+        format!(
+            "{} of {} promised, {:.0} % busy",
+            node.cores_in_use, node.total_cores, node.cpu_percent
+        ),
+    );
+    panel.add(
+        "memory",
+        format!(
+            "{} used, {} promised",
+            memory(node.memory_used_bytes, node.memory_total_bytes),
+            Memory::from_bytes(node.memory_allocated_bytes)
+        ),
+    );
+    for gpu in &node.gpu_info {
+        let size = Memory::from_bytes(gpu.memory_total_bytes);
+        panel.add(
+            "gpu",
+            format!("{}: {} {size} {}", gpu.gpu_id, gpu.name, gpu.pci_address),
+        );
+    }
+    if node.numa_topology.len() > 1 {
+        panel.add("numa nodes", node.numa_topology.len().to_string());
+    }
+    match (&node.docker_error, &node.docker_version) {
+        (Some(error), _) => panel.tinted("docker", Tone::Bad, error),
+        (None, version) => panel.maybe("docker", version.as_deref()),
+    };
+    let system = [&node.os, &node.kernel].map(String::as_str).join(" ");
+    panel.maybe(
+        "system",
+        Some(system.trim()).filter(|text| !text.is_empty()),
+    );
+    panel.maybe("runner", node.runner_version.as_deref());
+    if node.clock_skew_ms.unsigned_abs() > SKEW_WORTH_SAYING_MS {
+        let skew = node.clock_skew_ms as f64 / 1000.0;
+        panel.tinted(
+            "clock",
+            Tone::Busy,
+            format!("{skew:+.1} s against the host"),
+        );
+    }
+    panel.maybe(
+        "joined",
+        node.joined_at.as_deref().map(|time| ago(time, now)),
+    );
+    panel
+}

@@ -1,0 +1,95 @@
+//! `kohakuriver node token`
+
+use jiff::Timestamp;
+use kohakuriver_api::JoinTokenRequest;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::ui::age;
+
+#[derive(clap::Subcommand, Clone, Debug)]
+pub enum TokenCommand {
+    /// Make a token that lets one machine join
+    Create(CreateArgs),
+}
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+The token alone goes to standard output; the command to type on the other machine is shown too.
+
+Examples:
+  kohakuriver node token create
+  kohakuriver node token create --ttl 10m --address host.lab:8001")]
+pub struct CreateArgs {
+    /// How long it can be used: 30m, 1h, 2d; at most 7d
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = seconds)]
+    ttl: u64,
+    /// Address the machine should dial, where it is not the one the host knows
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Option<String>,
+}
+
+pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure> {
+    let TokenCommand::Create(args) = command;
+    let body = JoinTokenRequest {
+        ttl_seconds: Some(args.ttl),
+        address: args.address,
+    };
+    let token = context.api.join_token(&body).await?;
+    if context.out.json {
+        context.out.json(&token);
+        return Ok(());
+    }
+    context.out.line(&token.token);
+    // How long it lasts is told by the host's answer, not by what was asked.
+    let now = Timestamp::now();
+    let lasts = token
+        .expires_at
+        .parse::<Timestamp>()
+        .ok()
+        .and_then(|end| age(&now.to_string(), end))
+        .map_or_else(String::new, |time| format!(", within {time}"));
+    context.out.note(format!(
+        "On the machine that should join, once{lasts} (it dials {}):\n  kohakuriver runner --join {}",
+        token.address, token.token
+    ));
+    Ok(())
+}
+
+/// `90`, `90s`, `30m`, `1h`, `2d`
+fn seconds(text: &str) -> Result<u64, String> {
+    const LONGEST: u64 = 7 * 86_400;
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let size = match unit {
+        "" | "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err("write a number and s, m, h or d, for example 1h".to_owned()),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "write a number first, for example 1h")?;
+    match number.checked_mul(size) {
+        Some(total) if (1..=LONGEST).contains(&total) => Ok(total),
+        Some(_) | None => Err("a token lasts from 1 second to 7 days".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes_are_understood() {
+        assert_eq!(seconds("1h"), Ok(3600));
+        assert_eq!(seconds("90"), Ok(90));
+        assert_eq!(seconds("7d"), Ok(604_800));
+        for bad in ["", "h", "0", "8d", "1w", "-1h", "99999999999999999999d"] {
+            assert!(seconds(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What people type to mean one VPS.
+
+use std::fmt;
+use std::str::FromStr;
+
+use kohakuriver_model::InstanceName;
+
+/// An id, the beginning of an id, or a name; the host finds out which VPS that is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VpsRef(String);
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "write a VPS's id, the first digits of it, or its name; `kohakuriver vps list -a` shows both"
+)]
+pub struct NotAReference;
+
+impl VpsRef {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for VpsRef {
+    type Err = NotAReference;
+
+    fn from_str(text: &str) -> Result<Self, NotAReference> {
+        let id = !text.is_empty() && text.len() <= 19 && text.bytes().all(|b| b.is_ascii_digit());
+        if id || text.parse::<InstanceName>().is_ok() {
+            return Ok(Self(text.to_owned()));
+        }
+        // What `ssh config` calls it.
+        match text.strip_prefix("kohakuriver-vps-") {
+            Some(id) => id.parse(),
+            None => Err(NotAReference),
+        }
+    }
+}
+
+impl fmt::Display for VpsRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_changes_a_path_is_a_reference() {
+        for bad in ["", "..", "a/b", "a?b", "-x", "A", "12a", "%2e", "a b"] {
+            assert!(bad.parse::<VpsRef>().is_err(), "{bad:?}");
+        }
+        for good in ["7", "7398213345412345856", "web", "a-1"] {
+            assert_eq!(good.parse::<VpsRef>().unwrap().as_str(), good);
+        }
+    }
+}

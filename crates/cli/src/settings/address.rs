@@ -1,0 +1,127 @@
+//! The host as people write it.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+
+/// A name or an address, without brackets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address(String);
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum AddressError {
+    #[error("'{0}' is not a host")]
+    Malformed(String),
+    #[error("'{0}' has a port that is not a number from 1 to 65535")]
+    Port(String),
+    #[error("https is not supported yet, use http")]
+    Https,
+}
+
+impl Address {
+    /// As it is, for connecting.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// For URLs and for `host:port`: IPv6 in brackets.
+    pub fn bracketed(&self) -> String {
+        match self.0.parse::<Ipv6Addr>() {
+            Ok(_) => format!("[{}]", self.0),
+            Err(_) => self.0.clone(),
+        }
+    }
+
+    pub fn is_ip(&self) -> bool {
+        self.0.parse::<IpAddr>().is_ok()
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Understands `name`, `1.2.3.4`, `::1`, `[::1]`, each with `:port` and with `http://`.
+pub fn parse(text: &str) -> Result<(Address, Option<u16>), AddressError> {
+    let malformed = || AddressError::Malformed(text.to_owned());
+    let rest = text.trim();
+    if rest.starts_with("https://") {
+        return Err(AddressError::Https);
+    }
+    let rest = rest
+        .strip_prefix("http://")
+        .unwrap_or(rest)
+        .trim_end_matches('/');
+    if rest.parse::<Ipv6Addr>().is_ok() {
+        return Ok((Address(rest.to_owned()), None));
+    }
+    let (host, port) = match rest.strip_prefix('[') {
+        Some(inner) => {
+            let (host, after) = inner.split_once(']').ok_or_else(malformed)?;
+            host.parse::<Ipv6Addr>().map_err(|_| malformed())?;
+            let port = match after {
+                "" => None,
+                after => Some(after.strip_prefix(':').ok_or_else(malformed)?),
+            };
+            (host, port)
+        }
+        None => match rest.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (rest, None),
+        },
+    };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b':');
+    if host.is_empty() || host.starts_with('-') || !host.bytes().all(plain) {
+        return Err(malformed());
+    }
+    let port = match port {
+        None => None,
+        Some(port) => match port.parse::<u16>() {
+            Ok(port) if port > 0 => Some(port),
+            Ok(_) | Err(_) => return Err(AddressError::Port(text.to_owned())),
+        },
+    };
+    Ok((Address(host.to_owned()), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_forms_are_understood() {
+        for (text, host, port) in [
+            ("gpu1", "gpu1", None),
+            ("10.0.0.7:9000", "10.0.0.7", Some(9000)),
+            ("::1", "::1", None),
+            ("[::1]", "::1", None),
+            ("[fe80::2]:81", "fe80::2", Some(81)),
+            ("http://gpu1:8000/", "gpu1", Some(8000)),
+            ("http://gpu1.lab", "gpu1.lab", None),
+        ] {
+            let (address, found) = parse(text).unwrap();
+            assert_eq!((address.as_str(), found), (host, port), "{text}");
+        }
+        assert_eq!(parse("::1").unwrap().0.bracketed(), "[::1]");
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused() {
+        for bad in [
+            "",
+            "-oProxy",
+            "a b",
+            "a/b",
+            "a:0",
+            "a:x",
+            "a:99999",
+            "[::1",
+            "[x]",
+            "user@a",
+            "https://a",
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! The configuration file.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::failure::Failure;
+
+/// Everything it may say. Unknown keys are refused, so that a misspelt one is not ignored.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigFile {
+    pub host: Option<String>,
+    pub port: Option<u16>,
+    pub ssh_proxy_port: Option<u16>,
+}
+
+/// Reads it; a file that does not exist says nothing.
+pub fn read(path: &Path) -> Result<ConfigFile, Failure> {
+    let shown = path.display();
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(ConfigFile::default()),
+        Err(error) => return Err(Failure::usage(format!("{shown} cannot be read: {error}"))),
+    };
+    toml::from_str(&text).map_err(|error| {
+        let before = error.span().map_or(0, |span| span.start).min(text.len());
+        let line = text.as_bytes()[..before]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count()
+            + 1;
+        let message = error.message().lines().next().unwrap_or("malformed");
+        Failure::usage(format!("{shown}:{line}: {message}"))
+            .hint("the file may set host, port and ssh_proxy_port")
+    })
+}

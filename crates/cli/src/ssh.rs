@@ -1,0 +1,103 @@
+//! `kohakuriver ssh`: the user's own ssh, through the host, into a VPS.
+
+mod config;
+mod connect;
+mod forward;
+mod known_hosts;
+pub mod proxy;
+mod route;
+
+use std::path::PathBuf;
+
+use clap_complete::ArgValueCandidates;
+
+use crate::complete;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::reference::VpsRef;
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true,
+    after_help = "\
+It ends with ssh's own exit code. Plain OpenSSH gets there too:
+  ssh -J you@host:8002 root@web
+  kohakuriver ssh config --output ~/.ssh/kohakuriver.conf    for scp, rsync and editors
+
+Examples:
+  kohakuriver ssh web
+  kohakuriver ssh web -- nvidia-smi -L
+  kohakuriver ssh web -u ubuntu -i ~/.ssh/lab_key"
+)]
+pub struct SshArgs {
+    #[command(subcommand)]
+    command: Option<SshCommand>,
+    #[command(flatten)]
+    connect: OptionalConnect,
+}
+
+#[derive(clap::Subcommand, Clone, Debug)]
+enum SshCommand {
+    /// Print ssh configuration for all running VPSes
+    Config(config::ConfigArgs),
+    /// Log in to a VPS: the same as without `connect`
+    #[command(hide = true)]
+    Connect(ConnectArgs),
+}
+
+/// `ssh VPS`, where the VPS is absent when a subcommand is given.
+#[derive(clap::Args, Clone, Debug)]
+struct OptionalConnect {
+    /// Id or name
+    #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
+    vps: Option<VpsRef>,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(clap::Args, Clone, Debug)]
+struct ConnectArgs {
+    /// Id or name
+    #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
+    vps: VpsRef,
+    #[command(flatten)]
+    how: How,
+}
+
+/// How to log in.
+#[derive(clap::Args, Clone, Debug)]
+struct How {
+    /// User inside the VPS
+    #[arg(short, long, value_name = "NAME", default_value = "root")]
+    user: String,
+    /// Private key to log in with [default: the one made for this VPS, then ssh's own]
+    #[arg(short = 'i', long, value_name = "PATH")]
+    key: Option<PathBuf>,
+    /// Port of the host's SSH gateway [env: KOHAKURIVER_SSH_PROXY_PORT] [default: 8002]
+    #[arg(long, value_name = "PORT")]
+    proxy_port: Option<u16>,
+    /// Do not log in: listen on this port of 127.0.0.1 (0 = any free one) and forward to the
+    /// VPS's SSH
+    #[arg(long, value_name = "PORT", conflicts_with = "command")]
+    local_port: Option<u16>,
+    /// What to run instead of a shell
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+pub async fn run(context: &Context, args: SshArgs) -> Result<(), Failure> {
+    let (vps, how) = match args.command {
+        Some(SshCommand::Config(args)) => return config::run(context, &args).await,
+        Some(SshCommand::Connect(args)) => (args.vps, args.how),
+        None => match args.connect.vps {
+            Some(vps) => (vps, args.connect.how),
+            None => return Err(Failure::usage("no VPS was named").hint("kohakuriver ssh NAME")),
+        },
+    };
+    match how.local_port {
+        Some(port) => forward::run(context, &vps, &how, port).await,
+        None => connect::run(context, &vps, &how).await,
+    }
+}

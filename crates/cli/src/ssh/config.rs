@@ -1,0 +1,68 @@
+//! `kohakuriver ssh config`
+
+use std::path::PathBuf;
+
+use super::route::Route;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::files;
+use crate::vps;
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  kohakuriver ssh config --output ~/.ssh/kohakuriver.conf
+  echo 'Include kohakuriver.conf' | cat - ~/.ssh/config > new && mv new ~/.ssh/config
+  scp data.tar web:/root/     then ssh, scp, rsync and editors know your VPSes by name")]
+pub struct ConfigArgs {
+    /// File to write instead of standard output; replaced as a whole
+    #[arg(short, long, value_name = "PATH")]
+    output: Option<PathBuf>,
+}
+
+pub async fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
+    let tasks = context.api.vps_active().await?;
+    let port = context.settings.ssh_proxy_port.value;
+    let usable: Vec<_> = tasks
+        .iter()
+        .filter(|task| task.status == "running" && vps::has_ssh(task))
+        .collect();
+    if context.out.json && args.output.is_none() {
+        context.out.json(&usable);
+        return Ok(());
+    }
+    let mut text =
+        String::from("# Written by `kohakuriver ssh config`; run it again after a change.\n");
+    for task in &usable {
+        let route = Route::to(context, task, port)?;
+        text.push_str(&format!("\nHost {}", route.alias));
+        if let Some(name) = &task.name {
+            text.push_str(&format!(" {name}"));
+        }
+        text.push_str("\n    User root\n");
+        for (keyword, value) in &route.options {
+            text.push_str(&format!("    {keyword} {value}\n"));
+        }
+    }
+    if usable.is_empty() {
+        context.out.note("no running VPS has SSH");
+        context.out.hint("`kohakuriver vps create --ssh` makes one");
+    }
+    let Some(path) = &args.output else {
+        context.out.raw(text.as_bytes());
+        return Ok(());
+    };
+    files::replace(path, 0o600, text.as_bytes()).map_err(|error| {
+        Failure::usage(format!("{} cannot be written: {error}", path.display()))
+    })?;
+    context.out.note(format!(
+        "{} VPSes written to {}",
+        usable.len(),
+        path.display()
+    ));
+    context.out.hint(format!(
+        "put `Include {}` at the top of ~/.ssh/config",
+        path.display()
+    ));
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! `kohakuriver ssh VPS`: becomes the user's ssh.
+
+use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use kohakuriver_api::Task;
+
+use super::How;
+use super::route::Route;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::reference::VpsRef;
+use crate::vps::{self, called};
+
+pub async fn run(context: &Context, vps: &VpsRef, how: &How) -> Result<(), Failure> {
+    let task = reachable(context, vps).await?;
+    let port = how
+        .proxy_port
+        .unwrap_or(context.settings.ssh_proxy_port.value);
+    let route = Route::to(context, &task, port)?;
+    let mut ssh = Command::new("ssh");
+    if let Some(key) = &how.key {
+        if !key.exists() {
+            return Err(Failure::usage(format!("there is no key {}", key.display()))
+                .hint("leave --key out for the keys ssh uses anyway"));
+        }
+        ssh.arg("-i").arg(key);
+    }
+    for (keyword, value) in &route.options {
+        if *keyword == "IdentityFile" && how.key.is_some() {
+            continue;
+        }
+        ssh.arg("-o").arg(format!("{keyword}={value}"));
+    }
+    // After `--`, ssh takes nothing of the command for its own options.
+    ssh.args(["-l", &how.user, &route.alias]);
+    if !how.command.is_empty() {
+        ssh.arg("--").args(&how.command);
+    }
+    // From here on this process is ssh: terminal, signals and exit code are its own.
+    let error = ssh.exec();
+    if error.kind() == ErrorKind::NotFound {
+        return Err(
+            Failure::missing_program("the program ssh is not installed here")
+                .hint("install the OpenSSH client, for example the package openssh-client"),
+        );
+    }
+    Err(Failure::request(format!("ssh cannot be started: {error}")))
+}
+
+/// The VPS, if SSH can get there now.
+pub async fn reachable(context: &Context, vps: &VpsRef) -> Result<Task, Failure> {
+    let task = context
+        .api
+        .task(vps.as_str())
+        .await
+        .map_err(vps::with_list_hint)?;
+    let name = called(&task);
+    if !vps::has_ssh(&task) {
+        return Err(
+            Failure::request(format!("VPS {name} was created without SSH"))
+                .hint("create one with `kohakuriver vps create --ssh`"),
+        );
+    }
+    let hint = match task.status.as_str() {
+        "running" => return Ok(task),
+        "assigning" | "pending" => {
+            format!("`kohakuriver vps status {name} --watch` shows how far it is")
+        }
+        "lost" => "its node is not connected; `kohakuriver node list` shows which are".to_owned(),
+        "stopped" | "failed" | "killed" | "killed_oom" => {
+            format!("`kohakuriver vps restart {name}` starts it again")
+        }
+        _ => format!("`kohakuriver vps status {name}` shows more"),
+    };
+    Err(Failure::request(format!("VPS {name} is {}, not running", task.status)).hint(hint))
+}

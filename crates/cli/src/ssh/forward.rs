@@ -1,0 +1,61 @@
+//! `kohakuriver ssh VPS --local-port N`: a local port that leads to the VPS's SSH.
+
+use std::net::Ipv4Addr;
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::How;
+use super::connect::reachable;
+use super::proxy::tunnel;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::reference::VpsRef;
+use crate::vps::called;
+use crate::wait;
+
+pub async fn run(context: &Context, vps: &VpsRef, how: &How, port: u16) -> Result<(), Failure> {
+    let task = reachable(context, vps).await?;
+    let gateway = how
+        .proxy_port
+        .unwrap_or(context.settings.ssh_proxy_port.value);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .await
+        .map_err(|error| {
+            Failure::request(format!("port {port} of 127.0.0.1 cannot be used: {error}"))
+                .hint("take another, or 0 for any free one")
+        })?;
+    let port = listener.local_addr().map_or(port, |address| address.port());
+    context.out.line(format!("127.0.0.1:{port}"));
+    context.out.note(format!(
+        "leads to {}; in another terminal: ssh -p {port} {}@127.0.0.1 (Ctrl-C ends it)",
+        called(&task),
+        how.user
+    ));
+    let host = context.settings.host.value.as_str().to_owned();
+    let serve = async {
+        loop {
+            let (client, _) = listener
+                .accept()
+                .await
+                .map_err(|error| Failure::request(format!("cannot accept: {error}")))?;
+            let (host, id, out) = (host.clone(), task.task_id.clone(), context.out);
+            // Ends with the process, or when either side closes.
+            tokio::spawn(async move {
+                if let Err(failure) = carry(client, &host, gateway, &id).await {
+                    out.failure(&failure);
+                }
+            });
+        }
+    };
+    // Ctrl-C is how it ends.
+    let _: Result<(), Failure> = wait::unless_interrupted(serve, || Failure::interrupted("")).await;
+    Ok(())
+}
+
+async fn carry(client: TcpStream, host: &str, port: u16, id: &str) -> Result<(), Failure> {
+    let server = tunnel(host, port, id).await?;
+    let _ = client.set_nodelay(true);
+    // How one connection ends is between ssh and the VPS.
+    let _ = kohakuriver_net::relay(client, server).await;
+    Ok(())
+}

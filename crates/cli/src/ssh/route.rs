@@ -1,0 +1,146 @@
+//! How ssh gets to one VPS: the settings that a direct login and `ssh config` share.
+
+use std::path::{Path, PathBuf};
+
+use kohakuriver_api::Task;
+
+use super::known_hosts;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::files;
+use crate::keys;
+
+/// Ready-made ssh settings.
+#[derive(Debug)]
+pub struct Route {
+    /// The VPS's name to ssh, the same for ever whatever its address or ports.
+    pub alias: String,
+    /// `Keyword` and value, quoted as the configuration file wants them.
+    pub options: Vec<(&'static str, String)>,
+}
+
+pub fn alias(id: &str) -> String {
+    format!("kohakuriver-vps-{id}")
+}
+
+impl Route {
+    /// Pins the VPS's host key and says how to reach it.
+    pub fn to(context: &Context, task: &Task, proxy_port: u16) -> Result<Self, Failure> {
+        let alias = alias(&task.task_id);
+        let known_hosts = files::cache()?.join("known_hosts");
+        let pinned = known_hosts::pin(&known_hosts, &alias, task.ssh_host_key.as_deref())?;
+        let program = std::env::current_exe().map_err(|error| {
+            Failure::request(format!("cannot find the path of this program: {error}"))
+        })?;
+        let proxy = proxy_command(
+            &program,
+            context.settings.host.value.as_str(),
+            proxy_port,
+            &task.task_id,
+        );
+        let mut options = vec![
+            ("HostKeyAlias", alias.clone()),
+            ("ProxyCommand", proxy),
+            ("UserKnownHostsFile", quoted(&known_hosts)),
+            // The key is known from the host, over the link that made the VPS. Without one, what
+            // is met first is believed, and only that from then on.
+            (
+                "StrictHostKeyChecking",
+                if pinned { "yes" } else { "accept-new" }.to_owned(),
+            ),
+            ("CheckHostIP", "no".to_owned()),
+            ("UpdateHostKeys", "no".to_owned()),
+            ("HashKnownHosts", "no".to_owned()),
+        ];
+        for key in identities(&files::home()?.join(".ssh"), &task.task_id) {
+            options.push(("IdentityFile", quoted(&key)));
+        }
+        Ok(Self { alias, options })
+    }
+}
+
+/// Naming one key turns ssh's default keys off, so they are named too.
+fn identities(ssh_folder: &Path, id: &str) -> Vec<PathBuf> {
+    let made = keys::made_for(ssh_folder, id);
+    if !made.exists() {
+        return Vec::new();
+    }
+    let defaults = ["id_ed25519", "id_ecdsa", "id_rsa"].map(|name| ssh_folder.join(name));
+    std::iter::once(made)
+        .chain(defaults.into_iter().filter(|path| path.exists()))
+        .collect()
+}
+
+/// The command line ssh gives to the user's shell.
+fn proxy_command(program: &Path, host: &str, port: u16, id: &str) -> String {
+    let words = [
+        &program.to_string_lossy(),
+        "--host",
+        host,
+        "ssh-proxy",
+        "--proxy-port",
+        &port.to_string(),
+        "--id",
+        id,
+    ];
+    // ssh replaces % words before the shell sees anything.
+    words
+        .map(|word| shell_word(word).replace('%', "%%"))
+        .join(" ")
+}
+
+/// One word to any POSIX shell.
+fn shell_word(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'-' | b'_' | b':');
+    if !text.is_empty() && text.bytes().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+/// One file name to ssh's configuration parser.
+pub fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy().replace('%', "%%");
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_proxy_command_survives_ssh_and_the_shell() {
+        let plain = proxy_command(Path::new("/usr/bin/kohakuriver"), "::1", 8002, "7");
+        assert_eq!(
+            plain,
+            "/usr/bin/kohakuriver --host ::1 ssh-proxy --proxy-port 8002 --id 7"
+        );
+        let odd = proxy_command(Path::new("/a b/100%/it's"), "h", 1, "7");
+        assert!(odd.starts_with("'/a b/100%%/it'\\''s' --host h "), "{odd}");
+    }
+
+    #[test]
+    fn the_shell_reads_back_the_same_words() {
+        for text in ["/a b/c", "it's", "$(reboot)", "a;b", "`x`", "\"", "\\", "*"] {
+            let output = std::process::Command::new("sh")
+                .args(["-c", &format!("printf %s {}", shell_word(text))])
+                .output()
+                .unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn default_keys_stay_beside_the_made_one() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(identities(folder.path(), "7").is_empty());
+        for name in ["id-kohakuriver-7", "id_rsa"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        let names: Vec<_> = identities(folder.path(), "7")
+            .iter()
+            .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
+            .collect();
+        assert_eq!(names, ["id-kohakuriver-7", "id_rsa"]);
+    }
+}

@@ -1,0 +1,59 @@
+//! Times as people say them.
+
+use jiff::Timestamp;
+
+/// `3 minutes ago`, or the text itself where it is no time.
+pub fn ago(text: &str, now: Timestamp) -> String {
+    match text.parse::<Timestamp>() {
+        Ok(then) => format!("{} ago", words(now.as_second() - then.as_second())),
+        Err(_) => text.to_owned(),
+    }
+}
+
+/// `3 minutes`, without the `ago`.
+pub fn age(text: &str, now: Timestamp) -> Option<String> {
+    let then = text.parse::<Timestamp>().ok()?;
+    Some(words(now.as_second() - then.as_second()))
+}
+
+fn words(seconds: i64) -> String {
+    const UNITS: [(i64, &str); 4] = [
+        (86_400, "day"),
+        (3600, "hour"),
+        (60, "minute"),
+        (1, "second"),
+    ];
+    // Clocks of two machines differ a little; the future is now.
+    let seconds = seconds.max(0);
+    for (size, unit) in UNITS {
+        // "90 minutes" says more than "1 hour".
+        let count = seconds / size;
+        if count >= 2 || (size == 1) {
+            let plural = if count == 1 { "" } else { "s" };
+            return format!("{count} {unit}{plural}");
+        }
+    }
+    String::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_read_well() {
+        for (seconds, text) in [
+            (-5, "0 seconds"),
+            (1, "1 second"),
+            (119, "119 seconds"),
+            (120, "2 minutes"),
+            (7200, "2 hours"),
+            (86_400 * 2, "2 days"),
+        ] {
+            assert_eq!(words(seconds), text);
+        }
+        let now = "2026-01-01T00:10:00Z".parse().unwrap();
+        assert_eq!(ago("2026-01-01T00:00:00+00:00", now), "10 minutes ago");
+        assert_eq!(ago("yesterday", now), "yesterday");
+    }
+}

@@ -1,0 +1,70 @@
+//! What is going on right now, on standard error: a spinner at a terminal, otherwise one line for
+//! every new step.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::Output;
+
+/// One running action.
+#[derive(Debug)]
+pub struct Progress {
+    out: Output,
+    bar: Option<ProgressBar>,
+    last: Option<String>,
+}
+
+impl Progress {
+    pub fn new(out: Output) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new_spinner();
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
+        });
+        Self {
+            out,
+            bar,
+            last: None,
+        }
+    }
+
+    /// The step, and how far it is, where that is known.
+    pub fn show(&mut self, step: &str, percent: Option<u8>) {
+        let new = self.last.as_deref() != Some(step);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_style(style(percent.is_some()));
+                if let Some(percent) = percent {
+                    bar.set_length(100);
+                    bar.set_position(u64::from(percent.min(100)));
+                }
+                bar.set_message(step.to_owned());
+            }
+            None if new => self.out.note(step),
+            None => {}
+        }
+        if new {
+            self.last = Some(step.to_owned());
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn style(measured: bool) -> ProgressStyle {
+    let template = if measured {
+        "{spinner} {wide_msg} {bar:20} {percent:>3}% {elapsed:>4}"
+    } else {
+        "{spinner} {wide_msg} {elapsed:>4}"
+    };
+    // The templates are fixed and valid; a plain spinner is a fine answer should that change.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+}

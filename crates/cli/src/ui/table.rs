@@ -1,0 +1,130 @@
+//! Lists as columns that fit the terminal.
+
+use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, presets};
+
+use super::{Output, Tone};
+
+/// What a column does where the terminal is too narrow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// Stays whole: people copy it.
+    Whole,
+    /// Is cut, and shows that.
+    Cut,
+}
+
+/// A list.
+#[derive(Debug)]
+pub struct Grid {
+    columns: Vec<(&'static str, Fit)>,
+    rows: Vec<Vec<(Tone, String)>>,
+}
+
+impl Grid {
+    pub fn new(columns: &[(&'static str, Fit)]) -> Self {
+        Self {
+            columns: columns.to_vec(),
+            rows: Vec::new(),
+        }
+    }
+
+    pub fn row(&mut self, cells: Vec<(Tone, String)>) {
+        self.rows.push(cells);
+    }
+
+    pub fn print(&self, out: Output) {
+        // Only a terminal has a width; what is piped stays whole.
+        let width = Table::new().width();
+        for line in self.render(out.colour, width).lines() {
+            out.line(line.trim_end());
+        }
+    }
+
+    fn render(&self, colour: bool, width: Option<u16>) -> String {
+        let mut table = Table::new();
+        table
+            .load_style(presets::NOTHING)
+            .set_truncation_indicator("…")
+            .force_no_tty();
+        if colour {
+            table.enforce_styling();
+        }
+        table.set_header(self.columns.iter().map(|(title, _)| Cell::new(title)));
+        for cells in &self.rows {
+            let mut row = Row::from(cells.iter().map(|(tone, text)| cell(*tone, text)));
+            row.max_height(1);
+            table.add_row(row);
+        }
+        for (index, column) in table.column_iter_mut().enumerate() {
+            column.set_padding((0, 2));
+            if self
+                .columns
+                .get(index)
+                .is_some_and(|(_, fit)| *fit == Fit::Whole)
+            {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
+        }
+        if let Some(width) = width {
+            // The last column's padding may hang over the edge: it is trimmed.
+            table.set_width(width.saturating_add(2));
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+        }
+        table.to_string()
+    }
+}
+
+fn cell(tone: Tone, text: &str) -> Cell {
+    let cell = Cell::new(if text.is_empty() { "-" } else { text });
+    match tone {
+        Tone::Plain => cell,
+        Tone::Good => cell.fg(Color::Green),
+        Tone::Busy => cell.fg(Color::Yellow),
+        Tone::Bad => cell.fg(Color::Red),
+        Tone::Quiet => cell.fg(Color::DarkGrey),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grid() -> Grid {
+        let mut grid = Grid::new(&[("ID", Fit::Whole), ("NAME", Fit::Cut), ("NODE", Fit::Cut)]);
+        for name in [
+            "web",
+            "a-very-long-name-that-somebody-thought-was-a-good-idea-once",
+        ] {
+            grid.row(vec![
+                (Tone::Plain, "7398213345412345856".to_owned()),
+                (Tone::Good, name.to_owned()),
+                (Tone::Plain, "gpu-01.lab.example".to_owned()),
+            ]);
+        }
+        grid
+    }
+
+    #[test]
+    fn a_narrow_terminal_cuts_what_may_be_cut_and_keeps_ids() {
+        for width in [40, 60, 80] {
+            let text = grid().render(false, Some(width));
+            assert_eq!(text.lines().count(), 3, "one line each:\n{text}");
+            for line in text.lines() {
+                assert!(
+                    line.trim_end().chars().count() <= usize::from(width),
+                    "{width}:\n{text}"
+                );
+            }
+            assert!(text.contains("7398213345412345856"), "{text}");
+            assert!(text.contains('…'), "{text}");
+        }
+    }
+
+    #[test]
+    fn without_a_terminal_nothing_is_cut_or_coloured() {
+        let text = grid().render(false, None);
+        assert!(text.contains("thought-was-a-good-idea-once"));
+        assert!(!text.contains('\u{1b}'));
+        assert!(grid().render(true, None).contains('\u{1b}'));
+    }
+}

@@ -1,0 +1,163 @@
+//! `kohakuriver vps delete`
+
+use clap_complete::ArgValueCandidates;
+use kohakuriver_api::{Message, Task};
+
+use super::act::{print_json, with_list_hint};
+use super::called;
+use crate::complete;
+use crate::context::Context;
+use crate::failure::{Failure, Kind};
+use crate::files;
+use crate::keys;
+use crate::reference::VpsRef;
+use crate::wait::{self, End};
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  kohakuriver vps delete web             asks first
+  kohakuriver vps delete web db --yes    does not ask
+  kohakuriver vps delete web --force     also while it runs")]
+pub struct DeleteArgs {
+    /// Ids or names
+    #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
+    vps: Vec<VpsRef>,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    /// Also delete what still runs
+    #[arg(short, long)]
+    force: bool,
+    /// Return as soon as the host has taken the request
+    #[arg(long)]
+    no_wait: bool,
+}
+
+pub async fn run(context: &Context, args: &DeleteArgs) -> Result<(), Failure> {
+    let mut failed = false;
+    let mut report = |failure: Failure| {
+        failed = true;
+        context.out.failure(&failure);
+    };
+    let mut found: Vec<Task> = Vec::new();
+    for reference in &args.vps {
+        match context
+            .api
+            .task(reference.as_str())
+            .await
+            .map_err(with_list_hint)
+        {
+            Ok(task) if found.iter().any(|old| old.task_id == task.task_id) => {}
+            Ok(task) => found.push(task),
+            Err(failure) => report(failure),
+        }
+    }
+    if !found.is_empty() && !args.yes && !context.out.confirm(&question(&found), "--yes")? {
+        context.out.note("nothing was deleted");
+        return Ok(());
+    }
+    // All at once, so that the nodes work side by side, then wait for each.
+    let mut asked: Vec<(&Task, Message)> = Vec::new();
+    for task in &found {
+        match context.api.delete_vps(&task.task_id, args.force).await {
+            Ok(message) => asked.push((task, message)),
+            Err(failure) => report(failure.or_hint(|| {
+                let name = called(task);
+                format!("`kohakuriver vps stop {name}` first, or delete it with --force")
+            })),
+        }
+    }
+    let mut results = Vec::new();
+    for (task, message) in asked {
+        if !args.no_wait
+            && let Err(failure) = settle(context, task).await
+        {
+            report(failure);
+            continue;
+        }
+        if !context.out.json {
+            let state = if args.no_wait {
+                "is being deleted"
+            } else {
+                "is deleted"
+            };
+            context.out.line(format!("VPS {} {state}", called(task)));
+        }
+        name_the_useless_key(context, &task.task_id);
+        results.push(serde_json::to_value(&message).unwrap_or_default());
+    }
+    if context.out.json {
+        print_json(context, args.vps.len(), results);
+    }
+    if failed {
+        Err(Failure::reported())
+    } else {
+        Ok(())
+    }
+}
+
+fn question(found: &[Task]) -> String {
+    let names: Vec<String> = found
+        .iter()
+        .map(|task| match &task.name {
+            Some(name) => format!("{name} ({}, {})", task.task_id, task.status),
+            None => format!("{} ({})", task.task_id, task.status),
+        })
+        .collect();
+    let disks = if found.len() == 1 {
+        "its disk"
+    } else {
+        "their disks"
+    };
+    format!("Delete VPS {} with {disks}?", names.join(", "))
+}
+
+/// Waits until it is gone.
+async fn settle(context: &Context, task: &Task) -> Result<(), Failure> {
+    let (id, name) = (task.task_id.as_str(), called(task));
+    let step = format!("deleting {name}");
+    let stuck = |task: &Task| task.status == "lost" || task.transition.is_none();
+    let end = wait::unless_interrupted(wait::until(context, id, &step, stuck), || {
+        Failure::interrupted(format!(
+            "not waiting any longer; VPS {name} is being deleted"
+        ))
+        .hint(format!(
+            "`kohakuriver vps status {id}` shows whether it is gone"
+        ))
+    });
+    let task = match end.await {
+        Ok(End::Gone) => return Ok(()),
+        Ok(End::Met(task)) => task,
+        Err(failure) if failure.kind == Kind::NotFound => return Ok(()),
+        Err(failure) => return Err(failure),
+    };
+    if task.status == "lost" {
+        let node = task.assigned_node.as_deref().unwrap_or("its node");
+        return Err(Failure::request(format!(
+            "the node {node} is not connected; VPS {name} will be deleted when it is back"
+        ))
+        .hint("`kohakuriver node list` shows which nodes are online"));
+    }
+    let reason = task
+        .error_message
+        .as_deref()
+        .unwrap_or("the host gave no reason");
+    Err(
+        Failure::request(format!("VPS {name} was not deleted: {reason}"))
+            .hint(format!("`kohakuriver vps status {id}` shows more")),
+    )
+}
+
+/// A private key is never removed behind somebody's back.
+fn name_the_useless_key(context: &Context, id: &str) {
+    if let Ok(home) = files::home() {
+        let key = keys::made_for(&home.join(".ssh"), id);
+        if key.exists() {
+            context.out.note(format!(
+                "note: the key {} opens nothing any more",
+                key.display()
+            ));
+        }
+    }
+}

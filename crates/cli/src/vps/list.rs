@@ -1,0 +1,105 @@
+//! `kohakuriver vps list`
+
+use jiff::Timestamp;
+use kohakuriver_api::Task;
+use kohakuriver_model::Memory;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::ui::{Fit, Grid, Tone, ago, status_tone};
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  kohakuriver vps list
+  kohakuriver vps list --all
+  kohakuriver vps list --json | jq -r '.[].task_id'")]
+pub struct ListArgs {
+    /// Also what is stopped or failed
+    #[arg(short, long)]
+    all: bool,
+}
+
+pub async fn run(context: &Context, args: &ListArgs) -> Result<(), Failure> {
+    let tasks = if args.all {
+        context.api.vps_all().await?
+    } else {
+        context.api.vps_active().await?
+    };
+    if context.out.json {
+        context.out.json(&tasks);
+        return Ok(());
+    }
+    if tasks.is_empty() {
+        if args.all {
+            context.out.note("no VPS yet");
+            context.out.hint("`kohakuriver vps create --ssh` makes one");
+        } else {
+            context.out.note("no VPS is running");
+            context.out.hint(
+                "`kohakuriver vps list -a` also shows stopped ones, `kohakuriver vps create --ssh` makes one",
+            );
+        }
+        return Ok(());
+    }
+    let mut grid = Grid::new(&[
+        ("ID", Fit::Whole),
+        ("NAME", Fit::Cut),
+        ("STATUS", Fit::Whole),
+        ("NODE", Fit::Cut),
+        ("SSH", Fit::Whole),
+        ("CORES", Fit::Whole),
+        ("MEMORY", Fit::Whole),
+        ("STARTED", Fit::Cut),
+    ]);
+    let now = Timestamp::now();
+    for task in &tasks {
+        grid.row(row(task, now));
+    }
+    grid.print(context.out);
+    Ok(())
+}
+
+fn row(task: &Task, now: Timestamp) -> Vec<(Tone, String)> {
+    let plain = |text: String| (Tone::Plain, text);
+    let status = task.transition.as_deref().unwrap_or(&task.status);
+    let tone = if task.transition.is_some() {
+        Tone::Busy
+    } else {
+        status_tone(status)
+    };
+    vec![
+        plain(task.task_id.clone()),
+        plain(task.name.clone().unwrap_or_default()),
+        (tone, status.to_owned()),
+        plain(task.assigned_node.clone().unwrap_or_default()),
+        plain(if has_ssh(task) { "yes" } else { "no" }.to_owned()),
+        plain(cores(task)),
+        plain(memory(task)),
+        plain(
+            task.started_at
+                .as_deref()
+                .map(|time| ago(time, now))
+                .unwrap_or_default(),
+        ),
+    ]
+}
+
+/// Whether it was created with `--ssh`.
+pub fn has_ssh(task: &Task) -> bool {
+    task.ssh_port != Some(0)
+}
+
+pub fn cores(task: &Task) -> String {
+    match task.required_cores {
+        0 => "all".to_owned(),
+        count => count.to_string(),
+    }
+}
+
+pub fn memory(task: &Task) -> String {
+    match task.required_memory_bytes {
+        None | Some(0) => "all".to_owned(),
+        Some(bytes) => Memory::from_bytes(bytes).to_string(),
+    }
+}

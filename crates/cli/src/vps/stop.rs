@@ -1,0 +1,27 @@
+//! `kohakuriver vps stop`
+
+use clap_complete::ArgValueCandidates;
+
+use super::act::{self, Act};
+use crate::complete;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::reference::VpsRef;
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  kohakuriver vps stop web
+  kohakuriver vps stop web db --no-wait")]
+pub struct StopArgs {
+    /// Ids or names
+    #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
+    vps: Vec<VpsRef>,
+    /// Return as soon as the host has taken the request
+    #[arg(long)]
+    no_wait: bool,
+}
+
+pub async fn run(context: &Context, args: &StopArgs) -> Result<(), Failure> {
+    act::run(context, Act::Stop, &args.vps, !args.no_wait).await
+}

@@ -1,0 +1,90 @@
+//! Waiting until a VPS is what it was asked to be.
+//!
+//! The host holds each question open until something changed, so news arrive at once and waiting
+//! costs nothing. A lost connection is tried again for a while: the work goes on without us.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use kohakuriver_api::Task;
+
+use crate::context::Context;
+use crate::failure::{Failure, Kind};
+use crate::ui::Progress;
+
+/// How long the host may be away before waiting is given up.
+const PATIENCE: Duration = Duration::from_secs(30);
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A host that answers an open question at once with nothing new is not asked faster than this.
+const SLOWEST_ANSWER: Duration = Duration::from_millis(500);
+
+/// Where waiting ended.
+#[derive(Debug)]
+pub enum End {
+    /// The caller's condition holds for this state.
+    Met(Box<Task>),
+    /// The VPS does not exist any more.
+    Gone,
+}
+
+/// Follows a VPS until `done` holds. `step` names what to show where the host reports no progress.
+pub async fn until(
+    context: &Context,
+    id: &str,
+    step: &str,
+    done: impl Fn(&Task) -> bool,
+) -> Result<End, Failure> {
+    let mut progress = Progress::new(context.out);
+    progress.show(step, None);
+    let mut since = None;
+    let mut trouble: Option<Instant> = None;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let asked = Instant::now();
+        let answer = match since {
+            None => context.api.task(id).await,
+            Some(revision) => context.api.task_after(id, revision).await,
+        };
+        let task = match answer {
+            Ok(task) => task,
+            Err(failure) if failure.kind == Kind::NotFound => return Ok(End::Gone),
+            Err(failure) if failure.kind == Kind::Unreachable => {
+                let first = *trouble.get_or_insert(asked);
+                if first.elapsed() >= PATIENCE {
+                    return Err(failure);
+                }
+                progress.show("the host does not answer, trying again", None);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        trouble = None;
+        pause = FIRST_PAUSE;
+        if done(&task) {
+            return Ok(End::Met(Box::new(task)));
+        }
+        progress.show(
+            task.progress.as_deref().unwrap_or(step),
+            task.progress_percent,
+        );
+        let stale = since == Some(task.revision);
+        since = Some(task.revision);
+        if stale && asked.elapsed() < SLOWEST_ANSWER {
+            tokio::time::sleep(SLOWEST_ANSWER).await;
+        }
+    }
+}
+
+/// Runs `work`, or fails with what `interrupted` says when Ctrl-C comes first.
+pub async fn unless_interrupted<T>(
+    work: impl Future<Output = Result<T, Failure>>,
+    interrupted: impl FnOnce() -> Failure,
+) -> Result<T, Failure> {
+    tokio::select! {
+        result = work => result,
+        _ = tokio::signal::ctrl_c() => Err(interrupted()),
+    }
+}
