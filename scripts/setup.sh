@@ -74,7 +74,8 @@ disable_ssh_service() {
 
 apt() {
   # Another apt may be at work: wait for it rather than fail.
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 "$@" </dev/null >&2
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 \
+    "$@" </dev/null >&2
 }
 install_packages() {
   local wants_sshd=0 package
