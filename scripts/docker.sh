@@ -142,6 +142,7 @@ stop() {
 }
 
 status() {
+  if [ -S "$DOCKER_SOCKET" ] && [ ! -w "$DOCKER_SOCKET" ]; then exec_as_root; fi
   read_record
   docker_answers || {
     echo "not running"
