@@ -1,0 +1,18 @@
+//! The agent as a process of its own: `agent CONFIG_DIR RUN_DIR`, or `agent --sftp-server` for its helper.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["agent", "--sftp-server"] => kohakuriver_agent::sftp_server(),
+        [config, run] => kohakuriver_agent::run(Path::new(config), Path::new(run)),
+        _ => return ExitCode::from(2),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}

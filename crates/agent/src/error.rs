@@ -1,0 +1,34 @@
+use std::path::PathBuf;
+
+/// Why the agent could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error("cannot read {}", path.display())]
+    ReadConfig {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{} is not a valid agent configuration", path.display())]
+    ParseConfig {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("cannot load the SSH host key {}", path.display())]
+    HostKey {
+        path: PathBuf,
+        #[source]
+        source: russh::keys::Error,
+    },
+    #[error("cannot listen on {}", path.display())]
+    Listen {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot start the agent's runtime")]
+    Runtime(#[source] std::io::Error),
+    #[error("the SFTP stream failed")]
+    Sftp(#[source] std::io::Error),
+}

@@ -1,0 +1,7 @@
+//! Starting children and collecting every one that ends, ours or orphaned.
+
+mod reaper;
+mod spawn;
+
+pub(crate) use reaper::{Children, Exit, ReapMode};
+pub(crate) use spawn::{Identity, Output, ProcessSpec, Started, Terminal, start};

@@ -1,0 +1,295 @@
+//! The agent's life: listen, serve, and end the children when asked to stop.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::stat::{Mode, umask};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use crate::config::{AgentConfig, SOCKET_FILE};
+use crate::error::AgentError;
+use crate::process::{Children, ReapMode};
+use crate::ssh::{Peer, SshServer};
+use crate::sys;
+use crate::wire::{StreamReply, StreamRequest, read_request, write_reply};
+
+/// Children get this long to end after SIGTERM.
+const END_GRACE: Duration = Duration::from_secs(5);
+/// The runner sends its line at once.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+const PORT_RETRY: Duration = Duration::from_secs(30);
+/// Each relay holds two 64 KiB buffers; the runner opens one stream per forwarded connection.
+const MAX_STREAMS: usize = 512;
+const RELAY_BUFFER: usize = 64 * 1024;
+const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
+
+/// What to run with; [`AgentOptions::new`] gives what an instance uses.
+#[derive(Debug, Clone)]
+pub struct AgentOptions {
+    pub config_dir: PathBuf,
+    pub run_dir: PathBuf,
+    /// The program and its arguments that call [`crate::sftp_server`].
+    pub sftp_server: Vec<OsString>,
+}
+
+impl AgentOptions {
+    pub fn new(config_dir: &Path, run_dir: &Path) -> Self {
+        Self {
+            config_dir: config_dir.to_owned(),
+            run_dir: run_dir.to_owned(),
+            sftp_server: ["/proc/self/exe", "agent", "--sftp-server"]
+                .map(OsString::from)
+                .to_vec(),
+        }
+    }
+}
+
+/// Runs the agent until SIGTERM, then ends its children and returns.
+///
+/// It owns the calling process: it collects every child that ends, its own or not.
+pub fn run(config_dir: &Path, run_dir: &Path) -> Result<(), AgentError> {
+    run_with(AgentOptions::new(config_dir, run_dir))
+}
+
+/// Like [`run`], with other than the usual options.
+pub fn run_with(options: AgentOptions) -> Result<(), AgentError> {
+    sys::limit_allocator();
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .thread_stack_size(256 * 1024)
+        .thread_keep_alive(Duration::from_secs(1))
+        .build()
+        .map_err(AgentError::Runtime)?
+        .block_on(serve(options))
+}
+
+struct Agent {
+    ssh: Option<Arc<SshServer>>,
+    streams: Arc<Semaphore>,
+}
+
+async fn serve(options: AgentOptions) -> Result<(), AgentError> {
+    let config = AgentConfig::read(&options.config_dir)?;
+    if std::process::id() != 1
+        && let Err(error) = nix::sys::prctl::set_child_subreaper(true)
+    {
+        tracing::warn!(%error, "orphans of this agent's children go to somebody else");
+    }
+    // The handlers must exist before the first child and before anybody can ask us to stop.
+    let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Runtime)?;
+    let children = Arc::new(Children::new(ReapMode::All));
+    let reaper = Arc::clone(&children);
+    let reaping = tokio::spawn(async move { reaper.reap().await });
+
+    let ssh = if config.ssh {
+        let server = SshServer::new(
+            &options.config_dir,
+            config.env,
+            options.sftp_server,
+            Arc::clone(&children),
+        )?;
+        Some(Arc::new(server))
+    } else {
+        None
+    };
+    let socket = options.run_dir.join(SOCKET_FILE);
+    let listener = listen(&socket).map_err(|source| AgentError::Listen {
+        path: socket.clone(),
+        source,
+    })?;
+    if let Some(ssh) = ssh.clone()
+        && config.serve_port_22
+    {
+        tokio::spawn(serve_port(ssh, 22));
+    }
+    tracing::info!(task_id = %config.task_id, ssh = config.ssh, "agent ready");
+
+    let agent = Arc::new(Agent {
+        ssh,
+        streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+    });
+    tokio::select! {
+        () = accept(listener, agent) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("agent stopping");
+    let _ = std::fs::remove_file(&socket);
+    children.end_all(END_GRACE).await;
+    reaping.abort();
+    Ok(())
+}
+
+/// Listens where an earlier agent of the same instance may have left its socket.
+fn listen(socket: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    // Nobody else may connect, not even between bind and chmod. The process has no other thread yet.
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(socket);
+    umask(before);
+    listener
+}
+
+async fn accept(listener: UnixListener, agent: Arc<Agent>) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "connection not accepted");
+                // Out of descriptors, most likely: they come back as others close.
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(slot) = Arc::clone(&agent.streams).try_acquire_owned() else {
+            tracing::warn!(limit = MAX_STREAMS, "stream refused: too many");
+            continue;
+        };
+        let agent = Arc::clone(&agent);
+        tokio::spawn(async move {
+            agent.handle(stream).await;
+            drop(slot);
+        });
+    }
+}
+
+impl Agent {
+    async fn handle(&self, mut stream: UnixStream) {
+        let request = match timeout(REQUEST_DEADLINE, read_request(&mut stream)).await {
+            Ok(Ok(request)) => request,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "bad stream request");
+                refuse(&mut stream, format!("bad request: {error}")).await;
+                return;
+            }
+            Err(_) => return,
+        };
+        match request {
+            StreamRequest::Ping => {
+                let pong = StreamReply::Pong {
+                    pid: std::process::id(),
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                };
+                let _ = write_reply(&mut stream, &pong).await;
+            }
+            StreamRequest::Ssh => match &self.ssh {
+                None => {
+                    refuse(&mut stream, "this VPS was created without --ssh".to_owned()).await;
+                }
+                Some(ssh) => {
+                    if write_reply(&mut stream, &StreamReply::Ready).await.is_ok() {
+                        Arc::clone(ssh).serve(stream, Peer::Runner).await;
+                    }
+                }
+            },
+            StreamRequest::Tcp { port } => relay(stream, port).await,
+        }
+    }
+}
+
+async fn refuse(stream: &mut UnixStream, error: String) {
+    let _ = write_reply(stream, &StreamReply::Refused { error }).await;
+}
+
+async fn relay(mut stream: UnixStream, port: u16) {
+    let mut target = match timeout(CONNECT_DEADLINE, connect_local(port)).await {
+        Ok(Ok(target)) => target,
+        Ok(Err(error)) => {
+            let error = format!("cannot connect to port {port} in the instance: {error}");
+            refuse(&mut stream, error).await;
+            return;
+        }
+        Err(_) => {
+            let error = format!("port {port} in the instance does not answer");
+            refuse(&mut stream, error).await;
+            return;
+        }
+    };
+    let _ = target.set_nodelay(true);
+    if write_reply(&mut stream, &StreamReply::Ready).await.is_err() {
+        return;
+    }
+    let copied = tokio::io::copy_bidirectional_with_sizes(
+        &mut stream,
+        &mut target,
+        RELAY_BUFFER,
+        RELAY_BUFFER,
+    );
+    if let Err(error) = copied.await {
+        tracing::debug!(port, %error, "relay ended");
+    }
+}
+
+async fn connect_local(port: u16) -> io::Result<TcpStream> {
+    match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
+        Ok(stream) => Ok(stream),
+        // The first error is the one people expect to read.
+        Err(error) => TcpStream::connect((Ipv6Addr::LOCALHOST, port))
+            .await
+            .map_err(|_| error),
+    }
+}
+
+/// Serves SSH on a port of the instance, for as long as nothing of the image does.
+async fn serve_port(ssh: Arc<SshServer>, port: u16) {
+    let mut told = false;
+    let listener = loop {
+        match bind(port) {
+            Ok(listener) => break listener,
+            Err(error) if !told => {
+                told = true;
+                tracing::info!(port, %error, "the port is not free, trying again now and then");
+            }
+            Err(_) => {}
+        }
+        sleep(PORT_RETRY).await;
+    };
+    tracing::info!(port, "serving SSH");
+    loop {
+        match listener.accept().await {
+            Ok((stream, client)) => {
+                let _ = stream.set_nodelay(true);
+                let Ok(server) = stream.local_addr() else {
+                    continue;
+                };
+                tokio::spawn(Arc::clone(&ssh).serve(stream, Peer::Tcp { client, server }));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "connection not accepted");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Listens on both address families, or on IPv4 where the instance has no other.
+fn bind(port: u16) -> io::Result<TcpListener> {
+    let any = |address: SocketAddr| {
+        let socket = if address.is_ipv6() {
+            TcpSocket::new_v6()?
+        } else {
+            TcpSocket::new_v4()?
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(128)
+    };
+    match any((Ipv6Addr::UNSPECIFIED, port).into()) {
+        Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+            any((Ipv4Addr::UNSPECIFIED, port).into())
+        }
+        bound => bound,
+    }
+}

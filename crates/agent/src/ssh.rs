@@ -1,0 +1,16 @@
+//! The SSH server of the instance.
+//!
+//! One connection is one russh session with one [`handler::Connection`]; every channel has one task, which owns the
+//! channel's process or TCP connection and ends with it.
+
+mod auth;
+mod exec;
+mod flow;
+mod forward;
+mod gate;
+mod handler;
+mod pty;
+mod server;
+mod session;
+
+pub(crate) use server::{Peer, SshServer};

@@ -1,0 +1,149 @@
+//! Which keys may log in.
+
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use russh::keys::{Algorithm, PublicKey};
+
+use crate::config::AgentConfig;
+use crate::passwd::{self, User};
+
+/// sshd has no limit, but a login must not read a disk image.
+const MAX_KEYS_FILE: u64 = 256 * 1024;
+
+/// Finds the user, if it exists and this key may log in as it.
+pub(super) fn authorize(
+    config_dir: &Path,
+    name: &str,
+    key: &PublicKey,
+    algorithm: &Algorithm,
+) -> Option<User> {
+    if matches!(algorithm, Algorithm::Rsa { hash: None }) {
+        // SHA-1 signatures can be forged; every client since 2016 has rsa-sha2.
+        return None;
+    }
+    let user = passwd::lookup(name)?;
+    let injected = match AgentConfig::read(config_dir) {
+        Ok(config) => config.authorized_keys,
+        Err(error) => {
+            tracing::warn!(%error, "injected keys cannot be read");
+            Vec::new()
+        }
+    };
+    let allowed = injected.iter().any(|line| line_allows(line, key))
+        || own_keys(&user).is_some_and(|text| text.lines().any(|line| line_allows(line, key)));
+    allowed.then_some(user)
+}
+
+/// Whether the line is exactly a key, and this one.
+///
+/// A line with options restricts its key in ways that are not honoured here, so it admits nobody.
+fn line_allows(line: &str, key: &PublicKey) -> bool {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with('#') {
+        return false;
+    }
+    let mut words = line.split_ascii_whitespace();
+    let (Some(algorithm), Some(_)) = (words.next(), words.next()) else {
+        return false;
+    };
+    if Algorithm::new(algorithm).is_err() {
+        return false;
+    }
+    PublicKey::from_openssh(line).is_ok_and(|listed| listed.key_data() == key.key_data())
+}
+
+/// The user's own authorized_keys, if nobody else could have written it.
+fn own_keys(user: &User) -> Option<String> {
+    let directory = user.home.join(".ssh");
+    let trusted = |meta: &std::fs::Metadata| {
+        (meta.uid() == user.uid || meta.uid() == 0) && meta.mode() & 0o022 == 0
+    };
+    if !trusted(&std::fs::metadata(&directory).ok()?) {
+        return None;
+    }
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        // A FIFO in its place must not hang the login.
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(directory.join("authorized_keys"))
+        .ok()?;
+    let meta = file.metadata().ok()?;
+    if !meta.is_file() || !trusted(&meta) {
+        return None;
+    }
+    let mut text = Vec::new();
+    file.take(MAX_KEYS_FILE).read_to_end(&mut text).ok()?;
+    Some(String::from_utf8_lossy(&text).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
+    const OTHER: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA6rWI3G1sz07DnfFlrouTcysQlj2P+jpNSOEWD9OJ3X";
+
+    fn key() -> PublicKey {
+        PublicKey::from_openssh(KEY).unwrap()
+    }
+
+    #[test]
+    fn a_plain_line_admits_its_key_whatever_the_comment_and_nothing_else() {
+        assert!(line_allows(KEY, &key()));
+        assert!(line_allows(
+            &format!("  {KEY} a comment # with more\r"),
+            &key()
+        ));
+        assert!(!line_allows(OTHER, &key()));
+        assert!(!line_allows("", &key()));
+        assert!(!line_allows(&format!("# {KEY}"), &key()));
+    }
+
+    #[test]
+    fn a_line_with_options_admits_nobody() {
+        for options in [
+            "no-pty",
+            "command=\"/bin/true\"",
+            "from=\"10.0.0.1\",no-pty",
+        ] {
+            assert!(
+                !line_allows(&format!("{options} {KEY}"), &key()),
+                "{options}"
+            );
+        }
+    }
+
+    #[test]
+    fn own_keys_count_only_where_nobody_else_can_write_them() {
+        let home = tempfile::tempdir().unwrap();
+        let ssh = home.path().join(".ssh");
+        std::fs::create_dir(&ssh).unwrap();
+        let mode = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        mode(&ssh, 0o700);
+        let file = ssh.join("authorized_keys");
+        std::fs::write(&file, KEY).unwrap();
+        mode(&file, 0o600);
+        let user = User {
+            name: "me".into(),
+            uid: nix::unistd::getuid().as_raw(),
+            gid: 0,
+            home: home.path().to_owned(),
+            shell: String::new(),
+            groups: vec![],
+        };
+        assert!(own_keys(&user).is_some());
+        mode(&file, 0o620);
+        assert!(own_keys(&user).is_none());
+        mode(&file, 0o600);
+        mode(&ssh, 0o777);
+        assert!(own_keys(&user).is_none());
+    }
+}

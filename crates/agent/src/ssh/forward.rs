@@ -1,0 +1,127 @@
+//! Channels that carry a TCP connection (`ssh -L`, `-J`, `-W`).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_resolver::Resolver;
+use russh::server::{ChannelOpenHandle, Msg};
+use russh::{Channel, ChannelMsg, ChannelOpenFailure};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::flow::{Inbound, pump};
+use super::handler::ChannelSlot;
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
+/// A full channel holds up its whole SSH connection: with others on it, this is how long it may.
+pub(super) const STALL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Connects, then relays until both directions have ended or the client closes.
+pub(super) async fn run(
+    channel: Channel<Msg>,
+    host: String,
+    port: u16,
+    reply: ChannelOpenHandle,
+    slot: ChannelSlot,
+    closed: CancellationToken,
+) {
+    let stream = match timeout(CONNECT_DEADLINE, connect(&host, port)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%host, port, %error, "forward not connected");
+            reply.reject(ChannelOpenFailure::ConnectFailed).await;
+            return;
+        }
+        Err(_) => {
+            tracing::debug!(%host, port, "forward not connected in time");
+            reply.reject(ChannelOpenFailure::ConnectFailed).await;
+            return;
+        }
+    };
+    // Best effort: a relay without it is only slower.
+    let _ = stream.set_nodelay(true);
+    reply.accept().await;
+    tokio::select! {
+        () = closed.cancelled() => {}
+        () = relay(channel, stream, &slot) => {}
+    }
+}
+
+async fn relay(channel: Channel<Msg>, stream: TcpStream, slot: &ChannelSlot) {
+    let (mut from_client, to_client) = channel.split();
+    let (from_target, mut to_target) = stream.into_split();
+    let to_client = Arc::new(to_client);
+    let (_running, ended) = watch::channel(false);
+    let outward = async {
+        pump(from_target, &to_client, None, ended).await;
+        let _ = to_client.eof().await;
+    };
+    tokio::pin!(outward);
+
+    let mut outward_done = false;
+    let mut inward_open = true;
+    let mut client_eof = false;
+    let mut inbound = Inbound::default();
+    while !outward_done || inward_open {
+        tokio::select! {
+            message = from_client.wait(), if !inbound.is_full() => match message {
+                Some(ChannelMsg::Data { data }) if inward_open => inbound.push(data),
+                Some(ChannelMsg::Eof) => client_eof = true,
+                Some(_) => {}
+                None => break,
+            },
+            written = inbound.write_some(&mut to_target), if !inbound.is_empty() => {
+                if written.is_err() {
+                    inbound.clear();
+                    inward_open = false;
+                }
+            }
+            () = &mut outward, if !outward_done => outward_done = true,
+            () = sleep(STALL_DEADLINE), if inbound.is_full() && slot.others_exist() => {
+                tracing::warn!("forward closed: its target accepts no data and holds up other channels");
+                break;
+            }
+        }
+        if client_eof && inbound.is_empty() && inward_open {
+            inward_open = false;
+            let _ = to_target.shutdown().await;
+        }
+    }
+    let _ = to_client.close().await;
+}
+
+async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for ip in resolve(host).await? {
+        match TcpStream::connect(SocketAddr::new(ip, port)).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Resolves without the C library, whose static form would load modules of the image's own one.
+async fn resolve(host: &str) -> io::Result<Vec<IpAddr>> {
+    let literal = host.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(ip) = literal.parse() {
+        return Ok(vec![ip]);
+    }
+    if host.eq_ignore_ascii_case("localhost") {
+        return Ok(vec![
+            IpAddr::from([127, 0, 0, 1]),
+            std::net::Ipv6Addr::LOCALHOST.into(),
+        ]);
+    }
+    // Made for each lookup: resolv.conf changes, and an idle agent holds no cache.
+    let resolver = Resolver::builder_tokio()
+        .and_then(|builder| builder.build())
+        .map_err(io::Error::other)?;
+    let found = resolver.lookup_ip(host).await.map_err(io::Error::other)?;
+    Ok(found.iter().collect())
+}

@@ -1,0 +1,109 @@
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+/// A connection that fails once the deadline passes before its peer has logged in.
+///
+/// The session runs in a task of the SSH library that nothing can abort from outside; failing its stream ends it.
+#[derive(Debug)]
+pub(super) struct Gate<S> {
+    stream: S,
+    logged_in: Arc<AtomicBool>,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Gate<S> {
+    pub fn new(stream: S, deadline: Duration, logged_in: Arc<AtomicBool>) -> Self {
+        Self {
+            stream,
+            logged_in,
+            deadline: Some(Box::pin(sleep(deadline))),
+        }
+    }
+
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(deadline) = &mut self.deadline else {
+            return Ok(());
+        };
+        if self.logged_in.load(Ordering::Relaxed) {
+            self.deadline = None;
+            return Ok(());
+        }
+        if deadline.as_mut().poll(cx).is_ready() {
+            return Err(io::Error::from(io::ErrorKind::TimedOut));
+        }
+        Ok(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_silent_peer_is_cut_at_the_deadline_and_a_logged_in_one_is_not() {
+        let deadline = Duration::from_millis(20);
+        let (_peer, stream) = duplex(64);
+        let logged_in = Arc::new(AtomicBool::new(false));
+        let mut gate = Gate::new(stream, deadline, Arc::clone(&logged_in));
+        let error = gate.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+
+        let (_peer, stream) = duplex(64);
+        logged_in.store(true, Ordering::Relaxed);
+        let mut gate = Gate::new(stream, deadline, logged_in);
+        let waited = tokio::time::timeout(10 * deadline, gate.read_u8()).await;
+        assert!(waited.is_err(), "still open");
+    }
+}

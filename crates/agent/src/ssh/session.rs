@@ -1,0 +1,335 @@
+//! A session channel: one process, its streams and its end.
+//!
+//! ```text
+//! waiting --exec|shell|subsystem--> running --child ended, output drained--> status sent, closed
+//!    \--closed--> gone                 \--client closed--> streams dropped, the child left to itself
+//! ```
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use russh::server::{Handle, Msg};
+use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig};
+use tokio::io::AsyncWrite;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+use super::exec::{self, ClientEnv, Program, Setting};
+use super::flow::{Inbound, pump};
+use super::forward::STALL_DEADLINE;
+use super::handler::ChannelSlot;
+use super::pty::{self, Master, PtyRequest, window_size};
+use super::server::{Peer, SshServer};
+use crate::passwd::User;
+use crate::process::{self, Exit, Output, Started, Terminal};
+
+const STDERR: u32 = 1;
+/// What shells answer for a command that cannot be started.
+const NOT_STARTED: i32 = 127;
+
+/// What the client asked to run, with all it asked before.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub user: Arc<User>,
+    pub program: Program,
+    pub pty: Option<PtyRequest>,
+    pub env: ClientEnv,
+    pub peer: Peer,
+}
+
+struct Running {
+    child: Started,
+    stdin: Option<Pin<Box<dyn AsyncWrite + Send>>>,
+    master: Option<Master>,
+}
+
+/// Runs the channel until it is closed.
+pub(super) async fn run(
+    server: Arc<SshServer>,
+    channel: Channel<Msg>,
+    handle: Handle,
+    mut starts: mpsc::Receiver<Option<Start>>,
+    slot: ChannelSlot,
+) {
+    let (mut reader, writer) = channel.split();
+    let Some(start) = wait_for_start(&mut reader, &mut starts).await else {
+        return;
+    };
+    let exit = match launch(&server, start) {
+        Ok((running, outputs)) => {
+            let Some(exit) = attend(running, outputs, &mut reader, &writer, &slot).await else {
+                return;
+            };
+            exit
+        }
+        Err(message) => {
+            tracing::debug!(%message, "session not started");
+            let text = Bytes::from(format!("kohakuriver: {message}\r\n"));
+            let _ = writer.extended_data_bytes(STDERR, text).await;
+            Exit::Code(NOT_STARTED)
+        }
+    };
+    finish(exit, &writer, &handle).await;
+}
+
+/// Takes the channel's messages until one starts a program. The handler answers each that tries.
+async fn wait_for_start(
+    reader: &mut ChannelReadHalf,
+    starts: &mut mpsc::Receiver<Option<Start>>,
+) -> Option<Start> {
+    loop {
+        let message = reader.wait().await?;
+        if matches!(
+            message,
+            ChannelMsg::Exec { .. }
+                | ChannelMsg::RequestShell { .. }
+                | ChannelMsg::RequestSubsystem { .. }
+        ) && let Some(start) = starts.recv().await?
+        {
+            return Some(start);
+        }
+    }
+}
+
+/// Our ends of what the child writes to.
+enum Outputs {
+    Pipes(Output, Output),
+    Terminal(Master),
+}
+
+fn launch(server: &SshServer, start: Start) -> Result<(Running, Outputs), String> {
+    // A file transfer's bytes would not survive a terminal.
+    let request = start
+        .pty
+        .as_ref()
+        .filter(|_| start.program != Program::Sftp);
+    let new_pty = request
+        .map(|request| pty::open(request, start.user.uid))
+        .transpose()
+        .map_err(|error| format!("cannot open a terminal: {error}"))?;
+    let setting = Setting {
+        peer: start.peer,
+        client: &start.env,
+        terminal: request
+            .zip(new_pty.as_ref())
+            .map(|(request, pty)| (request.term.as_str(), pty.path.as_path())),
+    };
+    let spec = exec::process(server, &start.user, &start.program, setting)
+        .map_err(|error| error.to_string())?;
+    let program = spec.program.to_string_lossy().into_owned();
+    let cannot_start = |error: io::Error| format!("cannot start {program}: {error}");
+    let (master, terminal) = match new_pty {
+        Some(pty) => (Some(pty.master), Terminal::Pty(pty.slave)),
+        None => (None, Terminal::Pipes),
+    };
+    let mut child = process::start(&server.children, spec, terminal).map_err(cannot_start)?;
+    match (master, child.pipes.take()) {
+        (Some(master), _) => {
+            let running = Running {
+                child,
+                stdin: Some(Box::pin(master.clone())),
+                master: Some(master.clone()),
+            };
+            Ok((running, Outputs::Terminal(master)))
+        }
+        (None, Some((stdin, stdout, stderr))) => {
+            let running = Running {
+                child,
+                stdin: Some(Box::pin(stdin)),
+                master: None,
+            };
+            Ok((running, Outputs::Pipes(stdout, stderr)))
+        }
+        (None, None) => Err(cannot_start(io::Error::from(io::ErrorKind::BrokenPipe))),
+    }
+}
+
+/// Attends the child until it has ended and its output is sent. None: the client has gone.
+async fn attend(
+    mut running: Running,
+    outputs: Outputs,
+    reader: &mut ChannelReadHalf,
+    writer: &ChannelWriteHalf<Msg>,
+    slot: &ChannelSlot,
+) -> Option<Exit> {
+    let (ended, ending) = watch::channel(false);
+    let drained = async {
+        match outputs {
+            Outputs::Terminal(master) => pump(master, writer, None, ending).await,
+            Outputs::Pipes(stdout, stderr) => {
+                tokio::join!(
+                    pump(stdout, writer, None, ending.clone()),
+                    pump(stderr, writer, Some(STDERR), ending),
+                );
+            }
+        }
+    };
+    tokio::pin!(drained);
+
+    let mut all_sent = false;
+    let mut exit = None;
+    let mut client_eof = false;
+    let mut inbound = Inbound::default();
+    loop {
+        if let Some(exit) = exit
+            && all_sent
+        {
+            return Some(exit);
+        }
+        let stdin = &mut running.stdin;
+        tokio::select! {
+            message = reader.wait(), if !inbound.is_full() => {
+                let message = message?;
+                if let ChannelMsg::Data { data } = message {
+                    if stdin.is_some() {
+                        inbound.push(data);
+                    }
+                } else if matches!(message, ChannelMsg::Eof) {
+                    client_eof = true;
+                } else {
+                    control(&message, &running);
+                }
+            }
+            written = write_some(stdin, &mut inbound), if stdin.is_some() && !inbound.is_empty() => {
+                if written.is_err() {
+                    // The child reads no more; what else arrives is dropped, as with a broken pipe.
+                    running.stdin = None;
+                    inbound.clear();
+                }
+            }
+            status = &mut running.child.exit, if exit.is_none() => {
+                exit = Some(status.unwrap_or(Exit::Code(NOT_STARTED)));
+                running.stdin = None;
+                inbound.clear();
+                ended.send_replace(true);
+            }
+            () = &mut drained, if !all_sent => all_sent = true,
+            () = sleep(STALL_DEADLINE), if inbound.is_full() && slot.others_exist() => {
+                tracing::warn!("session closed: its program reads nothing and holds up other channels");
+                let _ = writer.close().await;
+                return None;
+            }
+        }
+        // A terminal has no end of file of its own: closing it would hang it up.
+        if client_eof && inbound.is_empty() && running.master.is_none() {
+            running.stdin = None;
+        }
+    }
+}
+
+async fn write_some(
+    stdin: &mut Option<Pin<Box<dyn AsyncWrite + Send>>>,
+    inbound: &mut Inbound,
+) -> io::Result<()> {
+    match stdin {
+        Some(stdin) => inbound.write_some(stdin).await,
+        None => Ok(()),
+    }
+}
+
+/// Acts on what a client may ask of a running program.
+fn control(message: &ChannelMsg, running: &Running) {
+    if let ChannelMsg::WindowChange {
+        col_width,
+        row_height,
+        pix_width,
+        pix_height,
+    } = message
+    {
+        if let Some(master) = &running.master {
+            master.resize(window_size(
+                *col_width,
+                *row_height,
+                *pix_width,
+                *pix_height,
+            ));
+        }
+    } else if let ChannelMsg::Signal { signal } = message
+        && let Some(signal) = to_signal(signal)
+    {
+        // The child leads its own session, hence its own process group. It may have ended: then nobody is hit,
+        // since an unreaped or registered id is not given out again.
+        if let Err(error) = killpg(Pid::from_raw(running.child.pid.cast_signed()), signal) {
+            tracing::debug!(%error, "signal not delivered");
+        }
+    }
+}
+
+async fn finish(exit: Exit, writer: &ChannelWriteHalf<Msg>, handle: &Handle) {
+    let _ = writer.eof().await;
+    match exit {
+        Exit::Code(code) => {
+            let _ = writer.exit_status(code.cast_unsigned()).await;
+        }
+        Exit::Signal {
+            number,
+            core_dumped,
+        } => {
+            let name = from_signal(number);
+            let _ = handle
+                .exit_signal_request(writer.id(), name, core_dumped, String::new(), String::new())
+                .await;
+        }
+    }
+    let _ = writer.close().await;
+}
+
+fn to_signal(signal: &Sig) -> Option<Signal> {
+    match signal {
+        Sig::ABRT => Some(Signal::SIGABRT),
+        Sig::ALRM => Some(Signal::SIGALRM),
+        Sig::FPE => Some(Signal::SIGFPE),
+        Sig::HUP => Some(Signal::SIGHUP),
+        Sig::ILL => Some(Signal::SIGILL),
+        Sig::INT => Some(Signal::SIGINT),
+        Sig::KILL => Some(Signal::SIGKILL),
+        Sig::PIPE => Some(Signal::SIGPIPE),
+        Sig::QUIT => Some(Signal::SIGQUIT),
+        Sig::SEGV => Some(Signal::SIGSEGV),
+        Sig::TERM => Some(Signal::SIGTERM),
+        Sig::USR1 => Some(Signal::SIGUSR1),
+        Sig::Custom(name) => format!("SIG{name}").parse().ok(),
+    }
+}
+
+fn from_signal(number: i32) -> Sig {
+    let Ok(signal) = Signal::try_from(number) else {
+        return Sig::Custom(format!("{number}@kohakuriver"));
+    };
+    let name = signal.as_str().trim_start_matches("SIG");
+    let known = [
+        Sig::ABRT,
+        Sig::ALRM,
+        Sig::FPE,
+        Sig::HUP,
+        Sig::ILL,
+        Sig::INT,
+        Sig::KILL,
+        Sig::PIPE,
+        Sig::QUIT,
+        Sig::SEGV,
+        Sig::TERM,
+        Sig::USR1,
+    ];
+    let same = |candidate: &Sig| to_signal(candidate) == Some(signal);
+    known
+        .into_iter()
+        .find(same)
+        .unwrap_or_else(|| Sig::Custom(name.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_signal_survives_the_way_to_its_protocol_name_and_back() {
+        for signal in Signal::iterator() {
+            assert_eq!(to_signal(&from_signal(signal as i32)), Some(signal));
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The few system calls that no safe wrapper covers.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::pty::Winsize;
+use tokio::io::unix::AsyncFd;
+
+/// Sets the size of a terminal, which signals its foreground processes.
+#[expect(unsafe_code, reason = "TIOCSWINSZ has no safe wrapper")]
+pub(crate) fn set_window_size(terminal: BorrowedFd<'_>, size: Winsize) -> io::Result<()> {
+    // SAFETY: the descriptor is borrowed for the call, and the kernel only reads the structure behind the pointer.
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+    if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Makes standard input the controlling terminal of the calling session leader.
+#[expect(unsafe_code, reason = "TIOCSCTTY has no safe wrapper")]
+pub(crate) fn take_controlling_terminal() -> io::Result<()> {
+    // SAFETY: the request takes an integer, no pointer.
+    if unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Registers a non-blocking descriptor with the runtime.
+#[expect(unsafe_code, reason = "the runtime cannot check who owns a descriptor")]
+pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd always returns the same descriptor and keeps it open until it is dropped, which is after
+    // the registration.
+    Ok(unsafe { AsyncFd::register(fd) }?)
+}
+
+/// Runs `prepare` in the child between fork and exec.
+///
+/// The closure must not allocate, lock or touch anything shared: other threads do not exist there any more.
+#[expect(
+    unsafe_code,
+    reason = "sessions and credentials are set between fork and exec"
+)]
+pub(crate) fn before_exec<F>(command: &mut Command, prepare: F)
+where
+    F: FnMut() -> io::Result<()> + Send + Sync + 'static,
+{
+    // SAFETY: the only caller (process::spawn) passes a closure of plain system calls over values made before the
+    // fork; it neither allocates nor locks.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Collects one ended child without waiting: `pid` itself, or any with -1.
+///
+/// Not nix's `waitpid`, which loses the process when a real-time signal ended it.
+#[expect(unsafe_code, reason = "nix cannot express every wait status")]
+pub(crate) fn wait_nohang(pid: i32) -> Option<(i32, i32)> {
+    let mut status = 0;
+    // SAFETY: the pointer is to a live integer for the length of the call.
+    let ended = unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) };
+    (ended > 0).then_some((ended, status))
+}
+
+/// Keeps the allocator to one arena, because the agent's memory is multiplied by the number of instances.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "mallopt has no safe wrapper")]
+pub(crate) fn limit_allocator() {
+    // SAFETY: called before any other thread exists; both parameters are documented tunables.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 256 * 1024);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn limit_allocator() {}
