@@ -11,7 +11,11 @@ use futures_util::stream::BoxStream;
 use kohakuriver_link::protocol::Order;
 use kohakuriver_model::{DockerState, FailureCode, TaskId};
 
+#[cfg(test)]
+mod contract;
 pub mod docker;
+#[cfg(test)]
+pub(crate) mod fake;
 
 pub use crate::plan::{Found, Life};
 

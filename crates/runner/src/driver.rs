@@ -430,3 +430,6 @@ fn said(log: &str) -> String {
         format!("; it last said: {log}")
     }
 }
+
+#[cfg(test)]
+mod tests;

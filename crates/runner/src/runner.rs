@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kohakuriver_link::pki::RunnerIdentity;
+use kohakuriver_model::Inventory;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,7 @@ use crate::board::Board;
 use crate::clock;
 use crate::driver::Shared;
 use crate::fleet::Fleet;
+use crate::inventory::detect_inventory;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, LedgerError};
 use crate::lock::{DataDirLock, LockError, lock_data_dir};
@@ -124,6 +126,11 @@ impl Runner {
             identity: watch::Sender::new(identity),
             _lock: lock,
         })
+    }
+
+    /// What this machine has now.
+    pub async fn inventory(&self) -> Inventory {
+        detect_inventory(self.shared.backend.as_ref()).await
     }
 
     /// Serves the host until `shutdown`. Instances run on afterwards.

@@ -34,6 +34,8 @@ mod shared_job;
 mod tarball;
 
 pub use client::Engine;
+#[cfg(test)]
+pub(crate) use tarball::sample as sample_tar;
 
 /// What the Docker backend needs to know of its node.
 #[derive(Clone, Debug)]

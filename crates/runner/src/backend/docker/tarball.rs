@@ -26,7 +26,11 @@ pub fn kind(path: &Path) -> io::Result<TarKind> {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
             other => other?,
         }
-        if !block.starts_with(&[0]) && &block[257..262] != b"ustar" {
+        // A block of zeros ends the archive.
+        if block[0] == 0 {
+            break;
+        }
+        if &block[257..262] != b"ustar" {
             // Compressed, which only Docker looks into: archives of images are what people pack.
             return Ok(TarKind::Image);
         }
@@ -38,12 +42,14 @@ pub fn kind(path: &Path) -> io::Result<TarKind> {
         if OF_ROOTS.contains(&name.split('/').next().unwrap_or_default()) {
             return Ok(TarKind::RootFs);
         }
-        let Some(size) = size(&block[124..136]) else {
+        let skip = size(&block[124..136])
+            .and_then(|size| size.checked_next_multiple_of(BLOCK as u64))
+            .and_then(|size| i64::try_from(size).ok());
+        // Docker says better than we could what is wrong with such an archive.
+        let Some(skip) = skip else { break };
+        if file.seek(SeekFrom::Current(skip)).is_err() {
             break;
-        };
-        let padded = size.div_ceil(BLOCK as u64).saturating_mul(BLOCK as u64);
-        let skip = i64::try_from(padded).map_err(io::Error::other)?;
-        file.seek(SeekFrom::Current(skip))?;
+        }
     }
     Ok(TarKind::RootFs)
 }
@@ -79,7 +85,11 @@ pub(crate) fn sample(entries: &[(&str, &[u8])]) -> Vec<u8> {
         let mut block = [0u8; BLOCK];
         block[..name.len()].copy_from_slice(name.as_bytes());
         block[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
-        block[257..262].copy_from_slice(b"ustar");
+        block[100..107].copy_from_slice(b"0000644");
+        block[257..265].copy_from_slice(b"ustar\x0000");
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         tar.extend_from_slice(&block);
         tar.extend_from_slice(content);
         tar.resize(tar.len().next_multiple_of(BLOCK), 0);

@@ -1,0 +1,355 @@
+//! What every backend must do, checked on the fake and on the machine's real Docker.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kohakuriver_link::protocol::Order;
+use kohakuriver_model::{FailureCode, ImageSource, Intent, TaskId};
+
+use super::docker::{DockerBackend, DockerConfig};
+use super::fake::FakeBackend;
+use super::{Backend, BackendError, Change, Life};
+use crate::agent_files;
+use crate::agent_stream;
+use crate::layout::Layout;
+use crate::plan::tests::order;
+
+const IMAGE: &str = "kohakuriver-test/busybox:latest";
+
+/// A Docker backend of its own, whose containers go with it.
+struct Node {
+    dir: tempfile::TempDir,
+    layout: Layout,
+    backend: DockerBackend,
+    name: String,
+}
+
+impl Node {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().join("data"), dir.path().join("shared"));
+        let name = format!("test-{}", fresh_id());
+        let backend = DockerBackend::new(DockerConfig {
+            layout: layout.clone(),
+            node: name.parse().unwrap(),
+            socket: None,
+            default_image: "kohakuriver-test/none:1".to_owned(),
+        });
+        Self {
+            dir,
+            layout,
+            backend,
+            name,
+        }
+    }
+
+    fn install(&self) {
+        agent_files::install_agent(&self.layout, &standin_agent()).unwrap();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let filter = format!("label=kohakuriver.node={}", self.name);
+        let listed = Command::new("docker")
+            .args(["ps", "-aq", "--filter", &filter])
+            .output();
+        let Ok(listed) = listed else { return };
+        for id in String::from_utf8_lossy(&listed.stdout).split_whitespace() {
+            let _ = Command::new("docker").args(["rm", "-f", id]).output();
+        }
+    }
+}
+
+fn fresh_id() -> TaskId {
+    TaskId::from_u64(rand::random_range(1..i64::MAX as u64))
+}
+
+fn fresh_order(image: &str) -> Order {
+    let mut order = order(Intent::created());
+    order.task_id = fresh_id();
+    order.spec.image = ImageSource::Registry {
+        reference: image.to_owned(),
+    };
+    order
+}
+
+/// `cargo test` builds the examples beside the tests.
+fn standin_agent() -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let path = tests
+        .parent()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .join("examples/standin_agent");
+    assert!(
+        path.exists(),
+        "{} is missing: cargo test builds it",
+        path.display()
+    );
+    path
+}
+
+async fn life(backend: &dyn Backend, id: TaskId) -> Option<Life> {
+    backend.inspect(id).await.unwrap().map(|found| found.life)
+}
+
+async fn answers(layout: &Layout, id: TaskId) {
+    let run = layout.run(id);
+    for _ in 0..600 {
+        if agent_stream::ping(&run).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the agent does not answer");
+}
+
+/// The life of one instance; every act is done twice, as after a crash.
+async fn contract(backend: &dyn Backend, layout: &Layout) {
+    let order = fresh_order(IMAGE);
+    let id = order.task_id;
+    agent_files::write_instance_files(layout, &order).unwrap();
+    let mut events = backend.events();
+    assert_eq!(life(backend, id).await, None);
+    backend.stop(id, Duration::from_secs(1)).await.unwrap();
+    backend.remove(id).await.unwrap();
+
+    let image = backend.prepare(&order, &|_, _| {}).await.unwrap();
+    backend.create(&order, &image).await.unwrap();
+    let second = backend.create(&order, &image).await;
+    assert!(
+        matches!(second, Err(BackendError::Refused { .. })),
+        "{second:?}"
+    );
+    let created = backend.inspect(id).await.unwrap().unwrap();
+    assert_eq!((created.life, &created.started), (Life::Created, &None));
+
+    backend.start(id).await.unwrap();
+    backend.start(id).await.unwrap();
+    answers(layout, id).await;
+    let first_start = backend.inspect(id).await.unwrap().unwrap();
+    assert!(first_start.is_running() && first_start.started.is_some());
+    assert!(
+        backend
+            .list()
+            .await
+            .unwrap()
+            .iter()
+            .any(|(found, _)| *found == id)
+    );
+
+    for _ in 0..2 {
+        backend.stop(id, Duration::from_secs(1)).await.unwrap();
+        let ended = life(backend, id).await;
+        assert!(
+            matches!(
+                ended,
+                Some(Life::Ended {
+                    exit_code: Some(_),
+                    ..
+                })
+            ),
+            "{ended:?}"
+        );
+    }
+    backend.start(id).await.unwrap();
+    answers(layout, id).await;
+    let second_start = backend.inspect(id).await.unwrap().unwrap();
+    assert_ne!(first_start.started, second_start.started);
+
+    for _ in 0..2 {
+        backend.remove(id).await.unwrap();
+        assert_eq!(life(backend, id).await, None);
+    }
+    let told = tokio::time::timeout(Duration::from_secs(5), events.next()).await;
+    assert!(matches!(told, Ok(Some(Change::Everything | Change::Instance(_)))) || told.is_err());
+}
+
+#[tokio::test]
+async fn the_fake_keeps_the_contract() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::new(dir.path().join("data"), dir.path().join("shared"));
+    contract(&*FakeBackend::new(layout.clone()), &layout).await;
+}
+
+#[tokio::test]
+async fn docker_keeps_the_contract() {
+    let node = Node::new();
+    node.install();
+    contract(&node.backend, &node.layout).await;
+}
+
+#[tokio::test]
+async fn docker_tells_when_an_instance_ends_by_itself() {
+    let node = Node::new();
+    node.install();
+    let order = fresh_order("kohakuriver-test/scratch:latest");
+    agent_files::write_instance_files(&node.layout, &order).unwrap();
+    let image = node.backend.prepare(&order, &|_, _| {}).await.unwrap();
+    node.backend.create(&order, &image).await.unwrap();
+    node.backend.start(order.task_id).await.unwrap();
+    answers(&node.layout, order.task_id).await;
+    let mut events = node.backend.events();
+    assert_eq!(events.next().await, Some(Change::Everything));
+    let die = kohakuriver_link::protocol::StreamTarget::Tcp { port: 3 };
+    let _ = agent_stream::open(&node.layout.run(order.task_id), &die).await;
+    let told = tokio::time::timeout(Duration::from_secs(10), events.next())
+        .await
+        .unwrap();
+    assert_eq!(told, Some(Change::Instance(order.task_id)));
+    let ended = life(&node.backend, order.task_id).await;
+    assert!(
+        matches!(
+            ended,
+            Some(Life::Ended {
+                exit_code: Some(3),
+                ..
+            })
+        ),
+        "{ended:?}"
+    );
+}
+
+#[tokio::test]
+async fn docker_gives_a_container_exactly_what_was_ordered() {
+    let node = Node::new();
+    node.install();
+    let mut order = fresh_order(IMAGE);
+    order.spec.name = Some("web".parse().unwrap());
+    order.spec.cores = 1;
+    order.spec.memory_bytes = Some(64 << 20);
+    order.spec.env = [
+        ("A".to_owned(), "b c".to_owned()),
+        ("BAD KEY".to_owned(), "x".to_owned()),
+    ]
+    .into();
+    agent_files::write_instance_files(&node.layout, &order).unwrap();
+    let image = node.backend.prepare(&order, &|_, _| {}).await.unwrap();
+    node.backend.create(&order, &image).await.unwrap();
+    let name = format!("kohakuriver-vps-{}", order.task_id);
+    let output = Command::new("docker")
+        .args(["inspect", &name])
+        .output()
+        .unwrap();
+    let seen: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (config, host) = (&seen[0]["Config"], &seen[0]["HostConfig"]);
+    assert_eq!(config["Hostname"], "web");
+    assert_eq!(config["User"], "0:0");
+    assert_eq!(
+        config["Labels"]["kohakuriver.task_id"],
+        order.task_id.to_string()
+    );
+    let env = config["Env"].to_string();
+    assert!(env.contains("A=b c") && env.contains("KOHAKURIVER_TASK_ID") && !env.contains("BAD"));
+    assert_eq!(host["NanoCpus"], 1_000_000_000);
+    assert_eq!(
+        (&host["Memory"], &host["MemorySwap"]),
+        (&(64 << 20).into(), &(64 << 20).into())
+    );
+    assert_eq!(
+        (&host["PidsLimit"], &host["ShmSize"]),
+        (&100.into(), &(32 << 20).into())
+    );
+    assert_eq!(host["Privileged"], false);
+    assert!(
+        host["PortBindings"]
+            .as_object()
+            .is_none_or(serde_json::Map::is_empty)
+    );
+    let mounts = seen[0]["Mounts"].as_array().unwrap();
+    let writable = |target: &str| {
+        mounts
+            .iter()
+            .find(|mount| mount["Destination"] == target)
+            .map(|mount| mount["RW"] == true)
+    };
+    assert_eq!(writable("/.kohakuriver/bin"), Some(false));
+    assert_eq!(writable("/.kohakuriver/etc"), Some(false));
+    assert_eq!(writable("/.kohakuriver/run"), Some(true));
+    assert_eq!(writable("/shared"), Some(true));
+    assert_eq!(mounts.len(), 4);
+}
+
+#[tokio::test]
+async fn an_image_nobody_has_is_not_found() {
+    let node = Node::new();
+    let order = fresh_order("localhost:1/kohakuriver-test/none:1");
+    let error = node.backend.prepare(&order, &|_, _| {}).await.unwrap_err();
+    assert_eq!(error.code(), FailureCode::ImageNotFound, "{error}");
+    assert!(
+        error.to_string().contains("kohakuriver-test/none:1"),
+        "{error}"
+    );
+    assert!(error.hint().is_some());
+}
+
+#[tokio::test]
+async fn environments_are_loaded_once_from_either_kind_of_tarball() {
+    let node = Node::new();
+    let dir = node.layout.environments();
+    std::fs::create_dir_all(&dir).unwrap();
+    let save = |file: &str| {
+        let path = dir.join(file);
+        let saved = Command::new("docker")
+            .args(["save", "-o"])
+            .arg(path)
+            .arg(IMAGE)
+            .status();
+        assert!(saved.unwrap().success());
+    };
+    // A name per run: the engine's images are shared with other tests.
+    let name = format!("env{}", fresh_id());
+    let mut order = fresh_order(IMAGE);
+    order.spec.image = ImageSource::Environment { name: name.clone() };
+    let missing = node.backend.prepare(&order, &|_, _| {}).await.unwrap_err();
+    assert_eq!(missing.code(), FailureCode::EnvironmentNotFound);
+
+    save(&format!("{name}-1.tar"));
+    let steps = std::sync::Mutex::new(Vec::new());
+    let note = |step: String, _| steps.lock().unwrap().push(step);
+    let loaded = node.backend.prepare(&order, &note).await.unwrap();
+    assert!(!steps.lock().unwrap().is_empty());
+    steps.lock().unwrap().clear();
+    assert_eq!(node.backend.prepare(&order, &note).await.unwrap(), loaded);
+    assert!(steps.lock().unwrap().is_empty(), "it was loaded again");
+
+    let root = super::docker::sample_tar(&[("etc/hostname", b"x"), ("bin/x", b"y")]);
+    std::fs::write(dir.join(format!("{name}-2.tar")), root).unwrap();
+    let imported = node.backend.prepare(&order, &note).await.unwrap();
+    assert_ne!(imported, loaded);
+    order.spec.image = ImageSource::Environment {
+        name: "other".to_owned(),
+    };
+    let missing = node
+        .backend
+        .prepare(&order, &note)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(missing.contains(&name), "{missing}");
+    let tag = format!("kohakuriver/{name}:base");
+    let _ = Command::new("docker").args(["rmi", "-f", &tag]).output();
+}
+
+#[tokio::test]
+async fn an_engine_that_is_not_there_is_unavailable_with_a_hint() {
+    let node = Node::new();
+    let backend = DockerBackend::new(DockerConfig {
+        layout: node.layout.clone(),
+        node: node.name.parse().unwrap(),
+        socket: Some(node.dir.path().join("none.sock")),
+        default_image: String::new(),
+    });
+    let error = backend.inspect(fresh_id()).await.unwrap_err();
+    assert_eq!(error.code(), FailureCode::EngineUnavailable);
+    assert!(error.is_engine_away() && error.hint().is_some_and(|hint| hint.contains("start")));
+    let state = format!("{:?}", backend.probe().await);
+    assert!(
+        state.contains("Unavailable") && state.contains("systemctl start docker"),
+        "{state}"
+    );
+}

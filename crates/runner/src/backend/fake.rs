@@ -1,0 +1,245 @@
+//! A backend in memory, for tests only: instances are entries, agents are sockets.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use kohakuriver_link::protocol::Order;
+use kohakuriver_model::{DockerState, TaskId};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixListener;
+use tokio::sync::broadcast;
+
+use super::{Backend, BackendError, Change, Found, Life, Progress};
+use crate::clock::now_ms;
+use crate::layout::Layout;
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    EngineAway,
+    PullHangs,
+    ImageMissing,
+    CreateRefused,
+    StartRefused,
+    AgentEndsAtOnce,
+}
+
+#[derive(Debug)]
+pub struct FakeBackend {
+    layout: Layout,
+    state: Mutex<State>,
+    events: broadcast::Sender<Change>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    instances: HashMap<TaskId, Found>,
+    faults: BTreeSet<Fault>,
+    starts: u32,
+    acts: Vec<&'static str>,
+    agents: HashMap<TaskId, tokio::task::JoinHandle<()>>,
+}
+
+impl FakeBackend {
+    pub fn new(layout: Layout) -> Arc<Self> {
+        let events = broadcast::Sender::new(64);
+        Arc::new(Self {
+            layout,
+            state: Mutex::default(),
+            events,
+        })
+    }
+
+    pub fn fault(&self, fault: Fault, on: bool) {
+        let mut state = self.lock();
+        if on {
+            state.faults.insert(fault)
+        } else {
+            state.faults.remove(&fault)
+        };
+        drop(state);
+        let _ = self.events.send(Change::Everything);
+    }
+
+    pub fn acts(&self) -> Vec<&'static str> {
+        self.lock().acts.clone()
+    }
+
+    pub fn die(&self, id: TaskId, exit_code: i64) {
+        self.lock().end(id, exit_code);
+        let _ = self.events.send(Change::Instance(id));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn reachable(&self) -> Result<MutexGuard<'_, State>, BackendError> {
+        let state = self.lock();
+        if state.faults.contains(&Fault::EngineAway) {
+            return Err(BackendError::Unavailable {
+                reason: "away".into(),
+                hint: "wait".into(),
+            });
+        }
+        Ok(state)
+    }
+}
+
+impl State {
+    fn end(&mut self, id: TaskId, exit_code: i64) {
+        if let Some(agent) = self.agents.remove(&id) {
+            agent.abort();
+        }
+        if let Some(found) = self
+            .instances
+            .get_mut(&id)
+            .filter(|found| found.is_running())
+        {
+            found.life = Life::Ended {
+                exit_code: Some(exit_code),
+                finished_at_ms: now_ms(),
+            };
+        }
+    }
+}
+
+fn refused(act: &'static str) -> BackendError {
+    BackendError::Refused {
+        act,
+        reason: "no".to_owned(),
+    }
+}
+
+#[async_trait]
+impl Backend for FakeBackend {
+    async fn probe(&self) -> DockerState {
+        DockerState::Ready {
+            version: "fake".to_owned(),
+        }
+    }
+
+    async fn prepare(&self, order: &Order, progress: Progress<'_>) -> Result<String, BackendError> {
+        progress("pulling".to_owned(), Some(1));
+        let faults = self.reachable()?.faults.clone();
+        if faults.contains(&Fault::PullHangs) {
+            std::future::pending::<()>().await;
+        }
+        if faults.contains(&Fault::ImageMissing) {
+            let image = format!("{:?}", order.spec.image);
+            return Err(BackendError::ImageNotFound {
+                image,
+                reason: "none".to_owned(),
+            });
+        }
+        Ok("image".to_owned())
+    }
+
+    async fn create(&self, order: &Order, _: &str) -> Result<(), BackendError> {
+        let mut state = self.reachable()?;
+        state.acts.push("create");
+        if state.faults.contains(&Fault::CreateRefused)
+            || state.instances.contains_key(&order.task_id)
+        {
+            return Err(refused("create"));
+        }
+        state.instances.insert(
+            order.task_id,
+            Found {
+                life: Life::Created,
+                started: None,
+            },
+        );
+        Ok(())
+    }
+
+    async fn start(&self, id: TaskId) -> Result<(), BackendError> {
+        let mut state = self.reachable()?;
+        state.acts.push("start");
+        if state.faults.contains(&Fault::StartRefused) {
+            return Err(refused("start"));
+        }
+        state.starts += 1;
+        let started = Some(state.starts.to_string());
+        let found = state
+            .instances
+            .get_mut(&id)
+            .ok_or_else(|| refused("start"))?;
+        if found.is_running() {
+            return Ok(());
+        }
+        *found = Found {
+            life: Life::Running {
+                started_at_ms: now_ms(),
+            },
+            started,
+        };
+        if state.faults.contains(&Fault::AgentEndsAtOnce) {
+            state.end(id, 127);
+        } else {
+            let agent = agent(&self.layout, id).map_err(|_| refused("start"))?;
+            state.agents.insert(id, agent);
+        }
+        Ok(())
+    }
+
+    async fn stop(&self, id: TaskId, _: Duration) -> Result<(), BackendError> {
+        let mut state = self.reachable()?;
+        state.acts.push("stop");
+        state.end(id, 0);
+        Ok(())
+    }
+
+    async fn remove(&self, id: TaskId) -> Result<(), BackendError> {
+        let mut state = self.reachable()?;
+        state.acts.push("remove");
+        state.end(id, 137);
+        state.instances.remove(&id);
+        Ok(())
+    }
+
+    async fn inspect(&self, id: TaskId) -> Result<Option<Found>, BackendError> {
+        Ok(self.reachable()?.instances.get(&id).cloned())
+    }
+
+    async fn list(&self) -> Result<Vec<(TaskId, Found)>, BackendError> {
+        Ok(self
+            .reachable()?
+            .instances
+            .iter()
+            .map(|(id, found)| (*id, found.clone()))
+            .collect())
+    }
+
+    async fn log_tail(&self, _: TaskId) -> String {
+        "its last words".to_owned()
+    }
+
+    fn events(&self) -> BoxStream<'static, Change> {
+        let receiver = self.events.subscribe();
+        futures_util::stream::unfold(receiver, |mut receiver| async {
+            receiver.recv().await.ok().map(|change| (change, receiver))
+        })
+        .boxed()
+    }
+}
+
+fn agent(layout: &Layout, id: TaskId) -> io::Result<tokio::task::JoinHandle<()>> {
+    let path = layout.run(id).join("agent.sock");
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(path)?;
+    Ok(tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut line = String::new();
+            let _ = BufReader::new(&mut stream).read_line(&mut line).await;
+            let _ = stream
+                .write_all(b"{\"ok\":true,\"pid\":1,\"version\":\"0\"}\n")
+                .await;
+        }
+    }))
+}

@@ -1,0 +1,251 @@
+//! Drivers on the fake backend: what a host would see, and what survives the runner's death.
+
+use kohakuriver_model::Intent;
+
+use super::*;
+use crate::backend::fake::{FakeBackend, Fault};
+use crate::fleet::Fleet;
+use crate::plan::tests::order;
+
+struct World {
+    _dir: tempfile::TempDir,
+    layout: Layout,
+    backend: Arc<FakeBackend>,
+    shared: Arc<Shared>,
+    fleet: Arc<Fleet>,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().join("data"), dir.path().join("shared"));
+        let backend = FakeBackend::new(layout.clone());
+        let (shared, fleet) = runner(&layout, &backend);
+        Self {
+            _dir: dir,
+            layout,
+            backend,
+            shared,
+            fleet,
+        }
+    }
+
+    fn order(&self, intent: Intent) {
+        self.fleet.order(order(intent));
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&Observation) -> bool) -> Observation {
+        let wait = async {
+            let mut changes = self.shared.board.subscribe();
+            loop {
+                if let Some(seen) = self.shared.board.get(TaskId::from_u64(7))
+                    && holds(&seen)
+                {
+                    return seen;
+                }
+                changes.changed().await.unwrap();
+            }
+        };
+        match tokio::time::timeout(Duration::from_secs(20), wait).await {
+            Ok(seen) => seen,
+            Err(_) => panic!(
+                "not {what}: {:?}",
+                self.shared.board.get(TaskId::from_u64(7))
+            ),
+        }
+    }
+
+    async fn until_running(&self, generation: u64) {
+        self.until("running", |seen| {
+            seen.generation == generation && matches!(seen.state, Observed::Running { .. })
+        })
+        .await;
+    }
+
+    async fn until_failed(&self, code: FailureCode) -> Observation {
+        self.until(
+            "failed",
+            |seen| matches!(seen.state, Observed::Failed { code: found, .. } if found == code),
+        )
+        .await
+    }
+
+    /// Kills this runner's tasks wherever they are, and starts another on the same machine.
+    fn crash(&mut self) {
+        self.shared.shutdown.cancel();
+        let (shared, fleet) = runner(&self.layout, &self.backend);
+        (self.shared, self.fleet) = (shared, fleet);
+    }
+}
+
+fn runner(layout: &Layout, backend: &Arc<FakeBackend>) -> (Arc<Shared>, Arc<Fleet>) {
+    let ledger = Ledger::new(layout.clone());
+    let records = ledger.load_all().unwrap();
+    let shared = Arc::new(Shared {
+        backend: Arc::clone(backend) as Arc<dyn Backend>,
+        ledger,
+        layout: layout.clone(),
+        board: Arc::default(),
+        boot: "boot".to_owned(),
+        stop_grace: Duration::from_secs(1),
+        shutdown: CancellationToken::new(),
+    });
+    let fleet = Fleet::new(Arc::clone(&shared), records);
+    let watching = Arc::clone(&fleet);
+    tokio::spawn(async move { watching.watch_backend().await });
+    (shared, fleet)
+}
+
+#[tokio::test]
+async fn a_whole_life_is_reported_as_it_happens() {
+    let world = World::new();
+    let intent = Intent::created();
+    world.order(intent);
+    world.until_running(1).await;
+    let seen = world.shared.board.get(TaskId::from_u64(7)).unwrap();
+    assert!(
+        seen.ssh_host_key
+            .is_some_and(|key| key.starts_with("ssh-ed25519 "))
+    );
+    // The same again restarts nothing.
+    world.order(intent);
+    let intent = intent.stop();
+    world.order(intent);
+    world
+        .until("stopped", |seen| {
+            seen.generation == 2
+                && matches!(
+                    seen.state,
+                    Observed::Stopped {
+                        exit_code: Some(0),
+                        ..
+                    }
+                )
+        })
+        .await;
+    let intent = intent.restart();
+    world.order(intent);
+    world.until_running(3).await;
+    let intent = intent.restart();
+    world.order(intent);
+    world.until_running(4).await;
+    world.order(intent.delete());
+    world
+        .until("absent", |seen| seen.state == Observed::Absent)
+        .await;
+    let expected = [
+        "create", "start", "stop", "start", "stop", "start", "remove",
+    ];
+    assert_eq!(world.backend.acts(), expected);
+    assert!(!world.layout.instance(TaskId::from_u64(7)).exists());
+}
+
+#[tokio::test]
+async fn a_runner_that_comes_back_restarts_nothing() {
+    let mut world = World::new();
+    world.order(Intent::created());
+    world.until_running(1).await;
+    world.crash();
+    world.until_running(1).await;
+    world.order(Intent::created());
+    world.crash();
+    world.until_running(1).await;
+    assert_eq!(world.backend.acts(), ["create", "start"]);
+}
+
+#[tokio::test]
+async fn an_end_by_itself_is_told_with_its_exit_code() {
+    let world = World::new();
+    world.order(Intent::created());
+    world.until_running(1).await;
+    world.backend.die(TaskId::from_u64(7), 3);
+    world
+        .until("stopped", |seen| {
+            matches!(
+                seen.state,
+                Observed::Stopped {
+                    exit_code: Some(3),
+                    ..
+                }
+            )
+        })
+        .await;
+    world.order(Intent::created().restart());
+    world.until_running(2).await;
+}
+
+#[tokio::test]
+async fn deleting_gives_up_a_pull_at_once() {
+    let world = World::new();
+    world.backend.fault(Fault::PullHangs, true);
+    world.order(Intent::created());
+    world.until("pulling", |seen| {
+        matches!(&seen.state, Observed::Provisioning { step, percent: Some(1) } if step == "pulling")
+    })
+    .await;
+    world.order(Intent::created().delete());
+    world
+        .until("absent", |seen| seen.state == Observed::Absent)
+        .await;
+    assert!(world.backend.acts().is_empty());
+    // A deletion that the host repeats is answered again.
+    world.shared.board.forget_absent(TaskId::from_u64(7));
+    world.order(Intent::created().delete());
+    world
+        .until("absent", |seen| seen.state == Observed::Absent)
+        .await;
+}
+
+#[tokio::test]
+async fn each_failure_has_its_code_and_a_restart_tries_again() {
+    let faults = [
+        (Fault::ImageMissing, FailureCode::ImageNotFound),
+        (Fault::CreateRefused, FailureCode::StartRefused),
+        (Fault::StartRefused, FailureCode::StartRefused),
+        (Fault::AgentEndsAtOnce, FailureCode::StartRefused),
+        (Fault::EngineAway, FailureCode::EngineUnavailable),
+    ];
+    for (fault, code) in faults {
+        let mut world = World::new();
+        world.backend.fault(fault, true);
+        world.order(Intent::created());
+        let seen = world.until_failed(code).await;
+        if fault == Fault::AgentEndsAtOnce {
+            assert!(format!("{seen:?}").contains("its last words"));
+        }
+        // It stays so, also for the next runner, until somebody asks again.
+        world.crash();
+        world.until_failed(code).await;
+        world.backend.fault(fault, false);
+        world.order(Intent::created().restart());
+        world.until_running(2).await;
+    }
+}
+
+#[tokio::test]
+async fn while_the_engine_is_away_nothing_is_said_and_then_it_goes_on() {
+    let world = World::new();
+    world.order(Intent::created());
+    world.until_running(1).await;
+    world.backend.fault(Fault::EngineAway, true);
+    world.order(Intent::created().stop());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let seen = world.shared.board.get(TaskId::from_u64(7)).unwrap();
+    assert!(matches!(seen.state, Observed::Running { .. }), "{seen:?}");
+    world.backend.fault(Fault::EngineAway, false);
+    world
+        .until("stopped", |seen| {
+            matches!(seen.state, Observed::Stopped { .. })
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn what_never_existed_is_gone_without_asking_the_engine() {
+    let world = World::new();
+    world.backend.fault(Fault::EngineAway, true);
+    world.order(Intent::created().delete());
+    world
+        .until("absent", |seen| seen.state == Observed::Absent)
+        .await;
+}
