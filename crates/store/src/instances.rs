@@ -277,6 +277,9 @@ impl Store {
                 .bind(id.as_i64())
                 .execute(&mut *tx)
                 .await?;
+        } else if !row.holds_compute && !observation.state.is_at_rest() {
+            // Somebody started it behind our back. What runs is counted, room or no room.
+            allocate(&mut tx, id, &row.node_id, demand(&row.spec)).await?;
         }
         tx.commit().await?;
         Ok(true)

@@ -1,0 +1,392 @@
+//! What instances hold: never twice, never more than a node has, never forgotten.
+
+use std::collections::{BTreeMap, HashMap};
+
+use kohakuriver_model::{
+    Act, Admission, Desired, DockerState, FailureCode, ImageSource, InstanceSpec, Inventory,
+    NodeId, Observation, Observed, SshAccess, TaskId, admission, public_status,
+};
+use kohakuriver_store::{CreateError, InstanceRow, NewInstance, RedeemError, Resolve, Store};
+use proptest::prelude::*;
+
+const CORES: u32 = 8;
+const MEMORY: u64 = 1 << 30;
+
+struct Cluster {
+    store: Store,
+    node: NodeId,
+    _dir: tempfile::TempDir,
+}
+
+async fn cluster() -> Cluster {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("host.db")).await.unwrap();
+    let node = NodeId::new("n-1");
+    store.create_join_token("hash", 0, 1000).await.unwrap();
+    store
+        .redeem_join_token("hash", &node, &"n1".parse().unwrap(), 1)
+        .await
+        .unwrap();
+    let inventory = Inventory {
+        cores: CORES,
+        memory_bytes: MEMORY,
+        numa: Vec::new(),
+        gpus: Vec::new(),
+        docker: DockerState::Ready {
+            version: "1".into(),
+        },
+        kvm_device: false,
+        kernel: String::new(),
+        os: String::new(),
+    };
+    store
+        .record_hello(&node, &inventory, "0", 0, 1)
+        .await
+        .unwrap();
+    Cluster {
+        store,
+        node,
+        _dir: dir,
+    }
+}
+
+fn spec(cores: u32, memory_bytes: u64) -> InstanceSpec {
+    InstanceSpec {
+        name: None,
+        image: ImageSource::Default,
+        cores,
+        memory_bytes: (memory_bytes > 0).then_some(memory_bytes),
+        pids_limit: 100,
+        ssh: Some(SshAccess {
+            authorized_keys: Vec::new(),
+        }),
+        env: BTreeMap::new(),
+    }
+}
+
+fn new(spec: InstanceSpec) -> NewInstance {
+    NewInstance {
+        id: TaskId::from_u64(1),
+        spec,
+        target: None,
+    }
+}
+
+impl Cluster {
+    async fn create(&self, spec: InstanceSpec) -> Result<InstanceRow, CreateError> {
+        self.store
+            .create_instance(new(spec), &HashMap::new(), 5)
+            .await
+    }
+
+    async fn row(&self, id: TaskId) -> Option<InstanceRow> {
+        self.store.lookup_instance(id).await.unwrap()
+    }
+
+    async fn act(&self, id: TaskId, act: Act) -> Result<(), CreateError> {
+        let Some(row) = self.row(id).await else {
+            return Ok(());
+        };
+        let status = public_status(&row.intent, row.observation.as_ref(), true);
+        match admission::admit(act, &row.intent, status) {
+            Admission::Change(intent) => {
+                self.store
+                    .change_intent(&row, intent, &HashMap::new(), 6)
+                    .await
+            }
+            Admission::Already | Admission::Refused { .. } => Ok(()),
+        }
+    }
+
+    async fn observe(&self, id: TaskId, generation: u64, state: Observed) -> bool {
+        let observation = Observation {
+            generation,
+            state,
+            ssh_host_key: None,
+        };
+        self.store
+            .record_observation(id, &self.node, &observation)
+            .await
+            .unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_stop_releases_compute_only_when_it_is_proven_and_keeps_the_port() {
+    let cluster = cluster().await;
+    let first = cluster.create(spec(8, 0)).await.unwrap();
+    assert_eq!(first.ssh_port, Some(9000));
+    cluster
+        .observe(first.id, 1, Observed::Running { started_at_ms: 1 })
+        .await;
+    cluster.act(first.id, Act::Stop).await.unwrap();
+    let refused = cluster.create(spec(1, 0)).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("0 of 8 cores free"),
+        "{refused}"
+    );
+
+    cluster
+        .observe(
+            first.id,
+            2,
+            Observed::Stopped {
+                exit_code: Some(0),
+                finished_at_ms: 2,
+            },
+        )
+        .await;
+    let second = cluster.create(spec(1, 0)).await.unwrap();
+    assert_eq!(second.ssh_port, Some(9001));
+    let error = cluster.act(first.id, Act::Restart).await.unwrap_err();
+    assert!(error.to_string().contains("7 of 8 cores free"), "{error}");
+    assert_eq!(
+        cluster.row(first.id).await.unwrap().intent.desired,
+        Desired::Stopped
+    );
+}
+
+#[tokio::test]
+async fn a_delete_frees_the_port_for_the_next_one_and_never_the_id() {
+    let cluster = cluster().await;
+    let first = cluster.create(spec(0, 0)).await.unwrap();
+    cluster
+        .act(first.id, Act::Delete { force: true })
+        .await
+        .unwrap();
+    cluster.observe(first.id, 1, Observed::Absent).await;
+    assert!(
+        cluster.row(first.id).await.is_some(),
+        "an older report proves nothing"
+    );
+    cluster.observe(first.id, 2, Observed::Absent).await;
+    assert!(cluster.row(first.id).await.is_none());
+    let second = cluster.create(spec(0, 0)).await.unwrap();
+    assert_eq!(second.ssh_port, Some(9000));
+    assert!(second.id > first.id);
+}
+
+#[tokio::test]
+async fn another_nodes_word_about_an_instance_counts_for_nothing() {
+    let cluster = cluster().await;
+    let row = cluster.create(spec(1, 0)).await.unwrap();
+    let lie = Observation {
+        generation: 9,
+        state: Observed::Absent,
+        ssh_host_key: None,
+    };
+    let stranger = NodeId::new("n-2");
+    assert!(
+        !cluster
+            .store
+            .record_observation(row.id, &stranger, &lie)
+            .await
+            .unwrap()
+    );
+    assert_eq!(cluster.row(row.id).await.unwrap().observation, None);
+}
+
+#[tokio::test]
+async fn a_join_token_admits_one_node_once_and_in_time() {
+    let cluster = cluster().await;
+    let redeem = async |hash: &str, name: &str, now_ms| {
+        let id = NodeId::new(format!("n-{name}"));
+        cluster
+            .store
+            .redeem_join_token(hash, &id, &name.parse().unwrap(), now_ms)
+            .await
+    };
+    assert!(matches!(redeem("hash", "n2", 2).await, Err(RedeemError::Used { by }) if by == "n1"));
+    assert!(matches!(
+        redeem("other", "n2", 2).await,
+        Err(RedeemError::Unknown)
+    ));
+    cluster
+        .store
+        .create_join_token("late", 0, 10)
+        .await
+        .unwrap();
+    assert!(matches!(
+        redeem("late", "n2", 10).await,
+        Err(RedeemError::Expired)
+    ));
+    assert!(matches!(
+        redeem("late", "n1", 5).await,
+        Err(RedeemError::NameTaken(_))
+    ));
+    assert!(
+        redeem("late", "n2", 9).await.is_ok(),
+        "a refused name does not use the token up"
+    );
+}
+
+#[tokio::test]
+async fn ids_prefixes_and_names_find_one_instance_or_say_why_not() {
+    let cluster = cluster().await;
+    let mut named = spec(0, 0);
+    named.name = Some("web".parse().unwrap());
+    let id = TaskId::from_u64(7_398_213_345_412_345_856);
+    let new = NewInstance {
+        id,
+        spec: named.clone(),
+        target: None,
+    };
+    let web = cluster
+        .store
+        .create_instance(new.clone(), &HashMap::new(), 1)
+        .await
+        .unwrap();
+    let other = cluster.create(spec(0, 0)).await.unwrap();
+    let resolve = async |text: &str| cluster.store.resolve_instance(text).await.unwrap();
+    assert_eq!(resolve("web").await, Resolve::One(web.id));
+    assert_eq!(resolve(&web.id.to_string()).await, Resolve::One(web.id));
+    assert_eq!(resolve(&other.id.to_string()).await, Resolve::One(other.id));
+    assert_eq!(
+        resolve("73982").await,
+        Resolve::Many(vec![web.id, other.id])
+    );
+    assert_eq!(resolve("8").await, Resolve::None);
+    assert_eq!(resolve("we").await, Resolve::None);
+    let again = cluster
+        .store
+        .create_instance(new, &HashMap::new(), 1)
+        .await
+        .unwrap_err();
+    assert!(matches!(again, CreateError::NameTaken(_)));
+}
+
+#[tokio::test]
+async fn everything_is_there_after_the_database_is_opened_again() {
+    let cluster = cluster().await;
+    let row = cluster.create(spec(2, MEMORY / 2)).await.unwrap();
+    cluster.store.close().await;
+    let store = Store::open(&cluster._dir.path().join("host.db"))
+        .await
+        .unwrap();
+    assert_eq!(store.lookup_instance(row.id).await.unwrap(), Some(row));
+    assert_eq!(store.list_nodes().await.unwrap()[0].cores_taken, 2);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Create {
+        cores: u32,
+        memory: u64,
+    },
+    Act {
+        which: usize,
+        act: Act,
+    },
+    /// A report under the intent's generation minus `age`.
+    Observe {
+        which: usize,
+        age: u64,
+        state: Observed,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let act = prop_oneof![
+        Just(Act::Stop),
+        Just(Act::Restart),
+        any::<bool>().prop_map(|force| Act::Delete { force })
+    ];
+    let state = prop_oneof![
+        Just(Observed::Running { started_at_ms: 1 }),
+        Just(Observed::Stopped {
+            exit_code: Some(1),
+            finished_at_ms: 2
+        }),
+        Just(Observed::Absent),
+        Just(Observed::Failed {
+            code: FailureCode::Internal,
+            message: String::new(),
+            hint: None
+        }),
+    ];
+    prop_oneof![
+        (0..5u32, 0..MEMORY / 2).prop_map(|(cores, memory)| Step::Create { cores, memory }),
+        (0..6usize, act).prop_map(|(which, act)| Step::Act { which, act }),
+        (0..6usize, 0..3u64, state).prop_map(|(which, age, state)| Step::Observe {
+            which,
+            age,
+            state
+        }),
+    ]
+}
+
+/// `surprised`: something was started without asking, so more may run than there is room for.
+async fn check(cluster: &Cluster, surprised: bool) {
+    let rows = cluster.store.list_instances().await.unwrap();
+    let held = |row: &&InstanceRow| row.holds_compute;
+    let cores: u32 = rows.iter().filter(held).map(|row| row.spec.cores).sum();
+    let memory: u64 = rows
+        .iter()
+        .filter(held)
+        .map(|row| row.spec.memory_bytes.unwrap_or(0))
+        .sum();
+    let node = cluster.store.list_nodes().await.unwrap().remove(0);
+    assert_eq!(
+        (node.cores_taken, node.memory_taken),
+        (cores, memory),
+        "the account is the sum"
+    );
+    assert!(
+        surprised || cores <= CORES && memory <= MEMORY,
+        "more was given out than there is"
+    );
+    let mut ports: Vec<_> = rows.iter().filter_map(|row| row.ssh_port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(
+        ports.len(),
+        rows.len(),
+        "every instance has a port of its own"
+    );
+    for row in rows {
+        let proven_at_rest = row.observation.as_ref().is_some_and(|seen| {
+            seen.generation >= row.intent.generation && seen.state.is_at_rest()
+        });
+        if row.intent.desired == Desired::Running && !proven_at_rest {
+            assert!(row.holds_compute, "{} may run and holds nothing", row.id);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_is_promised_twice_whatever_people_and_nodes_say(steps in proptest::collection::vec(step(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let cluster = cluster().await;
+            let mut ids = Vec::new();
+            let mut surprised = false;
+            for step in steps {
+                match step {
+                    Step::Create { cores, memory } => {
+                        if let Ok(row) = cluster.create(spec(cores, memory)).await {
+                            ids.push(row.id);
+                        }
+                    }
+                    Step::Act { which, act } => {
+                        if let Some(id) = ids.get(which) {
+                            let _ = cluster.act(*id, act).await;
+                        }
+                    }
+                    Step::Observe { which, age, state } => {
+                        if let Some(id) = ids.get(which)
+                            && let Some(row) = cluster.row(*id).await
+                        {
+                            let generation = row.intent.generation.saturating_sub(age);
+                            surprised |= !row.holds_compute && !state.is_at_rest();
+                            cluster.observe(*id, generation, state).await;
+                        }
+                    }
+                }
+                check(&cluster, surprised).await;
+            }
+        });
+    }
+}
