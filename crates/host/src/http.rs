@@ -48,7 +48,7 @@ const MAX_CONNECTIONS: usize = 1024;
 struct Document;
 
 /// All routes, with the OpenAPI document made from them at `/openapi.json`.
-pub fn router(app: Arc<App>) -> Router {
+fn router(app: Arc<App>) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(health))
         .routes(routes!(auth_status))

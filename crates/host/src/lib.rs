@@ -32,4 +32,3 @@ mod watch;
 pub use clock::Clock;
 pub use config::HostConfig;
 pub use host::{Host, StartError};
-pub use http::router;

@@ -1,1 +1,69 @@
-fn main() {}
+//! The one executable: parses which role to play, and plays it.
+
+mod agent;
+mod exit;
+mod findings;
+mod host;
+mod logging;
+mod paths;
+mod runner;
+mod signals;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use kohakuriver_cli::{ClientCommand, GlobalArgs};
+
+use exit::Exit;
+
+/// Long-running machines one can SSH into, on your own Linux hosts
+#[derive(Debug, Parser)]
+#[command(name = "kohakuriver", version, after_help = kohakuriver_cli::AFTER_HELP)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run host and runner on this machine, ready to use
+    Up(up::UpArgs),
+    /// Run the control plane: API, SSH gateway, runners' link
+    Host(host::HostArgs),
+    /// Run this machine as a node
+    Runner(runner::RunnerArgs),
+    /// The process inside an instance
+    #[command(hide = true)]
+    Agent(agent::AgentArgs),
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+fn main() -> ExitCode {
+    kohakuriver_cli::complete_if_asked(Cli::command);
+    let Cli { global, command } = Cli::parse();
+    let result = match command {
+        Command::Client(command) => return kohakuriver_cli::run(global, command),
+        Command::Up(args) => up::run(args, &global),
+        Command::Host(args) => host::run(args, &global),
+        Command::Runner(args) => runner::run(args),
+        Command::Agent(args) => agent::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => exit.report(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

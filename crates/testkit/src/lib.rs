@@ -1,1 +1,9 @@
-//! testkit
+//! What tests of the host need: a real host on free ports with a clock of the test's own
+//! ([`TestHost`]), and a runner that says what the test tells it to ([`FakeRunner`]), over the
+//! real link with real certificates.
+
+mod fake_runner;
+mod test_host;
+
+pub use fake_runner::{FakeRunner, Reaction, inventory};
+pub use test_host::{Answer, TestHost};

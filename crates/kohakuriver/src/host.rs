@@ -1,0 +1,137 @@
+//! `kohakuriver host`: the control plane alone.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kohakuriver_cli::GlobalArgs;
+use kohakuriver_host::{Clock, Host, HostConfig, StartError};
+use kohakuriver_link::client::HostAddress;
+
+use crate::exit::{Exit, FAILED, NOT_READY, USAGE};
+use crate::{logging, paths, signals};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  kohakuriver host                                       on this machine, API on loopback
+  kohakuriver host --advertise 10.0.0.5                  runners of other machines dial 10.0.0.5
+  kohakuriver node token create                          then: what to type on the other machine")]
+pub struct HostArgs {
+    /// Where state is kept [default: /var/lib/kohakuriver as root]
+    #[arg(long, value_name = "DIR", env = "KOHAKURIVER_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Address for the API and the SSH gateway
+    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    bind: IpAddr,
+    /// Let everybody who can reach the address do everything: there is no log-in in this version
+    #[arg(long)]
+    open_to_the_network_without_login: bool,
+    /// Port of the SSH gateway
+    #[arg(
+        long,
+        value_name = "PORT",
+        env = "KOHAKURIVER_SSH_PROXY_PORT",
+        default_value_t = 8002
+    )]
+    ssh_port: u16,
+    /// Address where runners dial in (mutual TLS)
+    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
+    link_bind: IpAddr,
+    /// Port where runners dial in
+    #[arg(long, value_name = "PORT", default_value_t = 8001)]
+    link_port: u16,
+    /// Address of this machine as runners see it, for join tokens [default: this machine's name]
+    #[arg(long, value_name = "ADDRESS")]
+    advertise: Option<String>,
+    /// Seconds of silence after which a node's VPSes are `lost`
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    lost_after: u64,
+}
+
+pub fn run(args: HostArgs, global: &GlobalArgs) -> Result<(), Exit> {
+    if !args.bind.is_loopback() && !args.open_to_the_network_without_login {
+        let message = format!(
+            "{} can be reached from the network, and this version has no log-in",
+            args.bind
+        );
+        let hint = "keep --bind 127.0.0.1 and come in by an SSH tunnel, or say --open-to-the-network-without-login";
+        return Err(Exit::new(USAGE, message).hint(hint));
+    }
+    let port = api_port(global)?;
+    let advertise = args.advertise.unwrap_or_else(host_name);
+    let config = HostConfig {
+        data_dir: paths::absolute(paths::data_dir(args.data_dir)).join("host"),
+        bind: args.bind,
+        port,
+        ssh_port: args.ssh_port,
+        link_bind: args.link_bind,
+        link_port: args.link_port,
+        link_address: HostAddress {
+            host: advertise,
+            port: args.link_port,
+        },
+        lost_after: Duration::from_secs(args.lost_after),
+    };
+    logging::start();
+    runtime()?.block_on(async {
+        let shutdown = signals::shutdown().map_err(|error| Exit::from_error(FAILED, &error))?;
+        let host = start(config).await?;
+        tracing::info!(
+            api = %host.api_address(), ssh = %host.ssh_address(), link = %host.link_address(),
+            "host is up; to add a machine: kohakuriver node token create"
+        );
+        shutdown.cancelled().await;
+        host.stop().await;
+        Ok(())
+    })
+}
+
+/// Flag, then environment, then 8000.
+pub fn api_port(global: &GlobalArgs) -> Result<u16, Exit> {
+    if let Some(port) = global.port {
+        return Ok(port);
+    }
+    match std::env::var("KOHAKURIVER_PORT") {
+        Ok(text) => text
+            .parse()
+            .map_err(|_| Exit::new(USAGE, format!("KOHAKURIVER_PORT='{text}' is not a port"))),
+        Err(_) => Ok(8000),
+    }
+}
+
+/// Starts the host, with what to do where it cannot.
+pub async fn start(config: HostConfig) -> Result<Host, Exit> {
+    Host::start(config, Clock::System).await.map_err(|error| {
+        let exit = Exit::from_error(NOT_READY, &error);
+        match &error {
+            StartError::PortTaken { what, flag, port, .. } => exit.hint(format!(
+                "{what} needs it: choose another with {flag} PORT, or see who has it: ss -ltnp 'sport = :{port}'"
+            )),
+            StartError::AlreadyRunning { .. } => {
+                exit.hint("it is in use already: try kohakuriver status, or give another --data-dir")
+            }
+            StartError::DataDir { .. } => exit.hint("run as root, or give a --data-dir you may write to"),
+            StartError::Listen { .. }
+            | StartError::Pki(_)
+            | StartError::Store { .. }
+            | StartError::GatewayKey(_) => exit,
+        }
+    })
+}
+
+pub fn host_name() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "localhost".to_owned())
+}
+
+pub fn runtime() -> Result<tokio::runtime::Runtime, Exit> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("kohakuriver")
+        .build()
+        .map_err(|error| Exit::from_error(FAILED, &error))
+}

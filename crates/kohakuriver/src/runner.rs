@@ -1,0 +1,201 @@
+//! `kohakuriver runner`: one machine's node.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use kohakuriver_link::client::HostAddress;
+use kohakuriver_link::enroll::{EnrollError, enroll};
+use kohakuriver_link::pki::RunnerIdentity;
+use kohakuriver_link::token::JoinToken;
+use kohakuriver_model::NodeName;
+use kohakuriver_runner::{Runner, RunnerConfig, RunnerError};
+
+use crate::exit::{Exit, FAILED, NOT_READY, REFUSED, USAGE};
+use crate::host::{host_name, runtime};
+use crate::{findings, logging, paths, signals};
+
+/// What the default environment is made from where nobody made one.
+const DEFAULT_IMAGE: &str = "debian:bookworm";
+/// Between SIGTERM and SIGKILL for an instance that is stopped.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  kohakuriver node token create          on the host: prints a token
+  kohakuriver runner --join TOKEN        on this machine, the first time
+  kohakuriver runner                     afterwards")]
+pub struct RunnerArgs {
+    /// Join a cluster with a token from 'kohakuriver node token create'
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "KOHAKURIVER_JOIN_TOKEN",
+        hide_env_values = true
+    )]
+    join: Option<JoinToken>,
+    /// Give up the cluster this machine belongs to and join anew
+    #[arg(long, requires = "join")]
+    rejoin: bool,
+    /// Host and port to dial instead of the token's
+    #[arg(long, value_name = "HOST:PORT", requires = "join")]
+    address: Option<HostAddress>,
+    /// Name of this node [default: this machine's name]
+    #[arg(long, value_name = "NAME")]
+    name: Option<NodeName>,
+    #[command(flatten)]
+    places: Places,
+}
+
+/// Where a runner keeps things.
+#[derive(Debug, clap::Args)]
+pub struct Places {
+    /// Where state is kept [default: /var/lib/kohakuriver as root]
+    #[arg(long, value_name = "DIR", env = "KOHAKURIVER_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Storage that all nodes see; instances see its shared_data as /shared [default: DATA_DIR/shared]
+    #[arg(long, value_name = "DIR", env = "KOHAKURIVER_SHARED_DIR")]
+    pub shared_dir: Option<PathBuf>,
+    /// Docker engine's socket [default: DOCKER_HOST's, or /var/run/docker.sock]
+    #[arg(long, value_name = "SOCKET")]
+    pub docker_socket: Option<PathBuf>,
+    /// Image that the default environment is made from
+    #[arg(long, value_name = "IMAGE", default_value = DEFAULT_IMAGE)]
+    pub default_image: String,
+}
+
+impl Places {
+    pub fn root(&self) -> PathBuf {
+        paths::absolute(paths::data_dir(self.data_dir.clone()))
+    }
+
+    pub fn runner_dir(&self) -> PathBuf {
+        self.root().join("runner")
+    }
+
+    pub fn config(&self) -> Result<RunnerConfig, Exit> {
+        let executable = std::env::current_exe()
+            .map_err(|error| Exit::from_error(NOT_READY, &error).hint("is /proc mounted?"))?;
+        let socket = self.docker_socket.clone().or_else(|| {
+            let given = std::env::var("DOCKER_HOST").ok()?;
+            given.strip_prefix("unix://").map(PathBuf::from)
+        });
+        Ok(RunnerConfig {
+            data_dir: self.runner_dir(),
+            shared_dir: self
+                .shared_dir
+                .clone()
+                .map_or_else(|| self.root().join("shared"), paths::absolute),
+            executable,
+            default_image: self.default_image.clone(),
+            docker_socket: socket,
+            stop_grace: STOP_GRACE,
+        })
+    }
+}
+
+pub fn run(args: RunnerArgs) -> Result<(), Exit> {
+    logging::start();
+    runtime()?.block_on(async {
+        let shutdown = signals::shutdown().map_err(|error| Exit::from_error(FAILED, &error))?;
+        let config = args.places.config()?;
+        let identity = identity(&args, &config.data_dir).await?;
+        let name = identity.node_name.clone();
+        let host = identity.host_address.clone();
+        let runner = start(config, identity).await?;
+        for line in findings::lines(&runner.inventory().await) {
+            tracing::info!("{line}");
+        }
+        tracing::info!(node.name = %name, %host, "runner is up");
+        runner
+            .run(shutdown)
+            .await
+            .map_err(|error| Exit::from_error(FAILED, &error))
+    })
+}
+
+/// Who this machine is: what it was told when it joined, or what joining gives it now.
+async fn identity(args: &RunnerArgs, dir: &Path) -> Result<RunnerIdentity, Exit> {
+    let known = RunnerIdentity::load(dir).map_err(|error| Exit::from_error(NOT_READY, &error))?;
+    match (known, &args.join) {
+        (Some(identity), Some(_)) if !args.rejoin => {
+            tracing::info!(
+                node.name = %identity.node_name,
+                "this machine has joined already; the token was not used (--rejoin joins anew)"
+            );
+            Ok(identity)
+        }
+        (Some(identity), None) => Ok(identity),
+        (_, Some(token)) => {
+            let name = match &args.name {
+                Some(name) => name.clone(),
+                None => default_name()?,
+            };
+            join(token, args.address.as_ref(), &name, dir).await
+        }
+        (None, None) => Err(
+            Exit::new(USAGE, "this machine has not joined a cluster yet").hint(
+                "on the host: kohakuriver node token create; here: kohakuriver runner --join TOKEN",
+            ),
+        ),
+    }
+}
+
+/// This machine's name, if it can be a node's.
+pub fn default_name() -> Result<NodeName, Exit> {
+    let name = host_name();
+    name.parse()
+        .map_err(|error| Exit::from_error(USAGE, &error).hint("give this node a name with --name"))
+}
+
+pub async fn join(
+    token: &JoinToken,
+    address: Option<&HostAddress>,
+    name: &NodeName,
+    dir: &Path,
+) -> Result<RunnerIdentity, Exit> {
+    make_private_dir(dir)?;
+    let now_ms = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+        });
+    enroll(token, address, name, dir, now_ms).await.map_err(|error| {
+        let exit = Exit::from_error(REFUSED, &error);
+        match error {
+            EnrollError::Refused { hint, .. } => exit.hint(hint),
+            EnrollError::Link(_) => exit.hint(
+                "does the host run, and can this machine reach that address? --address HOST:PORT dials another",
+            ),
+            EnrollError::Frame(_) | EnrollError::Pki(_) => exit,
+        }
+    })
+}
+
+fn make_private_dir(dir: &Path) -> Result<(), Exit> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|error| {
+            Exit::new(
+                NOT_READY,
+                format!("cannot make the data directory {}: {error}", dir.display()),
+            )
+            .hint("run as root, or give a --data-dir you may write to")
+        })
+}
+
+pub async fn start(config: RunnerConfig, identity: RunnerIdentity) -> Result<Runner, Exit> {
+    let dir = config.data_dir.clone();
+    Runner::start(config, identity).await.map_err(|error| {
+        let exit = Exit::from_error(NOT_READY, &error);
+        match error {
+            RunnerError::Lock(_) => {
+                exit.hint("is a runner running already? give another --data-dir")
+            }
+            _ => exit.hint(format!("look at {}", dir.display())),
+        }
+    })
+}

@@ -1,0 +1,122 @@
+//! `kohakuriver up`: host and runner on this machine, in one process, ready to use.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::time::Duration;
+
+use kohakuriver_cli::GlobalArgs;
+use kohakuriver_host::{Host, HostConfig};
+use kohakuriver_link::client::HostAddress;
+use kohakuriver_link::pki::RunnerIdentity;
+
+use crate::exit::{Exit, FAILED, NOT_READY};
+use crate::host::{api_port, runtime};
+use crate::runner::{self, Places};
+use crate::{findings, host, logging, signals};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Ctrl-C stops host and runner; VPSes go on running, and the next 'up' finds them again.
+
+Examples:
+  kohakuriver up                             then, in another shell: kohakuriver vps create --ssh
+  kohakuriver up --data-dir ~/river --port 9000 --ssh-port 9002")]
+pub struct UpArgs {
+    /// Port of the SSH gateway
+    #[arg(
+        long,
+        value_name = "PORT",
+        env = "KOHAKURIVER_SSH_PROXY_PORT",
+        default_value_t = 8002
+    )]
+    ssh_port: u16,
+    /// Port of the link between host and runner; 0 takes any free one
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    link_port: u16,
+    #[command(flatten)]
+    places: Places,
+}
+
+pub fn run(args: UpArgs, global: &GlobalArgs) -> Result<(), Exit> {
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let port = api_port(global)?;
+    let config = HostConfig {
+        data_dir: args.places.root().join("host"),
+        bind: loopback,
+        port,
+        ssh_port: args.ssh_port,
+        link_bind: loopback,
+        link_port: args.link_port,
+        link_address: HostAddress {
+            host: loopback.to_string(),
+            port: args.link_port,
+        },
+        lost_after: Duration::from_secs(30),
+    };
+    logging::start();
+    runtime()?.block_on(async {
+        let shutdown = signals::shutdown().map_err(|error| Exit::from_error(FAILED, &error))?;
+        let host = host::start(config).await?;
+        let runner_config = args.places.config()?;
+        let identity = identity(&host, &runner_config.data_dir).await?;
+        let runner = runner::start(runner_config, identity.clone()).await?;
+        greet(
+            &host,
+            &identity,
+            &findings::lines(&runner.inventory().await),
+        );
+        let result = runner.run(shutdown).await;
+        host.stop().await;
+        say("stopped; VPSes go on running, and the next 'kohakuriver up' finds them again");
+        result.map_err(|error| Exit::from_error(FAILED, &error))
+    })
+}
+
+/// This machine's node: joined at the first start, found again at every other.
+async fn identity(host: &Host, dir: &Path) -> Result<RunnerIdentity, Exit> {
+    let failed = |error: &dyn std::error::Error| Exit::from_error(NOT_READY, error);
+    let known = RunnerIdentity::load(dir).map_err(|error| failed(&error))?;
+    if let Some(mut identity) = known
+        && host
+            .knows(&identity.node_id)
+            .await
+            .map_err(|error| failed(&error))?
+    {
+        // The link's port may be another one this time.
+        identity.host_address = host.link_address().clone();
+        return Ok(identity);
+    }
+    let token = host
+        .create_join_token()
+        .await
+        .map_err(|error| failed(&error))?;
+    runner::join(&token, None, &runner::default_name()?, dir).await
+}
+
+fn greet(host: &Host, identity: &RunnerIdentity, findings: &[String]) {
+    say(&format!(
+        "kohakuriver {} is up on node '{}'",
+        env!("CARGO_PKG_VERSION"),
+        identity.node_name
+    ));
+    for line in findings {
+        say(&format!("  {line}"));
+    }
+    let (api, ssh) = (host.api_address(), host.ssh_address());
+    say(&format!("  API      http://{api}   SSH gateway {ssh}"));
+    if api.port() != 8000 || ssh.port() != 8002 {
+        let line = format!(
+            "export KOHAKURIVER_PORT={} KOHAKURIVER_SSH_PROXY_PORT={}",
+            api.port(),
+            ssh.port()
+        );
+        say(&format!("in other shells first: {line}"));
+    }
+    say("next: kohakuriver vps create --name first --ssh   then: kohakuriver ssh first");
+}
+
+fn say(line: &str) {
+    // Where standard error is gone there is nobody to tell.
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}

@@ -1,0 +1,227 @@
+//! A runner made of words only: it joins, connects and answers orders as the test wishes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Result, bail};
+use kohakuriver_link::client::{connect_control, connect_data};
+use kohakuriver_link::enroll::enroll;
+use kohakuriver_link::frame::FrameStream;
+use kohakuriver_link::pki::RunnerIdentity;
+use kohakuriver_link::protocol::{
+    Hello, Order, StreamOpen, StreamOpened, ToHost, ToRunner, VERSIONS,
+};
+use kohakuriver_model::{Desired, DockerState, Inventory, Metrics, Observation, Observed, TaskId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::TestHost;
+
+/// What the fake makes of an order.
+#[derive(Clone, Debug)]
+pub enum Reaction {
+    /// Does what is asked, at once.
+    Obey,
+    /// Says nothing.
+    Ignore,
+    /// Reports this instead of running.
+    Fail(Observed),
+}
+
+/// A connected fake.
+#[derive(Debug)]
+pub struct FakeRunner {
+    pub identity: RunnerIdentity,
+    orders: Arc<Mutex<HashMap<TaskId, Order>>>,
+    reports: mpsc::Sender<ToHost>,
+    task: JoinHandle<Result<()>>,
+}
+
+/// A machine of 8 cores and 16 GiB.
+pub fn inventory() -> Inventory {
+    Inventory {
+        cores: 8,
+        memory_bytes: 16 << 30,
+        numa: Vec::new(),
+        gpus: Vec::new(),
+        docker: DockerState::Ready {
+            version: "27".to_owned(),
+        },
+        kvm_device: false,
+        kernel: "6.1".to_owned(),
+        os: "Test".to_owned(),
+    }
+}
+
+impl FakeRunner {
+    /// Joins under `name` and connects.
+    pub async fn join(host: &TestHost, name: &str, reaction: Reaction) -> Result<Self> {
+        let dir = host.data_dir().join(format!("runner-{name}"));
+        std::fs::create_dir_all(&dir)?;
+        let token = host.join_token().await?;
+        let identity = enroll(&token, None, &name.parse()?, &dir, host.now_ms()).await?;
+        Self::connect(host, identity, reaction, Vec::new()).await
+    }
+
+    /// Connects with an identity from before, having seen `seen` of its instances.
+    pub async fn connect(
+        host: &TestHost,
+        mut identity: RunnerIdentity,
+        reaction: Reaction,
+        seen: Vec<(TaskId, Observation)>,
+    ) -> Result<Self> {
+        identity.host_address = host.host.link_address().clone();
+        let mut control = connect_control(&identity).await?;
+        let hello = Hello {
+            oldest_version: VERSIONS.0,
+            newest_version: VERSIONS.1,
+            runner_version: "test".to_owned(),
+            now_ms: host.now_ms(),
+            inventory: inventory(),
+        };
+        control.send(&ToHost::Hello(hello)).await?;
+        match control.receive::<ToRunner>().await? {
+            ToRunner::Welcome { .. } => {}
+            ToRunner::Refused { reason } => bail!("refused: {reason}"),
+            other => bail!("expected a welcome, got {other:?}"),
+        }
+        for (task_id, observation) in seen {
+            control
+                .send(&ToHost::Observation {
+                    task_id,
+                    observation,
+                })
+                .await?;
+        }
+        control.send(&ToHost::SyncDone).await?;
+        let orders = Arc::new(Mutex::new(HashMap::new()));
+        let (reports, queue) = mpsc::channel(64);
+        let task = tokio::spawn(serve(
+            control,
+            identity.clone(),
+            reaction,
+            orders.clone(),
+            queue,
+        ));
+        Ok(Self {
+            identity,
+            orders,
+            reports,
+            task,
+        })
+    }
+
+    /// The newest order for a task.
+    pub fn order(&self, task_id: TaskId) -> Option<Order> {
+        self.orders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&task_id)
+            .cloned()
+    }
+
+    /// Reports something nobody asked about.
+    pub async fn report(&self, task_id: TaskId, generation: u64, state: Observed) -> Result<()> {
+        let observation = Observation {
+            generation,
+            state,
+            ssh_host_key: None,
+        };
+        Ok(self
+            .reports
+            .send(ToHost::Observation {
+                task_id,
+                observation,
+            })
+            .await?)
+    }
+
+    /// The link drops; instances would run on.
+    pub async fn disconnect(self) -> RunnerIdentity {
+        self.task.abort();
+        let _ = self.task.await;
+        self.identity
+    }
+
+    /// Whether the host has ended the connection.
+    pub fn is_disconnected(&self) -> bool {
+        self.task.is_finished()
+    }
+}
+
+type Control = FrameStream<kohakuriver_link::client::LinkStream>;
+
+async fn serve(
+    mut control: Control,
+    identity: RunnerIdentity,
+    reaction: Reaction,
+    orders: Arc<Mutex<HashMap<TaskId, Order>>>,
+    mut queue: mpsc::Receiver<ToHost>,
+) -> Result<()> {
+    let mut beat = tokio::time::interval(std::time::Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            _ = beat.tick() => control.send(&ToHost::Heartbeat { metrics: Metrics::default() }).await?,
+            Some(report) = queue.recv() => control.send(&report).await?,
+            message = control.receive::<ToRunner>() => match message? {
+                ToRunner::Order(order) => {
+                    let answer = react(&reaction, &order);
+                    let task_id = order.task_id;
+                    orders.lock().unwrap_or_else(PoisonError::into_inner).insert(task_id, order);
+                    if let Some(observation) = answer {
+                        control.send(&ToHost::Observation { task_id, observation }).await?;
+                    }
+                }
+                ToRunner::DialData { count } => {
+                    for _ in 0..count {
+                        tokio::spawn(echo(identity.clone()));
+                    }
+                }
+                ToRunner::Welcome { .. }
+                | ToRunner::Refused { .. }
+                | ToRunner::SyncDone
+                | ToRunner::HeartbeatAck
+                | ToRunner::Certificate { .. } => {}
+            },
+        }
+    }
+}
+
+fn react(reaction: &Reaction, order: &Order) -> Option<Observation> {
+    let state = match (reaction, order.intent.desired) {
+        (Reaction::Ignore, _) => return None,
+        (_, Desired::Deleted) => Observed::Absent,
+        (_, Desired::Stopped) => Observed::Stopped {
+            exit_code: Some(0),
+            finished_at_ms: 2,
+        },
+        (Reaction::Fail(state), Desired::Running) => state.clone(),
+        (Reaction::Obey, Desired::Running) => Observed::Running { started_at_ms: 1 },
+    };
+    Some(Observation {
+        generation: order.intent.generation,
+        state,
+        ssh_host_key: None,
+    })
+}
+
+/// A data connection that sends back what it gets, behind the name of what was asked for.
+async fn echo(identity: RunnerIdentity) -> Result<()> {
+    let mut frames = FrameStream::new(connect_data(&identity).await?);
+    let open: StreamOpen = frames.receive().await?;
+    frames.send(&StreamOpened::Opened).await?;
+    let (mut stream, early) = frames.into_parts();
+    stream
+        .write_all(format!("hello from {}\n", open.task_id).as_bytes())
+        .await?;
+    stream.write_all(&early).await?;
+    let mut buffer = [0; 4096];
+    loop {
+        let count = stream.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(stream.shutdown().await?);
+        }
+        stream.write_all(&buffer[..count]).await?;
+    }
+}
