@@ -221,7 +221,11 @@ impl Api {
         if !self.address.is_ip() {
             let addresses = kohakuriver_net::resolve(self.address.as_str(), self.port)
                 .await
-                .map_err(|error| self.not_reached(&error.to_string()))?;
+                // What follows the first sentence is the resolver's own jargon.
+                .map_err(|error| {
+                    let text = error.to_string();
+                    self.not_reached(text.split(": ").next().unwrap_or(&text))
+                })?;
             builder = builder.resolve_to_addrs(self.address.as_str(), &addresses);
         }
         builder

@@ -81,6 +81,11 @@ impl Failure {
         self
     }
 
+    /// Whether trying the next of several VPSes makes no sense any more.
+    pub fn ends_all(&self) -> bool {
+        matches!(self.kind, Kind::Interrupted | Kind::Unreachable)
+    }
+
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             Kind::Request | Kind::NotFound | Kind::Reported => 1,

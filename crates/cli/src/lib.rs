@@ -71,7 +71,8 @@ pub struct GlobalArgs {
         long,
         global = true,
         value_name = "PORT",
-        help_heading = "Global options"
+        help_heading = "Global options",
+        value_parser = clap::value_parser!(u16).range(1..)
     )]
     pub port: Option<u16>,
     /// Print the API's JSON instead of text

@@ -1,11 +1,13 @@
 //! The client commands as a person runs them, against a host that answers canned JSON.
 
+#![expect(clippy::unwrap_used, reason = "what cannot be set up has failed")]
+
 #[path = "support/host.rs"]
 mod support;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -518,6 +520,45 @@ fn ssh_proxy_carries_bytes_and_keeps_half_closes() {
         got.len(),
         expected.len()
     );
+}
+
+#[test]
+fn a_local_port_leads_to_the_vps() {
+    let host = Host::start(|_| Answer::ok(task(ID, "web", "running", 1)));
+    let (port, served) = gateway("SUCCESS\nSSH-2.0-x\n");
+    let sandbox = Sandbox::new();
+    let mut child = sandbox
+        .command(host.port, &["ssh", "web", "--local-port", "0"])
+        .args(["--proxy-port", &port.to_string()])
+        .stderr(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let mut stream = TcpStream::connect(line.trim()).unwrap();
+    stream.write_all(b"hello").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut got = String::new();
+    stream.read_to_string(&mut got).unwrap();
+    assert_eq!(got, "SSH-2.0-x\nhellobye");
+    assert_eq!(served.join().unwrap(), format!("REQUEST_TUNNEL {ID}\n"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_host_that_goes_away_ends_everything_with_3() {
+    let nobody = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let ran = Sandbox::new().run_at(nobody, &["vps", "stop", "web", "db"]);
+    assert_eq!(ran.code, 3);
+    assert_eq!(ran.stderr.matches("error: ").count(), 1, "{}", ran.stderr);
 }
 
 #[test]

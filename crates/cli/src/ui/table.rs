@@ -13,6 +13,9 @@ pub enum Fit {
     Cut,
 }
 
+/// Below this a cut column says nothing.
+const LEAST_CUT: u16 = 4;
+
 /// A list.
 #[derive(Debug)]
 pub struct Grid {
@@ -55,13 +58,21 @@ impl Grid {
             row.max_height(1);
             table.add_row(row);
         }
+        let widths = table.column_max_content_widths();
+        // Where even that does not fit, only the first column stays whole.
+        let least = |index: usize| match self.columns.get(index) {
+            Some((_, Fit::Cut)) => LEAST_CUT,
+            Some((_, Fit::Whole)) | None => widths.get(index).copied().unwrap_or(0),
+        };
+        let needed: u16 = (0..widths.len()).map(|index| least(index) + 2).sum();
+        let roomy = width.is_none_or(|width| needed <= width.saturating_add(2));
         for (index, column) in table.column_iter_mut().enumerate() {
             column.set_padding((0, 2));
-            if self
+            let whole = self
                 .columns
                 .get(index)
-                .is_some_and(|(_, fit)| *fit == Fit::Whole)
-            {
+                .is_some_and(|(_, fit)| *fit == Fit::Whole);
+            if whole && (roomy || index == 0) {
                 column.set_constraint(ColumnConstraint::ContentWidth);
             }
         }
@@ -117,6 +128,21 @@ mod tests {
             }
             assert!(text.contains("7398213345412345856"), "{text}");
             assert!(text.contains('…'), "{text}");
+        }
+    }
+
+    #[test]
+    fn many_whole_columns_are_cut_before_the_line_breaks() {
+        let mut grid = Grid::new(&[("ID", Fit::Whole); 5]);
+        grid.row(vec![(Tone::Plain, "0123456789".to_owned()); 5]);
+        for width in [40, 50, 57, 58] {
+            let text = grid.render(false, Some(width));
+            for line in text.lines() {
+                assert!(
+                    line.trim_end().chars().count() <= usize::from(width),
+                    "{width}:\n{text}"
+                );
+            }
         }
     }
 

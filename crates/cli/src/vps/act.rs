@@ -3,7 +3,7 @@
 use kohakuriver_api::{Message, Task};
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::reference::VpsRef;
 use crate::vps::called;
 use crate::wait::{self, End};
@@ -46,11 +46,7 @@ impl Act {
 
 /// Acts on each VPS; what goes wrong with one does not keep the others from it.
 pub async fn run(context: &Context, act: Act, refs: &[VpsRef], wait: bool) -> Result<(), Failure> {
-    let mut failed = false;
-    let mut report = |failure: Failure| {
-        failed = true;
-        context.out.failure(&failure);
-    };
+    let mut troubles = Troubles::new(context);
     let mut asked: Vec<Asked> = Vec::new();
     for reference in refs {
         match ask(context, act, reference).await {
@@ -59,7 +55,7 @@ pub async fn run(context: &Context, act: Act, refs: &[VpsRef], wait: bool) -> Re
                     .iter()
                     .any(|old| old.message.task_id == new.message.task_id) => {}
             Ok(new) => asked.push(new),
-            Err(failure) => report(failure),
+            Err(failure) => troubles.add(failure)?,
         }
     }
     let mut results = Vec::new();
@@ -82,16 +78,45 @@ pub async fn run(context: &Context, act: Act, refs: &[VpsRef], wait: bool) -> Re
                 }
                 results.push(serde_json::to_value(&task).unwrap_or_default());
             }
-            Err(failure) => report(failure),
+            Err(failure) => troubles.add(failure)?,
         }
     }
     if context.out.json {
         print_json(context, refs.len(), results);
     }
-    if failed {
-        Err(Failure::reported())
-    } else {
+    troubles.end()
+}
+
+/// What went wrong with some of several VPSes, told as it happens.
+pub struct Troubles<'a> {
+    context: &'a Context,
+    any: bool,
+}
+
+impl<'a> Troubles<'a> {
+    pub fn new(context: &'a Context) -> Self {
+        Self {
+            context,
+            any: false,
+        }
+    }
+
+    /// Reports it; hands it back where going on makes no sense.
+    pub fn add(&mut self, failure: Failure) -> Result<(), Failure> {
+        if failure.ends_all() {
+            return Err(failure);
+        }
+        self.any = true;
+        self.context.out.failure(&failure);
         Ok(())
+    }
+
+    pub fn end(self) -> Result<(), Failure> {
+        if self.any {
+            Err(Failure::reported())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -123,17 +148,10 @@ async fn ask(context: &Context, act: Act, reference: &VpsRef) -> Result<Asked, F
 
 /// Every "there is no such VPS" ends with where to look.
 pub fn with_list_hint(failure: Failure) -> Failure {
-    match failure.kind {
-        crate::failure::Kind::NotFound => {
-            failure.or_hint(|| "`kohakuriver vps list -a` shows all VPSes".to_owned())
-        }
-        crate::failure::Kind::Request
-        | crate::failure::Kind::Usage
-        | crate::failure::Kind::Unreachable
-        | crate::failure::Kind::Interrupted
-        | crate::failure::Kind::MissingProgram
-        | crate::failure::Kind::Reported => failure,
+    if failure.kind != Kind::NotFound {
+        return failure;
     }
+    failure.or_hint(|| "`kohakuriver vps list -a` shows all VPSes".to_owned())
 }
 
 async fn settle(context: &Context, act: Act, asked: &Asked) -> Result<Task, Failure> {

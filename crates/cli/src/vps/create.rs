@@ -69,8 +69,11 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
     // From here on, leaving with an error also removes the pair.
     let created = context.api.create_vps(&body).await?;
     let id = created.task_id.as_str();
-    if let Some(key) = &mut made {
-        key.name_after(&ssh_folder, id)?;
+    if let Some(key) = &mut made
+        && let Err(failure) = key.name_after(&ssh_folder, id)
+    {
+        // The VPS exists: better a key under an odd name than none.
+        context.out.note(format!("note: {}", failure.message));
     }
     let mut task = created.task;
     if !args.detach && task.status != "running" {

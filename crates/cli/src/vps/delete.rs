@@ -3,7 +3,7 @@
 use clap_complete::ArgValueCandidates;
 use kohakuriver_api::{Message, Task};
 
-use super::act::{print_json, with_list_hint};
+use super::act::{Troubles, print_json, with_list_hint};
 use super::called;
 use crate::complete;
 use crate::context::Context;
@@ -35,11 +35,7 @@ pub struct DeleteArgs {
 }
 
 pub async fn run(context: &Context, args: &DeleteArgs) -> Result<(), Failure> {
-    let mut failed = false;
-    let mut report = |failure: Failure| {
-        failed = true;
-        context.out.failure(&failure);
-    };
+    let mut troubles = Troubles::new(context);
     let mut found: Vec<Task> = Vec::new();
     for reference in &args.vps {
         match context
@@ -50,7 +46,7 @@ pub async fn run(context: &Context, args: &DeleteArgs) -> Result<(), Failure> {
         {
             Ok(task) if found.iter().any(|old| old.task_id == task.task_id) => {}
             Ok(task) => found.push(task),
-            Err(failure) => report(failure),
+            Err(failure) => troubles.add(failure)?,
         }
     }
     if !found.is_empty() && !args.yes && !context.out.confirm(&question(&found), "--yes")? {
@@ -62,10 +58,10 @@ pub async fn run(context: &Context, args: &DeleteArgs) -> Result<(), Failure> {
     for task in &found {
         match context.api.delete_vps(&task.task_id, args.force).await {
             Ok(message) => asked.push((task, message)),
-            Err(failure) => report(failure.or_hint(|| {
+            Err(failure) => troubles.add(failure.or_hint(|| {
                 let name = called(task);
                 format!("`kohakuriver vps stop {name}` first, or delete it with --force")
-            })),
+            }))?,
         }
     }
     let mut results = Vec::new();
@@ -73,7 +69,7 @@ pub async fn run(context: &Context, args: &DeleteArgs) -> Result<(), Failure> {
         if !args.no_wait
             && let Err(failure) = settle(context, task).await
         {
-            report(failure);
+            troubles.add(failure)?;
             continue;
         }
         if !context.out.json {
@@ -90,11 +86,7 @@ pub async fn run(context: &Context, args: &DeleteArgs) -> Result<(), Failure> {
     if context.out.json {
         print_json(context, args.vps.len(), results);
     }
-    if failed {
-        Err(Failure::reported())
-    } else {
-        Ok(())
-    }
+    troubles.end()
 }
 
 fn question(found: &[Task]) -> String {

@@ -50,7 +50,7 @@ pub async fn run(context: &Context, args: &ListArgs) -> Result<(), Failure> {
         ("SSH", Fit::Whole),
         ("CORES", Fit::Whole),
         ("MEMORY", Fit::Whole),
-        ("STARTED", Fit::Cut),
+        ("STARTED", Fit::Whole),
     ]);
     let now = Timestamp::now();
     for task in &tasks {
