@@ -3,34 +3,20 @@
 //! The runner writes these and the container reads them; the container's own directory (`run/`)
 //! is never written to from here.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use kohakuriver_agent::{AgentConfig, CONFIG_FILE, HOST_KEY_FILE};
 use kohakuriver_link::protocol::Order;
 use kohakuriver_model::{InstanceSpec, TaskId};
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
-use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::durable;
 use crate::layout::{AGENT_NAME, Layout};
-
-const HOST_KEY: &str = "ssh_host_ed25519_key";
-
-/// Read by the agent at its start.
-#[derive(Serialize)]
-struct AgentConfig<'a> {
-    task_id: TaskId,
-    hostname: String,
-    ssh: bool,
-    authorized_keys: &'a [String],
-    env: &'a BTreeMap<String, String>,
-    serve_port_22: bool,
-}
 
 /// The name the instance's own programs see.
 pub fn hostname(spec: &InstanceSpec, id: TaskId) -> String {
@@ -68,7 +54,7 @@ pub fn write_instance_files(layout: &Layout, order: &Order) -> io::Result<()> {
     durable::private_dir(&etc)?;
     durable::private_dir(&layout.run(id))?;
     fs::create_dir_all(layout.shared_data())?;
-    let key = etc.join(HOST_KEY);
+    let key = etc.join(HOST_KEY_FILE);
     if !key.exists() {
         let fresh =
             PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).map_err(io::Error::other)?;
@@ -77,23 +63,24 @@ pub fn write_instance_files(layout: &Layout, order: &Order) -> io::Result<()> {
     }
     let spec = &order.spec;
     let config = AgentConfig {
-        task_id: id,
+        task_id: id.to_string(),
         hostname: hostname(spec, id),
         ssh: spec.ssh.is_some(),
         authorized_keys: spec
             .ssh
             .as_ref()
-            .map_or(&[], |ssh| ssh.authorized_keys.as_slice()),
-        env: &spec.env,
+            .map(|ssh| ssh.authorized_keys.clone())
+            .unwrap_or_default(),
+        env: spec.env.clone(),
         serve_port_22: true,
     };
     let text = serde_json::to_vec_pretty(&config).map_err(io::Error::other)?;
-    durable::write(&etc.join("agent.json"), &text, 0o600)
+    durable::write(&etc.join(CONFIG_FILE), &text, 0o600)
 }
 
 /// The host key's public half as an OpenSSH line, `None` before the first create.
 pub fn public_host_key(layout: &Layout, id: TaskId) -> Option<String> {
-    let text = fs::read_to_string(layout.etc(id).join(HOST_KEY)).ok()?;
+    let text = fs::read_to_string(layout.etc(id).join(HOST_KEY_FILE)).ok()?;
     let key = PrivateKey::from_openssh(text).ok()?;
     key.public_key().to_openssh().ok()
 }
@@ -139,7 +126,7 @@ mod tests {
         assert!(key.starts_with("ssh-ed25519 AAAA"), "{key}");
         write_instance_files(&layout, &order).unwrap();
         assert_eq!(public_host_key(&layout, order.task_id), Some(key));
-        let file = layout.etc(order.task_id).join(HOST_KEY);
+        let file = layout.etc(order.task_id).join(HOST_KEY_FILE);
         assert_eq!(
             fs::metadata(file).unwrap().permissions().mode() & 0o777,
             0o600

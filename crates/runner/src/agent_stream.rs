@@ -15,33 +15,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use kohakuriver_agent::{
+    SOCKET_FILE, StreamReply, StreamRequest, WireError, read_reply, write_request,
+};
 use kohakuriver_link::protocol::StreamTarget;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstat};
-use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-const SOCKET: &str = "agent.sock";
-/// An answer is one short line.
-const ANSWER_BYTES: usize = 4096;
 /// The agent itself gives up on a port sooner.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
-
-#[derive(Serialize)]
-#[serde(rename_all = "snake_case", tag = "target")]
-enum Request {
-    Ssh,
-    Tcp { port: u16 },
-    Ping,
-}
-
-#[derive(Deserialize)]
-struct Answer {
-    ok: bool,
-    #[serde(default)]
-    error: Option<String>,
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -50,7 +33,7 @@ pub enum AgentError {
     #[error("the instance's agent did not answer in time")]
     Slow,
     #[error("the instance's agent gave an answer that is none")]
-    Malformed,
+    Answer(#[from] WireError),
     #[error("{0}")]
     Refused(String),
 }
@@ -58,15 +41,15 @@ pub enum AgentError {
 /// Opens a stream to `target`; from then on it carries bytes.
 pub async fn open(run_dir: &Path, target: &StreamTarget) -> Result<UnixStream, AgentError> {
     let request = match target {
-        StreamTarget::Ssh => Request::Ssh,
-        StreamTarget::Tcp { port } => Request::Tcp { port: *port },
+        StreamTarget::Ssh => StreamRequest::Ssh,
+        StreamTarget::Tcp { port } => StreamRequest::Tcp { port: *port },
     };
     within(OPEN_LIMIT, ask(run_dir, &request)).await
 }
 
 /// Whether the agent is up.
 pub async fn ping(run_dir: &Path) -> Result<(), AgentError> {
-    within(Duration::from_secs(2), ask(run_dir, &Request::Ping))
+    within(Duration::from_secs(2), ask(run_dir, &StreamRequest::Ping))
         .await
         .map(drop)
 }
@@ -80,35 +63,12 @@ async fn within<T>(
         .unwrap_or(Err(AgentError::Slow))
 }
 
-async fn ask(run_dir: &Path, request: &Request) -> Result<UnixStream, AgentError> {
+async fn ask(run_dir: &Path, request: &StreamRequest) -> Result<UnixStream, AgentError> {
     let mut stream = connect(run_dir).await.map_err(AgentError::Unreachable)?;
-    let mut line = serde_json::to_vec(request).map_err(|_| AgentError::Malformed)?;
-    line.push(b'\n');
-    stream
-        .write_all(&line)
-        .await
-        .map_err(AgentError::Unreachable)?;
-    let answer: Answer = serde_json::from_slice(&read_line(&mut stream).await?)
-        .map_err(|_| AgentError::Malformed)?;
-    match answer {
-        Answer { ok: true, .. } => Ok(stream),
-        Answer { ok: false, error } => {
-            Err(AgentError::Refused(error.unwrap_or_else(|| {
-                "the instance's agent refused".to_owned()
-            })))
-        }
-    }
-}
-
-/// Byte by byte, because what follows the line belongs to the stream.
-async fn read_line(stream: &mut UnixStream) -> Result<Vec<u8>, AgentError> {
-    let mut line = Vec::with_capacity(64);
-    loop {
-        match stream.read_u8().await.map_err(AgentError::Unreachable)? {
-            b'\n' => return Ok(line),
-            _ if line.len() == ANSWER_BYTES => return Err(AgentError::Malformed),
-            byte => line.push(byte),
-        }
+    write_request(&mut stream, request).await?;
+    match read_reply(&mut stream).await? {
+        StreamReply::Ready | StreamReply::Pong { .. } => Ok(stream),
+        StreamReply::Refused { error } => Err(AgentError::Refused(error)),
     }
 }
 
@@ -125,7 +85,7 @@ fn open_socket(run_dir: &Path) -> io::Result<OwnedFd> {
         .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC)
         .open(run_dir)?;
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let socket = openat(&dir, SOCKET, flags, Mode::empty())?;
+    let socket = openat(&dir, SOCKET_FILE, flags, Mode::empty())?;
     let kind = SFlag::from_bits_truncate(fstat(&socket)?.st_mode) & SFlag::S_IFMT;
     if kind != SFlag::S_IFSOCK {
         return Err(io::Error::new(
@@ -140,15 +100,17 @@ fn open_socket(run_dir: &Path) -> io::Result<OwnedFd> {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use kohakuriver_agent::{MAX_LINE, read_request};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixListener;
 
     use super::*;
 
-    async fn answering(dir: &Path, answer: &'static [u8]) {
-        let listener = UnixListener::bind(dir.join(SOCKET)).unwrap();
+    fn answering(dir: &Path, answer: &'static [u8]) {
+        let listener = UnixListener::bind(dir.join(SOCKET_FILE)).unwrap();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let _ = read_line(&mut stream).await;
+                let _ = read_request(&mut stream).await;
                 let _ = stream.write_all(answer).await;
             }
         });
@@ -157,7 +119,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_after_the_answer_belong_to_the_stream() {
         let dir = tempfile::tempdir().unwrap();
-        answering(dir.path(), b"{\"ok\":true}\nSSH-2.0").await;
+        answering(dir.path(), b"{\"ok\":true}\nSSH-2.0");
         let mut stream = open(dir.path(), &StreamTarget::Tcp { port: 80 })
             .await
             .unwrap();
@@ -173,8 +135,7 @@ mod tests {
         answering(
             dir.path(),
             b"{\"ok\":false,\"error\":\"nothing listens\"}\n",
-        )
-        .await;
+        );
         let error = open(dir.path(), &StreamTarget::Ssh).await.unwrap_err();
         assert_eq!(error.to_string(), "nothing listens");
     }
@@ -182,19 +143,22 @@ mod tests {
     #[tokio::test]
     async fn an_endless_answer_is_cut() {
         let dir = tempfile::tempdir().unwrap();
-        answering(dir.path(), &[b'x'; 3 * ANSWER_BYTES]).await;
-        assert!(matches!(ping(dir.path()).await, Err(AgentError::Malformed)));
+        answering(dir.path(), &[b'x'; 3 * MAX_LINE]);
+        assert!(matches!(
+            ping(dir.path()).await,
+            Err(AgentError::Answer(WireError::TooLong))
+        ));
     }
 
     #[tokio::test]
     async fn links_and_files_in_the_containers_directory_are_refused() {
         let outside = tempfile::tempdir().unwrap();
-        answering(outside.path(), b"{\"ok\":true}\n").await;
+        answering(outside.path(), b"{\"ok\":true}\n");
         ping(outside.path()).await.unwrap();
 
         let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join(SOCKET);
-        symlink(outside.path().join(SOCKET), &socket).unwrap();
+        let socket = dir.path().join(SOCKET_FILE);
+        symlink(outside.path().join(SOCKET_FILE), &socket).unwrap();
         assert!(matches!(
             ping(dir.path()).await,
             Err(AgentError::Unreachable(_))
@@ -216,10 +180,10 @@ mod tests {
     #[tokio::test]
     async fn a_path_longer_than_a_socket_address_works() {
         let dir = tempfile::tempdir().unwrap();
-        answering(dir.path(), b"{\"ok\":true}\n").await;
+        answering(dir.path(), b"{\"ok\":true}\n");
         let long = dir.path().join("x".repeat(120));
         std::fs::create_dir(&long).unwrap();
-        std::fs::rename(dir.path().join(SOCKET), long.join(SOCKET)).unwrap();
+        std::fs::rename(dir.path().join(SOCKET_FILE), long.join(SOCKET_FILE)).unwrap();
         ping(&long).await.unwrap();
     }
 }

@@ -1,5 +1,7 @@
 //! A whole runner on the machine's real Docker, and the host's side of the link played here.
 
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -89,11 +91,20 @@ impl Host {
         (link, known)
     }
 
+    /// As the host does it: an idle connection that died is passed over.
     async fn open(&mut self, task_id: TaskId, target: StreamTarget) -> (Link, StreamOpened) {
-        let mut data = within(self.datas.recv()).await.unwrap();
-        data.send(&StreamOpen { task_id, target }).await.unwrap();
-        let opened = within(data.receive::<StreamOpened>()).await.unwrap();
-        (data, opened)
+        loop {
+            let mut data = within(self.datas.recv()).await.unwrap();
+            let open = StreamOpen {
+                task_id,
+                target: target.clone(),
+            };
+            if data.send(&open).await.is_ok()
+                && let Ok(opened) = within(data.receive::<StreamOpened>()).await
+            {
+                return (data, opened);
+            }
+        }
     }
 }
 

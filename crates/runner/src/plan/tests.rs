@@ -156,7 +156,14 @@ impl Machine {
                     self.until_crash = None;
                     return Some(seen);
                 }
-                step => {
+                step @ (Step::Create
+                | Step::Start { .. }
+                | Step::ConfirmStart
+                | Step::AwaitAgent { .. }
+                | Step::RecordEarlyEnd { .. }
+                | Step::Stop
+                | Step::Remove
+                | Step::Forget) => {
                     if self.perform(step).is_err() {
                         self.until_crash = None;
                         return None;

@@ -34,10 +34,8 @@ struct Source {
 
 impl Source {
     fn line_for(&self, release: &str) -> Option<String> {
-        let of_release = match self.suite.strip_prefix(release)? {
-            "" | "-updates" | "-security" => true,
-            _ => false,
-        };
+        let pocket = self.suite.strip_prefix(release)?;
+        let of_release = ["", "-updates", "-security"].contains(&pocket);
         let plain = |text: &str| !text.contains(char::is_control) && !text.contains(['[', ']']);
         let key = match self.signed_by.as_deref() {
             None => String::new(),

@@ -102,23 +102,22 @@ impl Engine {
         if is_disk_full(&text) {
             return BackendError::DiskFull { reason: text };
         }
-        match error {
-            Error::DockerResponseServerError { .. } | Error::DockerStreamError { .. } => {
-                BackendError::Refused { act, reason: text }
-            }
-            Error::RequestTimeoutError => {
-                self.set(None);
-                BackendError::Slow {
-                    act,
-                    seconds: REQUEST_LIMIT.as_secs(),
-                }
-            }
-            // Bollard's other errors are ways of not getting a whole answer.
-            other => {
-                self.set(None);
-                self.unavailable(&chain(&other))
-            }
+        let said_no = matches!(
+            error,
+            Error::DockerResponseServerError { .. } | Error::DockerStreamError { .. }
+        );
+        if said_no {
+            return BackendError::Refused { act, reason: text };
         }
+        // Bollard's other errors are ways of not getting a whole answer.
+        self.set(None);
+        if matches!(error, Error::RequestTimeoutError) {
+            return BackendError::Slow {
+                act,
+                seconds: REQUEST_LIMIT.as_secs(),
+            };
+        }
+        self.unavailable(&chain(&error))
     }
 
     async fn agree(&self) -> Result<Docker, BackendError> {
@@ -156,11 +155,13 @@ fn hint(socket: &Path) -> &'static str {
 
 /// The engine's own words, without the client's wrapping.
 pub fn plain(error: &Error) -> String {
-    match error {
-        Error::DockerResponseServerError { message, .. } => message.clone(),
-        Error::DockerStreamError { error } => error.clone(),
-        other => chain(other),
+    if let Error::DockerResponseServerError { message, .. } = error {
+        return message.clone();
     }
+    if let Error::DockerStreamError { error } = error {
+        return error.clone();
+    }
+    chain(error)
 }
 
 pub fn is_disk_full(text: &str) -> bool {
@@ -169,10 +170,10 @@ pub fn is_disk_full(text: &str) -> bool {
 }
 
 pub fn status(error: &Error) -> Option<u16> {
-    match error {
-        Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
-        _ => None,
-    }
+    let Error::DockerResponseServerError { status_code, .. } = error else {
+        return None;
+    };
+    Some(*status_code)
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -8,25 +8,19 @@
 //!
 //! An environment's name is never asked of a registry: a stranger could own it there.
 
-use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use bollard::models::CreateImageInfo;
-use bollard::query_parameters::{
-    CreateImageOptionsBuilder, ImportImageOptionsBuilder, TagImageOptionsBuilder,
-};
-use bollard::{Docker, body_try_stream};
-use bytes::Bytes;
-use futures_util::stream::BoxStream;
-use futures_util::{Stream, StreamExt};
+use bollard::query_parameters::CreateImageOptionsBuilder;
+use futures_util::StreamExt;
 use kohakuriver_model::ImageSource;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use tokio_util::io::ReaderStream;
 
+use self::environment::{find_environment, repository};
+use self::progress::{Layers, Throttle};
+use self::transfer::{file_body, import, load_and_tag, tag};
 use super::base_image;
 use super::client::{Engine, is_disk_full, plain, status};
 use super::shared_job::{Jobs, Outcome, Reporter};
@@ -34,6 +28,10 @@ use super::tarball::{self, TarKind};
 use crate::backend::{BackendError, Progress};
 use crate::durable;
 use crate::layout::Layout;
+
+mod environment;
+mod progress;
+mod transfer;
 
 /// A registry that says nothing for this long is not going to.
 const PULL_SILENCE: Duration = Duration::from_secs(120);
@@ -293,55 +291,6 @@ impl Images {
     }
 }
 
-/// Docker wants lower case and single separators; other names get a name of their own.
-fn repository(name: &str) -> String {
-    let plain = name
-        .bytes()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    let parts = name.split(['-', '.', '_']).all(|part| {
-        !part.is_empty()
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-    });
-    if plain || parts {
-        return format!("kohakuriver/{name}");
-    }
-    let digest = Sha256::digest(name.as_bytes());
-    let short: String = digest
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("kohakuriver/environment-{short}")
-}
-
-/// The newest tarball of `name`, and every name there is.
-fn find_environment(dir: &Path, name: &str) -> (Option<PathBuf>, Vec<String>) {
-    let mut newest: Option<(u64, PathBuf)> = None;
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let file = entry.file_name();
-        let Some(stem) = file.to_str().and_then(|file| file.strip_suffix(".tar")) else {
-            continue;
-        };
-        let Some((found, time)) = stem.rsplit_once('-') else {
-            continue;
-        };
-        let Ok(time) = time.parse::<u64>() else {
-            continue;
-        };
-        if found == name && newest.as_ref().is_none_or(|(known, _)| time > *known) {
-            newest = Some((time, entry.path()));
-        }
-        names.push(found.to_owned());
-    }
-    names.sort();
-    names.dedup();
-    names.truncate(50);
-    (newest.map(|(_, path)| path), names)
-}
-
 fn image_failure(what: &str, reason: &dyn std::fmt::Display) -> BackendError {
     let reason = reason.to_string();
     if is_disk_full(&reason) {
@@ -360,195 +309,4 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| image_failure("reading shared storage failed", &error))
-}
-
-type Body = BoxStream<'static, std::io::Result<Bytes>>;
-
-/// The file as a request body that tells how much of it went.
-async fn file_body(
-    path: &Path,
-    bytes: u64,
-    step: String,
-    reporter: Reporter,
-) -> std::io::Result<Body> {
-    let file = tokio::fs::File::open(path).await?;
-    let mut sent = 0u64;
-    let mut throttle = Throttle::default();
-    let stream = ReaderStream::with_capacity(file, 256 * 1024).inspect(move |chunk| {
-        sent += chunk.as_ref().map_or(0, |chunk: &Bytes| chunk.len() as u64);
-        if throttle.due() {
-            reporter.step(&step, u8::try_from(sent * 100 / bytes.max(1)).ok());
-        }
-    });
-    Ok(stream.boxed())
-}
-
-async fn import(docker: &Docker, body: Body, repository: &str) -> Result<(), String> {
-    const PATH: &str = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    let options = CreateImageOptionsBuilder::default()
-        .from_src("-")
-        .repo(repository)
-        .tag(BASE)
-        .changes(vec![PATH.to_owned()])
-        .build();
-    drain(docker.create_image(Some(options), Some(body_try_stream(body)), None))
-        .await
-        .map(drop)
-}
-
-async fn load_and_tag(docker: &Docker, body: Body, repository: &str) -> Result<(), String> {
-    let options = ImportImageOptionsBuilder::default().quiet(true).build();
-    let said = drain(docker.import_image(options, body_try_stream(body), None)).await?;
-    let loaded = said
-        .iter()
-        .filter_map(|message| message.stream.as_deref())
-        .find_map(|line| {
-            line.trim()
-                .strip_prefix("Loaded image ID: ")
-                .or(line.trim().strip_prefix("Loaded image: "))
-        });
-    let Some(loaded) = loaded else {
-        return Err("the tarball holds no image".to_owned());
-    };
-    tag(docker, loaded, repository)
-        .await
-        .map_err(|error| plain(&error))
-}
-
-async fn tag(docker: &Docker, image: &str, repository: &str) -> Result<(), bollard::errors::Error> {
-    let options = TagImageOptionsBuilder::default()
-        .repo(repository)
-        .tag(BASE)
-        .build();
-    docker.tag_image(image, Some(options)).await
-}
-
-async fn drain<T>(
-    messages: impl Stream<Item = Result<T, bollard::errors::Error>>,
-) -> Result<Vec<T>, String> {
-    let mut messages = Box::pin(messages);
-    let mut said = Vec::new();
-    while let Some(message) = messages.next().await {
-        let message = message.map_err(|error| plain(&error))?;
-        // Only the outcome is of interest, and an archive may hold many layers.
-        if said.len() < 1000 {
-            said.push(message);
-        }
-    }
-    Ok(said)
-}
-
-/// How far a pull is, over all layers; never backwards.
-#[derive(Debug, Default)]
-struct Layers {
-    parts: HashMap<String, f64>,
-    best: u8,
-}
-
-impl Layers {
-    fn hear(&mut self, message: &CreateImageInfo) -> Option<u8> {
-        let id = message.id.clone()?;
-        let detail = message.progress_detail.as_ref();
-        let part = detail.and_then(|detail| {
-            let total = detail.total.filter(|total| *total > 0)?;
-            Some((detail.current? as f64 / total as f64).clamp(0.0, 1.0))
-        });
-        // Downloading weighs more than unpacking on every network slower than the disk.
-        let part = match message.status.as_deref()? {
-            "Downloading" => 0.7 * part.unwrap_or(0.0),
-            "Verifying Checksum" | "Download complete" => 0.7,
-            "Extracting" => 0.7 + 0.3 * part.unwrap_or(0.0),
-            "Pull complete" | "Already exists" => 1.0,
-            "Pulling fs layer" | "Waiting" => 0.0,
-            _ => return None,
-        };
-        self.parts.insert(id, part);
-        let sum: f64 = self.parts.values().sum();
-        let percent = (sum / self.parts.len() as f64 * 100.0) as u8;
-        self.best = self.best.max(percent.min(99));
-        Some(self.best)
-    }
-}
-
-/// Four reports a second are plenty for people and cheap for the link.
-#[derive(Debug, Default)]
-struct Throttle(Option<tokio::time::Instant>);
-
-impl Throttle {
-    fn due(&mut self) -> bool {
-        let now = tokio::time::Instant::now();
-        let due = self
-            .0
-            .is_none_or(|last| now - last >= Duration::from_millis(250));
-        if due {
-            self.0 = Some(now);
-        }
-        due
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use bollard::models::ProgressDetail;
-
-    use super::*;
-
-    fn said(id: &str, status: &str, current: i64, total: i64) -> CreateImageInfo {
-        CreateImageInfo {
-            id: Some(id.to_owned()),
-            status: Some(status.to_owned()),
-            progress_detail: Some(ProgressDetail {
-                current: Some(current),
-                total: Some(total),
-            }),
-            ..CreateImageInfo::default()
-        }
-    }
-
-    #[test]
-    fn a_pull_only_goes_forward() {
-        let mut layers = Layers::default();
-        assert_eq!(
-            layers.hear(&said("12", "Pulling from library/debian", 0, 0)),
-            None
-        );
-        assert_eq!(layers.hear(&said("a", "Downloading", 50, 100)), Some(35));
-        assert_eq!(layers.hear(&said("b", "Pulling fs layer", 0, 0)), Some(35));
-        assert_eq!(layers.hear(&said("a", "Pull complete", 0, 0)), Some(50));
-        assert_eq!(layers.hear(&said("b", "Already exists", 0, 0)), Some(99));
-    }
-
-    #[test]
-    fn the_newest_tarball_wins_and_others_are_listed() {
-        let dir = tempfile::tempdir().unwrap();
-        for file in [
-            "a-b-9.tar",
-            "a-b-10.tar",
-            "a-b-x.tar",
-            "z-1.tar",
-            "readme.md",
-            "a-b-11.tar.part",
-        ] {
-            fs::write(dir.path().join(file), b"").unwrap();
-        }
-        let (found, names) = find_environment(dir.path(), "a-b");
-        assert_eq!(found, Some(dir.path().join("a-b-10.tar")));
-        assert_eq!(names, ["a-b", "z"]);
-        assert_eq!(
-            find_environment(&dir.path().join("none"), "a"),
-            (None, vec![])
-        );
-    }
-
-    #[test]
-    fn every_environment_has_a_repository_docker_accepts() {
-        assert_eq!(repository("my-env.2"), "kohakuriver/my-env.2");
-        for odd in ["My", "a--b", "a-", "A"] {
-            assert!(
-                repository(odd).starts_with("kohakuriver/environment-"),
-                "{odd}"
-            );
-        }
-        assert_ne!(repository("My"), repository("MY"));
-    }
 }

@@ -1,0 +1,145 @@
+//! The steps that bring an instance up: image, container, start, the agent's first answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kohakuriver_model::{FailureCode, Observed};
+use tokio::time::Instant;
+
+use super::{Driver, StepError};
+use crate::agent_files;
+use crate::agent_stream;
+use crate::backend::BackendError;
+use crate::ledger::Record;
+
+/// How long an agent may take to answer; it is a small static program.
+const AGENT_LIMIT: Duration = Duration::from_secs(30);
+impl Driver {
+    pub(super) async fn create(&mut self) -> Result<(), StepError> {
+        self.provisioning("preparing");
+        agent_files::write_instance_files(&self.shared.layout, &self.record.order)?;
+        self.host_key = agent_files::public_host_key(&self.shared.layout, self.id);
+        let outcome = self.prepare_and_create().await;
+        match outcome {
+            Err(StepError::Backend(error)) if !error.is_engine_away() || !self.record.attempted => {
+                tracing::warn!(task_id = %self.id, error = %error, "create failed");
+                if self.record.attempted {
+                    // What a failed create left must not be taken for the instance's disk.
+                    self.shared.backend.remove(self.id).await?;
+                }
+                self.record_failure(error.code(), error.to_string(), error.hint(), true)?;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    async fn prepare_and_create(&mut self) -> Result<(), StepError> {
+        let shared = Arc::clone(&self.shared);
+        let order = self.record.order.clone();
+        let publisher = self.publisher();
+        let progress =
+            |step: String, percent| publisher.publish(Observed::Provisioning { step, percent });
+        let prepare = shared.backend.prepare(&order, &progress);
+        let image = self.unless_superseded(prepare).await??;
+        self.provisioning("creating");
+        self.write(|record| record.attempted = true)?;
+        shared.backend.create(&order, &image).await?;
+        Ok(())
+    }
+
+    pub(super) async fn start(&mut self, before: Option<String>) -> Result<(), StepError> {
+        self.provisioning("starting");
+        agent_files::write_instance_files(&self.shared.layout, &self.record.order)?;
+        let boot = self.shared.boot.clone();
+        self.write(|record| record.intend_start(&boot, before))?;
+        match self.shared.backend.start(self.id).await {
+            Ok(()) => self.write(Record::confirm_start),
+            Err(error) if error.is_engine_away() => Err(error.into()),
+            Err(error) => {
+                tracing::warn!(task_id = %self.id, error = %error, "start failed");
+                self.record_failure(error.code(), error.to_string(), error.hint(), false)
+            }
+        }
+    }
+
+    pub(super) async fn await_agent(&mut self, started_at_ms: i64) -> Result<(), StepError> {
+        self.provisioning("starting");
+        let run = self.shared.layout.run(self.id);
+        let deadline = Instant::now() + AGENT_LIMIT;
+        let shared = Arc::clone(&self.shared);
+        let id = self.id;
+        let answered = async {
+            let mut pause = Duration::from_millis(4);
+            let mut looked = Instant::now();
+            while Instant::now() < deadline {
+                if agent_stream::ping(&run).await.is_ok() {
+                    return Ok(true);
+                }
+                // Now and then: does it still run at all?
+                if looked.elapsed() > Duration::from_millis(250) {
+                    looked = Instant::now();
+                    let found = shared.backend.inspect(id).await?;
+                    if !found.is_some_and(|found| found.is_running()) {
+                        return Ok(false);
+                    }
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 3 / 2).min(Duration::from_millis(100));
+            }
+            Err(BackendError::Slow {
+                act: "the agent's start",
+                seconds: AGENT_LIMIT.as_secs(),
+            })
+        };
+        let answered = self.unless_superseded(answered).await?;
+        match answered {
+            Ok(true) => {
+                self.write(Record::agent_answered)?;
+                tracing::info!(task_id = %self.id, started_at_ms, "running");
+                Ok(())
+            }
+            Ok(false) => Ok(()),
+            Err(BackendError::Slow { .. }) => {
+                let log = self.shared.backend.log_tail(self.id).await;
+                let seconds = AGENT_LIMIT.as_secs();
+                let message = format!("its agent did not answer within {seconds} s{}", said(&log));
+                self.record_failure(FailureCode::AgentSilent, message, None, false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) async fn record_early_end(
+        &mut self,
+        exit_code: Option<i64>,
+    ) -> Result<(), StepError> {
+        let log = self.shared.backend.log_tail(self.id).await;
+        let code = exit_code.map_or_else(String::new, |code| format!(" with exit code {code}"));
+        let message = format!("it ended right after its start{code}{}", said(&log));
+        self.record_failure(FailureCode::StartRefused, message, None, false)
+    }
+
+    /// Waits for `work`, unless a newer order comes or the runner ends.
+    async fn unless_superseded<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, StepError> {
+        let mut orders = self.orders.clone();
+        let newest = self.record.order.intent.generation;
+        let newer = orders.wait_for(|order| order.intent.generation > newest);
+        tokio::select! {
+            outcome = work => Ok(outcome),
+            _ = newer => Err(StepError::Superseded),
+            () = self.shared.shutdown.cancelled() => Err(StepError::Superseded),
+        }
+    }
+}
+
+fn said(log: &str) -> String {
+    if log.is_empty() {
+        String::new()
+    } else {
+        format!("; it last said: {log}")
+    }
+}
