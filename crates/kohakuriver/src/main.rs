@@ -15,7 +15,6 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use kohakuriver_cli::{ClientCommand, GlobalArgs};
 
-use exit::Exit;
 
 /// Long-running machines one can SSH into, on your own Linux hosts
 #[derive(Debug, Parser)]

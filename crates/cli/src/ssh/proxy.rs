@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream as BlockingStream};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileTypeExt;
 use std::thread;
 use std::time::Duration;
 
@@ -127,14 +126,11 @@ fn carry(stream: BlockingStream) -> io::Result<()> {
     }
 }
 
-/// Copies to the end. Between a pipe and a socket the kernel moves the pages (`io::copy` uses
-/// splice there); otherwise through one large buffer. `local` is the end that is ssh's.
+/// Copies to the end through one large buffer. Not by splice: it corks small packets that end a
+/// burst on the socket, and the SSH handshake is made of those. `local` is the end that is ssh's.
 fn copy(mut reader: impl Read, mut writer: impl Write, local: &File) -> io::Result<()> {
-    if local.metadata()?.file_type().is_fifo() {
-        // The default of 64 KiB makes for many small steps; a refusal changes nothing.
-        let _ = fcntl(local, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
-        return io::copy(&mut reader, &mut writer).map(|_| ());
-    }
+    // A pipe's default of 64 KiB makes for many small steps; a refusal changes nothing.
+    let _ = fcntl(local, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         match reader.read(&mut buffer) {
