@@ -34,6 +34,8 @@ pub struct App {
     pub changes: Changes,
     pub clock: Clock,
     pub started_ms: i64,
+    /// Tells this cluster's ids from another's.
+    pub cluster: u16,
     pub tasks: TaskTracker,
 }
 
@@ -112,6 +114,7 @@ impl Host {
                 source,
             })?;
         let app = Arc::new(App {
+            cluster: u16::from_str_radix(&ca.fingerprint()[..4], 16).unwrap_or(0),
             config,
             store,
             ca,

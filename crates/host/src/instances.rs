@@ -7,8 +7,7 @@ use std::time::Duration;
 use kohakuriver_api::{CreateVps, Task};
 use kohakuriver_link::protocol::Order;
 use kohakuriver_model::{
-    Act, Admission, DockerState, IdGenerator, InstanceSpec, NodeId, NodeName, Status, TaskId,
-    admission,
+    Act, Admission, DockerState, InstanceSpec, NodeId, NodeName, Status, TaskId, admission,
 };
 use kohakuriver_store::{CreateError, InstanceRow, NewInstance, Resolve, StoreError};
 use tokio::time::{Instant, timeout_at};
@@ -72,7 +71,7 @@ pub async fn get(app: &App, access: &Authorized) -> Result<InstanceRow, Instance
 pub async fn create(app: &App, request: &CreateVps) -> Result<InstanceRow, InstanceError> {
     let (spec, target) = request::validate(request)?;
     let now_ms = app.clock.now_ms();
-    let id = IdGenerator::default().next(now_ms.unsigned_abs());
+    let id = TaskId::at(now_ms.unsigned_abs(), app.cluster);
     let unavailable = unavailable_nodes(app).await?;
     let new = NewInstance { id, spec, target };
     let row = app.store.create_instance(new, &unavailable, now_ms).await?;

@@ -18,7 +18,7 @@ pub mod status;
 pub mod target;
 
 pub use admission::{Act, Admission};
-pub use id::{IdGenerator, NodeId, TaskId};
+pub use id::{NodeId, TaskId};
 pub use intent::{Desired, Intent};
 pub use memory::Memory;
 pub use name::{InstanceName, NodeName};
