@@ -12,8 +12,7 @@ use crate::vps;
 #[command(after_help = "\
 Examples:
   kohakuriver ssh config --output ~/.ssh/kohakuriver.conf
-  echo 'Include kohakuriver.conf' | cat - ~/.ssh/config > new && mv new ~/.ssh/config
-  scp data.tar web:/root/     then ssh, scp, rsync and editors know your VPSes by name")]
+  scp data.tar web:/root/     after `Include kohakuriver.conf` in ~/.ssh/config")]
 pub struct ConfigArgs {
     /// File to write instead of standard output; replaced as a whole
     #[arg(short, long, value_name = "PATH")]
@@ -55,14 +54,16 @@ pub async fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
     files::replace(path, 0o600, text.as_bytes()).map_err(|error| {
         Failure::usage(format!("{} cannot be written: {error}", path.display()))
     })?;
-    context.out.note(format!(
-        "{} VPSes written to {}",
-        usable.len(),
-        path.display()
-    ));
-    context.out.hint(format!(
-        "put `Include {}` at the top of ~/.ssh/config",
-        path.display()
-    ));
+    // ssh reads a relative name from ~/.ssh, not from here.
+    let full = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let count = usable.len();
+    let things = if count == 1 { "VPS" } else { "VPSes" };
+    let shown = full.display();
+    context
+        .out
+        .note(format!("{count} {things} written to {shown}"));
+    context
+        .out
+        .hint(format!("put `Include {shown}` at the top of ~/.ssh/config"));
     Ok(())
 }

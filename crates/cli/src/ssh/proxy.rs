@@ -126,8 +126,8 @@ fn carry(stream: BlockingStream) -> io::Result<()> {
     }
 }
 
-/// Copies to the end through one large buffer. Not by splice: it corks small packets that end a
-/// burst on the socket, and the SSH handshake is made of those. `local` is the end that is ssh's.
+/// Copies to the end through one large buffer. Not by blocking splice: with it ssh hung in its
+/// handshake, since the pipe is held while the socket is waited for. `local` is ssh's end.
 fn copy(mut reader: impl Read, mut writer: impl Write, local: &File) -> io::Result<()> {
     // A pipe's default of 64 KiB makes for many small steps; a refusal changes nothing.
     let _ = fcntl(local, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));

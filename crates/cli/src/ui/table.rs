@@ -52,7 +52,9 @@ impl Grid {
         if colour {
             table.enforce_styling();
         }
-        table.set_header(self.columns.iter().map(|(title, _)| Cell::new(title)));
+        let mut header = Row::from(self.columns.iter().map(|(title, _)| Cell::new(title)));
+        header.max_height(1);
+        table.set_header(header);
         for cells in &self.rows {
             let mut row = Row::from(cells.iter().map(|(tone, text)| cell(*tone, text)));
             row.max_height(1);
@@ -137,6 +139,7 @@ mod tests {
         grid.row(vec![(Tone::Plain, "0123456789".to_owned()); 5]);
         for width in [40, 50, 57, 58] {
             let text = grid.render(false, Some(width));
+            assert_eq!(text.lines().count(), 2, "{text}");
             for line in text.lines() {
                 assert!(
                     line.trim_end().chars().count() <= usize::from(width),
