@@ -63,6 +63,15 @@ impl Drop for Node {
     }
 }
 
+/// An image's name that goes with the test.
+struct Tag(String);
+
+impl Drop for Tag {
+    fn drop(&mut self) {
+        let _ = Command::new("docker").args(["rmi", "-f", &self.0]).output();
+    }
+}
+
 fn fresh_id() -> TaskId {
     TaskId::from_u64(rand::random_range(1..i64::MAX as u64))
 }
@@ -303,6 +312,7 @@ async fn environments_are_loaded_once_from_either_kind_of_tarball() {
     };
     // A name per run: the engine's images are shared with other tests.
     let name = format!("env{}", fresh_id());
+    let _tag = Tag(format!("kohakuriver/{name}:base"));
     let mut order = fresh_order(IMAGE);
     order.spec.image = ImageSource::Environment { name: name.clone() };
     let missing = node.backend.prepare(&order, &|_, _| {}).await.unwrap_err();
@@ -331,8 +341,6 @@ async fn environments_are_loaded_once_from_either_kind_of_tarball() {
         .unwrap_err()
         .to_string();
     assert!(missing.contains(&name), "{missing}");
-    let tag = format!("kohakuriver/{name}:base");
-    let _ = Command::new("docker").args(["rmi", "-f", &tag]).output();
 }
 
 #[tokio::test]

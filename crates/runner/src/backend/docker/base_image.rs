@@ -1,9 +1,14 @@
 //! The base environment, built from the distribution's own packages by `mmdebstrap`.
 //!
 //! ```text
-//!  building --done--> tar in <images>/build --imported--> removed
-//!     |--given up--> SIGTERM to the whole group (it unmounts) --5 s--> SIGKILL
+//!  building --done--> tar in <images>/build-N --imported--> removed
+//!     |--given up--> killed, with everything it started --> removed
+//!     |--the runner dies--> ends at its next word; removed before the next build
 //! ```
+//!
+//! It mounts things while it works, so it runs in mount and process namespaces of its own: when
+//! it is killed, its mounts and children are gone with it, and nothing of the machine's can be
+//! reached through what it leaves.
 
 use std::fs;
 use std::io;
@@ -35,6 +40,7 @@ const OPTIONS: &[&str] = &[
     "--dpkgopt=path-include=/usr/share/doc/*/copyright",
     "--customize-hook=: >\"$1/etc/machine-id\"; : >\"$1/etc/resolv.conf\"",
 ];
+const DIR_PREFIX: &str = "build-";
 const STEP: &str = "building the base environment";
 const WHAT: &str = "the base environment cannot be built";
 /// Mirrors are slow sometimes; hours are not slow but broken.
@@ -67,8 +73,15 @@ pub async fn build(images: &Path, reporter: &Reporter) -> Result<Build, BackendE
             "put an environment tarball 'base-UNIXTIME.tar' into shared storage",
         ));
     };
-    let dir = images.join("build");
-    clear(&dir);
+    if !is_installed("mmdebstrap") {
+        return Err(unavailable(
+            "mmdebstrap is not installed on this node",
+            "install it with 'apt-get install mmdebstrap', or put an environment tarball \
+             'base-UNIXTIME.tar' into shared storage",
+        ));
+    }
+    clear_old(images);
+    let dir = images.join(format!("{DIR_PREFIX}{}", rand::random::<u32>()));
     durable::private_dir(&dir).map_err(|error| failed(&error.to_string()))?;
     let build = Build {
         tar: dir.join("base.tar"),
@@ -76,9 +89,23 @@ pub async fn build(images: &Path, reporter: &Reporter) -> Result<Build, BackendE
     };
     reporter.step(STEP, None);
     let sources = own_sources(Path::new("/etc/apt"), &suite);
-    let mut command = Command::new("mmdebstrap");
+    // With --kill-child what runs inside ends when `unshare` does.
+    let mut command = Command::new("unshare");
     command
-        .args(["--mode=auto", "--variant=minbase", "--format=tar"])
+        .args([
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--",
+        ])
+        .args([
+            "mmdebstrap",
+            "--mode=auto",
+            "--variant=minbase",
+            "--format=tar",
+        ])
         .arg(format!("--include={PACKAGES}"))
         .args(OPTIONS)
         .arg(&suite)
@@ -92,34 +119,28 @@ pub async fn build(images: &Path, reporter: &Reporter) -> Result<Build, BackendE
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .process_group(0);
-    let child = command.spawn();
-    let child = match child {
-        Ok(child) => child,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(unavailable(
-                "mmdebstrap is not installed on this node",
-                "install it with 'apt-get install mmdebstrap', or put an environment tarball \
-                 'base-UNIXTIME.tar' into shared storage",
-            ));
-        }
-        Err(error) => return Err(failed(&error.to_string())),
+    let child = command
+        .spawn()
+        .map_err(|error| failed(&error.to_string()))?;
+    let group = Group {
+        child: Some(child),
+        dir: build.dir.clone(),
     };
-    match tokio::time::timeout(BUILD_LIMIT, watch(Group(Some(child)), reporter)).await {
+    match tokio::time::timeout(BUILD_LIMIT, watch(group, reporter)).await {
         Ok(outcome) => outcome.map(|()| build),
         Err(_) => Err(failed("it did not end within half an hour")),
     }
 }
 
 async fn watch(mut group: Group, reporter: &Reporter) -> Result<(), BackendError> {
-    let Some(child) = &mut group.0 else {
+    let Some(child) = &mut group.child else {
         return Ok(());
     };
     let mut last = Vec::new();
     if let Some(stderr) = child.stderr.take() {
         let mut lines = BufReader::new(stderr).lines();
         while let Ok(Some(line)) = lines.next_line().await {
-            if let Some(doing) = line.strip_prefix("I: ") {
-                let doing = doing.trim_end_matches(['.', ' ']);
+            if let Some(doing) = step_of(&line) {
                 reporter.step(format!("{STEP}: {doing}"), None);
             }
             if last.len() == 8 {
@@ -132,7 +153,7 @@ async fn watch(mut group: Group, reporter: &Reporter) -> Result<(), BackendError
         .wait()
         .await
         .map_err(|error| failed(&error.to_string()))?;
-    group.0 = None;
+    group.child = None;
     if status.success() {
         Ok(())
     } else {
@@ -140,49 +161,71 @@ async fn watch(mut group: Group, reporter: &Reporter) -> Result<(), BackendError
     }
 }
 
+/// What of the builder's words people care for.
+fn step_of(line: &str) -> Option<&'static str> {
+    const STEPS: [(&str, &str); 7] = [
+        ("running apt-get update", "reading package lists"),
+        ("downloading packages", "downloading packages"),
+        ("extracting archives", "unpacking"),
+        (
+            "installing essential packages",
+            "installing essential packages",
+        ),
+        ("installing remaining packages", "installing packages"),
+        ("cleaning package lists", "cleaning up"),
+        ("creating tarball", "packing"),
+    ];
+    let words = line.strip_prefix("I: ")?;
+    STEPS
+        .iter()
+        .find(|(said, _)| words.starts_with(said))
+        .map(|(_, step)| *step)
+}
+
 /// The build and its children, ended together.
-struct Group(Option<Child>);
+struct Group {
+    child: Option<Child>,
+    dir: PathBuf,
+}
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let Some(mut child) = self.0.take() else {
+        let Some(mut child) = self.child.take() else {
             return;
         };
         let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) else {
             return;
         };
-        let pid = Pid::from_raw(pid);
-        let _ = killpg(pid, Signal::SIGTERM);
+        let dir = std::mem::take(&mut self.dir);
+        let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
         tokio::spawn(async move {
-            let ended = tokio::time::timeout(Duration::from_secs(5), child.wait()).await;
-            if ended.is_err() {
-                let _ = killpg(pid, Signal::SIGKILL);
-                let _ = child.wait().await;
-            }
+            let _ = child.wait().await;
+            clear(&dir);
         });
     }
 }
 
-/// Removes what a build left, unless something is still mounted in it: what is mounted there
-/// belongs to the machine.
-fn clear(dir: &Path) {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let place = dir.to_string_lossy();
-    let mounted = mounts.lines().any(|line| {
-        line.split(' ')
-            .nth(4)
-            .is_some_and(|point| Path::new(point).starts_with(&*place))
-    });
-    if mounted {
-        tracing::warn!(dir = %dir.display(), "something is mounted in the build directory; it stays");
-        return;
+/// What builds of earlier runners left.
+fn clear_old(images: &Path) {
+    for entry in fs::read_dir(images).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(DIR_PREFIX) {
+            clear(&entry.path());
+        }
     }
+}
+
+fn clear(dir: &Path) {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(%error, dir = %dir.display(), "cannot clear the build directory");
+            tracing::warn!(%error, dir = %dir.display(), "cannot clear a build directory");
         }
         Ok(()) | Err(_) => {}
     }
+}
+
+fn is_installed(command: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths).any(|dir| dir.join(command).is_file())
 }
 
 /// The machine's own release, so that its own package sources serve.
@@ -229,6 +272,39 @@ fn unavailable(reason: &str, hint: &str) -> BackendError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_build_that_is_given_up_leaves_nothing() {
+        let images = tempfile::tempdir().unwrap();
+        let (reporter, mut step) = Reporter::observed();
+        let mut building = Box::pin(build(images.path(), &reporter));
+        let begun = async {
+            while !step().contains("reading package lists") {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            outcome = &mut building => panic!("{outcome:?}"),
+            () = tokio::time::sleep(Duration::from_secs(60)) => panic!("it does not begin"),
+            () = begun => {}
+        }
+        drop(building);
+        for _ in 0..200 {
+            if fs::read_dir(images.path()).unwrap().next().is_none() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{:?} is left", fs::read_dir(images.path()).unwrap().next());
+    }
+
+    #[test]
+    fn people_see_steps_and_not_the_builders_chatter() {
+        let line = "I: installing remaining packages inside the chroot...";
+        assert_eq!(step_of(line), Some("installing packages"));
+        assert_eq!(step_of("I: automatically chosen mode: root"), None);
+        assert_eq!(step_of("W: installing remaining packages"), None);
+    }
 
     #[test]
     fn the_suite_is_the_machines_own_where_it_is_a_debian() {

@@ -26,6 +26,20 @@ enum State {
 pub struct Reporter(watch::Sender<State>);
 
 impl Reporter {
+    /// Passes every step to a test.
+    #[cfg(test)]
+    pub fn observed() -> (Self, impl FnMut() -> String) {
+        let (sender, receiver) = watch::channel(State::Working {
+            step: String::new(),
+            percent: None,
+        });
+        let step = move || match &*receiver.borrow() {
+            State::Working { step, .. } => step.clone(),
+            State::Done(_) => String::new(),
+        };
+        (Self(sender), step)
+    }
+
     pub fn step(&self, step: impl Into<String>, percent: Option<u8>) {
         let step = step.into();
         self.0.send_if_modified(|state| match state {
