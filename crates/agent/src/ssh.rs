@@ -9,6 +9,7 @@ mod flow;
 mod forward;
 mod gate;
 mod handler;
+mod intake;
 mod pty;
 mod server;
 mod session;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -11,17 +12,18 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::intake::Intake;
+
 const BLOCK: usize = 64 * 1024;
 /// After the main child has ended, others may still hold its output open: how long their silence is waited out.
 const QUIET: Duration = Duration::from_millis(500);
-/// What one channel may hold here before its SSH connection is held back.
-const MAX_QUEUED: usize = 1024 * 1024;
 
 /// Sends what `source` says until its end, or until it falls silent after `ended` became true.
 pub(super) async fn pump<R>(
     mut source: R,
     channel: &ChannelWriteHalf<Msg>,
     extended: Option<u32>,
+    intake: &Intake,
     mut ended: watch::Receiver<bool>,
 ) where
     R: AsyncRead + Unpin,
@@ -40,9 +42,20 @@ pub(super) async fn pump<R>(
             () = fallen_silent(&mut ended) => return,
         }
         let data = buffer.split().freeze();
-        let sent = match extended {
-            None => channel.data_bytes(data).await,
-            Some(kind) => channel.extended_data_bytes(kind, data).await,
+        let send = async {
+            match extended {
+                None => channel.data_bytes(data).await,
+                Some(kind) => channel.extended_data_bytes(kind, data).await,
+            }
+        };
+        tokio::pin!(send);
+        let sent = tokio::select! {
+            biased;
+            sent = &mut send => sent,
+            () = std::future::ready(()) => {
+                let _starved = intake.starve();
+                send.await
+            }
         };
         if sent.is_err() {
             return;
@@ -57,16 +70,26 @@ async fn fallen_silent(ended: &mut watch::Receiver<bool>) {
 }
 
 /// Bytes received on a channel and not yet accepted by whom they are for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Inbound {
     queue: VecDeque<Bytes>,
     bytes: usize,
+    intake: Arc<Intake>,
 }
 
 impl Inbound {
+    pub fn new(intake: &Arc<Intake>) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            bytes: 0,
+            intake: Arc::clone(intake),
+        }
+    }
+
     pub fn push(&mut self, data: Bytes) {
         if !data.is_empty() {
             self.bytes += data.len();
+            self.intake.add(data.len());
             self.queue.push_back(data);
         }
     }
@@ -75,12 +98,9 @@ impl Inbound {
         self.queue.is_empty()
     }
 
-    pub fn is_full(&self) -> bool {
-        self.bytes >= MAX_QUEUED
-    }
-
     pub fn clear(&mut self) {
         self.queue.clear();
+        self.intake.remove(self.bytes);
         self.bytes = 0;
     }
 
@@ -95,10 +115,17 @@ impl Inbound {
         }
         front.advance(written);
         self.bytes -= written;
+        self.intake.remove(written);
         if front.is_empty() {
             self.queue.pop_front();
         }
         Ok(())
+    }
+}
+
+impl Drop for Inbound {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 
@@ -107,8 +134,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn queued_bytes_leave_in_order_and_are_counted() {
-        let mut inbound = Inbound::default();
+    async fn queued_bytes_leave_in_order_and_are_counted_until_then() {
+        let mut inbound = Inbound::new(&Arc::default());
         inbound.push(Bytes::from_static(b"ab"));
         inbound.push(Bytes::new());
         inbound.push(Bytes::from_static(b"cd"));
@@ -118,16 +145,5 @@ mod tests {
         }
         assert_eq!(out, b"abcd");
         assert_eq!(inbound.bytes, 0);
-    }
-
-    #[test]
-    fn the_queue_is_full_at_its_bound() {
-        let mut inbound = Inbound::default();
-        inbound.push(Bytes::from(vec![0; MAX_QUEUED - 1]));
-        assert!(!inbound.is_full());
-        inbound.push(Bytes::from_static(b"x"));
-        assert!(inbound.is_full());
-        inbound.clear();
-        assert!(inbound.is_empty() && !inbound.is_full());
     }
 }

@@ -58,7 +58,7 @@ async fn relay(channel: Channel<Msg>, stream: TcpStream, slot: &ChannelSlot) {
     let to_client = Arc::new(to_client);
     let (_running, ended) = watch::channel(false);
     let outward = async {
-        pump(from_target, &to_client, None, ended).await;
+        pump(from_target, &to_client, None, &slot.intake, ended).await;
         let _ = to_client.eof().await;
     };
     tokio::pin!(outward);
@@ -66,10 +66,10 @@ async fn relay(channel: Channel<Msg>, stream: TcpStream, slot: &ChannelSlot) {
     let mut outward_done = false;
     let mut inward_open = true;
     let mut client_eof = false;
-    let mut inbound = Inbound::default();
+    let mut inbound = Inbound::new(&slot.intake);
     while !outward_done || inward_open {
         tokio::select! {
-            message = from_client.wait(), if !inbound.is_full() => match message {
+            message = from_client.wait() => match message {
                 Some(ChannelMsg::Data { data }) if inward_open => inbound.push(data),
                 Some(ChannelMsg::Eof) => client_eof = true,
                 Some(_) => {}
@@ -82,7 +82,7 @@ async fn relay(channel: Channel<Msg>, stream: TcpStream, slot: &ChannelSlot) {
                 }
             }
             () = &mut outward, if !outward_done => outward_done = true,
-            () = sleep(STALL_DEADLINE), if inbound.is_full() && slot.others_exist() => {
+            () = sleep(STALL_DEADLINE), if !inbound.is_empty() && slot.holds_up_others() => {
                 tracing::warn!("forward closed: its target accepts no data and holds up other channels");
                 break;
             }

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::exec::{ClientEnv, Program};
+use super::intake::Intake;
 use super::pty::{PtyRequest, window_size};
 use super::server::{Peer, SshServer};
 use super::session::{self, Start};
@@ -26,6 +27,7 @@ const MAX_TERM: usize = 128;
 pub(super) struct Connection {
     server: Arc<SshServer>,
     peer: Peer,
+    intake: Arc<Intake>,
     logged_in: Arc<AtomicBool>,
     closed: CancellationToken,
     user: Option<Arc<User>>,
@@ -42,25 +44,32 @@ struct Pending {
 
 /// One of the connection's channels, for as long as it lives.
 #[derive(Debug)]
-pub(super) struct ChannelSlot(Arc<AtomicUsize>);
+pub(super) struct ChannelSlot {
+    channels: Arc<AtomicUsize>,
+    pub intake: Arc<Intake>,
+}
 
 impl ChannelSlot {
-    fn take(channels: &Arc<AtomicUsize>) -> Option<Self> {
+    fn take(channels: &Arc<AtomicUsize>, intake: &Arc<Intake>) -> Option<Self> {
         if channels.load(Ordering::Relaxed) >= MAX_CHANNELS {
             return None;
         }
         channels.fetch_add(1, Ordering::Relaxed);
-        Some(Self(Arc::clone(channels)))
+        Some(Self {
+            channels: Arc::clone(channels),
+            intake: Arc::clone(intake),
+        })
     }
 
-    pub fn others_exist(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 1
+    /// Whether this channel's unread bytes may keep others waiting.
+    pub fn holds_up_others(&self) -> bool {
+        self.intake.is_full() && self.channels.load(Ordering::Relaxed) > 1
     }
 }
 
 impl Drop for ChannelSlot {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.channels.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -68,12 +77,14 @@ impl Connection {
     pub fn new(
         server: Arc<SshServer>,
         peer: Peer,
+        intake: Arc<Intake>,
         logged_in: Arc<AtomicBool>,
         closed: CancellationToken,
     ) -> Self {
         Self {
             server,
             peer,
+            intake,
             logged_in,
             closed,
             user: None,
@@ -159,7 +170,7 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let Some(slot) = ChannelSlot::take(&self.channels) else {
+        let Some(slot) = ChannelSlot::take(&self.channels, &self.intake) else {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         };
@@ -197,13 +208,17 @@ impl Handler for Connection {
             reply.reject(ChannelOpenFailure::ConnectFailed).await;
             return Ok(());
         };
-        let Some(slot) = ChannelSlot::take(&self.channels) else {
+        let Some(slot) = ChannelSlot::take(&self.channels, &self.intake) else {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         };
         let (host, closed) = (host.to_owned(), self.closed.clone());
         tokio::spawn(forward::run(channel, host, port, reply, slot, closed));
         Ok(())
+    }
+
+    fn adjust_window(&mut self, _channel: ChannelId, _current: u32) -> u32 {
+        self.intake.window()
     }
 
     fn channel_close(

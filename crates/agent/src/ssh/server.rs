@@ -7,14 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use bytes::{BufMut, Bytes, BytesMut};
+use russh::keys::{Algorithm, PrivateKey};
 use russh::server::Config;
 use russh::{MethodKind, MethodSet, Preferred, SshId, cipher};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::gate::Gate;
 use super::handler::Connection;
+use super::intake::{Intake, WINDOW};
 use crate::config::HOST_KEY_FILE;
 use crate::error::AgentError;
 use crate::process::Children;
@@ -25,19 +29,26 @@ const MAX_CONNECTIONS: usize = 128;
 const LOGIN_DEADLINE: Duration = Duration::from_secs(30);
 /// Clients offer every key they hold, and the library counts each offer that is turned down as an attempt.
 const MAX_AUTH_ATTEMPTS: usize = 64;
-/// Received but not yet consumed per channel, in messages of at most 32 KiB: the window plus room for small ones.
-pub(super) const CHANNEL_BUFFER: usize = 128;
-const WINDOW: u32 = 4 * 1024 * 1024;
+/// Messages between the library and a channel's task, which always takes them at once (see [`super::intake`]).
+const CHANNEL_BUFFER: usize = 128;
 /// The largest data that OpenSSH itself uses.
 const MAX_PACKET: u32 = 32 * 1024;
 
-/// Only what runs on the CPU's AES instructions: OpenSSH clients prefer chacha20-poly1305 and the client's order
-/// decides, so offering it would halve the throughput of nearly everyone. Without AES instructions GCM still works.
-const CIPHERS: &[cipher::Name] = &[
+/// How long a client may keep its name to itself before it is taken for one of the slower kind.
+const NAME_DEADLINE: Duration = Duration::from_secs(1);
+const MAX_NAME: usize = 255;
+
+/// For OpenSSH, whose own order decides and puts chacha20-poly1305 and AES-CTR first: offering either would halve the
+/// throughput of nearly everyone. Every OpenSSH since 2013 has GCM, which the CPU's AES instructions carry.
+const FAST_CIPHERS: &[cipher::Name] = &[cipher::AES_128_GCM, cipher::AES_256_GCM];
+
+/// For all others, some of which have no GCM.
+const ALL_CIPHERS: &[cipher::Name] = &[
     cipher::AES_128_GCM,
     cipher::AES_256_GCM,
     cipher::AES_256_CTR,
     cipher::AES_128_CTR,
+    cipher::CHACHA20_POLY1305,
 ];
 
 /// Where a connection came from.
@@ -54,7 +65,8 @@ pub(crate) enum Peer {
 /// What all SSH connections of the instance share.
 #[derive(Debug)]
 pub(crate) struct SshServer {
-    config: Arc<Config>,
+    fast: Arc<Config>,
+    compatible: Arc<Config>,
     connections: Arc<Semaphore>,
     pub config_dir: PathBuf,
     pub env: BTreeMap<String, String>,
@@ -73,35 +85,11 @@ impl SshServer {
         let path = config_dir.join(HOST_KEY_FILE);
         let host_key = russh::keys::load_secret_key(&path, None)
             .map_err(|source| AgentError::HostKey { path, source })?;
-        let mut methods = MethodSet::empty();
-        methods.push(MethodKind::PublicKey);
-        let config = Config {
-            server_id: SshId::Standard(Cow::Borrowed(concat!(
-                "SSH-2.0-KohakuRiver_",
-                env!("CARGO_PKG_VERSION")
-            ))),
-            methods,
-            // Keys cannot be guessed: a delay would only slow down clients that hold several.
-            auth_rejection_time: Duration::ZERO,
-            auth_rejection_time_initial: Some(Duration::ZERO),
-            keys: vec![host_key],
-            window_size: WINDOW,
-            maximum_packet_size: MAX_PACKET,
-            channel_buffer_size: CHANNEL_BUFFER,
-            event_buffer_size: 16,
-            preferred: Preferred {
-                cipher: Cow::Borrowed(CIPHERS),
-                ..Preferred::DEFAULT
-            },
-            max_auth_attempts: MAX_AUTH_ATTEMPTS,
-            inactivity_timeout: None,
-            keepalive_interval: Some(Duration::from_secs(30)),
-            keepalive_max: 4,
-            nodelay: true,
-            ..Config::default()
-        };
+        let fast = settings(host_key.clone(), FAST_CIPHERS);
+        let compatible = settings(host_key, ALL_CIPHERS);
         Ok(Self {
-            config: Arc::new(config),
+            fast: Arc::new(fast),
+            compatible: Arc::new(compatible),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             config_dir: config_dir.to_owned(),
             env,
@@ -111,7 +99,7 @@ impl SshServer {
     }
 
     /// Serves one connection until it ends. A panic inside ends that connection alone.
-    pub async fn serve<S>(self: Arc<Self>, stream: S, peer: Peer)
+    pub async fn serve<S>(self: Arc<Self>, mut stream: S, peer: Peer)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -120,12 +108,25 @@ impl SshServer {
             return;
         };
         let logged_in = Arc::new(AtomicBool::new(false));
-        let gate = Gate::new(stream, LOGIN_DEADLINE, Arc::clone(&logged_in));
+        let intake = Arc::new(Intake::default());
+        let name = client_name(&mut stream).await;
+        let gate = Gate::new(
+            stream,
+            name.clone(),
+            Arc::clone(&intake),
+            LOGIN_DEADLINE,
+            Arc::clone(&logged_in),
+        );
         let closed = CancellationToken::new();
         // Ends the channels' tasks however this function is left.
         let _closing = closed.clone().drop_guard();
-        let config = Arc::clone(&self.config);
-        let handler = Connection::new(self, peer, logged_in, closed);
+        let is_openssh = name.starts_with(b"SSH-2.0-OpenSSH_");
+        let config = Arc::clone(if is_openssh {
+            &self.fast
+        } else {
+            &self.compatible
+        });
+        let handler = Connection::new(self, peer, intake, logged_in, closed);
         let result = match russh::server::run_stream(config, gate, handler).await {
             Ok(session) => session.await,
             Err(error) => Err(error),
@@ -135,4 +136,52 @@ impl SshServer {
             Err(error) => tracing::debug!(?peer, %error, "SSH connection ended"),
         }
     }
+}
+
+fn settings(host_key: PrivateKey, ciphers: &'static [cipher::Name]) -> Config {
+    let mut methods = MethodSet::empty();
+    methods.push(MethodKind::PublicKey);
+    let sha1 = Algorithm::Rsa { hash: None };
+    let keys = Preferred::DEFAULT.key.iter().filter(|key| **key != sha1);
+    Config {
+        server_id: SshId::Standard(Cow::Borrowed(concat!(
+            "SSH-2.0-KohakuRiver_",
+            env!("CARGO_PKG_VERSION")
+        ))),
+        methods,
+        // Keys cannot be guessed: a delay would only slow down clients that hold several.
+        auth_rejection_time: Duration::ZERO,
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        keys: vec![host_key],
+        window_size: WINDOW,
+        maximum_packet_size: MAX_PACKET,
+        channel_buffer_size: CHANNEL_BUFFER,
+        event_buffer_size: 16,
+        preferred: Preferred {
+            cipher: Cow::Borrowed(ciphers),
+            key: keys.cloned().collect(),
+            ..Preferred::DEFAULT
+        },
+        max_auth_attempts: MAX_AUTH_ATTEMPTS,
+        inactivity_timeout: None,
+        keepalive_interval: Some(Duration::from_secs(30)),
+        keepalive_max: 4,
+        nodelay: true,
+        ..Config::default()
+    }
+}
+
+/// Takes the client's identification line, or as much of it as comes in time.
+async fn client_name<S: AsyncRead + Unpin>(stream: &mut S) -> Bytes {
+    let mut name = BytesMut::with_capacity(MAX_NAME);
+    let reading = async {
+        while name.len() < MAX_NAME && !name.ends_with(b"\n") {
+            match stream.read_u8().await {
+                Ok(byte) => name.put_u8(byte),
+                Err(_) => break,
+            }
+        }
+    };
+    let _ = timeout(NAME_DEADLINE, reading).await;
+    name.freeze()
 }

@@ -159,11 +159,11 @@ async fn attend(
     let (ended, ending) = watch::channel(false);
     let drained = async {
         match outputs {
-            Outputs::Terminal(master) => pump(master, writer, None, ending).await,
+            Outputs::Terminal(master) => pump(master, writer, None, &slot.intake, ending).await,
             Outputs::Pipes(stdout, stderr) => {
                 tokio::join!(
-                    pump(stdout, writer, None, ending.clone()),
-                    pump(stderr, writer, Some(STDERR), ending),
+                    pump(stdout, writer, None, &slot.intake, ending.clone()),
+                    pump(stderr, writer, Some(STDERR), &slot.intake, ending),
                 );
             }
         }
@@ -173,7 +173,7 @@ async fn attend(
     let mut all_sent = false;
     let mut exit = None;
     let mut client_eof = false;
-    let mut inbound = Inbound::default();
+    let mut inbound = Inbound::new(&slot.intake);
     loop {
         if let Some(exit) = exit
             && all_sent
@@ -182,7 +182,7 @@ async fn attend(
         }
         let stdin = &mut running.stdin;
         tokio::select! {
-            message = reader.wait(), if !inbound.is_full() => {
+            message = reader.wait() => {
                 let message = message?;
                 if let ChannelMsg::Data { data } = message {
                     if stdin.is_some() {
@@ -208,7 +208,7 @@ async fn attend(
                 ended.send_replace(true);
             }
             () = &mut drained, if !all_sent => all_sent = true,
-            () = sleep(STALL_DEADLINE), if inbound.is_full() && slot.others_exist() => {
+            () = sleep(STALL_DEADLINE), if !inbound.is_empty() && slot.holds_up_others() => {
                 tracing::warn!("session closed: its program reads nothing and holds up other channels");
                 let _ = writer.close().await;
                 return None;

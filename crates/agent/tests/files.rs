@@ -1,0 +1,161 @@
+//! File transfer with OpenSSH's `scp` and `sftp`.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
+
+#[path = "support/instance.rs"]
+mod support;
+
+use std::os::unix::fs::PermissionsExt;
+
+use support::{Instance, noise, text};
+
+#[test]
+fn scp_copies_a_large_file_both_ways_with_mode_and_time() {
+    let instance = Instance::start();
+    let data = noise(20_000_000);
+    let (source, there, back) = (
+        instance.path("source"),
+        instance.path("there"),
+        instance.path("back"),
+    );
+    std::fs::write(&source, &data).unwrap();
+    std::fs::set_permissions(&source, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let remote = format!("root@127.0.0.1:{}", there.display());
+    let up = instance
+        .copier("scp")
+        .args(["-q", "-p"])
+        .arg(&source)
+        .arg(&remote)
+        .status();
+    assert!(up.unwrap().success());
+    let down = instance
+        .copier("scp")
+        .args(["-q", "-p"])
+        .arg(&remote)
+        .arg(&back)
+        .status();
+    assert!(down.unwrap().success());
+    assert!(std::fs::read(&back).unwrap() == data);
+    let (first, last) = (
+        std::fs::metadata(&source).unwrap(),
+        std::fs::metadata(&back).unwrap(),
+    );
+    assert_eq!(first.permissions(), last.permissions());
+    let seconds = |meta: &std::fs::Metadata| {
+        meta.modified()
+            .unwrap()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_secs()
+    };
+    assert_eq!(seconds(&first), seconds(&last));
+}
+
+#[test]
+fn scp_copies_a_tree_both_ways() {
+    let instance = Instance::start();
+    let tree = instance.path("tree");
+    std::fs::create_dir_all(tree.join("a/b")).unwrap();
+    for n in 0..250 {
+        std::fs::write(tree.join(format!("a/b/file {n}")), format!("{n}")).unwrap();
+    }
+    std::fs::write(tree.join("empty"), "").unwrap();
+    let remote = format!("root@127.0.0.1:{}", instance.path("remote").display());
+    let up = instance
+        .copier("scp")
+        .args(["-q", "-r"])
+        .arg(&tree)
+        .arg(&remote)
+        .status();
+    assert!(up.unwrap().success());
+    let down = instance
+        .copier("scp")
+        .args(["-q", "-r"])
+        .arg(&remote)
+        .arg(instance.path("copy"))
+        .status();
+    assert!(down.unwrap().success());
+    let same = std::process::Command::new("diff")
+        .arg("-r")
+        .args([tree, instance.path("copy")])
+        .status();
+    assert!(same.unwrap().success());
+}
+
+#[test]
+fn sftp_commands_do_what_they_say() {
+    let instance = Instance::start();
+    let base = instance.path("base");
+    std::fs::create_dir(&base).unwrap();
+    std::fs::write(instance.path("local"), "content").unwrap();
+    let batch = format!(
+        "cd {base}\nmkdir d\nput {local} d/one\nrename d/one d/two\nln -s two d/link\nln d/two d/hard\n\
+         chmod 600 d/two\nls -la d\nget d/link {back}\nrm d/link\nrm d/hard\npwd\n",
+        base = base.display(),
+        local = instance.path("local").display(),
+        back = instance.path("back").display(),
+    );
+    let output = instance.sftp("root", &batch);
+    assert!(
+        output.status.success(),
+        "{}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    assert_eq!(
+        std::fs::read_to_string(instance.path("back")).unwrap(),
+        "content"
+    );
+    assert_eq!(
+        std::fs::read_to_string(base.join("d/two")).unwrap(),
+        "content"
+    );
+    let listing = text(&output.stdout);
+    assert!(
+        listing.contains("lrwxrwxrwx") && listing.contains("-rw-------"),
+        "{listing}"
+    );
+    let cleanup = format!("rm {0}/d/two\nrmdir {0}/d\n", base.display());
+    assert!(instance.sftp("root", &cleanup).status.success());
+    assert_eq!(std::fs::read_dir(&base).unwrap().count(), 0);
+}
+
+#[test]
+fn a_missing_file_and_a_rename_onto_another_are_errors() {
+    let instance = Instance::start();
+    let output = instance.sftp("root", "get /no/such/file /tmp/x\n");
+    assert!(!output.status.success());
+    assert!(
+        text(&output.stderr).contains("not found"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn files_are_served_with_the_rights_of_the_user_who_logged_in() {
+    let instance = Instance::start();
+    let secret = instance.path("secret");
+    std::fs::write(&secret, "root's").unwrap();
+    std::fs::set_permissions(instance.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let open = instance.path("open");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let stolen = instance.path("stolen");
+    let output = instance.sftp(
+        "nobody",
+        &format!("get {} {}\n", secret.display(), stolen.display()),
+    );
+    assert!(!output.status.success() && !stolen.exists());
+    std::fs::write(instance.path("mine"), "mine").unwrap();
+    let put = format!(
+        "put {} {}/mine\n",
+        instance.path("mine").display(),
+        open.display()
+    );
+    let output = instance.sftp("nobody", &put);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(open.join("mine")).unwrap());
+    assert_ne!(owner, 0);
+}

@@ -1,0 +1,317 @@
+//! Sessions, as OpenSSH's client sees them. They need root, as the agent in an instance has it.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
+
+#[path = "support/instance.rs"]
+mod support;
+
+use std::io::{Read, Write};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use support::{Instance, noise, text, wait_until};
+
+const BULK: usize = 50 * 1024 * 1024;
+
+#[test]
+fn a_command_returns_its_exit_code_and_keeps_output_and_errors_apart() {
+    let instance = Instance::start();
+    let output = instance.exec("echo out; echo err >&2; exit 42");
+    assert_eq!(output.status.code(), Some(42));
+    assert_eq!(text(&output.stdout), "out\n");
+    assert_eq!(text(&output.stderr), "err\n");
+}
+
+#[test]
+fn a_command_that_cannot_be_found_is_127() {
+    let instance = Instance::start();
+    assert_eq!(instance.exec("no-such-command").status.code(), Some(127));
+}
+
+#[test]
+fn standard_input_arrives_and_its_end_ends_the_command() {
+    let instance = Instance::start();
+    let mut ssh = instance.ssh(&[], "cat; echo end");
+    let mut child = ssh
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"hi\n").unwrap();
+    assert_eq!(text(&child.wait_with_output().unwrap().stdout), "hi\nend\n");
+}
+
+#[test]
+fn bulk_data_arrives_whole_in_both_directions() {
+    let instance = Instance::start();
+    let data = noise(BULK);
+    std::fs::write(instance.path("in"), &data).unwrap();
+    let target = instance.path("out");
+    let sent = instance
+        .ssh(&[], &format!("cat > {}", target.display()))
+        .stdin(std::fs::File::open(instance.path("in")).unwrap())
+        .status()
+        .unwrap();
+    assert!(sent.success());
+    assert!(std::fs::read(&target).unwrap() == data);
+    let output = instance.exec(&format!("cat {}", target.display()));
+    assert!(output.stdout == data);
+}
+
+#[test]
+fn bulk_data_in_both_directions_at_once_arrives_whole() {
+    let instance = Instance::start();
+    let data = noise(BULK);
+    std::fs::write(instance.path("in"), &data).unwrap();
+    let output = instance
+        .ssh(&[], "cat")
+        .stdin(std::fs::File::open(instance.path("in")).unwrap())
+        .output()
+        .unwrap();
+    assert!(output.stdout == data);
+}
+
+#[test]
+fn a_program_that_writes_more_than_it_reads_and_starts_late_gets_and_gives_all() {
+    let instance = Instance::start();
+    let data = noise(BULK);
+    std::fs::write(instance.path("in"), &data).unwrap();
+    let output = instance
+        .ssh(
+            &[],
+            "sleep 2; tee /dev/stderr 2>/dev/fd/1 | (tee /dev/fd/3 | cat) 3>&1",
+        )
+        .stdin(std::fs::File::open(instance.path("in")).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(output.stdout.len(), 4 * data.len());
+}
+
+#[test]
+fn a_child_left_in_the_background_does_not_hold_the_session_open() {
+    let instance = Instance::start();
+    let start = Instant::now();
+    let output = instance.exec("sleep 30 & echo started");
+    assert_eq!(text(&output.stdout), "started\n");
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_slow_reader_loses_nothing_although_the_command_has_ended() {
+    let instance = Instance::start();
+    let mut ssh = instance.ssh(&[], "head -c 8000000 /dev/zero");
+    let mut child = ssh.stdout(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    let mut received = Vec::new();
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_end(&mut received)
+        .unwrap();
+    assert_eq!(received.len(), 8_000_000);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn the_environment_is_the_images_the_configs_the_users_and_the_clients() {
+    let instance = Instance::start();
+    let output = instance
+        .ssh(&["-o", "SendEnv=LC_TEST LD_LIBRARY_PATH"], "env; pwd")
+        .env("LC_TEST", "client")
+        .env("LD_LIBRARY_PATH", "/evil")
+        .output()
+        .unwrap();
+    let shown = text(&output.stdout);
+    for line in [
+        "FROM_IMAGE=image",
+        "FROM_CONFIG=config",
+        "LC_TEST=client",
+        "HOME=/root",
+        "USER=root",
+        "LOGNAME=root",
+        "SSH_CONNECTION=UNKNOWN 65535 UNKNOWN 65535",
+        "/root",
+    ] {
+        assert!(
+            shown.lines().any(|found| found == line),
+            "{line} in\n{shown}"
+        );
+    }
+    assert!(!shown.contains("/evil"));
+}
+
+#[test]
+fn a_terminal_has_a_device_a_size_and_a_type() {
+    let instance = Instance::start();
+    let output = instance
+        .ssh(
+            &["-tt"],
+            "tty; stty size; echo $TERM $SSH_TTY; test -t 0 && echo yes",
+        )
+        .env("TERM", "vt220")
+        .output()
+        .unwrap();
+    let shown = text(&output.stdout);
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines[0].starts_with("/dev/pts/"), "{shown}");
+    assert_eq!(lines[1], "0 0");
+    assert_eq!(lines[2], format!("vt220 {}", lines[0]));
+    assert_eq!(lines[3], "yes");
+}
+
+#[test]
+fn a_window_change_reaches_the_program() {
+    let instance = Instance::start();
+    let pty = nix::pty::openpty(None, None).unwrap();
+    let device = nix::unistd::ttyname(&pty.slave).unwrap();
+    let resize = |rows: &str, columns: &str| {
+        let resized = std::process::Command::new("stty")
+            .arg("-F")
+            .arg(&device)
+            .args(["rows", rows, "cols", columns])
+            .status();
+        assert!(resized.unwrap().success());
+    };
+    resize("30", "90");
+    let command = "trap 'stty size; exit' WINCH; stty size; while :; do sleep 0.1; done";
+    let mut child = instance
+        .ssh(&["-tt"], command)
+        .stdin(Stdio::from(pty.slave.try_clone().unwrap()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut shown = vec![0; 7];
+    stdout.read_exact(&mut shown).unwrap();
+    assert_eq!(text(&shown), "30 90\r\n");
+    resize("41", "99");
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGWINCH).unwrap();
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "41 99\r\n");
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_login_shell_starts_in_a_terminal_and_hangs_up_with_the_client() {
+    let instance = Instance::start();
+    let mut child = instance
+        .ssh(&["-tt"], "")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let pid_file = instance.path("pid");
+    let command = format!("echo $0 $$ > {}\n", pid_file.display());
+    stdin.write_all(command.as_bytes()).unwrap();
+    let mut written = String::new();
+    wait_until("the shell has run a line", || {
+        written = std::fs::read_to_string(&pid_file).unwrap_or_default();
+        written.ends_with('\n')
+    });
+    let (name, pid) = written.trim().split_once(' ').unwrap();
+    assert!(name.starts_with('-'), "{name} is not a login shell");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let process = format!("/proc/{pid}");
+    wait_until("the shell is gone", || {
+        !std::path::Path::new(&process).exists()
+    });
+}
+
+#[test]
+fn a_death_by_signal_is_not_an_exit_code() {
+    let instance = Instance::start();
+    let output = instance
+        .ssh(&["-o", "LogLevel=VERBOSE"], "kill -TERM $$")
+        .output()
+        .unwrap();
+    // OpenSSH's client answers 255 for a session without an exit status.
+    assert_eq!(output.status.code(), Some(255));
+}
+
+#[test]
+fn a_wrong_key_and_an_unknown_user_are_refused() {
+    let instance = Instance::start();
+    for (user, key) in [("root", "id_wrong"), ("nosuchuser", "id")] {
+        let output = instance.ssh_as(user, key, &[], "true").output().unwrap();
+        assert_eq!(output.status.code(), Some(255));
+        assert!(text(&output.stderr).contains("Permission denied (publickey)"));
+    }
+}
+
+#[test]
+fn keys_added_while_the_agent_lives_may_log_in_at_once() {
+    let instance = Instance::start_with(|config| config.authorized_keys.clear());
+    assert_eq!(instance.exec("true").status.code(), Some(255));
+    let mut config = kohakuriver_agent::AgentConfig::read(instance.dir.path()).unwrap();
+    config.authorized_keys = vec![std::fs::read_to_string(instance.path("id.pub")).unwrap()];
+    support::write_config(instance.dir.path(), &config);
+    assert_eq!(instance.exec("true").status.code(), Some(0));
+}
+
+#[test]
+fn many_offered_keys_do_not_use_up_the_attempts() {
+    let instance = Instance::start();
+    let wrong = instance.path("id_wrong");
+    let mut options = Vec::new();
+    let copies: Vec<String> = (0..12)
+        .map(|n| {
+            let copy = instance.path(&format!("wrong{n}"));
+            let made = std::process::Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(&copy)
+                .status();
+            assert!(made.unwrap().success());
+            copy.display().to_string()
+        })
+        .collect();
+    for copy in &copies {
+        options.extend(["-i", copy]);
+    }
+    let right = instance.path("id").display().to_string();
+    options.extend(["-i", &right]);
+    let output = instance
+        .ssh_as("root", "id_wrong", &options, "true")
+        .output()
+        .unwrap();
+    assert!(
+        wrong.exists() && output.status.success(),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn what_is_not_offered_is_refused_and_the_session_goes_on() {
+    let instance = Instance::start();
+    let output = instance.ssh(&["-A", "-X"], "echo works").output().unwrap();
+    assert_eq!(text(&output.stdout), "works\n");
+    let output = instance
+        .ssh(
+            &["-o", "ExitOnForwardFailure=yes", "-R", "0:localhost:1"],
+            "true",
+        )
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let output = instance.ssh(&["-s"], "nosuchsubsystem").output().unwrap();
+    assert!(!output.status.success());
+}
+
+#[test]
+fn the_fast_cipher_is_chosen_although_the_client_prefers_another() {
+    let instance = Instance::start();
+    let output = instance
+        .ssh(&["-v", "-o", "LogLevel=DEBUG1"], "true")
+        .output()
+        .unwrap();
+    assert!(
+        text(&output.stderr).contains("cipher: aes128-gcm@openssh.com"),
+        "{}",
+        text(&output.stderr)
+    );
+}
