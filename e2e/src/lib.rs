@@ -1,1 +1,25 @@
-//! e2e
+//! What the end-to-end tests stand on: real processes of the one executable, the real Docker
+//! engine, the real `ssh` and `scp`. Everything a test starts is stopped by pid and every
+//! container it made is removed when its [`Site`] is dropped, also when the test fails.
+//!
+//! Needs root, a Docker engine, OpenSSH's client, and the images of `scripts/e2e-images.sh`;
+//! `make test` sees to all of it. What is missing fails the test.
+
+mod docker;
+mod process;
+mod site;
+
+pub use docker::{Relay, containers_under};
+pub use process::{Output, Server, run, run_with_input};
+pub use site::{BUSYBOX, DEBIAN, SCRATCH, Site};
+
+use std::time::{Duration, Instant};
+
+/// Asks until the answer is yes; panics with what was waited for after `limit`.
+pub fn wait_until(what: &str, limit: Duration, mut ready: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !ready() {
+        assert!(Instant::now() < deadline, "waited {limit:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

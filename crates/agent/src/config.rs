@@ -57,10 +57,7 @@ impl AgentConfig {
         let mut text = Vec::new();
         std::fs::File::open(&path)
             .and_then(|file| file.take(MAX_CONFIG_BYTES).read_to_end(&mut text))
-            .map_err(|source| AgentError::ReadConfig {
-                path: path.clone(),
-                source,
-            })?;
+            .map_err(|source| AgentError::ReadConfig { path: path.clone(), source })?;
         serde_json::from_slice(&text).map_err(|source| AgentError::ParseConfig { path, source })
     }
 }

@@ -59,16 +59,11 @@ pub(crate) fn shell_of(user: &User) -> Option<Shell> {
         .find(|path| is_executable(path))
         .map(|path| Shell {
             program: PathBuf::from(path),
-            name: Path::new(path)
-                .file_name()
-                .unwrap_or("sh".as_ref())
-                .to_owned(),
+            name: Path::new(path).file_name().unwrap_or("sh".as_ref()).to_owned(),
         })
         .or_else(|| {
-            is_executable(BUSYBOX).then(|| Shell {
-                program: PathBuf::from(BUSYBOX),
-                name: "sh".into(),
-            })
+            is_executable(BUSYBOX)
+                .then(|| Shell { program: PathBuf::from(BUSYBOX), name: "sh".into() })
         })
 }
 

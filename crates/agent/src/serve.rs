@@ -44,9 +44,7 @@ impl AgentOptions {
         Self {
             config_dir: config_dir.to_owned(),
             run_dir: run_dir.to_owned(),
-            sftp_server: ["/proc/self/exe", "agent", "--sftp-server"]
-                .map(OsString::from)
-                .to_vec(),
+            sftp_server: ["/proc/self/exe", "agent", "--sftp-server"].map(OsString::from).to_vec(),
         }
     }
 }
@@ -102,10 +100,8 @@ async fn serve(options: AgentOptions) -> Result<(), AgentError> {
         None
     };
     let socket = options.run_dir.join(SOCKET_FILE);
-    let listener = listen(&socket).map_err(|source| AgentError::Listen {
-        path: socket.clone(),
-        source,
-    })?;
+    let listener =
+        listen(&socket).map_err(|source| AgentError::Listen { path: socket.clone(), source })?;
     if let Some(ssh) = ssh.clone()
         && config.serve_port_22
     {
@@ -113,10 +109,7 @@ async fn serve(options: AgentOptions) -> Result<(), AgentError> {
     }
     tracing::info!(task_id = %config.task_id, ssh = config.ssh, "agent ready");
 
-    let agent = Arc::new(Agent {
-        ssh,
-        streams: Arc::new(Semaphore::new(MAX_STREAMS)),
-    });
+    let agent = Arc::new(Agent { ssh, streams: Arc::new(Semaphore::new(MAX_STREAMS)) });
     tokio::select! {
         () = accept(listener, agent) => {}
         _ = terminate.recv() => {}
@@ -236,9 +229,7 @@ async fn connect_local(port: u16) -> io::Result<TcpStream> {
     match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
         Ok(stream) => Ok(stream),
         // The first error is the one people expect to read.
-        Err(error) => TcpStream::connect((Ipv6Addr::LOCALHOST, port))
-            .await
-            .map_err(|_| error),
+        Err(error) => TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.map_err(|_| error),
     }
 }
 
@@ -277,11 +268,7 @@ async fn serve_port(ssh: Arc<SshServer>, port: u16) {
 /// Listens on both address families, or on IPv4 where the instance has no other.
 fn bind(port: u16) -> io::Result<TcpListener> {
     let any = |address: SocketAddr| {
-        let socket = if address.is_ipv6() {
-            TcpSocket::new_v6()?
-        } else {
-            TcpSocket::new_v4()?
-        };
+        let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(128)

@@ -40,10 +40,7 @@ pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// Runs `prepare` in the child between fork and exec.
 ///
 /// The closure must not allocate, lock or touch anything shared: other threads do not exist there any more.
-#[expect(
-    unsafe_code,
-    reason = "sessions and credentials are set between fork and exec"
-)]
+#[expect(unsafe_code, reason = "sessions and credentials are set between fork and exec")]
 pub(crate) fn before_exec<F>(command: &mut Command, prepare: F)
 where
     F: FnMut() -> io::Result<()> + Send + Sync + 'static,

@@ -43,12 +43,7 @@ struct RawReply {
 
 impl From<StreamReply> for RawReply {
     fn from(reply: StreamReply) -> Self {
-        let mut raw = Self {
-            ok: true,
-            error: None,
-            pid: None,
-            version: None,
-        };
+        let mut raw = Self { ok: true, error: None, pid: None, version: None };
         match reply {
             StreamReply::Ready => {}
             StreamReply::Pong { pid, version } => {

@@ -13,40 +13,20 @@ use support::{Instance, noise, text};
 fn scp_copies_a_large_file_both_ways_with_mode_and_time() {
     let instance = Instance::start();
     let data = noise(20_000_000);
-    let (source, there, back) = (
-        instance.path("source"),
-        instance.path("there"),
-        instance.path("back"),
-    );
+    let (source, there, back) =
+        (instance.path("source"), instance.path("there"), instance.path("back"));
     std::fs::write(&source, &data).unwrap();
     std::fs::set_permissions(&source, std::fs::Permissions::from_mode(0o640)).unwrap();
     let remote = format!("root@127.0.0.1:{}", there.display());
-    let up = instance
-        .copier("scp")
-        .args(["-q", "-p"])
-        .arg(&source)
-        .arg(&remote)
-        .status();
+    let up = instance.copier("scp").args(["-q", "-p"]).arg(&source).arg(&remote).status();
     assert!(up.unwrap().success());
-    let down = instance
-        .copier("scp")
-        .args(["-q", "-p"])
-        .arg(&remote)
-        .arg(&back)
-        .status();
+    let down = instance.copier("scp").args(["-q", "-p"]).arg(&remote).arg(&back).status();
     assert!(down.unwrap().success());
     assert!(std::fs::read(&back).unwrap() == data);
-    let (first, last) = (
-        std::fs::metadata(&source).unwrap(),
-        std::fs::metadata(&back).unwrap(),
-    );
+    let (first, last) = (std::fs::metadata(&source).unwrap(), std::fs::metadata(&back).unwrap());
     assert_eq!(first.permissions(), last.permissions());
     let seconds = |meta: &std::fs::Metadata| {
-        meta.modified()
-            .unwrap()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap()
-            .as_secs()
+        meta.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
     };
     assert_eq!(seconds(&first), seconds(&last));
 }
@@ -61,24 +41,13 @@ fn scp_copies_a_tree_both_ways() {
     }
     std::fs::write(tree.join("empty"), "").unwrap();
     let remote = format!("root@127.0.0.1:{}", instance.path("remote").display());
-    let up = instance
-        .copier("scp")
-        .args(["-q", "-r"])
-        .arg(&tree)
-        .arg(&remote)
-        .status();
+    let up = instance.copier("scp").args(["-q", "-r"]).arg(&tree).arg(&remote).status();
     assert!(up.unwrap().success());
-    let down = instance
-        .copier("scp")
-        .args(["-q", "-r"])
-        .arg(&remote)
-        .arg(instance.path("copy"))
-        .status();
+    let down =
+        instance.copier("scp").args(["-q", "-r"]).arg(&remote).arg(instance.path("copy")).status();
     assert!(down.unwrap().success());
-    let same = std::process::Command::new("diff")
-        .arg("-r")
-        .args([tree, instance.path("copy")])
-        .status();
+    let same =
+        std::process::Command::new("diff").arg("-r").args([tree, instance.path("copy")]).status();
     assert!(same.unwrap().success());
 }
 
@@ -96,25 +65,11 @@ fn sftp_commands_do_what_they_say() {
         back = instance.path("back").display(),
     );
     let output = instance.sftp("root", &batch);
-    assert!(
-        output.status.success(),
-        "{}{}",
-        text(&output.stdout),
-        text(&output.stderr)
-    );
-    assert_eq!(
-        std::fs::read_to_string(instance.path("back")).unwrap(),
-        "content"
-    );
-    assert_eq!(
-        std::fs::read_to_string(base.join("d/two")).unwrap(),
-        "content"
-    );
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    assert_eq!(std::fs::read_to_string(instance.path("back")).unwrap(), "content");
+    assert_eq!(std::fs::read_to_string(base.join("d/two")).unwrap(), "content");
     let listing = text(&output.stdout);
-    assert!(
-        listing.contains("lrwxrwxrwx") && listing.contains("-rw-------"),
-        "{listing}"
-    );
+    assert!(listing.contains("lrwxrwxrwx") && listing.contains("-rw-------"), "{listing}");
     let cleanup = format!("rm {0}/d/two\nrmdir {0}/d\n", base.display());
     assert!(instance.sftp("root", &cleanup).status.success());
     assert_eq!(std::fs::read_dir(&base).unwrap().count(), 0);
@@ -125,11 +80,7 @@ fn a_missing_file_and_a_rename_onto_another_are_errors() {
     let instance = Instance::start();
     let output = instance.sftp("root", "get /no/such/file /tmp/x\n");
     assert!(!output.status.success());
-    assert!(
-        text(&output.stderr).contains("not found"),
-        "{}",
-        text(&output.stderr)
-    );
+    assert!(text(&output.stderr).contains("not found"), "{}", text(&output.stderr));
 }
 
 #[test]
@@ -143,17 +94,11 @@ fn files_are_served_with_the_rights_of_the_user_who_logged_in() {
     std::fs::create_dir(&open).unwrap();
     std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
     let stolen = instance.path("stolen");
-    let output = instance.sftp(
-        "nobody",
-        &format!("get {} {}\n", secret.display(), stolen.display()),
-    );
+    let output =
+        instance.sftp("nobody", &format!("get {} {}\n", secret.display(), stolen.display()));
     assert!(!output.status.success() && !stolen.exists());
     std::fs::write(instance.path("mine"), "mine").unwrap();
-    let put = format!(
-        "put {} {}/mine\n",
-        instance.path("mine").display(),
-        open.display()
-    );
+    let put = format!("put {} {}/mine\n", instance.path("mine").display(), open.display());
     let output = instance.sftp("nobody", &put);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(open.join("mine")).unwrap());

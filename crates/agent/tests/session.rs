@@ -32,11 +32,7 @@ fn a_command_that_cannot_be_found_is_127() {
 fn standard_input_arrives_and_its_end_ends_the_command() {
     let instance = Instance::start();
     let mut ssh = instance.ssh(&[], "cat; echo end");
-    let mut child = ssh
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"hi\n").unwrap();
     assert_eq!(text(&child.wait_with_output().unwrap().stdout), "hi\nend\n");
 }
@@ -77,10 +73,7 @@ fn a_program_that_writes_more_than_it_reads_and_starts_late_gets_and_gives_all()
     let data = noise(BULK);
     std::fs::write(instance.path("in"), &data).unwrap();
     let output = instance
-        .ssh(
-            &[],
-            "sleep 2; tee /dev/stderr 2>/dev/fd/1 | (tee /dev/fd/3 | cat) 3>&1",
-        )
+        .ssh(&[], "sleep 2; tee /dev/stderr 2>/dev/fd/1 | (tee /dev/fd/3 | cat) 3>&1")
         .stdin(std::fs::File::open(instance.path("in")).unwrap())
         .output()
         .unwrap();
@@ -103,12 +96,7 @@ fn a_slow_reader_loses_nothing_although_the_command_has_ended() {
     let mut child = ssh.stdout(Stdio::piped()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(1500));
     let mut received = Vec::new();
-    child
-        .stdout
-        .take()
-        .unwrap()
-        .read_to_end(&mut received)
-        .unwrap();
+    child.stdout.take().unwrap().read_to_end(&mut received).unwrap();
     assert_eq!(received.len(), 8_000_000);
     assert!(child.wait().unwrap().success());
 }
@@ -133,10 +121,7 @@ fn the_environment_is_the_images_the_configs_the_users_and_the_clients() {
         "SSH_CONNECTION=UNKNOWN 65535 UNKNOWN 65535",
         "/root",
     ] {
-        assert!(
-            shown.lines().any(|found| found == line),
-            "{line} in\n{shown}"
-        );
+        assert!(shown.lines().any(|found| found == line), "{line} in\n{shown}");
     }
     assert!(!shown.contains("/evil"));
 }
@@ -145,10 +130,7 @@ fn the_environment_is_the_images_the_configs_the_users_and_the_clients() {
 fn a_terminal_has_a_device_a_size_and_a_type() {
     let instance = Instance::start();
     let output = instance
-        .ssh(
-            &["-tt"],
-            "tty; stty size; echo $TERM $SSH_TTY; test -t 0 && echo yes",
-        )
+        .ssh(&["-tt"], "tty; stty size; echo $TERM $SSH_TTY; test -t 0 && echo yes")
         .env("TERM", "vt220")
         .output()
         .unwrap();
@@ -197,12 +179,8 @@ fn a_window_change_reaches_the_program() {
 #[test]
 fn a_login_shell_starts_in_a_terminal_and_hangs_up_with_the_client() {
     let instance = Instance::start();
-    let mut child = instance
-        .ssh(&["-tt"], "")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        instance.ssh(&["-tt"], "").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let pid_file = instance.path("pid");
     let command = format!("echo $0 $$ > {}\n", pid_file.display());
@@ -217,18 +195,13 @@ fn a_login_shell_starts_in_a_terminal_and_hangs_up_with_the_client() {
     child.kill().unwrap();
     child.wait().unwrap();
     let process = format!("/proc/{pid}");
-    wait_until("the shell is gone", || {
-        !std::path::Path::new(&process).exists()
-    });
+    wait_until("the shell is gone", || !std::path::Path::new(&process).exists());
 }
 
 #[test]
 fn a_death_by_signal_is_not_an_exit_code() {
     let instance = Instance::start();
-    let output = instance
-        .ssh(&["-o", "LogLevel=VERBOSE"], "kill -TERM $$")
-        .output()
-        .unwrap();
+    let output = instance.ssh(&["-o", "LogLevel=VERBOSE"], "kill -TERM $$").output().unwrap();
     // OpenSSH's client answers 255 for a session without an exit status.
     assert_eq!(output.status.code(), Some(255));
 }
@@ -274,15 +247,8 @@ fn many_offered_keys_do_not_use_up_the_attempts() {
     }
     let right = instance.path("id").display().to_string();
     options.extend(["-i", &right]);
-    let output = instance
-        .ssh_as("root", "id_wrong", &options, "true")
-        .output()
-        .unwrap();
-    assert!(
-        wrong.exists() && output.status.success(),
-        "{}",
-        text(&output.stderr)
-    );
+    let output = instance.ssh_as("root", "id_wrong", &options, "true").output().unwrap();
+    assert!(wrong.exists() && output.status.success(), "{}", text(&output.stderr));
 }
 
 #[test]
@@ -291,10 +257,7 @@ fn what_is_not_offered_is_refused_and_the_session_goes_on() {
     let output = instance.ssh(&["-A", "-X"], "echo works").output().unwrap();
     assert_eq!(text(&output.stdout), "works\n");
     let output = instance
-        .ssh(
-            &["-o", "ExitOnForwardFailure=yes", "-R", "0:localhost:1"],
-            "true",
-        )
+        .ssh(&["-o", "ExitOnForwardFailure=yes", "-R", "0:localhost:1"], "true")
         .output()
         .unwrap();
     assert!(!output.status.success());
@@ -305,10 +268,7 @@ fn what_is_not_offered_is_refused_and_the_session_goes_on() {
 #[test]
 fn the_fast_cipher_is_chosen_although_the_client_prefers_another() {
     let instance = Instance::start();
-    let output = instance
-        .ssh(&["-v", "-o", "LogLevel=DEBUG1"], "true")
-        .output()
-        .unwrap();
+    let output = instance.ssh(&["-v", "-o", "LogLevel=DEBUG1"], "true").output().unwrap();
     assert!(
         text(&output.stderr).contains("cipher: aes128-gcm@openssh.com"),
         "{}",

@@ -36,20 +36,14 @@ fn a_ping_tells_who_answers() {
     let (line, mut stream) = instance.open("{\"target\":\"ping\"}\n");
     let pid = instance.agent_pid();
     let version = env!("CARGO_PKG_VERSION");
-    assert_eq!(
-        line,
-        format!(r#"{{"ok":true,"pid":{pid},"version":"{version}"}}"#)
-    );
+    assert_eq!(line, format!(r#"{{"ok":true,"pid":{pid},"version":"{version}"}}"#));
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
 }
 
 #[test]
 fn only_the_owner_may_connect_to_the_socket() {
     let instance = Instance::start();
-    let mode = std::fs::metadata(instance.path(SOCKET_FILE))
-        .unwrap()
-        .permissions()
-        .mode();
+    let mode = std::fs::metadata(instance.path(SOCKET_FILE)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
 
@@ -71,20 +65,11 @@ fn a_tcp_stream_carries_bulk_data_and_half_close() {
 fn a_port_nobody_listens_on_a_bad_line_and_ssh_without_ssh_are_refused_with_a_reason() {
     let instance = Instance::start_with(|config| config.ssh = false);
     let (line, _) = instance.open("{\"target\":\"tcp\",\"port\":1}\n");
-    assert!(
-        line.contains("cannot connect to port 1 in the instance"),
-        "{line}"
-    );
+    assert!(line.contains("cannot connect to port 1 in the instance"), "{line}");
     let (line, _) = instance.open("{\"target\":\"moon\"}\n");
-    assert!(
-        line.starts_with(r#"{"ok":false,"error":"bad request"#),
-        "{line}"
-    );
+    assert!(line.starts_with(r#"{"ok":false,"error":"bad request"#), "{line}");
     let (line, _) = instance.open("{\"target\":\"ssh\"}\n");
-    assert_eq!(
-        line,
-        r#"{"ok":false,"error":"this VPS was created without --ssh"}"#
-    );
+    assert_eq!(line, r#"{"ok":false,"error":"this VPS was created without --ssh"}"#);
 }
 
 #[test]
@@ -115,18 +100,9 @@ fn an_orphan_is_reaped() {
     let pid = text(&output.stdout).trim().to_owned();
     let parent = || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(')')?
-            .1
-            .split_whitespace()
-            .nth(1)?
-            .parse::<u32>()
-            .ok()
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok()
     };
-    assert_eq!(
-        parent(),
-        Some(instance.agent_pid()),
-        "the orphan is the agent's"
-    );
+    assert_eq!(parent(), Some(instance.agent_pid()), "the orphan is the agent's");
     wait_until("the orphan is gone, zombie and all", || parent().is_none());
 }
 
@@ -144,11 +120,8 @@ fn exit_codes_are_right_while_orphans_die_all_around() {
 #[test]
 fn a_stop_ends_the_children_within_the_grace_and_removes_the_socket() {
     let mut instance = Instance::start();
-    let mut patient = instance
-        .ssh(&[], "echo $$; exec sleep 1000")
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut patient =
+        instance.ssh(&[], "echo $$; exec sleep 1000").stdout(Stdio::piped()).spawn().unwrap();
     let mut stubborn = instance
         .ssh(&[], "trap '' TERM; echo $$; while :; do sleep 0.1; done")
         .stdout(Stdio::piped())
@@ -168,29 +141,15 @@ fn a_stop_ends_the_children_within_the_grace_and_removes_the_socket() {
         .collect();
     let start = Instant::now();
     let pid = instance.agent_pid().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     assert!(instance.wait_agent().success());
     let took = start.elapsed();
-    assert!(
-        (Duration::from_secs(4)..Duration::from_secs(9)).contains(&took),
-        "{took:?}"
-    );
+    assert!((Duration::from_secs(4)..Duration::from_secs(9)).contains(&took), "{took:?}");
     for pid in pids {
         assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
     }
     assert!(!instance.path(SOCKET_FILE).exists());
-    let _ = (
-        patient.kill(),
-        stubborn.kill(),
-        patient.wait(),
-        stubborn.wait(),
-    );
+    let _ = (patient.kill(), stubborn.kill(), patient.wait(), stubborn.wait());
 }
 
 #[test]

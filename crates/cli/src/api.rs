@@ -39,11 +39,7 @@ struct Call<'a, B> {
 
 impl Api {
     pub fn new(address: Address, port: u16) -> Self {
-        Self {
-            address,
-            port,
-            client: OnceCell::new(),
-        }
+        Self { address, port, client: OnceCell::new() }
     }
 
     /// `host:port`, for people.
@@ -65,10 +61,7 @@ impl Api {
 
     /// Waits for a revision after `since`, or answers the same one after a while.
     pub async fn task_after(&self, reference: &str, since: u64) -> Result<Task, Failure> {
-        let query = [
-            ("since", since.to_string()),
-            ("timeout", POLL_SECONDS.to_string()),
-        ];
+        let query = [("since", since.to_string()), ("timeout", POLL_SECONDS.to_string())];
         self.send(Call::<()> {
             method: Method::GET,
             path: &format!("/api/status/{reference}"),
@@ -135,39 +128,18 @@ impl Api {
         query: &[(&str, String)],
     ) -> Result<T, Failure> {
         let method = Method::GET;
-        self.send(Call::<()> {
-            method,
-            path,
-            query,
-            body: None,
-            limit: ANSWER_LIMIT,
-        })
-        .await
+        self.send(Call::<()> { method, path, query, body: None, limit: ANSWER_LIMIT }).await
     }
 
     async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let method = Method::POST;
-        self.send(Call::<()> {
-            method,
-            path,
-            query: &[],
-            body: None,
-            limit: ANSWER_LIMIT,
-        })
-        .await
+        self.send(Call::<()> { method, path, query: &[], body: None, limit: ANSWER_LIMIT }).await
     }
 
     async fn delete<T: DeserializeOwned>(&self, path: &str, force: bool) -> Result<T, Failure> {
         let query = [("force", force.to_string())];
         let method = Method::DELETE;
-        self.send(Call::<()> {
-            method,
-            path,
-            query: &query,
-            body: None,
-            limit: ANSWER_LIMIT,
-        })
-        .await
+        self.send(Call::<()> { method, path, query: &query, body: None, limit: ANSWER_LIMIT }).await
     }
 
     async fn send<B: Serialize, T: DeserializeOwned>(
@@ -183,15 +155,9 @@ impl Api {
         if let Some(body) = call.body {
             request = request.json(body);
         }
-        let answer = request
-            .send()
-            .await
-            .map_err(|error| self.unreachable(&error))?;
+        let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = answer.status();
-        let bytes = answer
-            .bytes()
-            .await
-            .map_err(|error| self.unreachable(&error))?;
+        let bytes = answer.bytes().await.map_err(|error| self.unreachable(&error))?;
         if status.is_success() {
             return serde_json::from_slice(&bytes).map_err(|error| {
                 tracing::debug!(%error, path = call.path, "unreadable answer");
@@ -203,10 +169,7 @@ impl Api {
         };
         Err(match status {
             StatusCode::NOT_FOUND => Failure::not_found(body),
-            _ => Failure {
-                hint: body.hint,
-                ..Failure::request(body.detail)
-            },
+            _ => Failure { hint: body.hint, ..Failure::request(body.detail) },
         })
     }
 
@@ -228,9 +191,7 @@ impl Api {
                 })?;
             builder = builder.resolve_to_addrs(self.address.as_str(), &addresses);
         }
-        builder
-            .build()
-            .map_err(|error| Failure::request(format!("cannot speak HTTP: {error}")))
+        builder.build().map_err(|error| Failure::request(format!("cannot speak HTTP: {error}")))
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
@@ -243,11 +204,7 @@ impl Api {
     }
 
     fn not_reached(&self, reason: &str) -> Failure {
-        Failure::unreachable(format!(
-            "the host {} is not reachable: {reason}",
-            self.place()
-        ))
-        .hint(
+        Failure::unreachable(format!("the host {} is not reachable: {reason}", self.place())).hint(
             "start one here with `kohakuriver up`, or name another with --host or KOHAKURIVER_HOST",
         )
     }

@@ -25,25 +25,15 @@ pub fn complete_if_asked(root: impl Fn() -> clap::Command) {
     if std::env::var_os(VARIABLE).is_none() {
         return;
     }
-    CompleteEnv::with_factory(root)
-        .var(VARIABLE)
-        .bin(PROGRAM)
-        .completer(PROGRAM)
-        .complete();
+    CompleteEnv::with_factory(root).var(VARIABLE).bin(PROGRAM).completer(PROGRAM).complete();
 }
 
 pub fn vps_active() -> Vec<CompletionCandidate> {
-    ask(async |context| context.api.vps_active().await)
-        .iter()
-        .map(vps)
-        .collect()
+    ask(async |context| context.api.vps_active().await).iter().map(vps).collect()
 }
 
 pub fn vps_all() -> Vec<CompletionCandidate> {
-    ask(async |context| context.api.vps_all().await)
-        .iter()
-        .map(vps)
-        .collect()
+    ask(async |context| context.api.vps_all().await).iter().map(vps).collect()
 }
 
 pub fn nodes() -> Vec<CompletionCandidate> {
@@ -60,18 +50,12 @@ fn vps(task: &Task) -> CompletionCandidate {
 
 /// Nothing on any trouble: an error message has no place in the middle of a command line.
 fn ask<T>(question: impl AsyncFnOnce(&Context) -> Result<Vec<T>, Failure>) -> Vec<T> {
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    else {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return Vec::new();
     };
     let answer = runtime.block_on(async {
         let context = Context::new(&GlobalArgs::default(), Output::new(false)).ok()?;
-        tokio::time::timeout(LIMIT, question(&context))
-            .await
-            .ok()?
-            .ok()
+        tokio::time::timeout(LIMIT, question(&context)).await.ok()?.ok()
     });
     runtime.shutdown_background();
     answer.unwrap_or_default()

@@ -29,10 +29,7 @@ pub fn run(args: &CompletionArgs, out: Output) -> Result<(), Failure> {
     match written {
         Some(Ok(())) => out.raw(&script),
         Some(Err(_)) | None => {
-            return Err(Failure::usage(format!(
-                "there is no completion for {}",
-                args.shell
-            )));
+            return Err(Failure::usage(format!("there is no completion for {}", args.shell)));
         }
     }
     Ok(())

@@ -34,16 +34,8 @@ pub fn run(context: &Context, command: &ConfigCommand) -> Result<(), Failure> {
 fn show(context: &Context) {
     let settings = &context.settings;
     let rows = [
-        (
-            "host",
-            settings.host.value.to_string(),
-            &settings.host.source,
-        ),
-        (
-            "port",
-            settings.port.value.to_string(),
-            &settings.port.source,
-        ),
+        ("host", settings.host.value.to_string(), &settings.host.source),
+        ("port", settings.port.value.to_string(), &settings.port.source),
         (
             "ssh_proxy_port",
             settings.ssh_proxy_port.value.to_string(),
@@ -55,47 +47,31 @@ fn show(context: &Context) {
             .iter()
             .map(|(name, value, source)| {
                 // Ports are numbers to programs too.
-                let value = value.parse::<u16>().map_or_else(
-                    |_| serde_json::json!(value),
-                    |number| serde_json::json!(number),
-                );
-                (
-                    *name,
-                    serde_json::json!({ "value": value, "source": source.to_string() }),
-                )
+                let value = value
+                    .parse::<u16>()
+                    .map_or_else(|_| serde_json::json!(value), |number| serde_json::json!(number));
+                (*name, serde_json::json!({ "value": value, "source": source.to_string() }))
             })
             .collect();
         context.out.json(&all);
         return;
     }
-    let columns = [
-        ("SETTING", Fit::Whole),
-        ("VALUE", Fit::Whole),
-        ("SOURCE", Fit::Cut),
-    ];
+    let columns = [("SETTING", Fit::Whole), ("VALUE", Fit::Whole), ("SOURCE", Fit::Cut)];
     let mut grid = Grid::new(&columns);
     for (name, value, source) in rows {
         let plain = |text: String| (Tone::Plain, text);
-        grid.row(vec![
-            plain(name.to_owned()),
-            plain(value),
-            plain(source.to_string()),
-        ]);
+        grid.row(vec![plain(name.to_owned()), plain(value), plain(source.to_string())]);
     }
     grid.print(context.out);
 }
 
 fn path(context: &Context) -> Result<(), Failure> {
     let Some(path) = settings::config_path(&|name| std::env::var(name).ok()) else {
-        return Err(
-            Failure::usage("there is no home folder to look for the file in")
-                .hint("set HOME, or KOHAKURIVER_CONFIG to the file's path"),
-        );
+        return Err(Failure::usage("there is no home folder to look for the file in")
+            .hint("set HOME, or KOHAKURIVER_CONFIG to the file's path"));
     };
     if context.out.json {
-        context
-            .out
-            .json(&serde_json::json!({ "path": path, "exists": path.exists() }));
+        context.out.json(&serde_json::json!({ "path": path, "exists": path.exists() }));
     } else {
         context.out.line(path.display().to_string());
     }

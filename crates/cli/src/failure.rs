@@ -29,11 +29,7 @@ pub struct Failure {
 
 impl Failure {
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            hint: None,
-        }
+        Self { kind, message: message.into(), hint: None }
     }
 
     pub fn request(message: impl Into<String>) -> Self {
@@ -62,11 +58,7 @@ impl Failure {
     }
 
     pub fn not_found(body: ErrorBody) -> Self {
-        Self {
-            kind: Kind::NotFound,
-            message: body.detail,
-            hint: body.hint,
-        }
+        Self { kind: Kind::NotFound, message: body.detail, hint: body.hint }
     }
 
     #[must_use]

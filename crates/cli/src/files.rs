@@ -31,11 +31,7 @@ pub fn private_folder(path: &Path) -> io::Result<()> {
 
 /// Writes a file that must not exist yet.
 pub fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     // The mask must not take away what ssh wants.
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(bytes)

@@ -60,10 +60,7 @@ pub fn public_key(line: &str) -> Result<String, Failure> {
             | Algorithm::SkEcdsaSha2NistP256
     );
     if !accepted {
-        return Err(refuse(&format!(
-            "{} is not accepted any more",
-            key.algorithm()
-        )));
+        return Err(refuse(&format!("{} is not accepted any more", key.algorithm())));
     }
     Ok(line.to_owned())
 }
@@ -73,18 +70,14 @@ pub fn public_key_file(path: &Path) -> Result<String, Failure> {
     let shown = path.display();
     let text = fs::read_to_string(path)
         .map_err(|error| Failure::usage(format!("the key file {shown} cannot be read: {error}")))?;
-    public_keys(&text).map_err(|failure| Failure {
-        message: format!("{shown}: {}", failure.message),
-        ..failure
-    })
+    public_keys(&text)
+        .map_err(|failure| Failure { message: format!("{shown}: {}", failure.message), ..failure })
 }
 
 /// One or several keys, a line each.
 pub fn public_keys(text: &str) -> Result<String, Failure> {
-    let lines = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines =
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let keys: Vec<String> = lines.map(public_key).collect::<Result<_, _>>()?;
     if keys.is_empty() {
         return Err(public_key("").err().unwrap_or_else(Failure::reported));
@@ -114,10 +107,7 @@ impl MadeKey {
             Some(path) => path.to_owned(),
             None => {
                 files::private_folder(ssh_folder).map_err(|error| cannot(ssh_folder, &error))?;
-                ssh_folder.join(format!(
-                    ".id-kohakuriver-new-{:016x}",
-                    rand::random::<u64>()
-                ))
+                ssh_folder.join(format!(".id-kohakuriver-new-{:016x}", rand::random::<u64>()))
             }
         };
         let failed = |error: &dyn std::fmt::Display| {
@@ -126,13 +116,8 @@ impl MadeKey {
         let mut key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519)
             .map_err(|error| failed(&error))?;
         key.set_comment("kohakuriver");
-        let private = key
-            .to_openssh(LineEnding::LF)
-            .map_err(|error| failed(&error))?;
-        let public = key
-            .public_key()
-            .to_openssh()
-            .map_err(|error| failed(&error))?;
+        let private = key.to_openssh(LineEnding::LF).map_err(|error| failed(&error))?;
+        let public = key.public_key().to_openssh().map_err(|error| failed(&error))?;
 
         // An old public key beside a new private one would be a trap.
         if public_path(&path).exists() {
@@ -140,12 +125,7 @@ impl MadeKey {
         }
         files::write_new(&path, 0o600, private.as_bytes())
             .map_err(|error| cannot(&path, &error))?;
-        let made = Self {
-            path,
-            provisional: wanted.is_none(),
-            kept: false,
-            public,
-        };
+        let made = Self { path, provisional: wanted.is_none(), kept: false, public };
         let public_file = public_path(&made.path);
         files::write_new(&public_file, 0o644, format!("{}\n", made.public).as_bytes())
             .map_err(|error| cannot(&public_file, &error))?;
@@ -188,11 +168,8 @@ fn public_path(path: &Path) -> PathBuf {
 }
 
 fn exists(path: &Path) -> Failure {
-    Failure::usage(format!(
-        "{} exists already and is not overwritten",
-        path.display()
-    ))
-    .hint("name another file with --key-out-file")
+    Failure::usage(format!("{} exists already and is not overwritten", path.display()))
+        .hint("name another file with --key-out-file")
 }
 
 fn cannot(path: &Path, error: &std::io::Error) -> Failure {
@@ -230,16 +207,11 @@ mod tests {
         let ssh = folder.path().join(".ssh");
         let mut key = MadeKey::create(&ssh, None).unwrap();
         assert_eq!(ssh.metadata().unwrap().permissions().mode() & 0o777, 0o700);
-        assert_eq!(
-            key.path.metadata().unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(key.path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert!(public_key(&key.public).is_ok());
         key.name_after(&ssh, "77").unwrap();
-        let mut names: Vec<_> = fs::read_dir(&ssh)
-            .unwrap()
-            .map(|e| e.unwrap().file_name())
-            .collect();
+        let mut names: Vec<_> =
+            fs::read_dir(&ssh).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, ["id-kohakuriver-77", "id-kohakuriver-77.pub"]);
         drop(key);
@@ -259,11 +231,7 @@ mod tests {
     #[test]
     fn a_private_key_is_never_taken_for_a_public_one() {
         let failure = public_keys("-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n").unwrap_err();
-        assert!(
-            failure.message.contains("private key"),
-            "{}",
-            failure.message
-        );
+        assert!(failure.message.contains("private key"), "{}", failure.message);
         assert!(public_keys("# only a comment\n").is_err());
     }
 }

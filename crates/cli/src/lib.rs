@@ -57,23 +57,10 @@ Examples:
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct GlobalArgs {
     /// Host to talk to: a name, an address or http://host:port [env: KOHAKURIVER_HOST]
-    #[arg(
-        short = 'H',
-        long,
-        global = true,
-        value_name = "HOST",
-        help_heading = "Global options"
-    )]
+    #[arg(short = 'H', long, global = true, value_name = "HOST", help_heading = "Global options")]
     pub host: Option<String>,
     /// Port of its API [env: KOHAKURIVER_PORT]
-    #[arg(
-        short = 'P',
-        long,
-        global = true,
-        value_name = "PORT",
-        help_heading = "Global options",
-        value_parser = clap::value_parser!(u16).range(1..)
-    )]
+    #[arg(short = 'P', long, global = true, value_name = "PORT", help_heading = "Global options")]
     pub port: Option<u16>,
     /// Print the API's JSON instead of text
     #[arg(long, global = true, help_heading = "Global options")]

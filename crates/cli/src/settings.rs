@@ -65,10 +65,7 @@ impl Settings {
         let from_file = || Source::File(path.clone().unwrap_or_default());
 
         let host = first([
-            flags
-                .host
-                .clone()
-                .map(|value| (value, Source::Flag("--host"))),
+            flags.host.clone().map(|value| (value, Source::Flag("--host"))),
             variable(lookup, "KOHAKURIVER_HOST"),
             file.host.map(|value| (value, from_file())),
         ]);
@@ -105,29 +102,16 @@ impl Settings {
         .unwrap_or((DEFAULT_SSH_PROXY_PORT, Source::Default));
 
         Ok(Self {
-            host: Setting {
-                value: address,
-                source,
-            },
-            port: Setting {
-                value: port.0,
-                source: port.1,
-            },
-            ssh_proxy_port: Setting {
-                value: proxy.0,
-                source: proxy.1,
-            },
+            host: Setting { value: address, source },
+            port: Setting { value: port.0, source: port.1 },
+            ssh_proxy_port: Setting { value: proxy.0, source: proxy.1 },
         })
     }
 }
 
 /// Where the configuration file is, whether it exists or not; None without a home.
 pub fn config_path(lookup: Lookup<'_>) -> Option<PathBuf> {
-    let set = |name| {
-        lookup(name)
-            .filter(|text| !text.is_empty())
-            .map(PathBuf::from)
-    };
+    let set = |name| lookup(name).filter(|text| !text.is_empty()).map(PathBuf::from);
     set("KOHAKURIVER_CONFIG").or_else(|| {
         let folder = set("XDG_CONFIG_HOME").or_else(|| Some(set("HOME")?.join(".config")))?;
         Some(folder.join("kohakuriver/config.toml"))
@@ -149,11 +133,8 @@ fn port_variable(lookup: Lookup<'_>, name: &'static str) -> Result<Option<(u16, 
     };
     match text.parse::<u16>() {
         Ok(port) if port > 0 => Ok(Some((port, source))),
-        Ok(_) | Err(_) => Err(
-            Failure::usage(format!("{name} is '{text}', which is not a port")).hint(format!(
-                "set it to a number from 1 to 65535, or `unset {name}`"
-            )),
-        ),
+        Ok(_) | Err(_) => Err(Failure::usage(format!("{name} is '{text}', which is not a port"))
+            .hint(format!("set it to a number from 1 to 65535, or `unset {name}`"))),
     }
 }
 
@@ -163,10 +144,7 @@ mod tests {
 
     fn load(flags: &GlobalArgs, variables: &[(&str, &str)]) -> Result<Settings, Failure> {
         Settings::load(flags, &|name| {
-            variables
-                .iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| (*value).to_owned())
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         })
     }
 
@@ -183,75 +161,32 @@ mod tests {
         let none = GlobalArgs::default();
         let settings = load(&none, &[]).unwrap();
         assert_eq!(settings.host.value.to_string(), "localhost");
-        assert_eq!(
-            (settings.port.value, settings.ssh_proxy_port.value),
-            (8000, 8002)
-        );
+        assert_eq!((settings.port.value, settings.ssh_proxy_port.value), (8000, 8002));
         assert_eq!(settings.port.source, Source::Default);
 
         let settings = load(&none, &[("KOHAKURIVER_CONFIG", &path)]).unwrap();
         assert_eq!(settings.host.value.to_string(), "file");
-        assert_eq!(
-            (settings.port.value, settings.ssh_proxy_port.value),
-            (3, 33)
-        );
+        assert_eq!((settings.port.value, settings.ssh_proxy_port.value), (3, 33));
 
-        let environment = [
-            ("KOHAKURIVER_CONFIG", path.as_str()),
-            ("KOHAKURIVER_HOST", "env"),
-        ];
+        let environment = [("KOHAKURIVER_CONFIG", path.as_str()), ("KOHAKURIVER_HOST", "env")];
         let settings = load(&none, &environment).unwrap();
-        assert_eq!(
-            settings.host.source,
-            Source::Environment("KOHAKURIVER_HOST")
-        );
-        assert_eq!(
-            (settings.host.value.to_string(), settings.port.value),
-            ("env".to_owned(), 3)
-        );
+        assert_eq!(settings.host.source, Source::Environment("KOHAKURIVER_HOST"));
+        assert_eq!((settings.host.value.to_string(), settings.port.value), ("env".to_owned(), 3));
 
-        let flags = GlobalArgs {
-            host: Some("flag".to_owned()),
-            port: Some(9),
-            json: false,
-        };
+        let flags = GlobalArgs { host: Some("flag".to_owned()), port: Some(9), json: false };
         let settings = load(&flags, &environment).unwrap();
-        assert_eq!(
-            (settings.host.value.to_string(), settings.port.value),
-            ("flag".to_owned(), 9)
-        );
+        assert_eq!((settings.host.value.to_string(), settings.port.value), ("flag".to_owned(), 9));
     }
 
     #[test]
     fn a_port_inside_the_host_beats_what_is_set_less_directly() {
         let (_folder, path) = with_file("host = \"http://file:3\"\nport = 4\n");
-        let flag = |host: &str| GlobalArgs {
-            host: Some(host.to_owned()),
-            ..GlobalArgs::default()
-        };
-        let environment = [
-            ("KOHAKURIVER_CONFIG", path.as_str()),
-            ("KOHAKURIVER_PORT", "5"),
-        ];
-        assert_eq!(
-            load(&flag("http://a:7"), &environment).unwrap().port.value,
-            7
-        );
+        let flag = |host: &str| GlobalArgs { host: Some(host.to_owned()), ..GlobalArgs::default() };
+        let environment = [("KOHAKURIVER_CONFIG", path.as_str()), ("KOHAKURIVER_PORT", "5")];
+        assert_eq!(load(&flag("http://a:7"), &environment).unwrap().port.value, 7);
         assert_eq!(load(&flag("a"), &environment).unwrap().port.value, 5);
-        assert_eq!(
-            load(&GlobalArgs::default(), &environment)
-                .unwrap()
-                .port
-                .value,
-            5
-        );
-        assert_eq!(
-            load(&GlobalArgs::default(), &environment[..1])
-                .unwrap()
-                .port
-                .value,
-            3
-        );
+        assert_eq!(load(&GlobalArgs::default(), &environment).unwrap().port.value, 5);
+        assert_eq!(load(&GlobalArgs::default(), &environment[..1]).unwrap().port.value, 3);
     }
 
     #[test]
@@ -259,11 +194,7 @@ mod tests {
         let (_folder, path) = with_file("host = \"a\"\nhots = \"b\"\n");
         let failure = load(&GlobalArgs::default(), &[("KOHAKURIVER_CONFIG", &path)]).unwrap_err();
         assert_eq!(failure.exit_code(), 2);
-        assert!(
-            failure.message.starts_with(&format!("{path}:2: ")),
-            "{}",
-            failure.message
-        );
+        assert!(failure.message.starts_with(&format!("{path}:2: ")), "{}", failure.message);
         assert!(failure.message.contains("hots"), "{}", failure.message);
     }
 

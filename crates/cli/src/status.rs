@@ -21,14 +21,8 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     let nodes = context.api.nodes().await?;
     let mut panel = Panel::default();
     panel
-        .add(
-            "host",
-            format!("{} (version {})", context.api.place(), health.version),
-        )
-        .add(
-            "nodes",
-            format!("{} online of {}", health.nodes_online, health.nodes_total),
-        )
+        .add("host", format!("{} (version {})", context.api.place(), health.version))
+        .add("nodes", format!("{} online of {}", health.nodes_online, health.nodes_total))
         .add("vps", format!("{} running", health.vps_running));
     panel.print(context.out);
     if nodes.is_empty() {

@@ -37,10 +37,7 @@ pub enum Tone {
 impl Output {
     pub fn new(json: bool) -> Self {
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self {
-            json,
-            colour: !unwanted && io::stdout().is_terminal(),
-        }
+        Self { json, colour: !unwanted && io::stdout().is_terminal() }
     }
 
     /// Data. A reader that has gone away (`| head`) is no error.
@@ -93,20 +90,14 @@ impl Output {
             Tone::Bad => "31",
             Tone::Quiet => "2",
         };
-        if self.colour {
-            format!("\u{1b}[{code}m{text}\u{1b}[0m")
-        } else {
-            text.to_owned()
-        }
+        if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 
     /// Asks y/N. Without a person to ask, the command has to be told beforehand.
     pub fn confirm(self, question: &str, flag: &str) -> Result<bool, Failure> {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            return Err(
-                Failure::usage(format!("{question} There is no terminal to ask at"))
-                    .hint(format!("say yes beforehand with {flag}")),
-            );
+            return Err(Failure::usage(format!("{question} There is no terminal to ask at"))
+                .hint(format!("say yes beforehand with {flag}")));
         }
         let mut stderr = io::stderr();
         let _ = write!(stderr, "{question} [y/N] ");
@@ -115,10 +106,7 @@ impl Output {
         io::stdin()
             .read_line(&mut answer)
             .map_err(|error| Failure::request(format!("cannot read the answer: {error}")))?;
-        Ok(matches!(
-            answer.trim().to_ascii_lowercase().as_str(),
-            "y" | "yes"
-        ))
+        Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
     }
 }
 

@@ -19,14 +19,9 @@ pub struct VersionArgs {}
 pub async fn run(context: &Context) -> Result<(), Failure> {
     let client = env!("CARGO_PKG_VERSION");
     let health = tokio::time::timeout(HOST_LIMIT, context.api.health()).await;
-    let host = health
-        .ok()
-        .and_then(Result::ok)
-        .map(|health| health.version);
+    let host = health.ok().and_then(Result::ok).map(|health| health.version);
     if context.out.json {
-        context
-            .out
-            .json(&serde_json::json!({ "client": client, "host": host }));
+        context.out.json(&serde_json::json!({ "client": client, "host": host }));
         return Ok(());
     }
     let mut panel = Panel::default();

@@ -55,11 +55,12 @@ pub fn called(task: &Task) -> &str {
 
 /// The failure that a VPS in status `failed` reports about itself.
 pub fn reported_failure(task: &Task) -> Failure {
-    let reason = task
-        .error_message
-        .as_deref()
-        .unwrap_or("the node gave no reason");
-    let failure = Failure::request(format!("VPS {} failed: {reason}", called(task)));
+    let reason = task.error_message.as_deref().unwrap_or("the node gave no reason");
+    let state = match &task.transition {
+        Some(transition) if task.status != "failed" => format!("is still {transition}"),
+        _ => "failed".to_owned(),
+    };
+    let failure = Failure::request(format!("VPS {} {state}: {reason}", called(task)));
     match &task.error_hint {
         Some(hint) => failure.hint(hint),
         None => failure,

@@ -66,16 +66,19 @@ pub async fn until(
         if done(&task) {
             return Ok(End::Met(Box::new(task)));
         }
-        progress.show(
-            task.progress.as_deref().unwrap_or(step),
-            task.progress_percent,
-        );
+        progress.show(task.progress.as_deref().unwrap_or(step), task.progress_percent);
         let stale = since == Some(task.revision);
         since = Some(task.revision);
         if stale && asked.elapsed() < SLOWEST_ANSWER {
             tokio::time::sleep(SLOWEST_ANSWER).await;
         }
     }
+}
+
+/// Whether something outside a VPS keeps it from being what was asked, such as an engine that is
+/// away. Its node goes on trying.
+pub fn is_blocked(task: &Task) -> bool {
+    task.transition.is_some() && task.error_code.is_some()
 }
 
 /// Runs `work`, or fails with what `interrupted` says when Ctrl-C comes first.

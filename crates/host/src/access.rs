@@ -51,21 +51,13 @@ pub fn authorize(caller: &Caller, wish: Wish, task_id: TaskId) -> Authorized {
 /// Whether the request is from a web page of somebody else: one that names another origin, or
 /// one that reaches us under a name that an attacker's DNS points at this machine.
 pub fn is_foreign_page(headers: &HeaderMap) -> bool {
-    let host = headers
-        .get(HOST)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    let host = headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !is_address_or_localhost(host) {
         return true;
     }
-    match headers
-        .get(ORIGIN)
-        .map(|value| value.to_str().unwrap_or("null"))
-    {
+    match headers.get(ORIGIN).map(|value| value.to_str().unwrap_or("null")) {
         None => false,
-        Some(origin) => origin
-            .split_once("://")
-            .is_none_or(|(_, authority)| authority != host),
+        Some(origin) => origin.split_once("://").is_none_or(|(_, authority)| authority != host),
     }
 }
 

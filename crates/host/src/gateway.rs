@@ -37,15 +37,9 @@ const FIRST_BYTES_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     #[error("cannot use {}", path.display())]
-    File {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    File { path: PathBuf, source: std::io::Error },
     #[error("{} is not a key", path.display())]
-    Key {
-        path: PathBuf,
-        source: russh::keys::Error,
-    },
+    Key { path: PathBuf, source: russh::keys::Error },
 }
 
 /// The jump server's settings, with the host key of `data_dir`.

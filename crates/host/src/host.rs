@@ -46,18 +46,9 @@ pub enum StartError {
     #[error("another kohakuriver is running on the data directory {}", path.display())]
     AlreadyRunning { path: PathBuf },
     #[error("port {port} of {bind} is taken by another program")]
-    PortTaken {
-        what: &'static str,
-        flag: &'static str,
-        bind: IpAddr,
-        port: u16,
-    },
+    PortTaken { what: &'static str, flag: &'static str, bind: IpAddr, port: u16 },
     #[error("cannot listen on {bind}:{port}")]
-    Listen {
-        bind: IpAddr,
-        port: u16,
-        source: io::Error,
-    },
+    Listen { bind: IpAddr, port: u16, source: io::Error },
     #[error(transparent)]
     Pki(#[from] PkiError),
     #[error("the database in {} cannot be opened", path.display())]
@@ -79,20 +70,9 @@ impl Host {
     pub async fn start(mut config: HostConfig, clock: Clock) -> Result<Self, StartError> {
         let lock = lock_data_dir(&config)?;
         let http = listen(config.bind, config.port, "the API", "--port").await?;
-        let ssh = listen(
-            config.bind,
-            config.ssh_port,
-            "the SSH gateway",
-            "--ssh-port",
-        )
-        .await?;
-        let link = listen(
-            config.link_bind,
-            config.link_port,
-            "the runners' link",
-            "--link-port",
-        )
-        .await?;
+        let ssh = listen(config.bind, config.ssh_port, "the SSH gateway", "--ssh-port").await?;
+        let link =
+            listen(config.link_bind, config.link_port, "the runners' link", "--link-port").await?;
         // Port 0 asks for any free one; what was got is what tokens and clients must hear.
         let bound = |listener: &TcpListener| listener.local_addr().map(|a| a.port()).unwrap_or(0);
         config.port = bound(&http);
@@ -109,10 +89,7 @@ impl Host {
         let path = config.data_dir.join("host.db");
         let store = Store::open(&path)
             .await
-            .map_err(|source| StartError::Store {
-                path: config.data_dir.clone(),
-                source,
-            })?;
+            .map_err(|source| StartError::Store { path: config.data_dir.clone(), source })?;
         let app = Arc::new(App {
             cluster: u16::from_str_radix(&ca.fingerprint()[..4], 16).unwrap_or(0),
             config,
@@ -127,19 +104,10 @@ impl Host {
         let shutdown = CancellationToken::new();
         let tasks = &app.tasks;
         tasks.spawn(http::serve(app.clone(), http, shutdown.clone()));
-        tasks.spawn(gateway::serve(
-            app.clone(),
-            ssh,
-            gateway_config,
-            shutdown.clone(),
-        ));
+        tasks.spawn(gateway::serve(app.clone(), ssh, gateway_config, shutdown.clone()));
         tasks.spawn(link_server::serve(app.clone(), link, tls, shutdown.clone()));
         tasks.spawn(watch_silence(app.clone(), shutdown.clone()));
-        Ok(Self {
-            app,
-            shutdown,
-            _lock: lock,
-        })
+        Ok(Self { app, shutdown, _lock: lock })
     }
 
     /// Where clients find the API.
@@ -172,10 +140,7 @@ impl Host {
     pub async fn stop(self) {
         self.shutdown.cancel();
         self.app.tasks.close();
-        if tokio::time::timeout(DRAIN_LIMIT, self.app.tasks.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(DRAIN_LIMIT, self.app.tasks.wait()).await.is_err() {
             tracing::debug!("cutting connections that did not end");
         }
         self.app.store.close().await;
@@ -185,15 +150,8 @@ impl Host {
 /// The lock is the kernel's, so it is gone with the process however it dies.
 fn lock_data_dir(config: &HostConfig) -> Result<Flock<fs::File>, StartError> {
     let path = config.data_dir.clone();
-    let failed = |source| StartError::DataDir {
-        path: path.clone(),
-        source,
-    };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&path)
-        .map_err(failed)?;
+    let failed = |source| StartError::DataDir { path: path.clone(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed)?;
     let file = fs::OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -210,17 +168,13 @@ async fn listen(
     what: &'static str,
     flag: &'static str,
 ) -> Result<TcpListener, StartError> {
-    TcpListener::bind((bind, port))
-        .await
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => StartError::PortTaken {
-                what,
-                flag,
-                bind,
-                port,
-            },
-            _ => StartError::Listen { bind, port, source },
-        })
+    TcpListener::bind((bind, port)).await.map_err(|source| {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            StartError::PortTaken { what, flag, bind, port }
+        } else {
+            StartError::Listen { bind, port, source }
+        }
+    })
 }
 
 /// Out of file descriptors or the like: say so and do not spin.
@@ -242,10 +196,7 @@ async fn watch_silence(app: Arc<App>, shutdown: CancellationToken) {
         };
         for node in nodes {
             let now_seen = view::is_node_seen(&app, &node.id);
-            if seen
-                .insert(node.id.clone(), now_seen)
-                .is_some_and(|before| before != now_seen)
-            {
+            if seen.insert(node.id.clone(), now_seen).is_some_and(|before| before != now_seen) {
                 if !now_seen {
                     tracing::warn!(node.name = %node.name, "node lost: nothing was heard from it");
                 }

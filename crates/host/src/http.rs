@@ -57,10 +57,7 @@ fn router(app: Arc<App>) -> Router {
         .split_for_parts();
     let document = Arc::new(document);
     router
-        .route(
-            "/openapi.json",
-            get(async move || Json(document.as_ref().clone())),
-        )
+        .route("/openapi.json", get(async move || Json(document.as_ref().clone())))
         .fallback(async || ApiError::unknown_route())
         .method_not_allowed_fallback(async || ApiError::wrong_method())
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -79,16 +76,10 @@ async fn refuse_foreign_pages(request: Request, next: Next) -> Response {
 #[utoipa::path(get, path = "/api/health", tag = "cluster", responses((status = 200, body = Health)))]
 async fn health(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiError> {
     let nodes = app.store.list_nodes().await?;
-    let online = nodes
-        .iter()
-        .filter(|node| app.links.is_online(&node.id))
-        .count();
+    let online = nodes.iter().filter(|node| app.links.is_online(&node.id)).count();
     let instances = app.store.list_instances().await?;
     let running = kohakuriver_model::Status::Running;
-    let vps_running = instances
-        .iter()
-        .filter(|row| view::status_of(&app, row) == running)
-        .count();
+    let vps_running = instances.iter().filter(|row| view::status_of(&app, row) == running).count();
     Ok(Json(Health {
         status: "ok".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -101,10 +92,7 @@ async fn health(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiError> {
 /// Whether people log in here. Public.
 #[utoipa::path(get, path = "/api/auth/status", tag = "cluster", responses((status = 200, body = AuthStatus)))]
 async fn auth_status() -> Json<AuthStatus> {
-    Json(AuthStatus {
-        auth_enabled: false,
-        session_expire_hours: None,
-    })
+    Json(AuthStatus { auth_enabled: false, session_expire_hours: None })
 }
 
 /// Accepts until told to stop, then lets open requests finish.

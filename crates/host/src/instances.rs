@@ -27,12 +27,7 @@ pub enum InstanceError {
     #[error("'{text}' is the beginning of several ids")]
     Ambiguous { text: String, ids: Vec<TaskId> },
     #[error("VPS {name} is {status}")]
-    NotNow {
-        name: String,
-        status: Status,
-        possible: &'static [&'static str],
-        act: &'static str,
-    },
+    NotNow { name: String, status: Status, possible: &'static [&'static str], act: &'static str },
     #[error("VPS {name} is being deleted")]
     Leaving { name: String },
     #[error(transparent)]
@@ -51,20 +46,14 @@ pub async fn find(app: &App, text: &str) -> Result<TaskId, InstanceError> {
     match app.store.resolve_instance(text).await? {
         Resolve::One(id) => Ok(id),
         Resolve::None => Err(InstanceError::Unknown(text.to_owned())),
-        Resolve::Many(ids) => Err(InstanceError::Ambiguous {
-            text: text.to_owned(),
-            ids,
-        }),
+        Resolve::Many(ids) => Err(InstanceError::Ambiguous { text: text.to_owned(), ids }),
     }
 }
 
 /// Reads one instance.
 pub async fn get(app: &App, access: &Authorized) -> Result<InstanceRow, InstanceError> {
     let id = access.task_id();
-    app.store
-        .lookup_instance(id)
-        .await?
-        .ok_or_else(|| InstanceError::Unknown(id.to_string()))
+    app.store.lookup_instance(id).await?.ok_or_else(|| InstanceError::Unknown(id.to_string()))
 }
 
 /// Checks the request, takes the resources, and tells the node.
@@ -93,16 +82,8 @@ pub async fn act(app: &App, access: &Authorized, act: Act) -> Result<InstanceRow
         };
         let unavailable = unavailable_nodes(app).await?;
         // A node that is away keeps what it has; the order waits for it.
-        let unavailable = if matches!(act, Act::Restart) {
-            unavailable
-        } else {
-            HashMap::new()
-        };
-        match app
-            .store
-            .change_intent(&row, intent, &unavailable, app.clock.now_ms())
-            .await
-        {
+        let unavailable = if matches!(act, Act::Restart) { unavailable } else { HashMap::new() };
+        match app.store.change_intent(&row, intent, &unavailable, app.clock.now_ms()).await {
             Ok(()) => {}
             Err(CreateError::Store(StoreError::Stale)) if tries < RETRIES => {
                 tries += 1;
@@ -141,13 +122,15 @@ pub async fn wait_for_change(
     }
 }
 
-/// Waits until the instance has left `assigning`, for callers that want one answer.
+/// Waits until the instance has left `assigning` or something is in its way, for callers that
+/// want one answer.
 pub async fn wait_settled(app: &App, access: &Authorized) -> Result<Task, InstanceError> {
     let mut changes = app.changes.subscribe();
     loop {
         let row = get(app, access).await?;
-        if view::status_of(app, &row) != Status::Assigning {
-            return Ok(view::task(app, &row));
+        let task = view::task(app, &row);
+        if task.status != Status::Assigning.as_str() || task.error_code.is_some() {
+            return Ok(task);
         }
         // The sender lives as long as the host.
         let _ = changes.changed().await;
@@ -155,11 +138,7 @@ pub async fn wait_settled(app: &App, access: &Authorized) -> Result<Task, Instan
 }
 
 fn tell(app: &App, row: &InstanceRow) {
-    let order = Order {
-        task_id: row.id,
-        intent: row.intent,
-        spec: row.spec.clone(),
-    };
+    let order = Order { task_id: row.id, intent: row.intent, spec: row.spec.clone() };
     app.links.order(&row.node_id, order);
     app.changes.notify();
 }
@@ -179,12 +158,7 @@ fn refused(
         Act::Restart => "restart",
         Act::Delete { .. } => "delete",
     };
-    InstanceError::NotNow {
-        name,
-        status,
-        possible,
-        act,
-    }
+    InstanceError::NotNow { name, status, possible, act }
 }
 
 /// What people call it.
@@ -200,14 +174,12 @@ async fn unavailable_nodes(app: &App) -> Result<HashMap<NodeId, String>, StoreEr
     let mut unavailable = HashMap::new();
     for node in app.store.list_nodes().await? {
         let reason = if app.links.is_online(&node.id) {
-            node.inventory
-                .as_ref()
-                .and_then(|inventory| match &inventory.docker {
-                    DockerState::Ready { .. } => None,
-                    DockerState::Unavailable { reason } => {
-                        Some(format!("has no working Docker engine: {reason}"))
-                    }
-                })
+            node.inventory.as_ref().and_then(|inventory| match &inventory.docker {
+                DockerState::Ready { .. } => None,
+                DockerState::Unavailable { reason } => {
+                    Some(format!("has no working Docker engine: {reason}"))
+                }
+            })
         } else {
             Some("is offline".to_owned())
         };

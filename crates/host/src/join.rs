@@ -32,18 +32,9 @@ pub async fn create_token(
     let secret = random_text();
     let now_ms = app.clock.now_ms();
     let ttl_ms = i64::try_from(ttl.min(MAX_TTL).as_millis()).unwrap_or(i64::MAX);
-    app.store
-        .create_join_token(&hash(&secret), now_ms, now_ms + ttl_ms)
-        .await?;
+    app.store.create_join_token(&hash(&secret), now_ms, now_ms + ttl_ms).await?;
     let address = address.unwrap_or_else(|| app.config.link_address.clone());
-    Ok((
-        JoinToken {
-            address,
-            ca_fingerprint: app.ca.fingerprint(),
-            secret,
-        },
-        now_ms + ttl_ms,
-    ))
+    Ok((JoinToken { address, ca_fingerprint: app.ca.fingerprint(), secret }, now_ms + ttl_ms))
 }
 
 /// Serves one machine that wants to join.
@@ -72,36 +63,22 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(app: &App, mut frames: Fra
 }
 
 async fn admit(app: &App, request: EnrollRequest) -> Result<EnrollReply, EnrollReply> {
-    let refuse = |reason: String, hint: &str| EnrollReply::Refused {
-        reason,
-        hint: hint.to_owned(),
-    };
+    let refuse =
+        |reason: String, hint: &str| EnrollReply::Refused { reason, hint: hint.to_owned() };
     let now_ms = app.clock.now_ms();
     // Before the token is used up, so that it still works once the clock is right.
     check_clock(request.now_ms, now_ms)?;
-    let id = NodeId::new(format!(
-        "n-{}",
-        random_text().to_ascii_lowercase().replace(['_', '-'], "0")
-    ));
-    let certificate_pem = app
-        .ca
-        .sign_runner(&request.csr_pem, &id, now_ms)
-        .map_err(|error| {
-            refuse(
-                format!("the certificate request is no good: {error}"),
-                NEW_TOKEN,
-            )
-        })?;
+    let id =
+        NodeId::new(format!("n-{}", random_text().to_ascii_lowercase().replace(['_', '-'], "0")));
+    let certificate_pem = app.ca.sign_runner(&request.csr_pem, &id, now_ms).map_err(|error| {
+        refuse(format!("the certificate request is no good: {error}"), NEW_TOKEN)
+    })?;
     let hash = hash(&request.secret);
     let name = &request.node_name;
     match app.store.redeem_join_token(&hash, &id, name, now_ms).await {
         Ok(()) => {
             let ca_pem = app.ca.certificate_pem().to_owned();
-            Ok(EnrollReply::Accepted {
-                node_id: id,
-                certificate_pem,
-                ca_pem,
-            })
+            Ok(EnrollReply::Accepted { node_id: id, certificate_pem, ca_pem })
         }
         Err(error) => {
             let hint = match &error {
@@ -124,10 +101,7 @@ fn check_clock(runner_ms: i64, host_ms: i64) -> Result<(), EnrollReply> {
     }
     let side = if skew_ms > 0 { "ahead of" } else { "behind" };
     Err(EnrollReply::Refused {
-        reason: format!(
-            "this machine's clock is {} s {side} the host's",
-            skew_ms.abs() / 1000
-        ),
+        reason: format!("this machine's clock is {} s {side} the host's", skew_ms.abs() / 1000),
         hint: "set the clock (timedatectl set-ntp true), then join again with the same token"
             .to_owned(),
     })

@@ -65,9 +65,7 @@ pub async fn serve(
 async fn dispatch(app: Arc<App>, stream: TlsStream<TcpStream>, shutdown: CancellationToken) {
     let (_, tls) = stream.get_ref();
     let protocol = tls.alpn_protocol().map(<[u8]>::to_vec);
-    let node = tls
-        .peer_certificates()
-        .and_then(|chain| node_of_certificate(chain.first()?));
+    let node = tls.peer_certificates().and_then(|chain| node_of_certificate(chain.first()?));
     match (protocol.as_deref(), node) {
         (Some(ALPN_ENROLL), _) => join::serve(&app, FrameStream::new(stream)).await,
         (Some(ALPN_CONTROL), Some(node)) => session::serve(app, node, stream, shutdown).await,

@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kohakuriver_link::protocol::{Order, ToRunner};
-use kohakuriver_model::{Metrics, NodeId, TaskId};
+use kohakuriver_model::{FailureCode, Metrics, NodeId, TaskId};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio_rustls::server::TlsStream;
@@ -26,6 +26,16 @@ pub struct Progress {
     pub step: String,
     pub percent: Option<u8>,
     pub generation: u64,
+    /// What is in the way, where something is.
+    pub trouble: Option<Trouble>,
+}
+
+/// Why work under way does not get on. The runner goes on trying.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    pub code: FailureCode,
+    pub message: String,
+    pub hint: Option<String>,
 }
 
 /// One connected runner.
@@ -82,11 +92,7 @@ impl Links {
         let node = state.nodes.entry(id.clone()).or_default();
         node.seen_ms = now_ms;
         node.pool.clear();
-        let link = Link {
-            session,
-            queue: sender,
-            gone: gone.clone(),
-        };
+        let link = Link { session, queue: sender, gone: gone.clone() };
         if let Some(old) = node.link.replace(link) {
             old.gone.cancel();
         }
@@ -99,11 +105,7 @@ impl Links {
         let Some(node) = state.nodes.get_mut(id) else {
             return;
         };
-        if node
-            .link
-            .as_ref()
-            .is_some_and(|link| link.session == session)
-        {
+        if node.link.as_ref().is_some_and(|link| link.session == session) {
             node.link = None;
             node.pool.clear();
             state.sequence += 1;
@@ -128,10 +130,7 @@ impl Links {
     }
 
     pub fn is_online(&self, id: &NodeId) -> bool {
-        self.lock()
-            .nodes
-            .get(id)
-            .is_some_and(|node| node.link.is_some())
+        self.lock().nodes.get(id).is_some_and(|node| node.link.is_some())
     }
 
     /// When the node was last heard in this run of the host.
@@ -141,11 +140,7 @@ impl Links {
 
     pub fn metrics(&self, id: &NodeId) -> Option<Metrics> {
         let state = self.lock();
-        state
-            .nodes
-            .get(id)
-            .filter(|node| node.link.is_some())
-            .map(|node| node.metrics)
+        state.nodes.get(id).filter(|node| node.link.is_some()).map(|node| node.metrics)
     }
 
     /// Sends an order if the node is connected; otherwise its next hello gets it.

@@ -48,9 +48,7 @@ impl InstanceStream {
         debug_assert_eq!(access.wish(), Wish::Enter);
         let deadline = Instant::now() + OPEN_LIMIT;
         let attempt = Self::open_on_any(app, access.task_id(), node, target);
-        timeout_at(deadline, attempt)
-            .await
-            .unwrap_or(Err(StreamError::Slow))
+        timeout_at(deadline, attempt).await.unwrap_or(Err(StreamError::Slow))
     }
 
     async fn open_on_any(
@@ -68,22 +66,17 @@ impl InstanceStream {
                     continue;
                 }
                 DataPool::Failed(reason) => {
-                    return Err(StreamError::NoConnection {
-                        node: name.to_owned(),
-                        reason,
-                    });
+                    return Err(StreamError::NoConnection { node: name.to_owned(), reason });
                 }
                 DataPool::Offline => {
-                    return Err(StreamError::NodeOffline {
-                        node: name.to_owned(),
-                    });
+                    return Err(StreamError::NodeOffline { node: name.to_owned() });
                 }
             };
             // An idle connection may have died unnoticed; then the next one is tried.
             match Self::ask(connection, &open).await {
                 Ok(result) => return result,
                 Err(error) => {
-                    tracing::debug!(%error, node = name, "an idle data connection was dead")
+                    tracing::debug!(%error, node = name, "an idle data connection was dead");
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kohakuriver_api::{GpuInfo, Node, Task};
 use kohakuriver_model::{
-    DockerState, ImageSource, NodeId, Observed, Status, public_status, status,
+    DockerState, FailureCode, ImageSource, NodeId, Observed, Status, public_status, status,
 };
 use kohakuriver_store::{InstanceRow, NodeRow};
 
@@ -23,19 +23,13 @@ pub fn is_node_seen(app: &App, node: &NodeId) -> bool {
 }
 
 pub fn status_of(app: &App, row: &InstanceRow) -> Status {
-    public_status(
-        &row.intent,
-        row.observation.as_ref(),
-        is_node_seen(app, &row.node_id),
-    )
+    public_status(&row.intent, row.observation.as_ref(), is_node_seen(app, &row.node_id))
 }
 
 /// Grows with every change of the task, also those that are only in memory.
 pub fn revision(app: &App, row: &InstanceRow) -> u64 {
     const IN_MEMORY: u64 = 1 << 32;
-    row.revision
-        .saturating_mul(IN_MEMORY)
-        .saturating_add(app.links.sequence() % IN_MEMORY)
+    row.revision.saturating_mul(IN_MEMORY).saturating_add(app.links.sequence() % IN_MEMORY)
 }
 
 /// The task object of one instance.
@@ -47,10 +41,7 @@ pub fn task(app: &App, row: &InstanceRow) -> Task {
         ImageSource::Environment { name } => {
             (Some(name.clone()), Some(format!("kohakuriver/{name}:base")))
         }
-        ImageSource::Default => (
-            Some("base".to_owned()),
-            Some("kohakuriver/base:base".to_owned()),
-        ),
+        ImageSource::Default => (Some("base".to_owned()), Some("kohakuriver/base:base".to_owned())),
     };
     let mut task = Task {
         task_id: row.id.to_string(),
@@ -76,14 +67,17 @@ pub fn task(app: &App, row: &InstanceRow) -> Task {
         task.transition_since = Some(iso(row.intent_ms));
     }
     show_observation(&mut task, row, status);
-    if let Some(progress) = app
-        .links
-        .progress(row.id)
-        .filter(|p| p.generation >= row.intent.start_generation)
-        && status == Status::Assigning
+    if let Some(progress) =
+        app.links.progress(row.id).filter(|p| p.generation >= row.intent.start_generation)
+        && task.transition.is_some()
     {
         task.progress = Some(progress.step);
         task.progress_percent = progress.percent;
+        if let Some(trouble) = progress.trouble {
+            task.error_message = Some(trouble.message);
+            task.error_hint = trouble.hint;
+            task.error_code = code_text(trouble.code);
+        }
     }
     task
 }
@@ -97,39 +91,34 @@ fn show_observation(task: &mut Task, row: &InstanceRow, status: Status) {
     }
     match &seen.state {
         Observed::Running { started_at_ms } => task.started_at = Some(iso(*started_at_ms)),
-        Observed::Stopped {
-            exit_code,
-            finished_at_ms,
-        } => {
+        Observed::Stopped { exit_code, finished_at_ms } => {
             task.exit_code = *exit_code;
             task.completed_at = Some(iso(*finished_at_ms));
             if status == Status::Failed {
                 let code = exit_code.map_or("unknown".to_owned(), |code| code.to_string());
-                task.error_message = Some(format!(
-                    "its main process ended by itself with exit code {code}"
-                ));
+                task.error_message =
+                    Some(format!("its main process ended by itself with exit code {code}"));
                 task.error_code = Some("ended".to_owned());
                 task.error_hint = Some(format!("kohakuriver vps restart {}", row.id));
             }
         }
-        Observed::Failed {
-            code,
-            message,
-            hint,
-        } => {
+        Observed::Failed { code, message, hint } => {
             task.error_message = Some(message.clone());
             task.error_hint.clone_from(hint);
-            task.error_code = serde_json::to_value(code)
-                .ok()
-                .and_then(|code| code.as_str().map(ToOwned::to_owned));
+            task.error_code = code_text(*code);
         }
         Observed::Absent if status == Status::Failed => {
             task.error_message = Some("its container was removed on the node".to_owned());
             task.error_code = Some("disappeared".to_owned());
             task.error_hint = Some(format!("kohakuriver vps delete {}", row.id));
         }
-        Observed::Absent | Observed::Provisioning { .. } => {}
+        Observed::Absent | Observed::Provisioning { .. } | Observed::Blocked { .. } => {}
     }
+}
+
+/// The code's word in JSON.
+fn code_text(code: FailureCode) -> Option<String> {
+    serde_json::to_value(code).ok()?.as_str().map(ToOwned::to_owned)
 }
 
 /// The node object.
@@ -156,11 +145,7 @@ pub fn node(app: &App, row: &NodeRow) -> Node {
         return node;
     };
     node.total_cores = inventory.cores;
-    node.available_cores = if online {
-        inventory.cores.saturating_sub(row.cores_taken)
-    } else {
-        0
-    };
+    node.available_cores = if online { inventory.cores.saturating_sub(row.cores_taken) } else { 0 };
     node.memory_total_bytes = inventory.memory_bytes;
     if inventory.memory_bytes > 0 {
         let share = metrics.memory_used_bytes as f64 / inventory.memory_bytes as f64;

@@ -11,16 +11,13 @@ pub struct Changes {
 
 impl Default for Changes {
     fn default() -> Self {
-        Self {
-            counter: watch::Sender::new(0),
-        }
+        Self { counter: watch::Sender::new(0) }
     }
 }
 
 impl Changes {
     pub fn notify(&self) {
-        self.counter
-            .send_modify(|count| *count = count.wrapping_add(1));
+        self.counter.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Subscribe before reading the state, so that no change falls between the two.

@@ -23,11 +23,7 @@ pub struct Exit {
 
 impl Exit {
     pub fn new(code: u8, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            hint: None,
-        }
+        Self { code, message: message.into(), hint: None }
     }
 
     /// One line with the chain of causes.

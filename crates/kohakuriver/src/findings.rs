@@ -4,10 +4,7 @@ use kohakuriver_model::{DockerState, Inventory, Memory};
 
 pub fn lines(inventory: &Inventory) -> Vec<String> {
     let memory = Memory::from_bytes(inventory.memory_bytes);
-    let mut lines = vec![format!(
-        "machine  {} cores, {memory} of memory",
-        inventory.cores
-    )];
+    let mut lines = vec![format!("machine  {} cores, {memory} of memory", inventory.cores)];
     lines.push(match &inventory.docker {
         DockerState::Ready { version } => format!("docker   engine {version}"),
         DockerState::Unavailable { reason } => {

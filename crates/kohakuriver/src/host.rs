@@ -28,12 +28,7 @@ pub struct HostArgs {
     #[arg(long)]
     open_to_the_network_without_login: bool,
     /// Port of the SSH gateway
-    #[arg(
-        long,
-        value_name = "PORT",
-        env = "KOHAKURIVER_SSH_PROXY_PORT",
-        default_value_t = 8002
-    )]
+    #[arg(long, value_name = "PORT", env = "KOHAKURIVER_SSH_PROXY_PORT", default_value_t = 8002)]
     ssh_port: u16,
     /// Address where runners dial in (mutual TLS)
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
@@ -67,10 +62,7 @@ pub fn run(args: HostArgs, global: &GlobalArgs) -> Result<(), Exit> {
         ssh_port: args.ssh_port,
         link_bind: args.link_bind,
         link_port: args.link_port,
-        link_address: HostAddress {
-            host: advertise,
-            port: args.link_port,
-        },
+        link_address: HostAddress { host: advertise, port: args.link_port },
         lost_after: Duration::from_secs(args.lost_after),
     };
     logging::start();

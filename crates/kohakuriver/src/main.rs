@@ -15,7 +15,6 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use kohakuriver_cli::{ClientCommand, GlobalArgs};
 
-
 /// Long-running machines one can SSH into, on your own Linux hosts
 #[derive(Debug, Parser)]
 #[command(name = "kohakuriver", version, after_help = kohakuriver_cli::AFTER_HELP)]

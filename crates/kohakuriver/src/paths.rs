@@ -13,8 +13,7 @@ pub fn data_dir(given: Option<PathBuf>) -> PathBuf {
         let home = std::env::var_os("XDG_DATA_HOME")
             .map(PathBuf::from)
             .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")));
-        home.unwrap_or_else(|| PathBuf::from("."))
-            .join("kohakuriver")
+        home.unwrap_or_else(|| PathBuf::from(".")).join("kohakuriver")
     })
 }
 

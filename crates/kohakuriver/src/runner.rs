@@ -27,12 +27,7 @@ Examples:
   kohakuriver runner                     afterwards")]
 pub struct RunnerArgs {
     /// Join a cluster with a token from 'kohakuriver node token create'
-    #[arg(
-        long,
-        value_name = "TOKEN",
-        env = "KOHAKURIVER_JOIN_TOKEN",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "TOKEN", env = "KOHAKURIVER_JOIN_TOKEN", hide_env_values = true)]
     join: Option<JoinToken>,
     /// Give up the cluster this machine belongs to and join anew
     #[arg(long, requires = "join")]
@@ -107,10 +102,7 @@ pub fn run(args: RunnerArgs) -> Result<(), Exit> {
             tracing::info!("{line}");
         }
         tracing::info!(node.name = %name, %host, "runner is up");
-        runner
-            .run(shutdown)
-            .await
-            .map_err(|error| Exit::from_error(FAILED, &error))
+        runner.run(shutdown).await.map_err(|error| Exit::from_error(FAILED, &error))
     })
 }
 
@@ -133,11 +125,9 @@ async fn identity(args: &RunnerArgs, dir: &Path) -> Result<RunnerIdentity, Exit>
             };
             join(token, args.address.as_ref(), &name, dir).await
         }
-        (None, None) => Err(
-            Exit::new(USAGE, "this machine has not joined a cluster yet").hint(
-                "on the host: kohakuriver node token create; here: kohakuriver runner --join TOKEN",
-            ),
-        ),
+        (None, None) => Err(Exit::new(USAGE, "this machine has not joined a cluster yet").hint(
+            "on the host: kohakuriver node token create; here: kohakuriver runner --join TOKEN",
+        )),
     }
 }
 
@@ -157,9 +147,7 @@ pub async fn join(
     make_private_dir(dir)?;
     let now_ms = SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-        });
+        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
     enroll(token, address, name, dir, now_ms).await.map_err(|error| {
         let exit = Exit::from_error(REFUSED, &error);
         match error {
@@ -174,17 +162,10 @@ pub async fn join(
 
 fn make_private_dir(dir: &Path) -> Result<(), Exit> {
     use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|error| {
-            Exit::new(
-                NOT_READY,
-                format!("cannot make the data directory {}: {error}", dir.display()),
-            )
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| {
+        Exit::new(NOT_READY, format!("cannot make the data directory {}: {error}", dir.display()))
             .hint("run as root, or give a --data-dir you may write to")
-        })
+    })
 }
 
 pub async fn start(config: RunnerConfig, identity: RunnerIdentity) -> Result<Runner, Exit> {

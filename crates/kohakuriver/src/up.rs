@@ -24,12 +24,7 @@ Examples:
   kohakuriver up --data-dir ~/river --port 9000 --ssh-port 9002")]
 pub struct UpArgs {
     /// Port of the SSH gateway
-    #[arg(
-        long,
-        value_name = "PORT",
-        env = "KOHAKURIVER_SSH_PROXY_PORT",
-        default_value_t = 8002
-    )]
+    #[arg(long, value_name = "PORT", env = "KOHAKURIVER_SSH_PROXY_PORT", default_value_t = 8002)]
     ssh_port: u16,
     /// Port of the link between host and runner; 0 takes any free one
     #[arg(long, value_name = "PORT", default_value_t = 0)]
@@ -48,10 +43,7 @@ pub fn run(args: UpArgs, global: &GlobalArgs) -> Result<(), Exit> {
         ssh_port: args.ssh_port,
         link_bind: loopback,
         link_port: args.link_port,
-        link_address: HostAddress {
-            host: loopback.to_string(),
-            port: args.link_port,
-        },
+        link_address: HostAddress { host: loopback.to_string(), port: args.link_port },
         lost_after: Duration::from_secs(30),
     };
     logging::start();
@@ -61,11 +53,7 @@ pub fn run(args: UpArgs, global: &GlobalArgs) -> Result<(), Exit> {
         let runner_config = args.places.config()?;
         let identity = identity(&host, &runner_config.data_dir).await?;
         let runner = runner::start(runner_config, identity.clone()).await?;
-        greet(
-            &host,
-            &identity,
-            &findings::lines(&runner.inventory().await),
-        );
+        greet(&host, &identity, &findings::lines(&runner.inventory().await));
         let result = runner.run(shutdown).await;
         host.stop().await;
         say("stopped; VPSes go on running, and the next 'kohakuriver up' finds them again");
@@ -78,19 +66,13 @@ async fn identity(host: &Host, dir: &Path) -> Result<RunnerIdentity, Exit> {
     let failed = |error: &dyn std::error::Error| Exit::from_error(NOT_READY, error);
     let known = RunnerIdentity::load(dir).map_err(|error| failed(&error))?;
     if let Some(mut identity) = known
-        && host
-            .knows(&identity.node_id)
-            .await
-            .map_err(|error| failed(&error))?
+        && host.knows(&identity.node_id).await.map_err(|error| failed(&error))?
     {
         // The link's port may be another one this time.
         identity.host_address = host.link_address().clone();
         return Ok(identity);
     }
-    let token = host
-        .create_join_token()
-        .await
-        .map_err(|error| failed(&error))?;
+    let token = host.create_join_token().await.map_err(|error| failed(&error))?;
     runner::join(&token, None, &runner::default_name()?, dir).await
 }
 

@@ -12,20 +12,13 @@ pub struct Backoff {
 
 impl Backoff {
     pub fn new(first: Duration, longest: Duration) -> Self {
-        Self {
-            first,
-            longest,
-            tries: 0,
-        }
+        Self { first, longest, tries: 0 }
     }
 
     /// `jitter` from 0 to 1 spreads the wait over its upper half, so that a hundred runners do
     /// not come back to a restarted host in the same millisecond.
     pub fn next(&mut self, jitter: f64) -> Duration {
-        let full = self
-            .first
-            .saturating_mul(1 << self.tries.min(16))
-            .min(self.longest);
+        let full = self.first.saturating_mul(1 << self.tries.min(16)).min(self.longest);
         self.tries = self.tries.saturating_add(1);
         full.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
     }

@@ -37,26 +37,17 @@ impl FromStr for HostAddress {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wrong = || ParseAddressError(text.to_owned());
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let bare = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'));
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let host = match bare {
             Some(address) => address,
             None if host.contains(':') => return Err(wrong()),
             None => host,
         };
-        let port = port
-            .parse()
-            .ok()
-            .filter(|port| *port != 0)
-            .ok_or_else(wrong)?;
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
         if host.is_empty() || host.len() > 255 || host.contains(char::is_whitespace) {
             return Err(wrong());
         }
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-        })
+        Ok(Self { host: host.to_owned(), port })
     }
 }
 
@@ -87,18 +78,11 @@ impl From<HostAddress> for String {
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     #[error("cannot reach the host at {address}")]
-    Connect {
-        address: HostAddress,
-        source: io::Error,
-    },
+    Connect { address: HostAddress, source: io::Error },
     #[error("the host at {address} did not answer within {} s", HANDSHAKE_LIMIT.as_secs())]
     Slow { address: HostAddress },
     #[error("the TLS handshake with {address} failed: {advice}")]
-    Handshake {
-        address: HostAddress,
-        advice: &'static str,
-        source: io::Error,
-    },
+    Handshake { address: HostAddress, advice: &'static str, source: io::Error },
     #[error("this machine's certificate cannot be used")]
     Identity(#[from] PkiError),
 }
@@ -108,9 +92,7 @@ pub async fn connect_control(
     identity: &RunnerIdentity,
 ) -> Result<FrameStream<LinkStream>, LinkError> {
     let config = tls::runner_config(identity, ALPN_CONTROL)?;
-    Ok(FrameStream::new(
-        dial(&identity.host_address, config).await?,
-    ))
+    Ok(FrameStream::new(dial(&identity.host_address, config).await?))
 }
 
 /// Opens a data connection for the host's pool.
@@ -126,28 +108,16 @@ pub(crate) async fn dial(
     let attempt = async {
         let tcp = kohakuriver_net::connect(&address.host, address.port)
             .await
-            .map_err(|source| LinkError::Connect {
-                address: address.clone(),
-                source,
-            })?;
+            .map_err(|source| LinkError::Connect { address: address.clone(), source })?;
         tls::keep_alive(&tcp);
-        TlsConnector::from(config)
-            .connect(SERVER_NAME.clone(), tcp)
-            .await
-            .map_err(|source| {
-                let advice = tls::advice(&source);
-                LinkError::Handshake {
-                    address: address.clone(),
-                    advice,
-                    source,
-                }
-            })
+        TlsConnector::from(config).connect(SERVER_NAME.clone(), tcp).await.map_err(|source| {
+            let advice = tls::advice(&source);
+            LinkError::Handshake { address: address.clone(), advice, source }
+        })
     };
     match tokio::time::timeout(HANDSHAKE_LIMIT + Duration::from_secs(1), attempt).await {
         Ok(result) => result,
-        Err(_) => Err(LinkError::Slow {
-            address: address.clone(),
-        }),
+        Err(_) => Err(LinkError::Slow { address: address.clone() }),
     }
 }
 

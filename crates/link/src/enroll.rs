@@ -28,15 +28,8 @@ pub struct EnrollRequest {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "result")]
 pub enum EnrollReply {
-    Accepted {
-        node_id: NodeId,
-        certificate_pem: String,
-        ca_pem: String,
-    },
-    Refused {
-        reason: String,
-        hint: String,
-    },
+    Accepted { node_id: NodeId, certificate_pem: String, ca_pem: String },
+    Refused { reason: String, hint: String },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -71,11 +64,7 @@ pub async fn enroll(
     };
     frames.send(&request).await?;
     match frames.receive().await? {
-        EnrollReply::Accepted {
-            node_id,
-            certificate_pem,
-            ca_pem,
-        } => {
+        EnrollReply::Accepted { node_id, certificate_pem, ca_pem } => {
             let identity = RunnerIdentity {
                 node_id,
                 node_name: node_name.clone(),

@@ -28,20 +28,13 @@ pub struct FrameStream<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> FrameStream<S> {
     pub fn new(stream: S) -> Self {
-        let codec = LengthDelimitedCodec::builder()
-            .max_frame_length(MAX_FRAME_BYTES)
-            .new_codec();
-        Self {
-            inner: Framed::new(stream, codec),
-        }
+        let codec = LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME_BYTES).new_codec();
+        Self { inner: Framed::new(stream, codec) }
     }
 
     pub async fn send<T: Serialize>(&mut self, message: &T) -> Result<(), FrameError> {
         let text = serde_json::to_vec(message).map_err(FrameError::Malformed)?;
-        self.inner
-            .send(Bytes::from(text))
-            .await
-            .map_err(FrameError::Io)
+        self.inner.send(Bytes::from(text)).await.map_err(FrameError::Io)
     }
 
     /// Cancel-safe: a partly received frame is kept for the next call.
@@ -85,10 +78,7 @@ mod tests {
         tokio::io::AsyncWriteExt::write_all(&mut far, &[0x7f, 0xff, 0xff, 0xff, b'{'])
             .await
             .unwrap();
-        let error = FrameStream::new(near)
-            .receive::<ToRunner>()
-            .await
-            .unwrap_err();
+        let error = FrameStream::new(near).receive::<ToRunner>().await.unwrap_err();
         assert!(matches!(error, FrameError::Io(_)), "{error:?}");
     }
 
@@ -98,20 +88,13 @@ mod tests {
         let mut sender = FrameStream::new(far);
         sender.send(&ToRunner::HeartbeatAck).await.unwrap();
         let (mut raw, _) = sender.into_parts();
-        tokio::io::AsyncWriteExt::write_all(&mut raw, b"SSH-2.0-x")
-            .await
-            .unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut raw, b"SSH-2.0-x").await.unwrap();
         drop(raw);
         let mut receiver = FrameStream::new(near);
-        assert_eq!(
-            receiver.receive::<ToRunner>().await.unwrap(),
-            ToRunner::HeartbeatAck
-        );
+        assert_eq!(receiver.receive::<ToRunner>().await.unwrap(), ToRunner::HeartbeatAck);
         let (mut io, early) = receiver.into_parts();
         let mut rest = early.to_vec();
-        tokio::io::AsyncReadExt::read_to_end(&mut io, &mut rest)
-            .await
-            .unwrap();
+        tokio::io::AsyncReadExt::read_to_end(&mut io, &mut rest).await.unwrap();
         assert_eq!(rest, b"SSH-2.0-x");
     }
 }

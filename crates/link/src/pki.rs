@@ -42,10 +42,7 @@ pub enum PkiError {
     #[error("cannot use {}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("{} is damaged", path.display())]
-    Damaged {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
+    Damaged { path: PathBuf, source: serde_json::Error },
     #[error("making a certificate failed")]
     Make(#[from] rcgen::Error),
     #[error("a certificate or key cannot be read")]
@@ -61,9 +58,7 @@ pub struct Ca {
 
 impl fmt::Debug for Ca {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ca")
-            .field("fingerprint", &self.fingerprint())
-            .finish_non_exhaustive()
+        f.debug_struct("Ca").field("fingerprint", &self.fingerprint()).finish_non_exhaustive()
     }
 }
 
@@ -106,11 +101,7 @@ impl Ca {
         let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
             .map_err(|_| PkiError::Parse)?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Self {
-            certificate,
-            certificate_pem,
-            issuer,
-        })
+        Ok(Self { certificate, certificate_pem, issuer })
     }
 
     /// SHA-256 of the certificate, hex: what a join token carries.
@@ -130,9 +121,8 @@ impl Ca {
     pub fn issue_host(&self, now_ms: i64) -> Result<HostCertificate, PkiError> {
         let key = KeyPair::generate()?;
         let mut params = params("KohakuRiver host", now_ms, HOST_DAYS)?;
-        params.subject_alt_names = vec![rcgen::SanType::DnsName(
-            SERVER_DNS_NAME.try_into().map_err(|_| PkiError::Parse)?,
-        )];
+        params.subject_alt_names =
+            vec![rcgen::SanType::DnsName(SERVER_DNS_NAME.try_into().map_err(|_| PkiError::Parse)?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = params.signed_by(&key, &self.issuer)?;
         let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|_| PkiError::Parse)?;
@@ -170,9 +160,7 @@ pub(crate) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
 fn params(common_name: &str, now_ms: i64, days: i64) -> Result<CertificateParams, PkiError> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, common_name);
+    params.distinguished_name.push(DnType::CommonName, common_name);
     // Day resolution is enough, and avoids a second date library in our own code.
     let date = |ms: i64| {
         let (year, month, day) = civil(ms.div_euclid(DAY_MS));
@@ -227,10 +215,8 @@ impl RunnerIdentity {
 
     pub fn save(&self, dir: &Path) -> Result<(), PkiError> {
         let path = dir.join(IDENTITY_FILE);
-        let text = serde_json::to_vec_pretty(self).map_err(|source| PkiError::Damaged {
-            path: path.clone(),
-            source,
-        })?;
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|source| PkiError::Damaged { path: path.clone(), source })?;
         write_private(&path, &text)
     }
 
@@ -253,10 +239,7 @@ impl RunnerIdentity {
 
     #[must_use]
     pub fn with_certificate(&self, certificate_pem: String) -> Self {
-        Self {
-            certificate_pem,
-            ..self.clone()
-        }
+        Self { certificate_pem, ..self.clone() }
     }
 }
 
@@ -268,17 +251,12 @@ pub(crate) fn new_key() -> Result<(String, String), PkiError> {
 }
 
 fn signing_request(key: &KeyPair) -> Result<String, PkiError> {
-    Ok(CertificateParams::new(Vec::new())?
-        .serialize_request(key)?
-        .pem()?)
+    Ok(CertificateParams::new(Vec::new())?.serialize_request(key)?.pem()?)
 }
 
 /// Writes a secret file: 0600 from its first byte, complete or not at all.
 fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
-    let failed = |source| PkiError::File {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| PkiError::File { path: path.to_owned(), source };
     let temporary = path.with_extension("new");
     let _ = fs::remove_file(&temporary);
     let mut file = fs::OpenOptions::new()
@@ -287,14 +265,10 @@ fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
         .mode(0o600)
         .open(&temporary)
         .map_err(failed)?;
-    file.write_all(content)
-        .and_then(|()| file.sync_all())
-        .map_err(failed)?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(failed)?;
     fs::rename(&temporary, path).map_err(failed)?;
     let dir = path.parent().unwrap_or(Path::new("."));
-    fs::File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(failed)
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
 }
 
 #[cfg(test)]
@@ -307,12 +281,7 @@ mod tests {
     fn the_ca_is_the_same_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let first = Ca::load_or_create(dir.path(), NOW).unwrap().fingerprint();
-        assert_eq!(
-            Ca::load_or_create(dir.path(), NOW + DAY_MS)
-                .unwrap()
-                .fingerprint(),
-            first
-        );
+        assert_eq!(Ca::load_or_create(dir.path(), NOW + DAY_MS).unwrap().fingerprint(), first);
     }
 
     #[test]
@@ -322,8 +291,7 @@ mod tests {
         let key = KeyPair::generate().unwrap();
         let mut wish =
             CertificateParams::new(vec!["kohakuriver-host.internal".to_owned()]).unwrap();
-        wish.distinguished_name
-            .push(DnType::CommonName, "n-somebody-else");
+        wish.distinguished_name.push(DnType::CommonName, "n-somebody-else");
         let csr = wish.serialize_request(&key).unwrap().pem().unwrap();
         let pem = ca.sign_runner(&csr, &NodeId::new("n-1"), NOW).unwrap();
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
@@ -348,9 +316,6 @@ mod tests {
         assert!(!identity.needs_renewal(NOW + 50 * DAY_MS));
         assert!(identity.needs_renewal(NOW + 65 * DAY_MS));
         identity.save(dir.path()).unwrap();
-        assert_eq!(
-            RunnerIdentity::load(dir.path()).unwrap().unwrap().node_id,
-            identity.node_id
-        );
+        assert_eq!(RunnerIdentity::load(dir.path()).unwrap().unwrap().node_id, identity.node_id);
     }
 }

@@ -26,9 +26,7 @@ fn provider() -> Arc<CryptoProvider> {
 /// none yet; the accept loop demands one for every other protocol.
 pub fn host_config(ca: &Ca, certificate: HostCertificate) -> Result<Arc<ServerConfig>, PkiError> {
     let mut roots = RootCertStore::empty();
-    roots
-        .add(ca.certificate().clone())
-        .map_err(|_| PkiError::Parse)?;
+    roots.add(ca.certificate().clone()).map_err(|_| PkiError::Parse)?;
     let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
         .allow_unauthenticated()
         .build()
@@ -39,10 +37,8 @@ pub fn host_config(ca: &Ca, certificate: HostCertificate) -> Result<Arc<ServerCo
         .with_client_cert_verifier(clients)
         .with_single_cert(certificate.chain, certificate.key)
         .map_err(|_| PkiError::Parse)?;
-    config.alpn_protocols = [ALPN_CONTROL, ALPN_DATA, ALPN_ENROLL]
-        .iter()
-        .map(|name| name.to_vec())
-        .collect();
+    config.alpn_protocols =
+        [ALPN_CONTROL, ALPN_DATA, ALPN_ENROLL].iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config))
 }
 
@@ -69,10 +65,7 @@ pub(crate) fn runner_config(
 
 /// A machine that joins: it knows the CA by the fingerprint in its token, nothing else.
 pub(crate) fn enroll_config(ca_fingerprint: &str) -> Result<Arc<ClientConfig>, PkiError> {
-    let verifier = PinnedCa {
-        fingerprint: ca_fingerprint.to_owned(),
-        provider: provider(),
-    };
+    let verifier = PinnedCa { fingerprint: ca_fingerprint.to_owned(), provider: provider() };
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|_| PkiError::Parse)?
@@ -133,17 +126,13 @@ impl ServerCertVerifier for PinnedCa {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
 /// What a person can do about a failed handshake.
 pub(crate) fn advice(error: &io::Error) -> &'static str {
-    let tls = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<Error>());
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     match tls {
         Some(Error::InvalidCertificate(
             CertificateError::NotValidYet

@@ -41,9 +41,7 @@ impl fmt::Display for JoinToken {
 
 impl fmt::Debug for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinToken")
-            .field("address", &self.address)
-            .finish_non_exhaustive()
+        f.debug_struct("JoinToken").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
@@ -52,12 +50,9 @@ impl FromStr for JoinToken {
 
     fn from_str(text: &str) -> Result<Self, ParseTokenError> {
         let text = text.trim();
-        let body = text
-            .strip_prefix(PREFIX)
-            .filter(|_| text.len() <= MAX_CHARS);
+        let body = text.strip_prefix(PREFIX).filter(|_| text.len() <= MAX_CHARS);
         let json = body.and_then(|body| BASE64URL_NOPAD.decode(body.as_bytes()).ok());
-        json.and_then(|json| serde_json::from_slice(&json).ok())
-            .ok_or(ParseTokenError)
+        json.and_then(|json| serde_json::from_slice(&json).ok()).ok_or(ParseTokenError)
     }
 }
 

@@ -67,9 +67,7 @@ fn stop(intent: &Intent, status: Status) -> Admission {
         | Status::Failed
         | Status::Killed
         | Status::KilledOom
-        | Status::Stopped => Admission::Refused {
-            possible: possible(status),
-        },
+        | Status::Stopped => Admission::Refused { possible: possible(status) },
     }
 }
 
@@ -83,9 +81,9 @@ fn restart(intent: &Intent, status: Status) -> Admission {
         | Status::Killed
         | Status::KilledOom
         | Status::Stopped => Admission::Change(intent.restart()),
-        Status::PendingApproval | Status::Rejected | Status::Completed => Admission::Refused {
-            possible: possible(status),
-        },
+        Status::PendingApproval | Status::Rejected | Status::Completed => {
+            Admission::Refused { possible: possible(status) }
+        }
     }
 }
 
@@ -112,9 +110,7 @@ fn delete(intent: &Intent, status: Status, force: bool) -> Admission {
         | Status::Assigning
         | Status::Running
         | Status::Paused
-        | Status::Lost => Admission::Refused {
-            possible: possible(status),
-        },
+        | Status::Lost => Admission::Refused { possible: possible(status) },
     }
 }
 

@@ -27,38 +27,22 @@ pub struct Intent {
 impl Intent {
     /// The intent of an instance that was just created.
     pub fn created() -> Self {
-        Self {
-            desired: Desired::Running,
-            generation: 1,
-            start_generation: 1,
-        }
+        Self { desired: Desired::Running, generation: 1, start_generation: 1 }
     }
 
     #[must_use]
     pub fn stop(self) -> Self {
-        Self {
-            desired: Desired::Stopped,
-            generation: self.generation + 1,
-            ..self
-        }
+        Self { desired: Desired::Stopped, generation: self.generation + 1, ..self }
     }
 
     #[must_use]
     pub fn restart(self) -> Self {
         let generation = self.generation + 1;
-        Self {
-            desired: Desired::Running,
-            generation,
-            start_generation: generation,
-        }
+        Self { desired: Desired::Running, generation, start_generation: generation }
     }
 
     #[must_use]
     pub fn delete(self) -> Self {
-        Self {
-            desired: Desired::Deleted,
-            generation: self.generation + 1,
-            ..self
-        }
+        Self { desired: Desired::Deleted, generation: self.generation + 1, ..self }
     }
 }

@@ -35,9 +35,7 @@ impl FromStr for Memory {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let malformed = || ParseMemoryError::Malformed(text.to_owned());
-        let split = text
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.len());
+        let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (digits, unit) = text.split_at(split);
         if digits.is_empty() {
             return Err(malformed());
@@ -62,12 +60,8 @@ impl FromStr for Memory {
 
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(&str, u64); 4] = [
-            ("T", 1 << 40),
-            ("G", 1 << 30),
-            ("M", 1 << 20),
-            ("K", 1 << 10),
-        ];
+        const UNITS: [(&str, u64); 4] =
+            [("T", 1 << 40), ("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)];
         for (unit, size) in UNITS {
             if self.0 >= size {
                 let tenths = (u128::from(self.0) * 10 + u128::from(size) / 2) / u128::from(size);
@@ -89,13 +83,9 @@ mod tests {
 
     #[test]
     fn units_are_binary_and_case_does_not_matter() {
-        for (text, bytes) in [
-            ("8G", 8 << 30),
-            ("512m", 512 << 20),
-            ("64MiB", 64 << 20),
-            ("7", 7),
-            ("1T", 1 << 40),
-        ] {
+        for (text, bytes) in
+            [("8G", 8 << 30), ("512m", 512 << 20), ("64MiB", 64 << 20), ("7", 7), ("1T", 1 << 40)]
+        {
             assert_eq!(text.parse(), Ok(Memory(bytes)), "{text}");
         }
     }
@@ -104,10 +94,7 @@ mod tests {
     fn nonsense_is_refused_with_an_example() {
         for bad in ["", "8X", "G", "-1G", "1.5G", "8 G", "８G"] {
             let error = bad.parse::<Memory>().unwrap_err();
-            assert!(
-                error.to_string().contains("for example 8G"),
-                "{bad:?}: {error}"
-            );
+            assert!(error.to_string().contains("for example 8G"), "{bad:?}: {error}");
         }
         assert!("99999999999T".parse::<Memory>().is_err());
     }

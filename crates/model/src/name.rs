@@ -37,9 +37,7 @@ impl FromStr for InstanceName {
         if text.is_empty() || text.len() > 63 {
             return Err(NameError::Length);
         }
-        let plain = text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let plain = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if !plain || !text.as_bytes()[0].is_ascii_lowercase() || text.ends_with('-') {
             return Err(NameError::InstanceCharacters(text.to_owned()));
         }
@@ -54,9 +52,8 @@ impl FromStr for NodeName {
         if text.is_empty() || text.len() > 63 {
             return Err(NameError::Length);
         }
-        let plain = text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+        let plain =
+            text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
         if !plain || !text.as_bytes()[0].is_ascii_alphanumeric() {
             return Err(NameError::NodeCharacters(text.to_owned()));
         }
@@ -103,19 +100,8 @@ mod tests {
 
     #[test]
     fn an_instance_name_can_never_be_an_id_or_an_option() {
-        for bad in [
-            "",
-            "7",
-            "7abc",
-            "-x",
-            "x-",
-            "Abc",
-            "a b",
-            "a/b",
-            "a.b",
-            "a;b",
-            &"x".repeat(64),
-        ] {
+        for bad in ["", "7", "7abc", "-x", "x-", "Abc", "a b", "a/b", "a.b", "a;b", &"x".repeat(64)]
+        {
             assert!(bad.parse::<InstanceName>().is_err(), "{bad:?}");
         }
         for good in ["a", "web", "my-vps-2"] {

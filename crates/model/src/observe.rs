@@ -21,19 +21,15 @@ pub enum Observed {
     Absent,
     /// On its way up: what is being done, and how far where that is known.
     Provisioning { step: String, percent: Option<u8> },
+    /// On its way up, but something outside it is in the way, such as an engine that is away. The
+    /// runner goes on trying; what of it runs is not known.
+    Blocked { code: FailureCode, message: String, hint: Option<String> },
     /// The agent inside answers. Times are milliseconds since 1970.
     Running { started_at_ms: i64 },
     /// Not running; its disk is kept.
-    Stopped {
-        exit_code: Option<i64>,
-        finished_at_ms: i64,
-    },
+    Stopped { exit_code: Option<i64>, finished_at_ms: i64 },
     /// It could not be brought to what was asked. Nothing of it runs.
-    Failed {
-        code: FailureCode,
-        message: String,
-        hint: Option<String>,
-    },
+    Failed { code: FailureCode, message: String, hint: Option<String> },
 }
 
 /// Why bringing an instance up failed, for programs to branch on.
@@ -56,7 +52,7 @@ impl Observed {
     pub fn is_at_rest(&self) -> bool {
         match self {
             Self::Absent | Self::Stopped { .. } | Self::Failed { .. } => true,
-            Self::Provisioning { .. } | Self::Running { .. } => false,
+            Self::Provisioning { .. } | Self::Blocked { .. } | Self::Running { .. } => false,
         }
     }
 }

@@ -49,10 +49,7 @@ pub fn place<'a>(
     if let Some(name) = wanted {
         let Some(node) = nodes.iter().find(|node| node.name == *name) else {
             let known = nodes.iter().map(|node| node.name.to_string()).collect();
-            return Err(Refusal::UnknownNode {
-                name: name.to_string(),
-                known,
-            });
+            return Err(Refusal::UnknownNode { name: name.to_string(), known });
         };
         if let Some(reason) = &node.unavailable {
             return Err(Refusal::NodeUnavailable {
@@ -62,9 +59,7 @@ pub fn place<'a>(
         }
         return match shortage(demand, node) {
             None => Ok(node),
-            Some(reason) => Err(Refusal::NoRoom {
-                reasons: vec![reason],
-            }),
+            Some(reason) => Err(Refusal::NoRoom { reasons: vec![reason] }),
         };
     }
     if nodes.is_empty() {
@@ -113,15 +108,11 @@ fn shortage(demand: Demand, node: &NodeRoom) -> Option<String> {
     let wanted = Memory::from_bytes(demand.memory_bytes);
     if demand.memory_bytes > node.memory_bytes {
         let total = Memory::from_bytes(node.memory_bytes);
-        return Some(format!(
-            "{wanted} of memory is more than node '{name}' has ({total})"
-        ));
+        return Some(format!("{wanted} of memory is more than node '{name}' has ({total})"));
     }
     if demand.memory_bytes > free_memory(node) {
         let free = Memory::from_bytes(free_memory(node));
-        return Some(format!(
-            "node '{name}' has {free} of memory free, {wanted} is needed"
-        ));
+        return Some(format!("node '{name}' has {free} of memory free, {wanted} is needed"));
     }
     None
 }
@@ -147,10 +138,7 @@ mod tests {
     #[test]
     fn the_fullest_node_that_fits_is_taken() {
         let nodes = [node("empty", 8, 0), node("busy", 8, 5), node("full", 8, 7)];
-        let demand = Demand {
-            cores: 2,
-            memory_bytes: 0,
-        };
+        let demand = Demand { cores: 2, memory_bytes: 0 };
         assert_eq!(place(demand, None, &nodes).unwrap().name.as_str(), "busy");
     }
 
@@ -159,15 +147,7 @@ mod tests {
         let mut away = node("away", 8, 0);
         away.unavailable = Some("is offline".to_owned());
         let nodes = [away, node("small", 1, 0)];
-        let refusal = place(
-            Demand {
-                cores: 2,
-                memory_bytes: 0,
-            },
-            None,
-            &nodes,
-        )
-        .unwrap_err();
+        let refusal = place(Demand { cores: 2, memory_bytes: 0 }, None, &nodes).unwrap_err();
         let text = refusal.to_string();
         assert!(
             text.contains("'away' is offline") && text.contains("more than node 'small' has (1)"),

@@ -59,10 +59,7 @@ impl ImageSource {
         let plain = text.bytes().all(|b| {
             b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'/' | b':' | b'@')
         });
-        let starts_well = text
-            .bytes()
-            .next()
-            .is_some_and(|b| b.is_ascii_alphanumeric());
+        let starts_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
         if !plain
             || !starts_well
             || text.len() > 255
@@ -72,29 +69,20 @@ impl ImageSource {
             return Err(ImageError::Reference(text.to_owned()));
         }
         let last = text.rsplit('/').next().unwrap_or(text);
-        let reference = if last.contains([':', '@']) {
-            text.to_owned()
-        } else {
-            format!("{text}:latest")
-        };
+        let reference =
+            if last.contains([':', '@']) { text.to_owned() } else { format!("{text}:latest") };
         Ok(Self::Registry { reference })
     }
 
     /// The name becomes part of a file name, so it may hold no path.
     pub fn environment(name: &str) -> Result<Self, ImageError> {
-        let plain = name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
-        let starts_well = name
-            .bytes()
-            .next()
-            .is_some_and(|b| b.is_ascii_alphanumeric());
+        let plain =
+            name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+        let starts_well = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
         if !plain || !starts_well || name.len() > 64 || name.contains("..") {
             return Err(ImageError::Environment(name.to_owned()));
         }
-        Ok(Self::Environment {
-            name: name.to_owned(),
-        })
+        Ok(Self::Environment { name: name.to_owned() })
     }
 }
 

@@ -116,17 +116,13 @@ pub fn public_status(intent: &Intent, seen: Option<&Observation>, node_seen: boo
         Some(seen) => settled_status(intent, &seen.state),
     };
     let alive = matches!(word, Status::Assigning | Status::Running | Status::Paused);
-    if alive && !node_seen {
-        Status::Lost
-    } else {
-        word
-    }
+    if alive && !node_seen { Status::Lost } else { word }
 }
 
 /// The status where the observation belongs to the current start.
 fn settled_status(intent: &Intent, state: &Observed) -> Status {
     match (state, intent.desired) {
-        (Observed::Provisioning { .. }, _) => Status::Assigning,
+        (Observed::Provisioning { .. } | Observed::Blocked { .. }, _) => Status::Assigning,
         (Observed::Running { .. }, _) => Status::Running,
         // It was asked to run and does not: its main process ended by itself.
         (Observed::Stopped { .. } | Observed::Absent, Desired::Running) => Status::Failed,
@@ -157,73 +153,39 @@ mod tests {
     use super::*;
 
     fn seen(generation: u64, state: Observed) -> Option<Observation> {
-        Some(Observation {
-            generation,
-            state,
-            ssh_host_key: None,
-        })
+        Some(Observation { generation, state, ssh_host_key: None })
     }
 
     #[test]
     fn every_word_reads_back_as_itself() {
         for status in Status::ALL {
             assert_eq!(status.as_str().parse(), Ok(status));
-            assert_eq!(
-                serde_json::to_string(&status).unwrap(),
-                format!("\"{status}\"")
-            );
+            assert_eq!(serde_json::to_string(&status).unwrap(), format!("\"{status}\""));
         }
     }
 
     #[test]
     fn an_observation_from_before_a_restart_says_nothing_about_it() {
-        let stopped = seen(
-            2,
-            Observed::Stopped {
-                exit_code: Some(0),
-                finished_at_ms: 5,
-            },
-        );
+        let stopped = seen(2, Observed::Stopped { exit_code: Some(0), finished_at_ms: 5 });
         let intent = Intent::created().stop();
-        assert_eq!(
-            public_status(&intent, stopped.as_ref(), true),
-            Status::Stopped
-        );
-        assert_eq!(
-            public_status(&intent.restart(), stopped.as_ref(), true),
-            Status::Assigning
-        );
+        assert_eq!(public_status(&intent, stopped.as_ref(), true), Status::Stopped);
+        assert_eq!(public_status(&intent.restart(), stopped.as_ref(), true), Status::Assigning);
     }
 
     #[test]
     fn stopping_shows_running_until_the_end_is_proven() {
         let running = seen(1, Observed::Running { started_at_ms: 1 });
         let intent = Intent::created().stop();
-        assert_eq!(
-            public_status(&intent, running.as_ref(), true),
-            Status::Running
-        );
+        assert_eq!(public_status(&intent, running.as_ref(), true), Status::Running);
         assert_eq!(transition(&intent, running.as_ref()), Some("stopping"));
     }
 
     #[test]
     fn a_silent_node_loses_what_was_alive_and_only_that() {
         let running = seen(1, Observed::Running { started_at_ms: 1 });
-        assert_eq!(
-            public_status(&Intent::created(), running.as_ref(), false),
-            Status::Lost
-        );
-        let stopped = seen(
-            2,
-            Observed::Stopped {
-                exit_code: None,
-                finished_at_ms: 1,
-            },
-        );
+        assert_eq!(public_status(&Intent::created(), running.as_ref(), false), Status::Lost);
+        let stopped = seen(2, Observed::Stopped { exit_code: None, finished_at_ms: 1 });
         let intent = Intent::created().stop();
-        assert_eq!(
-            public_status(&intent, stopped.as_ref(), false),
-            Status::Stopped
-        );
+        assert_eq!(public_status(&intent, stopped.as_ref(), false), Status::Stopped);
     }
 }

@@ -28,9 +28,7 @@ impl FromStr for Target {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
-        let malformed = || TargetError::Malformed {
-            text: text.to_owned(),
-        };
+        let malformed = || TargetError::Malformed { text: text.to_owned() };
         let (place, gpu_text) = match text.split_once("::") {
             Some((place, gpus)) => (place, Some(gpus)),
             None => (text, None),
@@ -42,19 +40,14 @@ impl FromStr for Target {
         if node.is_empty() {
             return Err(malformed());
         }
-        let node = node.parse().map_err(|source| TargetError::Node {
-            text: text.to_owned(),
-            source,
-        })?;
+        let node =
+            node.parse().map_err(|source| TargetError::Node { text: text.to_owned(), source })?;
         let mut gpus = Vec::new();
         if let Some(list) = gpu_text {
             for part in list.split(',') {
                 let gpu = small_number(part.trim()).ok_or_else(malformed)?;
                 if gpus.contains(&gpu) {
-                    return Err(TargetError::GpuTwice {
-                        text: text.to_owned(),
-                        gpu,
-                    });
+                    return Err(TargetError::GpuTwice { text: text.to_owned(), gpu });
                 }
                 gpus.push(gpu);
             }

@@ -127,10 +127,7 @@ mod tests {
         write_instance_files(&layout, &order).unwrap();
         assert_eq!(public_host_key(&layout, order.task_id), Some(key));
         let file = layout.etc(order.task_id).join(HOST_KEY_FILE);
-        assert_eq!(
-            fs::metadata(file).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

@@ -49,18 +49,14 @@ pub async fn open(run_dir: &Path, target: &StreamTarget) -> Result<UnixStream, A
 
 /// Whether the agent is up.
 pub async fn ping(run_dir: &Path) -> Result<(), AgentError> {
-    within(Duration::from_secs(2), ask(run_dir, &StreamRequest::Ping))
-        .await
-        .map(drop)
+    within(Duration::from_secs(2), ask(run_dir, &StreamRequest::Ping)).await.map(drop)
 }
 
 async fn within<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, AgentError>>,
 ) -> Result<T, AgentError> {
-    tokio::time::timeout(limit, work)
-        .await
-        .unwrap_or(Err(AgentError::Slow))
+    tokio::time::timeout(limit, work).await.unwrap_or(Err(AgentError::Slow))
 }
 
 async fn ask(run_dir: &Path, request: &StreamRequest) -> Result<UnixStream, AgentError> {
@@ -88,10 +84,7 @@ fn open_socket(run_dir: &Path) -> io::Result<OwnedFd> {
     let socket = openat(&dir, SOCKET_FILE, flags, Mode::empty())?;
     let kind = SFlag::from_bits_truncate(fstat(&socket)?.st_mode) & SFlag::S_IFMT;
     if kind != SFlag::S_IFSOCK {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "agent.sock is not a socket",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "agent.sock is not a socket"));
     }
     Ok(socket)
 }
@@ -120,9 +113,7 @@ mod tests {
     async fn bytes_after_the_answer_belong_to_the_stream() {
         let dir = tempfile::tempdir().unwrap();
         answering(dir.path(), b"{\"ok\":true}\nSSH-2.0");
-        let mut stream = open(dir.path(), &StreamTarget::Tcp { port: 80 })
-            .await
-            .unwrap();
+        let mut stream = open(dir.path(), &StreamTarget::Tcp { port: 80 }).await.unwrap();
         let mut rest = String::new();
         stream.read_to_string(&mut rest).await.unwrap();
         assert_eq!(rest, "SSH-2.0");
@@ -132,10 +123,7 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_says_why() {
         let dir = tempfile::tempdir().unwrap();
-        answering(
-            dir.path(),
-            b"{\"ok\":false,\"error\":\"nothing listens\"}\n",
-        );
+        answering(dir.path(), b"{\"ok\":false,\"error\":\"nothing listens\"}\n");
         let error = open(dir.path(), &StreamTarget::Ssh).await.unwrap_err();
         assert_eq!(error.to_string(), "nothing listens");
     }
@@ -144,10 +132,7 @@ mod tests {
     async fn an_endless_answer_is_cut() {
         let dir = tempfile::tempdir().unwrap();
         answering(dir.path(), &[b'x'; 3 * MAX_LINE]);
-        assert!(matches!(
-            ping(dir.path()).await,
-            Err(AgentError::Answer(WireError::TooLong))
-        ));
+        assert!(matches!(ping(dir.path()).await, Err(AgentError::Answer(WireError::TooLong))));
     }
 
     #[tokio::test]
@@ -159,22 +144,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join(SOCKET_FILE);
         symlink(outside.path().join(SOCKET_FILE), &socket).unwrap();
-        assert!(matches!(
-            ping(dir.path()).await,
-            Err(AgentError::Unreachable(_))
-        ));
+        assert!(matches!(ping(dir.path()).await, Err(AgentError::Unreachable(_))));
         std::fs::remove_file(&socket).unwrap();
         std::fs::write(&socket, b"").unwrap();
-        assert!(matches!(
-            ping(dir.path()).await,
-            Err(AgentError::Unreachable(_))
-        ));
+        assert!(matches!(ping(dir.path()).await, Err(AgentError::Unreachable(_))));
         let linked = outside.path().join("linked");
         symlink(outside.path(), &linked).unwrap();
-        assert!(matches!(
-            ping(&linked).await,
-            Err(AgentError::Unreachable(_))
-        ));
+        assert!(matches!(ping(&linked).await, Err(AgentError::Unreachable(_))));
     }
 
     #[tokio::test]

@@ -68,11 +68,7 @@ pub enum BackendError {
     #[error("image {image} is not on this node and cannot be pulled: {reason}")]
     ImageNotFound { image: String, reason: String },
     #[error("{what}: {reason}")]
-    ImageUnavailable {
-        what: String,
-        reason: String,
-        hint: String,
-    },
+    ImageUnavailable { what: String, reason: String, hint: String },
     #[error("there is no environment '{name}' in shared storage ({known})")]
     EnvironmentNotFound { name: String, known: String },
     #[error("the node's disk is full: {reason}")]

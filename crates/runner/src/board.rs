@@ -23,20 +23,14 @@ struct Entries {
 
 impl Default for Board {
     fn default() -> Self {
-        Self {
-            entries: Mutex::default(),
-            changed: watch::Sender::new(0),
-        }
+        Self { entries: Mutex::default(), changed: watch::Sender::new(0) }
     }
 }
 
 impl Board {
     pub fn publish(&self, task: TaskId, observation: Observation) {
         let mut entries = self.lock();
-        let same = entries
-            .by_task
-            .get(&task)
-            .is_some_and(|(_, known)| *known == observation);
+        let same = entries.by_task.get(&task).is_some_and(|(_, known)| *known == observation);
         if same {
             return;
         }
@@ -47,25 +41,16 @@ impl Board {
     }
 
     pub fn get(&self, task: TaskId) -> Option<Observation> {
-        self.lock()
-            .by_task
-            .get(&task)
-            .map(|(_, observation)| observation.clone())
+        self.lock().by_task.get(&task).map(|(_, observation)| observation.clone())
     }
 
     /// What was published after `since`, in order, and the mark to give next time.
     pub fn after(&self, since: u64) -> (u64, Vec<(TaskId, Observation)>) {
         let entries = self.lock();
-        let mut fresh: Vec<_> = entries
-            .by_task
-            .iter()
-            .filter(|(_, (sequence, _))| *sequence > since)
-            .collect();
+        let mut fresh: Vec<_> =
+            entries.by_task.iter().filter(|(_, (sequence, _))| *sequence > since).collect();
         fresh.sort_by_key(|(_, (sequence, _))| *sequence);
-        let fresh = fresh
-            .into_iter()
-            .map(|(id, (_, seen))| (*id, seen.clone()))
-            .collect();
+        let fresh = fresh.into_iter().map(|(id, (_, seen))| (*id, seen.clone())).collect();
         (entries.last, fresh)
     }
 
@@ -92,11 +77,7 @@ mod tests {
     use super::*;
 
     fn seen(generation: u64) -> Observation {
-        Observation {
-            generation,
-            state: Observed::Absent,
-            ssh_host_key: None,
-        }
+        Observation { generation, state: Observed::Absent, ssh_host_key: None }
     }
 
     #[test]

@@ -41,10 +41,7 @@ pub struct Streams {
 
 impl Streams {
     pub fn new(layout: Layout) -> Self {
-        Self {
-            layout,
-            room: Arc::new(Semaphore::new(MOST_STREAMS)),
-        }
+        Self { layout, room: Arc::new(Semaphore::new(MOST_STREAMS)) }
     }
 }
 
@@ -70,22 +67,13 @@ impl DataPool {
         failures: mpsc::Sender<String>,
     ) -> Self {
         let end = CancellationToken::new();
-        let dialler = Arc::new(Dialler {
-            streams,
-            identity,
-            failures,
-            end: end.clone(),
-        });
+        let dialler = Arc::new(Dialler { streams, identity, failures, end: end.clone() });
         for _ in 0..IDLE {
             let dialler = Arc::clone(&dialler);
             tokio::spawn(async move { dialler.keep_one_idle().await });
         }
         let extra = Arc::new(Semaphore::new(MOST_EXTRA as usize));
-        Self {
-            dialler,
-            extra,
-            _end: end.drop_guard(),
-        }
+        Self { dialler, extra, _end: end.drop_guard() }
     }
 
     /// Dials more at once: the host has nothing idle left.
@@ -182,10 +170,7 @@ async fn serve(streams: Arc<Streams>, mut frames: FrameStream<LinkStream>, open:
 }
 
 async fn join(mut frames: FrameStream<LinkStream>, mut agent: UnixStream) -> std::io::Result<()> {
-    frames
-        .send(&StreamOpened::Opened)
-        .await
-        .map_err(std::io::Error::other)?;
+    frames.send(&StreamOpened::Opened).await.map_err(std::io::Error::other)?;
     let (link, early) = frames.into_parts();
     agent.write_all(&early).await?;
     relay(link, agent).await.map(drop)

@@ -60,6 +60,25 @@ enum StepError {
     Superseded,
 }
 
+impl StepError {
+    /// What to tell people.
+    fn explain(&self) -> (FailureCode, String, Option<String>) {
+        let disk_full = || {
+            let hint = "free some space on the node's data directory".to_owned();
+            (FailureCode::DiskFull, "the node's disk is full".to_owned(), Some(hint))
+        };
+        match self {
+            Self::Backend(error) => (error.code(), error.to_string(), error.hint()),
+            Self::Ledger(error) if error.is_disk_full() => disk_full(),
+            Self::Files(error) if error.kind() == std::io::ErrorKind::StorageFull => disk_full(),
+            Self::Ledger(_) | Self::Files(_) | Self::Superseded => {
+                let hint = "the cause is in the runner's log".to_owned();
+                (FailureCode::Internal, format!("on the node, {self}"), Some(hint))
+            }
+        }
+    }
+}
+
 enum Next {
     Again,
     Wait,
@@ -75,14 +94,7 @@ impl Driver {
     ) -> Self {
         let id = record.order.task_id;
         let host_key = agent_files::public_host_key(&shared.layout, id);
-        Self {
-            shared,
-            id,
-            orders,
-            nudges,
-            record,
-            host_key,
-        }
+        Self { shared, id, orders, nudges, record, host_key }
     }
 
     /// Runs until the instance is gone or the runner ends.
@@ -150,10 +162,7 @@ impl Driver {
                 if self.record.order.intent.desired == Desired::Running {
                     self.provisioning("stopping");
                 }
-                self.shared
-                    .backend
-                    .stop(self.id, self.shared.stop_grace)
-                    .await?;
+                self.shared.backend.stop(self.id, self.shared.stop_grace).await?;
             }
             Step::Remove => self.shared.backend.remove(self.id).await?,
             Step::Forget => {
@@ -178,7 +187,10 @@ impl Driver {
         let order = self.orders.borrow_and_update().clone();
         let mut newer = self.record.clone();
         if newer.accept(&order, clock::now_ms()) {
-            self.shared.ledger.save(&newer)?;
+            // What was never begun needs no record to be forgotten, also where the disk is full.
+            if newer.attempted || order.intent.desired != Desired::Deleted {
+                self.shared.ledger.save(&newer)?;
+            }
             tracing::info!(
                 task_id = %self.id,
                 desired = ?order.intent.desired,
@@ -225,13 +237,7 @@ impl Driver {
     ) -> Result<(), StepError> {
         let start_generation = self.record.order.intent.start_generation;
         self.write(|record| {
-            record.failure = Some(Failure {
-                start_generation,
-                code,
-                message,
-                hint,
-                at_create,
-            });
+            record.failure = Some(Failure { start_generation, code, message, hint, at_create });
         })
     }
 
@@ -244,31 +250,25 @@ impl Driver {
         Ok(())
     }
 
+    /// Says what is in the way of an order. An instance with none keeps its last report: whether
+    /// it still runs is not known while its engine is away.
     fn report_trouble(&self, error: &StepError) {
-        let cause: &dyn std::error::Error = error;
-        let cause = cause.source().map(ToString::to_string).unwrap_or_default();
+        let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
         tracing::warn!(task_id = %self.id, %error, cause, "will try again");
-        let disk_full = match error {
-            StepError::Ledger(error) => error.is_disk_full(),
-            StepError::Files(error) => error.kind() == std::io::ErrorKind::StorageFull,
-            StepError::Backend(_) | StepError::Superseded => false,
-        };
-        let on_its_way_up = self.record.order.intent.desired == Desired::Running
-            && self
-                .shared
-                .board
-                .get(self.id)
-                .is_none_or(|seen| !seen.state.is_at_rest());
-        if disk_full && on_its_way_up {
-            self.provisioning("waiting: the node's disk is full");
+        let ordered = self.record.order.intent.generation;
+        let pending = self.shared.board.get(self.id).is_none_or(|seen| {
+            let on_its_way =
+                matches!(seen.state, Observed::Provisioning { .. } | Observed::Blocked { .. });
+            seen.generation < ordered || on_its_way
+        });
+        if pending {
+            let (code, message, hint) = error.explain();
+            self.publish(Observed::Blocked { code, message, hint });
         }
     }
 
     fn provisioning(&self, step: &str) {
-        self.publish(Observed::Provisioning {
-            step: step.to_owned(),
-            percent: None,
-        });
+        self.publish(Observed::Provisioning { step: step.to_owned(), percent: None });
     }
 
     fn publish(&self, state: Observed) {
@@ -295,11 +295,7 @@ struct Publisher {
 impl Publisher {
     fn publish(&self, state: Observed) {
         let ssh_host_key = self.host_key.clone();
-        let observation = Observation {
-            generation: self.generation,
-            state,
-            ssh_host_key,
-        };
+        let observation = Observation { generation: self.generation, state, ssh_host_key };
         self.board.publish(self.id, observation);
     }
 }

@@ -36,11 +36,8 @@ struct Handle {
 impl Fleet {
     /// Takes up everything the ledger knows.
     pub fn new(shared: Arc<Shared>, records: Vec<Record>) -> Arc<Self> {
-        let fleet = Arc::new(Self {
-            shared,
-            tracker: TaskTracker::new(),
-            drivers: Mutex::default(),
-        });
+        let fleet =
+            Arc::new(Self { shared, tracker: TaskTracker::new(), drivers: Mutex::default() });
         for record in records {
             let mut drivers = fleet.lock();
             fleet.drive(&mut drivers, record);
@@ -124,12 +121,7 @@ impl Fleet {
         let id = record.order.task_id;
         let (orders, receiver) = watch::channel(record.order.clone());
         let nudges = Arc::new(Notify::new());
-        let driver = Driver::new(
-            Arc::clone(&self.shared),
-            record,
-            receiver,
-            Arc::clone(&nudges),
-        );
+        let driver = Driver::new(Arc::clone(&self.shared), record, receiver, Arc::clone(&nudges));
         self.tracker.spawn(driver.run());
         drivers.insert(id, Handle { orders, nudges });
     }

@@ -16,11 +16,7 @@ pub use load::LoadMeter;
 /// Looks at the whole machine.
 pub async fn detect_inventory(backend: &dyn Backend) -> Inventory {
     let (docker, gpus) = tokio::join!(backend.probe(), gpu::detect());
-    Inventory {
-        gpus,
-        docker,
-        ..detect_machine()
-    }
+    Inventory { gpus, docker, ..detect_machine() }
 }
 
 /// What needs nobody's answer but the kernel's.
@@ -33,9 +29,7 @@ fn detect_machine() -> Inventory {
         memory_bytes: total,
         numa: numa::detect(std::path::Path::new("/sys/devices/system/node")),
         gpus: Vec::new(),
-        docker: DockerState::Unavailable {
-            reason: String::new(),
-        },
+        docker: DockerState::Unavailable { reason: String::new() },
         kvm_device: nix::fcntl::open("/dev/kvm", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
             .is_ok(),
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),

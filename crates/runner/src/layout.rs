@@ -30,10 +30,7 @@ pub struct Layout {
 
 impl Layout {
     pub fn new(data: impl Into<PathBuf>, shared: impl Into<PathBuf>) -> Self {
-        Self {
-            data: data.into(),
-            shared: shared.into(),
-        }
+        Self { data: data.into(), shared: shared.into() }
     }
 
     pub fn data(&self) -> &Path {

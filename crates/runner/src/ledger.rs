@@ -56,23 +56,13 @@ impl Record {
 
     pub fn intend_start(&mut self, boot: &str, before: Option<String>) {
         let generation = self.order.intent.start_generation;
-        self.mark = StartMark::Intended {
-            generation,
-            boot: boot.to_owned(),
-            before,
-        };
+        self.mark = StartMark::Intended { generation, boot: boot.to_owned(), before };
     }
 
     pub fn confirm_start(&mut self) {
-        if let StartMark::Intended {
-            generation, boot, ..
-        } = &self.mark
-        {
-            self.mark = StartMark::Done {
-                generation: *generation,
-                boot: boot.clone(),
-                ready: false,
-            };
+        if let StartMark::Intended { generation, boot, .. } = &self.mark {
+            self.mark =
+                StartMark::Done { generation: *generation, boot: boot.clone(), ready: false };
         }
     }
 
@@ -105,10 +95,7 @@ pub enum LedgerError {
     #[error("cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
     #[error("{path} is damaged: move its directory away to let the runner start without it")]
-    Damaged {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
+    Damaged { path: PathBuf, source: serde_json::Error },
 }
 
 impl LedgerError {
@@ -136,10 +123,7 @@ impl Ledger {
     /// Reads every record; directories without one are left-overs of a deletion and go.
     pub fn load_all(&self) -> Result<Vec<Record>, LedgerError> {
         let dir = self.layout.instances_dir();
-        let read_error = |source| LedgerError::Read {
-            path: dir.clone(),
-            source,
-        };
+        let read_error = |source| LedgerError::Read { path: dir.clone(), source };
         durable::private_dir(&dir).map_err(read_error)?;
         let mut records = Vec::new();
         for entry in fs::read_dir(&dir).map_err(read_error)? {
@@ -170,10 +154,8 @@ impl Ledger {
     pub fn save(&self, record: &Record) -> Result<(), LedgerError> {
         let id = record.order.task_id;
         let path = self.file(id);
-        let text = serde_json::to_vec_pretty(record).map_err(|source| LedgerError::Damaged {
-            path: path.clone(),
-            source,
-        })?;
+        let text = serde_json::to_vec_pretty(record)
+            .map_err(|source| LedgerError::Damaged { path: path.clone(), source })?;
         durable::private_dir(&self.layout.instance(id))
             .and_then(|()| durable::sync_dir(&self.layout.instances_dir()))
             .and_then(|()| durable::write(&path, &text, 0o600))
@@ -185,10 +167,9 @@ impl Ledger {
     pub fn forget(&self, id: TaskId) -> Result<(), LedgerError> {
         let dir = self.layout.instance(id);
         let gone = |result: io::Result<()>| match result {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(LedgerError::Write {
-                path: dir.clone(),
-                source: error,
-            }),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(LedgerError::Write { path: dir.clone(), source: error })
+            }
             Ok(()) | Err(_) => Ok(()),
         };
         gone(fs::remove_file(self.file(id)))?;
@@ -248,9 +229,6 @@ mod tests {
         let record = Record::new(order(Intent::created()), 1);
         ledger.save(&record).unwrap();
         fs::write(ledger.file(record.order.task_id), b"{").unwrap();
-        assert!(matches!(
-            ledger.load_all(),
-            Err(LedgerError::Damaged { .. })
-        ));
+        assert!(matches!(ledger.load_all(), Err(LedgerError::Damaged { .. })));
     }
 }

@@ -28,10 +28,7 @@ pub enum LockError {
 
 /// Takes the data directory, creating it where it is missing.
 pub fn lock_data_dir(dir: &Path) -> Result<DataDirLock, LockError> {
-    let unusable = |source| LockError::Unusable {
-        dir: dir.to_owned(),
-        source,
-    };
+    let unusable = |source| LockError::Unusable { dir: dir.to_owned(), source };
     durable::private_dir(dir).map_err(unusable)?;
     let file = OpenOptions::new()
         .write(true)
@@ -42,9 +39,7 @@ pub fn lock_data_dir(dir: &Path) -> Result<DataDirLock, LockError> {
         .map_err(unusable)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(file) => Ok(DataDirLock { _file: file }),
-        Err((_, Errno::EWOULDBLOCK)) => Err(LockError::Taken {
-            dir: dir.to_owned(),
-        }),
+        Err((_, Errno::EWOULDBLOCK)) => Err(LockError::Taken { dir: dir.to_owned() }),
         Err((_, errno)) => Err(unusable(errno.into())),
     }
 }
@@ -57,10 +52,7 @@ mod tests {
     fn a_second_runner_is_refused_until_the_first_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let first = lock_data_dir(dir.path()).unwrap();
-        assert!(matches!(
-            lock_data_dir(dir.path()),
-            Err(LockError::Taken { .. })
-        ));
+        assert!(matches!(lock_data_dir(dir.path()), Err(LockError::Taken { .. })));
         drop(first);
         assert!(lock_data_dir(dir.path()).is_ok());
     }

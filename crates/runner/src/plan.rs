@@ -27,13 +27,8 @@ pub struct Found {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
     Created,
-    Running {
-        started_at_ms: i64,
-    },
-    Ended {
-        exit_code: Option<i64>,
-        finished_at_ms: i64,
-    },
+    Running { started_at_ms: i64 },
+    Ended { exit_code: Option<i64>, finished_at_ms: i64 },
 }
 
 impl Found {
@@ -78,11 +73,7 @@ pub struct Failure {
 
 impl Failure {
     fn observed(&self) -> Observed {
-        Observed::Failed {
-            code: self.code,
-            message: self.message.clone(),
-            hint: self.hint.clone(),
-        }
+        Observed::Failed { code: self.code, message: self.message.clone(), hint: self.hint.clone() }
     }
 }
 
@@ -131,18 +122,13 @@ pub fn plan(view: &View<'_>, found: Option<&Found>) -> Step {
 fn stopped(view: &View<'_>, found: Option<&Found>) -> Step {
     match found.map(|found| &found.life) {
         Some(Life::Running { .. }) => Step::Stop,
-        Some(Life::Ended {
-            exit_code,
-            finished_at_ms,
-        }) => Step::Rest(Observed::Stopped {
-            exit_code: *exit_code,
-            finished_at_ms: *finished_at_ms,
-        }),
+        Some(Life::Ended { exit_code, finished_at_ms }) => {
+            Step::Rest(Observed::Stopped { exit_code: *exit_code, finished_at_ms: *finished_at_ms })
+        }
         None if *view.mark != StartMark::Never => Step::Rest(disappeared()),
-        Some(Life::Created) | None => Step::Rest(Observed::Stopped {
-            exit_code: None,
-            finished_at_ms: view.ordered_at_ms,
-        }),
+        Some(Life::Created) | None => {
+            Step::Rest(Observed::Stopped { exit_code: None, finished_at_ms: view.ordered_at_ms })
+        }
     }
 }
 
@@ -164,29 +150,23 @@ fn running(view: &View<'_>, found: Option<&Found>) -> Step {
         };
     };
     match view.mark {
-        StartMark::Intended {
-            generation, before, ..
-        } if *generation == view.intent.start_generation && *before != found.started => {
+        StartMark::Intended { generation, before, .. }
+            if *generation == view.intent.start_generation && *before != found.started =>
+        {
             Step::ConfirmStart
         }
-        StartMark::Done {
-            generation,
-            boot,
-            ready,
-        } if *generation >= view.intent.start_generation => started(view, found, boot, *ready),
+        StartMark::Done { generation, boot, ready }
+            if *generation >= view.intent.start_generation =>
+        {
+            started(view, found, boot, *ready)
+        }
         StartMark::Never | StartMark::Intended { .. } | StartMark::Done { .. } => fresh(found),
     }
 }
 
 /// A start is due: from standstill, so that a restart is one.
 fn fresh(found: &Found) -> Step {
-    if found.is_running() {
-        Step::Stop
-    } else {
-        Step::Start {
-            before: found.started.clone(),
-        }
-    }
+    if found.is_running() { Step::Stop } else { Step::Start { before: found.started.clone() } }
 }
 
 fn started(view: &View<'_>, found: &Found, boot: &str, ready: bool) -> Step {
@@ -195,13 +175,9 @@ fn started(view: &View<'_>, found: &Found, boot: &str, ready: bool) -> Step {
         Life::Running { started_at_ms } => Step::AwaitAgent { started_at_ms },
         Life::Created | Life::Ended { .. } if boot != view.boot => fresh(found),
         Life::Created => fresh(found),
-        Life::Ended {
-            exit_code,
-            finished_at_ms,
-        } if ready => Step::Rest(Observed::Stopped {
-            exit_code,
-            finished_at_ms,
-        }),
+        Life::Ended { exit_code, finished_at_ms } if ready => {
+            Step::Rest(Observed::Stopped { exit_code, finished_at_ms })
+        }
         Life::Ended { exit_code, .. } => Step::RecordEarlyEnd { exit_code },
     }
 }

@@ -53,10 +53,7 @@ pub enum RunnerError {
     #[error("the runner's records cannot be used")]
     Ledger(#[from] LedgerError),
     #[error("cannot copy {executable} to where instances find their agent")]
-    Agent {
-        executable: PathBuf,
-        source: std::io::Error,
-    },
+    Agent { executable: PathBuf, source: std::io::Error },
 }
 
 /// A runner whose instances are being driven; [`Runner::run`] connects it to its host.
@@ -105,10 +102,7 @@ impl Runner {
         copied
             .await
             .unwrap_or_else(|error| Err(std::io::Error::other(error)))
-            .map_err(|source| RunnerError::Agent {
-                executable: config.executable,
-                source,
-            })?;
+            .map_err(|source| RunnerError::Agent { executable: config.executable, source })?;
         tracing::info!(node = %identity.node_name, instances = records.len(), "runner started");
         let shared = Arc::new(Shared {
             backend,
@@ -120,12 +114,7 @@ impl Runner {
             shutdown: CancellationToken::new(),
         });
         let fleet = Fleet::new(Arc::clone(&shared), records);
-        Ok(Self {
-            fleet,
-            shared,
-            identity: watch::Sender::new(identity),
-            _lock: lock,
-        })
+        Ok(Self { fleet, shared, identity: watch::Sender::new(identity), _lock: lock })
     }
 
     /// What this machine has now.
@@ -135,11 +124,8 @@ impl Runner {
 
     /// Serves the host until `shutdown`. Instances run on afterwards.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunnerError> {
-        let session = Session::new(
-            Arc::clone(&self.fleet),
-            Arc::clone(&self.shared),
-            self.identity.clone(),
-        );
+        let session =
+            Session::new(Arc::clone(&self.fleet), Arc::clone(&self.shared), self.identity.clone());
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = session.run() => {}

@@ -64,13 +64,7 @@ impl Session {
         identity: watch::Sender<RunnerIdentity>,
     ) -> Self {
         let streams = Arc::new(Streams::new(shared.layout.clone()));
-        Self {
-            fleet,
-            shared,
-            identity,
-            streams,
-            inventory: watch::Sender::new(None),
-        }
+        Self { fleet, shared, identity, streams, inventory: watch::Sender::new(None) }
     }
 
     /// Stays connected for as long as it is polled.
@@ -89,10 +83,7 @@ impl Session {
             if trouble == last_trouble {
                 tracing::debug!(error = trouble, "still not connected to the host");
             } else {
-                tracing::warn!(
-                    error = trouble,
-                    "not connected to the host; instances run on"
-                );
+                tracing::warn!(error = trouble, "not connected to the host; instances run on");
                 last_trouble = trouble;
             }
             if began.elapsed() >= STABLE {
@@ -159,10 +150,7 @@ impl Session {
         let (failures, mut dial_failures) = mpsc::channel(16);
         let identity = self.identity.subscribe();
         let pool = DataPool::start(Arc::clone(&self.streams), identity, failures);
-        let mut talk = Talk {
-            link,
-            heard: Instant::now(),
-        };
+        let mut talk = Talk { link, heard: Instant::now() };
         let mut changes = self.shared.board.subscribe();
         let mut inventory = self.inventory.subscribe();
         let mut told = told;
@@ -229,11 +217,7 @@ impl Session {
     async fn report(&self, talk: &mut Talk, since: u64) -> Result<u64, SessionError> {
         let (mark, fresh): (u64, Vec<(TaskId, Observation)>) = self.shared.board.after(since);
         for (task_id, observation) in fresh {
-            talk.send(&ToHost::Observation {
-                task_id,
-                observation,
-            })
-            .await?;
+            talk.send(&ToHost::Observation { task_id, observation }).await?;
             self.shared.board.forget_absent(task_id);
         }
         Ok(mark)
@@ -241,10 +225,7 @@ impl Session {
 
     async fn wait_for_inventory(&self) -> Inventory {
         let mut receiver = self.inventory.subscribe();
-        let known = receiver
-            .wait_for(Option::is_some)
-            .await
-            .map(|inventory| inventory.clone());
+        let known = receiver.wait_for(Option::is_some).await.map(|inventory| inventory.clone());
         match known {
             Ok(Some(inventory)) => inventory,
             Ok(None) | Err(_) => detect_inventory(&*self.shared.backend).await,
@@ -260,10 +241,7 @@ impl Session {
             let now = if round.is_multiple_of(60) {
                 detect_inventory(&*self.shared.backend).await
             } else {
-                Inventory {
-                    docker: self.shared.backend.probe().await,
-                    ..first.clone()
-                }
+                Inventory { docker: self.shared.backend.probe().await, ..first.clone() }
             };
             if now != first {
                 first = now.clone();
@@ -283,8 +261,7 @@ impl Talk {
     /// A host that takes nothing for this long is as gone as one that says nothing.
     async fn send(&mut self, message: &ToHost) -> Result<(), SessionError> {
         let sent = tokio::time::timeout(SILENCE_LIMIT, self.link.send(message)).await;
-        sent.map_err(|_| SessionError::Silent)?
-            .map_err(SessionError::from)
+        sent.map_err(|_| SessionError::Silent)?.map_err(SessionError::from)
     }
 }
 

@@ -39,9 +39,7 @@ impl Host {
         let config = tls::host_config(&ca, ca.issue_host(now).unwrap()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let key = rcgen::KeyPair::generate().unwrap();
-        let csr = rcgen::CertificateParams::default()
-            .serialize_request(&key)
-            .unwrap();
+        let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
         let node_id = NodeId::new("n1");
         let identity = RunnerIdentity {
             certificate_pem: ca.sign_runner(&csr.pem().unwrap(), &node_id, now).unwrap(),
@@ -54,35 +52,22 @@ impl Host {
         let (control, controls) = mpsc::channel(8);
         let (data, datas) = mpsc::channel(64);
         tokio::spawn(accept(listener, TlsAcceptor::from(config), control, data));
-        Self {
-            controls,
-            datas,
-            identity,
-        }
+        Self { controls, datas, identity }
     }
 
     /// The next control connection, after its hello and its sync.
     async fn greet(&mut self) -> (Link, Vec<(TaskId, Observation)>) {
         let mut link = within(self.controls.recv()).await.unwrap();
         let hello = within(link.receive::<ToHost>()).await.unwrap();
-        let ToHost::Hello(hello) = hello else {
-            panic!("{hello:?}")
-        };
+        let ToHost::Hello(hello) = hello else { panic!("{hello:?}") };
         assert!(hello.inventory.cores > 0 && hello.inventory.memory_bytes > 0);
         let node_name = self.identity.node_name.to_string();
-        let welcome = ToRunner::Welcome {
-            version: 1,
-            node_name,
-            now_ms: NOW_MS,
-        };
+        let welcome = ToRunner::Welcome { version: 1, node_name, now_ms: NOW_MS };
         link.send(&welcome).await.unwrap();
         let mut known = Vec::new();
         loop {
             match within(link.receive::<ToHost>()).await.unwrap() {
-                ToHost::Observation {
-                    task_id,
-                    observation,
-                } => known.push((task_id, observation)),
+                ToHost::Observation { task_id, observation } => known.push((task_id, observation)),
                 ToHost::SyncDone => break,
                 other => panic!("{other:?}"),
             }
@@ -95,10 +80,7 @@ impl Host {
     async fn open(&mut self, task_id: TaskId, target: StreamTarget) -> (Link, StreamOpened) {
         loop {
             let mut data = within(self.datas.recv()).await.unwrap();
-            let open = StreamOpen {
-                task_id,
-                target: target.clone(),
-            };
+            let open = StreamOpen { task_id, target: target.clone() };
             if data.send(&open).await.is_ok()
                 && let Ok(opened) = within(data.receive::<StreamOpened>()).await
             {
@@ -120,11 +102,7 @@ async fn accept(
         };
         let is_control = stream.get_ref().1.alpn_protocol() == Some(ALPN_CONTROL);
         let link = FrameStream::new(stream);
-        let _ = if is_control {
-            control.send(link).await
-        } else {
-            data.send(link).await
-        };
+        let _ = if is_control { control.send(link).await } else { data.send(link).await };
     }
 }
 
@@ -134,9 +112,7 @@ fn now_ms() -> i64 {
 }
 
 async fn within<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), work)
-        .await
-        .expect("it takes too long")
+    tokio::time::timeout(Duration::from_secs(60), work).await.expect("it takes too long")
 }
 
 async fn until(link: &mut Link, holds: impl Fn(&Observation) -> bool) -> Observation {
@@ -180,9 +156,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         let filter = format!("label=kohakuriver.node={}", self.node);
-        let listed = Command::new("docker")
-            .args(["ps", "-aq", "--filter", &filter])
-            .output();
+        let listed = Command::new("docker").args(["ps", "-aq", "--filter", &filter]).output();
         let Ok(listed) = listed else { return };
         for id in String::from_utf8_lossy(&listed.stdout).split_whitespace() {
             let _ = Command::new("docker").args(["rm", "-f", id]).output();
@@ -192,17 +166,8 @@ impl Drop for Machine {
 
 fn standin_agent() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
-    let path = tests
-        .parent()
-        .unwrap()
-        .parent()
-        .unwrap()
-        .join("examples/standin_agent");
-    assert!(
-        path.exists(),
-        "{} is missing: cargo test builds it",
-        path.display()
-    );
+    let path = tests.parent().unwrap().parent().unwrap().join("examples/standin_agent");
+    assert!(path.exists(), "{} is missing: cargo test builds it", path.display());
     path
 }
 
@@ -217,26 +182,17 @@ fn order(task_id: TaskId, intent: Intent) -> Order {
         ssh: None,
         env: std::collections::BTreeMap::new(),
     };
-    Order {
-        task_id,
-        intent,
-        spec,
-    }
+    Order { task_id, intent, spec }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_lives_through_restarts_of_runner_and_host() {
     let dir = tempfile::tempdir().unwrap();
     let mut host = Host::new(dir.path()).await;
-    let machine = Machine {
-        dir,
-        node: host.identity.node_name.to_string(),
-    };
+    let machine = Machine { dir, node: host.identity.node_name.to_string() };
     let id = TaskId::from_u64(rand::random_range(1..i64::MAX as u64));
     let start = async |identity: &RunnerIdentity| {
-        let runner = Runner::start(machine.config(), identity.clone())
-            .await
-            .unwrap();
+        let runner = Runner::start(machine.config(), identity.clone()).await.unwrap();
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(runner.run(shutdown.clone()));
         (running, shutdown)
@@ -245,17 +201,12 @@ async fn an_instance_lives_through_restarts_of_runner_and_host() {
 
     // A second one on the same data directory is refused.
     let second = Runner::start(machine.config(), host.identity.clone()).await;
-    assert!(matches!(
-        second,
-        Err(RunnerError::Lock(LockError::Taken { .. }))
-    ));
+    assert!(matches!(second, Err(RunnerError::Lock(LockError::Taken { .. }))));
 
     let (mut link, known) = host.greet().await;
     assert!(known.is_empty());
     let intent = Intent::created();
-    link.send(&ToRunner::Order(order(id, intent)))
-        .await
-        .unwrap();
+    link.send(&ToRunner::Order(order(id, intent))).await.unwrap();
     let first = until(&mut link, is_running).await;
     assert!(first.ssh_host_key.is_some());
 
@@ -277,16 +228,9 @@ async fn an_instance_lives_through_restarts_of_runner_and_host() {
             writer.shutdown().await.unwrap();
         }
     );
-    assert!(
-        echo == sent,
-        "{} of {} bytes came back",
-        echo.len(),
-        sent.len()
-    );
+    assert!(echo == sent, "{} of {} bytes came back", echo.len(), sent.len());
     let (_, refused) = host.open(id, StreamTarget::Tcp { port: 1 }).await;
-    let StreamOpened::Refused { error } = refused else {
-        panic!("opened")
-    };
+    let StreamOpened::Refused { error } = refused else { panic!("opened") };
     assert_eq!(error, "nothing listens on port 1");
     let nobody = TaskId::from_u64(1);
     let (_, refused) = host.open(nobody, StreamTarget::Ssh).await;
@@ -318,31 +262,16 @@ async fn an_instance_lives_through_restarts_of_runner_and_host() {
             )
             .await
         },
-        until(&mut link, |seen| matches!(
-            seen.state,
-            Observed::Stopped {
-                exit_code: Some(3),
-                ..
-            }
-        ))
+        until(&mut link, |seen| matches!(seen.state, Observed::Stopped { exit_code: Some(3), .. }))
     );
     let intent = intent.restart();
-    link.send(&ToRunner::Order(order(id, intent)))
-        .await
-        .unwrap();
+    link.send(&ToRunner::Order(order(id, intent))).await.unwrap();
     let restarted = until(&mut link, is_running).await;
     assert_eq!(restarted.ssh_host_key, first.ssh_host_key);
     let intent = intent.stop();
-    link.send(&ToRunner::Order(order(id, intent)))
-        .await
-        .unwrap();
-    until(&mut link, |seen| {
-        matches!(seen.state, Observed::Stopped { .. })
-    })
-    .await;
-    link.send(&ToRunner::Order(order(id, intent.delete())))
-        .await
-        .unwrap();
+    link.send(&ToRunner::Order(order(id, intent))).await.unwrap();
+    until(&mut link, |seen| matches!(seen.state, Observed::Stopped { .. })).await;
+    link.send(&ToRunner::Order(order(id, intent.delete()))).await.unwrap();
     until(&mut link, |seen| seen.state == Observed::Absent).await;
     shutdown.cancel();
     within(running).await.unwrap().unwrap();
@@ -352,13 +281,8 @@ async fn an_instance_lives_through_restarts_of_runner_and_host() {
 async fn more_connections_are_dialled_when_the_host_asks() {
     let dir = tempfile::tempdir().unwrap();
     let mut host = Host::new(dir.path()).await;
-    let machine = Machine {
-        dir,
-        node: host.identity.node_name.to_string(),
-    };
-    let runner = Runner::start(machine.config(), host.identity.clone())
-        .await
-        .unwrap();
+    let machine = Machine { dir, node: host.identity.node_name.to_string() };
+    let runner = Runner::start(machine.config(), host.identity.clone()).await.unwrap();
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(runner.run(shutdown.clone()));
     let (mut link, _) = host.greet().await;
@@ -371,10 +295,7 @@ async fn more_connections_are_dialled_when_the_host_asks() {
         idle.push(within(host.datas.recv()).await.unwrap());
     }
     // One that is taken is replaced.
-    let open = StreamOpen {
-        task_id: TaskId::from_u64(1),
-        target: StreamTarget::Ssh,
-    };
+    let open = StreamOpen { task_id: TaskId::from_u64(1), target: StreamTarget::Ssh };
     idle[0].send(&open).await.unwrap();
     idle.push(within(host.datas.recv()).await.unwrap());
     shutdown.cancel();

@@ -13,10 +13,7 @@ pub enum StoreError {
     #[error("the disk of the database is full")]
     DiskFull,
     #[error("table {table} holds something unreadable in {column}")]
-    Inconsistent {
-        table: &'static str,
-        column: &'static str,
-    },
+    Inconsistent { table: &'static str, column: &'static str },
     #[error("the database failed")]
     Driver(#[source] sqlx::Error),
 }
@@ -31,14 +28,8 @@ impl From<sqlx::Error> for StoreError {
                 return Self::DiskFull;
             }
             if inner.is_unique_violation() {
-                let what = if inner.message().contains("name") {
-                    "that name"
-                } else {
-                    "that row"
-                };
-                return Self::Conflict {
-                    what: what.to_owned(),
-                };
+                let what = if inner.message().contains("name") { "that name" } else { "that row" };
+                return Self::Conflict { what: what.to_owned() };
             }
         }
         Self::Driver(error)

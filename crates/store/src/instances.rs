@@ -86,19 +86,13 @@ impl Store {
 
     pub async fn list_instances_of(&self, node: &NodeId) -> Result<Vec<InstanceRow>, StoreError> {
         let sql = sqlx::AssertSqlSafe(format!("{SELECT} WHERE i.node_id = $1 ORDER BY i.id"));
-        let rows = sqlx::query(sql)
-            .bind(node.as_str())
-            .fetch_all(&self.readers)
-            .await?;
+        let rows = sqlx::query(sql).bind(node.as_str()).fetch_all(&self.readers).await?;
         rows.iter().map(read_instance).collect()
     }
 
     pub async fn lookup_instance(&self, id: TaskId) -> Result<Option<InstanceRow>, StoreError> {
         let sql = sqlx::AssertSqlSafe(format!("{SELECT} WHERE i.id = $1"));
-        let row = sqlx::query(sql)
-            .bind(id.as_i64())
-            .fetch_optional(&self.readers)
-            .await?;
+        let row = sqlx::query(sql).bind(id.as_i64()).fetch_optional(&self.readers).await?;
         row.as_ref().map(read_instance).transpose()
     }
 
@@ -149,15 +143,10 @@ impl Store {
         }
         let rooms = rooms(&Self::list_nodes_in(&mut tx).await?, unavailable);
         let node = place(demand(&new.spec), new.target.as_ref(), &rooms)?;
-        let last: i64 = sqlx::query("SELECT id FROM last_id")
-            .fetch_one(&mut *tx)
-            .await?
-            .try_get("id")?;
+        let last: i64 =
+            sqlx::query("SELECT id FROM last_id").fetch_one(&mut *tx).await?.try_get("id")?;
         let id = TaskId::from_u64(new.id.as_u64().max(last as u64 + 1));
-        sqlx::query("UPDATE last_id SET id = $1")
-            .bind(id.as_i64())
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query("UPDATE last_id SET id = $1").bind(id.as_i64()).execute(&mut *tx).await?;
         let intent = Intent::created();
         sqlx::query(
             "INSERT INTO instances (id, name, node_id, spec, desired, generation, start_generation,
@@ -181,9 +170,7 @@ impl Store {
         Ok(self
             .lookup_instance(id)
             .await?
-            .ok_or(StoreError::NotFound {
-                what: "row that was just written".to_owned(),
-            })?)
+            .ok_or(StoreError::NotFound { what: "row that was just written".to_owned() })?)
     }
 
     /// Writes a new intent, if the row still has the generation it was decided on. An intent to
@@ -236,18 +223,12 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         let sql = sqlx::AssertSqlSafe(format!("{SELECT} WHERE i.id = $1 AND i.node_id = $2"));
-        let row = sqlx::query(sql)
-            .bind(id.as_i64())
-            .bind(node.as_str())
-            .fetch_optional(&mut *tx)
-            .await?;
+        let row =
+            sqlx::query(sql).bind(id.as_i64()).bind(node.as_str()).fetch_optional(&mut *tx).await?;
         let Some(row) = row.as_ref().map(read_instance).transpose()? else {
             return Ok(false);
         };
-        let older = row
-            .observation
-            .as_ref()
-            .is_some_and(|o| o.generation > observation.generation);
+        let older = row.observation.as_ref().is_some_and(|o| o.generation > observation.generation);
         if older || row.observation.as_ref() == Some(observation) {
             return Ok(false);
         }
@@ -264,9 +245,8 @@ impl Store {
             return Ok(true);
         }
         let mut kept = observation.clone();
-        kept.ssh_host_key = kept
-            .ssh_host_key
-            .or_else(|| row.observation.and_then(|before| before.ssh_host_key));
+        kept.ssh_host_key =
+            kept.ssh_host_key.or_else(|| row.observation.and_then(|before| before.ssh_host_key));
         sqlx::query("UPDATE instances SET observation = $2, revision = revision + 1 WHERE id = $1")
             .bind(id.as_i64())
             .bind(json(&kept, "observation")?)
@@ -288,10 +268,7 @@ impl Store {
 
 /// What an instance takes from its node's account.
 fn demand(spec: &InstanceSpec) -> Demand {
-    Demand {
-        cores: spec.cores,
-        memory_bytes: spec.memory_bytes.unwrap_or(0),
-    }
+    Demand { cores: spec.cores, memory_bytes: spec.memory_bytes.unwrap_or(0) }
 }
 
 fn rooms(nodes: &[NodeRow], unavailable: &HashMap<NodeId, String>) -> Vec<NodeRoom> {
@@ -344,9 +321,7 @@ async fn take_port(tx: &mut Transaction<'_, Sqlite>, id: TaskId) -> Result<(), C
     .bind(FIRST_SSH_PORT)
     .fetch_one(&mut **tx)
     .await?;
-    let port: i64 = row
-        .try_get::<Option<i64>, _>("port")?
-        .ok_or(CreateError::NoPort)?;
+    let port: i64 = row.try_get::<Option<i64>, _>("port")?.ok_or(CreateError::NoPort)?;
     sqlx::query("INSERT INTO ssh_ports (port, instance_id) VALUES ($1, $2)")
         .bind(port)
         .bind(id.as_i64())
@@ -356,10 +331,8 @@ async fn take_port(tx: &mut Transaction<'_, Sqlite>, id: TaskId) -> Result<(), C
 }
 
 fn json<T: serde::Serialize>(value: &T, column: &'static str) -> Result<String, StoreError> {
-    serde_json::to_string(value).map_err(|_| StoreError::Inconsistent {
-        table: "instances",
-        column,
-    })
+    serde_json::to_string(value)
+        .map_err(|_| StoreError::Inconsistent { table: "instances", column })
 }
 
 fn desired_text(desired: Desired) -> &'static str {
@@ -371,10 +344,7 @@ fn desired_text(desired: Desired) -> &'static str {
 }
 
 fn read_instance(row: &SqliteRow) -> Result<InstanceRow, StoreError> {
-    let damaged = |column| StoreError::Inconsistent {
-        table: "instances",
-        column,
-    };
+    let damaged = |column| StoreError::Inconsistent { table: "instances", column };
     let desired = match row.try_get::<String, _>("desired")?.as_str() {
         "running" => Desired::Running,
         "stopped" => Desired::Stopped,
@@ -389,10 +359,7 @@ fn read_instance(row: &SqliteRow) -> Result<InstanceRow, StoreError> {
     Ok(InstanceRow {
         id: TaskId::from_u64(row.try_get::<i64, _>("id")? as u64),
         node_id: NodeId::new(row.try_get::<String, _>("node_id")?),
-        node_name: row
-            .try_get::<String, _>("node_name")?
-            .parse()
-            .map_err(|_| damaged("node"))?,
+        node_name: row.try_get::<String, _>("node_name")?.parse().map_err(|_| damaged("node"))?,
         spec: serde_json::from_str(&row.try_get::<String, _>("spec")?)
             .map_err(|_| damaged("spec"))?,
         intent: Intent {

@@ -104,9 +104,7 @@ impl Store {
             .bind(name.as_str())
             .fetch_optional(&mut *tx)
             .await?
-            .ok_or_else(|| StoreError::NotFound {
-                what: format!("node named '{name}'"),
-            })?;
+            .ok_or_else(|| StoreError::NotFound { what: format!("node named '{name}'") })?;
         let id: String = row.try_get("id")?;
         let count: i64 = sqlx::query("SELECT COUNT(*) AS n FROM instances WHERE node_id = $1")
             .bind(&id)
@@ -118,40 +116,26 @@ impl Store {
                 what: format!("node '{name}' has {count} VPSes and"),
             });
         }
-        sqlx::query("DELETE FROM instances WHERE node_id = $1")
-            .bind(&id)
-            .execute(&mut *tx)
-            .await?;
-        sqlx::query("DELETE FROM nodes WHERE id = $1")
-            .bind(&id)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query("DELETE FROM instances WHERE node_id = $1").bind(&id).execute(&mut *tx).await?;
+        sqlx::query("DELETE FROM nodes WHERE id = $1").bind(&id).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(NodeId::new(id))
     }
 }
 
 fn json<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
-    serde_json::to_string(value).map_err(|_| StoreError::Inconsistent {
-        table: "nodes",
-        column: "inventory",
-    })
+    serde_json::to_string(value)
+        .map_err(|_| StoreError::Inconsistent { table: "nodes", column: "inventory" })
 }
 
 fn read_name(row: &SqliteRow) -> Result<NodeName, StoreError> {
     row.try_get::<String, _>("name")?
         .parse()
-        .map_err(|_| StoreError::Inconsistent {
-            table: "nodes",
-            column: "name",
-        })
+        .map_err(|_| StoreError::Inconsistent { table: "nodes", column: "name" })
 }
 
 fn read_node(row: &SqliteRow) -> Result<NodeRow, StoreError> {
-    let damaged = |column| StoreError::Inconsistent {
-        table: "nodes",
-        column,
-    };
+    let damaged = |column| StoreError::Inconsistent { table: "nodes", column };
     let inventory = match row.try_get::<Option<String>, _>("inventory")? {
         None => None,
         Some(text) => Some(serde_json::from_str(&text).map_err(|_| damaged("inventory"))?),

@@ -1,5 +1,7 @@
 //! What instances hold: never twice, never more than a node has, never forgotten.
 
+#![expect(clippy::unwrap_used, reason = "a test that is surprised should end there")]
+
 use std::collections::{BTreeMap, HashMap};
 
 use kohakuriver_model::{
@@ -23,31 +25,19 @@ async fn cluster() -> Cluster {
     let store = Store::open(&dir.path().join("host.db")).await.unwrap();
     let node = NodeId::new("n-1");
     store.create_join_token("hash", 0, 1000).await.unwrap();
-    store
-        .redeem_join_token("hash", &node, &"n1".parse().unwrap(), 1)
-        .await
-        .unwrap();
+    store.redeem_join_token("hash", &node, &"n1".parse().unwrap(), 1).await.unwrap();
     let inventory = Inventory {
         cores: CORES,
         memory_bytes: MEMORY,
         numa: Vec::new(),
         gpus: Vec::new(),
-        docker: DockerState::Ready {
-            version: "1".into(),
-        },
+        docker: DockerState::Ready { version: "1".into() },
         kvm_device: false,
         kernel: String::new(),
         os: String::new(),
     };
-    store
-        .record_hello(&node, &inventory, "0", 0, 1)
-        .await
-        .unwrap();
-    Cluster {
-        store,
-        node,
-        _dir: dir,
-    }
+    store.record_hello(&node, &inventory, "0", 0, 1).await.unwrap();
+    Cluster { store, node, _dir: dir }
 }
 
 fn spec(cores: u32, memory_bytes: u64) -> InstanceSpec {
@@ -57,26 +47,18 @@ fn spec(cores: u32, memory_bytes: u64) -> InstanceSpec {
         cores,
         memory_bytes: (memory_bytes > 0).then_some(memory_bytes),
         pids_limit: 100,
-        ssh: Some(SshAccess {
-            authorized_keys: Vec::new(),
-        }),
+        ssh: Some(SshAccess { authorized_keys: Vec::new() }),
         env: BTreeMap::new(),
     }
 }
 
 fn new(spec: InstanceSpec) -> NewInstance {
-    NewInstance {
-        id: TaskId::from_u64(1),
-        spec,
-        target: None,
-    }
+    NewInstance { id: TaskId::from_u64(1), spec, target: None }
 }
 
 impl Cluster {
     async fn create(&self, spec: InstanceSpec) -> Result<InstanceRow, CreateError> {
-        self.store
-            .create_instance(new(spec), &HashMap::new(), 5)
-            .await
+        self.store.create_instance(new(spec), &HashMap::new(), 5).await
     }
 
     async fn row(&self, id: TaskId) -> Option<InstanceRow> {
@@ -90,24 +72,15 @@ impl Cluster {
         let status = public_status(&row.intent, row.observation.as_ref(), true);
         match admission::admit(act, &row.intent, status) {
             Admission::Change(intent) => {
-                self.store
-                    .change_intent(&row, intent, &HashMap::new(), 6)
-                    .await
+                self.store.change_intent(&row, intent, &HashMap::new(), 6).await
             }
             Admission::Already | Admission::Refused { .. } => Ok(()),
         }
     }
 
     async fn observe(&self, id: TaskId, generation: u64, state: Observed) -> bool {
-        let observation = Observation {
-            generation,
-            state,
-            ssh_host_key: None,
-        };
-        self.store
-            .record_observation(id, &self.node, &observation)
-            .await
-            .unwrap()
+        let observation = Observation { generation, state, ssh_host_key: None };
+        self.store.record_observation(id, &self.node, &observation).await.unwrap()
     }
 }
 
@@ -116,49 +89,26 @@ async fn a_stop_releases_compute_only_when_it_is_proven_and_keeps_the_port() {
     let cluster = cluster().await;
     let first = cluster.create(spec(8, 0)).await.unwrap();
     assert_eq!(first.ssh_port, Some(9000));
-    cluster
-        .observe(first.id, 1, Observed::Running { started_at_ms: 1 })
-        .await;
+    cluster.observe(first.id, 1, Observed::Running { started_at_ms: 1 }).await;
     cluster.act(first.id, Act::Stop).await.unwrap();
     let refused = cluster.create(spec(1, 0)).await.unwrap_err();
-    assert!(
-        refused.to_string().contains("0 of 8 cores free"),
-        "{refused}"
-    );
+    assert!(refused.to_string().contains("0 of 8 cores free"), "{refused}");
 
-    cluster
-        .observe(
-            first.id,
-            2,
-            Observed::Stopped {
-                exit_code: Some(0),
-                finished_at_ms: 2,
-            },
-        )
-        .await;
+    cluster.observe(first.id, 2, Observed::Stopped { exit_code: Some(0), finished_at_ms: 2 }).await;
     let second = cluster.create(spec(1, 0)).await.unwrap();
     assert_eq!(second.ssh_port, Some(9001));
     let error = cluster.act(first.id, Act::Restart).await.unwrap_err();
     assert!(error.to_string().contains("7 of 8 cores free"), "{error}");
-    assert_eq!(
-        cluster.row(first.id).await.unwrap().intent.desired,
-        Desired::Stopped
-    );
+    assert_eq!(cluster.row(first.id).await.unwrap().intent.desired, Desired::Stopped);
 }
 
 #[tokio::test]
 async fn a_delete_frees_the_port_for_the_next_one_and_never_the_id() {
     let cluster = cluster().await;
     let first = cluster.create(spec(0, 0)).await.unwrap();
-    cluster
-        .act(first.id, Act::Delete { force: true })
-        .await
-        .unwrap();
+    cluster.act(first.id, Act::Delete { force: true }).await.unwrap();
     cluster.observe(first.id, 1, Observed::Absent).await;
-    assert!(
-        cluster.row(first.id).await.is_some(),
-        "an older report proves nothing"
-    );
+    assert!(cluster.row(first.id).await.is_some(), "an older report proves nothing");
     cluster.observe(first.id, 2, Observed::Absent).await;
     assert!(cluster.row(first.id).await.is_none());
     let second = cluster.create(spec(0, 0)).await.unwrap();
@@ -170,19 +120,9 @@ async fn a_delete_frees_the_port_for_the_next_one_and_never_the_id() {
 async fn another_nodes_word_about_an_instance_counts_for_nothing() {
     let cluster = cluster().await;
     let row = cluster.create(spec(1, 0)).await.unwrap();
-    let lie = Observation {
-        generation: 9,
-        state: Observed::Absent,
-        ssh_host_key: None,
-    };
+    let lie = Observation { generation: 9, state: Observed::Absent, ssh_host_key: None };
     let stranger = NodeId::new("n-2");
-    assert!(
-        !cluster
-            .store
-            .record_observation(row.id, &stranger, &lie)
-            .await
-            .unwrap()
-    );
+    assert!(!cluster.store.record_observation(row.id, &stranger, &lie).await.unwrap());
     assert_eq!(cluster.row(row.id).await.unwrap().observation, None);
 }
 
@@ -191,33 +131,14 @@ async fn a_join_token_admits_one_node_once_and_in_time() {
     let cluster = cluster().await;
     let redeem = async |hash: &str, name: &str, now_ms| {
         let id = NodeId::new(format!("n-{name}"));
-        cluster
-            .store
-            .redeem_join_token(hash, &id, &name.parse().unwrap(), now_ms)
-            .await
+        cluster.store.redeem_join_token(hash, &id, &name.parse().unwrap(), now_ms).await
     };
     assert!(matches!(redeem("hash", "n2", 2).await, Err(RedeemError::Used { by }) if by == "n1"));
-    assert!(matches!(
-        redeem("other", "n2", 2).await,
-        Err(RedeemError::Unknown)
-    ));
-    cluster
-        .store
-        .create_join_token("late", 0, 10)
-        .await
-        .unwrap();
-    assert!(matches!(
-        redeem("late", "n2", 10).await,
-        Err(RedeemError::Expired)
-    ));
-    assert!(matches!(
-        redeem("late", "n1", 5).await,
-        Err(RedeemError::NameTaken(_))
-    ));
-    assert!(
-        redeem("late", "n2", 9).await.is_ok(),
-        "a refused name does not use the token up"
-    );
+    assert!(matches!(redeem("other", "n2", 2).await, Err(RedeemError::Unknown)));
+    cluster.store.create_join_token("late", 0, 10).await.unwrap();
+    assert!(matches!(redeem("late", "n2", 10).await, Err(RedeemError::Expired)));
+    assert!(matches!(redeem("late", "n1", 5).await, Err(RedeemError::NameTaken(_))));
+    assert!(redeem("late", "n2", 9).await.is_ok(), "a refused name does not use the token up");
 }
 
 #[tokio::test]
@@ -226,32 +147,17 @@ async fn ids_prefixes_and_names_find_one_instance_or_say_why_not() {
     let mut named = spec(0, 0);
     named.name = Some("web".parse().unwrap());
     let id = TaskId::from_u64(7_398_213_345_412_345_856);
-    let new = NewInstance {
-        id,
-        spec: named.clone(),
-        target: None,
-    };
-    let web = cluster
-        .store
-        .create_instance(new.clone(), &HashMap::new(), 1)
-        .await
-        .unwrap();
+    let new = NewInstance { id, spec: named.clone(), target: None };
+    let web = cluster.store.create_instance(new.clone(), &HashMap::new(), 1).await.unwrap();
     let other = cluster.create(spec(0, 0)).await.unwrap();
     let resolve = async |text: &str| cluster.store.resolve_instance(text).await.unwrap();
     assert_eq!(resolve("web").await, Resolve::One(web.id));
     assert_eq!(resolve(&web.id.to_string()).await, Resolve::One(web.id));
     assert_eq!(resolve(&other.id.to_string()).await, Resolve::One(other.id));
-    assert_eq!(
-        resolve("73982").await,
-        Resolve::Many(vec![web.id, other.id])
-    );
+    assert_eq!(resolve("73982").await, Resolve::Many(vec![web.id, other.id]));
     assert_eq!(resolve("8").await, Resolve::None);
     assert_eq!(resolve("we").await, Resolve::None);
-    let again = cluster
-        .store
-        .create_instance(new, &HashMap::new(), 1)
-        .await
-        .unwrap_err();
+    let again = cluster.store.create_instance(new, &HashMap::new(), 1).await.unwrap_err();
     assert!(matches!(again, CreateError::NameTaken(_)));
 }
 
@@ -260,9 +166,7 @@ async fn everything_is_there_after_the_database_is_opened_again() {
     let cluster = cluster().await;
     let row = cluster.create(spec(2, MEMORY / 2)).await.unwrap();
     cluster.store.close().await;
-    let store = Store::open(&cluster._dir.path().join("host.db"))
-        .await
-        .unwrap();
+    let store = Store::open(&cluster._dir.path().join("host.db")).await.unwrap();
     assert_eq!(store.lookup_instance(row.id).await.unwrap(), Some(row));
     assert_eq!(store.list_nodes().await.unwrap()[0].cores_taken, 2);
 }
@@ -293,16 +197,9 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let state = prop_oneof![
         Just(Observed::Running { started_at_ms: 1 }),
-        Just(Observed::Stopped {
-            exit_code: Some(1),
-            finished_at_ms: 2
-        }),
+        Just(Observed::Stopped { exit_code: Some(1), finished_at_ms: 2 }),
         Just(Observed::Absent),
-        Just(Observed::Failed {
-            code: FailureCode::Internal,
-            message: String::new(),
-            hint: None
-        }),
+        Just(Observed::Failed { code: FailureCode::Internal, message: String::new(), hint: None }),
     ];
     prop_oneof![
         (0..5u32, 0..MEMORY / 2).prop_map(|(cores, memory)| Step::Create { cores, memory }),
@@ -320,29 +217,14 @@ async fn check(cluster: &Cluster, surprised: bool) {
     let rows = cluster.store.list_instances().await.unwrap();
     let held = |row: &&InstanceRow| row.holds_compute;
     let cores: u32 = rows.iter().filter(held).map(|row| row.spec.cores).sum();
-    let memory: u64 = rows
-        .iter()
-        .filter(held)
-        .map(|row| row.spec.memory_bytes.unwrap_or(0))
-        .sum();
+    let memory: u64 = rows.iter().filter(held).map(|row| row.spec.memory_bytes.unwrap_or(0)).sum();
     let node = cluster.store.list_nodes().await.unwrap().remove(0);
-    assert_eq!(
-        (node.cores_taken, node.memory_taken),
-        (cores, memory),
-        "the account is the sum"
-    );
-    assert!(
-        surprised || cores <= CORES && memory <= MEMORY,
-        "more was given out than there is"
-    );
+    assert_eq!((node.cores_taken, node.memory_taken), (cores, memory), "the account is the sum");
+    assert!(surprised || cores <= CORES && memory <= MEMORY, "more was given out than there is");
     let mut ports: Vec<_> = rows.iter().filter_map(|row| row.ssh_port).collect();
     ports.sort_unstable();
     ports.dedup();
-    assert_eq!(
-        ports.len(),
-        rows.len(),
-        "every instance has a port of its own"
-    );
+    assert_eq!(ports.len(), rows.len(), "every instance has a port of its own");
     for row in rows {
         let proven_at_rest = row.observation.as_ref().is_some_and(|seen| {
             seen.generation >= row.intent.generation && seen.state.is_at_rest()

@@ -45,9 +45,7 @@ pub fn inventory() -> Inventory {
         memory_bytes: 16 << 30,
         numa: Vec::new(),
         gpus: Vec::new(),
-        docker: DockerState::Ready {
-            version: "27".to_owned(),
-        },
+        docker: DockerState::Ready { version: "27".to_owned() },
         kvm_device: false,
         kernel: "6.1".to_owned(),
         os: "Test".to_owned(),
@@ -81,60 +79,30 @@ impl FakeRunner {
             inventory: inventory(),
         };
         control.send(&ToHost::Hello(hello)).await?;
-        match control.receive::<ToRunner>().await? {
-            ToRunner::Welcome { .. } => {}
-            ToRunner::Refused { reason } => bail!("refused: {reason}"),
-            other => bail!("expected a welcome, got {other:?}"),
+        let answer = control.receive::<ToRunner>().await?;
+        if let ToRunner::Refused { reason } = answer {
+            bail!("refused: {reason}");
         }
+        anyhow::ensure!(matches!(answer, ToRunner::Welcome { .. }), "no welcome but {answer:?}");
         for (task_id, observation) in seen {
-            control
-                .send(&ToHost::Observation {
-                    task_id,
-                    observation,
-                })
-                .await?;
+            control.send(&ToHost::Observation { task_id, observation }).await?;
         }
         control.send(&ToHost::SyncDone).await?;
         let orders = Arc::new(Mutex::new(HashMap::new()));
         let (reports, queue) = mpsc::channel(64);
-        let task = tokio::spawn(serve(
-            control,
-            identity.clone(),
-            reaction,
-            orders.clone(),
-            queue,
-        ));
-        Ok(Self {
-            identity,
-            orders,
-            reports,
-            task,
-        })
+        let task = tokio::spawn(serve(control, identity.clone(), reaction, orders.clone(), queue));
+        Ok(Self { identity, orders, reports, task })
     }
 
     /// The newest order for a task.
     pub fn order(&self, task_id: TaskId) -> Option<Order> {
-        self.orders
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&task_id)
-            .cloned()
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).get(&task_id).cloned()
     }
 
     /// Reports something nobody asked about.
     pub async fn report(&self, task_id: TaskId, generation: u64, state: Observed) -> Result<()> {
-        let observation = Observation {
-            generation,
-            state,
-            ssh_host_key: None,
-        };
-        Ok(self
-            .reports
-            .send(ToHost::Observation {
-                task_id,
-                observation,
-            })
-            .await?)
+        let observation = Observation { generation, state, ssh_host_key: None };
+        Ok(self.reports.send(ToHost::Observation { task_id, observation }).await?)
     }
 
     /// The link drops; instances would run on.
@@ -192,18 +160,11 @@ fn react(reaction: &Reaction, order: &Order) -> Option<Observation> {
     let state = match (reaction, order.intent.desired) {
         (Reaction::Ignore, _) => return None,
         (_, Desired::Deleted) => Observed::Absent,
-        (_, Desired::Stopped) => Observed::Stopped {
-            exit_code: Some(0),
-            finished_at_ms: 2,
-        },
+        (_, Desired::Stopped) => Observed::Stopped { exit_code: Some(0), finished_at_ms: 2 },
         (Reaction::Fail(state), Desired::Running) => state.clone(),
         (Reaction::Obey, Desired::Running) => Observed::Running { started_at_ms: 1 },
     };
-    Some(Observation {
-        generation: order.intent.generation,
-        state,
-        ssh_host_key: None,
-    })
+    Some(Observation { generation: order.intent.generation, state, ssh_host_key: None })
 }
 
 /// A data connection that sends back what it gets, behind the name of what was asked for.
@@ -212,9 +173,7 @@ async fn echo(identity: RunnerIdentity) -> Result<()> {
     let open: StreamOpen = frames.receive().await?;
     frames.send(&StreamOpened::Opened).await?;
     let (mut stream, early) = frames.into_parts();
-    stream
-        .write_all(format!("hello from {}\n", open.task_id).as_bytes())
-        .await?;
+    stream.write_all(format!("hello from {}\n", open.task_id).as_bytes()).await?;
     stream.write_all(&early).await?;
     let mut buffer = [0; 4096];
     loop {

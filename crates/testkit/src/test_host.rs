@@ -41,30 +41,15 @@ impl TestHost {
         let now_ms = Arc::new(AtomicI64::new(1_790_000_000_000));
         let dir = tempfile::tempdir()?;
         let host = start(dir.path(), &now_ms).await?;
-        Ok(Self {
-            host,
-            now_ms,
-            dir,
-            http: reqwest::Client::new(),
-        })
+        Ok(Self { host, now_ms, dir, http: reqwest::Client::new() })
     }
 
     /// Ends the host and starts another on the same data.
     pub async fn restart(self) -> Result<Self> {
-        let Self {
-            host,
-            now_ms,
-            dir,
-            http,
-        } = self;
+        let Self { host, now_ms, dir, http } = self;
         host.stop().await;
         let host = start(dir.path(), &now_ms).await?;
-        Ok(Self {
-            host,
-            now_ms,
-            dir,
-            http,
-        })
+        Ok(Self { host, now_ms, dir, http })
     }
 
     pub fn data_dir(&self) -> &Path {
@@ -95,14 +80,11 @@ impl TestHost {
 
     /// A request with headers of the test's choice.
     pub async fn get_with(&self, path: &str, header: &str, value: &str) -> Result<Answer> {
-        self.send(self.http.get(self.url(path)).header(header, value))
-            .await
+        self.send(self.http.get(self.url(path)).header(header, value)).await
     }
 
     pub async fn join_token(&self) -> Result<JoinToken> {
-        let answer = self
-            .post("/api/nodes/tokens", serde_json::json!({}))
-            .await?;
+        let answer = self.post("/api/nodes/tokens", serde_json::json!({})).await?;
         Ok(answer.text("token").parse()?)
     }
 
@@ -111,9 +93,7 @@ impl TestHost {
         let mut seen = Value::Null;
         for _ in 0..200 {
             let since = seen["revision"].as_u64();
-            let query = since
-                .map(|since| format!("?since={since}&timeout=1"))
-                .unwrap_or_default();
+            let query = since.map(|since| format!("?since={since}&timeout=1")).unwrap_or_default();
             seen = self.get(&format!("/api/status/{task}{query}")).await?.body;
             if seen["status"] == wanted {
                 return Ok(seen);
@@ -143,10 +123,7 @@ async fn start(dir: &Path, now_ms: &Arc<AtomicI64>) -> Result<Host> {
         ssh_port: 0,
         link_bind: loopback,
         link_port: 0,
-        link_address: HostAddress {
-            host: loopback.to_string(),
-            port: 0,
-        },
+        link_address: HostAddress { host: loopback.to_string(), port: 0 },
         lost_after: Duration::from_secs(30),
     };
     Ok(Host::start(config, Clock::Manual(now_ms.clone())).await?)

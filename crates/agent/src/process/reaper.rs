@@ -24,10 +24,7 @@ pub(crate) enum ReapMode {
     /// Every one: the agent is PID 1 or a subreaper, and owns its whole process.
     All,
     /// Those started through [`Children::spawn`] alone, beside somebody else's children.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for a host process of others' children")
-    )]
+    #[cfg_attr(not(test), expect(dead_code, reason = "for a host process of others' children"))]
     Registered,
 }
 
@@ -39,18 +36,13 @@ pub(crate) struct Children {
 
 impl fmt::Debug for Children {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Children")
-            .field("mode", &self.mode)
-            .finish_non_exhaustive()
+        f.debug_struct("Children").field("mode", &self.mode).finish_non_exhaustive()
     }
 }
 
 impl Children {
     pub fn new(mode: ReapMode) -> Self {
-        Self {
-            mode,
-            waiting: Mutex::default(),
-        }
+        Self { mode, waiting: Mutex::default() }
     }
 
     /// Starts a child; its end arrives on the receiver.
@@ -147,10 +139,7 @@ fn report(waiting: &mut HashMap<i32, oneshot::Sender<Exit>>, pid: i32, status: i
     let exit = if libc::WIFEXITED(status) {
         Exit::Code(libc::WEXITSTATUS(status))
     } else {
-        Exit::Signal {
-            number: libc::WTERMSIG(status),
-            core_dumped: libc::WCOREDUMP(status),
-        }
+        Exit::Signal { number: libc::WTERMSIG(status), core_dumped: libc::WCOREDUMP(status) }
     };
     if let Some(waiter) = waiting.remove(&pid) {
         // The session may have gone: then nobody needs the status.
@@ -186,10 +175,7 @@ mod tests {
     #[tokio::test]
     async fn a_death_by_a_realtime_signal_is_reported_and_foreign_children_are_left_alone() {
         let children = Children::new(ReapMode::Registered);
-        let mut foreign = Command::new("/bin/sh")
-            .args(["-c", "exit 3"])
-            .spawn()
-            .unwrap();
+        let mut foreign = Command::new("/bin/sh").args(["-c", "exit 3"]).spawn().unwrap();
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "kill -40 $$; sleep 5"]);
         let (_child, exit) = children.spawn(&mut command).unwrap();
@@ -204,11 +190,7 @@ mod tests {
     #[test]
     fn a_failed_exec_is_an_error_and_registers_nothing() {
         let children = Children::new(ReapMode::Registered);
-        assert!(
-            children
-                .spawn(&mut Command::new("/no/such/program"))
-                .is_err()
-        );
+        assert!(children.spawn(&mut Command::new("/no/such/program")).is_err());
         assert!(children.lock().is_empty());
     }
 }

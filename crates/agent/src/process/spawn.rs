@@ -97,11 +97,7 @@ pub(crate) fn start(
     let (child, exit) = children.spawn(&mut command)?;
     // Dropping the command closes the child's ends here, without which no end of file would ever come.
     drop(command);
-    Ok(Started {
-        pid: child.id(),
-        exit,
-        pipes,
-    })
+    Ok(Started { pid: child.id(), exit, pipes })
 }
 
 fn new_pipe() -> io::Result<(OwnedFd, OwnedFd)> {

@@ -168,13 +168,9 @@ fn change(path: &Path, file: Option<&fs::File>, wanted: &FileAttributes) -> Answ
         let (atime, mtime) = (time(wanted.atime), time(wanted.mtime));
         match file {
             Some(file) => nix::sys::stat::futimens(file.as_fd(), &atime, &mtime),
-            None => utimensat(
-                nix::fcntl::AT_FDCWD,
-                path,
-                &atime,
-                &mtime,
-                UtimensatFlags::FollowSymlink,
-            ),
+            None => {
+                utimensat(nix::fcntl::AT_FDCWD, path, &atime, &mtime, UtimensatFlags::FollowSymlink)
+            }
         }
         .map_err(unix)?;
     }
@@ -215,9 +211,7 @@ impl Handler for Files {
             .custom_flags(libc::O_NOCTTY);
         if write || append {
             let create = flags.contains(OpenFlags::CREATE);
-            options
-                .create(create)
-                .create_new(create && flags.contains(OpenFlags::EXCLUDE));
+            options.create(create).create_new(create && flags.contains(OpenFlags::EXCLUDE));
         }
         let file = options.open(local(&filename)).map_err(failure)?;
         self.add(id, Open::File { file, append })

@@ -18,10 +18,7 @@ pub(super) struct Stdio {
 
 impl Stdio {
     pub fn new(failed: oneshot::Sender<io::Error>) -> Self {
-        Self {
-            failed: Some(failed),
-            over: false,
-        }
+        Self { failed: Some(failed), over: false }
     }
 
     /// Turns an error into the end of the stream: the library would go on after anything else.

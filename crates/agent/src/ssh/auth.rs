@@ -96,10 +96,7 @@ mod tests {
     #[test]
     fn a_plain_line_admits_its_key_whatever_the_comment_and_nothing_else() {
         assert!(line_allows(KEY, &key()));
-        assert!(line_allows(
-            &format!("  {KEY} a comment # with more\r"),
-            &key()
-        ));
+        assert!(line_allows(&format!("  {KEY} a comment # with more\r"), &key()));
         assert!(!line_allows(OTHER, &key()));
         assert!(!line_allows("", &key()));
         assert!(!line_allows(&format!("# {KEY}"), &key()));
@@ -107,15 +104,8 @@ mod tests {
 
     #[test]
     fn a_line_with_options_admits_nobody() {
-        for options in [
-            "no-pty",
-            "command=\"/bin/true\"",
-            "from=\"10.0.0.1\",no-pty",
-        ] {
-            assert!(
-                !line_allows(&format!("{options} {KEY}"), &key()),
-                "{options}"
-            );
+        for options in ["no-pty", "command=\"/bin/true\"", "from=\"10.0.0.1\",no-pty"] {
+            assert!(!line_allows(&format!("{options} {KEY}"), &key()), "{options}");
         }
     }
 

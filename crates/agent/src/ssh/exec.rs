@@ -72,10 +72,9 @@ pub(super) fn process(
     setting: Setting<'_>,
 ) -> Result<ProcessSpec, NoProgram> {
     let shell = passwd::shell_of(user);
-    let shown_shell = shell.as_ref().map_or_else(
-        || OsString::from("/bin/sh"),
-        |shell| shell.program.clone().into(),
-    );
+    let shown_shell = shell
+        .as_ref()
+        .map_or_else(|| OsString::from("/bin/sh"), |shell| shell.program.clone().into());
     let (program, arg0, args) = match (program, shell) {
         (Program::Shell, None) => return Err(NoProgram::NoShell),
         (Program::Shell, Some(shell)) => {
@@ -89,9 +88,7 @@ pub(super) fn process(
             vec!["-c".into(), OsString::from_vec(command.clone())],
         ),
         (Program::Command(command), None) => {
-            let mut words = split_words(command)
-                .ok_or(NoProgram::BadCommand)?
-                .into_iter();
+            let mut words = split_words(command).ok_or(NoProgram::BadCommand)?.into_iter();
             let program = words.next().ok_or(NoProgram::BadCommand)?;
             (program, None, words.collect())
         }
@@ -107,11 +104,7 @@ pub(super) fn process(
         args,
         env: environment(server, user, shown_shell, setting),
         directory: user.home.clone(),
-        identity: Identity {
-            uid: user.uid,
-            gid: user.gid,
-            groups: user.groups.clone(),
-        },
+        identity: Identity { uid: user.uid, gid: user.gid, groups: user.groups.clone() },
     })
 }
 
@@ -135,17 +128,11 @@ fn environment(
     env.extend(client.iter().map(|(name, value)| text(name, value)));
 
     let (client, connection) = match setting.peer {
-        Peer::Runner => (
-            "UNKNOWN 65535 65535".into(),
-            "UNKNOWN 65535 UNKNOWN 65535".into(),
-        ),
+        Peer::Runner => ("UNKNOWN 65535 65535".into(), "UNKNOWN 65535 UNKNOWN 65535".into()),
         Peer::Tcp { client, server } => {
             let (ip, port) = (client.ip().to_canonical(), client.port());
             let local = (server.ip().to_canonical(), server.port());
-            (
-                format!("{ip} {port} {}", local.1),
-                format!("{ip} {port} {} {}", local.0, local.1),
-            )
+            (format!("{ip} {port} {}", local.1), format!("{ip} {port} {} {}", local.0, local.1))
         }
     };
     env.push(text("SSH_CLIENT", &client));
@@ -208,10 +195,7 @@ mod tests {
     fn words_are_split_as_a_shell_splits_them() {
         let split = |text: &str| split_words(text.as_bytes());
         assert_eq!(split("/bin/true").unwrap(), ["/bin/true"]);
-        assert_eq!(
-            split("  a  'b c'\"d e\" f\\ g '' ").unwrap(),
-            ["a", "b cd e", "f g", ""]
-        );
+        assert_eq!(split("  a  'b c'\"d e\" f\\ g '' ").unwrap(), ["a", "b cd e", "f g", ""]);
         assert_eq!(split(r#""a\"b\n""#).unwrap(), [r#"a"b\n"#]);
         assert_eq!(split("").unwrap(), Vec::<OsString>::new());
         assert_eq!(split("'open"), None);

@@ -79,11 +79,7 @@ pub(super) struct Inbound {
 
 impl Inbound {
     pub fn new(intake: &Arc<Intake>) -> Self {
-        Self {
-            queue: VecDeque::new(),
-            bytes: 0,
-            intake: Arc::clone(intake),
-        }
+        Self { queue: VecDeque::new(), bytes: 0, intake: Arc::clone(intake) }
     }
 
     pub fn push(&mut self, data: Bytes) {

@@ -113,15 +113,11 @@ async fn resolve(host: &str) -> io::Result<Vec<IpAddr>> {
         return Ok(vec![ip]);
     }
     if host.eq_ignore_ascii_case("localhost") {
-        return Ok(vec![
-            IpAddr::from([127, 0, 0, 1]),
-            std::net::Ipv6Addr::LOCALHOST.into(),
-        ]);
+        return Ok(vec![IpAddr::from([127, 0, 0, 1]), std::net::Ipv6Addr::LOCALHOST.into()]);
     }
     // Made for each lookup: resolv.conf changes, and an idle agent holds no cache.
-    let resolver = Resolver::builder_tokio()
-        .and_then(|builder| builder.build())
-        .map_err(io::Error::other)?;
+    let resolver =
+        Resolver::builder_tokio().and_then(|builder| builder.build()).map_err(io::Error::other)?;
     let found = resolver.lookup_ip(host).await.map_err(io::Error::other)?;
     Ok(found.iter().collect())
 }

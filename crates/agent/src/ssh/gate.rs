@@ -32,13 +32,7 @@ impl<S> Gate<S> {
         deadline: Duration,
         logged_in: Arc<AtomicBool>,
     ) -> Self {
-        Self {
-            stream,
-            taken,
-            intake,
-            logged_in,
-            deadline: Some(Box::pin(sleep(deadline))),
-        }
+        Self { stream, taken, intake, logged_in, deadline: Some(Box::pin(sleep(deadline))) }
     }
 
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
@@ -118,13 +112,8 @@ mod tests {
         let deadline = Duration::from_millis(20);
         let (_peer, stream) = duplex(64);
         let logged_in = Arc::new(AtomicBool::new(false));
-        let mut gate = Gate::new(
-            stream,
-            Bytes::new(),
-            Arc::default(),
-            deadline,
-            Arc::clone(&logged_in),
-        );
+        let mut gate =
+            Gate::new(stream, Bytes::new(), Arc::default(), deadline, Arc::clone(&logged_in));
         let error = gate.read_u8().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 

@@ -55,10 +55,7 @@ impl ChannelSlot {
             return None;
         }
         channels.fetch_add(1, Ordering::Relaxed);
-        Some(Self {
-            channels: Arc::clone(channels),
-            intake: Arc::clone(intake),
-        })
+        Some(Self { channels: Arc::clone(channels), intake: Arc::clone(intake) })
     }
 
     /// Whether this channel's unread bytes may keep others waiting.
@@ -122,13 +119,7 @@ impl Connection {
         let Some(pending) = self.sessions.remove(&channel) else {
             return session.channel_failure(channel);
         };
-        let start = Start {
-            user,
-            program,
-            pty: pending.pty,
-            env: pending.env,
-            peer: self.peer,
-        };
+        let start = Start { user, program, pty: pending.pty, env: pending.env, peer: self.peer };
         if pending.start.try_send(Some(start)).is_err() {
             return session.channel_failure(channel);
         }
@@ -176,11 +167,7 @@ impl Handler for Connection {
         };
         // Room for a few refused requests before the one that starts something.
         let (start, starts) = mpsc::channel(16);
-        let pending = Pending {
-            start,
-            pty: None,
-            env: ClientEnv::default(),
-        };
+        let pending = Pending { start, pty: None, env: ClientEnv::default() };
         self.sessions.insert(channel.id(), pending);
         let server = Arc::clone(&self.server);
         let (handle, closed) = (session.handle(), self.closed.clone());
@@ -265,10 +252,7 @@ impl Handler for Connection {
         _session: &mut Session,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send {
         // Once a program runs, its channel's task sees the request itself.
-        if let Some(pty) = self
-            .sessions
-            .get_mut(&channel)
-            .and_then(|pending| pending.pty.as_mut())
+        if let Some(pty) = self.sessions.get_mut(&channel).and_then(|pending| pending.pty.as_mut())
         {
             pty.size = window_size(columns, rows, width, height);
         }

@@ -61,11 +61,7 @@ impl Intake {
 
     /// The window to grant from now on.
     pub fn window(&self) -> u32 {
-        if self.queued.load(Ordering::Relaxed) < SOFT / 4 {
-            WINDOW
-        } else {
-            SMALL_WINDOW
-        }
+        if self.queued.load(Ordering::Relaxed) < SOFT / 4 { WINDOW } else { SMALL_WINDOW }
     }
 
     pub fn starve(&self) -> Starved<'_> {
@@ -76,11 +72,7 @@ impl Intake {
 
     fn wake(&self) {
         if !self.is_full()
-            && let Some(waker) = self
-                .paused
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take()
+            && let Some(waker) = self.paused.lock().unwrap_or_else(PoisonError::into_inner).take()
         {
             waker.wake();
         }

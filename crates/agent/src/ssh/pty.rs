@@ -68,11 +68,7 @@ pub(super) fn open(request: &PtyRequest, uid: u32) -> io::Result<NewPty> {
     let _ = fchmod(&pair.slave, Mode::from_bits_truncate(0o620));
     let flags = OFlag::from_bits_retain(fcntl(&pair.master, FcntlArg::F_GETFL)?);
     fcntl(&pair.master, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(NewPty {
-        master: Master(Arc::new(sys::watch(pair.master)?)),
-        slave: pair.slave,
-        path,
-    })
+    Ok(NewPty { master: Master(Arc::new(sys::watch(pair.master)?)), slave: pair.slave, path })
 }
 
 impl Master {
@@ -196,12 +192,7 @@ mod tests {
         let request = PtyRequest {
             term: "xterm".into(),
             size: window_size(132, 43, 0, 70_000),
-            modes: vec![
-                (Pty::ECHO, 0),
-                (Pty::VINTR, 7),
-                (Pty::VEOL, 255),
-                (Pty::XCASE, 1),
-            ],
+            modes: vec![(Pty::ECHO, 0), (Pty::VINTR, 7), (Pty::VEOL, 255), (Pty::XCASE, 1)],
         };
         let pty = open(&request, nix::unistd::getuid().as_raw()).unwrap();
         let termios = tcgetattr(&pty.slave).unwrap();

@@ -121,11 +121,7 @@ impl SshServer {
         // Ends the channels' tasks however this function is left.
         let _closing = closed.clone().drop_guard();
         let is_openssh = name.starts_with(b"SSH-2.0-OpenSSH_");
-        let config = Arc::clone(if is_openssh {
-            &self.fast
-        } else {
-            &self.compatible
-        });
+        let config = Arc::clone(if is_openssh { &self.fast } else { &self.compatible });
         let handler = Connection::new(self, peer, intake, logged_in, closed);
         let result = match russh::server::run_stream(config, gate, handler).await {
             Ok(session) => session.await,

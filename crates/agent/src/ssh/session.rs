@@ -103,10 +103,7 @@ enum Outputs {
 
 fn launch(server: &SshServer, start: Start) -> Result<(Running, Outputs), String> {
     // A file transfer's bytes would not survive a terminal.
-    let request = start
-        .pty
-        .as_ref()
-        .filter(|_| start.program != Program::Sftp);
+    let request = start.pty.as_ref().filter(|_| start.program != Program::Sftp);
     let new_pty = request
         .map(|request| pty::open(request, start.user.uid))
         .transpose()
@@ -137,11 +134,7 @@ fn launch(server: &SshServer, start: Start) -> Result<(Running, Outputs), String
             Ok((running, Outputs::Terminal(master)))
         }
         (None, Some((stdin, stdout, stderr))) => {
-            let running = Running {
-                child,
-                stdin: Some(Box::pin(stdin)),
-                master: None,
-            };
+            let running = Running { child, stdin: Some(Box::pin(stdin)), master: None };
             Ok((running, Outputs::Pipes(stdout, stderr)))
         }
         (None, None) => Err(cannot_start(io::Error::from(io::ErrorKind::BrokenPipe))),
@@ -233,20 +226,9 @@ async fn write_some(
 
 /// Acts on what a client may ask of a running program.
 fn control(message: &ChannelMsg, running: &Running) {
-    if let ChannelMsg::WindowChange {
-        col_width,
-        row_height,
-        pix_width,
-        pix_height,
-    } = message
-    {
+    if let ChannelMsg::WindowChange { col_width, row_height, pix_width, pix_height } = message {
         if let Some(master) = &running.master {
-            master.resize(window_size(
-                *col_width,
-                *row_height,
-                *pix_width,
-                *pix_height,
-            ));
+            master.resize(window_size(*col_width, *row_height, *pix_width, *pix_height));
         }
     } else if let ChannelMsg::Signal { signal } = message
         && let Some(signal) = to_signal(signal)
@@ -265,10 +247,7 @@ async fn finish(exit: Exit, writer: &ChannelWriteHalf<Msg>, handle: &Handle) {
         Exit::Code(code) => {
             let _ = writer.exit_status(code.cast_unsigned()).await;
         }
-        Exit::Signal {
-            number,
-            core_dumped,
-        } => {
+        Exit::Signal { number, core_dumped } => {
             let name = from_signal(number);
             let _ = handle
                 .exit_signal_request(writer.id(), name, core_dumped, String::new(), String::new())
@@ -316,10 +295,7 @@ fn from_signal(number: i32) -> Sig {
         Sig::USR1,
     ];
     let same = |candidate: &Sig| to_signal(candidate) == Some(signal);
-    known
-        .into_iter()
-        .find(same)
-        .unwrap_or_else(|| Sig::Custom(name.to_owned()))
+    known.into_iter().find(same).unwrap_or_else(|| Sig::Custom(name.to_owned()))
 }
 
 #[cfg(test)]

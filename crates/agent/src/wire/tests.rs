@@ -3,10 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn block_on<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap()
-        .block_on(future)
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
 fn request() -> impl Strategy<Value = StreamRequest> {
@@ -67,20 +64,11 @@ proptest! {
 fn the_lines_are_those_the_runner_and_the_agent_agreed_on() {
     let line = |request: &StreamRequest| serde_json::to_string(request).unwrap();
     assert_eq!(line(&StreamRequest::Ssh), r#"{"target":"ssh"}"#);
-    assert_eq!(
-        line(&StreamRequest::Tcp { port: 8080 }),
-        r#"{"target":"tcp","port":8080}"#
-    );
+    assert_eq!(line(&StreamRequest::Tcp { port: 8080 }), r#"{"target":"tcp","port":8080}"#);
     assert_eq!(line(&StreamRequest::Ping), r#"{"target":"ping"}"#);
-    assert_eq!(
-        serde_json::to_string(&StreamReply::Ready).unwrap(),
-        r#"{"ok":true}"#
-    );
+    assert_eq!(serde_json::to_string(&StreamReply::Ready).unwrap(), r#"{"ok":true}"#);
     let refused = StreamReply::Refused { error: "no".into() };
-    assert_eq!(
-        serde_json::to_string(&refused).unwrap(),
-        r#"{"ok":false,"error":"no"}"#
-    );
+    assert_eq!(serde_json::to_string(&refused).unwrap(), r#"{"ok":false,"error":"no"}"#);
 }
 
 #[test]

@@ -93,20 +93,8 @@ impl Instance {
 
     fn options(&self, command: &mut Command, key: &str) {
         command
-            .args([
-                "-F",
-                "none",
-                "-o",
-                "BatchMode=yes",
-                "-o",
-                "IdentitiesOnly=yes",
-            ])
-            .args([
-                "-o",
-                "StrictHostKeyChecking=no",
-                "-o",
-                "UserKnownHostsFile=/dev/null",
-            ])
+            .args(["-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes"])
+            .args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"])
             .args(["-o", "LogLevel=ERROR", "-i"])
             .arg(self.path(key))
             .env_remove("SSH_AUTH_SOCK");
@@ -115,9 +103,7 @@ impl Instance {
     pub fn ssh_as(&self, user: &str, key: &str, options: &[&str], command: &str) -> Command {
         let mut ssh = Command::new("ssh");
         self.options(&mut ssh, key);
-        ssh.args(options)
-            .args(["-p", &self.port.to_string()])
-            .arg(format!("{user}@127.0.0.1"));
+        ssh.args(options).args(["-p", &self.port.to_string()]).arg(format!("{user}@127.0.0.1"));
         if !command.is_empty() {
             ssh.arg(command);
         }
@@ -144,12 +130,7 @@ impl Instance {
     pub fn sftp(&self, user: &str, batch: &str) -> Output {
         let file = self.path("batch");
         std::fs::write(&file, batch).unwrap();
-        self.copier("sftp")
-            .arg("-b")
-            .arg(file)
-            .arg(format!("{user}@127.0.0.1"))
-            .output()
-            .unwrap()
+        self.copier("sftp").arg("-b").arg(file).arg(format!("{user}@127.0.0.1")).output().unwrap()
     }
 }
 
@@ -160,11 +141,7 @@ pub fn write_config(dir: &Path, config: &AgentConfig) {
 
 fn agent_program() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
-    let program = tests
-        .parent()
-        .unwrap()
-        .with_file_name("examples")
-        .join("agent");
+    let program = tests.parent().unwrap().with_file_name("examples").join("agent");
     assert!(program.exists(), "run `cargo build --example agent` first");
     program
 }

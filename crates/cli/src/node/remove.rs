@@ -31,10 +31,7 @@ pub async fn run(context: &Context, args: &RemoveArgs) -> Result<(), Failure> {
     let question = match node.vps_count {
         0 => format!("Remove node {name} ({})?", node.status),
         1 => format!("Remove node {name} ({}) with 1 VPS on it?", node.status),
-        count => format!(
-            "Remove node {name} ({}) with {count} VPSes on it?",
-            node.status
-        ),
+        count => format!("Remove node {name} ({}) with {count} VPSes on it?", node.status),
     };
     if !args.yes && !context.out.confirm(&question, "--yes")? {
         context.out.note("nothing was removed");

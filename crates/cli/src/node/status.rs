@@ -26,11 +26,7 @@ pub struct StatusArgs {
 }
 
 pub async fn run(context: &Context, args: &StatusArgs) -> Result<(), Failure> {
-    let node = context
-        .api
-        .node(args.node.as_str())
-        .await
-        .map_err(with_list_hint)?;
+    let node = context.api.node(args.node.as_str()).await.map_err(with_list_hint)?;
     if context.out.json {
         context.out.json(&node);
     } else {
@@ -49,13 +45,8 @@ pub fn with_list_hint(failure: Failure) -> Failure {
 
 fn panel(node: &Node, now: Timestamp) -> Panel {
     let mut panel = Panel::default();
-    panel
-        .add("node", &node.hostname)
-        .tinted("status", status_tone(&node.status), &node.status);
-    panel.maybe(
-        "last seen",
-        node.last_heartbeat.as_deref().map(|time| ago(time, now)),
-    );
+    panel.add("node", &node.hostname).tinted("status", status_tone(&node.status), &node.status);
+    panel.maybe("last seen", node.last_heartbeat.as_deref().map(|time| ago(time, now)));
     panel.add("vps", node.vps_count.to_string());
     panel.add(
         "cores",
@@ -74,10 +65,7 @@ fn panel(node: &Node, now: Timestamp) -> Panel {
     );
     for gpu in &node.gpu_info {
         let size = Memory::from_bytes(gpu.memory_total_bytes);
-        panel.add(
-            "gpu",
-            format!("{}: {} {size} {}", gpu.gpu_id, gpu.name, gpu.pci_address),
-        );
+        panel.add("gpu", format!("{}: {} {size} {}", gpu.gpu_id, gpu.name, gpu.pci_address));
     }
     if node.numa_topology.len() > 1 {
         panel.add("numa nodes", node.numa_topology.len().to_string());
@@ -87,22 +75,12 @@ fn panel(node: &Node, now: Timestamp) -> Panel {
         (None, version) => panel.maybe("docker", version.as_deref()),
     };
     let system = [&node.os, &node.kernel].map(String::as_str).join(" ");
-    panel.maybe(
-        "system",
-        Some(system.trim()).filter(|text| !text.is_empty()),
-    );
+    panel.maybe("system", Some(system.trim()).filter(|text| !text.is_empty()));
     panel.maybe("runner", node.runner_version.as_deref());
     if node.clock_skew_ms.unsigned_abs() > SKEW_WORTH_SAYING_MS {
         let skew = node.clock_skew_ms as f64 / 1000.0;
-        panel.tinted(
-            "clock",
-            Tone::Busy,
-            format!("{skew:+.1} s against the host"),
-        );
+        panel.tinted("clock", Tone::Busy, format!("{skew:+.1} s against the host"));
     }
-    panel.maybe(
-        "joined",
-        node.joined_at.as_deref().map(|time| ago(time, now)),
-    );
+    panel.maybe("joined", node.joined_at.as_deref().map(|time| ago(time, now)));
     panel
 }

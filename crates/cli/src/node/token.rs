@@ -31,10 +31,7 @@ pub struct CreateArgs {
 
 pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure> {
     let TokenCommand::Create(args) = command;
-    let body = JoinTokenRequest {
-        ttl_seconds: Some(args.ttl),
-        address: args.address,
-    };
+    let body = JoinTokenRequest { ttl_seconds: Some(args.ttl), address: args.address };
     let token = context.api.join_token(&body).await?;
     if context.out.json {
         context.out.json(&token);
@@ -59,9 +56,7 @@ pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure
 /// `90`, `90s`, `30m`, `1h`, `2d`
 fn seconds(text: &str) -> Result<u64, String> {
     const LONGEST: u64 = 7 * 86_400;
-    let split = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(split);
     let size = match unit {
         "" | "s" => 1,
@@ -70,9 +65,7 @@ fn seconds(text: &str) -> Result<u64, String> {
         "d" => 86_400,
         _ => return Err("write a number and s, m, h or d, for example 1h".to_owned()),
     };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "write a number first, for example 1h")?;
+    let number: u64 = digits.parse().map_err(|_| "write a number first, for example 1h")?;
     match number.checked_mul(size) {
         Some(total) if (1..=LONGEST).contains(&total) => Ok(total),
         Some(_) | None => Err("a token lasts from 1 second to 7 days".to_owned()),

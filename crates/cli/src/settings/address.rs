@@ -49,10 +49,7 @@ pub fn parse(text: &str) -> Result<(Address, Option<u16>), AddressError> {
     if rest.starts_with("https://") {
         return Err(AddressError::Https);
     }
-    let rest = rest
-        .strip_prefix("http://")
-        .unwrap_or(rest)
-        .trim_end_matches('/');
+    let rest = rest.strip_prefix("http://").unwrap_or(rest).trim_end_matches('/');
     if rest.parse::<Ipv6Addr>().is_ok() {
         return Ok((Address(rest.to_owned()), None));
     }

@@ -26,11 +26,7 @@ pub fn read(path: &Path) -> Result<ConfigFile, Failure> {
     };
     toml::from_str(&text).map_err(|error| {
         let before = error.span().map_or(0, |span| span.start).min(text.len());
-        let line = text.as_bytes()[..before]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
-            + 1;
+        let line = text.as_bytes()[..before].iter().filter(|byte| **byte == b'\n').count() + 1;
         let message = error.message().lines().next().unwrap_or("malformed");
         Failure::usage(format!("{shown}:{line}: {message}"))
             .hint("the file may set host, port and ssh_proxy_port")

@@ -22,10 +22,8 @@ pub struct ConfigArgs {
 pub async fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
     let tasks = context.api.vps_active().await?;
     let port = context.settings.ssh_proxy_port.value;
-    let usable: Vec<_> = tasks
-        .iter()
-        .filter(|task| task.status == "running" && vps::has_ssh(task))
-        .collect();
+    let usable: Vec<_> =
+        tasks.iter().filter(|task| task.status == "running" && vps::has_ssh(task)).collect();
     if context.out.json && args.output.is_none() {
         context.out.json(&usable);
         return Ok(());
@@ -59,11 +57,7 @@ pub async fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
     let count = usable.len();
     let things = if count == 1 { "VPS" } else { "VPSes" };
     let shown = full.display();
-    context
-        .out
-        .note(format!("{count} {things} written to {shown}"));
-    context
-        .out
-        .hint(format!("put `Include {shown}` at the top of ~/.ssh/config"));
+    context.out.note(format!("{count} {things} written to {shown}"));
+    context.out.hint(format!("put `Include {shown}` at the top of ~/.ssh/config"));
     Ok(())
 }

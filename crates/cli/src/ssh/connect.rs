@@ -15,9 +15,7 @@ use crate::vps::{self, called};
 
 pub async fn run(context: &Context, vps: &VpsRef, how: &How) -> Result<(), Failure> {
     let task = reachable(context, vps).await?;
-    let port = how
-        .proxy_port
-        .unwrap_or(context.settings.ssh_proxy_port.value);
+    let port = how.proxy_port.unwrap_or(context.settings.ssh_proxy_port.value);
     let route = Route::to(context, &task, port)?;
     let mut ssh = Command::new("ssh");
     if let Some(key) = &how.key {
@@ -41,27 +39,19 @@ pub async fn run(context: &Context, vps: &VpsRef, how: &How) -> Result<(), Failu
     // From here on this process is ssh: terminal, signals and exit code are its own.
     let error = ssh.exec();
     if error.kind() == ErrorKind::NotFound {
-        return Err(
-            Failure::missing_program("the program ssh is not installed here")
-                .hint("install the OpenSSH client, for example the package openssh-client"),
-        );
+        return Err(Failure::missing_program("the program ssh is not installed here")
+            .hint("install the OpenSSH client, for example the package openssh-client"));
     }
     Err(Failure::request(format!("ssh cannot be started: {error}")))
 }
 
 /// The VPS, if SSH can get there now.
 pub async fn reachable(context: &Context, vps: &VpsRef) -> Result<Task, Failure> {
-    let task = context
-        .api
-        .task(vps.as_str())
-        .await
-        .map_err(vps::with_list_hint)?;
+    let task = context.api.task(vps.as_str()).await.map_err(vps::with_list_hint)?;
     let name = called(&task);
     if !vps::has_ssh(&task) {
-        return Err(
-            Failure::request(format!("VPS {name} was created without SSH"))
-                .hint("create one with `kohakuriver vps create --ssh`"),
-        );
+        return Err(Failure::request(format!("VPS {name} was created without SSH"))
+            .hint("create one with `kohakuriver vps create --ssh`"));
     }
     let hint = match task.status.as_str() {
         "running" => return Ok(task),

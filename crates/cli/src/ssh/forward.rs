@@ -15,15 +15,11 @@ use crate::wait;
 
 pub async fn run(context: &Context, vps: &VpsRef, how: &How, port: u16) -> Result<(), Failure> {
     let task = reachable(context, vps).await?;
-    let gateway = how
-        .proxy_port
-        .unwrap_or(context.settings.ssh_proxy_port.value);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-        .await
-        .map_err(|error| {
-            Failure::request(format!("port {port} of 127.0.0.1 cannot be used: {error}"))
-                .hint("take another, or 0 for any free one")
-        })?;
+    let gateway = how.proxy_port.unwrap_or(context.settings.ssh_proxy_port.value);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| {
+        Failure::request(format!("port {port} of 127.0.0.1 cannot be used: {error}"))
+            .hint("take another, or 0 for any free one")
+    })?;
     let port = listener.local_addr().map_or(port, |address| address.port());
     context.out.line(format!("127.0.0.1:{port}"));
     context.out.note(format!(

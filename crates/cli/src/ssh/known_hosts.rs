@@ -22,17 +22,11 @@ pub fn pin(path: &Path, alias: &str, key: Option<&str>) -> Result<bool, Failure>
     // Parsed and printed again, so that a host cannot smuggle in a second line.
     let key = PublicKey::from_openssh(key).and_then(|key| {
         let line = key.to_openssh()?;
-        Ok(line
-            .split_whitespace()
-            .take(2)
-            .collect::<Vec<_>>()
-            .join(" "))
+        Ok(line.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
     });
     let Ok(key) = key else {
-        return Err(
-            Failure::request("the host names an SSH host key that is none")
-                .hint("see `kohakuriver version`: the two sides may be of different versions"),
-        );
+        return Err(Failure::request("the host names an SSH host key that is none")
+            .hint("see `kohakuriver version`: the two sides may be of different versions"));
     };
     // Two logins at once must not lose each other's line.
     let lock = OpenOptions::new()
@@ -58,11 +52,8 @@ fn rewritten(old: &str, alias: &str, key: &str) -> Option<String> {
     if ours.next() == Some(wanted.as_str()) && ours.next().is_none() {
         return None;
     }
-    let mut new: String = old
-        .lines()
-        .filter(|line| !is_ours(line))
-        .flat_map(|line| [line, "\n"])
-        .collect();
+    let mut new: String =
+        old.lines().filter(|line| !is_ours(line)).flat_map(|line| [line, "\n"]).collect();
     new.push_str(&wanted);
     new.push('\n');
     Some(new)
@@ -81,10 +72,7 @@ mod tests {
     fn a_new_key_replaces_the_old_line_and_no_other() {
         let old = "kohakuriver-vps-7 ssh-ed25519 OLD\nkohakuriver-vps-77 ssh-ed25519 X\n";
         let new = rewritten(old, "kohakuriver-vps-7", KEY).unwrap();
-        assert_eq!(
-            new,
-            format!("kohakuriver-vps-77 ssh-ed25519 X\nkohakuriver-vps-7 {KEY}\n")
-        );
+        assert_eq!(new, format!("kohakuriver-vps-77 ssh-ed25519 X\nkohakuriver-vps-7 {KEY}\n"));
         assert_eq!(rewritten(&new, "kohakuriver-vps-7", KEY), None);
     }
 

@@ -37,9 +37,7 @@ pub struct ProxyArgs {
 }
 
 pub async fn run(context: &Context, args: &ProxyArgs) -> Result<(), Failure> {
-    let port = args
-        .proxy_port
-        .unwrap_or(context.settings.ssh_proxy_port.value);
+    let port = args.proxy_port.unwrap_or(context.settings.ssh_proxy_port.value);
     let stream = tunnel(context.settings.host.value.as_str(), port, &args.id).await?;
     let broken = |error: io::Error| Failure::request(format!("the tunnel broke: {error}"));
     let stream = stream.into_std().map_err(broken)?;
@@ -53,10 +51,8 @@ pub async fn tunnel(host: &str, port: u16, id: &str) -> Result<TcpStream, Failur
         return Err(Failure::usage(format!("'{id}' is not a VPS's id")));
     }
     let unreachable = |reason: &dyn std::fmt::Display| {
-        Failure::unreachable(format!(
-            "the SSH gateway {host}:{port} is not reachable: {reason}"
-        ))
-        .hint("see `kohakuriver config show` for the host and the gateway's port")
+        Failure::unreachable(format!("the SSH gateway {host}:{port} is not reachable: {reason}"))
+            .hint("see `kohakuriver config show` for the host and the gateway's port")
     };
     let mut stream = match timeout(ANSWER_LIMIT, kohakuriver_net::connect(host, port)).await {
         Ok(Ok(stream)) => stream,
@@ -66,9 +62,7 @@ pub async fn tunnel(host: &str, port: u16, id: &str) -> Result<TcpStream, Failur
     // A laptop that slept must not keep a dead connection for hours.
     let _ = setsockopt(&stream, sockopt::KeepAlive, &true);
     let ask = async {
-        stream
-            .write_all(format!("REQUEST_TUNNEL {id}\n").as_bytes())
-            .await?;
+        stream.write_all(format!("REQUEST_TUNNEL {id}\n").as_bytes()).await?;
         first_line(&mut stream).await
     };
     let line = match timeout(ANSWER_LIMIT, ask).await {
@@ -79,9 +73,8 @@ pub async fn tunnel(host: &str, port: u16, id: &str) -> Result<TcpStream, Failur
     match line.as_str() {
         "SUCCESS" => Ok(stream),
         line => {
-            let text = line
-                .strip_prefix("ERROR")
-                .map_or(line, |text| text.trim_start_matches([':', ' ']));
+            let text =
+                line.strip_prefix("ERROR").map_or(line, |text| text.trim_start_matches([':', ' ']));
             let clean: String = text.chars().filter(|c| !c.is_control()).collect();
             Err(Failure::request(format!("the gateway refused: {clean}"))
                 .hint(format!("`kohakuriver vps status {id}` shows the VPS")))
@@ -99,9 +92,7 @@ async fn first_line(stream: &mut TcpStream) -> io::Result<String> {
         }
         line.push(byte);
         if line.len() > LONGEST_ANSWER {
-            return Err(io::Error::other(
-                "what answers there is no KohakuRiver gateway",
-            ));
+            return Err(io::Error::other("what answers there is no KohakuRiver gateway"));
         }
     }
 }
@@ -112,12 +103,10 @@ fn carry(stream: BlockingStream) -> io::Result<()> {
     let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let sending = stream.try_clone()?;
     // Not joined: it may wait for ever on a keyboard, and ends with the process.
-    thread::Builder::new()
-        .name("to-vps".to_owned())
-        .spawn(move || {
-            let _ = copy(&input, &sending, &input);
-            let _ = sending.shutdown(Shutdown::Write);
-        })?;
+    thread::Builder::new().name("to-vps".to_owned()).spawn(move || {
+        let _ = copy(&input, &sending, &input);
+        let _ = sending.shutdown(Shutdown::Write);
+    })?;
     match copy(&stream, &output, &output) {
         // ssh is gone: there is nobody left to tell.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

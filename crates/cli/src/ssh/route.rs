@@ -44,10 +44,7 @@ impl Route {
             ("UserKnownHostsFile", quoted(&known_hosts)),
             // The key is known from the host, over the link that made the VPS. Without one, what
             // is met first is believed, and only that from then on.
-            (
-                "StrictHostKeyChecking",
-                if pinned { "yes" } else { "accept-new" }.to_owned(),
-            ),
+            ("StrictHostKeyChecking", if pinned { "yes" } else { "accept-new" }.to_owned()),
             ("CheckHostIP", "no".to_owned()),
             ("UpdateHostKeys", "no".to_owned()),
             ("HashKnownHosts", "no".to_owned()),
@@ -66,9 +63,7 @@ fn identities(ssh_folder: &Path, id: &str) -> Vec<PathBuf> {
         return Vec::new();
     }
     let defaults = ["id_ed25519", "id_ecdsa", "id_rsa"].map(|name| ssh_folder.join(name));
-    std::iter::once(made)
-        .chain(defaults.into_iter().filter(|path| path.exists()))
-        .collect()
+    std::iter::once(made).chain(defaults.into_iter().filter(|path| path.exists())).collect()
 }
 
 /// The command line ssh gives to the user's shell.
@@ -84,9 +79,7 @@ fn proxy_command(program: &Path, host: &str, port: u16, id: &str) -> String {
         id,
     ];
     // ssh replaces % words before the shell sees anything.
-    words
-        .map(|word| shell_word(word).replace('%', "%%"))
-        .join(" ")
+    words.map(|word| shell_word(word).replace('%', "%%")).join(" ")
 }
 
 /// One word to any POSIX shell.
@@ -111,10 +104,7 @@ mod tests {
     #[test]
     fn the_proxy_command_survives_ssh_and_the_shell() {
         let plain = proxy_command(Path::new("/usr/bin/kohakuriver"), "::1", 8002, "7");
-        assert_eq!(
-            plain,
-            "/usr/bin/kohakuriver --host ::1 ssh-proxy --proxy-port 8002 --id 7"
-        );
+        assert_eq!(plain, "/usr/bin/kohakuriver --host ::1 ssh-proxy --proxy-port 8002 --id 7");
         let odd = proxy_command(Path::new("/a b/100%/it's"), "h", 1, "7");
         assert!(odd.starts_with("'/a b/100%%/it'\\''s' --host h "), "{odd}");
     }

@@ -17,12 +17,8 @@ pub fn age(text: &str, now: Timestamp) -> Option<String> {
 }
 
 fn words(seconds: i64) -> String {
-    const UNITS: [(i64, &str); 4] = [
-        (86_400, "day"),
-        (3600, "hour"),
-        (60, "minute"),
-        (1, "second"),
-    ];
+    const UNITS: [(i64, &str); 4] =
+        [(86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")];
     // Clocks of two machines differ a little; the future is now.
     let seconds = seconds.max(0);
     for (size, unit) in UNITS {

@@ -26,13 +26,7 @@ impl Panel {
     }
 
     pub fn render(&self, out: Output) -> Vec<String> {
-        let width = self
-            .lines
-            .iter()
-            .map(|(key, ..)| key.len())
-            .max()
-            .unwrap_or(0)
-            + 2;
+        let width = self.lines.iter().map(|(key, ..)| key.len()).max().unwrap_or(0) + 2;
         let mut text = Vec::new();
         for (key, tone, value) in &self.lines {
             let key = format!("{:width$}", format!("{key}:"));
@@ -61,17 +55,8 @@ mod tests {
     #[test]
     fn values_stand_in_one_column() {
         let mut panel = Panel::default();
-        panel
-            .add("id", "7")
-            .add("started", "one\ntwo")
-            .maybe("gone", None::<String>);
-        let out = Output {
-            json: false,
-            colour: false,
-        };
-        assert_eq!(
-            panel.render(out),
-            ["id:       7", "started:  one", "          two"]
-        );
+        panel.add("id", "7").add("started", "one\ntwo").maybe("gone", None::<String>);
+        let out = Output { json: false, colour: false };
+        assert_eq!(panel.render(out), ["id:       7", "started:  one", "          two"]);
     }
 }

@@ -23,11 +23,7 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
-        Self {
-            out,
-            bar,
-            last: None,
-        }
+        Self { out, bar, last: None }
     }
 
     /// The step, and how far it is, where that is known.

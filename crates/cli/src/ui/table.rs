@@ -25,10 +25,7 @@ pub struct Grid {
 
 impl Grid {
     pub fn new(columns: &[(&'static str, Fit)]) -> Self {
-        Self {
-            columns: columns.to_vec(),
-            rows: Vec::new(),
-        }
+        Self { columns: columns.to_vec(), rows: Vec::new() }
     }
 
     pub fn row(&mut self, cells: Vec<(Tone, String)>) {
@@ -45,10 +42,7 @@ impl Grid {
 
     fn render(&self, colour: bool, width: Option<u16>) -> String {
         let mut table = Table::new();
-        table
-            .load_style(presets::NOTHING)
-            .set_truncation_indicator("…")
-            .force_no_tty();
+        table.load_style(presets::NOTHING).set_truncation_indicator("…").force_no_tty();
         if colour {
             table.enforce_styling();
         }
@@ -70,10 +64,7 @@ impl Grid {
         let roomy = width.is_none_or(|width| needed <= width.saturating_add(2));
         for (index, column) in table.column_iter_mut().enumerate() {
             column.set_padding((0, 2));
-            let whole = self
-                .columns
-                .get(index)
-                .is_some_and(|(_, fit)| *fit == Fit::Whole);
+            let whole = self.columns.get(index).is_some_and(|(_, fit)| *fit == Fit::Whole);
             if whole && (roomy || index == 0) {
                 column.set_constraint(ColumnConstraint::ContentWidth);
             }
@@ -104,10 +95,7 @@ mod tests {
 
     fn grid() -> Grid {
         let mut grid = Grid::new(&[("ID", Fit::Whole), ("NAME", Fit::Cut), ("NODE", Fit::Cut)]);
-        for name in [
-            "web",
-            "a-very-long-name-that-somebody-thought-was-a-good-idea-once",
-        ] {
+        for name in ["web", "a-very-long-name-that-somebody-thought-was-a-good-idea-once"] {
             grid.row(vec![
                 (Tone::Plain, "7398213345412345856".to_owned()),
                 (Tone::Good, name.to_owned()),
@@ -123,10 +111,7 @@ mod tests {
             let text = grid().render(false, Some(width));
             assert_eq!(text.lines().count(), 3, "one line each:\n{text}");
             for line in text.lines() {
-                assert!(
-                    line.trim_end().chars().count() <= usize::from(width),
-                    "{width}:\n{text}"
-                );
+                assert!(line.trim_end().chars().count() <= usize::from(width), "{width}:\n{text}");
             }
             assert!(text.contains("7398213345412345856"), "{text}");
             assert!(text.contains('…'), "{text}");
@@ -141,10 +126,7 @@ mod tests {
             let text = grid.render(false, Some(width));
             assert_eq!(text.lines().count(), 2, "{text}");
             for line in text.lines() {
-                assert!(
-                    line.trim_end().chars().count() <= usize::from(width),
-                    "{width}:\n{text}"
-                );
+                assert!(line.trim_end().chars().count() <= usize::from(width), "{width}:\n{text}");
             }
         }
     }

@@ -50,10 +50,7 @@ pub async fn run(context: &Context, act: Act, refs: &[VpsRef], wait: bool) -> Re
     let mut asked: Vec<Asked> = Vec::new();
     for reference in refs {
         match ask(context, act, reference).await {
-            Ok(new)
-                if asked
-                    .iter()
-                    .any(|old| old.message.task_id == new.message.task_id) => {}
+            Ok(new) if asked.iter().any(|old| old.message.task_id == new.message.task_id) => {}
             Ok(new) => asked.push(new),
             Err(failure) => troubles.add(failure)?,
         }
@@ -62,9 +59,7 @@ pub async fn run(context: &Context, act: Act, refs: &[VpsRef], wait: bool) -> Re
     for one in &asked {
         if !wait {
             if !context.out.json {
-                context
-                    .out
-                    .line(format!("VPS {} is {}", one.name, act.doing()));
+                context.out.line(format!("VPS {} is {}", one.name, act.doing()));
             }
             results.push(serde_json::to_value(&one.message).unwrap_or_default());
             continue;
@@ -72,9 +67,7 @@ pub async fn run(context: &Context, act: Act, refs: &[VpsRef], wait: bool) -> Re
         match settle(context, act, one).await {
             Ok(task) => {
                 if !context.out.json {
-                    context
-                        .out
-                        .line(format!("VPS {} is {}", called(&task), act.done()));
+                    context.out.line(format!("VPS {} is {}", called(&task), act.done()));
                 }
                 results.push(serde_json::to_value(&task).unwrap_or_default());
             }
@@ -95,10 +88,7 @@ pub struct Troubles<'a> {
 
 impl<'a> Troubles<'a> {
     pub fn new(context: &'a Context) -> Self {
-        Self {
-            context,
-            any: false,
-        }
+        Self { context, any: false }
     }
 
     /// Reports it; hands it back where going on makes no sense.
@@ -112,11 +102,7 @@ impl<'a> Troubles<'a> {
     }
 
     pub fn end(self) -> Result<(), Failure> {
-        if self.any {
-            Err(Failure::reported())
-        } else {
-            Ok(())
-        }
+        if self.any { Err(Failure::reported()) } else { Ok(()) }
     }
 }
 
@@ -134,16 +120,9 @@ pub fn print_json(context: &Context, asked: usize, mut results: Vec<serde_json::
 }
 
 async fn ask(context: &Context, act: Act, reference: &VpsRef) -> Result<Asked, Failure> {
-    let task = context
-        .api
-        .task(reference.as_str())
-        .await
-        .map_err(with_list_hint)?;
+    let task = context.api.task(reference.as_str()).await.map_err(with_list_hint)?;
     let message = act.ask(context, &task.task_id).await?;
-    Ok(Asked {
-        name: called(&task).to_owned(),
-        message,
-    })
+    Ok(Asked { name: called(&task).to_owned(), message })
 }
 
 /// Every "there is no such VPS" ends with where to look.
@@ -159,6 +138,7 @@ async fn settle(context: &Context, act: Act, asked: &Asked) -> Result<Task, Fail
     let step = format!("{} {}", act.doing(), asked.name);
     let over = |task: &Task| match task.status.as_str() {
         "lost" => true,
+        _ if wait::is_blocked(task) => true,
         _ => task.transition.is_none() && task.status != "assigning",
     };
     let end = wait::unless_interrupted(wait::until(context, id, &step, over), || {
@@ -172,10 +152,7 @@ async fn settle(context: &Context, act: Act, asked: &Asked) -> Result<Task, Fail
     let task = match end.await? {
         End::Met(task) => *task,
         End::Gone => {
-            return Err(Failure::request(format!(
-                "VPS {} was deleted meanwhile",
-                asked.name
-            )));
+            return Err(Failure::request(format!("VPS {} was deleted meanwhile", asked.name)));
         }
     };
     match (task.status.as_str(), act) {
@@ -193,12 +170,11 @@ async fn settle(context: &Context, act: Act, asked: &Asked) -> Result<Task, Fail
             ))
             .hint("`kohakuriver node list` shows which nodes are online"))
         }
+        _ if wait::is_blocked(&task) => Err(super::reported_failure(&task)),
         ("failed", Act::Restart) => Err(super::reported_failure(&task)),
-        (status, _) => Err(Failure::request(format!(
-            "VPS {} is {status}, not {}",
-            asked.name,
-            act.done()
-        ))
-        .hint(format!("`kohakuriver vps status {id}` shows more"))),
+        (status, _) => {
+            Err(Failure::request(format!("VPS {} is {status}, not {}", asked.name, act.done()))
+                .hint(format!("`kohakuriver vps status {id}` shows more")))
+        }
     }
 }

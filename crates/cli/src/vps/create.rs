@@ -78,24 +78,15 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
     let mut task = created.task;
     if !args.detach && task.status != "running" {
         let step = format!("creating {}", body.name.as_deref().unwrap_or(id));
-        let over = |task: &Task| {
-            matches!(
-                task.status.as_str(),
-                "running" | "failed" | "stopped" | "killed" | "killed_oom"
-            )
-        };
+        let over = |task: &Task| wait::is_blocked(task) || has_settled(task);
         let end = wait::unless_interrupted(wait::until(context, id, &step, over), || {
-            Failure::interrupted(format!(
-                "not waiting any longer; VPS {id} is still being created"
-            ))
-            .hint(format!("`kohakuriver vps status {id}` shows how far it is"))
+            Failure::interrupted(format!("not waiting any longer; VPS {id} is still being created"))
+                .hint(format!("`kohakuriver vps status {id}` shows how far it is"))
         });
         task = match end.await {
             Ok(End::Met(task)) => *task,
             Ok(End::Gone) => {
-                return Err(Failure::request(format!(
-                    "VPS {id} was deleted before it ran"
-                )));
+                return Err(Failure::request(format!("VPS {id} was deleted before it ran")));
             }
             Err(failure) => {
                 // It may still come to run, and then this key opens it.
@@ -104,7 +95,7 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
             }
         };
     }
-    if task.status == "failed" {
+    if task.status == "failed" || !args.detach && wait::is_blocked(&task) {
         return Err(clean_up(context, &task).await);
     }
     say_key(context, made);
@@ -114,29 +105,25 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
         summary(context, &task);
     }
     if !args.detach && task.status != "running" {
-        return Err(
-            Failure::request(format!("VPS {} is {}", called(&task), task.status)).hint(format!(
-                "`kohakuriver vps restart {}` starts it again",
-                called(&task)
-            )),
-        );
+        return Err(Failure::request(format!("VPS {} is {}", called(&task), task.status))
+            .hint(format!("`kohakuriver vps restart {}` starts it again", called(&task))));
     }
     Ok(())
 }
 
+fn has_settled(task: &Task) -> bool {
+    matches!(task.status.as_str(), "running" | "failed" | "stopped" | "killed" | "killed_oom")
+}
+
 fn body(args: &CreateArgs) -> CreateVps {
     let target = args.target.as_ref();
-    let gpus = target
-        .map(|target| target.gpus.clone())
-        .filter(|gpus| !gpus.is_empty());
+    let gpus = target.map(|target| target.gpus.clone()).filter(|gpus| !gpus.is_empty());
     CreateVps {
         name: args.name.as_ref().map(ToString::to_string),
         required_cores: i64::from(args.cores),
         required_gpus: gpus,
         // The parser keeps it within the signed range.
-        required_memory_bytes: args
-            .memory
-            .and_then(|memory| i64::try_from(memory.bytes()).ok()),
+        required_memory_bytes: args.memory.and_then(|memory| i64::try_from(memory.bytes()).ok()),
         target_hostname: target.map(|target| target.node.to_string()),
         target_numa_node_id: target.and_then(|target| target.numa),
         container_name: args.container.clone(),
@@ -153,63 +140,40 @@ async fn clean_up(context: &Context, task: &Task) -> Failure {
     let failure = reported_failure(task);
     if let Err(error) = context.api.delete_vps(&task.task_id, true).await {
         let id = &task.task_id;
-        context.out.note(format!(
-            "note: what was made of it is still there: {}",
-            error.message
-        ));
-        context
-            .out
-            .hint(format!("`kohakuriver vps delete {id} --force` removes it"));
+        context.out.note(format!("note: what was made of it is still there: {}", error.message));
+        context.out.hint(format!("`kohakuriver vps delete {id} --force` removes it"));
     }
     failure
 }
 
 fn say_key(context: &Context, made: Option<MadeKey>) {
     if let Some(key) = made {
-        context
-            .out
-            .note(format!("new private key: {}", key.keep().display()));
+        context.out.note(format!("new private key: {}", key.keep().display()));
     }
 }
 
 fn summary(context: &Context, task: &Task) {
     let out = context.out;
     let name = called(task);
-    let node = task
-        .assigned_node
-        .as_deref()
-        .unwrap_or("a node to be chosen");
+    let node = task.assigned_node.as_deref().unwrap_or("a node to be chosen");
     let running = task.status == "running";
-    let state = if running {
-        "is running on"
-    } else {
-        "is being created on"
-    };
+    let state = if running { "is running on" } else { "is being created on" };
     out.line(format!("VPS {name} {state} {node}"));
     out.line(format!("  id    {}", task.task_id));
     if has_ssh(task) {
         let host = &context.settings.host.value;
         let port = context.settings.ssh_proxy_port.value;
         out.line(format!("  ssh   kohakuriver ssh {name}"));
-        out.line(format!(
-            "  or    ssh -J {}@{}:{port} root@{name}",
-            user(),
-            host.bracketed()
-        ));
+        out.line(format!("  or    ssh -J {}@{}:{port} root@{name}", user(), host.bracketed()));
     }
     if !running {
-        out.hint(format!(
-            "`kohakuriver vps status {name} --watch` shows how far it is"
-        ));
+        out.hint(format!("`kohakuriver vps status {name} --watch` shows how far it is"));
     }
 }
 
 /// Who to be at the gateway, in the line people copy.
 pub fn user() -> String {
-    std::env::var("USER")
-        .ok()
-        .filter(|user| !user.is_empty())
-        .unwrap_or_else(|| "you".to_owned())
+    std::env::var("USER").ok().filter(|user| !user.is_empty()).unwrap_or_else(|| "you".to_owned())
 }
 
 fn target(text: &str) -> Result<Target, String> {
@@ -248,9 +212,7 @@ fn variable(text: &str) -> Result<(String, String), String> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     let starts_well = key.bytes().next().is_some_and(|b| !b.is_ascii_digit());
     if !starts_well || !key.bytes().all(plain) || value.contains('\0') {
-        return Err(format!(
-            "'{key}' is not the name of an environment variable"
-        ));
+        return Err(format!("'{key}' is not the name of an environment variable"));
     }
     Ok((key.to_owned(), value.to_owned()))
 }

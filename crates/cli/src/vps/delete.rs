@@ -38,12 +38,7 @@ pub async fn run(context: &Context, args: &DeleteArgs) -> Result<(), Failure> {
     let mut troubles = Troubles::new(context);
     let mut found: Vec<Task> = Vec::new();
     for reference in &args.vps {
-        match context
-            .api
-            .task(reference.as_str())
-            .await
-            .map_err(with_list_hint)
-        {
+        match context.api.task(reference.as_str()).await.map_err(with_list_hint) {
             Ok(task) if found.iter().any(|old| old.task_id == task.task_id) => {}
             Ok(task) => found.push(task),
             Err(failure) => troubles.add(failure)?,
@@ -73,11 +68,7 @@ pub async fn run(context: &Context, args: &DeleteArgs) -> Result<(), Failure> {
             continue;
         }
         if !context.out.json {
-            let state = if args.no_wait {
-                "is being deleted"
-            } else {
-                "is deleted"
-            };
+            let state = if args.no_wait { "is being deleted" } else { "is deleted" };
             context.out.line(format!("VPS {} {state}", called(task)));
         }
         name_the_useless_key(context, &task.task_id);
@@ -97,11 +88,7 @@ fn question(found: &[Task]) -> String {
             None => format!("{} ({})", task.task_id, task.status),
         })
         .collect();
-    let disks = if found.len() == 1 {
-        "its disk"
-    } else {
-        "their disks"
-    };
+    let disks = if found.len() == 1 { "its disk" } else { "their disks" };
     format!("Delete VPS {} with {disks}?", names.join(", "))
 }
 
@@ -111,12 +98,8 @@ async fn settle(context: &Context, task: &Task) -> Result<(), Failure> {
     let step = format!("deleting {name}");
     let stuck = |task: &Task| task.status == "lost" || task.transition.is_none();
     let end = wait::unless_interrupted(wait::until(context, id, &step, stuck), || {
-        Failure::interrupted(format!(
-            "not waiting any longer; VPS {name} is being deleted"
-        ))
-        .hint(format!(
-            "`kohakuriver vps status {id}` shows whether it is gone"
-        ))
+        Failure::interrupted(format!("not waiting any longer; VPS {name} is being deleted"))
+            .hint(format!("`kohakuriver vps status {id}` shows whether it is gone"))
     });
     let task = match end.await {
         Ok(End::Gone) => return Ok(()),
@@ -131,14 +114,9 @@ async fn settle(context: &Context, task: &Task) -> Result<(), Failure> {
         ))
         .hint("`kohakuriver node list` shows which nodes are online"));
     }
-    let reason = task
-        .error_message
-        .as_deref()
-        .unwrap_or("the host gave no reason");
-    Err(
-        Failure::request(format!("VPS {name} was not deleted: {reason}"))
-            .hint(format!("`kohakuriver vps status {id}` shows more")),
-    )
+    let reason = task.error_message.as_deref().unwrap_or("the host gave no reason");
+    Err(Failure::request(format!("VPS {name} was not deleted: {reason}"))
+        .hint(format!("`kohakuriver vps status {id}` shows more")))
 }
 
 /// A private key is never removed behind somebody's back.
@@ -146,10 +124,7 @@ fn name_the_useless_key(context: &Context, id: &str) {
     if let Ok(home) = files::home() {
         let key = keys::made_for(&home.join(".ssh"), id);
         if key.exists() {
-            context.out.note(format!(
-                "note: the key {} opens nothing any more",
-                key.display()
-            ));
+            context.out.note(format!("note: the key {} opens nothing any more", key.display()));
         }
     }
 }

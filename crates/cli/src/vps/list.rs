@@ -21,11 +21,8 @@ pub struct ListArgs {
 }
 
 pub async fn run(context: &Context, args: &ListArgs) -> Result<(), Failure> {
-    let tasks = if args.all {
-        context.api.vps_all().await?
-    } else {
-        context.api.vps_active().await?
-    };
+    let tasks =
+        if args.all { context.api.vps_all().await? } else { context.api.vps_active().await? };
     if context.out.json {
         context.out.json(&tasks);
         return Ok(());
@@ -63,11 +60,7 @@ pub async fn run(context: &Context, args: &ListArgs) -> Result<(), Failure> {
 fn row(task: &Task, now: Timestamp) -> Vec<(Tone, String)> {
     let plain = |text: String| (Tone::Plain, text);
     let status = task.transition.as_deref().unwrap_or(&task.status);
-    let tone = if task.transition.is_some() {
-        Tone::Busy
-    } else {
-        status_tone(status)
-    };
+    let tone = if task.transition.is_some() { Tone::Busy } else { status_tone(status) };
     vec![
         plain(task.task_id.clone()),
         plain(task.name.clone().unwrap_or_default()),
@@ -76,12 +69,7 @@ fn row(task: &Task, now: Timestamp) -> Vec<(Tone, String)> {
         plain(if has_ssh(task) { "yes" } else { "no" }.to_owned()),
         plain(cores(task)),
         plain(memory(task)),
-        plain(
-            task.started_at
-                .as_deref()
-                .map(|time| ago(time, now))
-                .unwrap_or_default(),
-        ),
+        plain(task.started_at.as_deref().map(|time| ago(time, now)).unwrap_or_default()),
     ]
 }
 

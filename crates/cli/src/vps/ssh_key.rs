@@ -50,10 +50,9 @@ impl KeyArgs {
             made.insert(key).public.clone()
         } else if self.ssh {
             match keys::discover(ssh_folder) {
-                found if found.is_empty() => made
-                    .insert(MadeKey::create(ssh_folder, None)?)
-                    .public
-                    .clone(),
+                found if found.is_empty() => {
+                    made.insert(MadeKey::create(ssh_folder, None)?).public.clone()
+                }
                 found => found.join("\n"),
             }
         } else {
@@ -81,17 +80,10 @@ mod tests {
     fn the_options_decide_the_mode() {
         let none = KeyArgs::default();
         assert_eq!(applied(&none).0.ssh_key_mode, "disabled");
-        let (body, made) = applied(&KeyArgs {
-            ssh: true,
-            ..none.clone()
-        });
+        let (body, made) = applied(&KeyArgs { ssh: true, ..none.clone() });
         assert_eq!((body.ssh_key_mode.as_str(), made), ("upload", true));
         assert!(body.ssh_public_key.unwrap().starts_with("ssh-ed25519 "));
-        let (body, made) = applied(&KeyArgs {
-            no_ssh_key: true,
-            ssh: true,
-            ..none
-        });
+        let (body, made) = applied(&KeyArgs { no_ssh_key: true, ssh: true, ..none });
         assert_eq!((body.ssh_key_mode.as_str(), made), ("none", false));
     }
 }

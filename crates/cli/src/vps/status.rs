@@ -30,11 +30,7 @@ pub struct StatusArgs {
 }
 
 pub async fn run(context: &Context, args: &StatusArgs) -> Result<(), Failure> {
-    let task = context
-        .api
-        .task(args.vps.as_str())
-        .await
-        .map_err(with_list_hint)?;
+    let task = context.api.task(args.vps.as_str()).await.map_err(with_list_hint)?;
     print(context, &task);
     if !args.watch {
         return Ok(());
@@ -81,15 +77,10 @@ fn print(context: &Context, task: &Task) {
 
 fn panel(task: &Task, now: Timestamp) -> Panel {
     let mut panel = Panel::default();
-    panel
-        .add("id", &task.task_id)
-        .maybe("name", task.name.as_deref());
+    panel.add("id", &task.task_id).maybe("name", task.name.as_deref());
     panel.tinted("status", status_tone(&task.status), &task.status);
     if let Some(transition) = &task.transition {
-        let since = task
-            .transition_since
-            .as_deref()
-            .and_then(|time| age(time, now));
+        let since = task.transition_since.as_deref().and_then(|time| age(time, now));
         let text = match since {
             Some(age) => format!("{transition}: asked {age} ago"),
             None => transition.clone(),
@@ -97,10 +88,7 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
         panel.tinted("under way", Tone::Busy, text);
     }
     if let Some(step) = &task.progress {
-        let percent = task
-            .progress_percent
-            .map(|p| format!(" ({p} %)"))
-            .unwrap_or_default();
+        let percent = task.progress_percent.map(|p| format!(" ({p} %)")).unwrap_or_default();
         panel.add("progress", format!("{step}{percent}"));
     }
     if let Some(error) = &task.error_message {
@@ -110,24 +98,15 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
     panel.maybe("exit code", task.exit_code.map(|code| code.to_string()));
     panel.maybe("node", task.assigned_node.as_deref());
     panel.add("backend", &task.vps_backend);
-    let image = task
-        .docker_image_name
-        .as_deref()
-        .or(task.container_name.as_deref());
+    let image = task.docker_image_name.as_deref().or(task.container_name.as_deref());
     panel.maybe("image", image);
     panel.add("cores", cores(task)).add("memory", memory(task));
     if !task.required_gpus.is_empty() {
         let gpus: Vec<String> = task.required_gpus.iter().map(u32::to_string).collect();
         panel.add("gpus", gpus.join(","));
     }
-    panel.maybe(
-        "numa node",
-        task.target_numa_node_id.map(|node| node.to_string()),
-    );
-    panel.maybe(
-        "process limit",
-        task.pids_limit.map(|limit| limit.to_string()),
-    );
+    panel.maybe("numa node", task.target_numa_node_id.map(|node| node.to_string()));
+    panel.maybe("process limit", task.pids_limit.map(|limit| limit.to_string()));
     if !task.env_vars.is_empty() {
         // Values are often secrets; they are in --json for who wants them.
         let names: Vec<&str> = task.env_vars.keys().map(String::as_str).collect();
@@ -138,20 +117,14 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
         (true, "running") => format!("kohakuriver ssh {}", called(task)),
         (true, _) => "yes".to_owned(),
     };
-    panel
-        .add("ssh", ssh)
-        .maybe("owner", task.owner_username.as_deref());
+    panel.add("ssh", ssh).maybe("owner", task.owner_username.as_deref());
     let times = [
         ("submitted", &task.submitted_at),
         ("started", &task.started_at),
         ("ended", &task.completed_at),
     ];
     for (key, time) in times {
-        panel.maybe(
-            key,
-            time.as_deref()
-                .map(|text| format!("{text} ({})", ago(text, now))),
-        );
+        panel.maybe(key, time.as_deref().map(|text| format!("{text} ({})", ago(text, now))));
     }
     panel
 }

@@ -50,10 +50,7 @@ fn an_empty_list_says_so_beside_the_data() {
     let ran = sandbox.run(&host, &["vps", "list"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, ""));
     assert!(ran.stderr.contains("hint: "), "{}", ran.stderr);
-    assert_eq!(
-        sandbox.run(&host, &["vps", "list", "--json"]).stdout,
-        "[]\n"
-    );
+    assert_eq!(sandbox.run(&host, &["vps", "list", "--json"]).stdout, "[]\n");
     assert_eq!(sandbox.run(&host, &["node", "list"]).stdout, "");
 }
 
@@ -66,18 +63,11 @@ fn errors_have_their_exit_codes_and_a_hint() {
     assert!(missing.stderr.starts_with("error: "), "{}", missing.stderr);
     assert!(missing.stderr.contains("\nhint: "), "{}", missing.stderr);
 
-    let nobody = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let off = sandbox.command(nobody, &["vps", "list"]).output().unwrap();
     assert_eq!(off.status.code(), Some(3));
     let stderr = String::from_utf8(off.stderr).unwrap();
-    assert!(
-        stderr.contains("connection refused") && stderr.contains("hint: "),
-        "{stderr}"
-    );
+    assert!(stderr.contains("connection refused") && stderr.contains("hint: "), "{stderr}");
 
     for args in [
         &["vps", "create", "-m", "8X"][..],
@@ -103,17 +93,10 @@ fn errors_have_their_exit_codes_and_a_hint() {
 
 #[test]
 fn an_answer_of_something_else_is_not_taken_for_ours() {
-    let host = Host::start(|_| Answer {
-        status: 200,
-        body: "<html>hello</html>".to_owned(),
-    });
+    let host = Host::start(|_| Answer { status: 200, body: "<html>hello</html>".to_owned() });
     let ran = Sandbox::new().run(&host, &["vps", "list"]);
     assert_eq!(ran.code, 1);
-    assert!(
-        ran.stderr.contains("not a KohakuRiver host"),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.contains("not a KohakuRiver host"), "{}", ran.stderr);
 }
 
 /// A host where a VPS takes three looks until it is `end`.
@@ -151,27 +134,10 @@ fn create_waits_shows_progress_and_keeps_its_key() {
     let sandbox = Sandbox::new();
     let ran = sandbox.run(
         &host,
-        &[
-            "vps",
-            "create",
-            "--name",
-            "web",
-            "--ssh",
-            "-m",
-            "2G",
-            "-t",
-            "node1::0,1",
-            "-e",
-            "A=b=c",
-        ],
+        &["vps", "create", "--name", "web", "--ssh", "-m", "2G", "-t", "node1::0,1", "-e", "A=b=c"],
     );
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert_eq!(
-        ran.stderr.matches("pulling debian:12").count(),
-        1,
-        "{}",
-        ran.stderr
-    );
+    assert_eq!(ran.stderr.matches("pulling debian:12").count(), 1, "{}", ran.stderr);
     assert!(ran.stdout.contains("kohakuriver ssh web"), "{}", ran.stdout);
     assert!(ran.stdout.contains(":8002 root@web"), "{}", ran.stdout);
     assert!(host.saw("POST /api/vps/create?wait=false"));
@@ -182,26 +148,16 @@ fn create_waits_shows_progress_and_keeps_its_key() {
     assert_eq!(sent["env_vars"], json!({"A": "b=c"}));
 
     let private = sandbox.home().join(format!(".ssh/id-kohakuriver-{ID}"));
-    assert_eq!(
-        private.metadata().unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(private.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     let public = fs::read_to_string(private.with_extension("pub")).unwrap();
     assert_eq!(public.trim(), sent["ssh_public_key"].as_str().unwrap());
-    assert!(
-        ran.stderr.contains(private.to_str().unwrap()),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.contains(private.to_str().unwrap()), "{}", ran.stderr);
     assert!(!sent.to_string().contains("PRIVATE KEY"));
 
     let host = creating("running");
     let ran = sandbox.run(&host, &["vps", "create", "--json"]);
     assert_eq!(stdout_json(&ran)["status"], "running");
-    assert_eq!(
-        host.body("POST /api/vps/create")["ssh_key_mode"],
-        "disabled"
-    );
+    assert_eq!(host.body("POST /api/vps/create")["ssh_key_mode"], "disabled");
 }
 
 #[test]
@@ -209,21 +165,11 @@ fn ssh_uploads_the_keys_people_have() {
     let host = creating("running");
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.home().join(".ssh")).unwrap();
-    fs::write(
-        sandbox.home().join(".ssh/id_ed25519.pub"),
-        format!("{KEY} a@b\n"),
-    )
-    .unwrap();
+    fs::write(sandbox.home().join(".ssh/id_ed25519.pub"), format!("{KEY} a@b\n")).unwrap();
     let ran = sandbox.run(&host, &["vps", "create", "--ssh", "--detach"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert_eq!(
-        host.body("POST /api/vps/create")["ssh_public_key"],
-        format!("{KEY} a@b")
-    );
-    assert_eq!(
-        fs::read_dir(sandbox.home().join(".ssh")).unwrap().count(),
-        1
-    );
+    assert_eq!(host.body("POST /api/vps/create")["ssh_public_key"], format!("{KEY} a@b"));
+    assert_eq!(fs::read_dir(sandbox.home().join(".ssh")).unwrap().count(), 1);
 }
 
 #[test]
@@ -234,25 +180,15 @@ fn a_create_that_fails_leaves_nothing_behind() {
     assert_eq!((ran.code, ran.stdout.as_str()), (1, ""));
     assert!(ran.stderr.contains("no such image") && ran.stderr.contains("check the image's name"));
     assert!(host.saw(&format!("DELETE /api/vps/{ID}?force=true")));
-    assert_eq!(
-        fs::read_dir(sandbox.home().join(".ssh")).unwrap().count(),
-        0
-    );
+    assert_eq!(fs::read_dir(sandbox.home().join(".ssh")).unwrap().count(), 0);
 
     let refused = Host::start(|_| Answer {
         status: 409,
         body: error_body("the name web is taken").to_string(),
     });
-    let ran = sandbox.run(
-        &refused,
-        &["vps", "create", "--gen-ssh-key", "--key-out-file", "k"],
-    );
+    let ran = sandbox.run(&refused, &["vps", "create", "--gen-ssh-key", "--key-out-file", "k"]);
     assert_eq!(ran.code, 1);
-    assert!(
-        ran.stderr.contains("the name web is taken"),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.contains("the name web is taken"), "{}", ran.stderr);
     assert!(!sandbox.home().join("k").exists() && !sandbox.home().join("k.pub").exists());
 }
 
@@ -278,17 +214,9 @@ fn ctrl_c_while_creating_keeps_the_vps_and_its_key() {
     stderr.read_to_string(&mut rest).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(rest.contains("still being created"), "{rest}");
-    assert!(
-        rest.contains(&format!("kohakuriver vps status {ID}")),
-        "{rest}"
-    );
+    assert!(rest.contains(&format!("kohakuriver vps status {ID}")), "{rest}");
     assert!(!host.saw("DELETE"));
-    assert!(
-        sandbox
-            .home()
-            .join(format!(".ssh/id-kohakuriver-{ID}"))
-            .exists()
-    );
+    assert!(sandbox.home().join(format!(".ssh/id-kohakuriver-{ID}")).exists());
 }
 
 #[test]
@@ -315,10 +243,7 @@ fn stop_acts_on_all_and_reports_the_one_that_fails() {
     assert_eq!(ran.stdout, "VPS web is stopped\n");
     assert!(ran.stderr.contains("error: ") && ran.stderr.contains("stopping web"));
     let ran = sandbox.run(&host, &["vps", "stop", "web", "--json"]);
-    assert_eq!(
-        (ran.code, stdout_json(&ran)["status"].clone()),
-        (0, json!("stopped"))
-    );
+    assert_eq!((ran.code, stdout_json(&ran)["status"].clone()), (0, json!("stopped")));
 }
 
 #[test]
@@ -349,22 +274,13 @@ fn delete_waits_until_it_is_gone() {
         }
     });
     let ran = Sandbox::new().run(&host, &["vps", "delete", "web", "--yes"]);
-    assert_eq!(
-        (ran.code, ran.stdout.as_str()),
-        (0, "VPS web is deleted\n"),
-        "{}",
-        ran.stderr
-    );
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "VPS web is deleted\n"), "{}", ran.stderr);
     assert!(host.saw(&format!("DELETE /api/vps/{ID}?force=false")));
 }
 
 #[test]
 fn a_host_that_goes_away_ends_everything_with_3() {
-    let nobody = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let ran = Sandbox::new().run_at(nobody, &["vps", "stop", "web", "db"]);
     assert_eq!(ran.code, 3);
     assert_eq!(ran.stderr.matches("error: ").count(), 1, "{}", ran.stderr);
@@ -380,11 +296,7 @@ fn a_join_token_is_alone_on_stdout() {
     let sandbox = Sandbox::new();
     let ran = sandbox.run(&host, &["node", "token", "create", "--ttl", "30m"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "kr1.abc\n"));
-    assert!(
-        ran.stderr.contains("kohakuriver runner --join kr1.abc"),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.contains("kohakuriver runner --join kr1.abc"), "{}", ran.stderr);
     assert_eq!(host.body("POST /api/nodes/tokens")["ttl_seconds"], 1800);
 }
 
@@ -393,19 +305,12 @@ fn settings_name_their_source() {
     let sandbox = Sandbox::new();
     let ran = sandbox.run_at(4711, &["config", "show", "--json"]);
     let shown = stdout_json(&ran);
-    assert_eq!(
-        shown["port"],
-        json!({"value": 4711, "source": "KOHAKURIVER_PORT"})
-    );
+    assert_eq!(shown["port"], json!({"value": 4711, "source": "KOHAKURIVER_PORT"}));
     assert_eq!(shown["ssh_proxy_port"]["source"], "default");
     let path = sandbox.run_at(1, &["config", "path"]).stdout;
     assert_eq!(
         path.trim(),
-        sandbox
-            .home()
-            .join(".config/kohakuriver/config.toml")
-            .to_str()
-            .unwrap()
+        sandbox.home().join(".config/kohakuriver/config.toml").to_str().unwrap()
     );
     fs::create_dir_all(sandbox.home().join(".config/kohakuriver")).unwrap();
     fs::write(path.trim(), "hots = \"x\"\n").unwrap();
@@ -432,11 +337,7 @@ fn tab_completes_names_from_the_host() {
             .unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    assert!(
-        ask(&["vps", "status", ""], "3")
-            .lines()
-            .any(|line| line == "web")
-    );
+    assert!(ask(&["vps", "status", ""], "3").lines().any(|line| line == "web"));
     assert!(ask(&["ssh", "w"], "2").lines().any(|line| line == "web"));
     assert!(ask(&["vps", ""], "2").lines().any(|line| line == "create"));
 }

@@ -31,39 +31,23 @@ fn ssh_becomes_ssh_with_its_exit_code() {
     fs::write(bin.join("ssh"), script).unwrap();
     fs::set_permissions(bin.join("ssh"), fs::Permissions::from_mode(0o755)).unwrap();
     let run = |args: &[&str]| {
-        Ran::from(
-            sandbox
-                .command(host.port, args)
-                .env("PATH", &bin)
-                .output()
-                .unwrap(),
-        )
+        Ran::from(sandbox.command(host.port, args).env("PATH", &bin).output().unwrap())
     };
     let ran = run(&["ssh", "web", "-u", "me", "ls", "-l", "--json"]);
     assert_eq!(ran.code, 42, "{}", ran.stderr);
     let words: Vec<_> = ran.stdout.lines().collect();
     let alias = format!("kohakuriver-vps-{ID}");
-    assert_eq!(
-        words[words.len() - 7..],
-        ["-l", "me", &alias, "--", "ls", "-l", "--json"]
-    );
+    assert_eq!(words[words.len() - 7..], ["-l", "me", &alias, "--", "ls", "-l", "--json"]);
     assert!(words.contains(&"StrictHostKeyChecking=yes"), "{words:?}");
     let known = sandbox.home().join(".cache/kohakuriver/known_hosts");
-    assert_eq!(
-        fs::read_to_string(known).unwrap(),
-        format!("{alias} {KEY}\n")
-    );
+    assert_eq!(fs::read_to_string(known).unwrap(), format!("{alias} {KEY}\n"));
 
     assert_eq!(run(&["ssh", "connect", "web"]).code, 42);
     let ran = run(&["ssh", "off"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (1, ""));
     assert!(ran.stderr.contains("vps restart web"), "{}", ran.stderr);
     assert!(run(&["ssh", "nossh"]).stderr.contains("--ssh"));
-    let ran = sandbox
-        .command(host.port, &["ssh", "web"])
-        .env("PATH", "")
-        .output()
-        .unwrap();
+    let ran = sandbox.command(host.port, &["ssh", "web"]).env("PATH", "").output().unwrap();
     assert_eq!(ran.status.code(), Some(127));
     assert_eq!(run(&["ssh"]).code, 2);
 }
@@ -77,24 +61,14 @@ fn ssh_config_is_understood_by_ssh() {
     });
     let sandbox = Sandbox::new();
     let file = sandbox.home().join("a conf");
-    let ran = sandbox.run(
-        &host,
-        &["ssh", "config", "--output", file.to_str().unwrap()],
-    );
+    let ran = sandbox.run(&host, &["ssh", "config", "--output", file.to_str().unwrap()]);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{}", ran.stderr);
     let text = fs::read_to_string(&file).unwrap();
-    assert!(
-        text.contains(&format!("Host kohakuriver-vps-{ID} web\n")),
-        "{text}"
-    );
+    assert!(text.contains(&format!("Host kohakuriver-vps-{ID} web\n")), "{text}");
     assert!(!text.contains("off"), "{text}");
     // A machine without OpenSSH has shown enough.
-    let Ok(ssh) = std::process::Command::new("ssh")
-        .arg("-G")
-        .arg("-F")
-        .arg(&file)
-        .arg("web")
-        .output()
+    let Ok(ssh) =
+        std::process::Command::new("ssh").arg("-G").arg("-F").arg(&file).arg("web").output()
     else {
         return;
     };
@@ -104,21 +78,12 @@ fn ssh_config_is_understood_by_ssh() {
         format!("hostkeyalias kohakuriver-vps-{ID}"),
         format!(
             "userknownhostsfile {}",
-            sandbox
-                .home()
-                .join(".cache/kohakuriver/known_hosts")
-                .display()
+            sandbox.home().join(".cache/kohakuriver/known_hosts").display()
         ),
     ] {
-        assert!(
-            settings.lines().any(|found| found == line),
-            "{line}\n{settings}"
-        );
+        assert!(settings.lines().any(|found| found == line), "{line}\n{settings}");
     }
-    assert!(
-        settings.contains(&format!("ssh-proxy --proxy-port 8002 --id {ID}")),
-        "{settings}"
-    );
+    assert!(settings.contains(&format!("ssh-proxy --proxy-port 8002 --id {ID}")), "{settings}");
 }
 
 /// A gateway for one connection: answers, echoes until the client's half ends, says goodbye.
@@ -156,9 +121,7 @@ fn ssh_proxy_carries_bytes_and_keeps_half_closes() {
         .spawn()
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    let sent: Vec<u8> = (0..4_000_000_u32)
-        .map(|i| i.to_le_bytes()[i as usize % 3])
-        .collect();
+    let sent: Vec<u8> = (0..4_000_000_u32).map(|i| i.to_le_bytes()[i as usize % 3]).collect();
     let copy = sent.clone();
     let writer = std::thread::spawn(move || stdin.write_all(&copy));
     let mut got = Vec::new();
@@ -167,12 +130,7 @@ fn ssh_proxy_carries_bytes_and_keeps_half_closes() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(served.join().unwrap(), format!("REQUEST_TUNNEL {ID}\n"));
     let expected = [b"SSH-2.0-x\n", sent.as_slice(), b"bye"].concat();
-    assert!(
-        got == expected,
-        "{} bytes instead of {}",
-        got.len(),
-        expected.len()
-    );
+    assert!(got == expected, "{} bytes instead of {}", got.len(), expected.len());
 }
 
 #[test]
@@ -188,9 +146,7 @@ fn a_local_port_leads_to_the_vps() {
         .spawn()
         .unwrap();
     let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     let mut stream = TcpStream::connect(line.trim()).unwrap();
     stream.write_all(b"hello").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
@@ -205,17 +161,10 @@ fn a_local_port_leads_to_the_vps() {
 #[test]
 fn ssh_proxy_repeats_the_gateways_error() {
     let (port, served) = gateway("ERROR VPS is not running\n");
-    let ran = Sandbox::new().run_at(
-        1,
-        &["ssh-proxy", "--proxy-port", &port.to_string(), "--id", ID],
-    );
+    let ran =
+        Sandbox::new().run_at(1, &["ssh-proxy", "--proxy-port", &port.to_string(), "--id", ID]);
     served.join().unwrap();
     assert_eq!((ran.code, ran.stdout.as_str()), (1, ""));
     assert!(ran.stderr.contains("VPS is not running"), "{}", ran.stderr);
-    assert_eq!(
-        Sandbox::new()
-            .run_at(1, &["ssh-proxy", "--proxy-port", "1", "--id", ID])
-            .code,
-        3
-    );
+    assert_eq!(Sandbox::new().run_at(1, &["ssh-proxy", "--proxy-port", "1", "--id", ID]).code, 3);
 }

@@ -1,9 +1,6 @@
 //! A host of canned answers and a place to run the client in.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot be set up has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -32,17 +29,11 @@ pub struct Answer {
 
 impl Answer {
     pub fn ok(body: Value) -> Self {
-        Self {
-            status: 200,
-            body: body.to_string(),
-        }
+        Self { status: 200, body: body.to_string() }
     }
 
     pub fn not_found() -> Self {
-        Self {
-            status: 404,
-            body: error_body("there is no such VPS").to_string(),
-        }
+        Self { status: 404, body: error_body("there is no such VPS").to_string() }
     }
 }
 
@@ -99,9 +90,7 @@ impl Host {
 
     fn find(&self, start: &str) -> Option<Request> {
         let log = self.log.lock().unwrap();
-        log.iter()
-            .find(|r| format!("{} {}", r.method, r.target).starts_with(start))
-            .cloned()
+        log.iter().find(|r| format!("{} {}", r.method, r.target).starts_with(start)).cloned()
     }
 }
 
@@ -125,12 +114,7 @@ fn read(stream: &TcpStream) -> Option<Request> {
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     let path = target.split('?').next()?.to_owned();
-    Some(Request {
-        method,
-        path,
-        target,
-        body: String::from_utf8(body).ok()?,
-    })
+    Some(Request { method, path, target, body: String::from_utf8(body).ok()? })
 }
 
 fn write(mut stream: &TcpStream, answer: &Answer) {
@@ -168,9 +152,7 @@ impl From<Output> for Ran {
 
 impl Sandbox {
     pub fn new() -> Self {
-        Self {
-            folder: tempfile::tempdir().unwrap(),
-        }
+        Self { folder: tempfile::tempdir().unwrap() }
     }
 
     pub fn home(&self) -> &Path {
@@ -187,18 +169,10 @@ impl Sandbox {
 
     pub fn command(&self, port: u16, args: &[&str]) -> Command {
         let mut command = Command::new(client());
-        command
-            .args(args)
-            .current_dir(self.home())
-            .stdin(Stdio::null());
-        command
-            .env_clear()
-            .env("HOME", self.home())
-            .env("USER", "tester");
+        command.args(args).current_dir(self.home()).stdin(Stdio::null());
+        command.env_clear().env("HOME", self.home()).env("USER", "tester");
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command
-            .env("KOHAKURIVER_HOST", "127.0.0.1")
-            .env("KOHAKURIVER_PORT", port.to_string());
+        command.env("KOHAKURIVER_HOST", "127.0.0.1").env("KOHAKURIVER_PORT", port.to_string());
         command
     }
 }
@@ -207,9 +181,6 @@ impl Sandbox {
 fn client() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.ancestors().nth(2).unwrap().join("examples/client");
-    assert!(
-        path.exists(),
-        "run with `cargo test -p kohakuriver-cli`, which also builds {path:?}"
-    );
+    assert!(path.exists(), "run with `cargo test -p kohakuriver-cli`, which also builds {path:?}");
     path
 }

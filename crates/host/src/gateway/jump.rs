@@ -56,22 +56,14 @@ pub fn config(data_dir: &Path) -> Result<Arc<Config>, KeyError> {
 }
 
 fn load_or_create_key(path: &Path) -> Result<PrivateKey, KeyError> {
-    let file = |source| KeyError::File {
-        path: path.to_owned(),
-        source,
-    };
-    let key = |source| KeyError::Key {
-        path: path.to_owned(),
-        source,
-    };
+    let file = |source| KeyError::File { path: path.to_owned(), source };
+    let key = |source| KeyError::Key { path: path.to_owned(), source };
     match fs::read_to_string(path) {
         Ok(text) => PrivateKey::from_openssh(text.as_bytes()).map_err(|error| key(error.into())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let made = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519)
                 .map_err(|error| key(error.into()))?;
-            let text = made
-                .to_openssh(LineEnding::LF)
-                .map_err(|error| key(error.into()))?;
+            let text = made.to_openssh(LineEnding::LF).map_err(|error| key(error.into()))?;
             let temporary = path.with_extension("new");
             let _ = fs::remove_file(&temporary);
             fs::OpenOptions::new()

@@ -22,9 +22,7 @@ pub async fn serve(app: &App, mut stream: TcpStream) {
     };
     let answer = match parse(&line) {
         None => Err("this is the SSH gateway: use ssh -J, or REQUEST_TUNNEL <id>".to_owned()),
-        Some(text) => enter(app, &Caller::Anyone, text)
-            .await
-            .map_err(|error| error.to_string()),
+        Some(text) => enter(app, &Caller::Anyone, text).await.map_err(|error| error.to_string()),
     };
     let result = match answer {
         Ok(instance) => match stream.write_all(b"SUCCESS\n").await {
@@ -46,10 +44,7 @@ pub async fn serve(app: &App, mut stream: TcpStream) {
 
 /// The reference of the instance, if the line is a request.
 fn parse(line: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(line)
-        .ok()?
-        .strip_prefix("REQUEST_TUNNEL ")?
-        .trim_end();
+    let text = std::str::from_utf8(line).ok()?.strip_prefix("REQUEST_TUNNEL ")?.trim_end();
     (!text.is_empty()).then_some(text)
 }
 
@@ -74,12 +69,7 @@ mod tests {
     fn only_a_whole_request_is_one() {
         assert_eq!(parse(b"REQUEST_TUNNEL 123"), Some("123"));
         assert_eq!(parse(b"REQUEST_TUNNEL web\r"), Some("web"));
-        for bad in [
-            &b"REQUEST_TUNNEL "[..],
-            b"REQUEST_TUNNE",
-            b"GET / HTTP/1.1",
-            b"\xff\xfe",
-        ] {
+        for bad in [&b"REQUEST_TUNNEL "[..], b"REQUEST_TUNNE", b"GET / HTTP/1.1", b"\xff\xfe"] {
             assert_eq!(parse(bad), None);
         }
     }

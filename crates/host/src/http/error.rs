@@ -20,11 +20,7 @@ pub struct ApiError {
 
 impl ApiError {
     pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
-        let body = ErrorBody {
-            detail: detail.into(),
-            code: code.to_owned(),
-            hint: None,
-        };
+        let body = ErrorBody { detail: detail.into(), code: code.to_owned(), hint: None };
         Self { status, body }
     }
 
@@ -40,11 +36,7 @@ impl ApiError {
     }
 
     pub fn wrong_method() -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "wrong_method",
-            "Method Not Allowed",
-        )
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", "Method Not Allowed")
     }
 
     pub fn foreign_page() -> Self {
@@ -88,11 +80,7 @@ impl From<JsonRejection> for ApiError {
 
 impl From<QueryRejection> for ApiError {
     fn from(rejection: QueryRejection) -> Self {
-        Self::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "invalid_query",
-            rejection.body_text(),
-        )
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", rejection.body_text())
     }
 }
 
@@ -108,12 +96,10 @@ impl From<StoreError> for ApiError {
             StoreError::Stale => {
                 Self::new(StatusCode::CONFLICT, "stale", error.to_string()).hint("try again")
             }
-            StoreError::DiskFull => Self::new(
-                StatusCode::INSUFFICIENT_STORAGE,
-                "disk_full",
-                error.to_string(),
-            )
-            .hint("free some space in the host's data directory"),
+            StoreError::DiskFull => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", error.to_string())
+                    .hint("free some space in the host's data directory")
+            }
             StoreError::Inconsistent { .. } | StoreError::Driver(_) => {
                 Self::internal("the database failed", &error)
             }
@@ -123,11 +109,7 @@ impl From<StoreError> for ApiError {
 
 impl From<RequestError> for ApiError {
     fn from(error: RequestError) -> Self {
-        let answer = Self::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "invalid",
-            error.to_string(),
-        );
+        let answer = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", error.to_string());
         match error {
             RequestError::KeyMode(_) => answer.hint("use disabled, none, upload or generate"),
             RequestError::Memory(_) => answer.hint("give bytes, or leave it out for no limit"),
@@ -153,11 +135,7 @@ impl From<CreateError> for ApiError {
         let text = error.to_string();
         match error {
             CreateError::Refused(Refusal::UnknownNode { known, .. }) => {
-                let known = if known.is_empty() {
-                    "none".to_owned()
-                } else {
-                    known.join(", ")
-                };
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 Self::new(StatusCode::NOT_FOUND, "unknown_node", text)
                     .hint(format!("nodes here: {known} (kohakuriver node list)"))
             }
@@ -174,9 +152,7 @@ impl From<CreateError> for ApiError {
                     .hint("ask for less, or stop something: kohakuriver vps list")
             }
             CreateError::NameTaken(name) => Self::new(StatusCode::CONFLICT, "name_taken", text)
-                .hint(format!(
-                    "choose another name, or look at it: kohakuriver vps status {name}"
-                )),
+                .hint(format!("choose another name, or look at it: kohakuriver vps status {name}")),
             CreateError::NoPort => Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_port", text)
                 .hint("delete VPSes that nobody needs: kohakuriver vps list --all"),
             CreateError::Store(error) => error.into(),

@@ -33,9 +33,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 #[utoipa::path(get, path = "/api/nodes", tag = "nodes", responses((status = 200, body = [Node])))]
 async fn list_nodes(State(app): State<Arc<App>>) -> Result<Json<Vec<Node>>, ApiError> {
     let nodes = app.store.list_nodes().await?;
-    Ok(Json(
-        nodes.iter().map(|row| view::node(&app, row)).collect(),
-    ))
+    Ok(Json(nodes.iter().map(|row| view::node(&app, row)).collect()))
 }
 
 /// One node.
@@ -103,9 +101,7 @@ async fn remove_node(
     app.links.forget(&id);
     app.changes.notify();
     tracing::info!(node.name = %name, "node removed");
-    Ok(Json(NodeMessage {
-        message: format!("node '{name}' was removed"),
-    }))
+    Ok(Json(NodeMessage { message: format!("node '{name}' was removed") }))
 }
 
 /// Makes a token with which one machine can join.
@@ -116,22 +112,12 @@ async fn create_join_token(
     body: Result<Json<JoinTokenRequest>, JsonRejection>,
 ) -> Result<Json<JoinToken>, ApiError> {
     let Json(request) = body?;
-    let ttl = request
-        .ttl_seconds
-        .map_or(join::DEFAULT_TTL, Duration::from_secs);
+    let ttl = request.ttl_seconds.map_or(join::DEFAULT_TTL, Duration::from_secs);
     if ttl.is_zero() || ttl > join::MAX_TTL {
         let detail = "a join token lives between one second and seven days";
-        return Err(ApiError::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "invalid",
-            detail,
-        ));
+        return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail));
     }
-    let address = match request
-        .address
-        .map(|text| text.parse::<HostAddress>())
-        .transpose()
-    {
+    let address = match request.address.map(|text| text.parse::<HostAddress>()).transpose() {
         Ok(address) => address,
         Err(error) => {
             let status = StatusCode::UNPROCESSABLE_ENTITY;

@@ -37,11 +37,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 }
 
 async fn reach(app: &App, text: &str, wish: Wish) -> Result<Authorized, ApiError> {
-    Ok(authorize(
-        &Caller::Anyone,
-        wish,
-        instances::find(app, text).await?,
-    ))
+    Ok(authorize(&Caller::Anyone, wish, instances::find(app, text).await?))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -76,7 +72,7 @@ async fn create_vps(
     if query.wait {
         let access = authorize(&Caller::Anyone, Wish::Change, row.id);
         task = instances::wait_settled(&app, &access).await?;
-        if task.status == Status::Failed.as_str() {
+        if task.status != Status::Running.as_str() && task.error_code.is_some() {
             instances::act(&app, &access, Act::Delete { force: true }).await?;
             return Err(failed(task));
         }
@@ -89,10 +85,7 @@ async fn create_vps(
         vps_backend: request.vps_backend,
         ssh_key_mode: request.ssh_key_mode,
         ssh_port: row.ssh_port.map_or(0, u32::from),
-        assigned_node: AssignedNode {
-            hostname: row.node_name.to_string(),
-            url: None,
-        },
+        assigned_node: AssignedNode { hostname: row.node_name.to_string(), url: None },
         status: task.status.clone(),
         task,
         ssh_private_key,
@@ -102,9 +95,7 @@ async fn create_vps(
 
 fn failed(task: Task) -> ApiError {
     let code = task.error_code.unwrap_or_else(|| "failed".to_owned());
-    let detail = task
-        .error_message
-        .unwrap_or_else(|| "the node could not create it".to_owned());
+    let detail = task.error_message.unwrap_or_else(|| "the node could not create it".to_owned());
     let error = ApiError::new(StatusCode::BAD_GATEWAY, &code, detail);
     match task.error_hint {
         Some(hint) => error.hint(hint),
@@ -118,11 +109,7 @@ fn generate_key(request: &mut CreateVps) -> Result<Option<(String, String)>, Api
         return Ok(None);
     }
     let broken = |_| {
-        ApiError::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "making an SSH key failed",
-        )
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "making an SSH key failed")
     };
     let mut key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).map_err(broken)?;
     key.set_comment("kohakuriver");
@@ -143,9 +130,7 @@ async fn list_vps(State(app): State<Arc<App>>) -> Result<Json<Vec<Task>>, ApiErr
 #[utoipa::path(get, path = "/api/vps/status", tag = "vps", responses((status = 200, body = [Task])))]
 async fn list_active_vps(State(app): State<Arc<App>>) -> Result<Json<Vec<Task>>, ApiError> {
     let rows = app.store.list_instances().await?;
-    let active = rows
-        .iter()
-        .filter(|row| view::status_of(&app, row).is_active());
+    let active = rows.iter().filter(|row| view::status_of(&app, row).is_active());
     Ok(Json(active.map(|row| view::task(&app, row)).collect()))
 }
 
@@ -170,10 +155,7 @@ async fn get_status(
     let limit = Duration::from_secs(query.timeout.unwrap_or(LONGEST_POLL).min(LONGEST_POLL));
     let id = instances::wait_for_change(&app, &text, query.since, limit).await?;
     let access = authorize(&Caller::Anyone, Wish::See, id);
-    Ok(Json(view::task(
-        &app,
-        &instances::get(&app, &access).await?,
-    )))
+    Ok(Json(view::task(&app, &instances::get(&app, &access).await?)))
 }
 
 /// Stops a VPS; its disk stays.
@@ -223,13 +205,7 @@ async fn delete_vps(
     query: Result<Query<DeleteQuery>, QueryRejection>,
 ) -> Result<(StatusCode, Json<Message>), ApiError> {
     let Query(query) = query?;
-    change(
-        &app,
-        &text,
-        Act::Delete { force: query.force },
-        "is being deleted",
-    )
-    .await
+    change(&app, &text, Act::Delete { force: query.force }, "is being deleted").await
 }
 
 async fn change(
@@ -241,9 +217,6 @@ async fn change(
     let access = reach(app, text, Wish::Change).await?;
     let row = instances::act(app, &access, act).await?;
     let name = instances::display_name(row.id, &row.spec);
-    let message = Message {
-        message: format!("VPS {name} {outcome}"),
-        task_id: row.id.to_string(),
-    };
+    let message = Message { message: format!("VPS {name} {outcome}"), task_id: row.id.to_string() };
     Ok((StatusCode::ACCEPTED, Json(message)))
 }

@@ -50,20 +50,14 @@ pub fn validate(request: &CreateVps) -> Result<(InstanceSpec, Option<NodeName>),
     if request.vps_backend != "docker" {
         return Err(RequestError::Backend(request.vps_backend.clone()));
     }
-    if request
-        .required_gpus
-        .as_ref()
-        .is_some_and(|gpus| !gpus.is_empty())
-    {
+    if request.required_gpus.as_ref().is_some_and(|gpus| !gpus.is_empty()) {
         return Err(RequestError::Gpus);
     }
     if request.target_numa_node_id.is_some() {
         return Err(RequestError::Numa);
     }
     let text = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
-    let target = text(&request.target_hostname)
-        .map(|name| name.parse())
-        .transpose()?;
+    let target = text(&request.target_hostname).map(|name| name.parse()).transpose()?;
     let name = text(&request.name).map(|name| name.parse()).transpose()?;
     let cores = u32::try_from(request.required_cores)
         .map_err(|_| RequestError::Cores(request.required_cores))?;
@@ -110,14 +104,10 @@ fn ssh(request: &CreateVps) -> Result<Option<SshAccess>, RequestError> {
     match request.ssh_key_mode.as_str() {
         "disabled" => Ok(None),
         // Only what the image itself lets in; never an empty password.
-        "none" => Ok(Some(SshAccess {
-            authorized_keys: Vec::new(),
-        })),
+        "none" => Ok(Some(SshAccess { authorized_keys: Vec::new() })),
         "upload" | "generate" => {
             let keys = request.ssh_public_key.as_deref().unwrap_or_default();
-            Ok(Some(SshAccess {
-                authorized_keys: authorized_keys(keys)?,
-            }))
+            Ok(Some(SshAccess { authorized_keys: authorized_keys(keys)? }))
         }
         other => Err(RequestError::KeyMode(other.to_owned())),
     }
@@ -175,19 +165,9 @@ mod tests {
     #[test]
     fn each_bad_field_is_named() {
         let base = CreateVps::default;
+        assert!(refused(&CreateVps { required_cores: -100, ..base() }).contains("-100"));
         assert!(
-            refused(&CreateVps {
-                required_cores: -100,
-                ..base()
-            })
-            .contains("-100")
-        );
-        assert!(
-            refused(&CreateVps {
-                required_memory_bytes: Some(-1),
-                ..base()
-            })
-            .contains("-1 bytes")
+            refused(&CreateVps { required_memory_bytes: Some(-1), ..base() }).contains("-1 bytes")
         );
         let both = CreateVps {
             registry_image: Some("debian".into()),
@@ -196,11 +176,8 @@ mod tests {
         };
         assert!(refused(&both).contains("not both"));
         assert!(
-            refused(&CreateVps {
-                ssh_key_mode: "upload".into(),
-                ..base()
-            })
-            .contains("no public key")
+            refused(&CreateVps { ssh_key_mode: "upload".into(), ..base() })
+                .contains("no public key")
         );
         let bad_key = CreateVps {
             ssh_key_mode: "upload".into(),
@@ -208,13 +185,7 @@ mod tests {
             ..base()
         };
         assert!(refused(&bad_key).contains("line 2"));
-        assert!(
-            refused(&CreateVps {
-                name: Some("7".into()),
-                ..base()
-            })
-            .contains("'7'")
-        );
+        assert!(refused(&CreateVps { name: Some("7".into()), ..base() }).contains("'7'"));
     }
 
     #[test]

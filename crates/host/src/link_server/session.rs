@@ -13,7 +13,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::host::App;
-use crate::links::Progress;
+use crate::links::{Progress, Trouble};
 
 type Frames = FrameStream<TlsStream<TcpStream>>;
 
@@ -94,16 +94,8 @@ async fn greet(
     }
     let now_ms = app.clock.now_ms();
     let skew = hello.now_ms - now_ms;
-    app.store
-        .record_hello(node, &hello.inventory, &hello.runner_version, skew, now_ms)
-        .await?;
-    frames
-        .send(&ToRunner::Welcome {
-            version,
-            node_name: name.to_string(),
-            now_ms,
-        })
-        .await?;
+    app.store.record_hello(node, &hello.inventory, &hello.runner_version, skew, now_ms).await?;
+    frames.send(&ToRunner::Welcome { version, node_name: name.to_string(), now_ms }).await?;
     Ok(Some((name, hello)))
 }
 
@@ -117,11 +109,7 @@ async fn talk(
 ) -> Result<(), SessionError> {
     app.changes.notify();
     for row in app.store.list_instances_of(node).await? {
-        let order = Order {
-            task_id: row.id,
-            intent: row.intent,
-            spec: row.spec,
-        };
+        let order = Order { task_id: row.id, intent: row.intent, spec: row.spec };
         frames.send(&ToRunner::Order(order)).await?;
     }
     frames.send(&ToRunner::SyncDone).await?;
@@ -150,14 +138,10 @@ async fn handle(
 ) -> Result<Option<ToRunner>, SessionError> {
     match message {
         ToHost::Heartbeat { metrics } => {
-            app.links
-                .record_heartbeat(node, Some(metrics), app.clock.now_ms());
+            app.links.record_heartbeat(node, Some(metrics), app.clock.now_ms());
             return Ok(Some(ToRunner::HeartbeatAck));
         }
-        ToHost::Observation {
-            task_id,
-            observation,
-        } => {
+        ToHost::Observation { task_id, observation } => {
             observe(app, node, task_id, observation).await?;
         }
         ToHost::Inventory { inventory } => {
@@ -183,29 +167,37 @@ async fn observe(
     task_id: TaskId,
     observation: Observation,
 ) -> Result<(), SessionError> {
-    // A removed instance's id is kept out of everybody's lists, but not out of the log.
-    if let Observed::Provisioning { step, percent } = observation.state {
+    if let Some(progress) = under_way(&observation) {
         // Only what its owner asked last is shown; and only this node may speak of it.
         let row = app.store.lookup_instance(task_id).await?;
         if row.is_some_and(|row| row.node_id == *node) {
-            let progress = Progress {
-                step,
-                percent,
-                generation: observation.generation,
-            };
             app.links.set_progress(task_id, Some(progress));
             app.changes.notify();
         }
         return Ok(());
     }
-    if app
-        .store
-        .record_observation(task_id, node, &observation)
-        .await?
-    {
+    if app.store.record_observation(task_id, node, &observation).await? {
         tracing::info!(task.id = %task_id, state = ?observation.state, "observed");
         app.links.set_progress(task_id, None);
         app.changes.notify();
     }
     Ok(())
+}
+
+/// Steps on the way are shown, not stored: they are told again.
+fn under_way(observation: &Observation) -> Option<Progress> {
+    let generation = observation.generation;
+    match observation.state.clone() {
+        Observed::Provisioning { step, percent } => {
+            Some(Progress { step, percent, generation, trouble: None })
+        }
+        Observed::Blocked { code, message, hint } => {
+            let trouble = Some(Trouble { code, message, hint });
+            Some(Progress { step: "waiting".to_owned(), percent: None, generation, trouble })
+        }
+        Observed::Absent
+        | Observed::Running { .. }
+        | Observed::Stopped { .. }
+        | Observed::Failed { .. } => None,
+    }
 }

@@ -18,12 +18,8 @@ async fn ask(host: &TestHost, line: &str) -> Result<(String, BufReader<TcpStream
 async fn a_tunnel_carries_bytes_both_ways_and_keeps_a_half_close() -> Result<()> {
     let host = TestHost::start().await?;
     let _runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
-    let created = host
-        .post(
-            "/api/vps/create",
-            json!({"name": "web", "ssh_key_mode": "none"}),
-        )
-        .await?;
+    let created =
+        host.post("/api/vps/create", json!({"name": "web", "ssh_key_mode": "none"})).await?;
     let task = created.text("task_id");
     for reference in [task, "web", &task[..12]] {
         // What the client sends right behind its line belongs to the instance.
@@ -41,12 +37,7 @@ async fn a_tunnel_carries_bytes_both_ways_and_keeps_a_half_close() -> Result<()>
 async fn what_cannot_be_reached_is_refused_in_one_line() -> Result<()> {
     let host = TestHost::start().await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
-    assert_eq!(
-        host.post("/api/vps/create", json!({"name": "nossh"}))
-            .await?
-            .status,
-        200
-    );
+    assert_eq!(host.post("/api/vps/create", json!({"name": "nossh"})).await?.status, 200);
     let with_ssh = json!({"name": "web", "ssh_key_mode": "none"});
     assert_eq!(host.post("/api/vps/create", with_ssh).await?.status, 200);
     let cases = [
@@ -57,10 +48,7 @@ async fn what_cannot_be_reached_is_refused_in_one_line() -> Result<()> {
     ];
     for (line, reason) in cases {
         let (answer, _) = ask(&host, line).await?;
-        assert!(
-            answer.starts_with("ERROR ") && answer.contains(reason),
-            "{line:?}: {answer:?}"
-        );
+        assert!(answer.starts_with("ERROR ") && answer.contains(reason), "{line:?}: {answer:?}");
     }
     runner.disconnect().await;
     let (answer, _) = ask(&host, "REQUEST_TUNNEL web\n").await?;

@@ -16,10 +16,7 @@ async fn a_vps_runs_when_its_runner_says_so_and_shows_the_originals_fields() -> 
     let host = TestHost::start().await?;
     let _runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let answer = host
-        .post(
-            "/api/vps/create",
-            json!({"name": "web", "required_cores": 2, "dashboard_extra": 1}),
-        )
+        .post("/api/vps/create", json!({"name": "web", "required_cores": 2, "dashboard_extra": 1}))
         .await?;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.text("status"), "running");
@@ -40,13 +37,8 @@ async fn a_create_that_fails_answers_why_and_leaves_nothing() -> Result<()> {
         hint: Some("check the name".into()),
     };
     let _runner = FakeRunner::join(&host, "n1", Reaction::Fail(state)).await?;
-    let answer = host
-        .post("/api/vps/create", json!({"registry_image": "nope"}))
-        .await?;
-    assert_eq!(
-        (answer.status, answer.text("code")),
-        (502, "image_not_found")
-    );
+    let answer = host.post("/api/vps/create", json!({"registry_image": "nope"})).await?;
+    assert_eq!((answer.status, answer.text("code")), (502, "image_not_found"));
     assert_eq!(answer.text("hint"), "check the name");
     for _ in 0..100 {
         if host.get("/api/vps").await?.body == json!([]) {
@@ -70,10 +62,7 @@ async fn stop_restart_and_delete_go_round_and_repeats_are_harmless() -> Result<(
         assert_eq!(host.post("/api/vps/stop/web", json!({})).await?.status, 202);
         host.wait_for("web", "stopped").await?;
     }
-    assert_eq!(
-        host.post("/api/vps/restart/web", json!({})).await?.status,
-        202
-    );
+    assert_eq!(host.post("/api/vps/restart/web", json!({})).await?.status, 202);
     host.wait_for("web", "running").await?;
     assert_eq!(host.post("/api/vps/web/stop", json!({})).await?.status, 202);
     host.wait_for("web", "stopped").await?;
@@ -95,10 +84,7 @@ async fn an_order_given_while_the_runner_was_away_is_there_when_it_returns() -> 
     let identity = runner.disconnect().await;
     assert_eq!(host.post("/api/vps/stop/web", json!({})).await?.status, 202);
     let status = host.get("/api/status/web").await?;
-    assert_eq!(
-        (status.text("status"), status.text("transition")),
-        ("running", "stopping")
-    );
+    assert_eq!((status.text("status"), status.text("transition")), ("running", "stopping"));
 
     let host = host.restart().await?;
     let runner = FakeRunner::connect(&host, identity, Reaction::Obey, Vec::new()).await?;
@@ -120,10 +106,7 @@ async fn a_silent_nodes_instances_are_lost_and_come_back_as_what_they_are() -> R
 
     let seen = Observation {
         generation: 1,
-        state: Observed::Stopped {
-            exit_code: Some(3),
-            finished_at_ms: 7,
-        },
+        state: Observed::Stopped { exit_code: Some(3), finished_at_ms: 7 },
         ssh_host_key: None,
     };
     let seen = vec![(id(created.text("task_id")), seen)];
@@ -140,19 +123,11 @@ async fn progress_is_shown_and_wakes_who_waits() -> Result<()> {
     let created = host.post("/api/vps/create?wait=false", json!({})).await?;
     assert_eq!(created.text("status"), "assigning");
     let task = created.text("task_id");
-    let step = Observed::Provisioning {
-        step: "pulling debian:12".into(),
-        percent: Some(40),
-    };
+    let step = Observed::Provisioning { step: "pulling debian:12".into(), percent: Some(40) };
     runner.report(id(task), 1, step).await?;
     let since = created.body["task"]["revision"].as_u64().unwrap();
-    let seen = host
-        .get(&format!("/api/status/{task}?since={since}&timeout=10"))
-        .await?;
-    assert_eq!(
-        (seen.text("progress"), seen.text("status")),
-        ("pulling debian:12", "assigning")
-    );
+    let seen = host.get(&format!("/api/status/{task}?since={since}&timeout=10")).await?;
+    assert_eq!((seen.text("progress"), seen.text("status")), ("pulling debian:12", "assigning"));
     assert_eq!(seen.body["progress_percent"], 40);
     Ok(())
 }
@@ -167,16 +142,8 @@ async fn bad_requests_are_told_what_is_wrong() -> Result<()> {
         (json!({"target_hostname": "n9"}), 404, "unknown_node"),
         (json!({"required_cores": 9}), 503, "no_room"),
         (json!({"required_cores": -1}), 422, "invalid"),
-        (
-            json!({"required_memory_bytes": 17u64 << 30}),
-            503,
-            "no_room",
-        ),
-        (
-            json!({"registry_image": "a", "container_name": "b"}),
-            422,
-            "invalid",
-        ),
+        (json!({"required_memory_bytes": 17u64 << 30}), 503, "no_room"),
+        (json!({"registry_image": "a", "container_name": "b"}), 422, "invalid"),
         (json!({"container_name": "../x"}), 422, "invalid"),
         (json!({"name": "UPPER"}), 422, "invalid"),
         (json!({"required_cores": "many"}), 422, "invalid_body"),
@@ -184,21 +151,10 @@ async fn bad_requests_are_told_what_is_wrong() -> Result<()> {
     ];
     for (body, status, code) in cases {
         let answer = host.post("/api/vps/create", body.clone()).await?;
-        assert_eq!(
-            (answer.status, answer.text("code")),
-            (status, code),
-            "{body} {answer:?}"
-        );
+        assert_eq!((answer.status, answer.text("code")), (status, code), "{body} {answer:?}");
     }
-    assert_eq!(
-        host.get("/api/vps").await?.body,
-        json!([]),
-        "nothing was half made"
-    );
-    assert_eq!(
-        host.get("/api/status/nope").await?.text("code"),
-        "not_found"
-    );
+    assert_eq!(host.get("/api/vps").await?.body, json!([]), "nothing was half made");
+    assert_eq!(host.get("/api/status/nope").await?.text("code"), "not_found");
     assert_eq!(host.get("/nope").await?.text("code"), "unknown_route");
     Ok(())
 }
@@ -207,23 +163,12 @@ async fn bad_requests_are_told_what_is_wrong() -> Result<()> {
 async fn generate_gives_the_private_key_once_and_puts_the_public_one_in() -> Result<()> {
     let host = TestHost::start().await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
-    let created = host
-        .post("/api/vps/create", json!({"ssh_key_mode": "generate"}))
-        .await?;
-    assert!(
-        created
-            .text("ssh_private_key")
-            .starts_with("-----BEGIN OPENSSH PRIVATE KEY-----")
-    );
+    let created = host.post("/api/vps/create", json!({"ssh_key_mode": "generate"})).await?;
+    assert!(created.text("ssh_private_key").starts_with("-----BEGIN OPENSSH PRIVATE KEY-----"));
     assert_eq!(created.body["ssh_port"], 9000);
     let order = runner.order(id(created.text("task_id"))).unwrap();
-    assert_eq!(
-        order.spec.ssh.unwrap().authorized_keys,
-        [created.text("ssh_public_key")]
-    );
-    let again = host
-        .get(&format!("/api/status/{}", created.text("task_id")))
-        .await?;
+    assert_eq!(order.spec.ssh.unwrap().authorized_keys, [created.text("ssh_public_key")]);
+    let again = host.get(&format!("/api/status/{}", created.text("task_id"))).await?;
     assert!(!again.body.to_string().contains("PRIVATE KEY"));
     Ok(())
 }
@@ -232,13 +177,8 @@ async fn generate_gives_the_private_key_once_and_puts_the_public_one_in() -> Res
 async fn a_web_page_of_somebody_else_gets_nothing() -> Result<()> {
     let host = TestHost::start().await?;
     let rebound = host.get_with("/api/vps", "host", "evil.example").await?;
-    assert_eq!(
-        (rebound.status, rebound.text("code")),
-        (403, "foreign_origin")
-    );
-    let page = host
-        .get_with("/api/vps", "origin", "http://evil.example")
-        .await?;
+    assert_eq!((rebound.status, rebound.text("code")), (403, "foreign_origin"));
+    let page = host.get_with("/api/vps", "origin", "http://evil.example").await?;
     assert_eq!(page.status, 403);
     Ok(())
 }

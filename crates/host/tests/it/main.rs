@@ -1,5 +1,7 @@
 //! The host from outside: its API, its link and its gateway, with a runner made of words.
 
+#![expect(clippy::unwrap_used, reason = "a test that is surprised should end there")]
+
 mod gateway;
 mod instances;
 mod nodes;

@@ -15,12 +15,8 @@ async fn a_token_admits_one_machine_once() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let now_ms = host.now_ms();
     enroll(&token, None, &"n1".parse()?, dir.path(), now_ms).await?;
-    let again = enroll(&token, None, &"n2".parse()?, dir.path(), now_ms)
-        .await
-        .unwrap_err();
-    let EnrollError::Refused { reason, hint } = again else {
-        panic!("{again:?}")
-    };
+    let again = enroll(&token, None, &"n2".parse()?, dir.path(), now_ms).await.unwrap_err();
+    let EnrollError::Refused { reason, hint } = again else { panic!("{again:?}") };
     assert!(reason.contains("used already, by node 'n1'") && hint.contains("token create"));
     Ok(())
 }
@@ -31,25 +27,13 @@ async fn an_expired_token_and_a_wrong_clock_are_refused_with_what_to_do() -> Res
     let token = host.join_token().await?;
     let dir = tempfile::tempdir()?;
     let off = host.now_ms() + 3_600_000;
-    let refused = enroll(&token, None, &"n1".parse()?, dir.path(), off)
-        .await
-        .unwrap_err();
-    let EnrollError::Refused { reason, hint } = refused else {
-        panic!("{refused:?}")
-    };
-    assert!(
-        reason.contains("3600 s ahead") && hint.contains("timedatectl"),
-        "{reason} {hint}"
-    );
+    let refused = enroll(&token, None, &"n1".parse()?, dir.path(), off).await.unwrap_err();
+    let EnrollError::Refused { reason, hint } = refused else { panic!("{refused:?}") };
+    assert!(reason.contains("3600 s ahead") && hint.contains("timedatectl"), "{reason} {hint}");
     host.advance(Duration::from_secs(3601));
-    let late = enroll(&token, None, &"n1".parse()?, dir.path(), host.now_ms())
-        .await
-        .unwrap_err();
+    let late = enroll(&token, None, &"n1".parse()?, dir.path(), host.now_ms()).await.unwrap_err();
     assert!(late.to_string().contains("expired"), "{late}");
-    assert!(
-        std::fs::read_dir(dir.path())?.next().is_none(),
-        "nothing was left behind"
-    );
+    assert!(std::fs::read_dir(dir.path())?.next().is_none(), "nothing was left behind");
     Ok(())
 }
 
@@ -59,21 +43,9 @@ async fn a_token_of_another_host_does_not_lead_here() -> Result<()> {
     let token = theirs.join_token().await?;
     let dir = tempfile::tempdir()?;
     let address = ours.host.link_address();
-    let error = enroll(
-        &token,
-        Some(address),
-        &"n1".parse()?,
-        dir.path(),
-        ours.now_ms(),
-    )
-    .await;
+    let error = enroll(&token, Some(address), &"n1".parse()?, dir.path(), ours.now_ms()).await;
     let error = error.unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("not the one this machine was invited by"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("not the one this machine was invited by"), "{error}");
     Ok(())
 }
 
@@ -88,10 +60,7 @@ async fn a_certificate_of_another_cluster_opens_nothing() -> Result<()> {
     // TLS 1.3 tells the client late: the first read fails.
     let refused = match connect_control(&forged).await {
         Err(_) => true,
-        Ok(mut control) => control
-            .receive::<kohakuriver_link::protocol::ToRunner>()
-            .await
-            .is_err(),
+        Ok(mut control) => control.receive::<kohakuriver_link::protocol::ToRunner>().await.is_err(),
     };
     assert!(refused);
     Ok(())
@@ -114,9 +83,7 @@ async fn a_removed_node_is_cut_off_and_stays_out() -> Result<()> {
     }
     assert!(runner.is_disconnected());
     let identity = runner.disconnect().await;
-    let error = FakeRunner::connect(&host, identity, Reaction::Obey, Vec::new())
-        .await
-        .unwrap_err();
+    let error = FakeRunner::connect(&host, identity, Reaction::Obey, Vec::new()).await.unwrap_err();
     assert!(error.to_string().contains("was removed"), "{error}");
     assert_eq!(host.get("/api/nodes").await?.body, json!([]));
     Ok(())
@@ -137,22 +104,12 @@ async fn a_second_host_on_the_same_data_is_refused() -> Result<()> {
         lost_after: Duration::from_secs(30),
     };
     let second = kohakuriver_host::Host::start(config.clone(), Default::default()).await;
-    assert!(
-        second
-            .unwrap_err()
-            .to_string()
-            .contains("another kohakuriver is running")
-    );
+    assert!(second.unwrap_err().to_string().contains("another kohakuriver is running"));
     assert_eq!(std::fs::read_dir(host.data_dir())?.count(), before);
     let other = tempfile::tempdir()?;
     config.data_dir = other.path().to_owned();
     config.port = host.host.api_address().port();
-    let taken = kohakuriver_host::Host::start(config, Default::default())
-        .await
-        .unwrap_err();
-    assert!(
-        taken.to_string().contains("is taken by another program"),
-        "{taken}"
-    );
+    let taken = kohakuriver_host::Host::start(config, Default::default()).await.unwrap_err();
+    assert!(taken.to_string().contains("is taken by another program"), "{taken}");
     Ok(())
 }

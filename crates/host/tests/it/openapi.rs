@@ -7,12 +7,7 @@ use kohakuriver_testkit::TestHost;
 async fn every_path_of_this_version_is_in_the_document() -> Result<()> {
     let host = TestHost::start().await?;
     let document = host.get("/openapi.json").await?.body;
-    let paths: Vec<_> = document["paths"]
-        .as_object()
-        .unwrap()
-        .keys()
-        .cloned()
-        .collect();
+    let paths: Vec<_> = document["paths"].as_object().unwrap().keys().cloned().collect();
     let expected = [
         "/api/auth/status",
         "/api/health",

@@ -37,12 +37,7 @@ impl Node {
             socket: None,
             default_image: "kohakuriver-test/none:1".to_owned(),
         });
-        Self {
-            dir,
-            layout,
-            backend,
-            name,
-        }
+        Self { dir, layout, backend, name }
     }
 
     fn install(&self) {
@@ -53,9 +48,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         let filter = format!("label=kohakuriver.node={}", self.name);
-        let listed = Command::new("docker")
-            .args(["ps", "-aq", "--filter", &filter])
-            .output();
+        let listed = Command::new("docker").args(["ps", "-aq", "--filter", &filter]).output();
         let Ok(listed) = listed else { return };
         for id in String::from_utf8_lossy(&listed.stdout).split_whitespace() {
             let _ = Command::new("docker").args(["rm", "-f", id]).output();
@@ -79,26 +72,15 @@ fn fresh_id() -> TaskId {
 fn fresh_order(image: &str) -> Order {
     let mut order = order(Intent::created());
     order.task_id = fresh_id();
-    order.spec.image = ImageSource::Registry {
-        reference: image.to_owned(),
-    };
+    order.spec.image = ImageSource::Registry { reference: image.to_owned() };
     order
 }
 
 /// `cargo test` builds the examples beside the tests.
 fn standin_agent() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
-    let path = tests
-        .parent()
-        .unwrap()
-        .parent()
-        .unwrap()
-        .join("examples/standin_agent");
-    assert!(
-        path.exists(),
-        "{} is missing: cargo test builds it",
-        path.display()
-    );
+    let path = tests.parent().unwrap().parent().unwrap().join("examples/standin_agent");
+    assert!(path.exists(), "{} is missing: cargo test builds it", path.display());
     path
 }
 
@@ -130,10 +112,7 @@ async fn contract(backend: &dyn Backend, layout: &Layout) {
     let image = backend.prepare(&order, &|_, _| {}).await.unwrap();
     backend.create(&order, &image).await.unwrap();
     let second = backend.create(&order, &image).await;
-    assert!(
-        matches!(second, Err(BackendError::Refused { .. })),
-        "{second:?}"
-    );
+    assert!(matches!(second, Err(BackendError::Refused { .. })), "{second:?}");
     let created = backend.inspect(id).await.unwrap().unwrap();
     assert_eq!((created.life, &created.started), (Life::Created, &None));
 
@@ -142,28 +121,12 @@ async fn contract(backend: &dyn Backend, layout: &Layout) {
     answers(layout, id).await;
     let first_start = backend.inspect(id).await.unwrap().unwrap();
     assert!(first_start.is_running() && first_start.started.is_some());
-    assert!(
-        backend
-            .list()
-            .await
-            .unwrap()
-            .iter()
-            .any(|(found, _)| *found == id)
-    );
+    assert!(backend.list().await.unwrap().iter().any(|(found, _)| *found == id));
 
     for _ in 0..2 {
         backend.stop(id, Duration::from_secs(1)).await.unwrap();
         let ended = life(backend, id).await;
-        assert!(
-            matches!(
-                ended,
-                Some(Life::Ended {
-                    exit_code: Some(_),
-                    ..
-                })
-            ),
-            "{ended:?}"
-        );
+        assert!(matches!(ended, Some(Life::Ended { exit_code: Some(_), .. })), "{ended:?}");
     }
     backend.start(id).await.unwrap();
     answers(layout, id).await;
@@ -206,21 +169,10 @@ async fn docker_tells_when_an_instance_ends_by_itself() {
     assert_eq!(events.next().await, Some(Change::Everything));
     let die = kohakuriver_link::protocol::StreamTarget::Tcp { port: 3 };
     let _ = agent_stream::open(&node.layout.run(order.task_id), &die).await;
-    let told = tokio::time::timeout(Duration::from_secs(10), events.next())
-        .await
-        .unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(10), events.next()).await.unwrap();
     assert_eq!(told, Some(Change::Instance(order.task_id)));
     let ended = life(&node.backend, order.task_id).await;
-    assert!(
-        matches!(
-            ended,
-            Some(Life::Ended {
-                exit_code: Some(3),
-                ..
-            })
-        ),
-        "{ended:?}"
-    );
+    assert!(matches!(ended, Some(Life::Ended { exit_code: Some(3), .. })), "{ended:?}");
 }
 
 #[tokio::test]
@@ -231,50 +183,28 @@ async fn docker_gives_a_container_exactly_what_was_ordered() {
     order.spec.name = Some("web".parse().unwrap());
     order.spec.cores = 1;
     order.spec.memory_bytes = Some(64 << 20);
-    order.spec.env = [
-        ("A".to_owned(), "b c".to_owned()),
-        ("BAD KEY".to_owned(), "x".to_owned()),
-    ]
-    .into();
+    order.spec.env =
+        [("A".to_owned(), "b c".to_owned()), ("BAD KEY".to_owned(), "x".to_owned())].into();
     agent_files::write_instance_files(&node.layout, &order).unwrap();
     let image = node.backend.prepare(&order, &|_, _| {}).await.unwrap();
     node.backend.create(&order, &image).await.unwrap();
     let name = format!("kohakuriver-vps-{}", order.task_id);
-    let output = Command::new("docker")
-        .args(["inspect", &name])
-        .output()
-        .unwrap();
+    let output = Command::new("docker").args(["inspect", &name]).output().unwrap();
     let seen: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let (config, host) = (&seen[0]["Config"], &seen[0]["HostConfig"]);
     assert_eq!(config["Hostname"], "web");
     assert_eq!(config["User"], "0:0");
-    assert_eq!(
-        config["Labels"]["kohakuriver.task_id"],
-        order.task_id.to_string()
-    );
+    assert_eq!(config["Labels"]["kohakuriver.task_id"], order.task_id.to_string());
     let env = config["Env"].to_string();
     assert!(env.contains("A=b c") && env.contains("KOHAKURIVER_TASK_ID") && !env.contains("BAD"));
     assert_eq!(host["NanoCpus"], 1_000_000_000);
-    assert_eq!(
-        (&host["Memory"], &host["MemorySwap"]),
-        (&(64 << 20).into(), &(64 << 20).into())
-    );
-    assert_eq!(
-        (&host["PidsLimit"], &host["ShmSize"]),
-        (&100.into(), &(32 << 20).into())
-    );
+    assert_eq!((&host["Memory"], &host["MemorySwap"]), (&(64 << 20).into(), &(64 << 20).into()));
+    assert_eq!((&host["PidsLimit"], &host["ShmSize"]), (&100.into(), &(32 << 20).into()));
     assert_eq!(host["Privileged"], false);
-    assert!(
-        host["PortBindings"]
-            .as_object()
-            .is_none_or(serde_json::Map::is_empty)
-    );
+    assert!(host["PortBindings"].as_object().is_none_or(serde_json::Map::is_empty));
     let mounts = seen[0]["Mounts"].as_array().unwrap();
     let writable = |target: &str| {
-        mounts
-            .iter()
-            .find(|mount| mount["Destination"] == target)
-            .map(|mount| mount["RW"] == true)
+        mounts.iter().find(|mount| mount["Destination"] == target).map(|mount| mount["RW"] == true)
     };
     assert_eq!(writable("/.kohakuriver/bin"), Some(false));
     assert_eq!(writable("/.kohakuriver/etc"), Some(false));
@@ -289,10 +219,7 @@ async fn an_image_nobody_has_is_not_found() {
     let order = fresh_order("localhost:1/kohakuriver-test/none:1");
     let error = node.backend.prepare(&order, &|_, _| {}).await.unwrap_err();
     assert_eq!(error.code(), FailureCode::ImageNotFound, "{error}");
-    assert!(
-        error.to_string().contains("kohakuriver-test/none:1"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("kohakuriver-test/none:1"), "{error}");
     assert!(error.hint().is_some());
 }
 
@@ -303,11 +230,7 @@ async fn environments_are_loaded_once_from_either_kind_of_tarball() {
     std::fs::create_dir_all(&dir).unwrap();
     let save = |file: &str| {
         let path = dir.join(file);
-        let saved = Command::new("docker")
-            .args(["save", "-o"])
-            .arg(path)
-            .arg(IMAGE)
-            .status();
+        let saved = Command::new("docker").args(["save", "-o"]).arg(path).arg(IMAGE).status();
         assert!(saved.unwrap().success());
     };
     // A name per run: the engine's images are shared with other tests.
@@ -331,15 +254,8 @@ async fn environments_are_loaded_once_from_either_kind_of_tarball() {
     std::fs::write(dir.join(format!("{name}-2.tar")), root).unwrap();
     let imported = node.backend.prepare(&order, &note).await.unwrap();
     assert_ne!(imported, loaded);
-    order.spec.image = ImageSource::Environment {
-        name: "other".to_owned(),
-    };
-    let missing = node
-        .backend
-        .prepare(&order, &note)
-        .await
-        .unwrap_err()
-        .to_string();
+    order.spec.image = ImageSource::Environment { name: "other".to_owned() };
+    let missing = node.backend.prepare(&order, &note).await.unwrap_err().to_string();
     assert!(missing.contains(&name), "{missing}");
 }
 
@@ -356,8 +272,5 @@ async fn an_engine_that_is_not_there_is_unavailable_with_a_hint() {
     assert_eq!(error.code(), FailureCode::EngineUnavailable);
     assert!(error.is_engine_away() && error.hint().is_some_and(|hint| hint.contains("start")));
     let state = format!("{:?}", backend.probe().await);
-    assert!(
-        state.contains("Unavailable") && state.contains("systemctl start docker"),
-        "{state}"
-    );
+    assert!(state.contains("Unavailable") && state.contains("systemctl start docker"), "{state}");
 }

@@ -63,11 +63,7 @@ impl DockerBackend {
             config.layout.clone(),
             config.default_image.clone(),
         );
-        Self {
-            engine,
-            config,
-            images,
-        }
+        Self { engine, config, images }
     }
 }
 
@@ -109,11 +105,7 @@ impl Backend for DockerBackend {
         let Ok(docker) = self.engine.docker().await else {
             return String::new();
         };
-        let options = LogsOptionsBuilder::default()
-            .stdout(true)
-            .stderr(true)
-            .tail("20")
-            .build();
+        let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail("20").build();
         let lines = docker.logs(&container::name(id), Some(options));
         // Bounded: a container may write lines of any length.
         let text = lines
@@ -123,9 +115,7 @@ impl Backend for DockerBackend {
                 text.push_str(&line.to_string());
                 std::future::ready(text)
             });
-        let text = tokio::time::timeout(Duration::from_secs(5), text)
-            .await
-            .unwrap_or_default();
+        let text = tokio::time::timeout(Duration::from_secs(5), text).await.unwrap_or_default();
         let text = text.trim();
         let start = text.ceil_char_boundary(text.len().saturating_sub(1500));
         text[start..].to_owned()

@@ -48,11 +48,7 @@ struct State {
 impl FakeBackend {
     pub fn new(layout: Layout) -> Arc<Self> {
         let events = broadcast::Sender::new(64);
-        Arc::new(Self {
-            layout,
-            state: Mutex::default(),
-            events,
-        })
+        Arc::new(Self { layout, state: Mutex::default(), events })
     }
 
     pub fn fault(&self, fault: Fault, on: bool) {
@@ -82,10 +78,7 @@ impl FakeBackend {
     fn reachable(&self) -> Result<MutexGuard<'_, State>, BackendError> {
         let state = self.lock();
         if state.faults.contains(&Fault::EngineAway) {
-            return Err(BackendError::Unavailable {
-                reason: "away".into(),
-                hint: "wait".into(),
-            });
+            return Err(BackendError::Unavailable { reason: "away".into(), hint: "wait".into() });
         }
         Ok(state)
     }
@@ -96,32 +89,20 @@ impl State {
         if let Some(agent) = self.agents.remove(&id) {
             agent.abort();
         }
-        if let Some(found) = self
-            .instances
-            .get_mut(&id)
-            .filter(|found| found.is_running())
-        {
-            found.life = Life::Ended {
-                exit_code: Some(exit_code),
-                finished_at_ms: now_ms(),
-            };
+        if let Some(found) = self.instances.get_mut(&id).filter(|found| found.is_running()) {
+            found.life = Life::Ended { exit_code: Some(exit_code), finished_at_ms: now_ms() };
         }
     }
 }
 
 fn refused(act: &'static str) -> BackendError {
-    BackendError::Refused {
-        act,
-        reason: "no".to_owned(),
-    }
+    BackendError::Refused { act, reason: "no".to_owned() }
 }
 
 #[async_trait]
 impl Backend for FakeBackend {
     async fn probe(&self) -> DockerState {
-        DockerState::Ready {
-            version: "fake".to_owned(),
-        }
+        DockerState::Ready { version: "fake".to_owned() }
     }
 
     async fn prepare(&self, order: &Order, progress: Progress<'_>) -> Result<String, BackendError> {
@@ -132,10 +113,7 @@ impl Backend for FakeBackend {
         }
         if faults.contains(&Fault::ImageMissing) {
             let image = format!("{:?}", order.spec.image);
-            return Err(BackendError::ImageNotFound {
-                image,
-                reason: "none".to_owned(),
-            });
+            return Err(BackendError::ImageNotFound { image, reason: "none".to_owned() });
         }
         Ok("image".to_owned())
     }
@@ -148,13 +126,7 @@ impl Backend for FakeBackend {
         {
             return Err(refused("create"));
         }
-        state.instances.insert(
-            order.task_id,
-            Found {
-                life: Life::Created,
-                started: None,
-            },
-        );
+        state.instances.insert(order.task_id, Found { life: Life::Created, started: None });
         Ok(())
     }
 
@@ -166,19 +138,11 @@ impl Backend for FakeBackend {
         }
         state.starts += 1;
         let started = Some(state.starts.to_string());
-        let found = state
-            .instances
-            .get_mut(&id)
-            .ok_or_else(|| refused("start"))?;
+        let found = state.instances.get_mut(&id).ok_or_else(|| refused("start"))?;
         if found.is_running() {
             return Ok(());
         }
-        *found = Found {
-            life: Life::Running {
-                started_at_ms: now_ms(),
-            },
-            started,
-        };
+        *found = Found { life: Life::Running { started_at_ms: now_ms() }, started };
         if state.faults.contains(&Fault::AgentEndsAtOnce) {
             state.end(id, 127);
         } else {
@@ -208,12 +172,7 @@ impl Backend for FakeBackend {
     }
 
     async fn list(&self) -> Result<Vec<(TaskId, Found)>, BackendError> {
-        Ok(self
-            .reachable()?
-            .instances
-            .iter()
-            .map(|(id, found)| (*id, found.clone()))
-            .collect())
+        Ok(self.reachable()?.instances.iter().map(|(id, found)| (*id, found.clone())).collect())
     }
 
     async fn log_tail(&self, _: TaskId) -> String {
@@ -237,9 +196,7 @@ fn agent(layout: &Layout, id: TaskId) -> io::Result<tokio::task::JoinHandle<()>>
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut line = String::new();
             let _ = BufReader::new(&mut stream).read_line(&mut line).await;
-            let _ = stream
-                .write_all(b"{\"ok\":true,\"pid\":1,\"version\":\"0\"}\n")
-                .await;
+            let _ = stream.write_all(b"{\"ok\":true,\"pid\":1,\"version\":\"0\"}\n").await;
         }
     }))
 }

@@ -87,10 +87,7 @@ impl Driver {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 3 / 2).min(Duration::from_millis(100));
             }
-            Err(BackendError::Slow {
-                act: "the agent's start",
-                seconds: AGENT_LIMIT.as_secs(),
-            })
+            Err(BackendError::Slow { act: "the agent's start", seconds: AGENT_LIMIT.as_secs() })
         };
         let answered = self.unless_superseded(answered).await?;
         match answered {
@@ -137,9 +134,5 @@ impl Driver {
 }
 
 fn said(log: &str) -> String {
-    if log.is_empty() {
-        String::new()
-    } else {
-        format!("; it last said: {log}")
-    }
+    if log.is_empty() { String::new() } else { format!("; it last said: {log}") }
 }

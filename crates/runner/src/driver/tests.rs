@@ -21,13 +21,7 @@ impl World {
         let layout = Layout::new(dir.path().join("data"), dir.path().join("shared"));
         let backend = FakeBackend::new(layout.clone());
         let (shared, fleet) = runner(&layout, &backend);
-        Self {
-            _dir: dir,
-            layout,
-            backend,
-            shared,
-            fleet,
-        }
+        Self { _dir: dir, layout, backend, shared, fleet }
     }
 
     fn order(&self, intent: Intent) {
@@ -48,10 +42,7 @@ impl World {
         };
         match tokio::time::timeout(Duration::from_secs(20), wait).await {
             Ok(seen) => seen,
-            Err(_) => panic!(
-                "not {what}: {:?}",
-                self.shared.board.get(TaskId::from_u64(7))
-            ),
+            Err(_) => panic!("not {what}: {:?}", self.shared.board.get(TaskId::from_u64(7))),
         }
     }
 
@@ -103,10 +94,7 @@ async fn a_whole_life_is_reported_as_it_happens() {
     world.order(intent);
     world.until_running(1).await;
     let seen = world.shared.board.get(TaskId::from_u64(7)).unwrap();
-    assert!(
-        seen.ssh_host_key
-            .is_some_and(|key| key.starts_with("ssh-ed25519 "))
-    );
+    assert!(seen.ssh_host_key.is_some_and(|key| key.starts_with("ssh-ed25519 ")));
     // The same again restarts nothing.
     world.order(intent);
     let intent = intent.stop();
@@ -114,13 +102,7 @@ async fn a_whole_life_is_reported_as_it_happens() {
     world
         .until("stopped", |seen| {
             seen.generation == 2
-                && matches!(
-                    seen.state,
-                    Observed::Stopped {
-                        exit_code: Some(0),
-                        ..
-                    }
-                )
+                && matches!(seen.state, Observed::Stopped { exit_code: Some(0), .. })
         })
         .await;
     let intent = intent.restart();
@@ -130,12 +112,8 @@ async fn a_whole_life_is_reported_as_it_happens() {
     world.order(intent);
     world.until_running(4).await;
     world.order(intent.delete());
-    world
-        .until("absent", |seen| seen.state == Observed::Absent)
-        .await;
-    let expected = [
-        "create", "start", "stop", "start", "stop", "start", "remove",
-    ];
+    world.until("absent", |seen| seen.state == Observed::Absent).await;
+    let expected = ["create", "start", "stop", "start", "stop", "start", "remove"];
     assert_eq!(world.backend.acts(), expected);
     assert!(!world.layout.instance(TaskId::from_u64(7)).exists());
 }
@@ -160,15 +138,7 @@ async fn an_end_by_itself_is_told_with_its_exit_code() {
     world.until_running(1).await;
     world.backend.die(TaskId::from_u64(7), 3);
     world
-        .until("stopped", |seen| {
-            matches!(
-                seen.state,
-                Observed::Stopped {
-                    exit_code: Some(3),
-                    ..
-                }
-            )
-        })
+        .until("stopped", |seen| matches!(seen.state, Observed::Stopped { exit_code: Some(3), .. }))
         .await;
     world.order(Intent::created().restart());
     world.until_running(2).await;
@@ -184,16 +154,12 @@ async fn deleting_gives_up_a_pull_at_once() {
     })
     .await;
     world.order(Intent::created().delete());
-    world
-        .until("absent", |seen| seen.state == Observed::Absent)
-        .await;
+    world.until("absent", |seen| seen.state == Observed::Absent).await;
     assert!(world.backend.acts().is_empty());
     // A deletion that the host repeats is answered again.
     world.shared.board.forget_absent(TaskId::from_u64(7));
     world.order(Intent::created().delete());
-    world
-        .until("absent", |seen| seen.state == Observed::Absent)
-        .await;
+    world.until("absent", |seen| seen.state == Observed::Absent).await;
 }
 
 #[tokio::test]
@@ -233,11 +199,7 @@ async fn while_the_engine_is_away_nothing_is_said_and_then_it_goes_on() {
     let seen = world.shared.board.get(TaskId::from_u64(7)).unwrap();
     assert!(matches!(seen.state, Observed::Running { .. }), "{seen:?}");
     world.backend.fault(Fault::EngineAway, false);
-    world
-        .until("stopped", |seen| {
-            matches!(seen.state, Observed::Stopped { .. })
-        })
-        .await;
+    world.until("stopped", |seen| matches!(seen.state, Observed::Stopped { .. })).await;
 }
 
 #[tokio::test]
@@ -245,7 +207,5 @@ async fn what_never_existed_is_gone_without_asking_the_engine() {
     let world = World::new();
     world.backend.fault(Fault::EngineAway, true);
     world.order(Intent::created().delete());
-    world
-        .until("absent", |seen| seen.state == Observed::Absent)
-        .await;
+    world.until("absent", |seen| seen.state == Observed::Absent).await;
 }

@@ -25,15 +25,10 @@ impl LoadMeter {
         let load = read("/proc/loadavg");
         Metrics {
             cpu_percent,
-            memory_used_bytes: memory.map_or(0, |memory| {
-                memory.total_bytes.saturating_sub(memory.available_bytes)
-            }),
+            memory_used_bytes: memory
+                .map_or(0, |memory| memory.total_bytes.saturating_sub(memory.available_bytes)),
             memory_total_bytes: memory.map_or(0, |memory| memory.total_bytes),
-            load_1m: load
-                .split(' ')
-                .next()
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(0.0),
+            load_1m: load.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0),
         }
     }
 
@@ -41,28 +36,18 @@ impl LoadMeter {
         let last = self.last.replace(now).unwrap_or(Ticks { busy: 0, all: 0 });
         let all = now.all.saturating_sub(last.all);
         let busy = now.busy.saturating_sub(last.busy).min(all);
-        if all == 0 {
-            0.0
-        } else {
-            (busy as f64 / all as f64 * 100.0) as f32
-        }
+        if all == 0 { 0.0 } else { (busy as f64 / all as f64 * 100.0) as f32 }
     }
 }
 
 /// `cpu user nice system idle iowait irq softirq steal ...`
 fn parse_ticks(stat: &str) -> Option<Ticks> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    let ticks: Vec<u64> = line
-        .split_whitespace()
-        .take(8)
-        .map(|text| text.parse().unwrap_or(0))
-        .collect();
+    let ticks: Vec<u64> =
+        line.split_whitespace().take(8).map(|text| text.parse().unwrap_or(0)).collect();
     let all = ticks.iter().sum();
     let idle = ticks.get(3)? + ticks.get(4)?;
-    Some(Ticks {
-        busy: all - idle,
-        all,
-    })
+    Some(Ticks { busy: all - idle, all })
 }
 
 #[cfg(test)]

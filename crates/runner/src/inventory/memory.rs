@@ -20,11 +20,7 @@ fn parse(text: &str) -> Option<MachineMemory> {
 /// A field in kB, anywhere in its line: NUMA nodes prefix theirs.
 pub fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.split_once(name))?.1;
-    line.split_whitespace()
-        .next()?
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(1024)
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]

@@ -14,20 +14,11 @@ pub fn detect(root: &Path) -> Vec<NumaNode> {
         .flatten()
         .flatten()
         .filter_map(|entry| {
-            let id = entry
-                .file_name()
-                .to_str()?
-                .strip_prefix("node")?
-                .parse()
-                .ok()?;
+            let id = entry.file_name().to_str()?.strip_prefix("node")?.parse().ok()?;
             let cpus = cpu_list(&fs::read_to_string(entry.path().join("cpulist")).ok()?)?;
             let memory = fs::read_to_string(entry.path().join("meminfo")).unwrap_or_default();
             let memory_bytes = memory::field(&memory, "MemTotal:").unwrap_or(0);
-            (!cpus.is_empty()).then_some(NumaNode {
-                id,
-                cpus,
-                memory_bytes,
-            })
+            (!cpus.is_empty()).then_some(NumaNode { id, cpus, memory_bytes })
         })
         .collect();
     nodes.sort_by_key(|node| node.id);

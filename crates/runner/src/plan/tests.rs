@@ -10,9 +10,7 @@ use super::*;
 use crate::ledger::Record;
 
 pub(crate) fn order(intent: Intent) -> Order {
-    let image = ImageSource::Registry {
-        reference: "test:1".to_owned(),
-    };
+    let image = ImageSource::Registry { reference: "test:1".to_owned() };
     let spec = InstanceSpec {
         name: None,
         image,
@@ -22,11 +20,7 @@ pub(crate) fn order(intent: Intent) -> Order {
         ssh: None,
         env: BTreeMap::new(),
     };
-    Order {
-        task_id: TaskId::from_u64(7),
-        intent,
-        spec,
-    }
+    Order { task_id: TaskId::from_u64(7), intent, spec }
 }
 
 /// A machine with one instance: what survives a crash, and what survives a reboot.
@@ -79,9 +73,7 @@ impl Machine {
 
     fn next(&self) -> Option<Step> {
         let boot = self.boot.to_string();
-        self.disk
-            .as_ref()
-            .map(|record| plan(&record.view(&boot), self.backend.as_ref()))
+        self.disk.as_ref().map(|record| plan(&record.view(&boot), self.backend.as_ref()))
     }
 
     /// The driver's own sequence of writes and acts.
@@ -93,10 +85,7 @@ impl Machine {
                 self.act(|machine| {
                     assert!(machine.backend.is_none(), "created twice");
                     machine.creates += 1;
-                    machine.backend = Some(Found {
-                        life: Life::Created,
-                        started: None,
-                    });
+                    machine.backend = Some(Found { life: Life::Created, started: None });
                 })
             }
             Step::Start { before } => {
@@ -127,19 +116,14 @@ impl Machine {
         let found = self.backend.as_mut().expect("starts what exists");
         assert!(!found.is_running(), "started what runs");
         *found = Found {
-            life: Life::Running {
-                started_at_ms: self.ticks,
-            },
+            life: Life::Running { started_at_ms: self.ticks },
             started: Some(self.ticks.to_string()),
         };
     }
 
     fn end(&mut self, exit_code: i64) {
         if let Some(found) = self.backend.as_mut().filter(|found| found.is_running()) {
-            found.life = Life::Ended {
-                exit_code: Some(exit_code),
-                finished_at_ms: self.ticks,
-            };
+            found.life = Life::Ended { exit_code: Some(exit_code), finished_at_ms: self.ticks };
         }
     }
 
@@ -272,13 +256,7 @@ fn what_died_by_itself_stays_down_until_the_machine_reboots() {
     let mut machine = Machine::new(Intent::created());
     machine.run();
     machine.end(3);
-    assert!(matches!(
-        machine.run(),
-        Some(Observed::Stopped {
-            exit_code: Some(3),
-            ..
-        })
-    ));
+    assert!(matches!(machine.run(), Some(Observed::Stopped { exit_code: Some(3), .. })));
     machine.reboot();
     assert!(matches!(machine.run(), Some(Observed::Running { .. })));
 }
@@ -291,13 +269,7 @@ fn a_container_that_somebody_removed_is_not_replaced_by_an_empty_one() {
     let restart = order(Intent::created().restart());
     machine.disk.as_mut().unwrap().accept(&restart, 0);
     let seen = machine.run();
-    assert!(matches!(
-        seen,
-        Some(Observed::Failed {
-            code: FailureCode::Disappeared,
-            ..
-        })
-    ));
+    assert!(matches!(seen, Some(Observed::Failed { code: FailureCode::Disappeared, .. })));
     assert_eq!(machine.creates, 1);
 }
 
@@ -308,13 +280,7 @@ fn what_ends_before_its_agent_answers_has_failed() {
     machine.run();
     machine.end(127);
     let seen = machine.run();
-    assert!(matches!(
-        seen,
-        Some(Observed::Failed {
-            code: FailureCode::StartRefused,
-            ..
-        })
-    ));
+    assert!(matches!(seen, Some(Observed::Failed { code: FailureCode::StartRefused, .. })));
     let restart = order(Intent::created().restart());
     machine.disk.as_mut().unwrap().accept(&restart, 0);
     assert!(matches!(machine.run(), Some(Observed::Running { .. })));

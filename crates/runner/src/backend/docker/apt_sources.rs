@@ -10,16 +10,11 @@ use std::path::Path;
 pub fn own_sources(apt: &Path, suite: &str) -> Vec<String> {
     let read = |name: &str| fs::read_to_string(apt.join(name)).unwrap_or_default();
     let mut sources: Vec<Source> = one_line(&read("sources.list"));
-    for file in [
-        "sources.list.d/debian.sources",
-        "sources.list.d/ubuntu.sources",
-    ] {
+    for file in ["sources.list.d/debian.sources", "sources.list.d/ubuntu.sources"] {
         sources.extend(stanzas(&read(file)));
     }
-    let mut lines: Vec<String> = sources
-        .iter()
-        .filter_map(|source| source.line_for(suite))
-        .collect();
+    let mut lines: Vec<String> =
+        sources.iter().filter_map(|source| source.line_for(suite)).collect();
     lines.dedup();
     lines
 }
@@ -56,22 +51,13 @@ impl Source {
             .filter(|component| ["main", "universe"].contains(component))
             .collect();
         let usable = of_release && !components.is_empty() && plain(&self.uri);
-        usable.then(|| {
-            format!(
-                "deb{key} {} {} {}",
-                self.uri,
-                self.suite,
-                components.join(" ")
-            )
-        })
+        usable.then(|| format!("deb{key} {} {} {}", self.uri, self.suite, components.join(" ")))
     }
 }
 
 /// `deb [options] uri suite component...`
 fn one_line(text: &str) -> Vec<Source> {
-    let lines = text
-        .lines()
-        .map(|line| line.split('#').next().unwrap_or_default().trim());
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     lines.filter_map(one_line_source).collect()
 }
 
@@ -81,9 +67,7 @@ fn one_line_source(line: &str) -> Option<Source> {
         Some(rest) => rest.split_once(']')?,
         None => ("", rest),
     };
-    let signed_by = options
-        .split_whitespace()
-        .find_map(|option| option.strip_prefix("signed-by="));
+    let signed_by = options.split_whitespace().find_map(|option| option.strip_prefix("signed-by="));
     let mut words = rest.split_whitespace().map(str::to_owned);
     Some(Source {
         uri: words.next()?,
@@ -115,18 +99,11 @@ fn stanzas(text: &str) -> Vec<Source> {
                     }
                     None => None,
                 };
-                words.extend(
-                    value
-                        .unwrap_or_default()
-                        .split_whitespace()
-                        .map(str::to_owned),
-                );
+                words.extend(value.unwrap_or_default().split_whitespace().map(str::to_owned));
             }
             words
         };
-        let off = words("Enabled")
-            .first()
-            .is_some_and(|word| word.eq_ignore_ascii_case("no"));
+        let off = words("Enabled").first().is_some_and(|word| word.eq_ignore_ascii_case("no"));
         if off || !words("Types").iter().any(|word| word == "deb") {
             continue;
         }
@@ -169,10 +146,7 @@ mod tests {
                     deb [arch=amd64 signed-by=/usr/share/keyrings/vendor.gpg] http://v.example bookworm main\n\
                     deb http://a.example/debian bookworm-backports main\n\
                     deb http://a.example/debian trixie main\n";
-        assert_eq!(
-            lines(list, ""),
-            ["deb http://a.example/debian bookworm main"]
-        );
+        assert_eq!(lines(list, ""), ["deb http://a.example/debian bookworm main"]);
     }
 
     #[test]

@@ -83,29 +83,14 @@ pub async fn build(images: &Path, reporter: &Reporter) -> Result<Build, BackendE
     clear_old(images);
     let dir = images.join(format!("{DIR_PREFIX}{}", rand::random::<u32>()));
     durable::private_dir(&dir).map_err(|error| failed(&error.to_string()))?;
-    let build = Build {
-        tar: dir.join("base.tar"),
-        dir,
-    };
+    let build = Build { tar: dir.join("base.tar"), dir };
     reporter.step(STEP, None);
     let sources = own_sources(Path::new("/etc/apt"), &suite);
     // With --kill-child what runs inside ends when `unshare` does.
     let mut command = Command::new("unshare");
     command
-        .args([
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            "--",
-        ])
-        .args([
-            "mmdebstrap",
-            "--mode=auto",
-            "--variant=minbase",
-            "--format=tar",
-        ])
+        .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+        .args(["mmdebstrap", "--mode=auto", "--variant=minbase", "--format=tar"])
         .arg(format!("--include={PACKAGES}"))
         .args(OPTIONS)
         .arg(&suite)
@@ -119,13 +104,8 @@ pub async fn build(images: &Path, reporter: &Reporter) -> Result<Build, BackendE
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .process_group(0);
-    let child = command
-        .spawn()
-        .map_err(|error| failed(&error.to_string()))?;
-    let group = Group {
-        child: Some(child),
-        dir: build.dir.clone(),
-    };
+    let child = command.spawn().map_err(|error| failed(&error.to_string()))?;
+    let group = Group { child: Some(child), dir: build.dir.clone() };
     match tokio::time::timeout(BUILD_LIMIT, watch(group, reporter)).await {
         Ok(outcome) => outcome.map(|()| build),
         Err(_) => Err(failed("it did not end within half an hour")),
@@ -149,16 +129,9 @@ async fn watch(mut group: Group, reporter: &Reporter) -> Result<(), BackendError
             last.push(line);
         }
     }
-    let status = child
-        .wait()
-        .await
-        .map_err(|error| failed(&error.to_string()))?;
+    let status = child.wait().await.map_err(|error| failed(&error.to_string()))?;
     group.child = None;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(failed(&last.join("; ")))
-    }
+    if status.success() { Ok(()) } else { Err(failed(&last.join("; "))) }
 }
 
 /// What of the builder's words people care for.
@@ -167,19 +140,13 @@ fn step_of(line: &str) -> Option<&'static str> {
         ("running apt-get update", "reading package lists"),
         ("downloading packages", "downloading packages"),
         ("extracting archives", "unpacking"),
-        (
-            "installing essential packages",
-            "installing essential packages",
-        ),
+        ("installing essential packages", "installing essential packages"),
         ("installing remaining packages", "installing packages"),
         ("cleaning package lists", "cleaning up"),
         ("creating tarball", "packing"),
     ];
     let words = line.strip_prefix("I: ")?;
-    STEPS
-        .iter()
-        .find(|(said, _)| words.starts_with(said))
-        .map(|(_, step)| *step)
+    STEPS.iter().find(|(said, _)| words.starts_with(said)).map(|(_, step)| *step)
 }
 
 /// The build and its children, ended together.
@@ -236,9 +203,7 @@ fn suite() -> Option<String> {
 
 fn suite_of(os_release: &str) -> Option<String> {
     let value = |key: &str| {
-        let line = os_release
-            .lines()
-            .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
+        let line = os_release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
         Some(line.trim().trim_matches('"').to_owned())
     };
     let debian = [value("ID"), value("ID_LIKE")]
@@ -250,9 +215,7 @@ fn suite_of(os_release: &str) -> Option<String> {
 
 fn failed(reason: &str) -> BackendError {
     if is_disk_full(reason) {
-        return BackendError::DiskFull {
-            reason: reason.to_owned(),
-        };
+        return BackendError::DiskFull { reason: reason.to_owned() };
     }
     unavailable(
         reason,

@@ -33,23 +33,14 @@ impl Engine {
             let address = std::env::var("DOCKER_HOST").ok()?;
             address.strip_prefix("unix://").map(PathBuf::from)
         };
-        let socket = socket
-            .or_else(from_environment)
-            .unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET));
-        Self {
-            socket,
-            agreed: Mutex::new(None),
-        }
+        let socket =
+            socket.or_else(from_environment).unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET));
+        Self { socket, agreed: Mutex::new(None) }
     }
 
     /// A client that speaks the engine's version of the API.
     pub async fn docker(&self) -> Result<Docker, BackendError> {
-        if let Some(docker) = self
-            .agreed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-        {
+        if let Some(docker) = self.agreed.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             return Ok(docker);
         }
         let docker = self.agree().await?;
@@ -68,22 +59,13 @@ impl Engine {
             docker.version().await.map_err(|error| self.failure(error))
         };
         match tokio::time::timeout(PROBE_LIMIT, version).await {
-            Ok(Ok(version)) => DockerState::Ready {
-                version: version.version.unwrap_or_default(),
-            },
+            Ok(Ok(version)) => DockerState::Ready { version: version.version.unwrap_or_default() },
             Ok(Err(error)) => {
-                let hint = error
-                    .hint()
-                    .map(|hint| format!(": {hint}"))
-                    .unwrap_or_default();
+                let hint = error.hint().map(|hint| format!(": {hint}")).unwrap_or_default();
                 let BackendError::Unavailable { reason, .. } = &error else {
-                    return DockerState::Unavailable {
-                        reason: format!("{error}{hint}"),
-                    };
+                    return DockerState::Unavailable { reason: format!("{error}{hint}") };
                 };
-                DockerState::Unavailable {
-                    reason: format!("{reason}{hint}"),
-                }
+                DockerState::Unavailable { reason: format!("{reason}{hint}") }
             }
             Err(_) => DockerState::Unavailable {
                 reason: format!("it does not answer at {}", self.socket.display()),
@@ -112,10 +94,7 @@ impl Engine {
         // Bollard's other errors are ways of not getting a whole answer.
         self.set(None);
         if matches!(error, Error::RequestTimeoutError) {
-            return BackendError::Slow {
-                act,
-                seconds: REQUEST_LIMIT.as_secs(),
-            };
+            return BackendError::Slow { act, seconds: REQUEST_LIMIT.as_secs() };
         }
         self.unavailable(&chain(&error))
     }

@@ -40,13 +40,8 @@ pub async fn create(
     image: &str,
 ) -> Result<(), BackendError> {
     let docker = engine.docker().await?;
-    let options = CreateContainerOptionsBuilder::default()
-        .name(&name(order.task_id))
-        .build();
-    match docker
-        .create_container(Some(options), body(config, order, image))
-        .await
-    {
+    let options = CreateContainerOptionsBuilder::default().name(&name(order.task_id)).build();
+    match docker.create_container(Some(options), body(config, order, image)).await {
         Ok(created) => {
             for warning in created.warnings {
                 tracing::debug!(task_id = %order.task_id, warning, "Docker warned at create");
@@ -59,12 +54,7 @@ pub async fn create(
 
 pub async fn start(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
     let docker = engine.docker().await?;
-    done(
-        engine,
-        "start",
-        docker.start_container(&name(id), None).await,
-        &[304],
-    )
+    done(engine, "start", docker.start_container(&name(id), None).await, &[304])
 }
 
 pub async fn stop(engine: &Engine, id: TaskId, grace: Duration) -> Result<(), BackendError> {
@@ -77,10 +67,7 @@ pub async fn stop(engine: &Engine, id: TaskId, grace: Duration) -> Result<(), Ba
 
 pub async fn remove(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
     let docker = engine.docker().await?;
-    let options = RemoveContainerOptionsBuilder::default()
-        .force(true)
-        .v(true)
-        .build();
+    let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
     let outcome = docker.remove_container(&name(id), Some(options)).await;
     // 409: a removal is under way; the next look tells when it is over.
     done(engine, "remove", outcome, &[404, 409])
@@ -97,27 +84,14 @@ pub async fn inspect(engine: &Engine, id: TaskId) -> Result<Option<Found>, Backe
 
 pub async fn list(engine: &Engine, node: &NodeName) -> Result<Vec<(TaskId, Found)>, BackendError> {
     let docker = engine.docker().await?;
-    let labels = vec![
-        format!("{LABEL_MANAGED}=true"),
-        format!("{LABEL_NODE}={node}"),
-    ];
+    let labels = vec![format!("{LABEL_MANAGED}=true"), format!("{LABEL_NODE}={node}")];
     let filters = HashMap::from([("label".to_owned(), labels)]);
-    let options = ListContainersOptionsBuilder::default()
-        .all(true)
-        .filters(&filters)
-        .build();
-    let containers = docker
-        .list_containers(Some(options))
-        .await
-        .map_err(|error| engine.failure(error))?;
-    let ids = containers.iter().filter_map(|container| {
-        container
-            .labels
-            .as_ref()?
-            .get(LABEL_TASK)?
-            .parse::<TaskId>()
-            .ok()
-    });
+    let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+    let containers =
+        docker.list_containers(Some(options)).await.map_err(|error| engine.failure(error))?;
+    let ids = containers
+        .iter()
+        .filter_map(|container| container.labels.as_ref()?.get(LABEL_TASK)?.parse::<TaskId>().ok());
     let mut instances = Vec::new();
     for id in ids {
         if let Some(found) = inspect(engine, id).await? {
@@ -177,12 +151,8 @@ fn body(config: &DockerConfig, order: &Order, image: &str) -> ContainerCreateBod
 
 fn host_config(config: &DockerConfig, order: &Order) -> HostConfig {
     let (spec, layout, id) = (&order.spec, &config.layout, order.task_id);
-    let memory = spec
-        .memory_bytes
-        .map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
-    let shm = spec
-        .memory_bytes
-        .map_or(SHM_BYTES, |bytes| (bytes / 2).min(SHM_BYTES));
+    let memory = spec.memory_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+    let shm = spec.memory_bytes.map_or(SHM_BYTES, |bytes| (bytes / 2).min(SHM_BYTES));
     HostConfig {
         nano_cpus: (spec.cores > 0).then(|| i64::from(spec.cores) * 1_000_000_000),
         memory,
@@ -223,17 +193,12 @@ fn bind(source: &std::path::Path, target: &str, read_only: bool) -> Mount {
 
 fn is_variable(key: &str) -> bool {
     let mut bytes = key.bytes();
-    bytes
-        .next()
-        .is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
+    bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 fn found(state: &ContainerState) -> Found {
-    let started = state
-        .started_at
-        .clone()
-        .filter(|text| time_ms(text).is_some());
+    let started = state.started_at.clone().filter(|text| time_ms(text).is_some());
     let started_at_ms = started.as_deref().and_then(time_ms).unwrap_or_default();
     let status = state.status.unwrap_or(ContainerStateStatusEnum::EMPTY);
     let life = match status {
@@ -247,11 +212,7 @@ fn found(state: &ContainerState) -> Found {
         | ContainerStateStatusEnum::REMOVING
         | ContainerStateStatusEnum::EMPTY => Life::Ended {
             exit_code: state.exit_code,
-            finished_at_ms: state
-                .finished_at
-                .as_deref()
-                .and_then(time_ms)
-                .unwrap_or_default(),
+            finished_at_ms: state.finished_at.as_deref().and_then(time_ms).unwrap_or_default(),
         },
     };
     Found { life, started }

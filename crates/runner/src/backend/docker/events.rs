@@ -64,14 +64,7 @@ async fn listen(engine: &Engine, sender: &mpsc::Sender<Change>) -> Result<(), ()
 fn change(event: &EventMessage) -> Option<Change> {
     let action = event.action.as_deref()?;
     let matters = ["die", "start", "destroy", "oom", "pause", "unpause"].contains(&action);
-    let id = event
-        .actor
-        .as_ref()?
-        .attributes
-        .as_ref()?
-        .get(LABEL_TASK)?
-        .parse()
-        .ok()?;
+    let id = event.actor.as_ref()?.attributes.as_ref()?.get(LABEL_TASK)?.parse().ok()?;
     matters.then_some(Change::Instance(id))
 }
 

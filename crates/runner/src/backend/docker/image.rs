@@ -58,12 +58,7 @@ struct Loaded {
 
 impl Images {
     pub fn new(engine: Arc<Engine>, layout: Layout, default_image: String) -> Self {
-        Self {
-            engine,
-            layout,
-            default_image,
-            jobs: Arc::default(),
-        }
+        Self { engine, layout, default_image, jobs: Arc::default() }
     }
 
     /// Dropping the future gives up, unless others wait for the same image.
@@ -109,17 +104,12 @@ impl Images {
             if is_disk_full(&reason) {
                 BackendError::DiskFull { reason }
             } else {
-                BackendError::ImageNotFound {
-                    image: reference.to_owned(),
-                    reason,
-                }
+                BackendError::ImageNotFound { image: reference.to_owned(), reason }
             }
         };
         let step = format!("pulling {reference}");
         reporter.step(&step, None);
-        let options = CreateImageOptionsBuilder::default()
-            .from_image(reference)
-            .build();
+        let options = CreateImageOptionsBuilder::default().from_image(reference).build();
         let mut messages = Box::pin(docker.create_image(Some(options), None, None));
         let mut layers = Layers::default();
         let mut throttle = Throttle::default();
@@ -136,9 +126,7 @@ impl Images {
                 Ok(Some(Err(error))) => return Err(not_found(plain(&error))),
                 Err(_) => {
                     let seconds = silence.as_secs();
-                    return Err(not_found(format!(
-                        "its registry was silent for {seconds} s"
-                    )));
+                    return Err(not_found(format!("its registry was silent for {seconds} s")));
                 }
             }
         }
@@ -160,10 +148,7 @@ impl Images {
                 0 => "there are none".to_owned(),
                 _ => format!("there are: {}", names.join(", ")),
             };
-            return Err(BackendError::EnvironmentNotFound {
-                name: name.to_owned(),
-                known,
-            });
+            return Err(BackendError::EnvironmentNotFound { name: name.to_owned(), known });
         };
         self.load_unless_known(name, &path, reporter).await
     }
@@ -175,11 +160,7 @@ impl Images {
         let modified = metadata.modified().map_err(unreadable)?;
         let modified = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut loaded = Loaded {
-            file: path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
+            file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             bytes: metadata.len(),
             modified_ms: u64::try_from(modified.as_millis()).unwrap_or(u64::MAX),
             image: String::new(),
@@ -188,16 +169,12 @@ impl Images {
         let sidecar = self.layout.images_dir().join(format!("{name}.json"));
         if let Some(id) = self.local(&format!("{repository}:{BASE}")).await? {
             loaded.image = id;
-            let known = fs::read(&sidecar)
-                .ok()
-                .and_then(|text| serde_json::from_slice(&text).ok());
+            let known = fs::read(&sidecar).ok().and_then(|text| serde_json::from_slice(&text).ok());
             if known.as_ref() == Some(&loaded) {
                 return Ok(loaded.image);
             }
         }
-        loaded.image = self
-            .load(&repository, path, metadata.len(), reporter)
-            .await?;
+        loaded.image = self.load(&repository, path, metadata.len(), reporter).await?;
         let text = serde_json::to_vec_pretty(&loaded).unwrap_or_default();
         let written = durable::private_dir(&self.layout.images_dir())
             .and_then(|()| durable::write(&sidecar, &text, 0o600));
@@ -221,10 +198,7 @@ impl Images {
         })
         .await?
         .map_err(|error| image_failure(what, &error))?;
-        let step = format!(
-            "loading {}",
-            path.file_name().unwrap_or_default().to_string_lossy()
-        );
+        let step = format!("loading {}", path.file_name().unwrap_or_default().to_string_lossy());
         let body = file_body(path, bytes, step, reporter.clone())
             .await
             .map_err(|error| image_failure(what, &error))?;
@@ -256,32 +230,23 @@ impl Images {
         }
         let build = base_image::build(&self.layout.images_dir(), reporter).await?;
         let what = "cannot import the base environment";
-        let bytes = fs::metadata(build.tar())
-            .map_err(|error| image_failure(what, &error))?
-            .len();
+        let bytes = fs::metadata(build.tar()).map_err(|error| image_failure(what, &error))?.len();
         let step = "building the base environment: importing".to_owned();
         let body = file_body(build.tar(), bytes, step, reporter.clone())
             .await
             .map_err(|error| image_failure(what, &error))?;
         let docker = self.engine.patient().await?;
-        import(&docker, body, &repository)
-            .await
-            .map_err(|reason| image_failure(what, &reason))?;
+        import(&docker, body, &repository).await.map_err(|reason| image_failure(what, &reason))?;
         self.must_have(&repository).await
     }
 
     async fn pull_default(&self, repository: &str, reporter: &Reporter) -> Outcome {
         let id = match self.local(&self.default_image).await? {
             Some(id) => id,
-            None => {
-                self.pull(&self.default_image, DEFAULT_PULL_SILENCE, reporter)
-                    .await?
-            }
+            None => self.pull(&self.default_image, DEFAULT_PULL_SILENCE, reporter).await?,
         };
         let docker = self.engine.patient().await?;
-        tag(&docker, &id, repository)
-            .await
-            .map_err(|error| self.engine.failure(error))?;
+        tag(&docker, &id, repository).await.map_err(|error| self.engine.failure(error))?;
         Ok(id)
     }
 

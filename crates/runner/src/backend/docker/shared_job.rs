@@ -29,10 +29,8 @@ impl Reporter {
     /// Passes every step to a test.
     #[cfg(test)]
     pub fn observed() -> (Self, impl FnMut() -> String) {
-        let (sender, receiver) = watch::channel(State::Working {
-            step: String::new(),
-            percent: None,
-        });
+        let (sender, receiver) =
+            watch::channel(State::Working { step: String::new(), percent: None });
         let step = move || match &*receiver.borrow() {
             State::Working { step, .. } => step.clone(),
             State::Done(_) => String::new(),
@@ -43,10 +41,11 @@ impl Reporter {
     pub fn step(&self, step: impl Into<String>, percent: Option<u8>) {
         let step = step.into();
         self.0.send_if_modified(|state| match state {
-            State::Working {
-                step: known,
-                percent: known_percent,
-            } if *known == step && *known_percent == percent => false,
+            State::Working { step: known, percent: known_percent }
+                if *known == step && *known_percent == percent =>
+            {
+                false
+            }
             State::Working { .. } | State::Done(_) => {
                 *state = State::Working { step, percent };
                 true
@@ -113,10 +112,7 @@ impl Jobs {
         {
             return job;
         }
-        let (sender, state) = watch::channel(State::Working {
-            step: String::new(),
-            percent: None,
-        });
+        let (sender, state) = watch::channel(State::Working { step: String::new(), percent: None });
         let work = start(Reporter(sender.clone()));
         let work = tokio::spawn(async move {
             let outcome = work.await;
@@ -151,21 +147,11 @@ mod tests {
         };
         let (one, two) = tokio::join!(wait(), wait());
         assert_eq!((one.unwrap().as_str(), two.unwrap().as_str()), ("id", "id"));
-        assert_eq!(
-            (runs.load(Ordering::SeqCst), ends.load(Ordering::SeqCst)),
-            (1, 1)
-        );
+        assert_eq!((runs.load(Ordering::SeqCst), ends.load(Ordering::SeqCst)), (1, 1));
 
-        assert!(
-            tokio::time::timeout(Duration::from_secs(1), wait())
-                .await
-                .is_err()
-        );
+        assert!(tokio::time::timeout(Duration::from_secs(1), wait()).await.is_err());
         tokio::time::sleep(Duration::from_secs(60)).await;
-        assert_eq!(
-            (runs.load(Ordering::SeqCst), ends.load(Ordering::SeqCst)),
-            (2, 1)
-        );
+        assert_eq!((runs.load(Ordering::SeqCst), ends.load(Ordering::SeqCst)), (2, 1));
     }
 
     #[tokio::test(start_paused = true)]

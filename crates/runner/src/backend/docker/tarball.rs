@@ -55,10 +55,7 @@ pub fn kind(path: &Path) -> io::Result<TarKind> {
 }
 
 fn text(field: &[u8]) -> String {
-    let end = field
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(field.len());
+    let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
     String::from_utf8_lossy(&field[..end]).into_owned()
 }
 
@@ -70,11 +67,7 @@ fn size(field: &[u8]) -> Option<u64> {
     }
     let digits = text(field);
     let digits = digits.trim();
-    if digits.is_empty() {
-        Some(0)
-    } else {
-        u64::from_str_radix(digits, 8).ok()
-    }
+    if digits.is_empty() { Some(0) } else { u64::from_str_radix(digits, 8).ok() }
 }
 
 /// A tar of the given names with content, for tests.
@@ -113,20 +106,13 @@ mod tests {
     #[test]
     fn images_and_root_filesystems_are_told_apart() {
         let layer = vec![7u8; 5000];
-        let image = sample(&[
-            ("abc/layer.tar", &layer),
-            ("abc/json", b"{}"),
-            ("manifest.json", b"[]"),
-        ]);
+        let image =
+            sample(&[("abc/layer.tar", &layer), ("abc/json", b"{}"), ("manifest.json", b"[]")]);
         assert_eq!(kind_of(&image), TarKind::Image);
         let oci = sample(&[("blobs/sha256/x", &layer), ("oci-layout", b"{}")]);
         assert_eq!(kind_of(&oci), TarKind::Image);
-        let root = sample(&[
-            ("./", b""),
-            ("./lib", b""),
-            ("./etc/", b""),
-            ("./manifest.json", b""),
-        ]);
+        let root =
+            sample(&[("./", b""), ("./lib", b""), ("./etc/", b""), ("./manifest.json", b"")]);
         assert_eq!(kind_of(&root), TarKind::RootFs);
     }
 

@@ -7,24 +7,15 @@ use sha2::{Digest, Sha256};
 
 /// Docker wants lower case and single separators; other names get a name of their own.
 pub fn repository(name: &str) -> String {
-    let plain = name
-        .bytes()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let parts = name.split(['-', '.', '_']).all(|part| {
-        !part.is_empty()
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
     });
     if plain || parts {
         return format!("kohakuriver/{name}");
     }
     let digest = Sha256::digest(name.as_bytes());
-    let short: String = digest
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let short: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("kohakuriver/environment-{short}")
 }
 
@@ -61,33 +52,22 @@ mod tests {
     #[test]
     fn the_newest_tarball_wins_and_others_are_listed() {
         let dir = tempfile::tempdir().unwrap();
-        for file in [
-            "a-b-9.tar",
-            "a-b-10.tar",
-            "a-b-x.tar",
-            "z-1.tar",
-            "readme.md",
-            "a-b-11.tar.part",
-        ] {
+        for file in
+            ["a-b-9.tar", "a-b-10.tar", "a-b-x.tar", "z-1.tar", "readme.md", "a-b-11.tar.part"]
+        {
             fs::write(dir.path().join(file), b"").unwrap();
         }
         let (found, names) = find_environment(dir.path(), "a-b");
         assert_eq!(found, Some(dir.path().join("a-b-10.tar")));
         assert_eq!(names, ["a-b", "z"]);
-        assert_eq!(
-            find_environment(&dir.path().join("none"), "a"),
-            (None, vec![])
-        );
+        assert_eq!(find_environment(&dir.path().join("none"), "a"), (None, vec![]));
     }
 
     #[test]
     fn every_environment_has_a_repository_docker_accepts() {
         assert_eq!(repository("my-env.2"), "kohakuriver/my-env.2");
         for odd in ["My", "a--b", "a-", "A"] {
-            assert!(
-                repository(odd).starts_with("kohakuriver/environment-"),
-                "{odd}"
-            );
+            assert!(repository(odd).starts_with("kohakuriver/environment-"), "{odd}");
         }
         assert_ne!(repository("My"), repository("MY"));
     }

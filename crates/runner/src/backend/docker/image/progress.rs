@@ -44,9 +44,7 @@ pub struct Throttle(Option<tokio::time::Instant>);
 impl Throttle {
     pub fn due(&mut self) -> bool {
         let now = tokio::time::Instant::now();
-        let due = self
-            .0
-            .is_none_or(|last| now - last >= Duration::from_millis(250));
+        let due = self.0.is_none_or(|last| now - last >= Duration::from_millis(250));
         if due {
             self.0 = Some(now);
         }
@@ -64,10 +62,7 @@ mod tests {
         CreateImageInfo {
             id: Some(id.to_owned()),
             status: Some(status.to_owned()),
-            progress_detail: Some(ProgressDetail {
-                current: Some(current),
-                total: Some(total),
-            }),
+            progress_detail: Some(ProgressDetail { current: Some(current), total: Some(total) }),
             ..CreateImageInfo::default()
         }
     }
@@ -75,10 +70,7 @@ mod tests {
     #[test]
     fn a_pull_only_goes_forward() {
         let mut layers = Layers::default();
-        assert_eq!(
-            layers.hear(&said("12", "Pulling from library/debian", 0, 0)),
-            None
-        );
+        assert_eq!(layers.hear(&said("12", "Pulling from library/debian", 0, 0)), None);
         assert_eq!(layers.hear(&said("a", "Downloading", 50, 100)), Some(35));
         assert_eq!(layers.hear(&said("b", "Pulling fs layer", 0, 0)), Some(35));
         assert_eq!(layers.hear(&said("a", "Pull complete", 0, 0)), Some(50));

@@ -45,28 +45,19 @@ pub async fn import(docker: &Docker, body: Body, repository: &str) -> Result<(),
         .tag(BASE)
         .changes(vec![PATH.to_owned()])
         .build();
-    drain(docker.create_image(Some(options), Some(body_try_stream(body)), None))
-        .await
-        .map(drop)
+    drain(docker.create_image(Some(options), Some(body_try_stream(body)), None)).await.map(drop)
 }
 
 pub async fn load_and_tag(docker: &Docker, body: Body, repository: &str) -> Result<(), String> {
     let options = ImportImageOptionsBuilder::default().quiet(true).build();
     let said = drain(docker.import_image(options, body_try_stream(body), None)).await?;
-    let loaded = said
-        .iter()
-        .filter_map(|message| message.stream.as_deref())
-        .find_map(|line| {
-            line.trim()
-                .strip_prefix("Loaded image ID: ")
-                .or(line.trim().strip_prefix("Loaded image: "))
-        });
+    let loaded = said.iter().filter_map(|message| message.stream.as_deref()).find_map(|line| {
+        line.trim().strip_prefix("Loaded image ID: ").or(line.trim().strip_prefix("Loaded image: "))
+    });
     let Some(loaded) = loaded else {
         return Err("the tarball holds no image".to_owned());
     };
-    tag(docker, loaded, repository)
-        .await
-        .map_err(|error| plain(&error))
+    tag(docker, loaded, repository).await.map_err(|error| plain(&error))
 }
 
 pub async fn tag(
@@ -74,10 +65,7 @@ pub async fn tag(
     image: &str,
     repository: &str,
 ) -> Result<(), bollard::errors::Error> {
-    let options = TagImageOptionsBuilder::default()
-        .repo(repository)
-        .tag(BASE)
-        .build();
+    let options = TagImageOptionsBuilder::default().repo(repository).tag(BASE).build();
     docker.tag_image(image, Some(options)).await
 }
 

@@ -1,0 +1,185 @@
+//! One test's place: data, home directory, and the commands that know both.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::docker::containers_under;
+use crate::process::{Output, Server, run};
+
+/// BusyBox alone: no sshd, no bash.
+pub const BUSYBOX: &str = "kohakuriver-test/busybox";
+/// One static program, no shell at all.
+pub const SCRATCH: &str = "kohakuriver-test/scratch";
+/// A whole distribution with OpenSSH's server installed.
+pub const DEBIAN: &str = "kohakuriver-test/debian";
+
+/// The place. Dropping it removes its containers.
+#[derive(Debug)]
+pub struct Site {
+    dir: tempfile::TempDir,
+    port: u16,
+    ssh_port: u16,
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Site {
+    pub fn new() -> Self {
+        let dir =
+            tempfile::Builder::new().prefix("kr-e2e").tempdir().expect("a temporary directory");
+        fs::create_dir(dir.path().join("home")).expect("a fresh directory");
+        Self { dir, port: 0, ssh_port: 0 }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn home(&self) -> PathBuf {
+        self.dir.path().join("home")
+    }
+
+    pub fn ssh_port(&self) -> u16 {
+        self.ssh_port
+    }
+
+    /// The executable with this site's settings and nothing else of the environment.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(executable());
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.home())
+            .env("NO_COLOR", "1")
+            .env("KOHAKURIVER_HOST", "127.0.0.1")
+            .env("KOHAKURIVER_PORT", self.port.to_string())
+            .env("KOHAKURIVER_SSH_PROXY_PORT", self.ssh_port.to_string());
+        command
+    }
+
+    /// Runs a client command.
+    pub fn kr(&self, arguments: &[&str]) -> Output {
+        run(self.command().args(arguments))
+    }
+
+    /// Runs a client command that must go well, and reads its JSON.
+    #[track_caller]
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let text = self.kr(&[arguments, &["--json"]].concat()).ok();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:?}"))
+    }
+
+    /// The VPS's status word, empty where there is none.
+    pub fn status(&self, reference: &str) -> String {
+        let output = self.kr(&["vps", "status", reference, "--json"]);
+        let task: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
+        task["status"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Starts `kohakuriver up`; the ports are any free ones the first time and the same again.
+    pub fn up(&mut self) -> Server {
+        self.up_with(&[])
+    }
+
+    pub fn up_with(&mut self, arguments: &[&str]) -> Server {
+        let mut command = self.command();
+        command.arg("up").arg("--data-dir").arg(self.data_dir()).args(arguments);
+        command.args(["--port", &self.port.to_string(), "--ssh-port", &self.ssh_port.to_string()]);
+        let mut server = Server::start(&mut command);
+        let line = server.wait_for_line("SSH gateway");
+        self.learn_ports(&line);
+        server.wait_for_line("connected to the host");
+        server
+    }
+
+    /// Starts `kohakuriver host` with its state in `DATA/host`.
+    pub fn host(&mut self) -> Server {
+        let mut command = self.command();
+        command.arg("host").arg("--data-dir").arg(self.data_dir());
+        command.args(["--port", &self.port.to_string(), "--ssh-port", &self.ssh_port.to_string()]);
+        command.args(["--link-bind", "127.0.0.1", "--link-port", "0", "--advertise", "127.0.0.1"]);
+        let mut server = Server::start(&mut command);
+        let line = server.wait_for_line("host is up");
+        self.learn_ports(&line);
+        server
+    }
+
+    /// Starts `kohakuriver runner` with its state in `DATA/<name>`.
+    pub fn runner(&self, name: &str, arguments: &[&str]) -> Server {
+        let mut command = self.command();
+        command.args(["runner", "--name", name, "--data-dir"]).arg(self.runner_dir(name));
+        Server::start(command.args(arguments))
+    }
+
+    pub fn runner_dir(&self, name: &str) -> PathBuf {
+        self.data_dir().join(name)
+    }
+
+    /// Our containers of this site.
+    pub fn containers(&self) -> Vec<String> {
+        containers_under(self.path())
+    }
+
+    /// Plain OpenSSH, jumping through the gateway, with this site's key and no questions.
+    pub fn plain_ssh(&self, program: &str, key: &Path) -> Command {
+        let config = self.path().join("ssh_config");
+        let text = format!(
+            "Host *\n  StrictHostKeyChecking no\n  UserKnownHostsFile {known}\n  LogLevel ERROR\n\
+             \x20 BatchMode yes\n  IdentitiesOnly yes\n  IdentityFile {key}\n\
+             Host !127.0.0.1 *\n  ProxyJump you@127.0.0.1:{port}\n",
+            known = self.path().join("known_hosts").display(),
+            key = key.display(),
+            port = self.ssh_port,
+        );
+        fs::write(&config, text).expect("the site is writable");
+        let mut command = Command::new(program);
+        command.arg("-F").arg(config);
+        command
+    }
+
+    /// The private key that `vps create --ssh` made for a VPS.
+    pub fn key_of(&self, task_id: &str) -> PathBuf {
+        self.home().join(format!(".ssh/id-kohakuriver-{task_id}"))
+    }
+
+    fn learn_ports(&mut self, line: &str) {
+        let ports: Vec<u16> = line
+            .split("127.0.0.1:")
+            .skip(1)
+            .filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
+            .collect();
+        assert!(ports.len() >= 2, "no ports in {line:?}");
+        (self.port, self.ssh_port) = (ports[0], ports[1]);
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for name in self.containers() {
+            let _ = run(Command::new("docker").args(["rm", "--force", &name]));
+        }
+    }
+}
+
+/// `KOHAKURIVER_BIN`, or the executable that was built beside this test.
+fn executable() -> PathBuf {
+    if let Some(path) = std::env::var_os("KOHAKURIVER_BIN") {
+        return PathBuf::from(path);
+    }
+    let test = std::env::current_exe().expect("a test knows its own file");
+    let dir = test.ancestors().nth(2).expect("tests are two levels below the target directory");
+    let path = dir.join("kohakuriver");
+    assert!(path.exists(), "build it first: cargo build -p kohakuriver (no {})", path.display());
+    path
+}

@@ -1,0 +1,9 @@
+//! KohakuRiver from outside, as people and accidents meet it.
+
+#![expect(clippy::unwrap_used, reason = "a test that is surprised should end there")]
+
+mod bad_input;
+mod faults;
+mod first_vps;
+mod images;
+mod nodes;

@@ -1,0 +1,109 @@
+//! Host and runner as processes of their own.
+
+use std::collections::HashSet;
+use std::fs;
+use std::time::Duration;
+
+use kohakuriver_e2e::{BUSYBOX, Server, Site, wait_until};
+
+fn token(site: &Site) -> String {
+    site.json(&["node", "token", "create"])["token"].as_str().unwrap().to_owned()
+}
+
+fn online(site: &Site, name: &str) -> bool {
+    site.json(&["node", "list"])
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|node| node["hostname"] == name && node["status"] == "online")
+}
+
+/// Sockets of a process that listen on TCP.
+fn tcp_listeners(server: &Server) -> usize {
+    let pid = server.pid();
+    let mut listening = HashSet::new();
+    for table in ["tcp", "tcp6"] {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            if fields[3] == "0A" {
+                listening.insert(format!("socket:[{}]", fields[9]));
+            }
+        }
+    }
+    fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .filter(|link| listening.contains(&*link.to_string_lossy()))
+        .count()
+}
+
+#[test]
+fn a_machine_joins_with_a_token_serves_and_is_removed() {
+    let mut site = Site::new();
+    let host = site.host();
+    let join = token(&site);
+    let mut runner = site.runner("n1", &["--join", &join]);
+    runner.wait_for_line("connected to the host");
+    wait_until("it is online", Duration::from_secs(5), || online(&site, "n1"));
+    assert_eq!(tcp_listeners(&runner), 0, "a runner listens on no TCP port");
+    assert!(tcp_listeners(&host) >= 3, "the check itself sees listeners");
+
+    site.runner("n2", &["--join", &join]).wait_for_line("used already, by node 'n1'");
+    let mut second = site.runner("n2", &["--join", &join]);
+    assert_eq!(second.wait(), 5);
+
+    let create = ["vps", "create", "-t", "n1", "--name", "web", "--ssh", "--image", BUSYBOX];
+    site.kr(&create).ok();
+    site.kr(&["ssh", "web", "--", "true"]).ok();
+    site.kr(&["node", "remove", "n1", "--yes"]).fails(1, &["has VPSes", "--force"]);
+    site.kr(&["vps", "delete", "web", "--yes", "--force"]).ok();
+    site.kr(&["node", "remove", "n1", "--yes"]).ok();
+    runner.wait_for_line("was removed from the cluster");
+    assert_eq!(site.json(&["node", "list"]), serde_json::json!([]));
+}
+
+#[test]
+fn a_host_that_restarts_finds_its_runners_and_ssh_again() {
+    let mut site = Site::new();
+    let host = site.host();
+    let join = token(&site);
+    let address = site.json(&["node", "token", "create"])["address"].as_str().unwrap().to_owned();
+    let mut runner = site.runner("n1", &["--join", &join]);
+    runner.wait_for_line("connected to the host");
+    site.kr(&["vps", "create", "--name", "web", "--ssh", "--image", BUSYBOX]).ok();
+    host.kill();
+    site.kr(&["vps", "list"]).fails(3, &["not reachable", "hint:"]);
+    // The link's port must be the one that the runner knows.
+    let port = address.rsplit(':').next().unwrap().to_owned();
+    let mut command = site.command();
+    command.arg("host").arg("--data-dir").arg(site.data_dir());
+    command.args(["--port", "0", "--ssh-port", &site.ssh_port().to_string()]);
+    command.args(["--link-bind", "127.0.0.1", "--link-port", &port]);
+    let mut host = Server::start(&mut command);
+    let line = host.wait_for_line("host is up");
+    let api = line.split("api=127.0.0.1:").nth(1).unwrap();
+    let api = api.split_whitespace().next().unwrap().to_owned();
+    wait_until("ssh works again", Duration::from_secs(10), || {
+        site.kr(&["--port", &api, "ssh", "web", "--", "true"]).code == 0
+    });
+}
+
+#[test]
+fn what_was_asked_while_the_runner_was_dead_is_done_when_it_is_back() {
+    let mut site = Site::new();
+    let _host = site.host();
+    let join = token(&site);
+    let mut runner = site.runner("n1", &["--join", &join]);
+    runner.wait_for_line("connected to the host");
+    site.kr(&["vps", "create", "--name", "web", "--ssh", "--image", BUSYBOX]).ok();
+    runner.kill();
+    wait_until("it is offline", Duration::from_secs(5), || !online(&site, "n1"));
+    site.kr(&["vps", "create", "--image", BUSYBOX]).fails(1, &["'n1' is offline"]);
+    site.kr(&["vps", "stop", "web", "--no-wait"]).ok();
+    assert_eq!(site.containers().len(), 1);
+    let mut runner = site.runner("n1", &[]);
+    runner.wait_for_line("connected to the host");
+    wait_until("it is stopped", Duration::from_secs(10), || site.status("web") == "stopped");
+    assert_eq!(site.containers().len(), 1, "a stop keeps the disk");
+}
