@@ -176,7 +176,9 @@ pub async fn start(config: RunnerConfig, identity: RunnerIdentity) -> Result<Run
             RunnerError::Lock(_) => {
                 exit.hint("is a runner running already? give another --data-dir")
             }
-            _ => exit.hint(format!("look at {}", dir.display())),
+            RunnerError::Ledger(_) | RunnerError::Agent { .. } => {
+                exit.hint(format!("look at {}", dir.display()))
+            }
         }
     })
 }

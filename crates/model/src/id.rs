@@ -123,7 +123,7 @@ mod tests {
             let id = TaskId::from_u64(value);
             prop_assert_eq!(id.to_string().parse::<TaskId>(), Ok(id));
             let json = serde_json::to_string(&id).unwrap();
-            prop_assert_eq!(json.clone(), format!("\"{value}\""));
+            prop_assert_eq!(&json, &format!("\"{value}\""));
             prop_assert_eq!(serde_json::from_str::<TaskId>(&json).unwrap(), id);
         }
     }

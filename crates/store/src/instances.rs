@@ -131,7 +131,7 @@ impl Store {
         unavailable: &HashMap<NodeId, String>,
         now_ms: i64,
     ) -> Result<InstanceRow, CreateError> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.begin().await?;
         if let Some(name) = &new.spec.name {
             let taken = sqlx::query("SELECT 1 FROM instances WHERE name = $1")
                 .bind(name.as_str())
@@ -182,7 +182,7 @@ impl Store {
         unavailable: &HashMap<NodeId, String>,
         now_ms: i64,
     ) -> Result<(), CreateError> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.begin().await?;
         let changed = sqlx::query(
             "UPDATE instances SET desired = $3, generation = $4, start_generation = $5,
              intent_ms = $6, revision = revision + 1 WHERE id = $1 AND generation = $2",
@@ -221,7 +221,7 @@ impl Store {
         node: &NodeId,
         observation: &Observation,
     ) -> Result<bool, StoreError> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.begin().await?;
         let sql = sqlx::AssertSqlSafe(format!("{SELECT} WHERE i.id = $1 AND i.node_id = $2"));
         let row =
             sqlx::query(sql).bind(id.as_i64()).bind(node.as_str()).fetch_optional(&mut *tx).await?;

@@ -99,7 +99,7 @@ impl Store {
     /// Removes a node. With `force` its instances' rows go too: whatever is left on the machine
     /// is no longer this cluster's.
     pub async fn remove_node(&self, name: &NodeName, force: bool) -> Result<NodeId, StoreError> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.begin().await?;
         let row = sqlx::query("SELECT id FROM nodes WHERE name = $1")
             .bind(name.as_str())
             .fetch_optional(&mut *tx)

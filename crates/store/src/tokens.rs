@@ -52,7 +52,7 @@ impl Store {
         name: &NodeName,
         now_ms: i64,
     ) -> Result<(), RedeemError> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.begin().await?;
         let row = sqlx::query("SELECT expires_ms, used_by FROM join_tokens WHERE hash = $1")
             .bind(hash)
             .fetch_optional(&mut *tx)
