@@ -41,6 +41,9 @@ pub enum InstanceError {
 /// How often a decision is made anew when somebody else was faster.
 const RETRIES: u32 = 5;
 
+/// How long an answer is held back for a failed create's removal.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(5);
+
 /// Finds the one instance a text means.
 pub async fn find(app: &App, text: &str) -> Result<TaskId, InstanceError> {
     match app.store.resolve_instance(text).await? {
@@ -135,6 +138,20 @@ pub async fn wait_settled(app: &App, access: &Authorized) -> Result<Task, Instan
         // The sender lives as long as the host.
         let _ = changes.changed().await;
     }
+}
+
+/// Deletes what never ran, and waits a moment until it is gone: whoever hears of the failure can
+/// use its name again. A node that cannot be asked now removes it when it can.
+pub async fn remove_failed(app: &App, access: &Authorized) -> Result<(), InstanceError> {
+    let mut changes = app.changes.subscribe();
+    act(app, access, Act::Delete { force: true }).await?;
+    let deadline = Instant::now() + REMOVAL_LIMIT;
+    while app.store.lookup_instance(access.task_id()).await?.is_some() {
+        if timeout_at(deadline, changes.changed()).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn tell(app: &App, row: &InstanceRow) {

@@ -1,6 +1,7 @@
 //! `kohakuriver vps create`
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use clap_complete::ArgValueCandidates;
 use kohakuriver_api::{CreateVps, Task};
@@ -12,10 +13,13 @@ use super::ssh_key::KeyArgs;
 use super::{called, reported_failure};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::files;
 use crate::keys::MadeKey;
 use crate::wait::{self, End};
+
+/// Removing something that never ran takes well below a second where nothing is in the way.
+const CLEAN_UP_LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
@@ -135,14 +139,24 @@ fn body(args: &CreateArgs) -> CreateVps {
     }
 }
 
-/// A VPS that never ran is of no use to anybody: nothing half-made stays.
+/// A VPS that never ran is of no use to anybody: nothing half-made stays. It is gone when the
+/// error is told, so that whoever reads it can go on at once, under the same name too.
 async fn clean_up(context: &Context, task: &Task) -> Failure {
     let failure = reported_failure(task);
-    if let Err(error) = context.api.delete_vps(&task.task_id, true).await {
-        let id = &task.task_id;
-        context.out.note(format!("note: what was made of it is still there: {}", error.message));
-        context.out.hint(format!("`kohakuriver vps delete {id} --force` removes it"));
-    }
+    let id = task.task_id.as_str();
+    let removal = async {
+        context.api.delete_vps(id, true).await?;
+        let stuck = |task: &Task| task.status == "lost" || wait::is_blocked(task);
+        wait::until(context, id, "removing what was made of it", stuck).await
+    };
+    let why = match tokio::time::timeout(CLEAN_UP_LIMIT, removal).await {
+        Ok(Ok(End::Gone)) => return failure,
+        Ok(Err(error)) if error.kind == Kind::NotFound => return failure,
+        Ok(Err(error)) => error.message,
+        Ok(Ok(End::Met(_))) | Err(_) => "its node does so as soon as it can".to_owned(),
+    };
+    context.out.note(format!("note: what was made of it is not removed yet: {why}"));
+    context.out.hint(format!("`kohakuriver vps status {id}` shows whether it is gone"));
     failure
 }
 

@@ -73,7 +73,7 @@ async fn create_vps(
         let access = authorize(&Caller::Anyone, Wish::Change, row.id);
         task = instances::wait_settled(&app, &access).await?;
         if task.status != Status::Running.as_str() && task.error_code.is_some() {
-            instances::act(&app, &access, Act::Delete { force: true }).await?;
+            instances::remove_failed(&app, &access).await?;
             return Err(failed(task));
         }
         message = "VPS created".to_owned();

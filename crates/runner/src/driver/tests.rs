@@ -189,15 +189,22 @@ async fn each_failure_has_its_code_and_a_restart_tries_again() {
 }
 
 #[tokio::test]
-async fn while_the_engine_is_away_nothing_is_said_and_then_it_goes_on() {
+async fn what_an_absent_engine_keeps_from_happening_is_said_and_done_when_it_is_back() {
     let world = World::new();
     world.order(Intent::created());
     world.until_running(1).await;
     world.backend.fault(Fault::EngineAway, true);
-    world.order(Intent::created().stop());
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // The fault wakes the driver, and nothing was asked of it: what was seen last stands.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     let seen = world.shared.board.get(TaskId::from_u64(7)).unwrap();
     assert!(matches!(seen.state, Observed::Running { .. }), "{seen:?}");
+
+    world.order(Intent::created().stop());
+    let blocked = |seen: &Observation| {
+        matches!(seen.state, Observed::Blocked { code: FailureCode::EngineUnavailable, .. })
+    };
+    world.until("told", |seen| seen.generation == 2 && blocked(seen)).await;
+    assert_eq!(world.backend.acts(), ["create", "start"]);
     world.backend.fault(Fault::EngineAway, false);
     world.until("stopped", |seen| matches!(seen.state, Observed::Stopped { .. })).await;
 }
