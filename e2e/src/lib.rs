@@ -8,10 +8,12 @@
 mod docker;
 mod process;
 mod site;
+mod sshd;
 
 pub use docker::{Relay, containers_under};
 pub use process::{Output, Server, run, run_with_input};
-pub use site::{BUSYBOX, DEBIAN, SCRATCH, Site};
+pub use site::{BUSYBOX, DEBIAN, SCRATCH, Site, executable};
+pub use sshd::Sshd;
 
 use std::time::{Duration, Instant};
 

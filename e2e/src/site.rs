@@ -148,6 +148,14 @@ impl Site {
         command
     }
 
+    /// Makes a key pair outside the home directory and returns the private half's path.
+    pub fn make_key(&self, name: &str) -> PathBuf {
+        let path = self.path().join(name);
+        let mut keygen = Command::new("ssh-keygen");
+        run(keygen.args(["-qt", "ed25519", "-N", "", "-f"]).arg(&path)).ok();
+        path
+    }
+
     /// The private key that `vps create --ssh` made for a VPS.
     pub fn key_of(&self, task_id: &str) -> PathBuf {
         self.home().join(format!(".ssh/id-kohakuriver-{task_id}"))
@@ -173,7 +181,7 @@ impl Drop for Site {
 }
 
 /// `KOHAKURIVER_BIN`, or the executable that was built beside this test.
-fn executable() -> PathBuf {
+pub fn executable() -> PathBuf {
     if let Some(path) = std::env::var_os("KOHAKURIVER_BIN") {
         return PathBuf::from(path);
     }

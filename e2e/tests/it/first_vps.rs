@@ -88,11 +88,7 @@ fn another_key_does_not_open_it() {
     let _server = site.up();
     let task = site.json(&["vps", "create", "--name", "web", "--ssh", "--image", BUSYBOX]);
     let right = site.key_of(task["task_id"].as_str().unwrap());
-    let wrong = site.path().join("wrong");
-    let wrong_text = wrong.to_str().unwrap();
-    run(std::process::Command::new("ssh-keygen")
-        .args(["-qt", "ed25519", "-N", "", "-f", wrong_text]))
-    .ok();
+    let wrong = site.make_key("wrong");
     let refused = run(site.plain_ssh("ssh", &wrong).args(["root@web", "true"]));
     assert!(refused.code == 255 && refused.stderr.contains("Permission denied"), "{refused:?}");
     run(site.plain_ssh("ssh", &right).args(["root@web", "true"])).ok();

@@ -1,0 +1,63 @@
+//! One gigabyte out of an instance: through gateway and agent, and from OpenSSH's sshd in the
+//! same container, reached directly.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use kohakuriver_e2e::{DEBIAN, Site, Sshd};
+
+use crate::sample::{Line, timed};
+
+const ROUNDS: usize = 10;
+const BYTES: f64 = 1e9;
+const SOURCE: &str = "head -c 1000000000 /dev/zero";
+const SINK: &str = "cat >/dev/null";
+
+pub fn run() -> Vec<Line> {
+    let mut site = Site::new();
+    let _server = site.up();
+    let key = site.make_key("bench");
+    let public = format!("{}.pub", key.display());
+    site.kr(&["vps", "create", "--name", "bulk", "--image", DEBIAN, "--public-key-file", &public])
+        .ok();
+    let sshd = Sshd::start_in(&site.containers()[0], &key);
+    let ours = || {
+        let mut ssh = site.plain_ssh("ssh", &key);
+        ssh.arg("root@bulk");
+        ssh
+    };
+    let mut figures = [const { Vec::new() }; 4];
+    for _ in 0..ROUNDS {
+        figures[0].push(rate(timed(|| download(&mut sshd.ssh()))));
+        figures[1].push(rate(timed(|| download(&mut ours()))));
+        figures[2].push(rate(timed(|| upload(&mut sshd.ssh()))));
+        figures[3].push(rate(timed(|| upload(&mut ours()))));
+    }
+    let [down_sshd, down_ours, up_sshd, up_ours] = figures;
+    let down_sshd = Line::new("download 1 GB, sshd direct", "MB/s", down_sshd);
+    let down_ours = Line::new("download 1 GB, ssh -J", "MB/s", down_ours).against(&down_sshd);
+    let up_sshd = Line::new("upload 1 GB, sshd direct", "MB/s", up_sshd);
+    let up_ours = Line::new("upload 1 GB, ssh -J", "MB/s", up_ours).against(&up_sshd);
+    vec![down_sshd, down_ours, up_sshd, up_ours]
+}
+
+fn rate(time: Duration) -> f64 {
+    BYTES / 1e6 / time.as_secs_f64()
+}
+
+fn download(ssh: &mut Command) {
+    let status = ssh.arg(SOURCE).stdin(Stdio::null()).stdout(Stdio::null()).status();
+    assert!(status.expect("ssh starts").success(), "the download failed");
+}
+
+fn upload(ssh: &mut Command) {
+    let mut source = Command::new("sh")
+        .args(["-c", SOURCE])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a shell starts");
+    let input = source.stdout.take().expect("it was piped");
+    let status = ssh.arg(SINK).stdin(input).stdout(Stdio::null()).status();
+    assert!(status.expect("ssh starts").success(), "the upload failed");
+    let _ = source.wait();
+}

@@ -1,0 +1,52 @@
+//! Side-by-side measurements: what a person waits for with KohakuRiver and with the plain tools,
+//! in one run, in turns, so that both meet the same machine in the same mood.
+//!
+//! `kohakuriver-bench [NAME...]` runs all or the named ones and prints a table of medians. Needs
+//! what the end-to-end tests need, and `scripts/e2e-images.sh --with-debian`. `make bench` sees
+//! to all of it. These are figures to read, never tests with a time limit.
+
+mod bulk;
+mod create;
+mod list;
+mod memory;
+mod sample;
+mod start;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use sample::Line;
+
+/// A measurement by its name on the command line.
+type Bench = (&'static str, fn() -> Vec<Line>);
+
+const BENCHES: [Bench; 5] = [
+    ("start", start::run),
+    ("create", create::run),
+    ("bulk", bulk::run),
+    ("list", list::run),
+    ("memory", memory::run),
+];
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let unknown = wanted.iter().find(|name| BENCHES.iter().all(|(known, _)| known != name));
+    if let Some(unknown) = unknown {
+        let names: Vec<_> = BENCHES.iter().map(|(name, _)| *name).collect();
+        say(&format!("error: no measurement '{unknown}'; there are: {}", names.join(", ")));
+        return ExitCode::from(2);
+    }
+    for (name, run) in BENCHES {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            say(&format!("measuring {name} ..."));
+            for line in run() {
+                let _ = writeln!(std::io::stdout().lock(), "{line}");
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
