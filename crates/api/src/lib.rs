@@ -6,13 +6,17 @@
 
 pub mod error;
 pub mod node;
+pub mod snapshot;
 pub mod task;
 pub mod vps;
 
 pub use error::ErrorBody;
-pub use node::{GpuInfo, JoinToken, JoinTokenRequest, Node};
+pub use node::{
+    GpuInfo, HealthSample, JoinToken, JoinTokenRequest, LabelChanges, Node, NodeHealth,
+};
+pub use snapshot::{LatestSnapshot, Snapshot, SnapshotCreated, SnapshotList, SnapshotsDeleted};
 pub use task::Task;
-pub use vps::{AssignedNode, CreateVps, CreatedVps, Message};
+pub use vps::{AssignedNode, CreateVps, CreatedVps, Event, Message, UpdateVps};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -25,6 +29,27 @@ pub struct Health {
     pub nodes_online: u32,
     pub nodes_total: u32,
     pub vps_running: u32,
+    /// The newest state of every node, in the original's shape: samples of lists.
+    #[serde(default)]
+    pub nodes: Vec<Vec<Node>>,
+    #[serde(default)]
+    pub aggregate: Vec<HealthAggregate>,
+}
+
+/// The cluster as one machine.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, rename_all = "camelCase")]
+pub struct HealthAggregate {
+    pub total_nodes: u32,
+    pub online_nodes: u32,
+    pub total_cores: u32,
+    pub total_mem_bytes: u64,
+    pub used_mem_bytes: u64,
+    pub avg_cpu_percent: f32,
+    pub avg_mem_percent: f32,
+    pub max_avg_cpu_temp: f32,
+    pub max_max_cpu_temp: f32,
+    pub last_updated: String,
 }
 
 /// Answer of `GET /api/auth/status`.

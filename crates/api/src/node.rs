@@ -43,6 +43,14 @@ pub struct Node {
     pub os: String,
     pub kernel: String,
     pub joined_at: Option<String>,
+    /// It takes no new work.
+    pub drained: bool,
+    pub labels: BTreeMap<String, String>,
+    /// VPSes that are up without a limit of cores; they share all cores with everybody.
+    pub vps_without_core_limit: u32,
+    pub load_1m: f32,
+    /// Whether its Docker engine can give GPUs to containers.
+    pub gpu_runtime: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -53,6 +61,39 @@ pub struct GpuInfo {
     pub uuid: String,
     pub pci_address: String,
     pub memory_total_bytes: u64,
+    /// A VPS holds it.
+    pub taken: bool,
+    /// `pci_address` and memory under the original's names.
+    pub pci_bus_id: String,
+    pub memory_total_mib: f64,
+}
+
+/// How a node was at one moment of the last hour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct HealthSample {
+    /// Milliseconds since 1970, by the host's clock.
+    pub at_ms: i64,
+    pub cpu_percent: f32,
+    pub memory_used_bytes: u64,
+    pub memory_total_bytes: u64,
+    pub load_1m: f32,
+}
+
+/// Answer of `GET /api/nodes/{name}/health`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct NodeHealth {
+    pub hostname: String,
+    pub status: String,
+    /// The last hour as the host heard it, oldest first; a gap is a time of silence.
+    pub samples: Vec<HealthSample>,
+}
+
+/// Body of `PATCH /api/nodes/{name}/labels`: null removes a label.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LabelChanges {
+    pub labels: BTreeMap<String, Option<String>>,
 }
 
 /// Body of `POST /api/nodes/tokens`.

@@ -53,7 +53,10 @@ pub struct Task {
 
     /// Grows with every change of this task; pass it as `?since=` to wait for the next one.
     pub revision: u64,
-    /// What is under way: `starting`, `stopping`, `restarting`, `deleting`.
+    /// What it should be: `running`, `paused`, `stopped`, `killed` or `deleted`.
+    pub desired: String,
+    /// What is under way: `starting`, `stopping`, `killing`, `pausing`, `resuming`, `restarting`,
+    /// `restoring`, `updating`, `deleting`.
     pub transition: Option<String>,
     /// When that was asked.
     pub transition_since: Option<String>,
@@ -66,4 +69,14 @@ pub struct Task {
     /// The instance's SSH host key, one OpenSSH public key line.
     pub ssh_host_key: Option<String>,
     pub pids_limit: Option<u32>,
+    /// Something to know while all is as wished, such as limits that wait for the next start.
+    pub warning: Option<String>,
+    /// The GPUs' own identities, in the order of `required_gpus`.
+    pub gpu_uuids: Vec<String>,
+    /// The snapshot its disk was made from, `<task id>:<tag>`.
+    pub from_snapshot: Option<String>,
+    pub snapshot_on_stop: bool,
+    pub keep_snapshots: u32,
+    /// `end` or `keep`.
+    pub on_oom: String,
 }

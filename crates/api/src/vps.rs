@@ -40,6 +40,29 @@ pub struct CreateVps {
     pub env_vars: BTreeMap<String, String>,
     #[serde(default)]
     pub pids_limit: Option<u32>,
+    /// So many GPUs, whichever are free; instead of `required_gpus`.
+    #[serde(default)]
+    pub gpu_count: Option<u32>,
+    /// Only nodes that carry all of these labels.
+    #[serde(default)]
+    pub node_labels: BTreeMap<String, String>,
+    /// Its disk is a copy of this VPS's snapshot, on the node that has it: an id, a unique id
+    /// prefix or a name. Excludes both images.
+    #[serde(default)]
+    pub from_vps: Option<String>,
+    /// Which snapshot of `from_vps`: a tag, a name, or the newest where it is left out.
+    #[serde(default)]
+    pub from_snapshot: Option<String>,
+    /// Whether each stop makes a snapshot.
+    #[serde(default)]
+    pub snapshot_on_stop: Option<bool>,
+    /// The oldest snapshots beyond this many go; 0 keeps all, 5 unless given.
+    #[serde(default)]
+    pub keep_snapshots: Option<u32>,
+    /// `end` (unless given): the VPS ends as `killed_oom` when the kernel kills one of its
+    /// processes for lack of memory. `keep`: only that process is gone.
+    #[serde(default)]
+    pub on_oom: Option<String>,
 }
 
 fn one() -> i64 {
@@ -70,8 +93,35 @@ impl Default for CreateVps {
             vps_backend: docker(),
             env_vars: BTreeMap::new(),
             pids_limit: None,
+            gpu_count: None,
+            node_labels: BTreeMap::new(),
+            from_vps: None,
+            from_snapshot: None,
+            snapshot_on_stop: None,
+            keep_snapshots: None,
+            on_oom: None,
         }
     }
+}
+
+/// Body of `PATCH /api/vps/{task}`: what is left out stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct UpdateVps {
+    /// 0 = no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub required_cores: Option<i64>,
+    /// 0 = no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub required_memory_bytes: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids_limit: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_on_stop: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_snapshots: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_oom: Option<String>,
 }
 
 /// Answer of `POST /api/vps/create`. With `?wait=false` it comes at once, `status` `assigning`;
@@ -100,9 +150,26 @@ pub struct AssignedNode {
     pub url: Option<String>,
 }
 
-/// Answer of stop, restart and delete.
+/// Answer of every act on a VPS.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Message {
     pub message: String,
     pub task_id: String,
+}
+
+/// One thing that happened to a VPS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Grows; unique in the cluster.
+    pub id: i64,
+    pub task_id: String,
+    pub at: String,
+    /// What was asked (`create`, `stop`, `kill`, `restart`, `restore`, `pause`, `resume`, `update`,
+    /// `delete`, `snapshot`, ...) or seen (`running`, `paused`, `stopped`, `failed`, `oom`, `lost`,
+    /// `found`, `deleted`).
+    pub kind: String,
+    /// Who asked, as far as known, or `node NAME`, or `host`.
+    pub actor: String,
+    /// For people; may be empty.
+    pub detail: String,
 }

@@ -15,6 +15,8 @@ pub struct HostConfig {
     pub bind: IpAddr,
     pub port: u16,
     pub ssh_port: u16,
+    /// Names of this machine under which programs and pages may reach the API.
+    pub names: Vec<String>,
     /// Where runners dial in. Mutual TLS, so it may listen everywhere.
     pub link_bind: IpAddr,
     pub link_port: u16,

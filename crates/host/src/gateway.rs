@@ -43,15 +43,15 @@ pub enum KeyError {
 }
 
 /// The jump server's settings, with the host key of `data_dir`.
-pub fn ssh_config(data_dir: &Path) -> Result<Arc<russh::server::Config>, KeyError> {
-    jump::config(data_dir)
+pub fn ssh_configs(data_dir: &Path) -> Result<Arc<jump::Configs>, KeyError> {
+    jump::configs(data_dir).map(Arc::new)
 }
 
 /// Accepts until told to stop.
 pub async fn serve(
     app: Arc<App>,
     listener: TcpListener,
-    config: Arc<russh::server::Config>,
+    configs: Arc<jump::Configs>,
     shutdown: CancellationToken,
 ) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -71,21 +71,21 @@ pub async fn serve(
             tracing::warn!(%peer, "too many SSH connections; one was dropped");
             continue;
         };
-        let (app, config, shutdown) = (app.clone(), config.clone(), shutdown.clone());
+        let (app, configs, shutdown) = (app.clone(), configs.clone(), shutdown.clone());
         app.tasks.clone().spawn(async move {
             keep_alive(&stream);
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = route(app, stream, config) => {}
+                () = route(app, stream, configs) => {}
             }
             drop(slot);
         });
     }
 }
 
-async fn route(app: Arc<App>, stream: TcpStream, config: Arc<russh::server::Config>) {
+async fn route(app: Arc<App>, stream: TcpStream, configs: Arc<jump::Configs>) {
     match timeout(FIRST_BYTES_LIMIT, first_byte(&stream)).await {
-        Ok(Ok(Some(b'S'))) => jump::serve(app, stream, config).await,
+        Ok(Ok(Some(b'S'))) => jump::serve(app, stream, &configs).await,
         Ok(Ok(Some(_))) => tunnel::serve(&app, stream).await,
         Ok(Ok(None)) => {}
         Ok(Err(error)) => tracing::debug!(%error, "an SSH connection ended before its first byte"),
@@ -106,6 +106,8 @@ pub enum EnterError {
     Instance(#[from] InstanceError),
     #[error("VPS {name} is {status}; kohakuriver vps restart starts it")]
     NotRunning { name: String, status: Status },
+    #[error("VPS {name} is paused; kohakuriver vps resume lets it go on")]
+    Paused { name: String },
     #[error("VPS {name} was created without --ssh")]
     NoSsh { name: String },
     #[error(transparent)]
@@ -122,8 +124,21 @@ async fn enter(app: &App, caller: &Caller, text: &str) -> Result<InstanceStream,
     if row.spec.ssh.is_none() {
         return Err(EnterError::NoSsh { name });
     }
-    if !matches!(status, Status::Running | Status::Paused) {
-        return Err(EnterError::NotRunning { name, status });
+    match status {
+        Status::Running => {}
+        // Its SSH server is as frozen as the rest: an answer now is better than silence.
+        Status::Paused => return Err(EnterError::Paused { name }),
+        // It may well run: what cannot be reached says so itself.
+        Status::Lost => {}
+        Status::PendingApproval
+        | Status::Rejected
+        | Status::Pending
+        | Status::Assigning
+        | Status::Completed
+        | Status::Failed
+        | Status::Killed
+        | Status::KilledOom
+        | Status::Stopped => return Err(EnterError::NotRunning { name, status }),
     }
     let node = (&row.node_id, row.node_name.as_str());
     Ok(InstanceStream::open(app, &access, node, StreamTarget::Ssh).await?)

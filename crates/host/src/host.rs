@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kohakuriver_link::client::HostAddress;
-use kohakuriver_link::pki::{Ca, PkiError};
+use kohakuriver_link::pki::{Ca, PkiError, RunnerIdentity};
 use kohakuriver_link::{tls, token::JoinToken};
-use kohakuriver_store::{Store, StoreError};
+use kohakuriver_model::{NodeName, Status, public_status};
+use kohakuriver_store::{NewEvent, NodeRow, Store, StoreError};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,8 @@ use crate::{Clock, HostConfig, gateway, http, join, link_server, view};
 
 /// After this, connections that are still open are cut.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+
+const PRUNE_EVERY_MS: i64 = 3600 * 1000;
 
 /// Everything requests share.
 #[derive(Debug)]
@@ -84,8 +87,8 @@ impl Host {
         let now_ms = clock.now_ms();
         let ca = Ca::load_or_create(&config.data_dir, now_ms)?;
         let tls = tls::host_config(&ca, ca.issue_host(now_ms)?)?;
-        let gateway_config =
-            gateway::ssh_config(&config.data_dir).map_err(StartError::GatewayKey)?;
+        let gateway_configs =
+            gateway::ssh_configs(&config.data_dir).map_err(StartError::GatewayKey)?;
         let path = config.data_dir.join("host.db");
         let store = Store::open(&path)
             .await
@@ -104,7 +107,7 @@ impl Host {
         let shutdown = CancellationToken::new();
         let tasks = &app.tasks;
         tasks.spawn(http::serve(app.clone(), http, shutdown.clone()));
-        tasks.spawn(gateway::serve(app.clone(), ssh, gateway_config, shutdown.clone()));
+        tasks.spawn(gateway::serve(app.clone(), ssh, gateway_configs, shutdown.clone()));
         tasks.spawn(link_server::serve(app.clone(), link, tls, shutdown.clone()));
         tasks.spawn(watch_silence(app.clone(), shutdown.clone()));
         Ok(Self { app, shutdown, _lock: lock })
@@ -125,10 +128,17 @@ impl Host {
         &self.app.config.link_address
     }
 
-    /// A token for a runner that the caller starts itself.
-    pub async fn create_join_token(&self) -> Result<JoinToken, StoreError> {
-        let (token, _) = join::create_token(&self.app, Duration::from_secs(60), None).await?;
+    /// A token for a runner that the caller starts itself, which may take up the node of that
+    /// name where there is one.
+    pub async fn create_join_token(&self, name: &NodeName) -> Result<JoinToken, StoreError> {
+        let ttl = Duration::from_secs(60);
+        let (token, _) = join::create_token(&self.app, ttl, None, Some(name)).await?;
         Ok(token)
+    }
+
+    /// Whether a runner's identity is of this cluster.
+    pub fn issued(&self, identity: &RunnerIdentity) -> bool {
+        identity.ca_pem == self.app.ca.certificate_pem()
     }
 
     /// Whether the host knows this node; a runner whose node was removed must join again.
@@ -183,26 +193,58 @@ pub async fn accept_failed(what: &str, error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-/// Wakes waiters when a node has been silent for so long that its instances' status changes.
+/// Wakes waiters when a node has been silent for so long that its instances' status changes, and
+/// writes that into their history. Old history goes.
 async fn watch_silence(app: Arc<App>, shutdown: CancellationToken) {
     let mut seen = std::collections::HashMap::new();
+    let mut prune_at = app.clock.now_ms();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+        let now_ms = app.clock.now_ms();
+        if now_ms >= prune_at {
+            prune_at = now_ms + PRUNE_EVERY_MS;
+            if let Err(error) = app.store.prune(now_ms).await {
+                tracing::warn!(%error, "old events were not removed");
+            }
         }
         let Ok(nodes) = app.store.list_nodes().await else {
             continue;
         };
         for node in nodes {
             let now_seen = view::is_node_seen(&app, &node.id);
-            if seen.insert(node.id.clone(), now_seen).is_some_and(|before| before != now_seen) {
-                if !now_seen {
-                    tracing::warn!(node.name = %node.name, "node lost: nothing was heard from it");
-                }
-                app.links.count_change();
-                app.changes.notify();
+            // A host that starts takes every node for seen.
+            if seen.insert(node.id.clone(), now_seen).unwrap_or(true) == now_seen {
+                continue;
             }
+            if !now_seen {
+                tracing::warn!(node.name = %node.name, "node lost: nothing was heard from it");
+            }
+            if let Err(error) = record_silence(&app, &node, now_seen).await {
+                tracing::warn!(node.name = %node.name, %error, "events were not recorded");
+            }
+            app.links.count_change(&node.id);
+            app.changes.notify();
         }
     }
+}
+
+/// The same event for every instance that may be alive there.
+async fn record_silence(app: &App, node: &NodeRow, seen: bool) -> Result<(), StoreError> {
+    let (kind, detail) = if seen {
+        ("found", format!("node '{}' is back", node.name))
+    } else {
+        let silence = app.config.lost_after.as_secs();
+        ("lost", format!("node '{}' was silent for {silence} s", node.name))
+    };
+    let event = NewEvent { kind, actor: "host".to_owned(), detail };
+    for row in app.store.list_instances_of(&node.id).await? {
+        let alive = public_status(&row.intent, row.observation.as_ref(), false) == Status::Lost;
+        if alive {
+            app.store.record_event(row.id, &event, app.clock.now_ms()).await?;
+        }
+    }
+    Ok(())
 }

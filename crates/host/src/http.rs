@@ -1,7 +1,10 @@
 //! The HTTP API. Handlers extract, authorise, call and map; nothing is decided here.
 
 mod error;
+mod health;
+mod lifecycle;
 mod node;
+mod snapshots;
 mod vps;
 
 use std::io;
@@ -9,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -17,7 +20,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use kohakuriver_api::{AuthStatus, Health};
+use kohakuriver_api::AuthStatus;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +30,6 @@ use utoipa_axum::routes;
 
 use crate::access::is_foreign_page;
 use crate::host::App;
-use crate::view;
 
 use error::ApiError;
 
@@ -50,9 +52,11 @@ struct Document;
 /// All routes, with the OpenAPI document made from them at `/openapi.json`.
 fn router(app: Arc<App>) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
-        .routes(routes!(health))
+        .merge(health::routes())
         .routes(routes!(auth_status))
         .merge(vps::routes())
+        .merge(lifecycle::routes())
+        .merge(snapshots::routes())
         .merge(node::routes())
         .split_for_parts();
     let document = Arc::new(document);
@@ -61,32 +65,19 @@ fn router(app: Arc<App>) -> Router {
         .fallback(async || ApiError::unknown_route())
         .method_not_allowed_fallback(async || ApiError::wrong_method())
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(from_fn(refuse_foreign_pages))
+        .layer(from_fn_with_state(app.clone(), refuse_foreign_pages))
         .with_state(app)
 }
 
-async fn refuse_foreign_pages(request: Request, next: Next) -> Response {
-    if is_foreign_page(request.headers()) {
+async fn refuse_foreign_pages(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if is_foreign_page(request.headers(), &app.config.names) {
         return ApiError::foreign_page().into_response();
     }
     next.run(request).await
-}
-
-/// How the cluster is.
-#[utoipa::path(get, path = "/api/health", tag = "cluster", responses((status = 200, body = Health)))]
-async fn health(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiError> {
-    let nodes = app.store.list_nodes().await?;
-    let online = nodes.iter().filter(|node| app.links.is_online(&node.id)).count();
-    let instances = app.store.list_instances().await?;
-    let running = kohakuriver_model::Status::Running;
-    let vps_running = instances.iter().filter(|row| view::status_of(&app, row) == running).count();
-    Ok(Json(Health {
-        status: "ok".to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        nodes_online: u32::try_from(online).unwrap_or(u32::MAX),
-        nodes_total: u32::try_from(nodes.len()).unwrap_or(u32::MAX),
-        vps_running: u32::try_from(vps_running).unwrap_or(u32::MAX),
-    }))
 }
 
 /// Whether people log in here. Public.

@@ -1,24 +1,29 @@
 //! Acts on instances: what HTTP and every other way in call. Decisions are the model's; this
 //! module reads, decides, writes, and tells the node.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use kohakuriver_api::{CreateVps, Task};
 use kohakuriver_link::protocol::Order;
+use kohakuriver_model::status::transition;
 use kohakuriver_model::{
-    Act, Admission, DockerState, InstanceSpec, NodeId, NodeName, Status, TaskId, admission,
+    Act, Admission, DockerState, FailureCode, InstanceSpec, NodeId, NodeName, Status, TaskId,
+    admission,
 };
-use kohakuriver_store::{CreateError, InstanceRow, NewInstance, Resolve, StoreError};
+use kohakuriver_store::{
+    Change, CreateError, InstanceRow, NewEvent, NewInstance, Resolve, StoreError,
+};
 use tokio::time::{Instant, timeout_at};
 
-use crate::access::Authorized;
+use crate::access::{Authorized, Caller};
 use crate::host::App;
 use crate::view;
 
 pub mod request;
+pub mod snapshots;
 
-use request::RequestError;
+use request::{RequestError, Wanted};
 
 #[derive(Debug, thiserror::Error)]
 pub enum InstanceError {
@@ -26,10 +31,23 @@ pub enum InstanceError {
     Unknown(String),
     #[error("'{text}' is the beginning of several ids")]
     Ambiguous { text: String, ids: Vec<TaskId> },
-    #[error("VPS {name} is {status}")]
-    NotNow { name: String, status: Status, possible: &'static [&'static str], act: &'static str },
+    #[error("VPS {name} is {status}{}", .transition.map(|word| format!(" ({word})")).unwrap_or_default())]
+    NotNow {
+        name: String,
+        status: Status,
+        transition: Option<&'static str>,
+        possible: &'static [&'static str],
+        act: &'static str,
+    },
     #[error("VPS {name} is being deleted")]
     Leaving { name: String },
+    #[error("VPS {name} has no snapshot {which}")]
+    NoSnapshot { name: String, which: String },
+    #[error("node '{node}' went away before it answered")]
+    NodeAway { node: String },
+    /// The node could not do it; its own words.
+    #[error("{message}")]
+    Node { code: FailureCode, message: String, hint: Option<String> },
     #[error(transparent)]
     Request(#[from] RequestError),
     #[error(transparent)]
@@ -60,20 +78,47 @@ pub async fn get(app: &App, access: &Authorized) -> Result<InstanceRow, Instance
 }
 
 /// Checks the request, takes the resources, and tells the node.
-pub async fn create(app: &App, request: &CreateVps) -> Result<InstanceRow, InstanceError> {
-    let (spec, target) = request::validate(request)?;
+pub async fn create(
+    app: &App,
+    caller: &Caller,
+    request: &CreateVps,
+) -> Result<InstanceRow, InstanceError> {
+    let Wanted { mut spec, mut target, demand } = request::validate(request)?;
+    if let Some(source) = &request.from_vps {
+        let (original, found) = snapshots::find_for_clone(app, caller, request, source).await?;
+        target = Some(original.node_name);
+        spec.image = original.spec.image;
+        spec.snapshot = Some(found);
+    }
     let now_ms = app.clock.now_ms();
     let id = TaskId::at(now_ms.unsigned_abs(), app.cluster);
-    let unavailable = unavailable_nodes(app).await?;
-    let new = NewInstance { id, spec, target };
+    let unavailable = unavailable_nodes(app, &request.node_labels).await?;
+    let new = NewInstance { id, spec, target, demand, actor: caller.name() };
     let row = app.store.create_instance(new, &unavailable, now_ms).await?;
     tracing::info!(task.id = %row.id, node.name = %row.node_name, "created");
     tell(app, &row);
     Ok(row)
 }
 
-/// Stops, restarts or deletes. Asking for what is so already changes nothing.
-pub async fn act(app: &App, access: &Authorized, act: Act) -> Result<InstanceRow, InstanceError> {
+/// Does what a person asks. Asking for what is so already changes nothing.
+pub async fn act(
+    app: &App,
+    caller: &Caller,
+    access: &Authorized,
+    act: Act,
+) -> Result<InstanceRow, InstanceError> {
+    act_with(app, caller, access, act, String::new(), |spec| Ok(spec.clone())).await
+}
+
+/// As [`act`], for acts that change the specification too. `edit` may be called several times.
+pub async fn act_with(
+    app: &App,
+    caller: &Caller,
+    access: &Authorized,
+    act: Act,
+    detail: String,
+    edit: impl Fn(&InstanceSpec) -> Result<InstanceSpec, RequestError>,
+) -> Result<InstanceRow, InstanceError> {
     let mut tries = 0;
     loop {
         let row = get(app, access).await?;
@@ -83,10 +128,13 @@ pub async fn act(app: &App, access: &Authorized, act: Act) -> Result<InstanceRow
             Admission::Change(intent) => intent,
             Admission::Refused { possible } => return Err(refused(&row, status, act, possible)),
         };
-        let unavailable = unavailable_nodes(app).await?;
-        // A node that is away keeps what it has; the order waits for it.
-        let unavailable = if matches!(act, Act::Restart) { unavailable } else { HashMap::new() };
-        match app.store.change_intent(&row, intent, &unavailable, app.clock.now_ms()).await {
+        let spec = edit(&row.spec)?;
+        // A node that is away keeps what it has, and the order waits for it. One without an
+        // engine cannot take back what it has given up.
+        let unavailable = unavailable_nodes(app, &BTreeMap::new()).await?;
+        let event = NewEvent { kind: act.verb(), actor: caller.name(), detail: detail.clone() };
+        let change = Change { intent, spec, event };
+        match app.store.change_instance(&row, &change, &unavailable, app.clock.now_ms()).await {
             Ok(()) => {}
             Err(CreateError::Store(StoreError::Stale)) if tries < RETRIES => {
                 tries += 1;
@@ -95,7 +143,7 @@ pub async fn act(app: &App, access: &Authorized, act: Act) -> Result<InstanceRow
             Err(error) => return Err(error.into()),
         }
         tracing::info!(task.id = %row.id, ?act, generation = intent.generation, "asked");
-        let row = InstanceRow { intent, ..row };
+        let row = InstanceRow { intent, spec: change.spec, ..row };
         tell(app, &row);
         return Ok(row);
     }
@@ -125,6 +173,23 @@ pub async fn wait_for_change(
     }
 }
 
+/// Waits until what was asked is so, or something is in its way, or the time is over.
+pub async fn wait_for_act(
+    app: &App,
+    access: &Authorized,
+    limit: Duration,
+) -> Result<Task, InstanceError> {
+    let deadline = Instant::now() + limit;
+    let mut changes = app.changes.subscribe();
+    loop {
+        let task = view::task(app, &get(app, access).await?);
+        let over = task.transition.is_none() || task.error_code.is_some();
+        if over || timeout_at(deadline, changes.changed()).await.is_err() {
+            return Ok(task);
+        }
+    }
+}
+
 /// Waits until the instance has left `assigning` or something is in its way, for callers that
 /// want one answer.
 pub async fn wait_settled(app: &App, access: &Authorized) -> Result<Task, InstanceError> {
@@ -142,9 +207,13 @@ pub async fn wait_settled(app: &App, access: &Authorized) -> Result<Task, Instan
 
 /// Deletes what never ran, and waits a moment until it is gone: whoever hears of the failure can
 /// use its name again. A node that cannot be asked now removes it when it can.
-pub async fn remove_failed(app: &App, access: &Authorized) -> Result<(), InstanceError> {
+pub async fn remove_failed(
+    app: &App,
+    caller: &Caller,
+    access: &Authorized,
+) -> Result<(), InstanceError> {
     let mut changes = app.changes.subscribe();
-    act(app, access, Act::Delete { force: true }).await?;
+    act(app, caller, access, Act::Delete { force: true }).await?;
     let deadline = Instant::now() + REMOVAL_LIMIT;
     while app.store.lookup_instance(access.task_id()).await?.is_some() {
         if timeout_at(deadline, changes.changed()).await.is_err() {
@@ -170,12 +239,8 @@ fn refused(
     if possible.is_empty() {
         return InstanceError::Leaving { name };
     }
-    let act = match act {
-        Act::Stop => "stop",
-        Act::Restart => "restart",
-        Act::Delete { .. } => "delete",
-    };
-    InstanceError::NotNow { name, status, possible, act }
+    let transition = transition(&row.intent, row.observation.as_ref());
+    InstanceError::NotNow { name, status, transition, possible, act: act.verb() }
 }
 
 /// What people call it.
@@ -187,10 +252,16 @@ pub fn display_name(id: TaskId, spec: &InstanceSpec) -> String {
 }
 
 /// Nodes that cannot take work now, and why, for placement.
-async fn unavailable_nodes(app: &App) -> Result<HashMap<NodeId, String>, StoreError> {
+async fn unavailable_nodes(
+    app: &App,
+    labels: &BTreeMap<String, String>,
+) -> Result<HashMap<NodeId, String>, StoreError> {
     let mut unavailable = HashMap::new();
     for node in app.store.list_nodes().await? {
-        let reason = if app.links.is_online(&node.id) {
+        let lacking = labels.iter().find(|(key, value)| node.labels.get(*key) != Some(value));
+        let reason = if let Some((key, value)) = lacking {
+            Some(format!("has no label {key}={value}"))
+        } else if app.links.is_online(&node.id) {
             node.inventory.as_ref().and_then(|inventory| match &inventory.docker {
                 DockerState::Ready { .. } => None,
                 DockerState::Unavailable { reason } => {

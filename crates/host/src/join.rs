@@ -8,7 +8,7 @@ use kohakuriver_link::enroll::{EnrollReply, EnrollRequest, MAX_CLOCK_SKEW_MS};
 use kohakuriver_link::frame::FrameStream;
 use kohakuriver_link::liveness::HANDSHAKE_LIMIT;
 use kohakuriver_link::token::JoinToken;
-use kohakuriver_model::NodeId;
+use kohakuriver_model::{NodeId, NodeName};
 use kohakuriver_store::{RedeemError, StoreError};
 use rand::Rng;
 use sha2::{Digest, Sha256};
@@ -23,16 +23,18 @@ pub const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 
 const NEW_TOKEN: &str = "on the host: kohakuriver node token create";
 
-/// Makes a token and when it expires.
+/// Makes a token and when it expires. `readmits`: it may also take up the node of this name, for
+/// a machine that has lost its half of the membership.
 pub async fn create_token(
     app: &App,
     ttl: Duration,
     address: Option<HostAddress>,
+    readmits: Option<&NodeName>,
 ) -> Result<(JoinToken, i64), StoreError> {
     let secret = random_text();
     let now_ms = app.clock.now_ms();
     let ttl_ms = i64::try_from(ttl.min(MAX_TTL).as_millis()).unwrap_or(i64::MAX);
-    app.store.create_join_token(&hash(&secret), now_ms, now_ms + ttl_ms).await?;
+    app.store.create_join_token(&hash(&secret), now_ms, now_ms + ttl_ms, readmits).await?;
     let address = address.unwrap_or_else(|| app.config.link_address.clone());
     Ok((JoinToken { address, ca_fingerprint: app.ca.fingerprint(), secret }, now_ms + ttl_ms))
 }
@@ -70,25 +72,32 @@ async fn admit(app: &App, request: EnrollRequest) -> Result<EnrollReply, EnrollR
     check_clock(request.now_ms, now_ms)?;
     let id =
         NodeId::new(format!("n-{}", random_text().to_ascii_lowercase().replace(['_', '-'], "0")));
-    let certificate_pem = app.ca.sign_runner(&request.csr_pem, &id, now_ms).map_err(|error| {
-        refuse(format!("the certificate request is no good: {error}"), NEW_TOKEN)
-    })?;
+    let sign = |id: &NodeId| {
+        app.ca.sign_runner(&request.csr_pem, id, now_ms).map_err(|error| {
+            refuse(format!("the certificate request is no good: {error}"), NEW_TOKEN)
+        })
+    };
+    // Also before: a request that cannot be signed must not use the token up.
+    sign(&id)?;
     let hash = hash(&request.secret);
     let name = &request.node_name;
     match app.store.redeem_join_token(&hash, &id, name, now_ms).await {
-        Ok(()) => {
+        Ok(node_id) => {
             let ca_pem = app.ca.certificate_pem().to_owned();
-            Ok(EnrollReply::Accepted { node_id: id, certificate_pem, ca_pem })
+            let certificate_pem = sign(&node_id)?;
+            Ok(EnrollReply::Accepted { node_id, certificate_pem, ca_pem })
         }
         Err(error) => {
             let hint = match &error {
-                RedeemError::NameTaken(_) => {
-                    "join under another name with --name, or remove the old node: kohakuriver node remove NAME"
+                RedeemError::NameTaken(name) => format!(
+                    "join under another name with --name, or remove the old node: kohakuriver node remove {name}"
+                ),
+                RedeemError::Unknown | RedeemError::Expired | RedeemError::Used { .. } => {
+                    NEW_TOKEN.to_owned()
                 }
-                RedeemError::Unknown | RedeemError::Expired | RedeemError::Used { .. } => NEW_TOKEN,
-                RedeemError::Store(_) => "look at the host's log",
+                RedeemError::Store(_) => "look at the host's log".to_owned(),
             };
-            Err(refuse(error.to_string(), hint))
+            Err(refuse(error.to_string(), &hint))
         }
     }
 }

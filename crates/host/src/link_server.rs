@@ -11,7 +11,7 @@ use kohakuriver_link::protocol::{ALPN_CONTROL, ALPN_DATA, ALPN_ENROLL};
 use kohakuriver_link::tls::keep_alive;
 use kohakuriver_model::NodeId;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -52,9 +52,8 @@ pub async fn serve(
         app.tasks.clone().spawn(async move {
             keep_alive(&stream);
             let handshake = timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await;
-            drop(permit);
             match handshake {
-                Ok(Ok(stream)) => dispatch(app, stream, shutdown).await,
+                Ok(Ok(stream)) => dispatch(app, stream, permit, shutdown).await,
                 Ok(Err(error)) => tracing::debug!(%peer, %error, "link handshake failed"),
                 Err(_) => tracing::debug!(%peer, "link handshake took too long"),
             }
@@ -62,10 +61,19 @@ pub async fn serve(
     }
 }
 
-async fn dispatch(app: Arc<App>, stream: TlsStream<TcpStream>, shutdown: CancellationToken) {
+/// The permit is kept for as long as the peer is a stranger.
+async fn dispatch(
+    app: Arc<App>,
+    stream: TlsStream<TcpStream>,
+    permit: OwnedSemaphorePermit,
+    shutdown: CancellationToken,
+) {
     let (_, tls) = stream.get_ref();
     let protocol = tls.alpn_protocol().map(<[u8]>::to_vec);
     let node = tls.peer_certificates().and_then(|chain| node_of_certificate(chain.first()?));
+    if node.is_some() {
+        drop(permit);
+    }
     match (protocol.as_deref(), node) {
         (Some(ALPN_ENROLL), _) => join::serve(&app, FrameStream::new(stream)).await,
         (Some(ALPN_CONTROL), Some(node)) => session::serve(app, node, stream, shutdown).await,

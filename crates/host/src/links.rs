@@ -5,10 +5,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kohakuriver_link::protocol::{Order, ToRunner};
+use kohakuriver_link::protocol::{Answer, Order, Question, ToRunner};
 use kohakuriver_model::{FailureCode, Metrics, NodeId, TaskId};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 const QUEUE: usize = 1024;
 /// Idle data connections kept for one node; runners keep two.
 const POOL: usize = 16;
+/// One hour of heartbeats.
+const HISTORY: usize = 720;
 
 pub type DataConnection = TlsStream<TcpStream>;
 
@@ -51,17 +53,37 @@ struct Node {
     link: Option<Link>,
     seen_ms: i64,
     metrics: Metrics,
+    history: VecDeque<Sample>,
+    /// Counts what changed of it, so that waiters see it as a revision of its instances.
+    mark: u64,
     pool: VecDeque<DataConnection>,
     arrived: Arc<Notify>,
     dial_error: Option<String>,
+}
+
+/// A node's figures at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    pub at_ms: i64,
+    pub metrics: Metrics,
+}
+
+/// A question that a runner has not answered yet.
+#[derive(Debug)]
+struct Open {
+    node: NodeId,
+    reply: oneshot::Sender<Answer>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     nodes: HashMap<NodeId, Node>,
     progress: HashMap<TaskId, Progress>,
-    /// Counts changes that are not in the database, so that waiters see them as revisions.
-    sequence: u64,
+    /// Counts changes of a task that are not in the database, so that waiters see them as
+    /// revisions.
+    marks: HashMap<TaskId, u64>,
+    questions: HashMap<u64, Open>,
+    last_question: u64,
     sessions: u64,
 }
 
@@ -87,10 +109,10 @@ impl Links {
         let gone = CancellationToken::new();
         let mut state = self.lock();
         state.sessions += 1;
-        state.sequence += 1;
         let session = state.sessions;
         let node = state.nodes.entry(id.clone()).or_default();
         node.seen_ms = now_ms;
+        node.mark += 1;
         node.pool.clear();
         let link = Link { session, queue: sender, gone: gone.clone() };
         if let Some(old) = node.link.replace(link) {
@@ -107,8 +129,10 @@ impl Links {
         };
         if node.link.as_ref().is_some_and(|link| link.session == session) {
             node.link = None;
+            node.mark += 1;
             node.pool.clear();
-            state.sequence += 1;
+            // Nobody will answer these any more: who asked hears it now.
+            state.questions.retain(|_, open| open.node != *id);
         }
     }
 
@@ -125,6 +149,10 @@ impl Links {
             node.seen_ms = now_ms;
             if let Some(metrics) = metrics {
                 node.metrics = metrics;
+                if node.history.len() == HISTORY {
+                    node.history.pop_front();
+                }
+                node.history.push_back(Sample { at_ms: now_ms, metrics });
             }
         }
     }
@@ -141,6 +169,40 @@ impl Links {
     pub fn metrics(&self, id: &NodeId) -> Option<Metrics> {
         let state = self.lock();
         state.nodes.get(id).filter(|node| node.link.is_some()).map(|node| node.metrics)
+    }
+
+    /// The last hour, oldest first.
+    pub fn history(&self, id: &NodeId) -> Vec<Sample> {
+        self.lock()
+            .nodes
+            .get(id)
+            .map(|node| node.history.iter().copied().collect())
+            .unwrap_or_default()
+    }
+
+    /// Asks a connected runner something; `None` where it is away, or goes away meanwhile.
+    pub async fn ask(&self, id: &NodeId, task_id: TaskId, question: Question) -> Option<Answer> {
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut state = self.lock();
+            state.nodes.get(id)?.link.as_ref()?;
+            state.last_question += 1;
+            let request = state.last_question;
+            state.questions.insert(request, Open { node: id.clone(), reply });
+            drop(state);
+            self.send(id, ToRunner::Ask { request, task_id, question });
+        }
+        answer.await.ok()
+    }
+
+    pub fn answer(&self, id: &NodeId, request: u64, answer: Answer) {
+        let mut state = self.lock();
+        // Only the node that was asked may answer.
+        if state.questions.get(&request).is_some_and(|open| open.node == *id)
+            && let Some(open) = state.questions.remove(&request)
+        {
+            let _ = open.reply.send(answer);
+        }
     }
 
     /// Sends an order if the node is connected; otherwise its next hello gets it.
@@ -160,7 +222,7 @@ impl Links {
 
     pub fn set_progress(&self, id: TaskId, progress: Option<Progress>) {
         let mut state = self.lock();
-        state.sequence += 1;
+        *state.marks.entry(id).or_default() += 1;
         match progress {
             Some(progress) => state.progress.insert(id, progress),
             None => state.progress.remove(&id),
@@ -171,13 +233,25 @@ impl Links {
         self.lock().progress.get(&id).cloned()
     }
 
-    /// Counts something that changed without a database write, such as a node falling silent.
-    pub fn count_change(&self) {
-        self.lock().sequence += 1;
+    /// What is known of a deleted task goes with it.
+    pub fn forget_task(&self, id: TaskId) {
+        let mut state = self.lock();
+        state.progress.remove(&id);
+        state.marks.remove(&id);
     }
 
-    pub fn sequence(&self) -> u64 {
-        self.lock().sequence
+    /// Counts something that changed without a database write: the node fell silent, or is back.
+    pub fn count_change(&self, id: &NodeId) {
+        if let Some(node) = self.lock().nodes.get_mut(id) {
+            node.mark += 1;
+        }
+    }
+
+    /// Grows with every change of the task or its node that is not in the database.
+    pub fn mark(&self, id: TaskId, node: &NodeId) -> u64 {
+        let state = self.lock();
+        let task = state.marks.get(&id).copied().unwrap_or_default();
+        task + state.nodes.get(node).map_or(0, |node| node.mark)
     }
 
     /// Puts a data connection into its node's pool; one too many is closed.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use kohakuriver_api::{GpuInfo, Node, Task};
 use kohakuriver_model::{
-    DockerState, FailureCode, ImageSource, NodeId, Observed, Status, public_status, status,
+    DockerState, FailureCode, GpuRuntime, ImageSource, Memory, NodeId, Observed, OnOom, Status,
+    public_status, status,
 };
 use kohakuriver_store::{InstanceRow, NodeRow};
 
@@ -29,7 +30,9 @@ pub fn status_of(app: &App, row: &InstanceRow) -> Status {
 /// Grows with every change of the task, also those that are only in memory.
 pub fn revision(app: &App, row: &InstanceRow) -> u64 {
     const IN_MEMORY: u64 = 1 << 32;
-    row.revision.saturating_mul(IN_MEMORY).saturating_add(app.links.sequence() % IN_MEMORY)
+    row.revision
+        .saturating_mul(IN_MEMORY)
+        .saturating_add(app.links.mark(row.id, &row.node_id) % IN_MEMORY)
 }
 
 /// The task object of one instance.
@@ -51,7 +54,19 @@ pub fn task(app: &App, row: &InstanceRow) -> Task {
         env_vars: spec.env.clone(),
         required_cores: spec.cores,
         required_memory_bytes: spec.memory_bytes,
+        required_gpus: spec.gpus.iter().map(|gpu| gpu.index).collect(),
+        gpu_uuids: spec.gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
+        target_numa_node_id: spec.numa.as_ref().map(|pin| pin.node),
+        from_snapshot: spec.snapshot.map(|from| format!("{}:{}", from.task_id, from.tag)),
+        snapshot_on_stop: spec.snapshots.on_stop,
+        keep_snapshots: spec.snapshots.keep,
+        on_oom: match spec.on_oom {
+            OnOom::End => "end",
+            OnOom::KeepRunning => "keep",
+        }
+        .to_owned(),
         status: status.to_string(),
+        desired: word(row.intent.desired).unwrap_or_default(),
         assigned_node: Some(row.node_name.to_string()),
         container_name: image.0,
         docker_image_name: image.1,
@@ -67,8 +82,12 @@ pub fn task(app: &App, row: &InstanceRow) -> Task {
         task.transition_since = Some(iso(row.intent_ms));
     }
     show_observation(&mut task, row, status);
+    if task.transition.is_some() {
+        // What went wrong before says nothing about what is under way now.
+        (task.error_message, task.error_code, task.error_hint) = (None, None, None);
+    }
     if let Some(progress) =
-        app.links.progress(row.id).filter(|p| p.generation >= row.intent.start_generation)
+        app.links.progress(row.id).filter(|p| p.generation >= row.intent.generation)
         && task.transition.is_some()
     {
         task.progress = Some(progress.step);
@@ -89,11 +108,27 @@ fn show_observation(task: &mut Task, row: &InstanceRow, status: Status) {
     if seen.generation < row.intent.start_generation {
         return;
     }
+    task.warning.clone_from(&seen.warning);
     match &seen.state {
-        Observed::Running { started_at_ms } => task.started_at = Some(iso(*started_at_ms)),
-        Observed::Stopped { exit_code, finished_at_ms } => {
+        Observed::Running { started_at_ms } | Observed::Paused { started_at_ms } => {
+            task.started_at = Some(iso(*started_at_ms));
+        }
+        Observed::Stopped { exit_code, finished_at_ms, .. } => {
             task.exit_code = *exit_code;
             task.completed_at = Some(iso(*finished_at_ms));
+            if status == Status::KilledOom {
+                let limit = row.spec.memory_bytes.map_or_else(
+                    || "its node's memory".to_owned(),
+                    |bytes| format!("its limit of {}", Memory::from_bytes(bytes)),
+                );
+                task.error_message =
+                    Some(format!("out of memory: it reached {limit}, and the kernel killed"));
+                task.error_code = Some("out_of_memory".to_owned());
+                task.error_hint = Some(format!(
+                    "kohakuriver vps update {0} -m MORE, then kohakuriver vps restart {0}",
+                    row.id
+                ));
+            }
             if status == Status::Failed {
                 let code = exit_code.map_or("unknown".to_owned(), |code| code.to_string());
                 task.error_message =
@@ -116,9 +151,13 @@ fn show_observation(task: &mut Task, row: &InstanceRow, status: Status) {
     }
 }
 
-/// The code's word in JSON.
 fn code_text(code: FailureCode) -> Option<String> {
-    serde_json::to_value(code).ok()?.as_str().map(ToOwned::to_owned)
+    word(code)
+}
+
+/// The word that an enum of words is in JSON.
+fn word(value: impl serde::Serialize) -> Option<String> {
+    serde_json::to_value(value).ok()?.as_str().map(ToOwned::to_owned)
 }
 
 /// The node object.
@@ -139,6 +178,10 @@ pub fn node(app: &App, row: &NodeRow) -> Node {
         joined_at: Some(iso(row.joined_ms)),
         cpu_percent: metrics.cpu_percent,
         memory_used_bytes: metrics.memory_used_bytes,
+        load_1m: metrics.load_1m,
+        drained: row.drained,
+        labels: row.labels.clone(),
+        vps_without_core_limit: row.without_limit,
         ..Node::default()
     };
     let Some(inventory) = &row.inventory else {
@@ -151,6 +194,7 @@ pub fn node(app: &App, row: &NodeRow) -> Node {
         let share = metrics.memory_used_bytes as f64 / inventory.memory_bytes as f64;
         node.memory_percent = (share * 100.0) as f32;
     }
+    node.gpu_runtime = inventory.gpu_runtime == GpuRuntime::Ready;
     node.os.clone_from(&inventory.os);
     node.kernel.clone_from(&inventory.kernel);
     match &inventory.docker {
@@ -174,6 +218,9 @@ pub fn node(app: &App, row: &NodeRow) -> Node {
             uuid: gpu.uuid.clone(),
             pci_address: gpu.pci_address.clone(),
             memory_total_bytes: gpu.memory_bytes,
+            taken: row.gpus_taken.contains(&gpu.uuid),
+            pci_bus_id: gpu.pci_address.clone(),
+            memory_total_mib: (gpu.memory_bytes >> 20) as f64,
         })
         .collect();
     node

@@ -60,6 +60,7 @@ pub fn run(args: HostArgs, global: &GlobalArgs) -> Result<(), Exit> {
         bind: args.bind,
         port,
         ssh_port: args.ssh_port,
+        names: vec![host_name(), advertise.clone()],
         link_bind: args.link_bind,
         link_port: args.link_port,
         link_address: HostAddress { host: advertise, port: args.link_port },

@@ -8,7 +8,7 @@ use kohakuriver_link::enroll::{EnrollError, enroll};
 use kohakuriver_link::pki::RunnerIdentity;
 use kohakuriver_link::token::JoinToken;
 use kohakuriver_model::NodeName;
-use kohakuriver_runner::{Runner, RunnerConfig, RunnerError};
+use kohakuriver_runner::{DataDirLock, Runner, RunnerConfig, lock_data_dir};
 
 use crate::exit::{Exit, FAILED, NOT_READY, REFUSED, USAGE};
 use crate::host::{host_name, runtime};
@@ -94,10 +94,12 @@ pub fn run(args: RunnerArgs) -> Result<(), Exit> {
     runtime()?.block_on(async {
         let shutdown = signals::shutdown().map_err(|error| Exit::from_error(FAILED, &error))?;
         let config = args.places.config()?;
+        // Before anything is joined: another runner's membership must not be touched.
+        let lock = lock(&config.data_dir)?;
         let identity = identity(&args, &config.data_dir).await?;
         let name = identity.node_name.clone();
         let host = identity.host_address.clone();
-        let runner = start(config, identity).await?;
+        let runner = start(config, identity, lock).await?;
         for line in findings::lines(&runner.inventory().await) {
             tracing::info!("{line}");
         }
@@ -117,7 +119,15 @@ async fn identity(args: &RunnerArgs, dir: &Path) -> Result<RunnerIdentity, Exit>
             );
             Ok(identity)
         }
-        (Some(identity), None) => Ok(identity),
+        (Some(identity), None) => {
+            if let Some(name) = args.name.as_ref().filter(|name| **name != identity.node_name) {
+                tracing::warn!(
+                    "this machine joined as '{}' and keeps that name; --name {name} was not used",
+                    identity.node_name
+                );
+            }
+            Ok(identity)
+        }
         (_, Some(token)) => {
             let name = match &args.name {
                 Some(name) => name.clone(),
@@ -144,7 +154,6 @@ pub async fn join(
     name: &NodeName,
     dir: &Path,
 ) -> Result<RunnerIdentity, Exit> {
-    make_private_dir(dir)?;
     let now_ms = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
@@ -168,17 +177,22 @@ fn make_private_dir(dir: &Path) -> Result<(), Exit> {
     })
 }
 
-pub async fn start(config: RunnerConfig, identity: RunnerIdentity) -> Result<Runner, Exit> {
+/// Takes the data directory for this process.
+pub fn lock(dir: &Path) -> Result<DataDirLock, Exit> {
+    make_private_dir(dir)?;
+    lock_data_dir(dir).map_err(|error| {
+        Exit::from_error(NOT_READY, &error)
+            .hint("is a runner running already? give another --data-dir")
+    })
+}
+
+pub async fn start(
+    config: RunnerConfig,
+    identity: RunnerIdentity,
+    lock: DataDirLock,
+) -> Result<Runner, Exit> {
     let dir = config.data_dir.clone();
-    Runner::start(config, identity).await.map_err(|error| {
-        let exit = Exit::from_error(NOT_READY, &error);
-        match error {
-            RunnerError::Lock(_) => {
-                exit.hint("is a runner running already? give another --data-dir")
-            }
-            RunnerError::Ledger(_) | RunnerError::Agent { .. } => {
-                exit.hint(format!("look at {}", dir.display()))
-            }
-        }
+    Runner::start(config, identity, lock).await.map_err(|error| {
+        Exit::from_error(NOT_READY, &error).hint(format!("look at {}", dir.display()))
     })
 }

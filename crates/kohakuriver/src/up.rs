@@ -41,6 +41,7 @@ pub fn run(args: UpArgs, global: &GlobalArgs) -> Result<(), Exit> {
         bind: loopback,
         port,
         ssh_port: args.ssh_port,
+        names: vec![host::host_name()],
         link_bind: loopback,
         link_port: args.link_port,
         link_address: HostAddress { host: loopback.to_string(), port: args.link_port },
@@ -51,8 +52,10 @@ pub fn run(args: UpArgs, global: &GlobalArgs) -> Result<(), Exit> {
         let shutdown = signals::shutdown().map_err(|error| Exit::from_error(FAILED, &error))?;
         let host = host::start(config).await?;
         let runner_config = args.places.config()?;
+        // Before anything is joined: another runner's membership must not be touched.
+        let lock = runner::lock(&runner_config.data_dir)?;
         let identity = identity(&host, &runner_config.data_dir).await?;
-        let runner = runner::start(runner_config, identity.clone()).await?;
+        let runner = runner::start(runner_config, identity.clone(), lock).await?;
         greet(&host, &identity, &findings::lines(&runner.inventory().await));
         let result = runner.run(shutdown).await;
         host.stop().await;
@@ -61,19 +64,31 @@ pub fn run(args: UpArgs, global: &GlobalArgs) -> Result<(), Exit> {
     })
 }
 
-/// This machine's node: joined at the first start, found again at every other.
+/// This machine's node: joined at the first start, found again at every other, and joined once
+/// more under its old name where its half of the membership was lost.
 async fn identity(host: &Host, dir: &Path) -> Result<RunnerIdentity, Exit> {
     let failed = |error: &dyn std::error::Error| Exit::from_error(NOT_READY, error);
     let known = RunnerIdentity::load(dir).map_err(|error| failed(&error))?;
-    if let Some(mut identity) = known
-        && host.knows(&identity.node_id).await.map_err(|error| failed(&error))?
-    {
-        // The link's port may be another one this time.
-        identity.host_address = host.link_address().clone();
-        return Ok(identity);
+    if let Some(mut identity) = known {
+        if !host.issued(&identity) {
+            let message = format!(
+                "this machine is node '{}' of another cluster, whose host is {}",
+                identity.node_name, identity.host_address
+            );
+            return Err(Exit::new(NOT_READY, message).hint(format!(
+                "kohakuriver runner serves it there; or give another --data-dir; or leave that cluster: rm {}",
+                dir.join("identity.json").display()
+            )));
+        }
+        if host.knows(&identity.node_id).await.map_err(|error| failed(&error))? {
+            // The link's port may be another one this time.
+            identity.host_address = host.link_address().clone();
+            return Ok(identity);
+        }
     }
-    let token = host.create_join_token().await.map_err(|error| failed(&error))?;
-    runner::join(&token, None, &runner::default_name()?, dir).await
+    let name = runner::default_name()?;
+    let token = host.create_join_token(&name).await.map_err(|error| failed(&error))?;
+    runner::join(&token, None, &name, dir).await
 }
 
 fn greet(host: &Host, identity: &RunnerIdentity, findings: &[String]) {

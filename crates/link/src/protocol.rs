@@ -10,7 +10,8 @@
 //!                                 <----  Order* SyncDone
 //!    Observation, Progress,       ---->
 //!    Heartbeat (every 5 s)        ---->  HeartbeatAck
-//!                                 <----  Order, DialData
+//!                                 <----  Order, DialData, Ask
+//!    Answer                       ---->
 //! ```
 //!
 //! Both sides may lose the connection at any point; after the next `Hello` each tells the other
@@ -21,7 +22,9 @@
 //! copy bytes. When the pool is empty the host asks with [`ToRunner::DialData`]. The certificate
 //! says whose connection it is, so no token is needed to match them.
 
-use kohakuriver_model::{InstanceSpec, Intent, Inventory, Metrics, Observation, TaskId};
+use kohakuriver_model::{
+    FailureCode, InstanceSpec, Intent, Inventory, Metrics, Observation, TaskId,
+};
 use serde::{Deserialize, Serialize};
 
 pub const ALPN_ENROLL: &[u8] = b"kr-enroll/1";
@@ -29,7 +32,7 @@ pub const ALPN_CONTROL: &[u8] = b"kr-ctl/1";
 pub const ALPN_DATA: &[u8] = b"kr-data/1";
 
 /// The versions of the control protocol this build speaks, oldest and newest.
-pub const VERSIONS: (u32, u32) = (1, 1);
+pub const VERSIONS: (u32, u32) = (2, 2);
 
 /// From runner to host on the control connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +60,11 @@ pub enum ToHost {
     /// Asks for a fresh certificate for the same node.
     RenewCertificate {
         csr_pem: String,
+    },
+    /// To [`ToRunner::Ask`].
+    Answer {
+        request: u64,
+        answer: Answer,
     },
 }
 
@@ -94,6 +102,61 @@ pub enum ToRunner {
     Certificate {
         certificate_pem: String,
     },
+    /// Something to be done once or told, which is no state to converge to. One that is lost with
+    /// the connection is not repeated: who asked hears that the node went away.
+    Ask {
+        request: u64,
+        task_id: TaskId,
+        question: Question,
+    },
+}
+
+/// What the host wants of an instance's snapshots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "question")]
+pub enum Question {
+    ListSnapshots,
+    /// Makes one and removes what is beyond the instance's policy.
+    CreateSnapshot {
+        name: Option<String>,
+        message: Option<String>,
+    },
+    DeleteSnapshot {
+        tag: u64,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "answer")]
+pub enum Answer {
+    /// Newest first.
+    Snapshots {
+        snapshots: Vec<Snapshot>,
+    },
+    Created {
+        snapshot: Snapshot,
+    },
+    Deleted,
+    Failed {
+        code: FailureCode,
+        message: String,
+        hint: Option<String>,
+    },
+}
+
+/// A snapshot, as the node's engine has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The second since 1970 in which it was made; unique for its instance.
+    pub tag: u64,
+    pub name: Option<String>,
+    pub message: String,
+    /// What it holds in all, with the image below it.
+    pub size_bytes: u64,
+    /// What it adds to the layers below it.
+    pub own_bytes: u64,
+    /// The disk of a living instance is built on it.
+    pub in_use: bool,
 }
 
 /// What an instance of this node should be.

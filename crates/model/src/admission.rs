@@ -8,11 +8,35 @@ use crate::status::Status;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
     Stop,
+    /// Ends it without asking its processes first; also one that will not stop.
+    Kill,
     Restart,
+    /// A fresh start on the disk of a snapshot. What is on the disk now is given up.
+    Restore,
+    Pause,
+    Resume,
+    /// Other limits, the same wish.
+    Update,
     /// `force` deletes what still runs, without a stop in between.
     Delete {
         force: bool,
     },
+}
+
+impl Act {
+    /// The command's word.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Kill => "kill",
+            Self::Restart => "restart",
+            Self::Restore => "restore",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Update => "update",
+            Self::Delete { .. } => "delete",
+        }
+    }
 }
 
 /// The answer.
@@ -28,89 +52,116 @@ pub enum Admission {
 
 /// Decides on one act.
 pub fn admit(act: Act, intent: &Intent, status: Status) -> Admission {
+    let refused = Admission::Refused { possible: possible(intent, status) };
     if intent.desired == Desired::Deleted {
-        return match act {
-            Act::Delete { .. } => Admission::Already,
-            Act::Stop | Act::Restart => Admission::Refused { possible: &[] },
-        };
+        return if matches!(act, Act::Delete { .. }) { Admission::Already } else { refused };
     }
-    match act {
-        Act::Stop => stop(intent, status),
-        Act::Restart => restart(intent, status),
-        Act::Delete { force } => delete(intent, status, force),
+    let change = Admission::Change;
+    match (act, Phase::of(status)) {
+        (Act::Stop, Phase::Up) if matches!(intent.desired, Desired::Stopped | Desired::Killed) => {
+            Admission::Already
+        }
+        (Act::Stop, Phase::Rest) if intent.desired == Desired::Stopped => Admission::Already,
+        (Act::Stop, Phase::Up) => change(intent.stop()),
+
+        (Act::Kill, Phase::Up | Phase::Rest) if intent.desired == Desired::Killed => {
+            Admission::Already
+        }
+        (Act::Kill, Phase::Up) => change(intent.kill()),
+
+        // A start that is under way is as fresh as another one would be.
+        (Act::Restart, Phase::Up)
+            if matches!(status, Status::Assigning | Status::Pending)
+                && intent.desired == Desired::Running =>
+        {
+            Admission::Already
+        }
+        (Act::Restart, Phase::Up | Phase::Rest) => change(intent.restart()),
+        (Act::Restore, Phase::Up | Phase::Rest) => change(intent.restore()),
+
+        (Act::Pause, Phase::Up) if intent.desired == Desired::Paused => Admission::Already,
+        (Act::Pause, Phase::Up)
+            if status == Status::Running && intent.desired == Desired::Running =>
+        {
+            change(intent.pause())
+        }
+        (Act::Resume, Phase::Up) if intent.desired == Desired::Paused => change(intent.resume()),
+        (Act::Resume, Phase::Up)
+            if intent.desired == Desired::Running
+                && matches!(status, Status::Running | Status::Paused) =>
+        {
+            Admission::Already
+        }
+
+        (Act::Update, Phase::Up | Phase::Rest) => change(intent.update()),
+
+        (Act::Delete { .. }, Phase::Rest | Phase::Over) => change(intent.delete()),
+        (Act::Delete { force: true }, Phase::Up | Phase::Waiting) => change(intent.delete()),
+
+        (Act::Stop | Act::Kill | Act::Pause | Act::Resume, Phase::Up | Phase::Rest)
+        | (Act::Delete { force: false }, Phase::Up | Phase::Waiting)
+        | (
+            Act::Stop
+            | Act::Kill
+            | Act::Restart
+            | Act::Restore
+            | Act::Pause
+            | Act::Resume
+            | Act::Update,
+            Phase::Waiting | Phase::Over,
+        ) => refused,
+    }
+}
+
+/// The states, as far as acts tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nobody has agreed to it yet.
+    Waiting,
+    /// Runs, or may run, or is on its way there.
+    Up,
+    /// Has a disk and does not run.
+    Rest,
+    /// Can never run.
+    Over,
+}
+
+impl Phase {
+    fn of(status: Status) -> Self {
+        match status {
+            Status::PendingApproval => Self::Waiting,
+            Status::Pending
+            | Status::Assigning
+            | Status::Running
+            | Status::Paused
+            | Status::Lost => Self::Up,
+            Status::Failed | Status::Killed | Status::KilledOom | Status::Stopped => Self::Rest,
+            Status::Rejected | Status::Completed => Self::Over,
+        }
     }
 }
 
 /// The commands that make sense in a state, for error messages.
-pub fn possible(status: Status) -> &'static [&'static str] {
+pub fn possible(intent: &Intent, status: Status) -> &'static [&'static str] {
+    if intent.desired == Desired::Deleted {
+        return &[];
+    }
+    let leaving = matches!(intent.desired, Desired::Stopped | Desired::Killed);
     match status {
-        Status::PendingApproval | Status::Rejected | Status::Completed => &["delete"],
-        Status::Pending | Status::Assigning => &["stop", "delete --force"],
-        Status::Running | Status::Paused | Status::Lost => &["stop", "restart", "delete --force"],
+        Status::PendingApproval => &["delete --force"],
+        Status::Rejected | Status::Completed => &["delete"],
+        Status::Running | Status::Paused | Status::Lost | Status::Pending | Status::Assigning
+            if leaving =>
+        {
+            &["kill", "restart", "delete --force"]
+        }
+        Status::Pending | Status::Assigning => &["stop", "kill", "delete --force"],
+        Status::Running => &["stop", "restart", "pause", "kill", "delete --force"],
+        Status::Paused => &["resume", "stop", "restart", "kill", "delete --force"],
+        Status::Lost => &["stop", "restart", "kill", "delete --force"],
         Status::Failed | Status::Killed | Status::KilledOom | Status::Stopped => {
             &["restart", "delete"]
         }
-    }
-}
-
-fn stop(intent: &Intent, status: Status) -> Admission {
-    if intent.desired == Desired::Stopped {
-        return Admission::Already;
-    }
-    match status {
-        Status::Assigning | Status::Pending | Status::Running | Status::Paused | Status::Lost => {
-            Admission::Change(intent.stop())
-        }
-        Status::PendingApproval
-        | Status::Rejected
-        | Status::Completed
-        | Status::Failed
-        | Status::Killed
-        | Status::KilledOom
-        | Status::Stopped => Admission::Refused { possible: possible(status) },
-    }
-}
-
-fn restart(intent: &Intent, status: Status) -> Admission {
-    match status {
-        Status::Assigning | Status::Pending => Admission::Already,
-        Status::Running
-        | Status::Paused
-        | Status::Lost
-        | Status::Failed
-        | Status::Killed
-        | Status::KilledOom
-        | Status::Stopped => Admission::Change(intent.restart()),
-        Status::PendingApproval | Status::Rejected | Status::Completed => {
-            Admission::Refused { possible: possible(status) }
-        }
-    }
-}
-
-fn delete(intent: &Intent, status: Status, force: bool) -> Admission {
-    match status {
-        Status::Rejected
-        | Status::Completed
-        | Status::Failed
-        | Status::Killed
-        | Status::KilledOom
-        | Status::Stopped => Admission::Change(intent.delete()),
-        Status::PendingApproval
-        | Status::Pending
-        | Status::Assigning
-        | Status::Running
-        | Status::Paused
-        | Status::Lost
-            if force =>
-        {
-            Admission::Change(intent.delete())
-        }
-        Status::PendingApproval
-        | Status::Pending
-        | Status::Assigning
-        | Status::Running
-        | Status::Paused
-        | Status::Lost => Admission::Refused { possible: possible(status) },
     }
 }
 
@@ -123,7 +174,12 @@ mod tests {
     fn any_act() -> impl Strategy<Value = Act> {
         prop_oneof![
             Just(Act::Stop),
+            Just(Act::Kill),
             Just(Act::Restart),
+            Just(Act::Restore),
+            Just(Act::Pause),
+            Just(Act::Resume),
+            Just(Act::Update),
             any::<bool>().prop_map(|force| Act::Delete { force })
         ]
     }
@@ -143,6 +199,8 @@ mod tests {
                     prop_assert_eq!(next.generation, intent.generation + 1);
                     prop_assert!(next.start_generation >= intent.start_generation);
                     prop_assert!(next.start_generation <= next.generation);
+                    prop_assert!(next.disk_generation >= intent.disk_generation);
+                    prop_assert!(next.disk_generation <= next.start_generation);
                     prop_assert_ne!(intent.desired, Desired::Deleted);
                     intent = next;
                 }
@@ -151,24 +209,57 @@ mod tests {
 
         #[test]
         fn asking_again_at_once_changes_nothing_or_is_told_why(act in any_act(), status in any_status()) {
-            if let Admission::Change(next) = admit(act, &Intent::created(), status)
-                && act != Act::Restart
-            {
+            let first = admit(act, &Intent::created(), status);
+            let fresh = matches!(act, Act::Restart | Act::Restore | Act::Update);
+            if let (Admission::Change(next), false) = (first, fresh) {
                 prop_assert_eq!(admit(act, &next, status), Admission::Already);
+            }
+        }
+
+        #[test]
+        fn what_is_said_to_be_possible_is_admitted(status in any_status(), paused in any::<bool>()) {
+            let mut intent = Intent::created();
+            if paused || status == Status::Paused {
+                intent = intent.pause();
+            }
+            for text in possible(&intent, status) {
+                let act = match *text {
+                    "stop" => Act::Stop,
+                    "kill" => Act::Kill,
+                    "restart" => Act::Restart,
+                    "pause" => Act::Pause,
+                    "resume" => Act::Resume,
+                    "delete" => Act::Delete { force: false },
+                    "delete --force" => Act::Delete { force: true },
+                    other => panic!("{other} is no command"),
+                };
+                let refused = matches!(admit(act, &intent, status), Admission::Refused { .. });
+                prop_assert!(!refused, "{} from {}", text, status);
             }
         }
     }
 
+    /// The page's diagram, and what must not be there.
     #[test]
-    fn a_running_vps_is_not_deleted_without_force() {
-        let intent = Intent::created();
-        assert!(matches!(
-            admit(Act::Delete { force: false }, &intent, Status::Running),
-            Admission::Refused { .. }
-        ));
-        assert!(matches!(
-            admit(Act::Delete { force: true }, &intent, Status::Running),
-            Admission::Change(_)
-        ));
+    fn the_diagrams_arrows_are_there_and_no_others() {
+        let running = Intent::created();
+        let change = |act, intent: &Intent, status| match admit(act, intent, status) {
+            Admission::Change(next) => Some(next.desired),
+            Admission::Already | Admission::Refused { .. } => None,
+        };
+        assert_eq!(change(Act::Stop, &running, Status::Running), Some(Desired::Stopped));
+        assert_eq!(change(Act::Pause, &running, Status::Running), Some(Desired::Paused));
+        assert_eq!(change(Act::Kill, &running, Status::Running), Some(Desired::Killed));
+        assert_eq!(change(Act::Resume, &running.pause(), Status::Paused), Some(Desired::Running));
+        assert_eq!(change(Act::Restart, &running.stop(), Status::Stopped), Some(Desired::Running));
+        let delete = Act::Delete { force: false };
+        assert_eq!(change(delete, &running.stop(), Status::Stopped), Some(Desired::Deleted));
+        assert_eq!(change(delete, &running, Status::Running), None);
+        assert_eq!(change(Act::Pause, &running.stop(), Status::Stopped), None);
+        assert_eq!(change(Act::Pause, &running, Status::Lost), None);
+        assert_eq!(change(Act::Resume, &running.stop(), Status::Stopped), None);
+        assert_eq!(change(Act::Stop, &running, Status::Failed), None);
+        // One that will not stop can be killed.
+        assert_eq!(change(Act::Kill, &running.stop(), Status::Running), Some(Desired::Killed));
     }
 }

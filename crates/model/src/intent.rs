@@ -7,42 +7,92 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 pub enum Desired {
     Running,
+    /// Up, with every process frozen. Keeps all it holds.
+    Paused,
     Stopped,
+    /// As `Stopped`, without asking its processes first.
+    Killed,
     /// Gone, with its disk. The row goes when the runner has proven it.
     Deleted,
+}
+
+impl Desired {
+    /// It should hold cores, memory and GPUs.
+    pub fn is_up(self) -> bool {
+        match self {
+            Self::Running | Self::Paused => true,
+            Self::Stopped | Self::Killed | Self::Deleted => false,
+        }
+    }
 }
 
 /// The wish and its version.
 ///
 /// `start_generation` is the generation of the last act that asked for a fresh start (create or
 /// restart): a runner that has already started that one does not start again, so a message that
-/// arrives twice, or a runner that restarts, restarts nothing.
+/// arrives twice, or a runner that restarts, restarts nothing. `disk_generation` says the same of
+/// the disk: the last act that put another disk in its place (restore), 0 for the first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
     pub desired: Desired,
     pub generation: u64,
     pub start_generation: u64,
+    #[serde(default)]
+    pub disk_generation: u64,
 }
 
 impl Intent {
     /// The intent of an instance that was just created.
     pub fn created() -> Self {
-        Self { desired: Desired::Running, generation: 1, start_generation: 1 }
+        Self { desired: Desired::Running, generation: 1, start_generation: 1, disk_generation: 0 }
+    }
+
+    fn next(self, desired: Desired) -> Self {
+        Self { desired, generation: self.generation + 1, ..self }
     }
 
     #[must_use]
     pub fn stop(self) -> Self {
-        Self { desired: Desired::Stopped, generation: self.generation + 1, ..self }
+        self.next(Desired::Stopped)
+    }
+
+    #[must_use]
+    pub fn kill(self) -> Self {
+        self.next(Desired::Killed)
+    }
+
+    #[must_use]
+    pub fn pause(self) -> Self {
+        self.next(Desired::Paused)
+    }
+
+    /// Goes on where pausing left it: no fresh start.
+    #[must_use]
+    pub fn resume(self) -> Self {
+        self.next(Desired::Running)
     }
 
     #[must_use]
     pub fn restart(self) -> Self {
         let generation = self.generation + 1;
-        Self { desired: Desired::Running, generation, start_generation: generation }
+        Self { start_generation: generation, ..self.next(Desired::Running) }
+    }
+
+    /// A fresh start on another disk.
+    #[must_use]
+    pub fn restore(self) -> Self {
+        let generation = self.generation + 1;
+        Self { disk_generation: generation, ..self.restart() }
+    }
+
+    /// The same wish for a changed specification.
+    #[must_use]
+    pub fn update(self) -> Self {
+        self.next(self.desired)
     }
 
     #[must_use]
     pub fn delete(self) -> Self {
-        Self { desired: Desired::Deleted, generation: self.generation + 1, ..self }
+        self.next(Desired::Deleted)
     }
 }

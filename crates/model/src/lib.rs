@@ -22,9 +22,11 @@ pub use id::{NodeId, TaskId};
 pub use intent::{Desired, Intent};
 pub use memory::Memory;
 pub use name::{InstanceName, NodeName};
-pub use node::{DockerState, Inventory, Metrics};
+pub use node::{DockerState, GpuRuntime, Inventory, Metrics};
 pub use observe::{FailureCode, Observation, Observed};
-pub use placement::{Demand, NodeRoom, Refusal, place};
-pub use spec::{ImageSource, InstanceSpec, SshAccess};
+pub use placement::{Demand, GpuDemand, NodeRoom, Placed, Refusal, place};
+pub use spec::{
+    GpuRef, ImageSource, InstanceSpec, NumaPin, OnOom, SnapshotPolicy, SnapshotRef, SshAccess,
+};
 pub use status::{Status, public_status};
 pub use target::Target;

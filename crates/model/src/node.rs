@@ -12,6 +12,9 @@ pub struct Inventory {
     #[serde(default)]
     pub gpus: Vec<Gpu>,
     pub docker: DockerState,
+    /// Whether the Docker engine can hand NVIDIA GPUs to containers.
+    #[serde(default)]
+    pub gpu_runtime: GpuRuntime,
     /// `/dev/kvm` can be opened. Whether a guest runs under it is the QEMU backend's to find out.
     #[serde(default)]
     pub kvm_device: bool,
@@ -19,6 +22,23 @@ pub struct Inventory {
     pub kernel: String,
     #[serde(default)]
     pub os: String,
+}
+
+impl Inventory {
+    /// A machine of which no more is known.
+    pub fn of(cores: u32, memory_bytes: u64, docker: DockerState) -> Self {
+        Self {
+            cores,
+            memory_bytes,
+            numa: Vec::new(),
+            gpus: Vec::new(),
+            docker,
+            gpu_runtime: GpuRuntime::Missing,
+            kvm_device: false,
+            kernel: String::new(),
+            os: String::new(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +64,15 @@ pub struct Gpu {
 pub enum DockerState {
     Ready { version: String },
     Unavailable { reason: String },
+}
+
+/// NVIDIA's container toolkit on the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GpuRuntime {
+    Ready,
+    #[default]
+    Missing,
 }
 
 /// Figures of the moment, sent with every heartbeat.

@@ -11,6 +11,10 @@ pub struct Observation {
     /// The instance's SSH host key as an OpenSSH public key line, so that clients can pin it.
     #[serde(default)]
     pub ssh_host_key: Option<String>,
+    /// Something that people should know while all is as wished, such as a limit that the
+    /// backend would not change while the instance runs.
+    #[serde(default)]
+    pub warning: Option<String>,
 }
 
 /// What the instance is.
@@ -26,8 +30,16 @@ pub enum Observed {
     Blocked { code: FailureCode, message: String, hint: Option<String> },
     /// The agent inside answers. Times are milliseconds since 1970.
     Running { started_at_ms: i64 },
-    /// Not running; its disk is kept.
-    Stopped { exit_code: Option<i64>, finished_at_ms: i64 },
+    /// Up, with every process frozen.
+    Paused { started_at_ms: i64 },
+    /// Not running; its disk is kept. `oom`: the kernel killed for lack of memory, and the
+    /// instance ended of it.
+    Stopped {
+        exit_code: Option<i64>,
+        finished_at_ms: i64,
+        #[serde(default)]
+        oom: bool,
+    },
     /// It could not be brought to what was asked. Nothing of it runs.
     Failed { code: FailureCode, message: String, hint: Option<String> },
 }
@@ -44,6 +56,8 @@ pub enum FailureCode {
     StartRefused,
     AgentSilent,
     Disappeared,
+    SnapshotNotFound,
+    GpuUnavailable,
     Internal,
 }
 
@@ -52,7 +66,10 @@ impl Observed {
     pub fn is_at_rest(&self) -> bool {
         match self {
             Self::Absent | Self::Stopped { .. } | Self::Failed { .. } => true,
-            Self::Provisioning { .. } | Self::Blocked { .. } | Self::Running { .. } => false,
+            Self::Provisioning { .. }
+            | Self::Blocked { .. }
+            | Self::Running { .. }
+            | Self::Paused { .. } => false,
         }
     }
 }

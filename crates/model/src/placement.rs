@@ -1,16 +1,44 @@
-//! Which node gets a new instance. Pure: the store gives it the nodes as they are in the very
-//! transaction that will take the resources.
+//! Which node gets a new instance, and which of its GPUs. Pure: the store gives it the nodes as
+//! they are in the very transaction that will take the resources.
 
 use crate::id::NodeId;
 use crate::memory::Memory;
 use crate::name::NodeName;
+use crate::spec::{GpuRef, NumaPin};
 
 /// What the instance takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
     /// 0 takes no core from the account: no limit, shared with everybody.
     pub cores: u32,
     pub memory_bytes: u64,
+    pub gpus: GpuDemand,
+    /// The NUMA node it must run on.
+    pub numa: Option<u32>,
+}
+
+/// Which GPUs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum GpuDemand {
+    #[default]
+    None,
+    /// These numbers, as people write them.
+    Indices(Vec<u32>),
+    /// So many, whichever are free.
+    Count(u32),
+    /// The cards it had before.
+    Same(Vec<GpuRef>),
+}
+
+impl GpuDemand {
+    fn count(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Indices(indices) => indices.len(),
+            Self::Count(count) => *count as usize,
+            Self::Same(gpus) => gpus.len(),
+        }
+    }
 }
 
 /// A node as placement sees it.
@@ -24,6 +52,34 @@ pub struct NodeRoom {
     pub cores_taken: u32,
     pub memory_bytes: u64,
     pub memory_taken: u64,
+    pub gpus: Vec<GpuRoom>,
+    /// `None`: containers can have GPUs here. Otherwise why not, as a sentence part.
+    pub no_gpu_runtime: Option<String>,
+    pub numa: Vec<NumaRoom>,
+}
+
+/// One GPU, and the name of who has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuRoom {
+    pub gpu: GpuRef,
+    pub taken_by: Option<String>,
+}
+
+/// One NUMA node, with what is promised to instances that are pinned to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NumaRoom {
+    pub pin: NumaPin,
+    pub memory_bytes: u64,
+    pub cores_taken: u32,
+    pub memory_taken: u64,
+}
+
+/// Where it goes and what it gets there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    pub node: NodeId,
+    pub gpus: Vec<GpuRef>,
+    pub numa: Option<NumaPin>,
 }
 
 /// Why no node was found.
@@ -35,51 +91,82 @@ pub enum Refusal {
     NoNodes,
     #[error("node '{node}' {reason}")]
     NodeUnavailable { node: String, reason: String },
+    /// `nearest` says what would fit, where less of something would.
     #[error("{}", .reasons.join("; "))]
-    NoRoom { reasons: Vec<String> },
+    NoRoom { reasons: Vec<String>, nearest: Option<String> },
+    /// No node can take work at all, whatever is asked.
+    #[error("{}", .reasons.join("; "))]
+    NoneAvailable { reasons: Vec<String> },
+    /// The node cannot give GPUs to containers at all.
+    #[error("node '{node}' {reason}")]
+    NoGpuRuntime { node: String, reason: String },
 }
 
 /// Picks the node: the wanted one if there is room, otherwise the one that would be fullest
-/// afterwards (best fit), so that large requests find room later.
-pub fn place<'a>(
-    demand: Demand,
+/// afterwards (best fit), so that large requests find room later. Nodes with GPUs are left to
+/// those who ask for GPUs as long as others will do.
+pub fn place(
+    demand: &Demand,
     wanted: Option<&NodeName>,
-    nodes: &'a [NodeRoom],
-) -> Result<&'a NodeRoom, Refusal> {
+    nodes: &[NodeRoom],
+) -> Result<Placed, Refusal> {
     if let Some(name) = wanted {
         let Some(node) = nodes.iter().find(|node| node.name == *name) else {
             let known = nodes.iter().map(|node| node.name.to_string()).collect();
             return Err(Refusal::UnknownNode { name: name.to_string(), known });
         };
         if let Some(reason) = &node.unavailable {
-            return Err(Refusal::NodeUnavailable {
-                node: name.to_string(),
-                reason: reason.clone(),
-            });
+            let reason = reason.clone();
+            return Err(Refusal::NodeUnavailable { node: name.to_string(), reason });
         }
-        return match shortage(demand, node) {
-            None => Ok(node),
-            Some(reason) => Err(Refusal::NoRoom { reasons: vec![reason] }),
-        };
+        if let Some(reason) = &node.no_gpu_runtime
+            && demand.gpus.count() > 0
+            && !node.gpus.is_empty()
+        {
+            let reason = reason.clone();
+            return Err(Refusal::NoGpuRuntime { node: name.to_string(), reason });
+        }
+        return fit(demand, node).map_err(|shortage| Refusal::NoRoom {
+            nearest: shortage.would_fit.map(|text| format!("{text} would fit there")),
+            reasons: vec![shortage.reason],
+        });
     }
     if nodes.is_empty() {
         return Err(Refusal::NoNodes);
     }
-    let fits = |node: &&NodeRoom| node.unavailable.is_none() && shortage(demand, node).is_none();
-    nodes
-        .iter()
-        .filter(fits)
-        .min_by_key(|node| (free_cores(node), free_memory(node), &node.name))
-        .ok_or_else(|| {
-            let reasons = nodes
-                .iter()
-                .map(|node| match &node.unavailable {
-                    Some(reason) => format!("node '{}' {reason}", node.name),
-                    None => shortage(demand, node).unwrap_or_default(),
-                })
-                .collect();
-            Refusal::NoRoom { reasons }
-        })
+    let mut reasons = Vec::new();
+    let mut best: Option<((usize, u32, u64, &NodeName), Placed)> = None;
+    let mut nearest: Option<(f64, String)> = None;
+    for node in nodes {
+        if let Some(reason) = &node.unavailable {
+            reasons.push(format!("node '{}' {reason}", node.name));
+            continue;
+        }
+        match fit(demand, node) {
+            Ok(placed) => {
+                let rank = (free_gpus(node), free_cores(node), free_memory(node), &node.name);
+                if best.as_ref().is_none_or(|(known, _)| rank < *known) {
+                    best = Some((rank, placed));
+                }
+            }
+            Err(shortage) => {
+                reasons.push(shortage.reason);
+                if let Some(text) = shortage.would_fit
+                    && nearest.as_ref().is_none_or(|(share, _)| shortage.share > *share)
+                {
+                    nearest =
+                        Some((shortage.share, format!("{text} would fit on '{}'", node.name)));
+                }
+            }
+        }
+    }
+    match best {
+        Some((_, placed)) => Ok(placed),
+        None if nodes.iter().all(|node| node.unavailable.is_some()) => {
+            Err(Refusal::NoneAvailable { reasons })
+        }
+        None => Err(Refusal::NoRoom { reasons, nearest: nearest.map(|(_, text)| text) }),
+    }
 }
 
 fn free_cores(node: &NodeRoom) -> u32 {
@@ -90,83 +177,138 @@ fn free_memory(node: &NodeRoom) -> u64 {
     node.memory_bytes.saturating_sub(node.memory_taken)
 }
 
-fn shortage(demand: Demand, node: &NodeRoom) -> Option<String> {
+fn free_gpus(node: &NodeRoom) -> usize {
+    node.gpus.iter().filter(|room| room.taken_by.is_none()).count()
+}
+
+/// Why a node does not fit.
+struct Shortage {
+    reason: String,
+    /// How much of what is missing the node has, 0 to 1.
+    share: f64,
+    would_fit: Option<String>,
+}
+
+impl Shortage {
+    fn absolute(reason: String) -> Self {
+        Self { reason, share: 0.0, would_fit: None }
+    }
+}
+
+fn fit(demand: &Demand, node: &NodeRoom) -> Result<Placed, Shortage> {
+    let whole = format!("node '{}'", node.name);
+    cores(demand.cores, node.cores, free_cores(node), &whole)?;
+    memory(demand.memory_bytes, node.memory_bytes, free_memory(node), &whole)?;
+    let numa = match demand.numa {
+        None => None,
+        Some(wanted) => Some(numa(demand, node, wanted)?),
+    };
+    let gpus = gpus(&demand.gpus, node)?;
+    Ok(Placed { node: node.id.clone(), gpus, numa })
+}
+
+fn cores(wanted: u32, total: u32, free: u32, place: &str) -> Result<(), Shortage> {
+    if wanted <= free {
+        return Ok(());
+    }
+    let reason = if wanted > total {
+        format!("{wanted} cores are more than {place} has ({total})")
+    } else {
+        format!("{place} has {free} of {total} cores free, {wanted} are needed")
+    };
+    let would_fit = (free > 0).then(|| format!("-c {free}"));
+    Err(Shortage { reason, share: f64::from(free) / f64::from(wanted), would_fit })
+}
+
+fn memory(wanted: u64, total: u64, free: u64, place: &str) -> Result<(), Shortage> {
+    if wanted <= free {
+        return Ok(());
+    }
+    let [wanted_text, total_text, free_text] = [wanted, total, free].map(Memory::from_bytes);
+    let reason = if wanted > total {
+        format!("{wanted_text} of memory is more than {place} has ({total_text})")
+    } else {
+        format!("{place} has {free_text} of memory free, {wanted_text} is needed")
+    };
+    // In whole units, because people type it.
+    let whole = Memory::from_bytes(free >> 20 << 20);
+    let would_fit = (free >= 1 << 26).then(|| format!("-m {whole}"));
+    Err(Shortage { reason, share: free as f64 / wanted as f64, would_fit })
+}
+
+fn numa(demand: &Demand, node: &NodeRoom, wanted: u32) -> Result<NumaPin, Shortage> {
+    let Some(room) = node.numa.iter().find(|room| room.pin.node == wanted) else {
+        let known: Vec<_> = node.numa.iter().map(|room| room.pin.node.to_string()).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let name = &node.name;
+        return Err(Shortage::absolute(format!(
+            "node '{name}' has no NUMA node {wanted} (it has {known})"
+        )));
+    };
+    let place = format!("NUMA node {wanted} of node '{}'", node.name);
+    let total = u32::try_from(room.pin.cpus.len()).unwrap_or(u32::MAX);
+    cores(demand.cores, total, total.saturating_sub(room.cores_taken), &place)?;
+    let free = room.memory_bytes.saturating_sub(room.memory_taken);
+    memory(demand.memory_bytes, room.memory_bytes, free, &place)?;
+    Ok(room.pin.clone())
+}
+
+fn gpus(demand: &GpuDemand, node: &NodeRoom) -> Result<Vec<GpuRef>, Shortage> {
     let name = &node.name;
-    if demand.cores > node.cores {
-        return Some(format!(
-            "{} cores are more than node '{name}' has ({})",
-            demand.cores, node.cores
-        ));
+    if demand.count() == 0 {
+        return Ok(Vec::new());
     }
-    if demand.cores > free_cores(node) {
-        let free = free_cores(node);
-        return Some(format!(
-            "node '{name}' has {free} of {} cores free, {} are needed",
-            node.cores, demand.cores
-        ));
+    if let (Some(reason), false) = (&node.no_gpu_runtime, node.gpus.is_empty()) {
+        return Err(Shortage::absolute(format!("node '{name}' {reason}")));
     }
-    let wanted = Memory::from_bytes(demand.memory_bytes);
-    if demand.memory_bytes > node.memory_bytes {
-        let total = Memory::from_bytes(node.memory_bytes);
-        return Some(format!("{wanted} of memory is more than node '{name}' has ({total})"));
+    let free = |room: &GpuRoom| match &room.taken_by {
+        None => Ok(room.gpu.clone()),
+        Some(who) => {
+            let index = room.gpu.index;
+            Err(Shortage::absolute(format!("GPU {index} of node '{name}' is taken by {who}")))
+        }
+    };
+    match demand {
+        GpuDemand::None => Ok(Vec::new()),
+        GpuDemand::Indices(indices) => indices
+            .iter()
+            .map(|index| match node.gpus.iter().find(|room| room.gpu.index == *index) {
+                Some(room) => free(room),
+                None => {
+                    let has = node.gpus.len();
+                    Err(Shortage::absolute(format!(
+                        "node '{name}' has no GPU {index} (it has {has})"
+                    )))
+                }
+            })
+            .collect(),
+        GpuDemand::Same(gpus) => gpus
+            .iter()
+            .map(|gpu| match node.gpus.iter().find(|room| room.gpu.uuid == gpu.uuid) {
+                Some(room) => free(room),
+                None => {
+                    let uuid = &gpu.uuid;
+                    Err(Shortage::absolute(format!("node '{name}' has its GPU {uuid} no more")))
+                }
+            })
+            .collect(),
+        GpuDemand::Count(count) => {
+            let idle: Vec<_> = node.gpus.iter().filter(|room| room.taken_by.is_none()).collect();
+            let wanted = *count as usize;
+            if idle.len() >= wanted {
+                return Ok(idle[..wanted].iter().map(|room| room.gpu.clone()).collect());
+            }
+            let (idle, total) = (idle.len(), node.gpus.len());
+            Err(Shortage {
+                reason: format!(
+                    "node '{name}' has {idle} of {total} GPUs free, {wanted} are needed"
+                ),
+                share: idle as f64 / wanted as f64,
+                would_fit: (idle > 0).then(|| format!("--gpus {idle}")),
+            })
+        }
     }
-    if demand.memory_bytes > free_memory(node) {
-        let free = Memory::from_bytes(free_memory(node));
-        return Some(format!("node '{name}' has {free} of memory free, {wanted} is needed"));
-    }
-    None
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn node(name: &str, cores: u32, taken: u32) -> NodeRoom {
-        NodeRoom {
-            id: NodeId::new(name),
-            name: name.parse().unwrap(),
-            unavailable: None,
-            cores,
-            cores_taken: taken,
-            memory_bytes: 100,
-            memory_taken: 0,
-        }
-    }
-
-    #[test]
-    fn the_fullest_node_that_fits_is_taken() {
-        let nodes = [node("empty", 8, 0), node("busy", 8, 5), node("full", 8, 7)];
-        let demand = Demand { cores: 2, memory_bytes: 0 };
-        assert_eq!(place(demand, None, &nodes).unwrap().name.as_str(), "busy");
-    }
-
-    #[test]
-    fn a_refusal_says_for_each_node_why_not() {
-        let mut away = node("away", 8, 0);
-        away.unavailable = Some("is offline".to_owned());
-        let nodes = [away, node("small", 1, 0)];
-        let refusal = place(Demand { cores: 2, memory_bytes: 0 }, None, &nodes).unwrap_err();
-        let text = refusal.to_string();
-        assert!(
-            text.contains("'away' is offline") && text.contains("more than node 'small' has (1)"),
-            "{text}"
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_placed_always_fits(
-            cores in 0u32..10, memory_bytes in 0u64..120,
-            taken in proptest::collection::vec((0u32..9, 0u32..9), 0..6)
-        ) {
-            let nodes: Vec<_> = taken.iter().enumerate().map(|(i, (total, used))| node(&format!("n{i}"), *total, *used)).collect();
-            let demand = Demand { cores, memory_bytes };
-            if let Ok(chosen) = place(demand, None, &nodes) {
-                prop_assert!(cores == 0 || chosen.cores_taken + cores <= chosen.cores);
-                prop_assert!(chosen.memory_taken + memory_bytes <= chosen.memory_bytes);
-            }
-        }
-    }
-}
+mod tests;

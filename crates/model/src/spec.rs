@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::TaskId;
 use crate::name::InstanceName;
 
 /// The most processes a container may have at once unless its creator says otherwise; enough for
@@ -24,6 +25,85 @@ pub struct InstanceSpec {
     pub ssh: Option<SshAccess>,
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// The cards it has, chosen by placement; they stay the same over restarts.
+    #[serde(default)]
+    pub gpus: Vec<GpuRef>,
+    #[serde(default)]
+    pub numa: Option<NumaPin>,
+    /// Where its disk comes from instead of `image`.
+    #[serde(default)]
+    pub snapshot: Option<SnapshotRef>,
+    #[serde(default)]
+    pub snapshots: SnapshotPolicy,
+    #[serde(default)]
+    pub on_oom: OnOom,
+}
+
+impl InstanceSpec {
+    /// One with no limits, no SSH and no name.
+    pub fn new(image: ImageSource) -> Self {
+        Self {
+            name: None,
+            image,
+            cores: 0,
+            memory_bytes: None,
+            pids_limit: DEFAULT_PIDS_LIMIT,
+            ssh: None,
+            env: BTreeMap::new(),
+            gpus: Vec::new(),
+            numa: None,
+            snapshot: None,
+            snapshots: SnapshotPolicy::default(),
+            on_oom: OnOom::default(),
+        }
+    }
+}
+
+/// A GPU of an instance. The UUID is what counts; the index is what people wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuRef {
+    pub index: u32,
+    pub uuid: String,
+}
+
+/// All processes of the instance run on these processors and use this NUMA node's memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NumaPin {
+    pub node: u32,
+    pub cpus: Vec<u32>,
+}
+
+/// A snapshot in the cluster: whose, and which. The tag is the second since 1970 it was made in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRef {
+    pub task_id: TaskId,
+    pub tag: u64,
+}
+
+/// Snapshots that are kept of an instance, and made by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotPolicy {
+    /// The oldest beyond this many go, but never the one the disk comes from. 0 keeps all.
+    pub keep: u32,
+    /// Whether each stop makes one.
+    pub on_stop: bool,
+}
+
+impl Default for SnapshotPolicy {
+    fn default() -> Self {
+        Self { keep: 5, on_stop: false }
+    }
+}
+
+/// What happens when the kernel kills a process of the instance for lack of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnOom {
+    /// The instance ends as `killed_oom`: what is left of it can rarely go on.
+    #[default]
+    End,
+    /// Only that process is gone.
+    KeepRunning,
 }
 
 /// Where the root filesystem comes from.
@@ -69,6 +149,22 @@ impl ImageSource {
             return Err(ImageError::Reference(text.to_owned()));
         }
         let last = text.rsplit('/').next().unwrap_or(text);
+        let repository = text.split_once('@').map_or(text, |(name, _)| name);
+        let path = match repository.strip_suffix(last) {
+            Some(before) => format!("{before}{}", last.split([':', '@']).next().unwrap_or(last)),
+            None => repository.split(':').next().unwrap_or(repository).to_owned(),
+        };
+        // A registry may be written in capitals and have a port; what is in it may not.
+        let parts: Vec<&str> = path.split('/').collect();
+        let named = parts.iter().enumerate().all(|(at, part)| {
+            let registry = at == 0 && parts.len() > 1 && part.contains(['.', ':']);
+            !part.is_empty()
+                && (registry
+                    || !part.contains(':') && !part.bytes().any(|b| b.is_ascii_uppercase()))
+        });
+        if !named || last.matches(':').count() > 1 + last.matches('@').count() {
+            return Err(ImageError::Reference(text.to_owned()));
+        }
         let reference =
             if last.contains([':', '@']) { text.to_owned() } else { format!("{text}:latest") };
         Ok(Self::Registry { reference })
@@ -107,7 +203,12 @@ mod tests {
         for bad in ["", ".", "..", "../x", "a/b", "a b", "-x", "a\0"] {
             assert!(ImageSource::environment(bad).is_err(), "{bad:?}");
         }
-        for bad in ["", "-v", "../x", "a b", "a\n", "x/"] {
+        for good in
+            ["R.lab:5000/a", "a/b_c.d-e:Tag-1", "localhost:5000/a@sha256:00", "a:b@sha256:0"]
+        {
+            assert!(ImageSource::registry(good).is_ok(), "{good:?}");
+        }
+        for bad in ["", "-v", "../x", "a b", "a\n", "x/", "http://x/y", "UPPER", "a:b:c", "a//b"] {
             assert!(ImageSource::registry(bad).is_err(), "{bad:?}");
         }
     }

@@ -3,9 +3,11 @@
 //!
 //! ```text
 //!  pending_approval -> assigning | rejected     assigning -> running | failed
-//!  running -> stopped | killed | killed_oom | lost | failed | paused
-//!  stopped|failed|... -> assigning (restart) | deleted (row gone)
-//!  lost -> whatever the node reports when it is back
+//!  running -> paused -> running                 running|paused -> stopped | killed
+//!  running|paused -> killed_oom | failed        (the instance ended and nobody asked)
+//!  stopped|killed|killed_oom|failed|running|paused -> assigning (restart, restore)
+//!  stopped|killed|killed_oom|failed -> deleted (row gone)
+//!  assigning|running|paused -> lost -> whatever the node reports when it is back
 //! ```
 
 use std::fmt;
@@ -124,8 +126,15 @@ fn settled_status(intent: &Intent, state: &Observed) -> Status {
     match (state, intent.desired) {
         (Observed::Provisioning { .. } | Observed::Blocked { .. }, _) => Status::Assigning,
         (Observed::Running { .. }, _) => Status::Running,
-        // It was asked to run and does not: its main process ended by itself.
-        (Observed::Stopped { .. } | Observed::Absent, Desired::Running) => Status::Failed,
+        (Observed::Paused { .. }, _) => Status::Paused,
+        (Observed::Stopped { oom: true, .. }, Desired::Running | Desired::Paused) => {
+            Status::KilledOom
+        }
+        // It was asked to be up and is not: its main process ended by itself.
+        (Observed::Stopped { .. } | Observed::Absent, Desired::Running | Desired::Paused) => {
+            Status::Failed
+        }
+        (Observed::Stopped { .. } | Observed::Absent, Desired::Killed) => Status::Killed,
         (Observed::Stopped { .. } | Observed::Absent, Desired::Stopped | Desired::Deleted) => {
             Status::Stopped
         }
@@ -135,17 +144,29 @@ fn settled_status(intent: &Intent, state: &Observed) -> Status {
 
 /// What is under way, for people: the wish where it differs from what was seen.
 pub fn transition(intent: &Intent, seen: Option<&Observation>) -> Option<&'static str> {
+    if intent.desired == Desired::Deleted {
+        return Some("deleting");
+    }
     let settled = seen.is_some_and(|seen| seen.generation >= intent.generation);
+    let at_rest = seen.is_some_and(|seen| seen.state.is_at_rest());
     match intent.desired {
         Desired::Deleted => Some("deleting"),
-        Desired::Stopped => {
-            let at_rest = settled && seen.is_some_and(|seen| seen.state.is_at_rest());
-            (!at_rest).then_some("stopping")
-        }
-        Desired::Running if settled => None,
-        Desired::Running if intent.generation == 1 => Some("starting"),
-        Desired::Running => Some("restarting"),
+        Desired::Stopped | Desired::Killed if settled && at_rest => None,
+        Desired::Stopped | Desired::Killed if at_rest => Some("updating"),
+        Desired::Stopped => Some("stopping"),
+        Desired::Killed => Some("killing"),
+        Desired::Running | Desired::Paused if settled => None,
+        Desired::Running | Desired::Paused if intent.generation == 1 => Some("starting"),
+        Desired::Running if intent.disk_generation == intent.generation => Some("restoring"),
+        Desired::Running if intent.start_generation == intent.generation => Some("restarting"),
+        Desired::Running if seen.is_some_and(|seen| is_paused(&seen.state)) => Some("resuming"),
+        Desired::Paused if seen.is_some_and(|seen| !is_paused(&seen.state)) => Some("pausing"),
+        Desired::Running | Desired::Paused => Some("updating"),
     }
+}
+
+fn is_paused(state: &Observed) -> bool {
+    matches!(state, Observed::Paused { .. })
 }
 
 #[cfg(test)]
@@ -153,7 +174,7 @@ mod tests {
     use super::*;
 
     fn seen(generation: u64, state: Observed) -> Option<Observation> {
-        Some(Observation { generation, state, ssh_host_key: None })
+        Some(Observation { generation, state, ssh_host_key: None, warning: None })
     }
 
     #[test]
@@ -166,7 +187,8 @@ mod tests {
 
     #[test]
     fn an_observation_from_before_a_restart_says_nothing_about_it() {
-        let stopped = seen(2, Observed::Stopped { exit_code: Some(0), finished_at_ms: 5 });
+        let stopped =
+            seen(2, Observed::Stopped { exit_code: Some(0), finished_at_ms: 5, oom: false });
         let intent = Intent::created().stop();
         assert_eq!(public_status(&intent, stopped.as_ref(), true), Status::Stopped);
         assert_eq!(public_status(&intent.restart(), stopped.as_ref(), true), Status::Assigning);
@@ -184,8 +206,49 @@ mod tests {
     fn a_silent_node_loses_what_was_alive_and_only_that() {
         let running = seen(1, Observed::Running { started_at_ms: 1 });
         assert_eq!(public_status(&Intent::created(), running.as_ref(), false), Status::Lost);
-        let stopped = seen(2, Observed::Stopped { exit_code: None, finished_at_ms: 1 });
+        let stopped = seen(2, Observed::Stopped { exit_code: None, finished_at_ms: 1, oom: false });
         let intent = Intent::created().stop();
         assert_eq!(public_status(&intent, stopped.as_ref(), false), Status::Stopped);
+    }
+
+    fn stopped(generation: u64, oom: bool) -> Option<Observation> {
+        seen(generation, Observed::Stopped { exit_code: Some(137), finished_at_ms: 5, oom })
+    }
+
+    #[test]
+    fn how_it_ended_and_who_wished_it_make_the_word() {
+        let running = Intent::created();
+        let word =
+            |intent: &Intent, seen: Option<Observation>| public_status(intent, seen.as_ref(), true);
+        assert_eq!(word(&running, stopped(1, false)), Status::Failed);
+        assert_eq!(word(&running, stopped(1, true)), Status::KilledOom);
+        assert_eq!(word(&running.pause(), stopped(2, true)), Status::KilledOom);
+        assert_eq!(word(&running.stop(), stopped(2, false)), Status::Stopped);
+        assert_eq!(word(&running.kill(), stopped(2, false)), Status::Killed);
+        assert_eq!(
+            word(&running.kill(), seen(1, Observed::Running { started_at_ms: 1 })),
+            Status::Running
+        );
+        let paused = seen(2, Observed::Paused { started_at_ms: 1 });
+        assert_eq!(word(&running.pause(), paused.clone()), Status::Paused);
+        assert_eq!(public_status(&running.pause(), paused.as_ref(), false), Status::Lost);
+    }
+
+    #[test]
+    fn what_is_under_way_is_named_until_it_is_seen() {
+        let intent = Intent::created();
+        let up = |generation| seen(generation, Observed::Running { started_at_ms: 1 });
+        let paused = |generation| seen(generation, Observed::Paused { started_at_ms: 1 });
+        let word = |intent: Intent, seen: Option<Observation>| transition(&intent, seen.as_ref());
+        assert_eq!(word(intent, None), Some("starting"));
+        assert_eq!(word(intent.pause(), up(1)), Some("pausing"));
+        assert_eq!(word(intent.pause(), paused(2)), None);
+        assert_eq!(word(intent.pause().resume(), paused(2)), Some("resuming"));
+        assert_eq!(word(intent.kill(), up(1)), Some("killing"));
+        assert_eq!(word(intent.update(), up(1)), Some("updating"));
+        assert_eq!(word(intent.pause().update(), paused(2)), Some("updating"));
+        assert_eq!(word(intent.stop().update(), stopped(2, false)), Some("updating"));
+        assert_eq!(word(intent.restore(), up(1)), Some("restoring"));
+        assert_eq!(word(intent.restart(), up(1)), Some("restarting"));
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use kohakuriver_link::protocol::Order;
-use kohakuriver_model::{DockerState, FailureCode, TaskId};
+use kohakuriver_link::protocol::{Order, Snapshot};
+use kohakuriver_model::{DockerState, FailureCode, InstanceSpec, TaskId};
 
 #[cfg(test)]
 mod contract;
@@ -17,7 +17,7 @@ pub mod docker;
 #[cfg(test)]
 pub(crate) mod fake;
 
-pub use crate::plan::{Found, Life};
+pub use crate::plan::{Found, Life, Limits};
 
 /// Receives what is being done and how far it is, in percent.
 pub type Progress<'a> = &'a (dyn Fn(String, Option<u8>) + Send + Sync);
@@ -35,13 +35,44 @@ pub trait Backend: Send + Sync + 'static {
 
     async fn start(&self, id: TaskId) -> Result<(), BackendError>;
 
+    /// Freezes every process of it.
+    async fn pause(&self, id: TaskId) -> Result<(), BackendError>;
+
+    async fn resume(&self, id: TaskId) -> Result<(), BackendError>;
+
     /// Asks it to end, and ends it after `grace`. Its disk stays.
     async fn stop(&self, id: TaskId, grace: Duration) -> Result<(), BackendError>;
+
+    /// Ends it at once. Its disk stays.
+    async fn kill(&self, id: TaskId) -> Result<(), BackendError>;
+
+    /// Applies the specification's limits, running or not.
+    async fn resize(&self, id: TaskId, spec: &InstanceSpec) -> Result<(), BackendError>;
+
+    /// The limits a specification comes to on this machine; what [`Self::inspect`] shows once
+    /// they are applied.
+    fn limits(&self, spec: &InstanceSpec) -> Limits;
 
     /// Removes it with its disk, running or not.
     async fn remove(&self, id: TaskId) -> Result<(), BackendError>;
 
     async fn inspect(&self, id: TaskId) -> Result<Option<Found>, BackendError>;
+
+    /// Saves the disk as it is now, running or not. `keep`: the oldest beyond it go, 0 keeps all.
+    async fn create_snapshot(
+        &self,
+        id: TaskId,
+        wish: &SnapshotWish,
+        keep: u32,
+    ) -> Result<Snapshot, BackendError>;
+
+    /// Newest first.
+    async fn list_snapshots(&self, id: TaskId) -> Result<Vec<Snapshot>, BackendError>;
+
+    async fn delete_snapshot(&self, id: TaskId, tag: u64) -> Result<(), BackendError>;
+
+    /// For an instance that is deleted. Disks of others that came from them stay.
+    async fn delete_all_snapshots(&self, id: TaskId) -> Result<(), BackendError>;
 
     /// Every instance of this node that is there.
     async fn list(&self) -> Result<Vec<(TaskId, Found)>, BackendError>;
@@ -51,6 +82,13 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Changes, as hints to look again. The stream never ends.
     fn events(&self) -> BoxStream<'static, Change>;
+}
+
+/// What a snapshot is to be called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotWish {
+    pub name: Option<String>,
+    pub message: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +111,12 @@ pub enum BackendError {
     EnvironmentNotFound { name: String, known: String },
     #[error("the node's disk is full: {reason}")]
     DiskFull { reason: String },
+    #[error("it has no snapshot {which}")]
+    SnapshotNotFound { which: String },
+    #[error("snapshot {tag} is in use: the disk of a VPS is built on it")]
+    SnapshotInUse { tag: u64 },
+    #[error("this node's Docker engine cannot give GPUs to containers: {reason}")]
+    NoGpuRuntime { reason: String },
     #[error("Docker would not {act} it: {reason}")]
     Refused { act: &'static str, reason: String },
     #[error("{act} did not end within {seconds} s")]
@@ -87,7 +131,9 @@ impl BackendError {
             Self::ImageUnavailable { .. } => FailureCode::ImageUnavailable,
             Self::EnvironmentNotFound { .. } => FailureCode::EnvironmentNotFound,
             Self::DiskFull { .. } => FailureCode::DiskFull,
-            Self::Refused { .. } => FailureCode::StartRefused,
+            Self::SnapshotNotFound { .. } => FailureCode::SnapshotNotFound,
+            Self::NoGpuRuntime { .. } => FailureCode::GpuUnavailable,
+            Self::Refused { .. } | Self::SnapshotInUse { .. } => FailureCode::StartRefused,
             Self::Slow { .. } => FailureCode::Internal,
         }
     }
@@ -105,6 +151,14 @@ impl BackendError {
             Self::DiskFull { .. } => {
                 "free space on the node ('docker system df' shows where it is)"
             }
+            Self::SnapshotNotFound { .. } => "kohakuriver vps snapshot list VPS",
+            Self::SnapshotInUse { .. } => {
+                "delete the VPS that uses it first, or restore it to another snapshot"
+            }
+            Self::NoGpuRuntime { .. } => {
+                "install nvidia-container-toolkit on the node, then run 'nvidia-ctk runtime \
+                 configure --runtime=docker' and restart Docker"
+            }
             Self::Refused { .. } | Self::Slow { .. } => return None,
         };
         Some(text.to_owned())
@@ -118,6 +172,9 @@ impl BackendError {
             | Self::ImageUnavailable { .. }
             | Self::EnvironmentNotFound { .. }
             | Self::DiskFull { .. }
+            | Self::SnapshotNotFound { .. }
+            | Self::SnapshotInUse { .. }
+            | Self::NoGpuRuntime { .. }
             | Self::Refused { .. } => false,
         }
     }

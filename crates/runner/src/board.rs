@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     fn seen(generation: u64) -> Observation {
-        Observation { generation, state: Observed::Absent, ssh_host_key: None }
+        Observation { generation, state: Observed::Absent, ssh_host_key: None, warning: None }
     }
 
     #[test]

@@ -12,21 +12,28 @@ use std::time::Duration;
 use kohakuriver_link::backoff::Backoff;
 use kohakuriver_link::protocol::Order;
 use kohakuriver_model::{Desired, FailureCode, Observation, Observed, TaskId};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent_files;
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, BackendError, Found, Life};
 use crate::board::Board;
 use crate::clock;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, LedgerError, Record};
-use crate::plan::{Failure, Step, plan};
+use crate::plan::{Failure, Step, View, plan};
 
 mod bring_up;
+pub mod request;
+
+pub use request::Request;
 
 /// Steps that follow each other without rest, before something must be wrong.
 const MOST_STEPS: u32 = 20;
+
+/// Creates and starts at once on one node. Measured on two cores: with eight the engine is busy
+/// all the time, and each start is still far within the limit its agent has to answer.
+pub const STARTS_AT_ONCE: usize = 8;
 
 /// What every driver shares.
 pub struct Shared {
@@ -34,7 +41,8 @@ pub struct Shared {
     pub ledger: Ledger,
     pub layout: Layout,
     pub board: Arc<Board>,
-    pub boot: String,
+    /// Held while an instance is created and started. More at once would only make each slower.
+    pub room: Semaphore,
     pub stop_grace: Duration,
     pub shutdown: CancellationToken,
 }
@@ -43,6 +51,7 @@ pub struct Driver {
     shared: Arc<Shared>,
     id: TaskId,
     orders: watch::Receiver<Order>,
+    requests: mpsc::Receiver<Request>,
     nudges: Arc<Notify>,
     record: Record,
     host_key: Option<String>,
@@ -90,11 +99,12 @@ impl Driver {
         shared: Arc<Shared>,
         record: Record,
         orders: watch::Receiver<Order>,
+        requests: mpsc::Receiver<Request>,
         nudges: Arc<Notify>,
     ) -> Self {
         let id = record.order.task_id;
         let host_key = agent_files::public_host_key(&shared.layout, id);
-        Self { shared, id, orders, nudges, record, host_key }
+        Self { shared, id, orders, requests, nudges, record, host_key }
     }
 
     /// Runs until the instance is gone or the runner ends.
@@ -134,6 +144,7 @@ impl Driver {
                 () = shutdown.cancelled() => {}
                 // The fleet keeps the sender for as long as this task runs.
                 _ = self.orders.changed() => {}
+                Some(request) = self.requests.recv() => self.serve(request).await,
                 () = self.nudges.notified() => {}
                 () = timer => {}
             }
@@ -150,22 +161,39 @@ impl Driver {
             }
             Err(error) => return Err(error.into()),
         };
-        let step = plan(&self.record.view(&self.shared.boot), found.as_ref());
+        let step = plan(&self.view(), found.as_ref());
         tracing::debug!(task_id = %self.id, ?step, "next step");
         match step {
             Step::Create => self.create().await?,
-            Step::Start { before } => self.start(before).await?,
+            Step::Replace => self.replace().await?,
+            Step::Start { before, epoch } => self.start(before, epoch).await?,
             Step::ConfirmStart => self.write(Record::confirm_start)?,
             Step::AwaitAgent { started_at_ms } => self.await_agent(started_at_ms).await?,
             Step::RecordEarlyEnd { exit_code } => self.record_early_end(exit_code).await?,
+            Step::RecordOom => {
+                tracing::warn!(task_id = %self.id, "out of memory");
+                self.write(Record::ran_out_of_memory)?;
+            }
+            Step::SettleEnd => {
+                let started = found.and_then(|found| found.started);
+                self.write(|record| record.settled = started)?;
+            }
+            Step::Pause => self.shared.backend.pause(self.id).await?,
+            Step::Resume => self.shared.backend.resume(self.id).await?,
+            Step::Resize => self.resize(found.as_ref()).await?,
             Step::Stop => {
-                if self.record.order.intent.desired == Desired::Running {
+                if self.record.order.intent.desired.is_up() {
                     self.provisioning("stopping");
                 }
                 self.shared.backend.stop(self.id, self.shared.stop_grace).await?;
             }
+            Step::Kill => self.shared.backend.kill(self.id).await?,
+            Step::SnapshotOnStop => {
+                self.snapshot_on_stop(found.and_then(|found| found.started)).await?;
+            }
             Step::Remove => self.shared.backend.remove(self.id).await?,
             Step::Forget => {
+                self.shared.backend.delete_all_snapshots(self.id).await?;
                 self.shared.ledger.forget(self.id)?;
                 self.host_key = None;
                 self.publish(Observed::Absent);
@@ -210,21 +238,39 @@ impl Driver {
                 self.publish(Observed::Absent);
                 Ok(Next::Gone)
             }
-            Desired::Running => {
+            Desired::Running | Desired::Paused => {
                 self.record_failure(error.code(), error.to_string(), error.hint(), true)?;
-                let view = self.record.view(&self.shared.boot);
-                if let Step::Rest(seen) = plan(&view, None) {
-                    self.publish(seen);
-                }
-                Ok(Next::Wait)
+                self.rest_without_engine()
             }
-            Desired::Stopped => {
-                let view = self.record.view(&self.shared.boot);
-                if let Step::Rest(seen) = plan(&view, None) {
-                    self.publish(seen);
-                }
-                Ok(Next::Wait)
+            Desired::Stopped | Desired::Killed => self.rest_without_engine(),
+        }
+    }
+
+    fn rest_without_engine(&mut self) -> Result<Next, StepError> {
+        if let Step::Rest(seen) = plan(&self.view(), None) {
+            self.publish(seen);
+        }
+        Ok(Next::Wait)
+    }
+
+    fn view(&self) -> View<'_> {
+        let wanted = self.shared.backend.limits(&self.record.order.spec);
+        self.record.view(wanted, clock::now_ms())
+    }
+
+    /// New limits. One that cannot have them while it runs keeps its old ones until its next
+    /// start, and says so.
+    async fn resize(&mut self, found: Option<&Found>) -> Result<(), StepError> {
+        let outcome = self.shared.backend.resize(self.id, &self.record.order.spec).await;
+        let up = found
+            .is_some_and(|found| matches!(found.life, Life::Running { .. } | Life::Paused { .. }));
+        match outcome {
+            Err(error @ BackendError::Refused { .. }) if up => {
+                tracing::warn!(task_id = %self.id, %error, "the limits wait for the next start");
+                let why = format!("its new limits apply after a restart: {error}");
+                self.write(|record| record.refuse_resize(why))
             }
+            other => other.map_err(StepError::from),
         }
     }
 
@@ -281,6 +327,7 @@ impl Driver {
             id: self.id,
             generation: self.record.order.intent.generation,
             host_key: self.host_key.clone(),
+            warning: self.record.current_warning().map(ToOwned::to_owned),
         }
     }
 }
@@ -290,12 +337,14 @@ struct Publisher {
     id: TaskId,
     generation: u64,
     host_key: Option<String>,
+    warning: Option<String>,
 }
 
 impl Publisher {
     fn publish(&self, state: Observed) {
         let ssh_host_key = self.host_key.clone();
-        let observation = Observation { generation: self.generation, state, ssh_host_key };
+        let warning = self.warning.clone();
+        let observation = Observation { generation: self.generation, state, ssh_host_key, warning };
         self.board.publish(self.id, observation);
     }
 }

@@ -4,19 +4,19 @@
 //!  unknown --order--> driven --deleted--> unknown
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use kohakuriver_link::protocol::Order;
-use kohakuriver_model::TaskId;
-use tokio::sync::{Notify, watch};
+use kohakuriver_link::protocol::{Answer, Order, Question};
+use kohakuriver_model::{FailureCode, TaskId};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::backend::Change;
 use crate::clock;
-use crate::driver::{Driver, Shared};
+use crate::driver::{Driver, Request, Shared, request};
 use crate::ledger::Record;
 
 /// Events say what happened; this is for what no event told.
@@ -28,8 +28,12 @@ pub struct Fleet {
     drivers: Mutex<HashMap<TaskId, Handle>>,
 }
 
+/// Requests waiting for one instance; more are somebody's loop.
+const REQUESTS: usize = 16;
+
 struct Handle {
     orders: watch::Sender<Order>,
+    requests: mpsc::Sender<Request>,
     nudges: Arc<Notify>,
 }
 
@@ -64,6 +68,32 @@ impl Fleet {
         self.drive(&mut drivers, Record::new(order, clock::now_ms()));
     }
 
+    /// Has something done once, and waits for what came of it.
+    pub async fn ask(&self, id: TaskId, question: Question) -> Answer {
+        if question == Question::ListSnapshots {
+            let listed = request::list(&*self.shared.backend, id).await;
+            return listed.unwrap_or_else(|error| request::failed(&error));
+        }
+        let requests = self.lock().get(&id).map(|handle| handle.requests.clone());
+        let gone = || Answer::Failed {
+            code: FailureCode::Disappeared,
+            message: "it is not on this node".to_owned(),
+            hint: None,
+        };
+        let Some(requests) = requests else {
+            return gone();
+        };
+        let (reply, answer) = oneshot::channel();
+        if requests.try_send(Request { question, reply }).is_err() {
+            return Answer::Failed {
+                code: FailureCode::Internal,
+                message: "it has too much to do".to_owned(),
+                hint: Some("try again in a while".to_owned()),
+            };
+        }
+        answer.await.unwrap_or_else(|_| gone())
+    }
+
     /// Passes the backend's hints on until the runner ends.
     pub async fn watch_backend(&self) {
         let mut events = self.shared.backend.events();
@@ -94,6 +124,17 @@ impl Fleet {
         }
     }
 
+    /// Tells of instances that the host did not mention: it has forgotten them, or it is another
+    /// host than before. They run on: somebody's disk may be the only copy.
+    pub fn report_strangers(&self, ordered: &HashSet<TaskId>) {
+        for id in self.lock().keys().filter(|id| !ordered.contains(id)) {
+            tracing::warn!(
+                task_id = %id,
+                "the host does not know this instance; it is left as it is (docker rm -f kohakuriver-vps-{id} removes it)"
+            );
+        }
+    }
+
     /// Waits for drivers to end their step after shutdown was asked.
     pub async fn finish(&self, limit: Duration) {
         self.tracker.close();
@@ -121,9 +162,11 @@ impl Fleet {
         let id = record.order.task_id;
         let (orders, receiver) = watch::channel(record.order.clone());
         let nudges = Arc::new(Notify::new());
-        let driver = Driver::new(Arc::clone(&self.shared), record, receiver, Arc::clone(&nudges));
+        let (requests, asked) = mpsc::channel(REQUESTS);
+        let shared = Arc::clone(&self.shared);
+        let driver = Driver::new(shared, record, receiver, asked, Arc::clone(&nudges));
         self.tracker.spawn(driver.run());
-        drivers.insert(id, Handle { orders, nudges });
+        drivers.insert(id, Handle { orders, requests, nudges });
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, Handle>> {

@@ -1,5 +1,7 @@
 //! What this machine has and how busy it is, read from the kernel and from `nvidia-smi`.
 
+use std::sync::LazyLock;
+
 use kohakuriver_model::{DockerState, Inventory};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -16,24 +18,31 @@ pub use load::LoadMeter;
 /// Looks at the whole machine.
 pub async fn detect_inventory(backend: &dyn Backend) -> Inventory {
     let (docker, gpus) = tokio::join!(backend.probe(), gpu::detect());
-    Inventory { gpus, docker, ..detect_machine() }
+    Inventory { gpus, docker, gpu_runtime: gpu::runtime(), ..detect_machine() }
+}
+
+/// Cores and bytes of memory of this machine.
+pub fn size() -> (u32, u64) {
+    static SIZE: LazyLock<(u32, u64)> = LazyLock::new(|| {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let memory = memory::read().map_or(0, |memory| memory.total_bytes);
+        (u32::try_from(cores).unwrap_or(u32::MAX), memory)
+    });
+    *SIZE
 }
 
 /// What needs nobody's answer but the kernel's.
 fn detect_machine() -> Inventory {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (cores, memory_bytes) = size();
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let total = memory::read().map_or(0, |memory| memory.total_bytes);
+    let docker = DockerState::Unavailable { reason: String::new() };
     Inventory {
-        cores: u32::try_from(cores).unwrap_or(u32::MAX),
-        memory_bytes: total,
         numa: numa::detect(std::path::Path::new("/sys/devices/system/node")),
-        gpus: Vec::new(),
-        docker: DockerState::Unavailable { reason: String::new() },
         kvm_device: nix::fcntl::open("/dev/kvm", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
             .is_ok(),
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
         os: pretty_name(&read("/etc/os-release")),
+        ..Inventory::of(cores, memory_bytes, docker)
     }
 }
 

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable;
 use crate::layout::Layout;
-use crate::plan::{Failure, StartMark, View};
+use crate::plan::{Failure, Limits, StartMark, View};
 
 /// One instance's entry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,24 @@ pub struct Record {
     pub mark: StartMark,
     #[serde(default)]
     pub failure: Option<Failure>,
+    /// The `disk_generation` that was made last.
+    #[serde(default)]
+    pub disk: Option<u64>,
+    /// The start that ran out of memory.
+    #[serde(default)]
+    pub oom: Option<u64>,
+    /// The backend's mark of the start whose end is for good.
+    #[serde(default)]
+    pub settled: Option<String>,
+    /// The generation whose limits the backend would not apply while it ran.
+    #[serde(default)]
+    pub resize_refused: Option<u64>,
+    /// The backend's mark of the start whose stop was snapshotted, or could not be.
+    #[serde(default)]
+    pub snapshotted: Option<String>,
+    /// What people should know, and under which generation it came up.
+    #[serde(default)]
+    pub warning: Option<(u64, String)>,
 }
 
 impl Record {
@@ -41,6 +59,12 @@ impl Record {
             attempted: false,
             mark: StartMark::Never,
             failure: None,
+            disk: None,
+            oom: None,
+            settled: None,
+            resize_refused: None,
+            snapshotted: None,
+            warning: None,
         }
     }
 
@@ -54,16 +78,44 @@ impl Record {
         true
     }
 
-    pub fn intend_start(&mut self, boot: &str, before: Option<String>) {
-        let generation = self.order.intent.start_generation;
-        self.mark = StartMark::Intended { generation, boot: boot.to_owned(), before };
+    /// What is started exists, so its disk was made.
+    pub fn intend_start(&mut self, epoch: String, before: Option<String>) {
+        let intent = self.order.intent;
+        self.disk = Some(intent.disk_generation);
+        self.mark = StartMark::Intended { generation: intent.start_generation, epoch, before };
     }
 
     pub fn confirm_start(&mut self) {
-        if let StartMark::Intended { generation, boot, .. } = &self.mark {
+        if let StartMark::Intended { generation, epoch, .. } = &self.mark {
             self.mark =
-                StartMark::Done { generation: *generation, boot: boot.clone(), ready: false };
+                StartMark::Done { generation: *generation, epoch: epoch.clone(), ready: false };
         }
+    }
+
+    pub fn ran_out_of_memory(&mut self) {
+        self.oom = Some(self.order.intent.start_generation);
+    }
+
+    pub fn refuse_resize(&mut self, why: String) {
+        self.resize_refused = Some(self.order.intent.generation);
+        self.warn(why);
+    }
+
+    pub fn stop_snapshotted(&mut self, started: Option<String>, trouble: Option<String>) {
+        self.snapshotted = started;
+        if let Some(trouble) = trouble {
+            self.warn(trouble);
+        }
+    }
+
+    fn warn(&mut self, text: String) {
+        self.warning = Some((self.order.intent.generation, text));
+    }
+
+    /// The warning that belongs to the newest order.
+    pub fn current_warning(&self) -> Option<&str> {
+        let newest = self.order.intent.generation;
+        self.warning.as_ref().filter(|(at, _)| *at == newest).map(|(_, text)| text.as_str())
     }
 
     pub fn agent_answered(&mut self) {
@@ -77,13 +129,22 @@ impl Record {
         self.attempted = false;
     }
 
-    pub fn view<'a>(&'a self, boot: &'a str) -> View<'a> {
+    pub fn view(&self, wanted: Limits, now_ms: i64) -> View<'_> {
+        let Order { intent, spec, .. } = &self.order;
         View {
-            intent: self.order.intent,
+            intent: *intent,
             mark: &self.mark,
             failure: self.failure.as_ref(),
+            disk: self.disk,
+            oom: self.oom,
+            on_oom: spec.on_oom,
+            settled: self.settled.as_deref(),
+            wanted,
+            resize_refused: self.resize_refused == Some(intent.generation),
+            snapshot_on_stop: spec.snapshots.on_stop,
+            snapshotted: self.snapshotted.as_deref(),
             ordered_at_ms: self.ordered_at_ms,
-            boot,
+            now_ms,
         }
     }
 }
@@ -204,7 +265,7 @@ mod tests {
         assert!(record.accept(&order(stop), 2));
         assert!(!record.accept(&order(Intent::created()), 3));
         assert!(!record.accept(&order(stop), 3));
-        record.intend_start("boot", None);
+        record.intend_start("boot".to_owned(), None);
         ledger.save(&record).unwrap();
         assert_eq!(ledger.load_all().unwrap(), vec![record]);
     }

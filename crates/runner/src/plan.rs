@@ -3,18 +3,29 @@
 //! ```text
 //!  desired running:   nothing --Create--> created --Start--> running --AwaitAgent--> running, ready
 //!                     running, older start   --Stop--> stopped --Start--> ...     (restart: same disk)
-//!                     ended by itself        --> rest as stopped (or failed, if it never was ready)
-//!                     machine rebooted       --Start--> ...
+//!                     on an older disk       --Stop--> stopped --Replace--> nothing --Create--> ...
+//!                     paused --Resume--> running             other limits --Resize--> as before
+//!                     out of memory --RecordOom--> --Kill--> rest as stopped, oom
+//!                     ended by itself        --> rest as stopped --SettleEnd--> stays so for good
+//!                     machine or engine was restarted --Start--> ...       (unless its end is settled)
 //!                     failed at this start   --Stop--> rest as failed
-//!  desired stopped:   running --Stop--> rest as stopped
+//!  desired paused:    as running, then --Pause--> rest as paused
+//!  desired stopped:   running --Stop--> ended [--SnapshotOnStop-->] rest as stopped
+//!  desired killed:    running --Kill--> rest as stopped
 //!  desired deleted:   anything --Remove--> nothing --Forget--> rest as absent
 //! ```
 //!
 //! Every step is written down before or after it is done in such a way that a crash between any
 //! two writes leads to the same end (see [`StartMark`]). The property tests below crash everywhere.
 
-use kohakuriver_model::{Desired, FailureCode, Intent, Observed};
+use kohakuriver_model::{Desired, FailureCode, Intent, Observed, OnOom};
 use serde::{Deserialize, Serialize};
+
+/// An end is for good when its engine has outlived it by this. Before, the engine itself may be
+/// on its way down and have taken the instance along.
+const SETTLE_MS: i64 = 10_000;
+/// What ends with SIGKILL has this.
+const KILLED_EXIT_CODE: i64 = 137;
 
 /// What the backend has of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,12 +33,28 @@ pub struct Found {
     pub life: Life,
     /// The backend's own mark of the latest start, `None` before the first. Only compared.
     pub started: Option<String>,
+    /// The `disk_generation` it was made for.
+    pub disk: u64,
+    /// The kernel killed a process of it for lack of memory since its start.
+    pub oom: bool,
+    pub limits: Limits,
+    /// Which run of machine and engine this is; what ended in another one did not end by itself.
+    pub epoch: String,
+}
+
+/// Limits as the backend applies them: no limit is what the machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub cores: u32,
+    pub memory_bytes: u64,
+    pub pids: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
     Created,
     Running { started_at_ms: i64 },
+    Paused { started_at_ms: i64 },
     Ended { exit_code: Option<i64>, finished_at_ms: i64 },
 }
 
@@ -48,13 +75,13 @@ pub enum StartMark {
     Never,
     Intended {
         generation: u64,
-        boot: String,
+        epoch: String,
         before: Option<String>,
     },
     /// `ready`: the agent has answered once since.
     Done {
         generation: u64,
-        boot: String,
+        epoch: String,
         ready: bool,
     },
 }
@@ -83,16 +110,42 @@ pub struct View<'a> {
     pub intent: Intent,
     pub mark: &'a StartMark,
     pub failure: Option<&'a Failure>,
+    /// The disk that was made last.
+    pub disk: Option<u64>,
+    /// The start that ran out of memory.
+    pub oom: Option<u64>,
+    pub on_oom: OnOom,
+    /// The start whose end is for good.
+    pub settled: Option<&'a str>,
+    pub wanted: Limits,
+    /// The backend has refused these limits while it runs.
+    pub resize_refused: bool,
+    pub snapshot_on_stop: bool,
+    /// The start whose stop was snapshotted, or could not be.
+    pub snapshotted: Option<&'a str>,
     /// When the order came, for what was never started and so never finished.
     pub ordered_at_ms: i64,
-    pub boot: &'a str,
+    pub now_ms: i64,
+}
+
+impl View<'_> {
+    fn disk_due(&self) -> bool {
+        self.disk.is_none_or(|disk| disk < self.intent.disk_generation)
+    }
+
+    fn resize_due(&self, found: &Found) -> bool {
+        found.limits != self.wanted
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     Create,
+    /// Gives up the disk for the one that was asked for, once that is known to be there.
+    Replace,
     Start {
         before: Option<String>,
+        epoch: String,
     },
     /// The start happened, and the runner ended before it wrote so.
     ConfirmStart,
@@ -103,7 +156,14 @@ pub enum Step {
     RecordEarlyEnd {
         exit_code: Option<i64>,
     },
+    RecordOom,
+    SettleEnd,
+    Pause,
+    Resume,
+    Resize,
     Stop,
+    Kill,
+    SnapshotOnStop,
     Remove,
     Forget,
     Rest(Observed),
@@ -114,71 +174,125 @@ pub fn plan(view: &View<'_>, found: Option<&Found>) -> Step {
     match view.intent.desired {
         Desired::Deleted if found.is_some() => Step::Remove,
         Desired::Deleted => Step::Forget,
-        Desired::Stopped => stopped(view, found),
-        Desired::Running => running(view, found),
+        Desired::Stopped => down(view, found, Step::Stop),
+        Desired::Killed => down(view, found, Step::Kill),
+        Desired::Running | Desired::Paused => up(view, found),
     }
 }
 
-fn stopped(view: &View<'_>, found: Option<&Found>) -> Step {
-    match found.map(|found| &found.life) {
-        Some(Life::Running { .. }) => Step::Stop,
-        Some(Life::Ended { exit_code, finished_at_ms }) => {
-            Step::Rest(Observed::Stopped { exit_code: *exit_code, finished_at_ms: *finished_at_ms })
+fn down(view: &View<'_>, found: Option<&Found>, end: Step) -> Step {
+    let never =
+        Observed::Stopped { exit_code: None, finished_at_ms: view.ordered_at_ms, oom: false };
+    let Some(found) = found else {
+        return Step::Rest(if view.disk_due() { never } else { disappeared() });
+    };
+    match found.life {
+        // Frozen processes can neither end nor be ended.
+        Life::Paused { .. } => Step::Resume,
+        Life::Running { .. } => end,
+        Life::Created | Life::Ended { .. } if view.resize_due(found) => Step::Resize,
+        Life::Ended { .. }
+            if view.snapshot_on_stop
+                && view.intent.desired == Desired::Stopped
+                && view.snapshotted != found.started.as_deref() =>
+        {
+            Step::SnapshotOnStop
         }
-        None if *view.mark != StartMark::Never => Step::Rest(disappeared()),
-        Some(Life::Created) | None => {
-            Step::Rest(Observed::Stopped { exit_code: None, finished_at_ms: view.ordered_at_ms })
+        Life::Ended { exit_code, finished_at_ms } => {
+            Step::Rest(Observed::Stopped { exit_code, finished_at_ms, oom: false })
         }
+        Life::Created => Step::Rest(never),
     }
 }
 
-fn running(view: &View<'_>, found: Option<&Found>) -> Step {
-    if let Some(failure) = view.failure
-        && failure.start_generation == view.intent.start_generation
-    {
-        return match found {
-            Some(found) if found.is_running() => Step::Stop,
+fn up(view: &View<'_>, found: Option<&Found>) -> Step {
+    let start = view.intent.start_generation;
+    if let Some(failure) = view.failure.filter(|failure| failure.start_generation == start) {
+        return match found.map(|found| &found.life) {
+            Some(Life::Paused { .. }) => Step::Resume,
+            Some(Life::Running { .. }) => Step::Stop,
             Some(_) if failure.at_create => Step::Remove,
             Some(_) | None => Step::Rest(failure.observed()),
         };
     }
     let Some(found) = found else {
-        return match view.mark {
-            StartMark::Never => Step::Create,
-            // An empty disk in place of the lost one would look like the same machine.
-            StartMark::Intended { .. } | StartMark::Done { .. } => Step::Rest(disappeared()),
-        };
+        // An empty disk in place of the lost one would look like the same machine.
+        return if view.disk_due() { Step::Create } else { Step::Rest(disappeared()) };
     };
+    if found.disk < view.intent.disk_generation {
+        return match found.life {
+            Life::Paused { .. } => Step::Resume,
+            Life::Running { .. } => Step::Stop,
+            Life::Created | Life::Ended { .. } => Step::Replace,
+        };
+    }
+    if view.oom == Some(start) {
+        return match found.life {
+            Life::Paused { .. } => Step::Resume,
+            Life::Running { .. } => Step::Kill,
+            Life::Created => fresh(view, found),
+            Life::Ended { exit_code, finished_at_ms } => {
+                Step::Rest(Observed::Stopped { exit_code, finished_at_ms, oom: true })
+            }
+        };
+    }
     match view.mark {
         StartMark::Intended { generation, before, .. }
-            if *generation == view.intent.start_generation && *before != found.started =>
+            if *generation == start && *before != found.started =>
         {
             Step::ConfirmStart
         }
-        StartMark::Done { generation, boot, ready }
-            if *generation >= view.intent.start_generation =>
-        {
-            started(view, found, boot, *ready)
+        StartMark::Done { generation, epoch, ready } if *generation >= start => {
+            started(view, found, epoch, *ready)
         }
-        StartMark::Never | StartMark::Intended { .. } | StartMark::Done { .. } => fresh(found),
+        StartMark::Never | StartMark::Intended { .. } | StartMark::Done { .. } => {
+            fresh(view, found)
+        }
     }
 }
 
 /// A start is due: from standstill, so that a restart is one.
-fn fresh(found: &Found) -> Step {
-    if found.is_running() { Step::Stop } else { Step::Start { before: found.started.clone() } }
+fn fresh(view: &View<'_>, found: &Found) -> Step {
+    match found.life {
+        Life::Paused { .. } => Step::Resume,
+        Life::Running { .. } => Step::Stop,
+        Life::Created | Life::Ended { .. } if view.resize_due(found) => Step::Resize,
+        Life::Created | Life::Ended { .. } => {
+            Step::Start { before: found.started.clone(), epoch: found.epoch.clone() }
+        }
+    }
 }
 
-fn started(view: &View<'_>, found: &Found, boot: &str, ready: bool) -> Step {
+fn started(view: &View<'_>, found: &Found, epoch: &str, ready: bool) -> Step {
+    let paused = view.intent.desired == Desired::Paused;
     match found.life {
-        Life::Running { started_at_ms } if ready => Step::Rest(Observed::Running { started_at_ms }),
-        Life::Running { started_at_ms } => Step::AwaitAgent { started_at_ms },
-        Life::Created | Life::Ended { .. } if boot != view.boot => fresh(found),
-        Life::Created => fresh(found),
-        Life::Ended { exit_code, finished_at_ms } if ready => {
-            Step::Rest(Observed::Stopped { exit_code, finished_at_ms })
+        Life::Running { .. } if found.oom && view.on_oom == OnOom::End => Step::RecordOom,
+        Life::Running { started_at_ms } if !ready => Step::AwaitAgent { started_at_ms },
+        Life::Paused { .. } if !ready => Step::Resume,
+        Life::Running { .. } | Life::Paused { .. }
+            if view.resize_due(found) && !view.resize_refused =>
+        {
+            Step::Resize
         }
-        Life::Ended { exit_code, .. } => Step::RecordEarlyEnd { exit_code },
+        Life::Running { .. } if paused => Step::Pause,
+        Life::Running { started_at_ms } => Step::Rest(Observed::Running { started_at_ms }),
+        Life::Paused { started_at_ms } if paused => Step::Rest(Observed::Paused { started_at_ms }),
+        Life::Paused { .. } => Step::Resume,
+        Life::Created => fresh(view, found),
+        Life::Ended { .. } if epoch != found.epoch && view.settled != found.started.as_deref() => {
+            fresh(view, found)
+        }
+        Life::Ended { exit_code: Some(KILLED_EXIT_CODE), .. } if found.oom => Step::RecordOom,
+        Life::Ended { exit_code, .. } if !ready => Step::RecordEarlyEnd { exit_code },
+        Life::Ended { finished_at_ms, .. }
+            if view.settled != found.started.as_deref()
+                && view.now_ms - finished_at_ms >= SETTLE_MS =>
+        {
+            Step::SettleEnd
+        }
+        Life::Ended { exit_code, finished_at_ms } => {
+            Step::Rest(Observed::Stopped { exit_code, finished_at_ms, oom: false })
+        }
     }
 }
 
@@ -186,7 +300,7 @@ fn disappeared() -> Observed {
     Observed::Failed {
         code: FailureCode::Disappeared,
         message: "its container was removed by somebody else; its disk is gone".to_owned(),
-        hint: Some("delete it and create it again".to_owned()),
+        hint: Some("restore a snapshot of it, or delete it and create it again".to_owned()),
     }
 }
 

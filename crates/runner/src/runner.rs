@@ -11,20 +11,19 @@ use std::time::Duration;
 
 use kohakuriver_link::pki::RunnerIdentity;
 use kohakuriver_model::Inventory;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent_files;
 use crate::backend::Backend;
 use crate::backend::docker::{DockerBackend, DockerConfig};
 use crate::board::Board;
-use crate::clock;
-use crate::driver::Shared;
+use crate::driver::{STARTS_AT_ONCE, Shared};
 use crate::fleet::Fleet;
 use crate::inventory::detect_inventory;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, LedgerError};
-use crate::lock::{DataDirLock, LockError, lock_data_dir};
+use crate::lock::DataDirLock;
 use crate::session::Session;
 
 /// A step that takes longer is taken up again at the next start.
@@ -48,8 +47,6 @@ pub struct RunnerConfig {
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunnerError {
-    #[error(transparent)]
-    Lock(#[from] LockError),
     #[error("the runner's records cannot be used")]
     Ledger(#[from] LedgerError),
     #[error("cannot copy {executable} to where instances find their agent")]
@@ -71,10 +68,11 @@ impl std::fmt::Debug for Runner {
 }
 
 impl Runner {
-    /// Takes the data directory and takes up every instance it knows.
+    /// Takes up every instance that the data directory knows. The lock is the directory's.
     pub async fn start(
         config: RunnerConfig,
         identity: RunnerIdentity,
+        lock: DataDirLock,
     ) -> Result<Self, RunnerError> {
         let layout = Layout::new(&config.data_dir, &config.shared_dir);
         let backend = Arc::new(DockerBackend::new(DockerConfig {
@@ -83,7 +81,7 @@ impl Runner {
             socket: config.docker_socket.clone(),
             default_image: config.default_image.clone(),
         }));
-        Self::start_with(config, layout, identity, backend).await
+        Self::start_with(config, layout, identity, backend, lock).await
     }
 
     async fn start_with(
@@ -91,8 +89,8 @@ impl Runner {
         layout: Layout,
         identity: RunnerIdentity,
         backend: Arc<dyn Backend>,
+        lock: DataDirLock,
     ) -> Result<Self, RunnerError> {
-        let lock = lock_data_dir(&config.data_dir)?;
         let ledger = Ledger::new(layout.clone());
         let records = ledger.load_all()?;
         let copied = tokio::task::spawn_blocking({
@@ -109,7 +107,7 @@ impl Runner {
             ledger,
             layout,
             board: Arc::new(Board::default()),
-            boot: clock::boot_id(),
+            room: Semaphore::new(STARTS_AT_ONCE),
             stop_grace: config.stop_grace,
             shutdown: CancellationToken::new(),
         });

@@ -8,6 +8,7 @@
 //!
 //! Nothing here touches an instance: orders go to the fleet, observations come from the board.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,6 +138,7 @@ impl Session {
             | ToRunner::SyncDone
             | ToRunner::HeartbeatAck
             | ToRunner::DialData { .. }
+            | ToRunner::Ask { .. }
             | ToRunner::Certificate { .. } => Err(SessionError::Unexpected),
         }
     }
@@ -149,8 +151,11 @@ impl Session {
         // Bounded: dial failures beyond this say nothing new.
         let (failures, mut dial_failures) = mpsc::channel(16);
         let identity = self.identity.subscribe();
+        // Answers wait here while the link is busy; more questions than this are not open at once.
+        let (answer, mut answers) = mpsc::channel(64);
         let pool = DataPool::start(Arc::clone(&self.streams), identity, failures);
         let mut talk = Talk { link, heard: Instant::now() };
+        let mut ordered = HashSet::new();
         let mut changes = self.shared.board.subscribe();
         let mut inventory = self.inventory.subscribe();
         let mut told = told;
@@ -166,7 +171,18 @@ impl Session {
             tokio::select! {
                 message = talk.link.receive::<ToRunner>() => {
                     talk.heard = Instant::now();
-                    self.handle(message?, &pool)?;
+                    let message = message?;
+                    match &message {
+                        ToRunner::Order(order) => drop(ordered.insert(order.task_id)),
+                        ToRunner::SyncDone => self.fleet.report_strangers(&ordered),
+                        ToRunner::Welcome { .. }
+                        | ToRunner::Refused { .. }
+                        | ToRunner::HeartbeatAck
+                        | ToRunner::DialData { .. }
+                        | ToRunner::Certificate { .. }
+                        | ToRunner::Ask { .. } => {}
+                    }
+                    self.handle(message, &pool, &answer)?;
                 }
                 Ok(()) = changes.changed() => reported = self.report(&mut talk, reported).await?,
                 Ok(()) = inventory.changed() => {
@@ -179,6 +195,7 @@ impl Session {
                 Some(error) = dial_failures.recv() => {
                     talk.send(&ToHost::DialFailed { error }).await?;
                 }
+                Some(message) = answers.recv() => talk.send(&message).await?,
                 _ = beats.tick() => {
                     talk.send(&ToHost::Heartbeat { metrics: meter.measure() }).await?;
                 }
@@ -194,8 +211,21 @@ impl Session {
         }
     }
 
-    fn handle(&self, message: ToRunner, pool: &DataPool) -> Result<(), SessionError> {
+    fn handle(
+        &self,
+        message: ToRunner,
+        pool: &DataPool,
+        answers: &mpsc::Sender<ToHost>,
+    ) -> Result<(), SessionError> {
         match message {
+            ToRunner::Ask { request, task_id, question } => {
+                let (fleet, answers) = (Arc::clone(&self.fleet), answers.clone());
+                tokio::spawn(async move {
+                    let answer = fleet.ask(task_id, question).await;
+                    // The session may be over; then nobody waits for it.
+                    let _ = answers.send(ToHost::Answer { request, answer }).await;
+                });
+            }
             ToRunner::Order(order) => self.fleet.order(order),
             ToRunner::DialData { count } => pool.dial(count),
             ToRunner::Certificate { certificate_pem } => self.renewed(certificate_pem)?,

@@ -13,7 +13,7 @@ use kohakuriver_link::protocol::{
 };
 use kohakuriver_link::tls;
 use kohakuriver_model::{ImageSource, InstanceSpec, Intent, NodeId, Observation, Observed, TaskId};
-use kohakuriver_runner::{LockError, Runner, RunnerConfig, RunnerError};
+use kohakuriver_runner::{LockError, Runner, RunnerConfig, lock_data_dir};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -173,15 +173,8 @@ fn standin_agent() -> PathBuf {
 
 fn order(task_id: TaskId, intent: Intent) -> Order {
     let reference = "kohakuriver-test/busybox:latest".to_owned();
-    let spec = InstanceSpec {
-        name: None,
-        image: ImageSource::Registry { reference },
-        cores: 0,
-        memory_bytes: None,
-        pids_limit: 100,
-        ssh: None,
-        env: std::collections::BTreeMap::new(),
-    };
+    let image = ImageSource::Registry { reference };
+    let spec = InstanceSpec { pids_limit: 100, ..InstanceSpec::new(image) };
     Order { task_id, intent, spec }
 }
 
@@ -192,7 +185,10 @@ async fn an_instance_lives_through_restarts_of_runner_and_host() {
     let machine = Machine { dir, node: host.identity.node_name.to_string() };
     let id = TaskId::from_u64(rand::random_range(1..i64::MAX as u64));
     let start = async |identity: &RunnerIdentity| {
-        let runner = Runner::start(machine.config(), identity.clone()).await.unwrap();
+        let runner = {
+            let lock = lock_data_dir(&machine.config().data_dir).unwrap();
+            Runner::start(machine.config(), identity.clone(), lock).await.unwrap()
+        };
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(runner.run(shutdown.clone()));
         (running, shutdown)
@@ -200,8 +196,8 @@ async fn an_instance_lives_through_restarts_of_runner_and_host() {
     let (running, shutdown) = start(&host.identity).await;
 
     // A second one on the same data directory is refused.
-    let second = Runner::start(machine.config(), host.identity.clone()).await;
-    assert!(matches!(second, Err(RunnerError::Lock(LockError::Taken { .. }))));
+    let second = lock_data_dir(&machine.config().data_dir);
+    assert!(matches!(second, Err(LockError::Taken { .. })));
 
     let (mut link, known) = host.greet().await;
     assert!(known.is_empty());
@@ -282,7 +278,8 @@ async fn more_connections_are_dialled_when_the_host_asks() {
     let dir = tempfile::tempdir().unwrap();
     let mut host = Host::new(dir.path()).await;
     let machine = Machine { dir, node: host.identity.node_name.to_string() };
-    let runner = Runner::start(machine.config(), host.identity.clone()).await.unwrap();
+    let lock = lock_data_dir(&machine.config().data_dir).unwrap();
+    let runner = Runner::start(machine.config(), host.identity.clone(), lock).await.unwrap();
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(runner.run(shutdown.clone()));
     let (mut link, _) = host.greet().await;

@@ -3,17 +3,15 @@
 use std::collections::HashMap;
 
 use kohakuriver_model::{
-    Demand, Desired, InstanceName, InstanceSpec, Intent, NodeId, NodeName, NodeRoom, Observation,
-    Observed, Refusal, TaskId, place,
+    Demand, Desired, InstanceName, InstanceSpec, Intent, NodeId, NodeName, Observation, Observed,
+    Refusal, TaskId, place,
 };
+use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, Sqlite, Transaction};
 
-use crate::nodes::NodeRow;
+use crate::allocations::{allocate, demand_of, release, rooms, take_port};
+use crate::events::{NewEvent, insert_event};
 use crate::{Store, StoreError};
-
-/// Ports given to VPSes with SSH start here; the page promises it.
-const FIRST_SSH_PORT: i64 = 9000;
 
 /// An instance as the host knows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,8 +37,20 @@ pub struct InstanceRow {
 pub struct NewInstance {
     /// Made from the clock; the store moves it up if it was given out before.
     pub id: TaskId,
+    /// Its GPUs and NUMA node are filled in by placement.
     pub spec: InstanceSpec,
     pub target: Option<NodeName>,
+    pub demand: Demand,
+    /// Written down with it.
+    pub actor: String,
+}
+
+/// What a person's act makes of an instance.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub intent: Intent,
+    pub spec: InstanceSpec,
+    pub event: NewEvent,
 }
 
 /// Why an instance was not created or not restarted.
@@ -141,8 +151,9 @@ impl Store {
                 return Err(CreateError::NameTaken(name.clone()));
             }
         }
-        let rooms = rooms(&Self::list_nodes_in(&mut tx).await?, unavailable);
-        let node = place(demand(&new.spec), new.target.as_ref(), &rooms)?;
+        let rooms = rooms(&mut tx, unavailable).await?;
+        let placed = place(&new.demand, new.target.as_ref(), &rooms)?;
+        let spec = InstanceSpec { gpus: placed.gpus, numa: placed.numa, ..new.spec };
         let last: i64 =
             sqlx::query("SELECT id FROM last_id").fetch_one(&mut *tx).await?.try_get("id")?;
         let id = TaskId::from_u64(new.id.as_u64().max(last as u64 + 1));
@@ -153,19 +164,21 @@ impl Store {
              intent_ms, created_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
         )
         .bind(id.as_i64())
-        .bind(new.spec.name.as_ref().map(InstanceName::as_str))
-        .bind(node.id.as_str())
-        .bind(json(&new.spec, "spec")?)
+        .bind(spec.name.as_ref().map(InstanceName::as_str))
+        .bind(placed.node.as_str())
+        .bind(json(&spec, "spec")?)
         .bind(desired_text(intent.desired))
         .bind(intent.generation as i64)
         .bind(intent.start_generation as i64)
         .bind(now_ms)
         .execute(&mut *tx)
         .await?;
-        allocate(&mut tx, id, &node.id, demand(&new.spec)).await?;
-        if new.spec.ssh.is_some() {
+        allocate(&mut tx, id, &placed.node, &spec).await?;
+        if spec.ssh.is_some() {
             take_port(&mut tx, id).await?;
         }
+        let event = NewEvent { kind: "create", actor: new.actor, detail: String::new() };
+        insert_event(&mut tx, id, &event, now_ms).await?;
         tx.commit().await?;
         Ok(self
             .lookup_instance(id)
@@ -173,26 +186,31 @@ impl Store {
             .ok_or(StoreError::NotFound { what: "row that was just written".to_owned() })?)
     }
 
-    /// Writes a new intent, if the row still has the generation it was decided on. An intent to
-    /// run takes the compute it needs in the same transaction.
-    pub async fn change_intent(
+    /// Writes what a person's act made of it, if the row still has the generation that was
+    /// decided on. What should be up takes what it needs in the same transaction; where there is
+    /// no room nothing changes.
+    pub async fn change_instance(
         &self,
         row: &InstanceRow,
-        intent: Intent,
+        change: &Change,
         unavailable: &HashMap<NodeId, String>,
         now_ms: i64,
     ) -> Result<(), CreateError> {
+        let Change { intent, spec, event } = change;
         let mut tx = self.begin().await?;
         let changed = sqlx::query(
             "UPDATE instances SET desired = $3, generation = $4, start_generation = $5,
-             intent_ms = $6, revision = revision + 1 WHERE id = $1 AND generation = $2",
+             disk_generation = $6, intent_ms = $7, spec = $8, revision = revision + 1
+             WHERE id = $1 AND generation = $2",
         )
         .bind(row.id.as_i64())
         .bind(row.intent.generation as i64)
         .bind(desired_text(intent.desired))
         .bind(intent.generation as i64)
         .bind(intent.start_generation as i64)
+        .bind(intent.disk_generation as i64)
         .bind(now_ms)
+        .bind(json(spec, "spec")?)
         .execute(&mut *tx)
         .await?
         .rows_affected();
@@ -202,24 +220,38 @@ impl Store {
         let held = sqlx::query("SELECT 1 FROM allocations WHERE instance_id = $1")
             .bind(row.id.as_i64())
             .fetch_optional(&mut *tx)
-            .await?;
-        if intent.desired == Desired::Running && held.is_none() {
-            let rooms = rooms(&Self::list_nodes_in(&mut tx).await?, unavailable);
-            place(demand(&row.spec), Some(&row.node_name), &rooms)?;
-            allocate(&mut tx, row.id, &row.node_id, demand(&row.spec)).await?;
+            .await?
+            .is_some();
+        let other = demand_of(spec) != demand_of(&row.spec);
+        if held && other {
+            // Its own share counts as free for what it takes instead.
+            release(&mut tx, row.id).await?;
         }
+        let fresh_start = intent.start_generation > row.intent.start_generation;
+        if (held && other) || (!held && fresh_start) {
+            let mut rooms = rooms(&mut tx, unavailable).await?;
+            if held {
+                // A node that is drained or away keeps what it has, and can change it.
+                rooms.iter_mut().for_each(|room| room.unavailable = None);
+            }
+            place(&demand_of(spec), Some(&row.node_name), &rooms)?;
+            allocate(&mut tx, row.id, &row.node_id, spec).await?;
+        }
+        insert_event(&mut tx, row.id, event, now_ms).await?;
         tx.commit().await?;
         Ok(())
     }
 
-    /// Writes down what a runner saw. Compute is released when the end is proven, and the row
-    /// goes when a delete is. Returns false where nothing changed: an observation of another
+    /// Writes down what a runner saw, with the event that this is. Compute is released when the
+    /// end is proven, and the row goes when a delete is. Returns false where nothing changed: an observation of another
     /// node's instance, of an older generation, or one that is known already.
     pub async fn record_observation(
         &self,
         id: TaskId,
         node: &NodeId,
         observation: &Observation,
+        event: Option<NewEvent>,
+        now_ms: i64,
     ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let sql = sqlx::AssertSqlSafe(format!("{SELECT} WHERE i.id = $1 AND i.node_id = $2"));
@@ -241,6 +273,9 @@ impl Store {
                 .bind(id.as_i64())
                 .execute(&mut *tx)
                 .await?;
+            let actor = format!("node {}", row.node_name);
+            let event = NewEvent { kind: "deleted", actor, detail: String::new() };
+            insert_event(&mut tx, id, &event, now_ms).await?;
             tx.commit().await?;
             return Ok(true);
         }
@@ -252,82 +287,18 @@ impl Store {
             .bind(json(&kept, "observation")?)
             .execute(&mut *tx)
             .await?;
+        if let Some(event) = event {
+            insert_event(&mut tx, id, &event, now_ms).await?;
+        }
         if current && observation.state.is_at_rest() {
-            sqlx::query("DELETE FROM allocations WHERE instance_id = $1")
-                .bind(id.as_i64())
-                .execute(&mut *tx)
-                .await?;
+            release(&mut tx, id).await?;
         } else if !row.holds_compute && !observation.state.is_at_rest() {
             // Somebody started it behind our back. What runs is counted, room or no room.
-            allocate(&mut tx, id, &row.node_id, demand(&row.spec)).await?;
+            allocate(&mut tx, id, &row.node_id, &row.spec).await?;
         }
         tx.commit().await?;
         Ok(true)
     }
-}
-
-/// What an instance takes from its node's account.
-fn demand(spec: &InstanceSpec) -> Demand {
-    Demand { cores: spec.cores, memory_bytes: spec.memory_bytes.unwrap_or(0) }
-}
-
-fn rooms(nodes: &[NodeRow], unavailable: &HashMap<NodeId, String>) -> Vec<NodeRoom> {
-    nodes
-        .iter()
-        .map(|node| {
-            let inventory = node.inventory.as_ref();
-            let unavailable = match inventory {
-                None => Some("has never been seen since it joined".to_owned()),
-                Some(_) => unavailable.get(&node.id).cloned(),
-            };
-            NodeRoom {
-                id: node.id.clone(),
-                name: node.name.clone(),
-                unavailable,
-                cores: inventory.map_or(0, |inventory| inventory.cores),
-                cores_taken: node.cores_taken,
-                memory_bytes: inventory.map_or(0, |inventory| inventory.memory_bytes),
-                memory_taken: node.memory_taken,
-            }
-        })
-        .collect()
-}
-
-async fn allocate(
-    tx: &mut Transaction<'_, Sqlite>,
-    id: TaskId,
-    node: &NodeId,
-    demand: Demand,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO allocations (instance_id, node_id, cores, memory_bytes) VALUES ($1, $2, $3, $4)",
-    )
-    .bind(id.as_i64())
-    .bind(node.as_str())
-    .bind(i64::from(demand.cores))
-    .bind(demand.memory_bytes as i64)
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-/// Takes the lowest free port.
-async fn take_port(tx: &mut Transaction<'_, Sqlite>, id: TaskId) -> Result<(), CreateError> {
-    let row = sqlx::query(
-        "SELECT MIN(c.port) AS port FROM (
-             SELECT $1 AS port UNION ALL SELECT port + 1 FROM ssh_ports) c
-         WHERE c.port <= 65535 AND NOT EXISTS (SELECT 1 FROM ssh_ports p WHERE p.port = c.port)",
-    )
-    .bind(FIRST_SSH_PORT)
-    .fetch_one(&mut **tx)
-    .await?;
-    let port: i64 = row.try_get::<Option<i64>, _>("port")?.ok_or(CreateError::NoPort)?;
-    sqlx::query("INSERT INTO ssh_ports (port, instance_id) VALUES ($1, $2)")
-        .bind(port)
-        .bind(id.as_i64())
-        .execute(&mut **tx)
-        .await?;
-    Ok(())
 }
 
 fn json<T: serde::Serialize>(value: &T, column: &'static str) -> Result<String, StoreError> {
@@ -338,7 +309,9 @@ fn json<T: serde::Serialize>(value: &T, column: &'static str) -> Result<String, 
 fn desired_text(desired: Desired) -> &'static str {
     match desired {
         Desired::Running => "running",
+        Desired::Paused => "paused",
         Desired::Stopped => "stopped",
+        Desired::Killed => "killed",
         Desired::Deleted => "deleted",
     }
 }
@@ -347,7 +320,9 @@ fn read_instance(row: &SqliteRow) -> Result<InstanceRow, StoreError> {
     let damaged = |column| StoreError::Inconsistent { table: "instances", column };
     let desired = match row.try_get::<String, _>("desired")?.as_str() {
         "running" => Desired::Running,
+        "paused" => Desired::Paused,
         "stopped" => Desired::Stopped,
+        "killed" => Desired::Killed,
         "deleted" => Desired::Deleted,
         _ => return Err(damaged("desired")),
     };
@@ -366,6 +341,7 @@ fn read_instance(row: &SqliteRow) -> Result<InstanceRow, StoreError> {
             desired,
             generation: row.try_get::<i64, _>("generation")? as u64,
             start_generation: row.try_get::<i64, _>("start_generation")? as u64,
+            disk_generation: row.try_get::<i64, _>("disk_generation")? as u64,
         },
         intent_ms: row.try_get("intent_ms")?,
         observation,

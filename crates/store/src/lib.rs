@@ -5,14 +5,17 @@
 //! found and says [`StoreError::Stale`] where somebody was faster. An instance and its
 //! allocations are written together, so no crash leaves one without the other.
 
+mod allocations;
 mod error;
+mod events;
 mod instances;
 mod nodes;
 mod open;
 mod tokens;
 
 pub use error::StoreError;
-pub use instances::{CreateError, InstanceRow, NewInstance, Resolve};
+pub use events::{EventRow, NewEvent};
+pub use instances::{Change, CreateError, InstanceRow, NewInstance, Resolve};
 pub use nodes::NodeRow;
 pub use open::Store;
 pub use tokens::RedeemError;

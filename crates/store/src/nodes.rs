@@ -1,5 +1,7 @@
 //! Nodes.
 
+use std::collections::BTreeMap;
+
 use kohakuriver_model::{Inventory, NodeId, NodeName};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -20,12 +22,21 @@ pub struct NodeRow {
     pub cores_taken: u32,
     pub memory_taken: u64,
     pub instances: u32,
+    /// Instances that are up without a limit of cores: they share with everybody.
+    pub without_limit: u32,
+    /// It takes no new work.
+    pub drained: bool,
+    pub labels: BTreeMap<String, String>,
+    /// UUIDs of the GPUs that are taken.
+    pub gpus_taken: Vec<String>,
 }
 
 const SELECT: &str = "SELECT n.*,
     (SELECT COALESCE(SUM(a.cores), 0) FROM allocations a WHERE a.node_id = n.id) AS cores_taken,
     (SELECT COALESCE(SUM(a.memory_bytes), 0) FROM allocations a WHERE a.node_id = n.id) AS memory_taken,
-    (SELECT COUNT(*) FROM instances i WHERE i.node_id = n.id) AS instances
+    (SELECT COUNT(*) FROM instances i WHERE i.node_id = n.id) AS instances,
+    (SELECT COUNT(*) FROM allocations a WHERE a.node_id = n.id AND a.cores = 0) AS without_limit,
+    (SELECT GROUP_CONCAT(g.gpu) FROM gpu_allocations g WHERE g.node_id = n.id) AS gpus_taken
     FROM nodes n ORDER BY n.name";
 
 impl Store {
@@ -96,6 +107,31 @@ impl Store {
         Ok(())
     }
 
+    /// A drained node keeps what it has and takes nothing new.
+    pub async fn set_drained(&self, name: &NodeName, drained: bool) -> Result<(), StoreError> {
+        let done = sqlx::query("UPDATE nodes SET drained = $2 WHERE name = $1")
+            .bind(name.as_str())
+            .bind(drained)
+            .execute(&self.writer)
+            .await?;
+        changed_one(name, done.rows_affected())
+    }
+
+    pub async fn set_labels(
+        &self,
+        name: &NodeName,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<(), StoreError> {
+        let labels = serde_json::to_string(labels)
+            .map_err(|_| StoreError::Inconsistent { table: "nodes", column: "labels" })?;
+        let done = sqlx::query("UPDATE nodes SET labels = $2 WHERE name = $1")
+            .bind(name.as_str())
+            .bind(labels)
+            .execute(&self.writer)
+            .await?;
+        changed_one(name, done.rows_affected())
+    }
+
     /// Removes a node. With `force` its instances' rows go too: whatever is left on the machine
     /// is no longer this cluster's.
     pub async fn remove_node(&self, name: &NodeName, force: bool) -> Result<NodeId, StoreError> {
@@ -128,6 +164,13 @@ fn json<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
         .map_err(|_| StoreError::Inconsistent { table: "nodes", column: "inventory" })
 }
 
+fn changed_one(name: &NodeName, rows: u64) -> Result<(), StoreError> {
+    if rows == 1 {
+        return Ok(());
+    }
+    Err(StoreError::NotFound { what: format!("node named '{name}'") })
+}
+
 fn read_name(row: &SqliteRow) -> Result<NodeName, StoreError> {
     row.try_get::<String, _>("name")?
         .parse()
@@ -152,5 +195,13 @@ fn read_node(row: &SqliteRow) -> Result<NodeRow, StoreError> {
             .map_err(|_| damaged("cores"))?,
         memory_taken: row.try_get::<i64, _>("memory_taken")? as u64,
         instances: row.try_get::<i64, _>("instances")? as u32,
+        without_limit: row.try_get::<i64, _>("without_limit")? as u32,
+        drained: row.try_get("drained")?,
+        labels: serde_json::from_str(&row.try_get::<String, _>("labels")?)
+            .map_err(|_| damaged("labels"))?,
+        gpus_taken: row
+            .try_get::<Option<String>, _>("gpus_taken")?
+            .map(|list| list.split(',').map(ToOwned::to_owned).collect())
+            .unwrap_or_default(),
     })
 }

@@ -84,12 +84,13 @@ impl Store {
 }
 
 fn migrations() -> Migrator {
-    let start = Migration::new(
-        1,
-        Cow::Borrowed("start"),
-        MigrationType::Simple,
-        sqlx::SqlStr::from_static(include_str!("../migrations/0001_start.sql")),
-        false,
-    );
-    Migrator::with_migrations(vec![start])
+    let scripts = [
+        (1, "start", include_str!("../migrations/0001_start.sql")),
+        (2, "lifecycle", include_str!("../migrations/0002_lifecycle.sql")),
+    ];
+    let migrations = scripts.map(|(version, name, sql)| {
+        let sql = sqlx::SqlStr::from_static(sql);
+        Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, sql, false)
+    });
+    Migrator::with_migrations(migrations.into())
 }

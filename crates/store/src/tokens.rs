@@ -28,62 +28,77 @@ impl From<sqlx::Error> for RedeemError {
 }
 
 impl Store {
-    /// Remembers a token by the SHA-256 of its secret, hex.
+    /// Remembers a token by the SHA-256 of its secret, hex. `readmits` names the node that a
+    /// machine may take up with it.
     pub async fn create_join_token(
         &self,
         hash: &str,
         now_ms: i64,
         expires_ms: i64,
+        readmits: Option<&NodeName>,
     ) -> Result<(), StoreError> {
-        sqlx::query("INSERT INTO join_tokens (hash, created_ms, expires_ms) VALUES ($1, $2, $3)")
+        let sql = "INSERT INTO join_tokens (hash, created_ms, expires_ms, readmits)
+            VALUES ($1, $2, $3, $4)";
+        sqlx::query(sql)
             .bind(hash)
             .bind(now_ms)
             .bind(expires_ms)
+            .bind(readmits.map(NodeName::as_str))
             .execute(&self.writer)
             .await?;
         Ok(())
     }
 
-    /// Uses the token up and makes the node, both or neither.
+    /// Uses the token up and makes the node `id`, both or neither. Answers the node's id, which is
+    /// another one where the token readmits the node of this name.
     pub async fn redeem_join_token(
         &self,
         hash: &str,
         id: &NodeId,
         name: &NodeName,
         now_ms: i64,
-    ) -> Result<(), RedeemError> {
+    ) -> Result<NodeId, RedeemError> {
         let mut tx = self.begin().await?;
-        let row = sqlx::query("SELECT expires_ms, used_by FROM join_tokens WHERE hash = $1")
-            .bind(hash)
-            .fetch_optional(&mut *tx)
-            .await?
-            .ok_or(RedeemError::Unknown)?;
+        let row =
+            sqlx::query("SELECT expires_ms, used_by, readmits FROM join_tokens WHERE hash = $1")
+                .bind(hash)
+                .fetch_optional(&mut *tx)
+                .await?
+                .ok_or(RedeemError::Unknown)?;
         if let Some(by) = row.try_get::<Option<String>, _>("used_by")? {
             return Err(RedeemError::Used { by });
         }
         if row.try_get::<i64, _>("expires_ms")? <= now_ms {
             return Err(RedeemError::Expired);
         }
-        let taken = sqlx::query("SELECT 1 FROM nodes WHERE name = $1")
+        let readmits = row.try_get::<Option<String>, _>("readmits")?;
+        let taken = sqlx::query("SELECT id FROM nodes WHERE name = $1")
             .bind(name.as_str())
             .fetch_optional(&mut *tx)
             .await?;
-        if taken.is_some() {
-            return Err(RedeemError::NameTaken(name.clone()));
-        }
+        let known = match taken {
+            Some(row) if readmits.as_deref() == Some(name.as_str()) => {
+                Some(NodeId::new(row.try_get::<String, _>("id")?))
+            }
+            Some(_) => return Err(RedeemError::NameTaken(name.clone())),
+            None => None,
+        };
         sqlx::query("UPDATE join_tokens SET used_ms = $2, used_by = $3 WHERE hash = $1")
             .bind(hash)
             .bind(now_ms)
             .bind(name.as_str())
             .execute(&mut *tx)
             .await?;
-        sqlx::query("INSERT INTO nodes (id, name, joined_ms) VALUES ($1, $2, $3)")
-            .bind(id.as_str())
-            .bind(name.as_str())
-            .bind(now_ms)
-            .execute(&mut *tx)
-            .await?;
+        let node = known.clone().unwrap_or_else(|| id.clone());
+        if known.is_none() {
+            sqlx::query("INSERT INTO nodes (id, name, joined_ms) VALUES ($1, $2, $3)")
+                .bind(node.as_str())
+                .bind(name.as_str())
+                .bind(now_ms)
+                .execute(&mut *tx)
+                .await?;
+        }
         tx.commit().await?;
-        Ok(())
+        Ok(node)
     }
 }

@@ -2,17 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that is surprised should end there")]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
+use kohakuriver_model::node::Gpu;
 use kohakuriver_model::{
-    Act, Admission, Desired, DockerState, FailureCode, ImageSource, InstanceSpec, Inventory,
-    NodeId, Observation, Observed, SshAccess, TaskId, admission, public_status,
+    Act, Admission, Demand, Desired, DockerState, FailureCode, GpuDemand, GpuRuntime, ImageSource,
+    InstanceSpec, Inventory, NodeId, Observation, Observed, SshAccess, TaskId, admission,
+    public_status,
 };
-use kohakuriver_store::{CreateError, InstanceRow, NewInstance, RedeemError, Resolve, Store};
+use kohakuriver_store::{
+    Change, CreateError, InstanceRow, NewEvent, NewInstance, RedeemError, Resolve, Store,
+};
 use proptest::prelude::*;
 
 const CORES: u32 = 8;
 const MEMORY: u64 = 1 << 30;
+const GPUS: u32 = 3;
 
 struct Cluster {
     store: Store,
@@ -24,17 +29,20 @@ async fn cluster() -> Cluster {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("host.db")).await.unwrap();
     let node = NodeId::new("n-1");
-    store.create_join_token("hash", 0, 1000).await.unwrap();
+    store.create_join_token("hash", 0, 1000, None).await.unwrap();
     store.redeem_join_token("hash", &node, &"n1".parse().unwrap(), 1).await.unwrap();
+    let gpu = |index: u32| Gpu {
+        index,
+        uuid: format!("GPU-{index}"),
+        name: "A100".to_owned(),
+        pci_address: String::new(),
+        memory_bytes: 0,
+    };
+    let docker = DockerState::Ready { version: "1".into() };
     let inventory = Inventory {
-        cores: CORES,
-        memory_bytes: MEMORY,
-        numa: Vec::new(),
-        gpus: Vec::new(),
-        docker: DockerState::Ready { version: "1".into() },
-        kvm_device: false,
-        kernel: String::new(),
-        os: String::new(),
+        gpus: (0..GPUS).map(gpu).collect(),
+        gpu_runtime: GpuRuntime::Ready,
+        ..Inventory::of(CORES, MEMORY, docker)
     };
     store.record_hello(&node, &inventory, "0", 0, 1).await.unwrap();
     Cluster { store, node, _dir: dir }
@@ -42,23 +50,35 @@ async fn cluster() -> Cluster {
 
 fn spec(cores: u32, memory_bytes: u64) -> InstanceSpec {
     InstanceSpec {
-        name: None,
-        image: ImageSource::Default,
         cores,
         memory_bytes: (memory_bytes > 0).then_some(memory_bytes),
-        pids_limit: 100,
         ssh: Some(SshAccess { authorized_keys: Vec::new() }),
-        env: BTreeMap::new(),
+        ..InstanceSpec::new(ImageSource::Default)
     }
 }
 
-fn new(spec: InstanceSpec) -> NewInstance {
-    NewInstance { id: TaskId::from_u64(1), spec, target: None }
+fn new(spec: InstanceSpec, gpus: GpuDemand) -> NewInstance {
+    let demand = Demand {
+        cores: spec.cores,
+        memory_bytes: spec.memory_bytes.unwrap_or(0),
+        gpus,
+        numa: None,
+    };
+    let actor = "tester".to_owned();
+    NewInstance { id: TaskId::from_u64(1), spec, target: None, demand, actor }
 }
 
 impl Cluster {
     async fn create(&self, spec: InstanceSpec) -> Result<InstanceRow, CreateError> {
-        self.store.create_instance(new(spec), &HashMap::new(), 5).await
+        self.create_with(spec, GpuDemand::None).await
+    }
+
+    async fn create_with(
+        &self,
+        spec: InstanceSpec,
+        gpus: GpuDemand,
+    ) -> Result<InstanceRow, CreateError> {
+        self.store.create_instance(new(spec, gpus), &HashMap::new(), 5).await
     }
 
     async fn row(&self, id: TaskId) -> Option<InstanceRow> {
@@ -66,22 +86,38 @@ impl Cluster {
     }
 
     async fn act(&self, id: TaskId, act: Act) -> Result<(), CreateError> {
+        self.act_with(id, act, |spec| spec).await
+    }
+
+    async fn act_with(
+        &self,
+        id: TaskId,
+        act: Act,
+        edit: impl FnOnce(InstanceSpec) -> InstanceSpec,
+    ) -> Result<(), CreateError> {
         let Some(row) = self.row(id).await else {
             return Ok(());
         };
         let status = public_status(&row.intent, row.observation.as_ref(), true);
         match admission::admit(act, &row.intent, status) {
             Admission::Change(intent) => {
-                self.store.change_intent(&row, intent, &HashMap::new(), 6).await
+                let event =
+                    NewEvent { kind: act.verb(), actor: "tester".into(), detail: "".into() };
+                let change = Change { intent, spec: edit(row.spec.clone()), event };
+                self.store.change_instance(&row, &change, &HashMap::new(), 6).await
             }
             Admission::Already | Admission::Refused { .. } => Ok(()),
         }
     }
 
     async fn observe(&self, id: TaskId, generation: u64, state: Observed) -> bool {
-        let observation = Observation { generation, state, ssh_host_key: None };
-        self.store.record_observation(id, &self.node, &observation).await.unwrap()
+        let observation = seen(generation, state);
+        self.store.record_observation(id, &self.node, &observation, None, 7).await.unwrap()
     }
+}
+
+fn seen(generation: u64, state: Observed) -> Observation {
+    Observation { generation, state, ssh_host_key: None, warning: None }
 }
 
 #[tokio::test]
@@ -94,7 +130,13 @@ async fn a_stop_releases_compute_only_when_it_is_proven_and_keeps_the_port() {
     let refused = cluster.create(spec(1, 0)).await.unwrap_err();
     assert!(refused.to_string().contains("0 of 8 cores free"), "{refused}");
 
-    cluster.observe(first.id, 2, Observed::Stopped { exit_code: Some(0), finished_at_ms: 2 }).await;
+    cluster
+        .observe(
+            first.id,
+            2,
+            Observed::Stopped { exit_code: Some(0), finished_at_ms: 2, oom: false },
+        )
+        .await;
     let second = cluster.create(spec(1, 0)).await.unwrap();
     assert_eq!(second.ssh_port, Some(9001));
     let error = cluster.act(first.id, Act::Restart).await.unwrap_err();
@@ -117,12 +159,57 @@ async fn a_delete_frees_the_port_for_the_next_one_and_never_the_id() {
 }
 
 #[tokio::test]
+async fn every_act_and_its_end_is_written_down_and_outlives_the_instance() {
+    let cluster = cluster().await;
+    let row = cluster.create(spec(1, 0)).await.unwrap();
+    cluster.act(row.id, Act::Kill).await.unwrap();
+    cluster.act(row.id, Act::Delete { force: true }).await.unwrap();
+    cluster.observe(row.id, 3, Observed::Absent).await;
+    let events = cluster.store.list_events(row.id, 10).await.unwrap();
+    let told: Vec<_> = events.iter().map(|e| (e.kind.as_str(), e.actor.as_str())).collect();
+    let expected =
+        [("create", "tester"), ("kill", "tester"), ("delete", "tester"), ("deleted", "node n1")];
+    assert_eq!(told, expected);
+    assert_eq!(cluster.store.list_events(row.id, 2).await.unwrap(), events[2..]);
+    let id = row.id.to_string();
+    assert_eq!(cluster.store.resolve_event_instance(&id).await.unwrap(), Some(row.id));
+    assert_eq!(cluster.store.prune(200 * 24 * 3600 * 1000).await.unwrap(), 4);
+}
+
+#[tokio::test]
+async fn a_resize_that_does_not_fit_changes_nothing() {
+    let cluster = cluster().await;
+    let row = cluster.create(spec(6, 0)).await.unwrap();
+    let resize = async |cores: u32| {
+        cluster.act_with(row.id, Act::Update, |spec| InstanceSpec { cores, ..spec }).await
+    };
+    assert!(resize(9).await.unwrap_err().to_string().contains("more than node 'n1' has"));
+    assert_eq!(cluster.row(row.id).await.unwrap().spec.cores, 6);
+    // Its own six count as free for the eight.
+    resize(8).await.unwrap();
+    assert_eq!(cluster.store.list_nodes().await.unwrap()[0].cores_taken, 8);
+}
+
+#[tokio::test]
+async fn a_drained_node_takes_nothing_new_and_keeps_what_it_has() {
+    let cluster = cluster().await;
+    let row = cluster.create(spec(1, 0)).await.unwrap();
+    let name = "n1".parse().unwrap();
+    cluster.store.set_drained(&name, true).await.unwrap();
+    let refused = cluster.create(spec(1, 0)).await.unwrap_err().to_string();
+    assert!(refused.contains("drained"), "{refused}");
+    cluster.act(row.id, Act::Restart).await.unwrap();
+    cluster.store.set_drained(&name, false).await.unwrap();
+    cluster.create(spec(1, 0)).await.unwrap();
+}
+
+#[tokio::test]
 async fn another_nodes_word_about_an_instance_counts_for_nothing() {
     let cluster = cluster().await;
     let row = cluster.create(spec(1, 0)).await.unwrap();
-    let lie = Observation { generation: 9, state: Observed::Absent, ssh_host_key: None };
+    let lie = seen(9, Observed::Absent);
     let stranger = NodeId::new("n-2");
-    assert!(!cluster.store.record_observation(row.id, &stranger, &lie).await.unwrap());
+    assert!(!cluster.store.record_observation(row.id, &stranger, &lie, None, 7).await.unwrap());
     assert_eq!(cluster.row(row.id).await.unwrap().observation, None);
 }
 
@@ -135,10 +222,15 @@ async fn a_join_token_admits_one_node_once_and_in_time() {
     };
     assert!(matches!(redeem("hash", "n2", 2).await, Err(RedeemError::Used { by }) if by == "n1"));
     assert!(matches!(redeem("other", "n2", 2).await, Err(RedeemError::Unknown)));
-    cluster.store.create_join_token("late", 0, 10).await.unwrap();
+    cluster.store.create_join_token("late", 0, 10, None).await.unwrap();
     assert!(matches!(redeem("late", "n2", 10).await, Err(RedeemError::Expired)));
     assert!(matches!(redeem("late", "n1", 5).await, Err(RedeemError::NameTaken(_))));
     assert!(redeem("late", "n2", 9).await.is_ok(), "a refused name does not use the token up");
+    let name = "n1".parse().unwrap();
+    cluster.store.create_join_token("again", 0, 10, Some(&name)).await.unwrap();
+    let other = redeem("again", "n2", 5).await;
+    assert!(matches!(other, Err(RedeemError::NameTaken(_))), "it readmits one node alone");
+    assert_eq!(redeem("again", "n1", 5).await.unwrap(), cluster.node, "the node it was before");
 }
 
 #[tokio::test]
@@ -147,7 +239,7 @@ async fn ids_prefixes_and_names_find_one_instance_or_say_why_not() {
     let mut named = spec(0, 0);
     named.name = Some("web".parse().unwrap());
     let id = TaskId::from_u64(7_398_213_345_412_345_856);
-    let new = NewInstance { id, spec: named.clone(), target: None };
+    let new = NewInstance { id, ..new(named, GpuDemand::None) };
     let web = cluster.store.create_instance(new.clone(), &HashMap::new(), 1).await.unwrap();
     let other = cluster.create(spec(0, 0)).await.unwrap();
     let resolve = async |text: &str| cluster.store.resolve_instance(text).await.unwrap();
@@ -176,6 +268,12 @@ enum Step {
     Create {
         cores: u32,
         memory: u64,
+        gpus: u32,
+    },
+    Resize {
+        which: usize,
+        cores: u32,
+        memory: u64,
     },
     Act {
         which: usize,
@@ -192,17 +290,31 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let act = prop_oneof![
         Just(Act::Stop),
+        Just(Act::Kill),
         Just(Act::Restart),
+        Just(Act::Restore),
+        Just(Act::Pause),
+        Just(Act::Resume),
         any::<bool>().prop_map(|force| Act::Delete { force })
     ];
     let state = prop_oneof![
         Just(Observed::Running { started_at_ms: 1 }),
-        Just(Observed::Stopped { exit_code: Some(1), finished_at_ms: 2 }),
+        Just(Observed::Paused { started_at_ms: 1 }),
+        Just(Observed::Stopped { exit_code: Some(1), finished_at_ms: 2, oom: false }),
         Just(Observed::Absent),
         Just(Observed::Failed { code: FailureCode::Internal, message: String::new(), hint: None }),
     ];
     prop_oneof![
-        (0..5u32, 0..MEMORY / 2).prop_map(|(cores, memory)| Step::Create { cores, memory }),
+        (0..5u32, 0..MEMORY / 2, 0..3u32).prop_map(|(cores, memory, gpus)| Step::Create {
+            cores,
+            memory,
+            gpus
+        }),
+        (0..6usize, 0..9u32, 0..MEMORY).prop_map(|(which, cores, memory)| Step::Resize {
+            which,
+            cores,
+            memory
+        }),
         (0..6usize, act).prop_map(|(which, act)| Step::Act { which, act }),
         (0..6usize, 0..3u64, state).prop_map(|(which, age, state)| Step::Observe {
             which,
@@ -221,15 +333,23 @@ async fn check(cluster: &Cluster, surprised: bool) {
     let node = cluster.store.list_nodes().await.unwrap().remove(0);
     assert_eq!((node.cores_taken, node.memory_taken), (cores, memory), "the account is the sum");
     assert!(surprised || cores <= CORES && memory <= MEMORY, "more was given out than there is");
+    let cards: Vec<_> = rows
+        .iter()
+        .filter(held)
+        .flat_map(|row| row.spec.gpus.iter().map(|gpu| gpu.uuid.clone()))
+        .collect();
+    let owned: BTreeSet<_> = node.gpus_taken.iter().cloned().collect();
+    assert_eq!(owned, cards.iter().cloned().collect(), "the cards given out are those held");
+    assert!(surprised || cards.len() == owned.len(), "a card was given out twice");
     let mut ports: Vec<_> = rows.iter().filter_map(|row| row.ssh_port).collect();
     ports.sort_unstable();
     ports.dedup();
     assert_eq!(ports.len(), rows.len(), "every instance has a port of its own");
     for row in rows {
         let proven_at_rest = row.observation.as_ref().is_some_and(|seen| {
-            seen.generation >= row.intent.generation && seen.state.is_at_rest()
+            seen.generation >= row.intent.start_generation && seen.state.is_at_rest()
         });
-        if row.intent.desired == Desired::Running && !proven_at_rest {
+        if row.intent.desired.is_up() && !proven_at_rest {
             assert!(row.holds_compute, "{} may run and holds nothing", row.id);
         }
     }
@@ -247,9 +367,17 @@ proptest! {
             let mut surprised = false;
             for step in steps {
                 match step {
-                    Step::Create { cores, memory } => {
-                        if let Ok(row) = cluster.create(spec(cores, memory)).await {
+                    Step::Create { cores, memory, gpus } => {
+                        let gpus = GpuDemand::Count(gpus);
+                        if let Ok(row) = cluster.create_with(spec(cores, memory), gpus).await {
                             ids.push(row.id);
+                        }
+                    }
+                    Step::Resize { which, cores, memory } => {
+                        if let Some(id) = ids.get(which) {
+                            let memory_bytes = (memory > 0).then_some(memory);
+                            let edit = |spec| InstanceSpec { cores, memory_bytes, ..spec };
+                            let _ = cluster.act_with(*id, Act::Update, edit).await;
                         }
                     }
                     Step::Act { which, act } => {

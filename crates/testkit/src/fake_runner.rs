@@ -9,9 +9,12 @@ use kohakuriver_link::enroll::enroll;
 use kohakuriver_link::frame::FrameStream;
 use kohakuriver_link::pki::RunnerIdentity;
 use kohakuriver_link::protocol::{
-    Hello, Order, StreamOpen, StreamOpened, ToHost, ToRunner, VERSIONS,
+    Answer, Hello, Order, Question, Snapshot, StreamOpen, StreamOpened, ToHost, ToRunner, VERSIONS,
 };
-use kohakuriver_model::{Desired, DockerState, Inventory, Metrics, Observation, Observed, TaskId};
+use kohakuriver_model::node::{Gpu, NumaNode};
+use kohakuriver_model::{
+    Desired, DockerState, GpuRuntime, Inventory, Metrics, Observation, Observed, TaskId,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -38,17 +41,25 @@ pub struct FakeRunner {
     task: JoinHandle<Result<()>>,
 }
 
-/// A machine of 8 cores and 16 GiB.
+/// A machine of 8 cores and 16 GiB in two NUMA nodes, with two GPUs.
 pub fn inventory() -> Inventory {
+    let docker = DockerState::Ready { version: "27".to_owned() };
+    let gpu = |index: u32| Gpu {
+        index,
+        uuid: format!("GPU-{index}"),
+        name: "NVIDIA A100".to_owned(),
+        pci_address: format!("00000000:0{index}:00.0"),
+        memory_bytes: 80 << 30,
+    };
+    let numa =
+        |id: u32| NumaNode { id, cpus: (id * 4..id * 4 + 4).collect(), memory_bytes: 8 << 30 };
     Inventory {
-        cores: 8,
-        memory_bytes: 16 << 30,
-        numa: Vec::new(),
-        gpus: Vec::new(),
-        docker: DockerState::Ready { version: "27".to_owned() },
-        kvm_device: false,
         kernel: "6.1".to_owned(),
         os: "Test".to_owned(),
+        gpus: vec![gpu(0), gpu(1)],
+        numa: vec![numa(0), numa(1)],
+        gpu_runtime: GpuRuntime::Ready,
+        ..Inventory::of(8, 16 << 30, docker)
     }
 }
 
@@ -101,7 +112,7 @@ impl FakeRunner {
 
     /// Reports something nobody asked about.
     pub async fn report(&self, task_id: TaskId, generation: u64, state: Observed) -> Result<()> {
-        let observation = Observation { generation, state, ssh_host_key: None };
+        let observation = Observation { generation, state, ssh_host_key: None, warning: None };
         Ok(self.reports.send(ToHost::Observation { task_id, observation }).await?)
     }
 
@@ -127,6 +138,7 @@ async fn serve(
     orders: Arc<Mutex<HashMap<TaskId, Order>>>,
     mut queue: mpsc::Receiver<ToHost>,
 ) -> Result<()> {
+    let mut snapshots = HashMap::new();
     let mut beat = tokio::time::interval(std::time::Duration::from_secs(1));
     loop {
         tokio::select! {
@@ -146,6 +158,10 @@ async fn serve(
                         tokio::spawn(echo(identity.clone()));
                     }
                 }
+                ToRunner::Ask { request, task_id, question } => {
+                    let answer = answer(&mut snapshots, task_id, question);
+                    control.send(&ToHost::Answer { request, answer }).await?;
+                }
                 ToRunner::Welcome { .. }
                 | ToRunner::Refused { .. }
                 | ToRunner::SyncDone
@@ -156,15 +172,54 @@ async fn serve(
     }
 }
 
+/// Keeps names of snapshots, as an engine would keep images.
+fn answer(
+    known: &mut HashMap<TaskId, Vec<Snapshot>>,
+    task_id: TaskId,
+    question: Question,
+) -> Answer {
+    let known = known.entry(task_id).or_default();
+    match question {
+        Question::ListSnapshots => Answer::Snapshots { snapshots: known.clone() },
+        Question::CreateSnapshot { name, message } => {
+            let snapshot = Snapshot {
+                tag: 100 + known.first().map_or(0, |newest| newest.tag - 99),
+                name,
+                message: message.unwrap_or_default(),
+                size_bytes: 5,
+                own_bytes: 2,
+                in_use: false,
+            };
+            known.insert(0, snapshot.clone());
+            Answer::Created { snapshot }
+        }
+        Question::DeleteSnapshot { tag } => {
+            known.retain(|snapshot| snapshot.tag != tag);
+            Answer::Deleted
+        }
+    }
+}
+
 fn react(reaction: &Reaction, order: &Order) -> Option<Observation> {
     let state = match (reaction, order.intent.desired) {
         (Reaction::Ignore, _) => return None,
         (_, Desired::Deleted) => Observed::Absent,
-        (_, Desired::Stopped) => Observed::Stopped { exit_code: Some(0), finished_at_ms: 2 },
-        (Reaction::Fail(state), Desired::Running) => state.clone(),
+        (_, Desired::Stopped) => {
+            Observed::Stopped { exit_code: Some(0), finished_at_ms: 2, oom: false }
+        }
+        (_, Desired::Killed) => {
+            Observed::Stopped { exit_code: Some(137), finished_at_ms: 2, oom: false }
+        }
+        (Reaction::Fail(state), Desired::Running | Desired::Paused) => state.clone(),
+        (Reaction::Obey, Desired::Paused) => Observed::Paused { started_at_ms: 1 },
         (Reaction::Obey, Desired::Running) => Observed::Running { started_at_ms: 1 },
     };
-    Some(Observation { generation: order.intent.generation, state, ssh_host_key: None })
+    Some(Observation {
+        generation: order.intent.generation,
+        state,
+        ssh_host_key: None,
+        warning: None,
+    })
 }
 
 /// A data connection that sends back what it gets, behind the name of what was asked for.

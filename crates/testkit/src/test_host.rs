@@ -74,6 +74,10 @@ impl TestHost {
         self.send(self.http.post(self.url(path)).json(&body)).await
     }
 
+    pub async fn patch(&self, path: &str, body: Value) -> Result<Answer> {
+        self.send(self.http.patch(self.url(path)).json(&body)).await
+    }
+
     pub async fn delete(&self, path: &str) -> Result<Answer> {
         self.send(self.http.delete(self.url(path))).await
     }
@@ -121,6 +125,7 @@ async fn start(dir: &Path, now_ms: &Arc<AtomicI64>) -> Result<Host> {
         bind: loopback,
         port: 0,
         ssh_port: 0,
+        names: Vec::new(),
         link_bind: loopback,
         link_port: 0,
         link_address: HostAddress { host: loopback.to_string(), port: 0 },

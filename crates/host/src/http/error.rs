@@ -5,7 +5,7 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use kohakuriver_api::ErrorBody;
-use kohakuriver_model::Refusal;
+use kohakuriver_model::{FailureCode, Refusal};
 use kohakuriver_store::{CreateError, StoreError};
 
 use crate::instances::InstanceError;
@@ -124,8 +124,16 @@ impl From<RequestError> for ApiError {
             | RequestError::TooManyKeys
             | RequestError::EnvName(_)
             | RequestError::EnvTooLong
-            | RequestError::Gpus
-            | RequestError::Numa => answer,
+            | RequestError::TwoGpuWishes
+            | RequestError::NumaOfNoNode
+            | RequestError::GpuTwice(_)
+            | RequestError::TooManyGpus(_)
+            | RequestError::ImageAndSnapshot
+            | RequestError::SnapshotOfNothing
+            | RequestError::SnapshotName(_)
+            | RequestError::SnapshotMessage
+            | RequestError::NothingToChange => answer,
+            RequestError::OnOom(_) => answer.hint("use end or keep"),
         }
     }
 }
@@ -143,13 +151,19 @@ impl From<CreateError> for ApiError {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_nodes", text)
                     .hint("make a join token: kohakuriver node token create")
             }
-            CreateError::Refused(Refusal::NodeUnavailable { .. }) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "node_unavailable", text)
-                    .hint("kohakuriver node list")
+            CreateError::Refused(
+                Refusal::NodeUnavailable { .. } | Refusal::NoneAvailable { .. },
+            ) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "node_unavailable", text)
+                .hint("kohakuriver node list"),
+            CreateError::Refused(Refusal::NoRoom { nearest, .. }) => {
+                let hint = nearest.unwrap_or_else(|| {
+                    "ask for less, or see who has what: kohakuriver node list".to_owned()
+                });
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_room", text).hint(hint)
             }
-            CreateError::Refused(Refusal::NoRoom { .. }) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_room", text)
-                    .hint("ask for less, or stop something: kohakuriver vps list")
+            CreateError::Refused(Refusal::NoGpuRuntime { .. }) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_gpu_runtime", text)
+                    .hint("kohakuriver node list shows which nodes have GPUs")
             }
             CreateError::NameTaken(name) => Self::new(StatusCode::CONFLICT, "name_taken", text)
                 .hint(format!("choose another name, or look at it: kohakuriver vps status {name}")),
@@ -177,6 +191,41 @@ impl From<InstanceError> for ApiError {
                 format!("{text}: cannot {act} it now"),
             )
             .hint(format!("possible now: {}", possible.join(", "))),
+            InstanceError::NoSnapshot { name, .. } => {
+                let name = name.trim_matches('\'');
+                Self::new(StatusCode::NOT_FOUND, "no_snapshot", text)
+                    .hint(format!("kohakuriver vps snapshot list {name}"))
+            }
+            InstanceError::NodeAway { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "node_away", text)
+                    .hint("kohakuriver node list")
+            }
+            InstanceError::Node { code, hint, .. } => {
+                let answer = match code {
+                    FailureCode::SnapshotNotFound => {
+                        Self::new(StatusCode::NOT_FOUND, "no_snapshot", text)
+                    }
+                    FailureCode::StartRefused | FailureCode::Disappeared => {
+                        Self::new(StatusCode::CONFLICT, "refused", text)
+                    }
+                    FailureCode::DiskFull => {
+                        Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", text)
+                    }
+                    FailureCode::EngineUnavailable => {
+                        Self::new(StatusCode::SERVICE_UNAVAILABLE, "engine_unavailable", text)
+                    }
+                    FailureCode::ImageNotFound
+                    | FailureCode::ImageUnavailable
+                    | FailureCode::EnvironmentNotFound
+                    | FailureCode::AgentSilent
+                    | FailureCode::GpuUnavailable
+                    | FailureCode::Internal => Self::new(StatusCode::BAD_GATEWAY, "node", text),
+                };
+                match hint {
+                    Some(hint) => answer.hint(hint),
+                    None => answer,
+                }
+            }
             InstanceError::Leaving { .. } => Self::new(StatusCode::CONFLICT, "deleting", text),
             InstanceError::Request(error) => error.into(),
             InstanceError::Create(error) => error.into(),

@@ -7,9 +7,11 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use http::StatusCode;
-use kohakuriver_api::{ErrorBody, JoinToken, JoinTokenRequest, Node};
+use kohakuriver_api::{
+    ErrorBody, HealthSample, JoinToken, JoinTokenRequest, LabelChanges, Node, NodeHealth,
+};
 use kohakuriver_link::client::HostAddress;
-use kohakuriver_store::StoreError;
+use kohakuriver_store::{NodeRow, StoreError};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -19,13 +21,21 @@ use super::error::ApiError;
 use crate::clock::iso;
 use crate::host::App;
 use crate::instances::parse_node;
+use crate::links::Sample;
 use crate::{join, view};
+
+const MAX_LABEL: usize = 63;
+const MAX_LABELS: usize = 64;
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list_nodes))
         .routes(routes!(get_node))
         .routes(routes!(remove_node))
+        .routes(routes!(drain_node))
+        .routes(routes!(undrain_node))
+        .routes(routes!(label_node))
+        .routes(routes!(node_health))
         .routes(routes!(create_join_token))
 }
 
@@ -43,16 +53,111 @@ async fn get_node(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
 ) -> Result<Json<Node>, ApiError> {
+    Ok(Json(view::node(&app, &find(&app, &name).await?)))
+}
+
+async fn find(app: &App, name: &str) -> Result<NodeRow, ApiError> {
     let nodes = app.store.list_nodes().await?;
-    match nodes.iter().find(|row| row.name.as_str() == name) {
-        Some(row) => Ok(Json(view::node(&app, row))),
-        None => Err(ApiError::new(
-            StatusCode::NOT_FOUND,
-            "unknown_node",
-            format!("there is no node named '{name}'"),
-        )
-        .hint("kohakuriver node list")),
+    nodes.into_iter().find(|row| row.name.as_str() == name).ok_or_else(|| unknown(name))
+}
+
+fn unknown(name: &str) -> ApiError {
+    let detail = format!("there is no node named '{name}'");
+    ApiError::new(StatusCode::NOT_FOUND, "unknown_node", detail).hint("kohakuriver node list")
+}
+
+/// From now on the node takes no new work. What it has stays and can be restarted.
+#[utoipa::path(post, path = "/api/nodes/{name}/drain", tag = "nodes", params(("name" = String, Path)),
+    responses((status = 200, body = Node), (status = 404, body = ErrorBody)))]
+async fn drain_node(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<Json<Node>, ApiError> {
+    set_drained(&app, &name, true).await
+}
+
+/// Takes new work again.
+#[utoipa::path(post, path = "/api/nodes/{name}/undrain", tag = "nodes", params(("name" = String, Path)),
+    responses((status = 200, body = Node), (status = 404, body = ErrorBody)))]
+async fn undrain_node(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<Json<Node>, ApiError> {
+    set_drained(&app, &name, false).await
+}
+
+async fn set_drained(app: &App, name: &str, drained: bool) -> Result<Json<Node>, ApiError> {
+    let row = find(app, name).await?;
+    app.store.set_drained(&row.name, drained).await?;
+    tracing::info!(node.name = name, drained, "node drained or not");
+    app.changes.notify();
+    Ok(Json(view::node(app, &find(app, name).await?)))
+}
+
+/// Sets and removes labels. `vps create` can ask for nodes that carry some.
+#[utoipa::path(patch, path = "/api/nodes/{name}/labels", tag = "nodes", params(("name" = String, Path)),
+    request_body = LabelChanges,
+    responses((status = 200, body = Node), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
+async fn label_node(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    body: Result<Json<LabelChanges>, JsonRejection>,
+) -> Result<Json<Node>, ApiError> {
+    let Json(changes) = body?;
+    let row = find(&app, &name).await?;
+    let mut labels = row.labels;
+    for (key, value) in changes.labels {
+        match value {
+            None => {
+                labels.remove(&key);
+            }
+            Some(value) if is_label(&key, MAX_LABEL) && is_label(&value, MAX_LABEL) => {
+                labels.insert(key, value);
+            }
+            Some(value) => {
+                let detail = format!("'{key}={value}' is not a label");
+                return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail)
+                    .hint("use letters, digits and . _ / - in key and value, at most 63 of them"));
+            }
+        }
     }
+    if labels.len() > MAX_LABELS {
+        let detail = format!("a node has at most {MAX_LABELS} labels");
+        return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail));
+    }
+    app.store.set_labels(&row.name, &labels).await?;
+    app.changes.notify();
+    Ok(Json(view::node(&app, &find(&app, &name).await?)))
+}
+
+fn is_label(text: &str, most: usize) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'/' | b'-');
+    !text.is_empty() && text.len() <= most && text.bytes().all(plain)
+}
+
+/// The last hour, as the host heard it.
+#[utoipa::path(get, path = "/api/nodes/{name}/health", tag = "nodes", params(("name" = String, Path)),
+    responses((status = 200, body = NodeHealth), (status = 404, body = ErrorBody)))]
+async fn node_health(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<Json<NodeHealth>, ApiError> {
+    let row = find(&app, &name).await?;
+    let hour_ago = app.clock.now_ms() - 3600 * 1000;
+    let samples = app
+        .links
+        .history(&row.id)
+        .into_iter()
+        .filter(|sample| sample.at_ms >= hour_ago)
+        .map(|Sample { at_ms, metrics }| HealthSample {
+            at_ms,
+            cpu_percent: metrics.cpu_percent,
+            memory_used_bytes: metrics.memory_used_bytes,
+            memory_total_bytes: metrics.memory_total_bytes,
+            load_1m: metrics.load_1m,
+        })
+        .collect();
+    Ok(Json(NodeHealth { hostname: name, status: view::node(&app, &row).status, samples }))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -66,6 +171,8 @@ struct RemoveQuery {
 #[derive(Debug, Serialize, ToSchema)]
 struct NodeMessage {
     message: String,
+    /// Containers that stay on the machine: the cluster knows them no more.
+    left_behind: Vec<String>,
 }
 
 /// Removes a node: its certificate is worthless from now on.
@@ -78,6 +185,8 @@ async fn remove_node(
 ) -> Result<Json<NodeMessage>, ApiError> {
     let Query(query) = query?;
     let name = parse_node(&text)?;
+    let row = find(&app, &text).await?;
+    let left: Vec<_> = app.store.list_instances_of(&row.id).await?;
     let id = match app.store.remove_node(&name, query.force).await {
         Ok(id) => id,
         Err(StoreError::Conflict { .. }) => {
@@ -89,19 +198,16 @@ async fn remove_node(
             .hint("delete them first, or let the cluster forget them with --force"));
         }
         Err(StoreError::NotFound { .. }) => {
-            return Err(ApiError::new(
-                StatusCode::NOT_FOUND,
-                "unknown_node",
-                format!("there is no node named '{name}'"),
-            )
-            .hint("kohakuriver node list"));
+            return Err(unknown(&text));
         }
         Err(error) => return Err(error.into()),
     };
     app.links.forget(&id);
     app.changes.notify();
     tracing::info!(node.name = %name, "node removed");
-    Ok(Json(NodeMessage { message: format!("node '{name}' was removed") }))
+    left.iter().for_each(|row| app.links.forget_task(row.id));
+    let left_behind = left.iter().map(|row| format!("kohakuriver-vps-{}", row.id)).collect();
+    Ok(Json(NodeMessage { message: format!("node '{name}' was removed"), left_behind }))
 }
 
 /// Makes a token with which one machine can join.
@@ -124,7 +230,7 @@ async fn create_join_token(
             return Err(ApiError::new(status, "invalid", error.to_string()));
         }
     };
-    let (token, expires_ms) = join::create_token(&app, ttl, address).await?;
+    let (token, expires_ms) = join::create_token(&app, ttl, address, None).await?;
     Ok(Json(JoinToken {
         token: token.to_string(),
         expires_at: iso(expires_ms),

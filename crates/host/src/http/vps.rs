@@ -1,4 +1,4 @@
-//! VPSes: create, list, status, stop, restart, delete.
+//! VPSes: create, list, status, events.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,9 +6,10 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use http::StatusCode;
-use kohakuriver_api::{AssignedNode, CreateVps, CreatedVps, ErrorBody, Message, Task};
-use kohakuriver_model::{Act, Status};
+use http::{HeaderMap, StatusCode};
+use kohakuriver_api::{AssignedNode, CreateVps, CreatedVps, ErrorBody, Event, Task};
+use kohakuriver_model::Status;
+use kohakuriver_store::EventRow;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
 use serde::Deserialize;
@@ -18,6 +19,7 @@ use utoipa_axum::routes;
 
 use super::error::ApiError;
 use crate::access::{Authorized, Caller, Wish, authorize};
+use crate::clock::iso;
 use crate::host::App;
 use crate::{instances, view};
 
@@ -29,15 +31,19 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(create_vps))
         .routes(routes!(list_vps))
         .routes(routes!(list_active_vps))
+        .routes(routes!(list_my_vps))
         .routes(routes!(get_status))
-        .routes(routes!(stop_vps))
-        .routes(routes!(stop_vps_alias))
-        .routes(routes!(restart_vps))
-        .routes(routes!(delete_vps))
+        .routes(routes!(list_events))
 }
 
-async fn reach(app: &App, text: &str, wish: Wish) -> Result<Authorized, ApiError> {
-    Ok(authorize(&Caller::Anyone, wish, instances::find(app, text).await?))
+/// The proof that a caller may do something with the instance that a text means.
+pub async fn reach(
+    app: &App,
+    caller: &Caller,
+    text: &str,
+    wish: Wish,
+) -> Result<Authorized, ApiError> {
+    Ok(authorize(caller, wish, instances::find(app, text).await?))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -60,20 +66,22 @@ fn yes() -> bool {
         (status = 502, body = ErrorBody), (status = 503, body = ErrorBody)))]
 async fn create_vps(
     State(app): State<Arc<App>>,
+    headers: HeaderMap,
     query: Result<Query<CreateQuery>, QueryRejection>,
     body: Result<Json<CreateVps>, JsonRejection>,
 ) -> Result<Json<CreatedVps>, ApiError> {
     let Query(query) = query?;
     let Json(mut request) = body?;
     let generated = generate_key(&mut request)?;
-    let row = instances::create(&app, &request).await?;
+    let caller = Caller::of(&headers);
+    let row = instances::create(&app, &caller, &request).await?;
     let mut task = view::task(&app, &row);
     let mut message = "VPS is being created".to_owned();
     if query.wait {
-        let access = authorize(&Caller::Anyone, Wish::Change, row.id);
+        let access = authorize(&caller, Wish::Change, row.id);
         task = instances::wait_settled(&app, &access).await?;
         if task.status != Status::Running.as_str() && task.error_code.is_some() {
-            instances::remove_failed(&app, &access).await?;
+            instances::remove_failed(&app, &caller, &access).await?;
             return Err(failed(task));
         }
         message = "VPS created".to_owned();
@@ -134,6 +142,12 @@ async fn list_active_vps(State(app): State<Arc<App>>) -> Result<Json<Vec<Task>>,
     Ok(Json(active.map(|row| view::task(&app, row)).collect()))
 }
 
+/// The VPSes that belong to the caller; all of them while nobody logs in. Newest first.
+#[utoipa::path(get, path = "/api/vps/my", tag = "vps", responses((status = 200, body = [Task])))]
+async fn list_my_vps(app: State<Arc<App>>) -> Result<Json<Vec<Task>>, ApiError> {
+    list_vps(app).await
+}
+
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct StatusQuery {
@@ -154,69 +168,42 @@ async fn get_status(
     let Query(query) = query?;
     let limit = Duration::from_secs(query.timeout.unwrap_or(LONGEST_POLL).min(LONGEST_POLL));
     let id = instances::wait_for_change(&app, &text, query.since, limit).await?;
-    let access = authorize(&Caller::Anyone, Wish::See, id);
+    let access = authorize(&Caller::unnamed(), Wish::See, id);
     Ok(Json(view::task(&app, &instances::get(&app, &access).await?)))
-}
-
-/// Stops a VPS; its disk stays.
-#[utoipa::path(post, path = "/api/vps/stop/{task}", tag = "vps", params(("task" = String, Path)),
-    responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
-async fn stop_vps(
-    State(app): State<Arc<App>>,
-    Path(text): Path<String>,
-) -> Result<(StatusCode, Json<Message>), ApiError> {
-    change(&app, &text, Act::Stop, "is stopping").await
-}
-
-/// The order of words that some existing clients use.
-#[utoipa::path(post, path = "/api/vps/{task}/stop", tag = "vps", params(("task" = String, Path)),
-    responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
-async fn stop_vps_alias(
-    State(app): State<Arc<App>>,
-    Path(text): Path<String>,
-) -> Result<(StatusCode, Json<Message>), ApiError> {
-    change(&app, &text, Act::Stop, "is stopping").await
-}
-
-/// Starts a stopped VPS again, or a running one anew, with the disk it has.
-#[utoipa::path(post, path = "/api/vps/restart/{task}", tag = "vps", params(("task" = String, Path)),
-    responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
-async fn restart_vps(
-    State(app): State<Arc<App>>,
-    Path(text): Path<String>,
-) -> Result<(StatusCode, Json<Message>), ApiError> {
-    change(&app, &text, Act::Restart, "is restarting").await
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct DeleteQuery {
-    /// Also what still runs.
-    #[serde(default)]
-    force: bool,
+struct EventsQuery {
+    /// The newest so many; up to 1000, 200 unless given.
+    limit: Option<u32>,
 }
 
-/// Deletes a VPS and its disk.
-#[utoipa::path(delete, path = "/api/vps/{task}", tag = "vps", params(DeleteQuery, ("task" = String, Path)),
-    responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
-async fn delete_vps(
+/// What happened to a VPS and who asked, oldest first. Also of one that is gone, by its whole id.
+#[utoipa::path(get, path = "/api/vps/{task}/events", tag = "vps", params(EventsQuery, ("task" = String, Path)),
+    responses((status = 200, body = [Event]), (status = 404, body = ErrorBody)))]
+async fn list_events(
     State(app): State<Arc<App>>,
     Path(text): Path<String>,
-    query: Result<Query<DeleteQuery>, QueryRejection>,
-) -> Result<(StatusCode, Json<Message>), ApiError> {
+    query: Result<Query<EventsQuery>, QueryRejection>,
+) -> Result<Json<Vec<Event>>, ApiError> {
     let Query(query) = query?;
-    change(&app, &text, Act::Delete { force: query.force }, "is being deleted").await
-}
-
-async fn change(
-    app: &App,
-    text: &str,
-    act: Act,
-    outcome: &str,
-) -> Result<(StatusCode, Json<Message>), ApiError> {
-    let access = reach(app, text, Wish::Change).await?;
-    let row = instances::act(app, &access, act).await?;
-    let name = instances::display_name(row.id, &row.spec);
-    let message = Message { message: format!("VPS {name} {outcome}"), task_id: row.id.to_string() };
-    Ok((StatusCode::ACCEPTED, Json(message)))
+    let id = match instances::find(&app, &text).await {
+        Ok(id) => id,
+        Err(unknown) => {
+            app.store.resolve_event_instance(&text).await?.ok_or(ApiError::from(unknown))?
+        }
+    };
+    let access = authorize(&Caller::unnamed(), Wish::See, id);
+    let limit = query.limit.unwrap_or(200).clamp(1, 1000);
+    let rows = app.store.list_events(access.task_id(), limit).await?;
+    let event = |row: EventRow| Event {
+        id: row.id,
+        task_id: row.instance.to_string(),
+        at: iso(row.at_ms),
+        kind: row.kind,
+        actor: row.actor,
+        detail: row.detail,
+    };
+    Ok(Json(rows.into_iter().map(event).collect()))
 }

@@ -1,10 +1,13 @@
 //! From what a client sent to a specification that nothing downstream needs to check again.
 
-use kohakuriver_api::CreateVps;
+use kohakuriver_api::{CreateVps, UpdateVps};
 use kohakuriver_model::memory::SMALLEST_LIMIT;
 use kohakuriver_model::name::NameError;
 use kohakuriver_model::spec::{DEFAULT_PIDS_LIMIT, ImageError};
-use kohakuriver_model::{ImageSource, InstanceSpec, Memory, NodeName, SshAccess};
+use kohakuriver_model::{
+    Demand, GpuDemand, ImageSource, InstanceSpec, Memory, NodeName, OnOom, SnapshotPolicy,
+    SshAccess,
+};
 
 /// A person has a few keys; a hundred is somebody's mistake.
 const MAX_KEYS: usize = 100;
@@ -39,42 +42,157 @@ pub enum RequestError {
     EnvTooLong,
     #[error("the backend '{0}' is not in this version")]
     Backend(String),
-    #[error("choosing GPUs is not in this version")]
-    Gpus,
-    #[error("choosing a NUMA node is not in this version")]
-    Numa,
+    #[error("give either GPU numbers or how many GPUs, not both")]
+    TwoGpuWishes,
+    #[error("a NUMA node belongs to a node: say which node")]
+    NumaOfNoNode,
+    #[error("GPU {0} is asked for twice")]
+    GpuTwice(u32),
+    #[error("{0} GPUs are more than any machine has")]
+    TooManyGpus(u32),
+    #[error("a copy of a snapshot has the snapshot's disk: give no image with it")]
+    ImageAndSnapshot,
+    #[error("from_snapshot says which snapshot of from_vps; there is no from_vps")]
+    SnapshotOfNothing,
+    #[error("'{0}' is not a name for a snapshot: use lower-case letters, digits and hyphens")]
+    SnapshotName(String),
+    #[error("a message of a snapshot is one line of at most 500 characters")]
+    SnapshotMessage,
+    #[error("'{0}' is not what can happen when memory runs out")]
+    OnOom(String),
+    #[error("there is nothing to change in this request")]
+    NothingToChange,
 }
 
+/// A checked wish for a new instance.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub spec: InstanceSpec,
+    pub target: Option<NodeName>,
+    pub demand: Demand,
+}
+
+/// Machines hold sixteen; more is a typing error.
+const MOST_GPUS: u32 = 64;
+
 /// Checks everything about the request that can be known without asking a node.
-pub fn validate(request: &CreateVps) -> Result<(InstanceSpec, Option<NodeName>), RequestError> {
+pub fn validate(request: &CreateVps) -> Result<Wanted, RequestError> {
     if request.vps_backend != "docker" {
         return Err(RequestError::Backend(request.vps_backend.clone()));
     }
-    if request.required_gpus.as_ref().is_some_and(|gpus| !gpus.is_empty()) {
-        return Err(RequestError::Gpus);
-    }
-    if request.target_numa_node_id.is_some() {
-        return Err(RequestError::Numa);
-    }
     let text = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
-    let target = text(&request.target_hostname).map(|name| name.parse()).transpose()?;
-    let name = text(&request.name).map(|name| name.parse()).transpose()?;
-    let cores = u32::try_from(request.required_cores)
-        .map_err(|_| RequestError::Cores(request.required_cores))?;
-    let pids_limit = request.pids_limit.unwrap_or(DEFAULT_PIDS_LIMIT);
-    if pids_limit < 16 {
-        return Err(RequestError::Pids(pids_limit));
+    let target: Option<NodeName> =
+        text(&request.target_hostname).map(|name| name.parse()).transpose()?;
+    let image = image(text(&request.registry_image), text(&request.container_name))?;
+    match (&request.from_vps, &request.from_snapshot) {
+        (None, Some(_)) => return Err(RequestError::SnapshotOfNothing),
+        (Some(_), _) if image != ImageSource::Default => {
+            return Err(RequestError::ImageAndSnapshot);
+        }
+        (Some(_) | None, _) => {}
+    }
+    if request.target_numa_node_id.is_some() && target.is_none() {
+        return Err(RequestError::NumaOfNoNode);
     }
     let spec = InstanceSpec {
-        name,
-        image: image(text(&request.registry_image), text(&request.container_name))?,
-        cores,
+        name: text(&request.name).map(|name| name.parse()).transpose()?,
+        cores: cores(request.required_cores)?,
         memory_bytes: memory(request.required_memory_bytes)?,
-        pids_limit,
+        pids_limit: pids(request.pids_limit.unwrap_or(DEFAULT_PIDS_LIMIT))?,
         ssh: ssh(request)?,
         env: environment(request)?,
+        snapshots: policy(
+            SnapshotPolicy::default(),
+            request.keep_snapshots,
+            request.snapshot_on_stop,
+        ),
+        on_oom: on_oom(OnOom::default(), request.on_oom.as_deref())?,
+        ..InstanceSpec::new(image)
     };
-    Ok((spec, target))
+    let demand = Demand {
+        cores: spec.cores,
+        memory_bytes: spec.memory_bytes.unwrap_or(0),
+        gpus: gpus(request)?,
+        numa: request.target_numa_node_id,
+    };
+    Ok(Wanted { spec, target, demand })
+}
+
+/// What a change makes of a specification.
+pub fn update(spec: &InstanceSpec, change: &UpdateVps) -> Result<InstanceSpec, RequestError> {
+    if *change == UpdateVps::default() {
+        return Err(RequestError::NothingToChange);
+    }
+    let mut new = spec.clone();
+    if let Some(number) = change.required_cores {
+        new.cores = cores(number)?;
+    }
+    if let Some(bytes) = change.required_memory_bytes {
+        new.memory_bytes = memory(Some(bytes))?;
+    }
+    if let Some(limit) = change.pids_limit {
+        new.pids_limit = pids(limit)?;
+    }
+    new.snapshots = policy(new.snapshots, change.keep_snapshots, change.snapshot_on_stop);
+    new.on_oom = on_oom(new.on_oom, change.on_oom.as_deref())?;
+    Ok(new)
+}
+
+/// A snapshot's name goes into the engine's own text formats, and must not be taken for a tag.
+pub fn snapshot_name(name: Option<String>) -> Result<Option<String>, RequestError> {
+    let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(None) };
+    let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let starts_well = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
+    if !plain || !starts_well || name.len() > 63 || name == "latest" {
+        return Err(RequestError::SnapshotName(name));
+    }
+    Ok(Some(name))
+}
+
+pub fn snapshot_message(message: Option<String>) -> Result<Option<String>, RequestError> {
+    let bad = |text: &String| text.chars().count() > 500 || text.chars().any(char::is_control);
+    if message.as_ref().is_some_and(bad) {
+        return Err(RequestError::SnapshotMessage);
+    }
+    Ok(message)
+}
+
+fn cores(number: i64) -> Result<u32, RequestError> {
+    u32::try_from(number).map_err(|_| RequestError::Cores(number))
+}
+
+fn pids(limit: u32) -> Result<u32, RequestError> {
+    if limit < 16 { Err(RequestError::Pids(limit)) } else { Ok(limit) }
+}
+
+fn policy(old: SnapshotPolicy, keep: Option<u32>, on_stop: Option<bool>) -> SnapshotPolicy {
+    SnapshotPolicy { keep: keep.unwrap_or(old.keep), on_stop: on_stop.unwrap_or(old.on_stop) }
+}
+
+fn on_oom(old: OnOom, text: Option<&str>) -> Result<OnOom, RequestError> {
+    match text {
+        None | Some("") => Ok(old),
+        Some("end") => Ok(OnOom::End),
+        Some("keep") => Ok(OnOom::KeepRunning),
+        Some(other) => Err(RequestError::OnOom(other.to_owned())),
+    }
+}
+
+fn gpus(request: &CreateVps) -> Result<GpuDemand, RequestError> {
+    let indices = request.required_gpus.clone().unwrap_or_default();
+    let count = request.gpu_count.filter(|count| *count > 0);
+    if let Some(twice) =
+        indices.iter().enumerate().find_map(|(at, gpu)| indices[..at].contains(gpu).then_some(*gpu))
+    {
+        return Err(RequestError::GpuTwice(twice));
+    }
+    match (indices.is_empty(), count) {
+        (true, None) => Ok(GpuDemand::None),
+        (true, Some(count)) if count <= MOST_GPUS => Ok(GpuDemand::Count(count)),
+        (true, Some(count)) => Err(RequestError::TooManyGpus(count)),
+        (false, Some(_)) => Err(RequestError::TwoGpuWishes),
+        (false, None) => Ok(GpuDemand::Indices(indices)),
+    }
 }
 
 fn image(

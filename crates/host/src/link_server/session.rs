@@ -6,9 +6,9 @@ use kohakuriver_link::frame::{FrameError, FrameStream};
 use kohakuriver_link::liveness::{HANDSHAKE_LIMIT, SILENCE_LIMIT};
 use kohakuriver_link::protocol::{Hello, Order, ToHost, ToRunner, VERSIONS};
 use kohakuriver_model::{NodeId, NodeName, Observation, Observed, TaskId};
-use kohakuriver_store::StoreError;
+use kohakuriver_store::{NewEvent, StoreError};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +47,12 @@ pub async fn serve(
     };
     let now_ms = app.clock.now_ms();
     let (session, mut queue, gone) = app.links.register(&node, now_ms);
+    // It may have been removed between the greeting and now; whoever removes it from here on
+    // ends this session.
+    if !matches!(app.store.lookup_node_name(&node).await, Ok(Some(_))) {
+        app.links.forget(&node);
+        return;
+    }
     tracing::info!(node.name = %name, version = hello.runner_version, "runner connected");
     let end = tokio::select! {
         () = shutdown.cancelled() => None,
@@ -93,7 +99,8 @@ async fn greet(
         return Ok(None);
     }
     let now_ms = app.clock.now_ms();
-    let skew = hello.now_ms - now_ms;
+    // Both are a peer's word or a clock's: neither may end the host.
+    let skew = hello.now_ms.saturating_sub(now_ms);
     app.store.record_hello(node, &hello.inventory, &hello.runner_version, skew, now_ms).await?;
     frames.send(&ToRunner::Welcome { version, node_name: name.to_string(), now_ms }).await?;
     Ok(Some((name, hello)))
@@ -110,24 +117,33 @@ async fn talk(
     app.changes.notify();
     for row in app.store.list_instances_of(node).await? {
         let order = Order { task_id: row.id, intent: row.intent, spec: row.spec };
-        frames.send(&ToRunner::Order(order)).await?;
+        send(frames, &ToRunner::Order(order)).await?;
     }
-    frames.send(&ToRunner::SyncDone).await?;
+    send(frames, &ToRunner::SyncDone).await?;
+    // Measured from the last word of the runner, whatever is sent to it meanwhile.
+    let mut heard = Instant::now();
     loop {
         tokio::select! {
             message = queue.recv() => match message {
-                Some(message) => frames.send(&message).await?,
+                Some(message) => send(frames, &message).await?,
                 None => return Ok(()),
             },
-            frame = timeout(SILENCE_LIMIT, frames.receive()) => {
+            frame = timeout_at(heard + SILENCE_LIMIT, frames.receive()) => {
                 let message = frame.map_err(|_| SessionError::Silent)??;
+                heard = Instant::now();
                 app.links.record_heartbeat(node, None, app.clock.now_ms());
                 if let Some(answer) = handle(app, node, name, message).await? {
-                    frames.send(&answer).await?;
+                    send(frames, &answer).await?;
                 }
             }
         }
     }
+}
+
+/// A runner that takes nothing for this long is as gone as one that says nothing.
+async fn send(frames: &mut Frames, message: &ToRunner) -> Result<(), SessionError> {
+    let sent = timeout(SILENCE_LIMIT, frames.send(message)).await;
+    sent.map_err(|_| SessionError::Silent)?.map_err(SessionError::from)
 }
 
 async fn handle(
@@ -142,12 +158,13 @@ async fn handle(
             return Ok(Some(ToRunner::HeartbeatAck));
         }
         ToHost::Observation { task_id, observation } => {
-            observe(app, node, task_id, observation).await?;
+            observe(app, node, name, task_id, observation).await?;
         }
         ToHost::Inventory { inventory } => {
             app.store.record_inventory(node, &inventory).await?;
             app.changes.notify();
         }
+        ToHost::Answer { request, answer } => app.links.answer(node, request, answer),
         ToHost::DialFailed { error } => app.links.dial_failed(node, error),
         ToHost::RenewCertificate { csr_pem } => {
             match app.ca.sign_runner(&csr_pem, node, app.clock.now_ms()) {
@@ -164,6 +181,7 @@ async fn handle(
 async fn observe(
     app: &App,
     node: &NodeId,
+    name: &NodeName,
     task_id: TaskId,
     observation: Observation,
 ) -> Result<(), SessionError> {
@@ -176,12 +194,41 @@ async fn observe(
         }
         return Ok(());
     }
-    if app.store.record_observation(task_id, node, &observation).await? {
+    let event = event(name, &observation);
+    let now_ms = app.clock.now_ms();
+    if app.store.record_observation(task_id, node, &observation, event, now_ms).await? {
         tracing::info!(task.id = %task_id, state = ?observation.state, "observed");
-        app.links.set_progress(task_id, None);
+        if observation.state == Observed::Absent {
+            app.links.forget_task(task_id);
+        } else {
+            app.links.set_progress(task_id, None);
+        }
         app.changes.notify();
     }
     Ok(())
+}
+
+/// What an observation is in the history of its instance.
+fn event(node: &NodeName, observation: &Observation) -> Option<NewEvent> {
+    let (kind, detail) = match &observation.state {
+        Observed::Running { .. } => ("running", String::new()),
+        Observed::Paused { .. } => ("paused", String::new()),
+        Observed::Stopped { oom: true, .. } => {
+            ("oom", "the kernel killed for lack of memory".to_owned())
+        }
+        Observed::Stopped { exit_code, .. } => {
+            ("stopped", exit_code.map(|code| format!("exit code {code}")).unwrap_or_default())
+        }
+        Observed::Failed { message, .. } => ("failed", message.clone()),
+        // The deletion is written where the row goes; the rest are steps.
+        Observed::Absent | Observed::Provisioning { .. } | Observed::Blocked { .. } => return None,
+    };
+    let detail = match &observation.warning {
+        Some(warning) if detail.is_empty() => warning.clone(),
+        Some(warning) => format!("{detail}; {warning}"),
+        None => detail,
+    };
+    Some(NewEvent { kind, actor: format!("node {node}"), detail })
 }
 
 /// Steps on the way are shown, not stored: they are told again.
@@ -197,6 +244,7 @@ fn under_way(observation: &Observation) -> Option<Progress> {
         }
         Observed::Absent
         | Observed::Running { .. }
+        | Observed::Paused { .. }
         | Observed::Stopped { .. }
         | Observed::Failed { .. } => None,
     }

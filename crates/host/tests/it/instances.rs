@@ -106,8 +106,9 @@ async fn a_silent_nodes_instances_are_lost_and_come_back_as_what_they_are() -> R
 
     let seen = Observation {
         generation: 1,
-        state: Observed::Stopped { exit_code: Some(3), finished_at_ms: 7 },
+        state: Observed::Stopped { exit_code: Some(3), finished_at_ms: 7, oom: false },
         ssh_host_key: None,
+        warning: None,
     };
     let seen = vec![(id(created.text("task_id")), seen)];
     let _runner = FakeRunner::connect(&host, identity, Reaction::Ignore, seen).await?;
@@ -141,6 +142,15 @@ async fn bad_requests_are_told_what_is_wrong() -> Result<()> {
     let cases = [
         (json!({"target_hostname": "n9"}), 404, "unknown_node"),
         (json!({"required_cores": 9}), 503, "no_room"),
+        (json!({"required_gpus": [0, 0], "target_hostname": "n1"}), 422, "invalid"),
+        (json!({"required_gpus": [5], "target_hostname": "n1"}), 503, "no_room"),
+        (json!({"gpu_count": 1, "required_gpus": [0]}), 422, "invalid"),
+        (json!({"target_numa_node_id": 0}), 422, "invalid"),
+        (json!({"target_numa_node_id": 7, "target_hostname": "n1"}), 503, "no_room"),
+        (json!({"node_labels": {"disk": "fast"}}), 503, "node_unavailable"),
+        (json!({"from_snapshot": "x"}), 422, "invalid"),
+        (json!({"from_vps": "nobody"}), 404, "not_found"),
+        (json!({"on_oom": "cry"}), 422, "invalid"),
         (json!({"required_cores": -1}), 422, "invalid"),
         (json!({"required_memory_bytes": 17u64 << 30}), 503, "no_room"),
         (json!({"registry_image": "a", "container_name": "b"}), 422, "invalid"),

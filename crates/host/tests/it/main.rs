@@ -4,5 +4,6 @@
 
 mod gateway;
 mod instances;
+mod lifecycle;
 mod nodes;
 mod openapi;

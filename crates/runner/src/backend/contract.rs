@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use kohakuriver_link::protocol::Order;
-use kohakuriver_model::{FailureCode, ImageSource, Intent, TaskId};
+use kohakuriver_model::{FailureCode, ImageSource, Intent, SnapshotRef, TaskId};
 
 use super::docker::{DockerBackend, DockerConfig};
 use super::fake::FakeBackend;
-use super::{Backend, BackendError, Change, Life};
+use super::{Backend, BackendError, Change, Life, SnapshotWish};
 use crate::agent_files;
 use crate::agent_stream;
 use crate::layout::Layout;
@@ -133,12 +133,82 @@ async fn contract(backend: &dyn Backend, layout: &Layout) {
     let second_start = backend.inspect(id).await.unwrap().unwrap();
     assert_ne!(first_start.started, second_start.started);
 
+    freezing_and_resizing(backend, &order).await;
+    snapshots(backend, layout, &order).await;
+
     for _ in 0..2 {
         backend.remove(id).await.unwrap();
         assert_eq!(life(backend, id).await, None);
     }
+    for _ in 0..2 {
+        backend.delete_all_snapshots(id).await.unwrap();
+        assert_eq!(backend.list_snapshots(id).await.unwrap(), []);
+    }
     let told = tokio::time::timeout(Duration::from_secs(5), events.next()).await;
     assert!(matches!(told, Ok(Some(Change::Everything | Change::Instance(_)))) || told.is_err());
+}
+
+/// From running, and ends ended.
+async fn freezing_and_resizing(backend: &dyn Backend, order: &Order) {
+    let id = order.task_id;
+    for _ in 0..2 {
+        backend.pause(id).await.unwrap();
+        assert!(matches!(life(backend, id).await, Some(Life::Paused { .. })));
+    }
+    let mut spec = order.spec.clone();
+    (spec.cores, spec.memory_bytes, spec.pids_limit) = (1, Some(128 << 20), 200);
+    for _ in 0..2 {
+        backend.resize(id, &spec).await.unwrap();
+        let found = backend.inspect(id).await.unwrap().unwrap();
+        assert_eq!(found.limits, backend.limits(&spec));
+    }
+    for _ in 0..2 {
+        backend.resume(id).await.unwrap();
+        assert!(matches!(life(backend, id).await, Some(Life::Running { .. })));
+    }
+    // Back to no limit at all.
+    backend.resize(id, &order.spec).await.unwrap();
+    let found = backend.inspect(id).await.unwrap().unwrap();
+    assert_eq!((found.limits, found.oom), (backend.limits(&order.spec), false));
+    for _ in 0..2 {
+        backend.kill(id).await.unwrap();
+        let ended = life(backend, id).await;
+        assert!(matches!(ended, Some(Life::Ended { exit_code: Some(137), .. })), "{ended:?}");
+        backend.pause(id).await.unwrap();
+        backend.resume(id).await.unwrap();
+    }
+}
+
+/// From ended, and ends running on the disk of a snapshot.
+async fn snapshots(backend: &dyn Backend, layout: &Layout, order: &Order) {
+    let id = order.task_id;
+    let wish = SnapshotWish { name: Some("first".to_owned()), message: "a \"b\" $c".to_owned() };
+    let first = backend.create_snapshot(id, &wish, 0).await.unwrap();
+    assert_eq!((first.name.as_deref(), first.message.as_str()), (Some("first"), "a \"b\" $c"));
+    let second = backend.create_snapshot(id, &SnapshotWish::default(), 0).await.unwrap();
+    let third = backend.create_snapshot(id, &SnapshotWish::default(), 2).await.unwrap();
+    let tags = async || -> Vec<u64> {
+        backend.list_snapshots(id).await.unwrap().iter().map(|snapshot| snapshot.tag).collect()
+    };
+    assert_eq!(tags().await, [third.tag, second.tag], "the oldest beyond two is gone");
+    let missing = backend.delete_snapshot(id, first.tag).await;
+    assert!(matches!(missing, Err(BackendError::SnapshotNotFound { .. })), "{missing:?}");
+
+    let mut restored = order.clone();
+    restored.intent = restored.intent.restore();
+    restored.spec.snapshot = Some(SnapshotRef { task_id: id, tag: first.tag });
+    let missing = backend.prepare(&restored, &|_, _| {}).await;
+    assert!(matches!(missing, Err(BackendError::SnapshotNotFound { .. })), "{missing:?}");
+    restored.spec.snapshot = Some(SnapshotRef { task_id: id, tag: third.tag });
+    let image = backend.prepare(&restored, &|_, _| {}).await.unwrap();
+    backend.remove(id).await.unwrap();
+    backend.create(&restored, &image).await.unwrap();
+    let found = backend.inspect(id).await.unwrap().unwrap();
+    assert_eq!((found.life, found.disk), (Life::Created, restored.intent.disk_generation));
+    backend.start(id).await.unwrap();
+    answers(layout, id).await;
+    backend.delete_snapshot(id, second.tag).await.unwrap();
+    assert_eq!(tags().await, [third.tag]);
 }
 
 #[tokio::test]
@@ -173,6 +243,81 @@ async fn docker_tells_when_an_instance_ends_by_itself() {
     assert_eq!(told, Some(Change::Instance(order.task_id)));
     let ended = life(&node.backend, order.task_id).await;
     assert!(matches!(ended, Some(Life::Ended { exit_code: Some(3), .. })), "{ended:?}");
+}
+
+/// Runs a command inside; how it ends is not the question.
+fn inside(id: TaskId, command: &str) {
+    let name = format!("kohakuriver-vps-{id}");
+    let status = Command::new("docker").args(["exec", &name, "/bin/sh", "-c", command]).output();
+    status.unwrap();
+}
+
+async fn running(node: &Node, order: &Order) {
+    agent_files::write_instance_files(&node.layout, order).unwrap();
+    let image = node.backend.prepare(order, &|_, _| {}).await.unwrap();
+    node.backend.create(order, &image).await.unwrap();
+    node.backend.start(order.task_id).await.unwrap();
+    answers(&node.layout, order.task_id).await;
+}
+
+#[tokio::test]
+async fn docker_tells_at_once_that_the_kernel_killed_for_lack_of_memory() {
+    let node = Node::new();
+    node.install();
+    let mut order = fresh_order(IMAGE);
+    order.spec.memory_bytes = Some(48 << 20);
+    running(&node, &order).await;
+    let id = order.task_id;
+    let mut events = node.backend.events();
+    assert_eq!(events.next().await, Some(Change::Everything));
+    inside(id, "dd if=/dev/zero of=/dev/null bs=200M count=1");
+    let noticed = async {
+        loop {
+            events.next().await;
+            if node.backend.inspect(id).await.unwrap().unwrap().oom {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), noticed).await.expect("it was noticed");
+    let found = node.backend.inspect(id).await.unwrap().unwrap();
+    assert!(found.is_running(), "only the hungry process is gone: {found:?}");
+    node.backend.kill(id).await.unwrap();
+    assert!(node.backend.inspect(id).await.unwrap().unwrap().oom, "it is still known at the end");
+    node.backend.start(id).await.unwrap();
+    answers(&node.layout, id).await;
+    assert!(!node.backend.inspect(id).await.unwrap().unwrap().oom, "a new start is a new count");
+}
+
+#[tokio::test]
+async fn a_chain_of_snapshots_is_flattened_and_loses_nothing() {
+    let node = Node::new();
+    node.install();
+    let mut order = fresh_order(IMAGE);
+    let id = order.task_id;
+    let mut most = 0;
+    for round in 0..11 {
+        running(&node, &order).await;
+        inside(id, &format!("echo {round} >>/root/rounds"));
+        let made = node.backend.create_snapshot(id, &SnapshotWish::default(), 2).await.unwrap();
+        let name = format!("kohakuriver-snapshot/vps-{id}:{}", made.tag);
+        let inspect = ["inspect", "--format", "{{len .RootFS.Layers}}", &name];
+        let layers = Command::new("docker").args(inspect).output().unwrap();
+        most = most.max(String::from_utf8_lossy(&layers.stdout).trim().parse::<u32>().unwrap());
+        node.backend.remove(id).await.unwrap();
+        order.intent = order.intent.restore();
+        order.spec.snapshot = Some(SnapshotRef { task_id: id, tag: made.tag });
+    }
+    assert!(most <= 9, "{most} layers");
+    running(&node, &order).await;
+    let name = format!("kohakuriver-vps-{id}");
+    let read = ["exec", &name, "/bin/sh", "-c", "tr '\n' ' ' </root/rounds"];
+    let read = Command::new("docker").args(read).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&read.stdout), "0 1 2 3 4 5 6 7 8 9 10 ");
+    assert!(node.backend.list_snapshots(id).await.unwrap()[0].in_use);
+    node.backend.remove(id).await.unwrap();
+    node.backend.delete_all_snapshots(id).await.unwrap();
+    assert_eq!(node.backend.list_snapshots(id).await.unwrap(), []);
 }
 
 #[tokio::test]

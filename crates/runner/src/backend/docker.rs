@@ -4,7 +4,10 @@
 //!  client      one connection per request; finds out again who it talks to after a failure
 //!  image       registry, environment tarball or base environment -> image id
 //!  base_image  the base environment, built where nobody else made one
-//!  container   create, start, stop, remove, inspect
+//!  create_body what the engine is asked for when a container is created
+//!  container   create, start, pause, stop, kill, resize, remove, inspect
+//!  found       from the engine's answer to what the plan needs, and the kernel's count of OOM kills
+//!  snapshot    commit, flatten, list, delete
 //!  events      what changed, as hints
 //! ```
 //!
@@ -18,19 +21,22 @@ use async_trait::async_trait;
 use bollard::query_parameters::LogsOptionsBuilder;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use kohakuriver_link::protocol::Order;
-use kohakuriver_model::{DockerState, NodeName, TaskId};
+use kohakuriver_link::protocol::{Order, Snapshot};
+use kohakuriver_model::{DockerState, InstanceSpec, NodeName, TaskId};
 
-use crate::backend::{Backend, BackendError, Change, Found, Progress};
+use crate::backend::{Backend, BackendError, Change, Found, Limits, Progress, SnapshotWish};
 use crate::layout::Layout;
 
 mod apt_sources;
 mod base_image;
 mod client;
 mod container;
+mod create_body;
 mod events;
+mod found;
 mod image;
 mod shared_job;
+mod snapshot;
 mod tarball;
 
 pub use client::Engine;
@@ -74,7 +80,7 @@ impl Backend for DockerBackend {
     }
 
     async fn prepare(&self, order: &Order, progress: Progress<'_>) -> Result<String, BackendError> {
-        self.images.prepare(&order.spec.image, progress).await
+        self.images.prepare(&order.spec, progress).await
     }
 
     async fn create(&self, order: &Order, image: &str) -> Result<(), BackendError> {
@@ -85,8 +91,49 @@ impl Backend for DockerBackend {
         container::start(&self.engine, id).await
     }
 
+    async fn pause(&self, id: TaskId) -> Result<(), BackendError> {
+        container::pause(&self.engine, id).await
+    }
+
+    async fn resume(&self, id: TaskId) -> Result<(), BackendError> {
+        container::resume(&self.engine, id).await
+    }
+
     async fn stop(&self, id: TaskId, grace: Duration) -> Result<(), BackendError> {
         container::stop(&self.engine, id, grace).await
+    }
+
+    async fn kill(&self, id: TaskId) -> Result<(), BackendError> {
+        container::kill(&self.engine, id).await
+    }
+
+    async fn resize(&self, id: TaskId, spec: &InstanceSpec) -> Result<(), BackendError> {
+        container::resize(&self.engine, id, found::limits(spec)).await
+    }
+
+    fn limits(&self, spec: &InstanceSpec) -> Limits {
+        found::limits(spec)
+    }
+
+    async fn create_snapshot(
+        &self,
+        id: TaskId,
+        wish: &SnapshotWish,
+        keep: u32,
+    ) -> Result<Snapshot, BackendError> {
+        snapshot::create(&self.engine, id, wish, keep).await
+    }
+
+    async fn list_snapshots(&self, id: TaskId) -> Result<Vec<Snapshot>, BackendError> {
+        snapshot::list(&self.engine, id).await
+    }
+
+    async fn delete_snapshot(&self, id: TaskId, tag: u64) -> Result<(), BackendError> {
+        snapshot::delete(&self.engine, id, tag).await
+    }
+
+    async fn delete_all_snapshots(&self, id: TaskId) -> Result<(), BackendError> {
+        snapshot::delete_all(&self.engine, id).await
     }
 
     async fn remove(&self, id: TaskId) -> Result<(), BackendError> {

@@ -8,13 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use kohakuriver_link::protocol::Order;
-use kohakuriver_model::{DockerState, TaskId};
+use kohakuriver_link::protocol::{Order, Snapshot};
+use kohakuriver_model::{DockerState, InstanceSpec, TaskId};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixListener;
 use tokio::sync::broadcast;
 
-use super::{Backend, BackendError, Change, Found, Life, Progress};
+use super::{Backend, BackendError, Change, Found, Life, Limits, Progress, SnapshotWish};
 use crate::clock::now_ms;
 use crate::layout::Layout;
 
@@ -27,6 +27,7 @@ pub enum Fault {
     CreateRefused,
     StartRefused,
     AgentEndsAtOnce,
+    ResizeRefused,
 }
 
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub struct FakeBackend {
 #[derive(Debug, Default)]
 struct State {
     instances: HashMap<TaskId, Found>,
+    snapshots: HashMap<TaskId, Vec<Snapshot>>,
+    restarts: u32,
     faults: BTreeSet<Fault>,
     starts: u32,
     acts: Vec<&'static str>,
@@ -71,6 +74,24 @@ impl FakeBackend {
         let _ = self.events.send(Change::Instance(id));
     }
 
+    /// As if the kernel had killed a process of it.
+    pub fn run_out_of_memory(&self, id: TaskId) {
+        if let Some(found) = self.lock().instances.get_mut(&id) {
+            found.oom = true;
+        }
+        let _ = self.events.send(Change::Instance(id));
+    }
+
+    /// The engine goes with all that runs, and is back at once.
+    pub fn restart_engine(&self) {
+        let mut state = self.lock();
+        state.restarts += 1;
+        let ids: Vec<_> = state.instances.keys().copied().collect();
+        ids.into_iter().for_each(|id| state.end(id, 137));
+        drop(state);
+        let _ = self.events.send(Change::Everything);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -89,10 +110,14 @@ impl State {
         if let Some(agent) = self.agents.remove(&id) {
             agent.abort();
         }
-        if let Some(found) = self.instances.get_mut(&id).filter(|found| found.is_running()) {
+        if let Some(found) = self.instances.get_mut(&id).filter(|found| is_up(found)) {
             found.life = Life::Ended { exit_code: Some(exit_code), finished_at_ms: now_ms() };
         }
     }
+}
+
+fn is_up(found: &Found) -> bool {
+    matches!(found.life, Life::Running { .. } | Life::Paused { .. })
 }
 
 fn refused(act: &'static str) -> BackendError {
@@ -111,6 +136,12 @@ impl Backend for FakeBackend {
         if faults.contains(&Fault::PullHangs) {
             std::future::pending::<()>().await;
         }
+        if let Some(snapshot) = order.spec.snapshot {
+            let known = self.list_snapshots(snapshot.task_id).await?;
+            if !known.iter().any(|known| known.tag == snapshot.tag) {
+                return Err(BackendError::SnapshotNotFound { which: snapshot.tag.to_string() });
+            }
+        }
         if faults.contains(&Fault::ImageMissing) {
             let image = format!("{:?}", order.spec.image);
             return Err(BackendError::ImageNotFound { image, reason: "none".to_owned() });
@@ -126,7 +157,15 @@ impl Backend for FakeBackend {
         {
             return Err(refused("create"));
         }
-        state.instances.insert(order.task_id, Found { life: Life::Created, started: None });
+        let found = Found {
+            life: Life::Created,
+            started: None,
+            disk: order.intent.disk_generation,
+            oom: false,
+            limits: self.limits(&order.spec),
+            epoch: String::new(),
+        };
+        state.instances.insert(order.task_id, found);
         Ok(())
     }
 
@@ -142,7 +181,8 @@ impl Backend for FakeBackend {
         if found.is_running() {
             return Ok(());
         }
-        *found = Found { life: Life::Running { started_at_ms: now_ms() }, started };
+        found.life = Life::Running { started_at_ms: now_ms() };
+        (found.started, found.oom) = (started, false);
         if state.faults.contains(&Fault::AgentEndsAtOnce) {
             state.end(id, 127);
         } else {
@@ -168,7 +208,103 @@ impl Backend for FakeBackend {
     }
 
     async fn inspect(&self, id: TaskId) -> Result<Option<Found>, BackendError> {
-        Ok(self.reachable()?.instances.get(&id).cloned())
+        let state = self.reachable()?;
+        let epoch = state.restarts.to_string();
+        Ok(state.instances.get(&id).cloned().map(|found| Found { epoch, ..found }))
+    }
+
+    async fn pause(&self, id: TaskId) -> Result<(), BackendError> {
+        let mut state = self.reachable()?;
+        state.acts.push("pause");
+        if let Some(found) = state.instances.get_mut(&id)
+            && let Life::Running { started_at_ms } = found.life
+        {
+            found.life = Life::Paused { started_at_ms };
+        }
+        Ok(())
+    }
+
+    async fn resume(&self, id: TaskId) -> Result<(), BackendError> {
+        let mut state = self.reachable()?;
+        state.acts.push("resume");
+        if let Some(found) = state.instances.get_mut(&id)
+            && let Life::Paused { started_at_ms } = found.life
+        {
+            found.life = Life::Running { started_at_ms };
+        }
+        Ok(())
+    }
+
+    async fn kill(&self, id: TaskId) -> Result<(), BackendError> {
+        let mut state = self.reachable()?;
+        state.acts.push("kill");
+        state.end(id, 137);
+        Ok(())
+    }
+
+    async fn resize(&self, id: TaskId, spec: &InstanceSpec) -> Result<(), BackendError> {
+        let mut state = self.reachable()?;
+        state.acts.push("resize");
+        let running = state.instances.get(&id).is_some_and(is_up);
+        if running && state.faults.contains(&Fault::ResizeRefused) {
+            return Err(refused("resize"));
+        }
+        if let Some(found) = state.instances.get_mut(&id) {
+            found.limits = self.limits(spec);
+        }
+        Ok(())
+    }
+
+    fn limits(&self, spec: &InstanceSpec) -> Limits {
+        let memory_bytes = spec.memory_bytes.unwrap_or(0);
+        Limits { cores: spec.cores, memory_bytes, pids: spec.pids_limit }
+    }
+
+    async fn create_snapshot(
+        &self,
+        id: TaskId,
+        wish: &SnapshotWish,
+        keep: u32,
+    ) -> Result<Snapshot, BackendError> {
+        let mut state = self.reachable()?;
+        state.acts.push("snapshot");
+        if !state.instances.contains_key(&id) {
+            return Err(refused("save"));
+        }
+        let snapshots = state.snapshots.entry(id).or_default();
+        let snapshot = Snapshot {
+            tag: snapshots.first().map_or(1, |newest| newest.tag + 1),
+            name: wish.name.clone(),
+            message: wish.message.clone(),
+            size_bytes: 1,
+            own_bytes: 1,
+            in_use: false,
+        };
+        snapshots.insert(0, snapshot.clone());
+        if keep > 0 {
+            snapshots.truncate(keep as usize);
+        }
+        Ok(snapshot)
+    }
+
+    async fn list_snapshots(&self, id: TaskId) -> Result<Vec<Snapshot>, BackendError> {
+        Ok(self.reachable()?.snapshots.get(&id).cloned().unwrap_or_default())
+    }
+
+    async fn delete_snapshot(&self, id: TaskId, tag: u64) -> Result<(), BackendError> {
+        let mut state = self.reachable()?;
+        let snapshots = state.snapshots.entry(id).or_default();
+        let count = snapshots.len();
+        snapshots.retain(|snapshot| snapshot.tag != tag);
+        if snapshots.len() == count {
+            return Err(BackendError::SnapshotNotFound { which: tag.to_string() });
+        }
+        Ok(())
+    }
+
+    async fn delete_all_snapshots(&self, id: TaskId) -> Result<(), BackendError> {
+        self.reachable()?.snapshots.remove(&id);
+        Ok(())
     }
 
     async fn list(&self) -> Result<Vec<(TaskId, Found)>, BackendError> {

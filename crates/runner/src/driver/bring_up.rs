@@ -43,17 +43,36 @@ impl Driver {
         let prepare = shared.backend.prepare(&order, &progress);
         let image = self.unless_superseded(prepare).await??;
         self.provisioning("creating");
+        let _turn = shared.room.acquire().await;
         self.write(|record| record.attempted = true)?;
         shared.backend.create(&order, &image).await?;
         Ok(())
     }
 
-    pub(super) async fn start(&mut self, before: Option<String>) -> Result<(), StepError> {
+    /// Gives up the old disk, but only once the new one is known to be there.
+    pub(super) async fn replace(&mut self) -> Result<(), StepError> {
+        self.provisioning("looking for the snapshot");
+        let shared = Arc::clone(&self.shared);
+        let order = self.record.order.clone();
+        let prepare = shared.backend.prepare(&order, &|_, _| {});
+        match self.unless_superseded(prepare).await? {
+            Ok(_) => Ok(shared.backend.remove(self.id).await?),
+            Err(error) if error.is_engine_away() => Err(error.into()),
+            Err(error) => self.record_failure(error.code(), error.to_string(), error.hint(), false),
+        }
+    }
+
+    pub(super) async fn start(
+        &mut self,
+        before: Option<String>,
+        epoch: String,
+    ) -> Result<(), StepError> {
         self.provisioning("starting");
         agent_files::write_instance_files(&self.shared.layout, &self.record.order)?;
-        let boot = self.shared.boot.clone();
-        self.write(|record| record.intend_start(&boot, before))?;
-        match self.shared.backend.start(self.id).await {
+        self.write(|record| record.intend_start(epoch, before))?;
+        let shared = Arc::clone(&self.shared);
+        let _turn = shared.room.acquire().await;
+        match shared.backend.start(self.id).await {
             Ok(()) => self.write(Record::confirm_start),
             Err(error) if error.is_engine_away() => Err(error.into()),
             Err(error) => {

@@ -1,6 +1,7 @@
 //! Drivers on the fake backend: what a host would see, and what survives the runner's death.
 
-use kohakuriver_model::Intent;
+use kohakuriver_link::protocol::{Answer, Question};
+use kohakuriver_model::{Intent, SnapshotRef};
 
 use super::*;
 use crate::backend::fake::{FakeBackend, Fault};
@@ -77,7 +78,7 @@ fn runner(layout: &Layout, backend: &Arc<FakeBackend>) -> (Arc<Shared>, Arc<Flee
         ledger,
         layout: layout.clone(),
         board: Arc::default(),
-        boot: "boot".to_owned(),
+        room: Semaphore::new(STARTS_AT_ONCE),
         stop_grace: Duration::from_secs(1),
         shutdown: CancellationToken::new(),
     });
@@ -215,4 +216,126 @@ async fn what_never_existed_is_gone_without_asking_the_engine() {
     world.backend.fault(Fault::EngineAway, true);
     world.order(Intent::created().delete());
     world.until("absent", |seen| seen.state == Observed::Absent).await;
+}
+
+#[tokio::test]
+async fn pausing_and_killing_are_seen_and_a_restart_ends_both() {
+    let world = World::new();
+    let intent = Intent::created();
+    world.order(intent);
+    world.until_running(1).await;
+    world.order(intent.pause());
+    world.until("paused", |seen| matches!(seen.state, Observed::Paused { .. })).await;
+    let resumed = intent.pause().resume();
+    world.order(resumed);
+    world.until_running(3).await;
+    world.order(resumed.pause());
+    world.until("paused again", |seen| seen.generation == 4).await;
+    world.order(resumed.pause().kill());
+    world
+        .until("killed", |seen| {
+            matches!(seen.state, Observed::Stopped { exit_code: Some(137), .. })
+        })
+        .await;
+    world.order(resumed.pause().kill().restart());
+    world.until_running(6).await;
+    let expected = ["create", "start", "pause", "resume", "pause", "resume", "kill", "start"];
+    assert_eq!(world.backend.acts(), expected);
+}
+
+#[tokio::test]
+async fn out_of_memory_ends_it_at_once_and_says_so() {
+    let world = World::new();
+    world.order(Intent::created());
+    world.until_running(1).await;
+    world.backend.run_out_of_memory(TaskId::from_u64(7));
+    world.until("oom", |seen| matches!(seen.state, Observed::Stopped { oom: true, .. })).await;
+    world.order(Intent::created().restart());
+    world.until_running(2).await;
+}
+
+#[tokio::test]
+async fn what_an_engine_took_along_comes_back_with_it() {
+    let world = World::new();
+    world.order(Intent::created());
+    world.until_running(1).await;
+    world.backend.restart_engine();
+    world
+        .until("running again", |seen| {
+            matches!(seen.state, Observed::Running { .. }) && world.backend.acts().len() == 3
+        })
+        .await;
+    assert_eq!(world.backend.acts(), ["create", "start", "start"]);
+}
+
+#[tokio::test]
+async fn new_limits_apply_while_it_runs_or_a_warning_says_when() {
+    let world = World::new();
+    let mut newest = order(Intent::created());
+    world.fleet.order(newest.clone());
+    world.until_running(1).await;
+    newest.spec.cores = 2;
+    newest.intent = newest.intent.update();
+    world.fleet.order(newest.clone());
+    world.until_running(2).await;
+    assert_eq!(world.backend.acts(), ["create", "start", "resize"]);
+
+    world.backend.fault(Fault::ResizeRefused, true);
+    newest.spec.cores = 1;
+    newest.intent = newest.intent.update();
+    world.fleet.order(newest.clone());
+    let seen = world.until("warned", |seen| seen.generation == 3 && seen.warning.is_some()).await;
+    assert!(matches!(seen.state, Observed::Running { .. }), "{seen:?}");
+    newest.intent = newest.intent.restart();
+    world.fleet.order(newest);
+    let seen = world
+        .until("restarted", |seen| {
+            seen.generation == 4 && matches!(seen.state, Observed::Running { .. })
+        })
+        .await;
+    assert_eq!(seen.warning, None);
+}
+
+async fn ask(world: &World, question: Question) -> Answer {
+    world.fleet.ask(TaskId::from_u64(7), question).await
+}
+
+#[tokio::test]
+async fn snapshots_are_made_listed_restored_and_go_with_their_instance() {
+    let world = World::new();
+    let mut newest = order(Intent::created());
+    newest.spec.snapshots.keep = 2;
+    world.fleet.order(newest.clone());
+    world.until_running(1).await;
+    let create = || Question::CreateSnapshot { name: None, message: Some("m".to_owned()) };
+    for _ in 0..3 {
+        assert!(matches!(ask(&world, create()).await, Answer::Created { .. }));
+    }
+    let Answer::Snapshots { snapshots } = ask(&world, Question::ListSnapshots).await else {
+        panic!("no list");
+    };
+    assert_eq!(snapshots.iter().map(|snapshot| snapshot.tag).collect::<Vec<_>>(), [3, 2]);
+    let missing = ask(&world, Question::DeleteSnapshot { tag: 1 }).await;
+    assert!(matches!(missing, Answer::Failed { code: FailureCode::SnapshotNotFound, .. }));
+
+    // A snapshot that is not there leaves the disk that is.
+    let task_id = TaskId::from_u64(7);
+    newest.intent = newest.intent.restore();
+    newest.spec.snapshot = Some(SnapshotRef { task_id, tag: 1 });
+    world.fleet.order(newest.clone());
+    world.until_failed(FailureCode::SnapshotNotFound).await;
+    assert!(!world.backend.acts().contains(&"remove"));
+    newest.intent = newest.intent.restore();
+    newest.spec.snapshot = Some(SnapshotRef { task_id, tag: 3 });
+    world.fleet.order(newest.clone());
+    world.until_running(3).await;
+    assert!(world.backend.acts().ends_with(&["remove", "create", "start"]));
+
+    newest.intent = newest.intent.delete();
+    world.fleet.order(newest);
+    world.until("absent", |seen| seen.state == Observed::Absent).await;
+    let Answer::Snapshots { snapshots } = ask(&world, Question::ListSnapshots).await else {
+        panic!("no list");
+    };
+    assert!(snapshots.is_empty());
 }

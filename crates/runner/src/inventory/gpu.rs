@@ -3,9 +3,11 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use kohakuriver_model::GpuRuntime;
 use kohakuriver_model::node::Gpu;
 use tokio::process::Command;
 
+const HOOKS: [&str; 2] = ["nvidia-container-runtime-hook", "nvidia-container-toolkit"];
 /// A driver that is stuck must not hold the runner up.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -34,6 +36,16 @@ pub async fn detect() -> Vec<Gpu> {
             Vec::new()
         }
     }
+}
+
+/// Whether NVIDIA's container toolkit is there: the engine hands out GPUs through this hook, or
+/// through a runtime of the same package.
+pub fn runtime() -> GpuRuntime {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .chain(["/usr/bin".into(), "/usr/local/bin".into()])
+        .any(|dir| HOOKS.iter().any(|hook| dir.join(hook).is_file()));
+    if found { GpuRuntime::Ready } else { GpuRuntime::Missing }
 }
 
 fn parse(text: &str) -> Vec<Gpu> {

@@ -88,6 +88,9 @@ impl Engine {
             error,
             Error::DockerResponseServerError { .. } | Error::DockerStreamError { .. }
         );
+        if text.contains("could not select device driver") {
+            return BackendError::NoGpuRuntime { reason: text };
+        }
         if said_no {
             return BackendError::Refused { act, reason: text };
         }

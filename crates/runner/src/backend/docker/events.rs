@@ -15,11 +15,12 @@ use futures_util::stream::BoxStream;
 use tokio::sync::mpsc;
 
 use super::client::Engine;
-use super::container::{LABEL_MANAGED, LABEL_TASK};
+use super::create_body::{LABEL_MANAGED, LABEL_TASK};
 use crate::backend::Change;
 
 /// Listeners only look again, so a short pause is enough and costs nothing.
 const RETRY: Duration = Duration::from_secs(1);
+const OOM_COUNTED: Duration = Duration::from_millis(250);
 /// Bursts wait in Docker's socket beyond this.
 const QUEUE: usize = 256;
 
@@ -54,8 +55,15 @@ async fn listen(engine: &Engine, sender: &mpsc::Sender<Change>) -> Result<(), ()
     let mut events = Box::pin(docker.events(Some(options)));
     sender.send(Change::Everything).await.map_err(drop)?;
     while let Some(Ok(event)) = events.next().await {
-        if let Some(change) = change(&event) {
-            sender.send(change).await.map_err(drop)?;
+        let Some(change) = change(&event) else { continue };
+        sender.send(change).await.map_err(drop)?;
+        if event.action.as_deref() == Some("oom") {
+            // Told before the kernel has killed and counted: look once more when it has.
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(OOM_COUNTED).await;
+                let _ = sender.send(change).await;
+            });
         }
     }
     sender.send(Change::Everything).await.map_err(drop)

@@ -15,15 +15,17 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt;
-use kohakuriver_model::ImageSource;
+use kohakuriver_model::{ImageSource, InstanceSpec};
 use serde::{Deserialize, Serialize};
 
 use self::environment::{find_environment, repository};
 use self::progress::{Layers, Throttle};
+pub(super) use self::transfer::drain;
 use self::transfer::{file_body, import, load_and_tag, tag};
 use super::base_image;
 use super::client::{Engine, is_disk_full, plain, status};
 use super::shared_job::{Jobs, Outcome, Reporter};
+use super::snapshot;
 use super::tarball::{self, TarKind};
 use crate::backend::{BackendError, Progress};
 use crate::durable;
@@ -62,7 +64,13 @@ impl Images {
     }
 
     /// Dropping the future gives up, unless others wait for the same image.
-    pub async fn prepare(&self, source: &ImageSource, progress: Progress<'_>) -> Outcome {
+    pub async fn prepare(&self, spec: &InstanceSpec, progress: Progress<'_>) -> Outcome {
+        if let Some(wanted) = spec.snapshot {
+            let known = self.local(&snapshot::reference(wanted)).await?;
+            let which = wanted.tag.to_string();
+            return known.ok_or(BackendError::SnapshotNotFound { which });
+        }
+        let source = &spec.image;
         let this = self.clone();
         match source {
             ImageSource::Registry { reference } => {

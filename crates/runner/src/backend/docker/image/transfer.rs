@@ -69,7 +69,7 @@ pub async fn tag(
     docker.tag_image(image, Some(options)).await
 }
 
-async fn drain<T>(
+pub async fn drain<T>(
     messages: impl Stream<Item = Result<T, bollard::errors::Error>>,
 ) -> Result<Vec<T>, String> {
     let mut messages = Box::pin(messages);

@@ -1,0 +1,208 @@
+//! Acts on a VPS: stop, kill, restart, pause, resume, update, delete.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use http::{HeaderMap, StatusCode};
+use kohakuriver_api::{ErrorBody, Message, UpdateVps};
+use kohakuriver_model::Act;
+use kohakuriver_store::InstanceRow;
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::error::ApiError;
+use super::vps::reach;
+use crate::access::{Caller, Wish};
+use crate::host::App;
+use crate::instances::{self, request, snapshots};
+
+/// Existing clients of pausing read from the answer whether it worked.
+const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(stop_vps))
+        .routes(routes!(stop_vps_alias))
+        .routes(routes!(kill_vps))
+        .routes(routes!(restart_vps))
+        .routes(routes!(pause_vps))
+        .routes(routes!(resume_vps))
+        .routes(routes!(command_vps))
+        .routes(routes!(update_vps, delete_vps))
+}
+
+type Accepted = Result<(StatusCode, Json<Message>), ApiError>;
+
+/// Stops a VPS; its disk stays.
+#[utoipa::path(post, path = "/api/vps/stop/{task}", tag = "lifecycle", params(("task" = String, Path)),
+    responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn stop_vps(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(text): Path<String>,
+) -> Accepted {
+    change(&app, &headers, &text, Act::Stop, "is stopping").await
+}
+
+/// The order of words that some existing clients use.
+#[utoipa::path(post, path = "/api/vps/{task}/stop", tag = "lifecycle", params(("task" = String, Path)),
+    responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn stop_vps_alias(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(text): Path<String>,
+) -> Accepted {
+    change(&app, &headers, &text, Act::Stop, "is stopping").await
+}
+
+/// Ends a VPS without asking its processes first; its disk stays.
+#[utoipa::path(post, path = "/api/kill/{task}", tag = "lifecycle", params(("task" = String, Path)),
+    responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn kill_vps(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(text): Path<String>,
+) -> Accepted {
+    change(&app, &headers, &text, Act::Kill, "is being killed").await
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct RestartQuery {
+    /// Start on the disk of this snapshot (a tag, a name or `latest`); what is on the disk now is
+    /// given up.
+    from_snapshot: Option<String>,
+}
+
+/// Starts a stopped VPS again, or a running one anew, with the disk it has.
+#[utoipa::path(post, path = "/api/vps/restart/{task}", tag = "lifecycle", params(RestartQuery, ("task" = String, Path)),
+    responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn restart_vps(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(text): Path<String>,
+    query: Result<Query<RestartQuery>, QueryRejection>,
+) -> Accepted {
+    let Query(query) = query?;
+    let Some(which) = query.from_snapshot else {
+        return change(&app, &headers, &text, Act::Restart, "is restarting").await;
+    };
+    let caller = Caller::of(&headers);
+    let access = reach(&app, &caller, &text, Wish::Change).await?;
+    let row = snapshots::restore(&app, &caller, &access, Some(&which)).await?;
+    Ok(accepted(&row, "is being restored"))
+}
+
+/// Freezes every process of a running VPS; it keeps all it holds.
+#[utoipa::path(post, path = "/api/vps/pause/{task}", tag = "lifecycle", params(("task" = String, Path)),
+    responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn pause_vps(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(text): Path<String>,
+) -> Accepted {
+    change(&app, &headers, &text, Act::Pause, "is pausing").await
+}
+
+/// Lets a paused VPS go on.
+#[utoipa::path(post, path = "/api/vps/resume/{task}", tag = "lifecycle", params(("task" = String, Path)),
+    responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn resume_vps(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(text): Path<String>,
+) -> Accepted {
+    change(&app, &headers, &text, Act::Resume, "is resuming").await
+}
+
+/// `pause` or `resume` as existing clients ask for it: the answer comes when it is done, and
+/// says "successfully" only then.
+#[utoipa::path(post, path = "/api/command/{task}/{command}", tag = "lifecycle",
+    params(("task" = String, Path), ("command" = String, Path)),
+    responses((status = 200, body = Message), (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn command_vps(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path((text, command)): Path<(String, String)>,
+) -> Result<Json<Message>, ApiError> {
+    let (act, done) = match command.as_str() {
+        "pause" => (Act::Pause, "paused"),
+        "resume" => (Act::Resume, "running"),
+        other => {
+            let detail = format!("'{other}' is not a command");
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, "unknown_command", detail)
+                .hint("use pause or resume"));
+        }
+    };
+    let caller = Caller::of(&headers);
+    let access = reach(&app, &caller, &text, Wish::Change).await?;
+    let row = instances::act(&app, &caller, &access, act).await?;
+    let task = instances::wait_for_act(&app, &access, COMMAND_LIMIT).await?;
+    let name = instances::display_name(row.id, &row.spec);
+    let message = if task.status == done {
+        format!("VPS {name} {command}d successfully")
+    } else {
+        let why = task.error_message.unwrap_or_else(|| format!("it is {}", task.status));
+        format!("VPS {name} could not be {command}d yet: {why}")
+    };
+    Ok(Json(Message { message, task_id: row.id.to_string() }))
+}
+
+/// Changes limits and policies. Limits apply at once where the backend can; where it cannot, the
+/// task's `warning` says so and they apply at the next start.
+#[utoipa::path(patch, path = "/api/vps/{task}", tag = "lifecycle", params(("task" = String, Path)), request_body = UpdateVps,
+    responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)))]
+async fn update_vps(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(text): Path<String>,
+    body: Result<Json<UpdateVps>, JsonRejection>,
+) -> Accepted {
+    let Json(wish) = body?;
+    let caller = Caller::of(&headers);
+    let access = reach(&app, &caller, &text, Wish::Change).await?;
+    let detail = serde_json::to_string(&wish).unwrap_or_default();
+    let edit = |spec: &kohakuriver_model::InstanceSpec| request::update(spec, &wish);
+    let row = instances::act_with(&app, &caller, &access, Act::Update, detail, edit).await?;
+    Ok(accepted(&row, "is being updated"))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct DeleteQuery {
+    /// Also what still runs.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Deletes a VPS, its disk and its snapshots.
+#[utoipa::path(delete, path = "/api/vps/{task}", tag = "lifecycle", params(DeleteQuery, ("task" = String, Path)),
+    responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn delete_vps(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(text): Path<String>,
+    query: Result<Query<DeleteQuery>, QueryRejection>,
+) -> Accepted {
+    let Query(query) = query?;
+    change(&app, &headers, &text, Act::Delete { force: query.force }, "is being deleted").await
+}
+
+async fn change(app: &App, headers: &HeaderMap, text: &str, act: Act, outcome: &str) -> Accepted {
+    let caller = Caller::of(headers);
+    let access = reach(app, &caller, text, Wish::Change).await?;
+    Ok(accepted(&instances::act(app, &caller, &access, act).await?, outcome))
+}
+
+pub fn accepted(row: &InstanceRow, outcome: &str) -> (StatusCode, Json<Message>) {
+    let name = instances::display_name(row.id, &row.spec);
+    let message = Message { message: format!("VPS {name} {outcome}"), task_id: row.id.to_string() };
+    (StatusCode::ACCEPTED, Json(message))
+}

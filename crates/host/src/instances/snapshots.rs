@@ -1,0 +1,151 @@
+//! Snapshots: the node's engine keeps them, so every question goes there.
+
+use kohakuriver_api::CreateVps;
+use kohakuriver_link::protocol::{Answer, Question, Snapshot};
+use kohakuriver_model::{FailureCode, InstanceSpec, SnapshotRef};
+use kohakuriver_store::{InstanceRow, NewEvent};
+
+use super::{InstanceError, act_with, display_name, find, get};
+use crate::access::{Authorized, Caller, Wish, authorize};
+use crate::host::App;
+use kohakuriver_model::Act;
+
+/// Newest first.
+pub async fn list(app: &App, access: &Authorized) -> Result<Vec<Snapshot>, InstanceError> {
+    let row = get(app, access).await?;
+    match ask(app, &row, Question::ListSnapshots).await? {
+        Answer::Snapshots { snapshots } => Ok(snapshots),
+        Answer::Created { .. } | Answer::Deleted | Answer::Failed { .. } => Err(confused(&row)),
+    }
+}
+
+/// Makes one; takes as long as the disk is large.
+pub async fn create(
+    app: &App,
+    caller: &Caller,
+    access: &Authorized,
+    name: Option<String>,
+    message: Option<String>,
+) -> Result<Snapshot, InstanceError> {
+    let row = get(app, access).await?;
+    let question = Question::CreateSnapshot { name, message };
+    match ask(app, &row, question).await? {
+        Answer::Created { snapshot } => {
+            record(app, caller, &row, "snapshot", snapshot.tag.to_string()).await?;
+            Ok(snapshot)
+        }
+        Answer::Snapshots { .. } | Answer::Deleted | Answer::Failed { .. } => Err(confused(&row)),
+    }
+}
+
+/// `which`: a tag, a name or `latest`.
+pub async fn delete(
+    app: &App,
+    caller: &Caller,
+    access: &Authorized,
+    which: &str,
+) -> Result<(), InstanceError> {
+    let row = get(app, access).await?;
+    let tag = choose(&row, &list(app, access).await?, Some(which))?;
+    match ask(app, &row, Question::DeleteSnapshot { tag }).await? {
+        Answer::Deleted => record(app, caller, &row, "snapshot_deleted", tag.to_string()).await,
+        Answer::Snapshots { .. } | Answer::Created { .. } | Answer::Failed { .. } => {
+            Err(confused(&row))
+        }
+    }
+}
+
+/// Deletes all that nothing is built on; answers how many.
+pub async fn delete_all(
+    app: &App,
+    caller: &Caller,
+    access: &Authorized,
+) -> Result<u64, InstanceError> {
+    let mut deleted = 0;
+    for snapshot in list(app, access).await? {
+        if !snapshot.in_use {
+            delete(app, caller, access, &snapshot.tag.to_string()).await?;
+            deleted += 1;
+        }
+    }
+    Ok(deleted)
+}
+
+/// Starts the instance afresh on the disk of a snapshot of its own.
+pub async fn restore(
+    app: &App,
+    caller: &Caller,
+    access: &Authorized,
+    which: Option<&str>,
+) -> Result<InstanceRow, InstanceError> {
+    let row = get(app, access).await?;
+    // Asked of the node before anything is given up.
+    let tag = choose(&row, &list(app, access).await?, which)?;
+    let snapshot = Some(SnapshotRef { task_id: row.id, tag });
+    let edit = |spec: &InstanceSpec| Ok(InstanceSpec { snapshot, ..spec.clone() });
+    act_with(app, caller, access, Act::Restore, format!("snapshot {tag}"), edit).await
+}
+
+/// The instance and the snapshot that a new one is to be a copy of.
+pub async fn find_for_clone(
+    app: &App,
+    caller: &Caller,
+    request: &CreateVps,
+    source: &str,
+) -> Result<(InstanceRow, SnapshotRef), InstanceError> {
+    let access = authorize(caller, Wish::Enter, find(app, source).await?);
+    let row = get(app, &access).await?;
+    let tag = choose(&row, &list(app, &access).await?, request.from_snapshot.as_deref())?;
+    let found = SnapshotRef { task_id: row.id, tag };
+    Ok((row, found))
+}
+
+fn choose(
+    row: &InstanceRow,
+    snapshots: &[Snapshot],
+    which: Option<&str>,
+) -> Result<u64, InstanceError> {
+    let which = which.unwrap_or("latest");
+    let chosen = match which {
+        "latest" => snapshots.first(),
+        text => snapshots
+            .iter()
+            .find(|snapshot| snapshot.tag.to_string() == text)
+            .or_else(|| snapshots.iter().find(|snapshot| snapshot.name.as_deref() == Some(text))),
+    };
+    chosen.map(|snapshot| snapshot.tag).ok_or_else(|| InstanceError::NoSnapshot {
+        name: display_name(row.id, &row.spec),
+        which: which.to_owned(),
+    })
+}
+
+async fn ask(app: &App, row: &InstanceRow, question: Question) -> Result<Answer, InstanceError> {
+    match app.links.ask(&row.node_id, row.id, question).await {
+        Some(Answer::Failed { code, message, hint }) => {
+            Err(InstanceError::Node { code, message, hint })
+        }
+        Some(answer) => Ok(answer),
+        None => Err(InstanceError::NodeAway { node: row.node_name.to_string() }),
+    }
+}
+
+fn confused(row: &InstanceRow) -> InstanceError {
+    InstanceError::Node {
+        code: FailureCode::Internal,
+        message: format!("node '{}' answered something else than was asked", row.node_name),
+        hint: None,
+    }
+}
+
+async fn record(
+    app: &App,
+    caller: &Caller,
+    row: &InstanceRow,
+    kind: &'static str,
+    detail: String,
+) -> Result<(), InstanceError> {
+    let event = NewEvent { kind, actor: caller.name(), detail };
+    app.store.record_event(row.id, &event, app.clock.now_ms()).await?;
+    app.changes.notify();
+    Ok(())
+}

@@ -1,0 +1,143 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn node(name: &str, cores: u32, taken: u32) -> NodeRoom {
+    NodeRoom {
+        id: NodeId::new(name),
+        name: name.parse().unwrap(),
+        unavailable: None,
+        cores,
+        cores_taken: taken,
+        memory_bytes: 100 << 30,
+        memory_taken: 0,
+        gpus: Vec::new(),
+        no_gpu_runtime: None,
+        numa: Vec::new(),
+    }
+}
+
+fn with_gpus(mut node: NodeRoom, taken: &[bool]) -> NodeRoom {
+    node.gpus = taken
+        .iter()
+        .zip(0..)
+        .map(|(taken, index)| GpuRoom {
+            gpu: GpuRef { index, uuid: format!("GPU-{index}") },
+            taken_by: taken.then(|| "VPS 'web'".to_owned()),
+        })
+        .collect();
+    node
+}
+
+fn cores(cores: u32) -> Demand {
+    Demand { cores, ..Demand::default() }
+}
+
+fn gpus(gpus: GpuDemand) -> Demand {
+    Demand { gpus, ..Demand::default() }
+}
+
+fn name(text: &str) -> NodeName {
+    text.parse().unwrap()
+}
+
+#[test]
+fn the_fullest_node_that_fits_is_taken() {
+    let nodes = [node("empty", 8, 0), node("busy", 8, 5), node("full", 8, 7)];
+    assert_eq!(place(&cores(2), None, &nodes).unwrap().node, NodeId::new("busy"));
+}
+
+#[test]
+fn nodes_with_gpus_are_kept_for_those_who_want_gpus() {
+    let nodes = [with_gpus(node("gpu", 4, 3), &[false]), node("plain", 8, 0)];
+    assert_eq!(place(&cores(1), None, &nodes).unwrap().node, NodeId::new("plain"));
+    let placed = place(&gpus(GpuDemand::Count(1)), None, &nodes).unwrap();
+    assert_eq!((placed.node, placed.gpus.len()), (NodeId::new("gpu"), 1));
+}
+
+#[test]
+fn a_refusal_says_for_each_node_why_not_and_what_would_fit() {
+    let mut away = node("away", 8, 0);
+    away.unavailable = Some("is offline".to_owned());
+    let nodes = [away, node("small", 1, 0), node("mid", 4, 1)];
+    let refusal = place(&cores(4), None, &nodes).unwrap_err();
+    let text = refusal.to_string();
+    for part in ["'away' is offline", "more than node 'small' has (1)", "'mid' has 3 of 4"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let Refusal::NoRoom { nearest, .. } = refusal else { panic!("{refusal:?}") };
+    assert_eq!(nearest.as_deref(), Some("-c 3 would fit on 'mid'"));
+}
+
+#[test]
+fn a_taken_gpu_is_refused_with_who_has_it() {
+    let nodes = [with_gpus(node("n", 8, 0), &[true, false])];
+    let place = |demand| place(&gpus(demand), Some(&name("n")), &nodes);
+    assert_eq!(place(GpuDemand::Indices(vec![1])).unwrap().gpus[0].uuid, "GPU-1");
+    let text = place(GpuDemand::Indices(vec![0])).unwrap_err().to_string();
+    assert!(text.contains("GPU 0 of node 'n' is taken by VPS 'web'"), "{text}");
+    let text = place(GpuDemand::Indices(vec![2])).unwrap_err().to_string();
+    assert!(text.contains("no GPU 2"), "{text}");
+    let text = place(GpuDemand::Count(2)).unwrap_err().to_string();
+    assert!(text.contains("1 of 2 GPUs free"), "{text}");
+}
+
+#[test]
+fn a_node_whose_engine_cannot_give_gpus_says_what_is_missing() {
+    let mut node = with_gpus(node("n", 8, 0), &[false]);
+    node.no_gpu_runtime = Some("lacks the toolkit".to_owned());
+    let nodes = [node];
+    let demand = gpus(GpuDemand::Count(1));
+    let wanted = place(&demand, Some(&name("n")), &nodes);
+    assert!(matches!(wanted, Err(Refusal::NoGpuRuntime { .. })), "{wanted:?}");
+    assert!(place(&demand, None, &nodes).unwrap_err().to_string().contains("lacks the toolkit"));
+    assert!(place(&cores(1), None, &nodes).is_ok());
+}
+
+#[test]
+fn a_numa_node_has_its_own_account() {
+    let mut one = node("n", 8, 2);
+    let room = |node, cpus, cores_taken| NumaRoom {
+        pin: NumaPin { node, cpus },
+        memory_bytes: 50 << 30,
+        cores_taken,
+        memory_taken: 0,
+    };
+    one.numa = vec![room(0, vec![0, 1, 2, 3], 2), room(1, vec![4, 5, 6, 7], 0)];
+    let nodes = [one];
+    let place = |cores, numa| {
+        let demand = Demand { cores, numa: Some(numa), ..Demand::default() };
+        place(&demand, Some(&name("n")), &nodes)
+    };
+    assert_eq!(place(4, 1).unwrap().numa.unwrap().cpus, [4, 5, 6, 7]);
+    let text = place(4, 0).unwrap_err().to_string();
+    assert!(text.contains("NUMA node 0 of node 'n' has 2 of 4 cores free"), "{text}");
+    assert!(place(1, 7).unwrap_err().to_string().contains("no NUMA node 7 (it has 0, 1)"));
+}
+
+proptest! {
+    #[test]
+    fn what_is_placed_always_fits(
+        wanted in 0u32..10, memory in 0u64..120, count in 0u32..4,
+        nodes in proptest::collection::vec((0u32..9, 0u32..9, proptest::collection::vec(any::<bool>(), 0..4)), 0..6)
+    ) {
+        let nodes: Vec<_> = nodes
+            .iter()
+            .enumerate()
+            .map(|(i, (total, used, taken))| with_gpus(node(&format!("n{i}"), *total, *used), taken))
+            .collect();
+        let memory_bytes = memory << 30;
+        let demand = Demand { cores: wanted, memory_bytes, gpus: GpuDemand::Count(count), numa: None };
+        let placed = place(&demand, None, &nodes);
+        if let Ok(placed) = placed {
+            let chosen = nodes.iter().find(|node| node.id == placed.node).unwrap();
+            prop_assert!(wanted == 0 || chosen.cores_taken + wanted <= chosen.cores);
+            prop_assert!(chosen.memory_taken + memory_bytes <= chosen.memory_bytes);
+            prop_assert_eq!(placed.gpus.len(), count as usize);
+            for gpu in &placed.gpus {
+                let room = chosen.gpus.iter().find(|room| room.gpu == *gpu).unwrap();
+                prop_assert!(room.taken_by.is_none());
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What the engine is asked for when a container is created. Pure.
+
+use std::collections::HashMap;
+
+use bollard::models::{
+    ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountType,
+    RestartPolicy, RestartPolicyNameEnum,
+};
+use kohakuriver_link::protocol::Order;
+use kohakuriver_model::GpuRef;
+
+use super::DockerConfig;
+use crate::agent_files::hostname;
+use crate::layout::{AGENT_NAME, IN_BIN, IN_ETC, IN_RUN, IN_SHARED};
+
+pub const LABEL_MANAGED: &str = "kohakuriver.managed";
+pub const LABEL_TASK: &str = "kohakuriver.task_id";
+pub const LABEL_NODE: &str = "kohakuriver.node";
+/// The `disk_generation` the container was made for.
+pub const LABEL_DISK: &str = "kohakuriver.disk_generation";
+const LABEL_TYPE: &str = "kohakuriver.task_type";
+const LABEL_NAME: &str = "kohakuriver.name";
+/// Docker's 64 MiB make PyTorch's data loaders fail; memory used there counts to the limit anyway.
+const SHM_BYTES: u64 = 1 << 30;
+
+pub fn body(config: &DockerConfig, order: &Order, image: &str) -> ContainerCreateBody {
+    let spec = &order.spec;
+    let id = order.task_id;
+    let labels = HashMap::from([
+        (LABEL_MANAGED.to_owned(), "true".to_owned()),
+        (LABEL_TASK.to_owned(), id.to_string()),
+        (LABEL_TYPE.to_owned(), "vps".to_owned()),
+        (LABEL_NODE.to_owned(), config.node.to_string()),
+        (LABEL_DISK.to_owned(), order.intent.disk_generation.to_string()),
+        // Also where it has none: an image made of another instance may bring that one's.
+        (LABEL_NAME.to_owned(), spec.name.as_ref().map(ToString::to_string).unwrap_or_default()),
+    ]);
+    let env = spec
+        .env
+        .iter()
+        .filter(|(key, value)| is_variable(key) && !value.contains('\0'))
+        .map(|(key, value)| format!("{key}={value}"))
+        .chain([format!("KOHAKURIVER_TASK_ID={id}")])
+        .collect();
+    ContainerCreateBody {
+        image: Some(image.to_owned()),
+        hostname: Some(hostname(spec, id)),
+        user: Some("0:0".to_owned()),
+        working_dir: Some("/".to_owned()),
+        entrypoint: Some(vec![format!("{IN_BIN}/{AGENT_NAME}"), "agent".to_owned()]),
+        // An image's own command would become the agent's arguments.
+        cmd: Some(Vec::new()),
+        env: Some(env),
+        labels: Some(labels),
+        stop_signal: Some("SIGTERM".to_owned()),
+        host_config: Some(host_config(config, order)),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn host_config(config: &DockerConfig, order: &Order) -> HostConfig {
+    let (spec, layout, id) = (&order.spec, &config.layout, order.task_id);
+    let memory = spec.memory_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+    let shm = spec.memory_bytes.map_or(SHM_BYTES, |bytes| (bytes / 2).min(SHM_BYTES));
+    HostConfig {
+        nano_cpus: (spec.cores > 0).then(|| i64::from(spec.cores) * 1_000_000_000),
+        memory,
+        memory_swap: memory,
+        pids_limit: Some(i64::from(spec.pids_limit)),
+        cpuset_cpus: spec.numa.as_ref().map(|pin| cpu_list(&pin.cpus)),
+        cpuset_mems: spec.numa.as_ref().map(|pin| pin.node.to_string()),
+        device_requests: (!spec.gpus.is_empty()).then(|| vec![gpus(&spec.gpus)]),
+        shm_size: i64::try_from(shm).ok(),
+        mounts: Some(vec![
+            bind(&layout.agent_dir(), IN_BIN, true),
+            bind(&layout.etc(id), IN_ETC, true),
+            bind(&layout.run(id), IN_RUN, false),
+            bind(&layout.shared_data(), IN_SHARED, false),
+        ]),
+        restart_policy: Some(RestartPolicy {
+            name: Some(RestartPolicyNameEnum::NO),
+            maximum_retry_count: None,
+        }),
+        // The agent's own log; bounded, because nobody rotates it.
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("json-file".to_owned()),
+            config: Some(HashMap::from([
+                ("max-size".to_owned(), "5m".to_owned()),
+                ("max-file".to_owned(), "2".to_owned()),
+            ])),
+        }),
+        ..HostConfig::default()
+    }
+}
+
+/// Cards by their own identity: numbers change when one is added or fails.
+fn gpus(gpus: &[GpuRef]) -> DeviceRequest {
+    DeviceRequest {
+        device_ids: Some(gpus.iter().map(|gpu| gpu.uuid.clone()).collect()),
+        capabilities: Some(vec![vec!["gpu".to_owned()]]),
+        ..DeviceRequest::default()
+    }
+}
+
+/// The kernel's list format: `0-3,8`.
+fn cpu_list(cpus: &[u32]) -> String {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for &cpu in cpus {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == cpu => *last = cpu,
+            _ => ranges.push((cpu, cpu)),
+        }
+    }
+    let text = |(first, last)| {
+        if first == last { format!("{first}") } else { format!("{first}-{last}") }
+    };
+    ranges.into_iter().map(text).collect::<Vec<_>>().join(",")
+}
+
+fn bind(source: &std::path::Path, target: &str, read_only: bool) -> Mount {
+    Mount {
+        typ: Some(MountType::BIND),
+        source: Some(source.to_string_lossy().into_owned()),
+        target: Some(target.to_owned()),
+        read_only: Some(read_only),
+        ..Mount::default()
+    }
+}
+
+fn is_variable(key: &str) -> bool {
+    let mut bytes = key.bytes();
+    bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use kohakuriver_model::{Intent, NumaPin};
+
+    use super::*;
+    use crate::layout::Layout;
+    use crate::plan::tests::order;
+
+    fn sent(order: &Order) -> serde_json::Value {
+        let config = DockerConfig {
+            layout: Layout::new("/data", "/mnt"),
+            node: "n1".parse().unwrap(),
+            socket: None,
+            default_image: String::new(),
+        };
+        serde_json::to_value(body(&config, order, "image")).unwrap()
+    }
+
+    #[test]
+    fn gpus_are_asked_for_by_their_own_identity() {
+        let mut order = order(Intent::created());
+        assert!(sent(&order)["HostConfig"]["DeviceRequests"].is_null());
+        order.spec.gpus = vec![GpuRef { index: 1, uuid: "GPU-5c1b".to_owned() }];
+        let expected = serde_json::json!(
+            [{"DeviceIDs": ["GPU-5c1b"], "Capabilities": [["gpu"]]}]
+        );
+        assert_eq!(sent(&order)["HostConfig"]["DeviceRequests"], expected);
+    }
+
+    #[test]
+    fn a_numa_node_pins_processors_and_memory() {
+        let mut order = order(Intent::created());
+        order.spec.cores = 2;
+        order.spec.numa = Some(NumaPin { node: 1, cpus: vec![4, 5, 6, 12] });
+        let host = &sent(&order)["HostConfig"];
+        assert_eq!((&host["CpusetCpus"], &host["CpusetMems"]), (&"4-6,12".into(), &"1".into()));
+        assert_eq!(host["NanoCpus"], 2_000_000_000i64);
+    }
+
+    #[test]
+    fn only_names_of_variables_become_variables() {
+        for good in ["A", "_x1", "PATH"] {
+            assert!(is_variable(good));
+        }
+        for bad in ["", "1A", "A B", "A=B", "A-B", "A\0"] {
+            assert!(!is_variable(bad), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What is done once on request, between steps: the same writer does it, so no snapshot meets a
+//! removal half-way.
+
+use kohakuriver_link::protocol::{Answer, Question};
+use tokio::sync::oneshot;
+
+use super::{Driver, StepError};
+use crate::backend::{Backend, BackendError, SnapshotWish};
+
+/// A question, and where its answer goes. Nobody may be waiting any more.
+#[derive(Debug)]
+pub struct Request {
+    pub question: Question,
+    pub reply: oneshot::Sender<Answer>,
+}
+
+impl Driver {
+    pub(super) async fn serve(&mut self, request: Request) {
+        let answer = self.answer(request.question).await.unwrap_or_else(|error| failed(&error));
+        let _ = request.reply.send(answer);
+    }
+
+    async fn answer(&mut self, question: Question) -> Result<Answer, BackendError> {
+        let backend = &self.shared.backend;
+        match question {
+            Question::ListSnapshots => list(&**backend, self.id).await,
+            Question::CreateSnapshot { name, message } => {
+                let message = message.unwrap_or_default();
+                let keep = self.record.order.spec.snapshots.keep;
+                let wish = SnapshotWish { name, message };
+                let snapshot = backend.create_snapshot(self.id, &wish, keep).await?;
+                tracing::info!(task_id = %self.id, tag = snapshot.tag, "snapshot made");
+                Ok(Answer::Created { snapshot })
+            }
+            Question::DeleteSnapshot { tag } => {
+                backend.delete_snapshot(self.id, tag).await?;
+                Ok(Answer::Deleted)
+            }
+        }
+    }
+
+    /// A stop is not held up by a snapshot that cannot be made: it is said instead.
+    pub(super) async fn snapshot_on_stop(
+        &mut self,
+        started: Option<String>,
+    ) -> Result<(), StepError> {
+        let wish = SnapshotWish { name: None, message: "made at stop".to_owned() };
+        let keep = self.record.order.spec.snapshots.keep;
+        let made = self.shared.backend.create_snapshot(self.id, &wish, keep).await;
+        let trouble = match made {
+            Ok(_) => None,
+            Err(error) if error.is_engine_away() => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(task_id = %self.id, %error, "no snapshot at stop");
+                Some(format!("no snapshot was made at this stop: {error}"))
+            }
+        };
+        self.write(|record| record.stop_snapshotted(started, trouble))
+    }
+}
+
+/// Needs no turn: it changes nothing.
+pub async fn list(
+    backend: &dyn Backend,
+    id: kohakuriver_model::TaskId,
+) -> Result<Answer, BackendError> {
+    Ok(Answer::Snapshots { snapshots: backend.list_snapshots(id).await? })
+}
+
+pub fn failed(error: &BackendError) -> Answer {
+    Answer::Failed { code: error.code(), message: error.to_string(), hint: error.hint() }
+}

@@ -1,0 +1,124 @@
+//! What happened to each instance, and who asked.
+//!
+//! An event is written in the transaction that makes it true. Events outlive their instance, so
+//! that the question "who deleted it?" has an answer; old ones are pruned.
+
+use kohakuriver_model::TaskId;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, Sqlite, Transaction};
+
+use crate::{Store, StoreError};
+
+/// More would be somebody's loop.
+const KEPT_PER_INSTANCE: i64 = 1000;
+const KEPT_MS: i64 = 90 * 24 * 3600 * 1000;
+
+/// What is to be written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewEvent {
+    /// One word for programs, such as `stop`, `running` or `lost`.
+    pub kind: &'static str,
+    /// Who caused it: a person as far as known, `node NAME`, or `host`.
+    pub actor: String,
+    /// A sentence for people; may be empty.
+    pub detail: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRow {
+    pub id: i64,
+    pub instance: TaskId,
+    pub at_ms: i64,
+    pub kind: String,
+    pub actor: String,
+    pub detail: String,
+}
+
+impl Store {
+    /// Events of one instance, also of one that is gone; oldest first, the newest `limit` of them.
+    pub async fn list_events(&self, id: TaskId, limit: u32) -> Result<Vec<EventRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM (SELECT * FROM events WHERE instance_id = $1 ORDER BY id DESC LIMIT $2)
+             ORDER BY id",
+        )
+        .bind(id.as_i64())
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(read_event).collect()
+    }
+
+    /// Writes down what was not caused by a change of the row, such as a node falling silent.
+    pub async fn record_event(
+        &self,
+        id: TaskId,
+        event: &NewEvent,
+        now_ms: i64,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        insert_event(&mut tx, id, event, now_ms).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The last one whose id a text begins, for events of what is gone.
+    pub async fn resolve_event_instance(&self, text: &str) -> Result<Option<TaskId>, StoreError> {
+        let Ok(id) = text.parse::<TaskId>() else {
+            return Ok(None);
+        };
+        let known = sqlx::query("SELECT 1 FROM events WHERE instance_id = $1 LIMIT 1")
+            .bind(id.as_i64())
+            .fetch_optional(&self.readers)
+            .await?;
+        Ok(known.map(|_| id))
+    }
+
+    /// Removes events that are too old, and join tokens that nobody can use any more.
+    pub async fn prune(&self, now_ms: i64) -> Result<u64, StoreError> {
+        sqlx::query("DELETE FROM join_tokens WHERE expires_ms < $1")
+            .bind(now_ms - KEPT_MS)
+            .execute(&self.writer)
+            .await?;
+        let sql = "DELETE FROM events WHERE at_ms < $1";
+        let done = sqlx::query(sql).bind(now_ms - KEPT_MS).execute(&self.writer).await?;
+        Ok(done.rows_affected())
+    }
+}
+
+pub(crate) async fn insert_event(
+    tx: &mut Transaction<'_, Sqlite>,
+    id: TaskId,
+    event: &NewEvent,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO events (instance_id, at_ms, kind, actor, detail) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(id.as_i64())
+    .bind(now_ms)
+    .bind(event.kind)
+    .bind(&event.actor)
+    .bind(&event.detail)
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query(
+        "DELETE FROM events WHERE instance_id = $1 AND id <= (SELECT id FROM events
+         WHERE instance_id = $1 ORDER BY id DESC LIMIT 1 OFFSET $2)",
+    )
+    .bind(id.as_i64())
+    .bind(KEPT_PER_INSTANCE)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+fn read_event(row: &SqliteRow) -> Result<EventRow, StoreError> {
+    Ok(EventRow {
+        id: row.try_get("id")?,
+        instance: TaskId::from_u64(row.try_get::<i64, _>("instance_id")? as u64),
+        at_ms: row.try_get("at_ms")?,
+        kind: row.try_get("kind")?,
+        actor: row.try_get("actor")?,
+        detail: row.try_get("detail")?,
+    })
+}
