@@ -2,7 +2,7 @@
 # do and can be run by themselves.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down build test check bench release
+.PHONY: help up down build test chaos check bench release
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -23,9 +23,11 @@ check: ## sizes, format and lints: what needs nothing but Rust
 test: ## everything that must hold, with real Docker and real ssh (root or sudo)
 	@scripts/test.sh
 
+chaos: ## 500 faults on a cluster of three namespaces (ARGS="FAULTS SEED")
+	@scripts/chaos.sh $(ARGS)
+
 bench: ## the measurements
-	@scripts/setup.sh
-	cargo bench --workspace --locked
+	@scripts/bench.sh $(ARGS)
 
 release: ## the executable that is published, proven static and small
 	@scripts/release.sh

@@ -5,12 +5,18 @@
 //! Needs root, a Docker engine, OpenSSH's client, and the images of `scripts/e2e-images.sh`;
 //! `make test` sees to all of it. What is missing fails the test.
 
+mod cluster;
 mod docker;
+mod engine;
+mod network;
 mod process;
 mod site;
 mod sshd;
 
+pub use cluster::{Cluster, NODES};
 pub use docker::{Relay, containers_under};
+pub use engine::Engine;
+pub use network::Network;
 pub use process::{Output, Server, run, run_with_input};
 pub use site::{BUSYBOX, DEBIAN, SCRATCH, Site, executable};
 pub use sshd::Sshd;

@@ -64,6 +64,7 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Output {
 pub struct Server {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
+    reader: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Server {
@@ -77,12 +78,12 @@ impl Server {
         let stderr = BufReader::new(child.stderr.take().expect("it was piped"));
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = lines.clone();
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 sink.lock().expect("no one panics holding it").push(line);
             }
         });
-        Self { child, lines }
+        Self { child, lines, reader: Some(reader) }
     }
 
     pub fn pid(&self) -> u32 {
@@ -129,6 +130,10 @@ impl Server {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                // Its last words may still be on their way.
+                if let Some(reader) = self.reader.take() {
+                    let _ = reader.join();
+                }
                 return status.code().unwrap_or(-1);
             }
             assert!(Instant::now() < deadline, "it does not end:\n{}", self.log());

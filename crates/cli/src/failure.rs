@@ -25,11 +25,13 @@ pub struct Failure {
     pub kind: Kind,
     pub message: String,
     pub hint: Option<String>,
+    /// The request may have been carried out although no answer came.
+    pub maybe_done: bool,
 }
 
 impl Failure {
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None }
+        Self { kind, message: message.into(), hint: None, maybe_done: false }
     }
 
     pub fn request(message: impl Into<String>) -> Self {
@@ -58,7 +60,7 @@ impl Failure {
     }
 
     pub fn not_found(body: ErrorBody) -> Self {
-        Self { kind: Kind::NotFound, message: body.detail, hint: body.hint }
+        Self { hint: body.hint, ..Self::new(Kind::NotFound, body.detail) }
     }
 
     #[must_use]

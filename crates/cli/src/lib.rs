@@ -10,6 +10,7 @@
 //!   1    the request failed: refused, not found, in conflict, failed on the node
 //!   2    the command line, the environment or the configuration file is wrong
 //!   3    the host was not reachable
+//!   4,5  of `up`, `host` and `runner`: this machine is not ready, the host cannot be joined
 //!   127  `ssh` is not installed (otherwise `kohakuriver ssh` ends with ssh's own code)
 //!   130  interrupted with Ctrl-C
 //! ```
@@ -21,6 +22,7 @@ mod config;
 mod context;
 mod failure;
 mod files;
+mod identity;
 mod keys;
 mod node;
 mod reference;
@@ -45,8 +47,10 @@ pub const AFTER_HELP: &str = "\
 Settings: flags, then KOHAKURIVER_HOST, KOHAKURIVER_PORT and KOHAKURIVER_SSH_PROXY_PORT, then the
 file that `kohakuriver config path` names, then localhost, 8000 and 8002.
 
-Exit codes: 0 done; 1 the request failed; 2 wrong usage; 3 host not reachable; 130 interrupted;
-`kohakuriver ssh` ends with ssh's own code, 127 where ssh is missing.
+Exit codes: 0 done; 1 the request failed; 2 wrong usage; 3 host not reachable; 130 interrupted.
+`up`, `host` and `runner`: 4 this machine is not ready (a port is taken, the data directory is in
+use); 5 the host cannot be reached or joined. `kohakuriver ssh` ends with ssh's own code, 127 where
+ssh is missing.
 
 Examples:
   kohakuriver vps create --name web --ssh -m 2G    make a VPS that takes your SSH keys

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use kohakuriver_api::Task;
 use kohakuriver_model::InstanceName;
 
 /// An id, the beginning of an id, or a name; the host finds out which VPS that is.
@@ -16,6 +17,11 @@ pub struct VpsRef(String);
 pub struct NotAReference;
 
 impl VpsRef {
+    /// The one reference that never means another VPS.
+    pub fn of(task: &Task) -> Self {
+        Self(task.task_id.clone())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -9,6 +9,8 @@ mod route;
 
 use std::path::PathBuf;
 
+pub use route::shell_word;
+
 use clap_complete::ArgValueCandidates;
 
 use crate::complete;

@@ -58,6 +58,14 @@ impl Output {
         }
     }
 
+    /// The API's object on one line, where more follow.
+    pub fn json_line(self, value: &impl Serialize) {
+        match serde_json::to_string(value) {
+            Ok(text) => self.line(text),
+            Err(error) => self.note(format!("error: cannot write JSON: {error}")),
+        }
+    }
+
     /// Talk.
     pub fn note(self, text: impl AsRef<str>) {
         let _ = writeln!(io::stderr(), "{}", text.as_ref());

@@ -2,20 +2,29 @@
 
 mod act;
 mod create;
+mod created;
 mod delete;
+mod events;
+mod kill;
 mod list;
+mod parse;
+mod pause;
 mod restart;
+mod resume;
+mod settle;
+mod snapshot;
 mod ssh_key;
 mod status;
 mod stop;
+mod update;
 
 use kohakuriver_api::Task;
 
-pub use act::with_list_hint;
 pub use list::has_ssh;
+pub use parse::label;
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum VpsCommand {
@@ -29,9 +38,22 @@ pub enum VpsCommand {
     Status(status::StatusArgs),
     /// Stop VPSes; their disks stay
     Stop(stop::StopArgs),
+    /// End VPSes at once, without asking their programs
+    Kill(kill::KillArgs),
+    /// Freeze all processes of VPSes
+    Pause(pause::PauseArgs),
+    /// Let paused VPSes go on
+    Resume(resume::ResumeArgs),
     /// Start stopped VPSes again, or restart running ones, with the same disk
     #[command(visible_alias = "start")]
     Restart(restart::RestartArgs),
+    /// Change the limits and habits of a VPS
+    Update(update::UpdateArgs),
+    /// Make, list, restore and delete snapshots of a VPS's disk
+    #[command(subcommand, visible_alias = "snap")]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Show what happened to a VPS, and who asked for it
+    Events(events::EventsArgs),
     /// Delete VPSes with their disks
     #[command(visible_alias = "rm")]
     Delete(delete::DeleteArgs),
@@ -43,6 +65,12 @@ pub async fn run(context: &Context, command: VpsCommand) -> Result<(), Failure> 
         VpsCommand::List(args) => list::run(context, &args).await,
         VpsCommand::Status(args) => status::run(context, &args).await,
         VpsCommand::Stop(args) => stop::run(context, &args).await,
+        VpsCommand::Kill(args) => kill::run(context, &args).await,
+        VpsCommand::Pause(args) => pause::run(context, &args).await,
+        VpsCommand::Resume(args) => resume::run(context, &args).await,
+        VpsCommand::Update(args) => update::run(context, &args).await,
+        VpsCommand::Snapshot(command) => snapshot::run(context, command).await,
+        VpsCommand::Events(args) => events::run(context, &args).await,
         VpsCommand::Restart(args) => restart::run(context, &args).await,
         VpsCommand::Delete(args) => delete::run(context, &args).await,
     }
@@ -51,6 +79,14 @@ pub async fn run(context: &Context, command: VpsCommand) -> Result<(), Failure> 
 /// What people call a VPS: its name, or its id where it has none.
 pub fn called(task: &Task) -> &str {
     task.name.as_deref().unwrap_or(&task.task_id)
+}
+
+/// Every "there is no such VPS" ends with where to look.
+pub fn with_list_hint(failure: Failure) -> Failure {
+    if failure.kind != Kind::NotFound {
+        return failure;
+    }
+    failure.or_hint(|| "`kohakuriver vps list -a` shows all VPSes".to_owned())
 }
 
 /// The failure that a VPS in status `failed` reports about itself.

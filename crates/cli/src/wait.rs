@@ -37,41 +37,90 @@ pub async fn until(
 ) -> Result<End, Failure> {
     let mut progress = Progress::new(context.out);
     progress.show(step, None);
-    let mut since = None;
-    let mut trouble: Option<Instant> = None;
-    let mut pause = FIRST_PAUSE;
+    let mut news = News::of(id, None);
     loop {
-        let asked = Instant::now();
-        let answer = match since {
-            None => context.api.task(id).await,
-            Some(revision) => context.api.task_after(id, revision).await,
+        let Some(task) = news.next(context, &mut progress).await? else {
+            return Ok(End::Gone);
         };
-        let task = match answer {
-            Ok(task) => task,
-            Err(failure) if failure.kind == Kind::NotFound => return Ok(End::Gone),
-            Err(failure) if failure.kind == Kind::Unreachable => {
-                let first = *trouble.get_or_insert(asked);
-                if first.elapsed() >= PATIENCE {
-                    return Err(failure);
-                }
-                progress.show("the host does not answer, trying again", None);
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-                continue;
-            }
-            Err(failure) => return Err(failure),
-        };
-        trouble = None;
-        pause = FIRST_PAUSE;
         if done(&task) {
             return Ok(End::Met(Box::new(task)));
         }
         progress.show(task.progress.as_deref().unwrap_or(step), task.progress_percent);
-        let stale = since == Some(task.revision);
-        since = Some(task.revision);
-        if stale && asked.elapsed() < SLOWEST_ANSWER {
-            tokio::time::sleep(SLOWEST_ANSWER).await;
+    }
+}
+
+/// What happens to one VPS, look by look.
+#[derive(Debug)]
+pub struct News {
+    id: String,
+    /// The revision seen last.
+    since: Option<u64>,
+    patience: Patience,
+}
+
+impl News {
+    pub fn of(id: &str, since: Option<u64>) -> Self {
+        Self { id: id.to_owned(), since, patience: Patience::default() }
+    }
+
+    /// Its next state, or the same one after a while; None where it does not exist any more.
+    pub async fn next(
+        &mut self,
+        context: &Context,
+        progress: &mut Progress,
+    ) -> Result<Option<Task>, Failure> {
+        loop {
+            let asked = Instant::now();
+            let answer = match self.since {
+                None => context.api.task(&self.id).await,
+                Some(revision) => context.api.task_after(&self.id, revision).await,
+            };
+            match answer {
+                Ok(task) => {
+                    self.patience = Patience::default();
+                    let stale = self.since.replace(task.revision) == Some(task.revision);
+                    if stale && asked.elapsed() < SLOWEST_ANSWER {
+                        tokio::time::sleep(SLOWEST_ANSWER).await;
+                    }
+                    return Ok(Some(task));
+                }
+                Err(failure) if failure.kind == Kind::NotFound => return Ok(None),
+                Err(failure) => self.patience.bear(failure, asked, progress).await?,
+            }
         }
+    }
+}
+
+/// How much longer a host that does not answer is asked again.
+#[derive(Debug)]
+pub struct Patience {
+    trouble: Option<Instant>,
+    pause: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { trouble: None, pause: FIRST_PAUSE }
+    }
+}
+
+impl Patience {
+    /// Pauses, or hands back a failure that asking again does not cure. `asked` is when the
+    /// question was put.
+    pub async fn bear(
+        &mut self,
+        failure: Failure,
+        asked: Instant,
+        progress: &mut Progress,
+    ) -> Result<(), Failure> {
+        let first = *self.trouble.get_or_insert(asked);
+        if failure.kind != Kind::Unreachable || first.elapsed() >= PATIENCE {
+            return Err(failure);
+        }
+        progress.show("the host does not answer, trying again", None);
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Ok(())
     }
 }
 

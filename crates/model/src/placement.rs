@@ -135,7 +135,7 @@ pub fn place(
         return Err(Refusal::NoNodes);
     }
     let mut reasons = Vec::new();
-    let mut best: Option<((usize, u32, u64, &NodeName), Placed)> = None;
+    let mut best: Option<(Rank<'_>, Placed)> = None;
     let mut nearest: Option<(f64, String)> = None;
     for node in nodes {
         if let Some(reason) = &node.unavailable {
@@ -168,6 +168,9 @@ pub fn place(
         None => Err(Refusal::NoRoom { reasons, nearest: nearest.map(|(_, text)| text) }),
     }
 }
+
+/// What is left of a node: the least wins.
+type Rank<'a> = (usize, u32, u64, &'a NodeName);
 
 fn free_cores(node: &NodeRoom) -> u32 {
     node.cores.saturating_sub(node.cores_taken)

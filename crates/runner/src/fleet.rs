@@ -127,7 +127,9 @@ impl Fleet {
     /// Tells of instances that the host did not mention: it has forgotten them, or it is another
     /// host than before. They run on: somebody's disk may be the only copy.
     pub fn report_strangers(&self, ordered: &HashSet<TaskId>) {
-        for id in self.lock().keys().filter(|id| !ordered.contains(id)) {
+        let drivers = self.lock();
+        let living = drivers.iter().filter(|(_, handle)| !handle.orders.is_closed());
+        for id in living.map(|(id, _)| id).filter(|id| !ordered.contains(id)) {
             tracing::warn!(
                 task_id = %id,
                 "the host does not know this instance; it is left as it is (docker rm -f kohakuriver-vps-{id} removes it)"

@@ -6,4 +6,6 @@ mod bad_input;
 mod faults;
 mod first_vps;
 mod images;
+mod lifecycle;
 mod nodes;
+mod two_nodes;

@@ -3,6 +3,7 @@
 use kohakuriver_api::Node;
 use kohakuriver_model::Memory;
 
+use super::status::labels;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::ui::{Fit, Grid, Tone, status_tone};
@@ -40,6 +41,8 @@ pub fn grid(nodes: &[Node]) -> Grid {
         ("MEMORY", Fit::Whole),
         ("GPUS", Fit::Whole),
         ("DOCKER", Fit::Cut),
+        ("VERSION", Fit::Cut),
+        ("LABELS", Fit::Cut),
     ]);
     for node in nodes {
         let plain = |text: String| (Tone::Plain, text);
@@ -49,12 +52,14 @@ pub fn grid(nodes: &[Node]) -> Grid {
         };
         grid.row(vec![
             plain(node.hostname.clone()),
-            (status_tone(&node.status), node.status.clone()),
+            status(node),
             plain(node.vps_count.to_string()),
-            plain(format!("{}/{}", node.cores_in_use, node.total_cores)),
+            plain(cores(node)),
             plain(memory(node.memory_used_bytes, node.memory_total_bytes)),
-            plain(node.gpu_info.len().to_string()),
+            gpus(node),
             docker,
+            plain(node.runner_version.clone().unwrap_or_default()),
+            plain(labels(node)),
         ]);
     }
     grid
@@ -62,4 +67,59 @@ pub fn grid(nodes: &[Node]) -> Grid {
 
 pub fn memory(used: u64, total: u64) -> String {
     format!("{}/{}", Memory::from_bytes(used), Memory::from_bytes(total))
+}
+
+/// Whether it is there, and whether it takes new VPSes.
+pub fn status(node: &Node) -> (Tone, String) {
+    match node.drained {
+        true if node.status == "online" => (Tone::Busy, format!("{}, drained", node.status)),
+        true => (status_tone(&node.status), format!("{}, drained", node.status)),
+        false => (status_tone(&node.status), node.status.clone()),
+    }
+}
+
+/// Promised cores say little where some VPSes may use all of them.
+fn cores(node: &Node) -> String {
+    let promised = format!("{}/{}", node.cores_in_use, node.total_cores);
+    match node.vps_without_core_limit {
+        0 => promised,
+        count => format!("{promised} +{count} unlimited"),
+    }
+}
+
+/// Taken and all. Cards that no container can be given are said to be so.
+fn gpus(node: &Node) -> (Tone, String) {
+    if node.gpu_info.is_empty() {
+        return (Tone::Plain, "0".to_owned());
+    }
+    let taken = node.gpu_info.iter().filter(|gpu| gpu.taken).count();
+    let text = format!("{taken}/{}", node.gpu_info.len());
+    if node.gpu_runtime { (Tone::Plain, text) } else { (Tone::Bad, format!("{text} unusable")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use kohakuriver_api::GpuInfo;
+
+    use super::*;
+
+    #[test]
+    fn a_list_says_what_a_node_cannot_take() {
+        let node = Node {
+            status: "online".to_owned(),
+            drained: true,
+            cores_in_use: 3,
+            total_cores: 8,
+            vps_without_core_limit: 2,
+            gpu_info: vec![GpuInfo { taken: true, ..GpuInfo::default() }, GpuInfo::default()],
+            ..Node::default()
+        };
+        assert_eq!(status(&node), (Tone::Busy, "online, drained".to_owned()));
+        assert_eq!(cores(&node), "3/8 +2 unlimited");
+        assert_eq!(gpus(&node), (Tone::Bad, "1/2 unusable".to_owned()));
+        let plain = Node { vps_without_core_limit: 0, gpu_runtime: true, drained: false, ..node };
+        assert_eq!(status(&plain), (Tone::Good, "online".to_owned()));
+        assert_eq!(cores(&plain), "3/8");
+        assert_eq!(gpus(&plain), (Tone::Plain, "1/2".to_owned()));
+    }
 }

@@ -43,5 +43,18 @@ pub async fn run(context: &Context, args: &RemoveArgs) -> Result<(), Failure> {
     } else {
         context.out.line(format!("node {name} is removed"));
     }
+    let left = left_behind(&answer);
+    if !left.is_empty() {
+        context.out.note(format!(
+            "note: these containers stay on that machine, where `docker rm -f` removes them: {}",
+            left.join(" ")
+        ));
+    }
     Ok(())
+}
+
+/// What the host cannot remove there any more.
+fn left_behind(answer: &serde_json::Value) -> Vec<&str> {
+    let names = answer.get("left_behind").and_then(serde_json::Value::as_array);
+    names.into_iter().flatten().filter_map(serde_json::Value::as_str).collect()
 }

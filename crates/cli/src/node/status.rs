@@ -2,14 +2,14 @@
 
 use clap_complete::ArgValueCandidates;
 use jiff::Timestamp;
-use kohakuriver_api::Node;
+use kohakuriver_api::{GpuInfo, Node};
 use kohakuriver_model::{Memory, NodeName};
 
-use super::list::memory;
+use super::list::{memory, status};
 use crate::complete;
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
-use crate::ui::{Panel, Tone, ago, status_tone};
+use crate::ui::{Panel, Tone, ago};
 
 /// Clocks that differ by less disturb nobody.
 const SKEW_WORTH_SAYING_MS: u64 = 1000;
@@ -45,16 +45,25 @@ pub fn with_list_hint(failure: Failure) -> Failure {
 
 fn panel(node: &Node, now: Timestamp) -> Panel {
     let mut panel = Panel::default();
-    panel.add("node", &node.hostname).tinted("status", status_tone(&node.status), &node.status);
+    let (tone, words) = status(node);
+    panel.add("node", &node.hostname).tinted("status", tone, words);
+    panel.maybe("labels", Some(labels(node)).filter(|text| !text.is_empty()));
     panel.maybe("last seen", node.last_heartbeat.as_deref().map(|time| ago(time, now)));
     panel.add("vps", node.vps_count.to_string());
     panel.add(
         "cores",
         format!(
-            "{} of {} promised, {:.0} % busy",
-            node.cores_in_use, node.total_cores, node.cpu_percent
+            "{} of {} promised, {:.0} % busy, load {:.2}",
+            node.cores_in_use, node.total_cores, node.cpu_percent, node.load_1m
         ),
     );
+    if node.vps_without_core_limit > 0 {
+        let text = match node.vps_without_core_limit {
+            1 => "1 VPS without a limit shares all cores".to_owned(),
+            count => format!("{count} VPSes without a limit share all cores"),
+        };
+        panel.tinted("unlimited", Tone::Busy, text);
+    }
     panel.add(
         "memory",
         format!(
@@ -64,8 +73,11 @@ fn panel(node: &Node, now: Timestamp) -> Panel {
         ),
     );
     for gpu in &node.gpu_info {
-        let size = Memory::from_bytes(gpu.memory_total_bytes);
-        panel.add("gpu", format!("{}: {} {size} {}", gpu.gpu_id, gpu.name, gpu.pci_address));
+        panel.add("gpu", gpu_line(gpu));
+    }
+    if !node.gpu_info.is_empty() && !node.gpu_runtime {
+        let text = "Docker cannot give GPUs to a VPS: NVIDIA's container toolkit is missing";
+        panel.tinted("gpu runtime", Tone::Bad, text);
     }
     if node.numa_topology.len() > 1 {
         panel.add("numa nodes", node.numa_topology.len().to_string());
@@ -83,4 +95,16 @@ fn panel(node: &Node, now: Timestamp) -> Panel {
     }
     panel.maybe("joined", node.joined_at.as_deref().map(|time| ago(time, now)));
     panel
+}
+
+fn gpu_line(gpu: &GpuInfo) -> String {
+    let size = Memory::from_bytes(gpu.memory_total_bytes);
+    let state = if gpu.taken { "taken" } else { "free" };
+    format!("{}: {state}, {} {size} {} {}", gpu.gpu_id, gpu.name, gpu.pci_address, gpu.uuid)
+}
+
+/// `disk=ssd room=b2`
+pub fn labels(node: &Node) -> String {
+    let pairs: Vec<_> = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    pairs.join(" ")
 }

@@ -1,5 +1,7 @@
 //! `kohakuriver node token`
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use kohakuriver_api::JoinTokenRequest;
 
@@ -50,7 +52,23 @@ pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure
         "On the machine that should join, once{lasts} (it dials {}):\n  kohakuriver runner --join {}",
         token.address, token.token
     ));
+    if is_loopback(&token.address) {
+        context.out.note(format!("note: only this machine can dial {}", token.address));
+        context
+            .out
+            .hint("for other machines run `kohakuriver host --advertise ADDRESS` instead of `up`");
+    }
     Ok(())
+}
+
+/// Whether `host:port` leads nowhere but to the machine it is used on.
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback(),
+        Err(_) => bare.eq_ignore_ascii_case("localhost"),
+    }
 }
 
 /// `90`, `90s`, `30m`, `1h`, `2d`
@@ -83,6 +101,16 @@ mod tests {
         assert_eq!(seconds("7d"), Ok(604_800));
         for bad in ["", "h", "0", "8d", "1w", "-1h", "99999999999999999999d"] {
             assert!(seconds(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_this_machine_only_is_known_as_such() {
+        for here in ["127.0.0.1:8001", "127.0.1.1:8001", "[::1]:8001", "localhost:8001"] {
+            assert!(is_loopback(here), "{here}");
+        }
+        for reachable in ["10.0.0.5:8001", "host.lab:8001", "[2001:db8::1]:8001"] {
+            assert!(!is_loopback(reachable), "{reachable}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The host as people write it.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 /// A name or an address, without brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,10 +29,6 @@ impl Address {
             Ok(_) => format!("[{}]", self.0),
             Err(_) => self.0.clone(),
         }
-    }
-
-    pub fn is_ip(&self) -> bool {
-        self.0.parse::<IpAddr>().is_ok()
     }
 }
 

@@ -59,6 +59,7 @@ pub async fn reachable(context: &Context, vps: &VpsRef) -> Result<Task, Failure>
             format!("`kohakuriver vps status {name} --watch` shows how far it is")
         }
         "lost" => "its node is not connected; `kohakuriver node list` shows which are".to_owned(),
+        "paused" => format!("`kohakuriver vps resume {name}` lets it go on"),
         "stopped" | "failed" | "killed" | "killed_oom" => {
             format!("`kohakuriver vps restart {name}` starts it again")
         }

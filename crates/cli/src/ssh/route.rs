@@ -83,7 +83,7 @@ fn proxy_command(program: &Path, host: &str, port: u16, id: &str) -> String {
 }
 
 /// One word to any POSIX shell.
-fn shell_word(text: &str) -> String {
+pub fn shell_word(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'-' | b'_' | b':');
     if !text.is_empty() && text.bytes().all(plain) {
         return text.to_owned();

@@ -26,6 +26,11 @@ impl Progress {
         Self { out, bar, last: None }
     }
 
+    /// One that says only what is unusual: no spinner between lines that come one by one.
+    pub fn quiet(out: Output) -> Self {
+        Self { out, bar: None, last: None }
+    }
+
     /// The step, and how far it is, where that is known.
     pub fn show(&mut self, step: &str, percent: Option<u8>) {
         let new = self.last.as_deref() != Some(step);

@@ -1,18 +1,24 @@
-//! What stop and restart have in common: ask for all, then wait for each.
+//! What the acts on VPSes have in common: ask for all, then wait for each.
 
-use kohakuriver_api::{Message, Task};
+use kohakuriver_api::{Message, Task, UpdateVps};
 
+use super::settle::settle;
+use super::{called, with_list_hint};
 use crate::context::Context;
-use crate::failure::{Failure, Kind};
+use crate::failure::Failure;
 use crate::reference::VpsRef;
-use crate::vps::called;
-use crate::wait::{self, End};
 
-/// One act on VPSes.
+/// One act on VPSes. Snapshots are named by tag.
 #[derive(Clone, Copy, Debug)]
-pub enum Act {
+pub enum Act<'a> {
     Stop,
+    Kill,
+    Pause,
+    Resume,
     Restart,
+    RestartFrom(&'a str),
+    Restore(&'a str),
+    Update(&'a UpdateVps),
 }
 
 /// A VPS whose request was accepted.
@@ -21,31 +27,90 @@ struct Asked {
     message: Message,
 }
 
-impl Act {
-    fn doing(self) -> &'static str {
+impl Act<'_> {
+    /// `VPS web is ...`, while it goes on.
+    pub fn doing(self) -> &'static str {
         match self {
             Self::Stop => "stopping",
-            Self::Restart => "restarting",
+            Self::Kill => "being killed",
+            Self::Pause => "pausing",
+            Self::Resume => "resuming",
+            Self::Restart | Self::RestartFrom(_) => "restarting",
+            Self::Restore(_) => "being restored",
+            Self::Update(_) => "being updated",
         }
     }
 
-    fn done(self) -> &'static str {
+    /// The step to show while waiting.
+    pub fn step(self) -> &'static str {
+        match self {
+            Self::Kill => "killing",
+            Self::Restore(_) => "restoring",
+            Self::Update(_) => "updating",
+            Self::Stop | Self::Pause | Self::Resume | Self::Restart | Self::RestartFrom(_) => {
+                self.doing()
+            }
+        }
+    }
+
+    /// `VPS web is ...`, when it is done.
+    pub fn done(self) -> &'static str {
         match self {
             Self::Stop => "stopped",
-            Self::Restart => "running",
+            Self::Kill => "killed",
+            Self::Pause => "paused",
+            Self::Resume | Self::Restart | Self::RestartFrom(_) | Self::Restore(_) => "running",
+            Self::Update(_) => "updated",
+        }
+    }
+
+    /// `VPS web will be ...`, where its node is away.
+    pub fn later(self) -> &'static str {
+        match self {
+            Self::Stop | Self::Kill | Self::Pause | Self::Update(_) => self.done(),
+            Self::Resume => "resumed",
+            Self::Restart | Self::RestartFrom(_) => "restarted",
+            Self::Restore(_) => "restored",
+        }
+    }
+
+    /// Whether a settled VPS is what was asked.
+    pub fn is_done(self, status: &str) -> bool {
+        match self {
+            // However it came to its end, it does not run.
+            Self::Stop | Self::Kill => {
+                matches!(status, "stopped" | "killed" | "killed_oom" | "failed")
+            }
+            Self::Pause => status == "paused",
+            Self::Resume | Self::Restart | Self::RestartFrom(_) | Self::Restore(_) => {
+                status == "running"
+            }
+            Self::Update(_) => true,
         }
     }
 
     async fn ask(self, context: &Context, id: &str) -> Result<Message, Failure> {
+        let api = &context.api;
         match self {
-            Self::Stop => context.api.stop_vps(id).await,
-            Self::Restart => context.api.restart_vps(id).await,
+            Self::Stop => api.stop_vps(id).await,
+            Self::Kill => api.kill_vps(id).await,
+            Self::Pause => api.pause_vps(id).await,
+            Self::Resume => api.resume_vps(id).await,
+            Self::Restart => api.restart_vps(id, None).await,
+            Self::RestartFrom(tag) => api.restart_vps(id, Some(tag)).await,
+            Self::Restore(tag) => api.restore_snapshot(id, tag).await,
+            Self::Update(change) => api.update_vps(id, change).await,
         }
     }
 }
 
 /// Acts on each VPS; what goes wrong with one does not keep the others from it.
-pub async fn run(context: &Context, act: Act, refs: &[VpsRef], wait: bool) -> Result<(), Failure> {
+pub async fn run(
+    context: &Context,
+    act: Act<'_>,
+    refs: &[VpsRef],
+    wait: bool,
+) -> Result<(), Failure> {
     let mut troubles = Troubles::new(context);
     let mut asked: Vec<Asked> = Vec::new();
     for reference in refs {
@@ -64,11 +129,12 @@ pub async fn run(context: &Context, act: Act, refs: &[VpsRef], wait: bool) -> Re
             results.push(serde_json::to_value(&one.message).unwrap_or_default());
             continue;
         }
-        match settle(context, act, one).await {
+        match settle(context, act, &one.message.task_id, &one.name).await {
             Ok(task) => {
                 if !context.out.json {
                     context.out.line(format!("VPS {} is {}", called(&task), act.done()));
                 }
+                say_warning(context, act, &task, &mut troubles);
                 results.push(serde_json::to_value(&task).unwrap_or_default());
             }
             Err(failure) => troubles.add(failure)?,
@@ -78,6 +144,18 @@ pub async fn run(context: &Context, act: Act, refs: &[VpsRef], wait: bool) -> Re
         print_json(context, refs.len(), results);
     }
     troubles.end()
+}
+
+/// Limits that wait for the next start are not what a script that sets limits wants to hear 0 for.
+fn say_warning(context: &Context, act: Act<'_>, task: &Task, troubles: &mut Troubles<'_>) {
+    let Some(warning) = &task.warning else {
+        return;
+    };
+    context.out.note(format!("note: {warning}"));
+    if matches!(act, Act::Update(_)) {
+        context.out.hint(format!("`kohakuriver vps restart {}`", called(task)));
+        troubles.any = true;
+    }
 }
 
 /// What went wrong with some of several VPSes, told as it happens.
@@ -106,7 +184,7 @@ impl<'a> Troubles<'a> {
     }
 }
 
-/// One VPS asked for: its object. Several: an array.
+/// One thing asked for: its object. Several: an array.
 pub fn print_json(context: &Context, asked: usize, mut results: Vec<serde_json::Value>) {
     match results.pop() {
         Some(only) if asked == 1 => context.out.json(&only),
@@ -119,62 +197,8 @@ pub fn print_json(context: &Context, asked: usize, mut results: Vec<serde_json::
     }
 }
 
-async fn ask(context: &Context, act: Act, reference: &VpsRef) -> Result<Asked, Failure> {
+async fn ask(context: &Context, act: Act<'_>, reference: &VpsRef) -> Result<Asked, Failure> {
     let task = context.api.task(reference.as_str()).await.map_err(with_list_hint)?;
     let message = act.ask(context, &task.task_id).await?;
     Ok(Asked { name: called(&task).to_owned(), message })
-}
-
-/// Every "there is no such VPS" ends with where to look.
-pub fn with_list_hint(failure: Failure) -> Failure {
-    if failure.kind != Kind::NotFound {
-        return failure;
-    }
-    failure.or_hint(|| "`kohakuriver vps list -a` shows all VPSes".to_owned())
-}
-
-async fn settle(context: &Context, act: Act, asked: &Asked) -> Result<Task, Failure> {
-    let id = asked.message.task_id.as_str();
-    let step = format!("{} {}", act.doing(), asked.name);
-    let over = |task: &Task| match task.status.as_str() {
-        "lost" => true,
-        _ if wait::is_blocked(task) => true,
-        _ => task.transition.is_none() && task.status != "assigning",
-    };
-    let end = wait::unless_interrupted(wait::until(context, id, &step, over), || {
-        Failure::interrupted(format!(
-            "not waiting any longer; VPS {} is {}",
-            asked.name,
-            act.doing()
-        ))
-        .hint(format!("`kohakuriver vps status {id}` shows how far it is"))
-    });
-    let task = match end.await? {
-        End::Met(task) => *task,
-        End::Gone => {
-            return Err(Failure::request(format!("VPS {} was deleted meanwhile", asked.name)));
-        }
-    };
-    match (task.status.as_str(), act) {
-        (status, _) if status == act.done() => Ok(task),
-        ("failed" | "killed" | "killed_oom", Act::Stop) => Ok(task),
-        ("lost", _) => {
-            let node = task.assigned_node.as_deref().unwrap_or("its node");
-            Err(Failure::request(format!(
-                "the node {node} is not connected; VPS {} will be {} when it is back",
-                asked.name,
-                match act {
-                    Act::Stop => "stopped",
-                    Act::Restart => "restarted",
-                }
-            ))
-            .hint("`kohakuriver node list` shows which nodes are online"))
-        }
-        _ if wait::is_blocked(&task) => Err(super::reported_failure(&task)),
-        ("failed", Act::Restart) => Err(super::reported_failure(&task)),
-        (status, _) => {
-            Err(Failure::request(format!("VPS {} is {status}, not {}", asked.name, act.done()))
-                .hint(format!("`kohakuriver vps status {id}` shows more")))
-        }
-    }
 }

@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap_complete::ArgValueCandidates;
 use kohakuriver_api::{CreateVps, Task};
-use kohakuriver_model::memory::SMALLEST_LIMIT;
-use kohakuriver_model::{ImageSource, InstanceName, Memory, Target};
+use kohakuriver_model::{InstanceName, Memory, Target};
 
-use super::list::has_ssh;
+use super::parse::{ON_OOM, environment, image, label, memory, target, variable};
+use super::snapshot::Which;
 use super::ssh_key::KeyArgs;
-use super::{called, reported_failure};
+use super::{called, created, reported_failure};
 use crate::complete;
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
 use crate::files;
-use crate::keys::MadeKey;
+use crate::reference::VpsRef;
 use crate::wait::{self, End};
 
 /// Removing something that never ran takes well below a second where nothing is in the way.
@@ -26,9 +27,11 @@ const CLEAN_UP_LIMIT: Duration = Duration::from_secs(10);
 Examples:
   kohakuriver vps create --ssh                                 any node, all its cores
   kohakuriver vps create --name web --ssh -c 4 -m 8G --image debian:12
-  kohakuriver vps create -t gpu-01::0,1 --ssh --env MODE=train  two GPUs of one node")]
+  kohakuriver vps create -t gpu-01::0,1 --ssh --env MODE=train  two GPUs of one node
+  kohakuriver vps create --gpus 2 --node-label disk=ssd --ssh   any two free GPUs
+  kohakuriver vps create --name copy --from-snapshot web@clean --ssh")]
 pub struct CreateArgs {
-    /// Where it runs: node, node:numa, node::gpu,gpu [default: the host chooses]
+    /// Where it runs: node, node:numa, node::gpu,gpu, node:numa::gpu [default: the host chooses]
     #[arg(short, long, value_parser = target, add = ArgValueCandidates::new(complete::nodes))]
     target: Option<Target>,
     /// Its name: lower-case letters, digits and hyphens
@@ -46,14 +49,33 @@ pub struct CreateArgs {
     /// Environment of the shared storage
     #[arg(long, value_name = "ENV", value_parser = environment)]
     container: Option<String>,
+    /// Start with a copy of a snapshot's disk, the newest of that VPS unless one is named
+    #[arg(long, value_name = "VPS[@WHICH]", value_parser = source, conflicts_with_all = ["image", "container"], add = ArgValueCandidates::new(complete::vps_all))]
+    from_snapshot: Option<Source>,
+    /// So many GPUs, whichever are free
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    gpus: Option<u32>,
+    /// Only on nodes with this label; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    node_label: Vec<(String, String)>,
     /// Environment variable; may be given several times
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
     /// Most processes at once
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
     pids_limit: Option<u32>,
+    /// Make a snapshot at each stop
+    #[arg(long)]
+    snapshot_on_stop: bool,
+    /// The oldest snapshots beyond this many go; 0 keeps all [default: 5]
+    #[arg(long, value_name = "N")]
+    keep_snapshots: Option<u32>,
+    /// When the kernel kills a process of it for lack of memory: end it, or keep the rest running
+    /// [default: end]
+    #[arg(long, value_name = "WHAT", value_parser = PossibleValuesParser::new(ON_OOM))]
+    on_oom: Option<String>,
     /// What runs it
-    #[arg(short, long, default_value = "docker", value_parser = ["docker", "qemu"])]
+    #[arg(short, long, default_value = "docker", value_parser = backends())]
     backend: String,
     /// Do not wait until it runs
     #[arg(short, long)]
@@ -62,16 +84,35 @@ pub struct CreateArgs {
     keys: KeyArgs,
 }
 
+/// A VPS and which of its snapshots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Source {
+    vps: VpsRef,
+    which: Option<Which>,
+}
+
+/// QEMU is known, so that asking for it gets a better answer than a list, but not offered.
+fn backends() -> PossibleValuesParser {
+    PossibleValuesParser::new([PossibleValue::new("docker"), PossibleValue::new("qemu").hide(true)])
+}
+
 pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
     if args.backend == "qemu" {
         return Err(Failure::usage("the QEMU backend is not in this build yet")
             .hint("leave --backend out for a Docker VPS"));
     }
+    if args.gpus.is_some() && args.target.as_ref().is_some_and(|target| !target.gpus.is_empty()) {
+        return Err(Failure::usage("--gpus and the GPUs of --target exclude each other")
+            .hint("name the node alone, for example `-t gpu-01 --gpus 2`, or leave --gpus out"));
+    }
     let ssh_folder = files::home()?.join(".ssh");
     let mut body = body(&args);
     let mut made = args.keys.apply(&ssh_folder, &mut body)?;
     // From here on, leaving with an error also removes the pair.
-    let created = context.api.create_vps(&body).await?;
+    let created = match context.api.create_vps(&body).await {
+        Ok(created) => created,
+        Err(failure) => return Err(created::refused(context, failure, made)),
+    };
     let id = created.task_id.as_str();
     if let Some(key) = &mut made
         && let Err(failure) = key.name_after(&ssh_folder, id)
@@ -94,7 +135,7 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
             }
             Err(failure) => {
                 // It may still come to run, and then this key opens it.
-                say_key(context, made);
+                created::say_key(context, made);
                 return Err(failure.or_hint(|| format!("`kohakuriver vps status {id}` shows more")));
             }
         };
@@ -102,11 +143,11 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
     if task.status == "failed" || !args.detach && wait::is_blocked(&task) {
         return Err(clean_up(context, &task).await);
     }
-    say_key(context, made);
+    let key = created::say_key(context, made);
     if context.out.json {
         context.out.json(&task);
     } else {
-        summary(context, &task);
+        created::summary(context, &task, key.as_deref());
     }
     if !args.detach && task.status != "running" {
         return Err(Failure::request(format!("VPS {} is {}", called(&task), task.status))
@@ -116,7 +157,8 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
 }
 
 fn has_settled(task: &Task) -> bool {
-    matches!(task.status.as_str(), "running" | "failed" | "stopped" | "killed" | "killed_oom")
+    let words = ["running", "paused", "failed", "stopped", "killed", "killed_oom"];
+    words.contains(&task.status.as_str())
 }
 
 fn body(args: &CreateArgs) -> CreateVps {
@@ -135,8 +177,29 @@ fn body(args: &CreateArgs) -> CreateVps {
         vps_backend: args.backend.clone(),
         env_vars: args.env.iter().cloned().collect::<BTreeMap<_, _>>(),
         pids_limit: args.pids_limit,
+        gpu_count: args.gpus,
+        node_labels: args.node_label.iter().cloned().collect(),
+        from_vps: args.from_snapshot.as_ref().map(|source| source.vps.to_string()),
+        from_snapshot: args
+            .from_snapshot
+            .as_ref()
+            .and_then(|source| Some(source.which.as_ref()?.to_string())),
+        // Unless asked for, the host decides.
+        snapshot_on_stop: args.snapshot_on_stop.then_some(true),
+        keep_snapshots: args.keep_snapshots,
+        on_oom: args.on_oom.clone(),
         ..CreateVps::default()
     }
+}
+
+fn source(text: &str) -> Result<Source, String> {
+    let (vps, which) = match text.split_once('@') {
+        Some((vps, which)) => {
+            (vps, Some(which.parse::<Which>().map_err(|error| error.to_string())?))
+        }
+        None => (text, None),
+    };
+    Ok(Source { vps: vps.parse::<VpsRef>().map_err(|error| error.to_string())?, which })
 }
 
 /// A VPS that never ran is of no use to anybody: nothing half-made stays. It is gone when the
@@ -158,75 +221,4 @@ async fn clean_up(context: &Context, task: &Task) -> Failure {
     context.out.note(format!("note: what was made of it is not removed yet: {why}"));
     context.out.hint(format!("`kohakuriver vps status {id}` shows whether it is gone"));
     failure
-}
-
-fn say_key(context: &Context, made: Option<MadeKey>) {
-    if let Some(key) = made {
-        context.out.note(format!("new private key: {}", key.keep().display()));
-    }
-}
-
-fn summary(context: &Context, task: &Task) {
-    let out = context.out;
-    let name = called(task);
-    let node = task.assigned_node.as_deref().unwrap_or("a node to be chosen");
-    let running = task.status == "running";
-    let state = if running { "is running on" } else { "is being created on" };
-    out.line(format!("VPS {name} {state} {node}"));
-    out.line(format!("  id    {}", task.task_id));
-    if has_ssh(task) {
-        let host = &context.settings.host.value;
-        let port = context.settings.ssh_proxy_port.value;
-        out.line(format!("  ssh   kohakuriver ssh {name}"));
-        out.line(format!("  or    ssh -J {}@{}:{port} root@{name}", user(), host.bracketed()));
-    }
-    if !running {
-        out.hint(format!("`kohakuriver vps status {name} --watch` shows how far it is"));
-    }
-}
-
-/// Who to be at the gateway, in the line people copy.
-pub fn user() -> String {
-    std::env::var("USER").ok().filter(|user| !user.is_empty()).unwrap_or_else(|| "you".to_owned())
-}
-
-fn target(text: &str) -> Result<Target, String> {
-    text.parse::<Target>().map_err(|error| with_source(&error))
-}
-
-fn with_source(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
-}
-
-fn memory(text: &str) -> Result<Memory, String> {
-    let memory = text.parse::<Memory>().map_err(|error| error.to_string())?;
-    if memory < SMALLEST_LIMIT {
-        return Err(format!(
-            "{memory} is less than a container can run in; the least is {SMALLEST_LIMIT}"
-        ));
-    }
-    Ok(memory)
-}
-
-fn image(text: &str) -> Result<String, String> {
-    ImageSource::registry(text).map_err(|error| error.to_string())?;
-    Ok(text.to_owned())
-}
-
-fn environment(text: &str) -> Result<String, String> {
-    ImageSource::environment(text).map_err(|error| error.to_string())?;
-    Ok(text.to_owned())
-}
-
-fn variable(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    let starts_well = key.bytes().next().is_some_and(|b| !b.is_ascii_digit());
-    if !starts_well || !key.bytes().all(plain) || value.contains('\0') {
-        return Err(format!("'{key}' is not the name of an environment variable"));
-    }
-    Ok((key.to_owned(), value.to_owned()))
 }

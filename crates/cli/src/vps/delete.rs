@@ -3,8 +3,9 @@
 use clap_complete::ArgValueCandidates;
 use kohakuriver_api::{Message, Task};
 
-use super::act::{Troubles, print_json, with_list_hint};
-use super::called;
+use super::act::{Troubles, print_json};
+use super::settle::node_away;
+use super::{called, reported_failure, with_list_hint};
 use crate::complete;
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
@@ -96,7 +97,8 @@ fn question(found: &[Task]) -> String {
 async fn settle(context: &Context, task: &Task) -> Result<(), Failure> {
     let (id, name) = (task.task_id.as_str(), called(task));
     let step = format!("deleting {name}");
-    let stuck = |task: &Task| task.status == "lost" || task.transition.is_none();
+    let stuck =
+        |task: &Task| task.status == "lost" || task.transition.is_none() || wait::is_blocked(task);
     let end = wait::unless_interrupted(wait::until(context, id, &step, stuck), || {
         Failure::interrupted(format!("not waiting any longer; VPS {name} is being deleted"))
             .hint(format!("`kohakuriver vps status {id}` shows whether it is gone"))
@@ -108,11 +110,11 @@ async fn settle(context: &Context, task: &Task) -> Result<(), Failure> {
         Err(failure) => return Err(failure),
     };
     if task.status == "lost" {
-        let node = task.assigned_node.as_deref().unwrap_or("its node");
-        return Err(Failure::request(format!(
-            "the node {node} is not connected; VPS {name} will be deleted when it is back"
-        ))
-        .hint("`kohakuriver node list` shows which nodes are online"));
+        return Err(node_away(&task, name, "deleted"));
+    }
+    if wait::is_blocked(&task) {
+        let hint = || format!("`kohakuriver vps status {id}` shows whether it is gone");
+        return Err(reported_failure(&task).or_hint(hint));
     }
     let reason = task.error_message.as_deref().unwrap_or("the host gave no reason");
     Err(Failure::request(format!("VPS {name} was not deleted: {reason}"))

@@ -4,15 +4,14 @@ use clap_complete::ArgValueCandidates;
 use jiff::Timestamp;
 use kohakuriver_api::Task;
 
-use super::act::with_list_hint;
-use super::called;
 use super::list::{cores, has_ssh, memory};
+use super::{called, with_list_hint};
 use crate::complete;
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
 use crate::reference::VpsRef;
-use crate::ui::{Panel, Tone, age, ago, status_tone};
-use crate::wait;
+use crate::ui::{Panel, Progress, Tone, age, ago, status_tone};
+use crate::wait::{self, News};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
@@ -43,28 +42,32 @@ pub async fn run(context: &Context, args: &StatusArgs) -> Result<(), Failure> {
     }
 }
 
-async fn watch(context: &Context, mut task: Task) -> Result<(), Failure> {
+async fn watch(context: &Context, mut shown: Task) -> Result<(), Failure> {
+    let mut news = News::of(&shown.task_id, Some(shown.revision));
     loop {
-        let id = task.task_id.clone();
-        match context.api.task_after(&id, task.revision).await {
-            Ok(next) if next.revision == task.revision => {
-                // Bounds how often a host that does not wait is asked.
-                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-            }
-            Ok(next) => {
-                if !context.out.json {
-                    context.out.line("");
-                }
-                print(context, &next);
-                task = next;
-            }
-            Err(failure) if failure.kind == Kind::NotFound => {
-                context.out.note(format!("VPS {} is gone", called(&task)));
-                return Ok(());
-            }
-            Err(failure) => return Err(failure),
+        let mut quiet = Progress::quiet(context.out);
+        let Some(next) = news.next(context, &mut quiet).await? else {
+            context.out.note(format!("VPS {} is gone", called(&shown)));
+            return Ok(());
+        };
+        if looks_the_same(context, &shown, &next) {
+            continue;
         }
+        if !context.out.json {
+            context.out.line("");
+        }
+        print(context, &next);
+        shown = next;
     }
+}
+
+/// Whether printing it again would say nothing new: ages and the revision grow by themselves.
+fn looks_the_same(context: &Context, old: &Task, new: &Task) -> bool {
+    if context.out.json {
+        return *new == Task { revision: new.revision, ..old.clone() };
+    }
+    let now = Timestamp::now();
+    panel(old, now).render(context.out) == panel(new, now).render(context.out)
 }
 
 fn print(context: &Context, task: &Task) {
@@ -95,18 +98,25 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
         panel.tinted("error", Tone::Bad, error);
     }
     panel.maybe("hint", task.error_hint.as_deref());
+    if let Some(warning) = &task.warning {
+        panel.tinted("warning", Tone::Busy, warning);
+    }
     panel.maybe("exit code", task.exit_code.map(|code| code.to_string()));
     panel.maybe("node", task.assigned_node.as_deref());
     panel.add("backend", &task.vps_backend);
     let image = task.docker_image_name.as_deref().or(task.container_name.as_deref());
     panel.maybe("image", image);
+    panel.maybe("from snapshot", task.from_snapshot.as_deref());
     panel.add("cores", cores(task)).add("memory", memory(task));
     if !task.required_gpus.is_empty() {
-        let gpus: Vec<String> = task.required_gpus.iter().map(u32::to_string).collect();
-        panel.add("gpus", gpus.join(","));
+        panel.add("gpus", gpus(task));
     }
     panel.maybe("numa node", task.target_numa_node_id.map(|node| node.to_string()));
     panel.maybe("process limit", task.pids_limit.map(|limit| limit.to_string()));
+    panel.add("snapshots", snapshots(task));
+    if task.on_oom == "keep" {
+        panel.add("out of memory", "only the process the kernel kills is gone");
+    }
     if !task.env_vars.is_empty() {
         // Values are often secrets; they are in --json for who wants them.
         let names: Vec<&str> = task.env_vars.keys().map(String::as_str).collect();
@@ -127,4 +137,59 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
         panel.maybe(key, time.as_deref().map(|text| format!("{text} ({})", ago(text, now))));
     }
     panel
+}
+
+/// One to a line: a UUID is long.
+fn gpus(task: &Task) -> String {
+    let line = |(place, index): (usize, &u32)| match task.gpu_uuids.get(place) {
+        Some(uuid) => format!("{index}  {uuid}"),
+        None => index.to_string(),
+    };
+    task.required_gpus.iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn snapshots(task: &Task) -> String {
+    let kept = match task.keep_snapshots {
+        0 => "all are kept".to_owned(),
+        1 => "the newest one is kept".to_owned(),
+        count => format!("the newest {count} are kept"),
+    };
+    if task.snapshot_on_stop { format!("one at each stop, {kept}") } else { kept }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ui::Output;
+
+    #[test]
+    fn the_panel_shows_what_a_vps_has_beyond_its_limits() {
+        let task = Task {
+            task_id: "7".to_owned(),
+            required_gpus: vec![1, 3],
+            gpu_uuids: vec!["GPU-a".to_owned(), "GPU-b".to_owned()],
+            warning: Some("the new limits wait for the next start".to_owned()),
+            from_snapshot: Some("6:1750000000".to_owned()),
+            snapshot_on_stop: true,
+            keep_snapshots: 3,
+            on_oom: "keep".to_owned(),
+            ..Task::default()
+        };
+        let out = Output { json: false, colour: false };
+        let now = Timestamp::UNIX_EPOCH;
+        let text = panel(&task, now).render(out).join("\n");
+        for part in [
+            "1  GPU-a\n",
+            "3  GPU-b\n",
+            "new limits wait",
+            "6:1750000000",
+            "one at each stop, the newest 3 are kept",
+            "only the process the kernel kills",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let plain = Task { on_oom: "end".to_owned(), warning: None, ..task };
+        let text = panel(&plain, now).render(out).join("\n");
+        assert!(!text.contains("out of memory") && !text.contains("warning"), "{text}");
+    }
 }

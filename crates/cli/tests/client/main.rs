@@ -2,18 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "what cannot be set up has failed")]
 
+mod acts;
+mod create;
+mod events;
+mod nodes;
+mod snapshots;
 mod ssh;
 mod support;
 
 use std::fs;
-use std::io::Read;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
-use std::process::Stdio;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
-use support::{Answer, Host, Sandbox, error_body, task};
+use support::{Answer, Host, Sandbox, task};
 
 const ID: &str = "7398213345412345856";
 const KEY: &str =
@@ -78,6 +79,21 @@ fn errors_have_their_exit_codes_and_a_hint() {
         &["vps", "create", "--env", "A"],
         &["vps", "create", "--backend", "qemu"],
         &["vps", "create", "--no-ssh-key", "--gen-ssh-key"],
+        &["vps", "create", "-t", "node1::0", "--gpus", "2"],
+        &["vps", "create", "--image", "debian:12", "--from-snapshot", "web"],
+        &["vps", "create", "--from-snapshot", "web@../x"],
+        &["vps", "create", "--node-label", "disk"],
+        &["vps", "create", "--on-oom", "explode"],
+        &["vps", "update", "web"],
+        &["vps", "update", "web", "-m", "1K"],
+        &["vps", "restart", "web", "db", "--from-snapshot", "latest", "--yes"],
+        &["vps", "restart", "web", "--from-snapshot", "../x"],
+        &["vps", "snapshot", "delete", "web"],
+        &["vps", "snapshot", "delete", "web", "clean", "--all"],
+        &["vps", "snapshot", "create", "web", "--name", "latest"],
+        &["vps", "events", "web", "--limit", "0"],
+        &["node", "label", "node1", "disk"],
+        &["node", "label", "node1", "disk=ssd", "disk-"],
         &["vps", "create", "--public-key-file", "absent.pub"],
         &["vps", "status", "../nodes"],
         &["vps", "delete", "web"],
@@ -99,191 +115,41 @@ fn an_answer_of_something_else_is_not_taken_for_ours() {
     assert!(ran.stderr.contains("not a KohakuRiver host"), "{}", ran.stderr);
 }
 
-/// A host where a VPS takes three looks until it is `end`.
-fn creating(end: &'static str) -> Host {
-    let looks = AtomicUsize::new(0);
-    Host::start(move |request| {
-        let look = u64::try_from(looks.load(Ordering::SeqCst)).unwrap() + 1;
-        let mut state = task(ID, "web", "assigning", look);
-        state["progress"] = json!("pulling debian:12");
-        match (request.method.as_str(), request.path.as_str()) {
-            ("POST", "/api/vps/create") => Answer::ok(json!({
-                "message": "created", "task_id": ID, "vps_backend": "docker",
-                "ssh_key_mode": "upload", "ssh_port": 1, "status": "assigning",
-                "assigned_node": {"hostname": "node1", "url": null}, "task": state,
-            })),
-            ("GET", _) => {
-                if looks.fetch_add(1, Ordering::SeqCst) >= 2 {
-                    state["status"] = json!(end);
-                    state["progress"] = Value::Null;
-                }
-                if end == "failed" {
-                    state["error_message"] = json!("no such image: debian:12x");
-                    state["error_hint"] = json!("check the image's name");
-                }
-                Answer::ok(state)
-            }
-            _ => Answer::ok(json!({"message": "ok", "task_id": ID})),
-        }
-    })
-}
-
-#[test]
-fn create_waits_shows_progress_and_keeps_its_key() {
-    let host = creating("running");
-    let sandbox = Sandbox::new();
-    let ran = sandbox.run(
-        &host,
-        &["vps", "create", "--name", "web", "--ssh", "-m", "2G", "-t", "node1::0,1", "-e", "A=b=c"],
-    );
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert_eq!(ran.stderr.matches("pulling debian:12").count(), 1, "{}", ran.stderr);
-    assert!(ran.stdout.contains("kohakuriver ssh web"), "{}", ran.stdout);
-    assert!(ran.stdout.contains(":8002 root@web"), "{}", ran.stdout);
-    assert!(host.saw("POST /api/vps/create?wait=false"));
-    let sent = host.body("POST /api/vps/create");
-    assert_eq!(sent["ssh_key_mode"], "upload");
-    assert_eq!(sent["required_gpus"], json!([0, 1]));
-    assert_eq!(sent["required_memory_bytes"], json!(2_u64 << 30));
-    assert_eq!(sent["env_vars"], json!({"A": "b=c"}));
-
-    let private = sandbox.home().join(format!(".ssh/id-kohakuriver-{ID}"));
-    assert_eq!(private.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    let public = fs::read_to_string(private.with_extension("pub")).unwrap();
-    assert_eq!(public.trim(), sent["ssh_public_key"].as_str().unwrap());
-    assert!(ran.stderr.contains(private.to_str().unwrap()), "{}", ran.stderr);
-    assert!(!sent.to_string().contains("PRIVATE KEY"));
-
-    let host = creating("running");
-    let ran = sandbox.run(&host, &["vps", "create", "--json"]);
-    assert_eq!(stdout_json(&ran)["status"], "running");
-    assert_eq!(host.body("POST /api/vps/create")["ssh_key_mode"], "disabled");
-}
-
-#[test]
-fn ssh_uploads_the_keys_people_have() {
-    let host = creating("running");
-    let sandbox = Sandbox::new();
-    fs::create_dir(sandbox.home().join(".ssh")).unwrap();
-    fs::write(sandbox.home().join(".ssh/id_ed25519.pub"), format!("{KEY} a@b\n")).unwrap();
-    let ran = sandbox.run(&host, &["vps", "create", "--ssh", "--detach"]);
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert_eq!(host.body("POST /api/vps/create")["ssh_public_key"], format!("{KEY} a@b"));
-    assert_eq!(fs::read_dir(sandbox.home().join(".ssh")).unwrap().count(), 1);
-}
-
-#[test]
-fn a_create_that_fails_leaves_nothing_behind() {
-    let host = creating("failed");
-    let sandbox = Sandbox::new();
-    let ran = sandbox.run(&host, &["vps", "create", "--gen-ssh-key", "--json"]);
-    assert_eq!((ran.code, ran.stdout.as_str()), (1, ""));
-    assert!(ran.stderr.contains("no such image") && ran.stderr.contains("check the image's name"));
-    assert!(host.saw(&format!("DELETE /api/vps/{ID}?force=true")));
-    assert_eq!(fs::read_dir(sandbox.home().join(".ssh")).unwrap().count(), 0);
-
-    let refused = Host::start(|_| Answer {
-        status: 409,
-        body: error_body("the name web is taken").to_string(),
-    });
-    let ran = sandbox.run(&refused, &["vps", "create", "--gen-ssh-key", "--key-out-file", "k"]);
-    assert_eq!(ran.code, 1);
-    assert!(ran.stderr.contains("the name web is taken"), "{}", ran.stderr);
-    assert!(!sandbox.home().join("k").exists() && !sandbox.home().join("k.pub").exists());
-}
-
-#[test]
-fn ctrl_c_while_creating_keeps_the_vps_and_its_key() {
-    let host = creating("assigning");
-    let sandbox = Sandbox::new();
-    let mut child = sandbox
-        .command(host.port, &["vps", "create", "--gen-ssh-key"])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stderr = child.stderr.take().unwrap();
-    let mut seen = Vec::new();
-    while !String::from_utf8_lossy(&seen).contains("pulling") {
-        let mut byte = [0];
-        assert_eq!(stderr.read(&mut byte).unwrap(), 1);
-        seen.push(byte[0]);
-    }
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
-    let mut rest = String::new();
-    stderr.read_to_string(&mut rest).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert!(rest.contains("still being created"), "{rest}");
-    assert!(rest.contains(&format!("kohakuriver vps status {ID}")), "{rest}");
-    assert!(!host.saw("DELETE"));
-    assert!(sandbox.home().join(format!(".ssh/id-kohakuriver-{ID}")).exists());
-}
-
-#[test]
-fn stop_acts_on_all_and_reports_the_one_that_fails() {
-    let asked = AtomicUsize::new(0);
-    let host = Host::start(move |request| match request.path.as_str() {
-        "/api/status/absent" => Answer::not_found(),
-        "/api/status/web" => Answer::ok(task(ID, "web", "running", 1)),
-        path if path == format!("/api/vps/stop/{ID}") => {
-            Answer::ok(json!({"message": "stopping", "task_id": ID}))
-        }
-        _ => {
-            let mut state = task(ID, "web", "running", 2);
-            state["transition"] = json!("stopping");
-            if asked.fetch_add(1, Ordering::SeqCst) > 0 {
-                state = task(ID, "web", "stopped", 3);
-            }
-            Answer::ok(state)
-        }
-    });
-    let sandbox = Sandbox::new();
-    let ran = sandbox.run(&host, &["vps", "stop", "absent", "web"]);
-    assert_eq!(ran.code, 1);
-    assert_eq!(ran.stdout, "VPS web is stopped\n");
-    assert!(ran.stderr.contains("error: ") && ran.stderr.contains("stopping web"));
-    let ran = sandbox.run(&host, &["vps", "stop", "web", "--json"]);
-    assert_eq!((ran.code, stdout_json(&ran)["status"].clone()), (0, json!("stopped")));
-}
-
-#[test]
-fn restart_of_what_fails_says_why() {
-    let host = Host::start(move |request| match request.method.as_str() {
-        "POST" => Answer::ok(json!({"message": "restarting", "task_id": ID})),
-        _ => {
-            let mut state = task(ID, "web", "failed", 2);
-            state["error_message"] = json!("the disk is gone");
-            Answer::ok(state)
-        }
-    });
-    let ran = Sandbox::new().run(&host, &["vps", "restart", "web"]);
-    assert_eq!((ran.code, ran.stdout.as_str()), (1, ""));
-    assert!(ran.stderr.contains("the disk is gone"), "{}", ran.stderr);
-}
-
-#[test]
-fn delete_waits_until_it_is_gone() {
-    let asked = AtomicUsize::new(0);
-    let host = Host::start(move |request| match request.method.as_str() {
-        "DELETE" => Answer::ok(json!({"message": "deleting", "task_id": ID})),
-        _ if asked.fetch_add(1, Ordering::SeqCst) > 1 => Answer::not_found(),
-        _ => {
-            let mut state = task(ID, "web", "stopped", 2);
-            state["transition"] = json!("deleting");
-            Answer::ok(state)
-        }
-    });
-    let ran = Sandbox::new().run(&host, &["vps", "delete", "web", "--yes"]);
-    assert_eq!((ran.code, ran.stdout.as_str()), (0, "VPS web is deleted\n"), "{}", ran.stderr);
-    assert!(host.saw(&format!("DELETE /api/vps/{ID}?force=false")));
-}
-
 #[test]
 fn a_host_that_goes_away_ends_everything_with_3() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let ran = Sandbox::new().run_at(nobody, &["vps", "stop", "web", "db"]);
     assert_eq!(ran.code, 3);
     assert_eq!(ran.stderr.matches("error: ").count(), 1, "{}", ran.stderr);
+}
+
+#[test]
+fn a_host_given_by_name_is_asked_by_address_and_told_who_asks() {
+    let host = Host::start(|_| Answer::ok(json!([])));
+    let sandbox = Sandbox::new();
+    let ran = sandbox
+        .command(host.port, &["vps", "list", "-H", "localhost"])
+        .env("USER", "j\u{f6}rg")
+        .output()
+        .unwrap();
+    assert_eq!(ran.status.code(), Some(0), "{}", String::from_utf8_lossy(&ran.stderr));
+    let asked = host.find_all("GET /api/vps/status").remove(0);
+    assert_eq!(asked.header("host"), format!("127.0.0.1:{}", host.port));
+    let who = asked.header("x-kohakuriver-user");
+    assert!(who.starts_with("jrg@") && who.len() > 4, "{who}");
+}
+
+#[test]
+fn the_help_of_the_whole_lists_every_exit_code_and_offers_no_qemu() {
+    let sandbox = Sandbox::new();
+    let help = sandbox.run_at(1, &["--help"]).stdout;
+    for code in ["1 the request", "2 wrong", "3 host", "4 this machine", "5 the host", "127", "130"]
+    {
+        assert!(help.contains(code), "{code}: {help}");
+    }
+    assert!(!sandbox.run_at(1, &["vps", "create", "--help"]).stdout.contains("qemu"));
+    let ran = sandbox.run_at(1, &["vps", "create", "--backend", "qemu"]);
+    assert!(ran.stderr.contains("not in this build"), "{}", ran.stderr);
 }
 
 #[test]
@@ -297,7 +163,21 @@ fn a_join_token_is_alone_on_stdout() {
     let ran = sandbox.run(&host, &["node", "token", "create", "--ttl", "30m"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "kr1.abc\n"));
     assert!(ran.stderr.contains("kohakuriver runner --join kr1.abc"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("only this machine"), "{}", ran.stderr);
     assert_eq!(host.body("POST /api/nodes/tokens")["ttl_seconds"], 1800);
+}
+
+#[test]
+fn a_join_token_for_this_machine_only_says_so() {
+    let host = Host::start(|_| {
+        Answer::ok(json!({
+            "token": "kr1.abc", "expires_at": "2030-01-01T00:00:00Z", "address": "127.0.0.1:8001",
+        }))
+    });
+    let ran = Sandbox::new().run(&host, &["node", "token", "create"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "kr1.abc\n"));
+    assert!(ran.stderr.contains("only this machine can dial 127.0.0.1:8001"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("hint: ") && ran.stderr.contains("--advertise"), "{}", ran.stderr);
 }
 
 #[test]

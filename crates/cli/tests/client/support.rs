@@ -18,6 +18,15 @@ pub struct Request {
     pub path: String,
     pub target: String,
     pub body: String,
+    /// As sent, names in lower case.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Request {
+    pub fn header(&self, name: &str) -> &str {
+        let found = self.headers.iter().find(|(key, _)| key == name);
+        found.map_or("", |(_, value)| value)
+    }
 }
 
 /// What it is answered.
@@ -30,6 +39,16 @@ pub struct Answer {
 impl Answer {
     pub fn ok(body: Value) -> Self {
         Self { status: 200, body: body.to_string() }
+    }
+
+    /// The connection breaks once the request is read.
+    pub fn nothing() -> Self {
+        Self { status: 0, body: String::new() }
+    }
+
+    /// What a host says of every act.
+    pub fn accepted(id: &str) -> Self {
+        Self { status: 202, body: json!({"message": "ok", "task_id": id}).to_string() }
     }
 
     pub fn not_found() -> Self {
@@ -71,7 +90,9 @@ impl Host {
                     if let Some(request) = read(&stream) {
                         let answer = answer(&request);
                         seen.lock().unwrap().push(request);
-                        write(&stream, &answer);
+                        if answer.status != 0 {
+                            write(&stream, &answer);
+                        }
                     }
                 });
             }
@@ -88,9 +109,14 @@ impl Host {
         serde_json::from_str(&self.find(start).expect(start).body).unwrap()
     }
 
-    fn find(&self, start: &str) -> Option<Request> {
+    pub fn find_all(&self, start: &str) -> Vec<Request> {
         let log = self.log.lock().unwrap();
-        log.iter().find(|r| format!("{} {}", r.method, r.target).starts_with(start)).cloned()
+        let begins = |r: &&Request| format!("{} {}", r.method, r.target).starts_with(start);
+        log.iter().filter(begins).cloned().collect()
+    }
+
+    fn find(&self, start: &str) -> Option<Request> {
+        self.find_all(start).into_iter().next()
     }
 }
 
@@ -101,20 +127,24 @@ fn read(stream: &TcpStream) -> Option<Request> {
     let mut words = line.split_whitespace();
     let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
     let mut length = 0;
+    let mut headers = Vec::new();
     loop {
         let mut header = String::new();
         reader.read_line(&mut header).ok()?;
         if header.trim().is_empty() {
             break;
         }
-        if let Some(value) = header.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().ok()?;
+        let (name, value) = header.split_once(':')?;
+        let (name, value) = (name.to_ascii_lowercase(), value.trim().to_owned());
+        if name == "content-length" {
+            length = value.parse().ok()?;
         }
+        headers.push((name, value));
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     let path = target.split('?').next()?.to_owned();
-    Some(Request { method, path, target, body: String::from_utf8(body).ok()? })
+    Some(Request { method, path, target, body: String::from_utf8(body).ok()?, headers })
 }
 
 fn write(mut stream: &TcpStream, answer: &Answer) {

@@ -192,17 +192,14 @@ impl Machine {
     /// Steps until rest, or until the crash that was set up.
     fn run(&mut self) -> Option<Observed> {
         for _ in 0..30 {
-            match self.next()? {
-                Step::Rest(seen) => {
-                    self.until_crash = None;
-                    return Some(seen);
-                }
-                step => {
-                    if self.perform(step).is_err() {
-                        self.until_crash = None;
-                        return None;
-                    }
-                }
+            let step = self.next()?;
+            if let Step::Rest(seen) = step {
+                self.until_crash = None;
+                return Some(seen);
+            }
+            if self.perform(step).is_err() {
+                self.until_crash = None;
+                return None;
             }
         }
         panic!("it goes round in circles: {self:?}");

@@ -52,7 +52,7 @@ pub async fn read(
 async fn epoch(engine: &Engine) -> Result<String, BackendError> {
     let docker = engine.docker().await?;
     let bridge = match docker.inspect_network("bridge", None).await {
-        Ok(network) => network.created.map(|time| time.to_string()).unwrap_or_default(),
+        Ok(network) => network.created.unwrap_or_default(),
         // Engines may run without it.
         Err(error) if status(&error) == Some(404) => String::new(),
         Err(error) => return Err(engine.failure(error)),

@@ -1,0 +1,42 @@
+//! The routes of nodes.
+
+use kohakuriver_api::{JoinToken, JoinTokenRequest, LabelChanges, Node, NodeHealth};
+use reqwest::Method;
+
+use super::{Api, Call};
+use crate::failure::Failure;
+
+impl Api {
+    pub async fn nodes(&self) -> Result<Vec<Node>, Failure> {
+        self.get("/api/nodes").await
+    }
+
+    pub async fn node(&self, name: &str) -> Result<Node, Failure> {
+        self.get(&format!("/api/nodes/{name}")).await
+    }
+
+    pub async fn node_health(&self, name: &str) -> Result<NodeHealth, Failure> {
+        self.get(&format!("/api/nodes/{name}/health")).await
+    }
+
+    pub async fn drain_node(&self, name: &str) -> Result<Node, Failure> {
+        self.post(&format!("/api/nodes/{name}/drain")).await
+    }
+
+    pub async fn undrain_node(&self, name: &str) -> Result<Node, Failure> {
+        self.post(&format!("/api/nodes/{name}/undrain")).await
+    }
+
+    pub async fn label_node(&self, name: &str, changes: &LabelChanges) -> Result<Node, Failure> {
+        self.send(Call::with_body(Method::PATCH, &format!("/api/nodes/{name}/labels"), changes))
+            .await
+    }
+
+    pub async fn remove_node(&self, name: &str, force: bool) -> Result<serde_json::Value, Failure> {
+        self.delete(&format!("/api/nodes/{name}"), force).await
+    }
+
+    pub async fn join_token(&self, body: &JoinTokenRequest) -> Result<JoinToken, Failure> {
+        self.send(Call::with_body(Method::POST, "/api/nodes/tokens", body)).await
+    }
+}

@@ -1,0 +1,121 @@
+//! The routes of VPSes and their snapshots. References and snapshot words are checked where they
+//! are parsed, so they can stand in a path.
+
+use std::time::Duration;
+
+use kohakuriver_api::{
+    CreateVps, CreatedVps, Event, Message, SnapshotCreated, SnapshotList, SnapshotsDeleted, Task,
+    UpdateVps,
+};
+use reqwest::Method;
+
+use super::{Api, Call};
+use crate::failure::Failure;
+
+/// How long one question for news may stay open; the host allows at most 30.
+const POLL_SECONDS: u64 = 25;
+
+impl Api {
+    pub async fn vps_all(&self) -> Result<Vec<Task>, Failure> {
+        self.get("/api/vps").await
+    }
+
+    pub async fn vps_active(&self) -> Result<Vec<Task>, Failure> {
+        self.get("/api/vps/status").await
+    }
+
+    pub async fn task(&self, reference: &str) -> Result<Task, Failure> {
+        self.get(&format!("/api/status/{reference}")).await
+    }
+
+    /// Waits for a revision after `since`, or answers the same one after a while.
+    pub async fn task_after(&self, reference: &str, since: u64) -> Result<Task, Failure> {
+        let query = [("since", since.to_string()), ("timeout", POLL_SECONDS.to_string())];
+        let path = format!("/api/status/{reference}");
+        let limit = Some(Duration::from_secs(POLL_SECONDS + 10));
+        self.send(Call { query: &query, limit, ..Call::new(Method::GET, &path) }).await
+    }
+
+    pub async fn create_vps(&self, body: &CreateVps) -> Result<CreatedVps, Failure> {
+        let query = [("wait", "false".to_owned())];
+        let call = Call::with_body(Method::POST, "/api/vps/create", body);
+        self.send(Call { query: &query, ..call }).await
+    }
+
+    pub async fn stop_vps(&self, id: &str) -> Result<Message, Failure> {
+        self.post(&format!("/api/vps/stop/{id}")).await
+    }
+
+    pub async fn kill_vps(&self, id: &str) -> Result<Message, Failure> {
+        self.post(&format!("/api/kill/{id}")).await
+    }
+
+    pub async fn pause_vps(&self, id: &str) -> Result<Message, Failure> {
+        self.post(&format!("/api/vps/pause/{id}")).await
+    }
+
+    pub async fn resume_vps(&self, id: &str) -> Result<Message, Failure> {
+        self.post(&format!("/api/vps/resume/{id}")).await
+    }
+
+    pub async fn restart_vps(&self, id: &str, snapshot: Option<&str>) -> Result<Message, Failure> {
+        let path = format!("/api/vps/restart/{id}");
+        let query: Vec<_> =
+            snapshot.map(|which| ("from_snapshot", which.to_owned())).into_iter().collect();
+        self.send(Call { query: &query, ..Call::new(Method::POST, &path) }).await
+    }
+
+    pub async fn update_vps(&self, id: &str, body: &UpdateVps) -> Result<Message, Failure> {
+        self.send(Call::with_body(Method::PATCH, &format!("/api/vps/{id}"), body)).await
+    }
+
+    pub async fn delete_vps(&self, id: &str, force: bool) -> Result<Message, Failure> {
+        self.delete(&format!("/api/vps/{id}"), force).await
+    }
+
+    /// Oldest first, the newest `limit` of them.
+    pub async fn events(&self, reference: &str, limit: u32) -> Result<Vec<Event>, Failure> {
+        let query = [("limit", limit.to_string())];
+        let path = format!("/api/vps/{reference}/events");
+        self.send(Call { query: &query, ..Call::new(Method::GET, &path) }).await
+    }
+
+    /// Newest first.
+    pub async fn snapshots(&self, reference: &str) -> Result<SnapshotList, Failure> {
+        self.get(&format!("/api/vps/snapshots/{reference}")).await
+    }
+
+    /// Answers when it is made: a large disk takes many minutes.
+    pub async fn create_snapshot(
+        &self,
+        id: &str,
+        name: Option<&str>,
+        message: Option<&str>,
+    ) -> Result<SnapshotCreated, Failure> {
+        let path = format!("/api/vps/snapshots/{id}");
+        let query: Vec<_> = [("name", name), ("message", message)]
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value?.to_owned())))
+            .collect();
+        self.send(Call { query: &query, limit: None, ..Call::new(Method::POST, &path) }).await
+    }
+
+    pub async fn restore_snapshot(&self, id: &str, which: &str) -> Result<Message, Failure> {
+        self.post(&format!("/api/vps/snapshots/{id}/{which}/restore")).await
+    }
+
+    /// Removing layers of a large disk takes its time.
+    pub async fn delete_snapshot(
+        &self,
+        id: &str,
+        which: &str,
+    ) -> Result<SnapshotsDeleted, Failure> {
+        let path = format!("/api/vps/snapshots/{id}/{which}");
+        self.send(Call { limit: None, ..Call::new(Method::DELETE, &path) }).await
+    }
+
+    pub async fn delete_snapshots(&self, id: &str) -> Result<SnapshotsDeleted, Failure> {
+        let path = format!("/api/vps/snapshots/{id}");
+        self.send(Call { limit: None, ..Call::new(Method::DELETE, &path) }).await
+    }
+}

@@ -1,0 +1,63 @@
+//! What `kohakuriver vps create` says in the end.
+
+use std::path::{Path, PathBuf};
+
+use kohakuriver_api::Task;
+
+use super::called;
+use super::list::has_ssh;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::identity;
+use crate::keys::MadeKey;
+use crate::ssh::shell_word;
+
+/// Keeps the pair and says where its private half is.
+pub fn say_key(context: &Context, made: Option<MadeKey>) -> Option<PathBuf> {
+    let path = made?.keep();
+    context.out.note(format!("new private key: {}", path.display()));
+    Some(path)
+}
+
+/// A pair made for nothing goes. Where the VPS may exist although no answer came, this key may be
+/// the only one that opens it.
+pub fn refused(context: &Context, failure: Failure, made: Option<MadeKey>) -> Failure {
+    if !failure.maybe_done {
+        return failure;
+    }
+    let look = "`kohakuriver vps list -a` shows whether the VPS was made all the same";
+    let Some(path) = say_key(context, made) else {
+        return failure.hint(look);
+    };
+    let path = shell_word(&path.to_string_lossy());
+    failure.hint(format!("{look}; `kohakuriver ssh NAME -i {path}` goes there"))
+}
+
+pub fn summary(context: &Context, task: &Task, key: Option<&Path>) {
+    let out = context.out;
+    let name = called(task);
+    let node = task.assigned_node.as_deref().unwrap_or("a node to be chosen");
+    let running = task.status == "running";
+    let state = if running { "is running on" } else { "is being created on" };
+    out.line(format!("VPS {name} {state} {node}"));
+    out.line(format!("  id    {}", task.task_id));
+    if has_ssh(task) {
+        out.line(format!("  ssh   kohakuriver ssh {name}"));
+        out.line(format!("  or    {}", plain_ssh(context, name, key)));
+    }
+    if let Some(warning) = &task.warning {
+        out.note(format!("note: {warning}"));
+    }
+    if !running {
+        out.hint(format!("`kohakuriver vps status {name} --watch` shows how far it is"));
+    }
+}
+
+/// The line for who has only OpenSSH. It does not know the key that was made here.
+fn plain_ssh(context: &Context, name: &str, key: Option<&Path>) -> String {
+    let host = context.settings.host.value.bracketed();
+    let port = context.settings.ssh_proxy_port.value;
+    let user = identity::login().unwrap_or_else(|| "you".to_owned());
+    let key = key.map(|path| format!("-i {} ", shell_word(&path.to_string_lossy())));
+    format!("ssh {}-J {user}@{host}:{port} root@{name}", key.unwrap_or_default())
+}

@@ -1,0 +1,29 @@
+//! `kohakuriver vps pause`
+
+use clap_complete::ArgValueCandidates;
+
+use super::act::{self, Act};
+use crate::complete;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::reference::VpsRef;
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+A paused VPS keeps its cores, memory and GPUs; open connections wait.
+
+Examples:
+  kohakuriver vps pause web
+  kohakuriver vps pause web db --no-wait")]
+pub struct PauseArgs {
+    /// Ids or names
+    #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
+    vps: Vec<VpsRef>,
+    /// Return as soon as the host has taken the request
+    #[arg(long)]
+    no_wait: bool,
+}
+
+pub async fn run(context: &Context, args: &PauseArgs) -> Result<(), Failure> {
+    act::run(context, Act::Pause, &args.vps, !args.no_wait).await
+}

@@ -1,0 +1,27 @@
+//! `kohakuriver vps resume`
+
+use clap_complete::ArgValueCandidates;
+
+use super::act::{self, Act};
+use crate::complete;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::reference::VpsRef;
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  kohakuriver vps resume web
+  kohakuriver vps resume web db --no-wait")]
+pub struct ResumeArgs {
+    /// Ids or names
+    #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
+    vps: Vec<VpsRef>,
+    /// Return as soon as the host has taken the request
+    #[arg(long)]
+    no_wait: bool,
+}
+
+pub async fn run(context: &Context, args: &ResumeArgs) -> Result<(), Failure> {
+    act::run(context, Act::Resume, &args.vps, !args.no_wait).await
+}

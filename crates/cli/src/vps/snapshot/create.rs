@@ -1,0 +1,59 @@
+//! `kohakuriver vps snapshot create`
+
+use clap_complete::ArgValueCandidates;
+use kohakuriver_model::Memory;
+
+use super::which::new_name;
+use crate::complete;
+use crate::context::Context;
+use crate::failure::{Failure, Kind};
+use crate::reference::VpsRef;
+use crate::ui::Progress;
+use crate::vps::{called, with_list_hint};
+use crate::wait;
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+The VPS may run meanwhile. A large disk takes some minutes.
+
+Examples:
+  kohakuriver vps snapshot create web
+  kohakuriver vps snapshot create web --name clean -m 'before the upgrade'")]
+pub struct CreateArgs {
+    /// Id or name
+    #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
+    vps: VpsRef,
+    /// A name to find it by: lower-case letters, digits and hyphens
+    #[arg(long, value_parser = new_name)]
+    name: Option<String>,
+    /// What it is for
+    #[arg(short, long, value_name = "TEXT")]
+    message: Option<String>,
+}
+
+pub async fn run(context: &Context, args: &CreateArgs) -> Result<(), Failure> {
+    let task = context.api.task(args.vps.as_str()).await.map_err(with_list_hint)?;
+    let name = called(&task);
+    let list = || format!("`kohakuriver vps snapshot list {name}` shows whether it was made");
+    let work =
+        context.api.create_snapshot(&task.task_id, args.name.as_deref(), args.message.as_deref());
+    let mut progress = Progress::new(context.out);
+    progress.show(&format!("making a snapshot of {name}"), None);
+    let result = wait::unless_interrupted(work, || {
+        Failure::interrupted("not waiting any longer; the snapshot may still be made").hint(list())
+    })
+    .await;
+    drop(progress);
+    let made = result.map_err(|failure| {
+        let unknown = failure.kind == Kind::Unreachable && failure.maybe_done;
+        if unknown { failure.hint(list()) } else { failure }
+    })?;
+    if context.out.json {
+        context.out.json(&made);
+        return Ok(());
+    }
+    let size = Memory::from_bytes(made.snapshot.own_size);
+    let title = args.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+    context.out.line(format!("snapshot {}{title} of VPS {name} is made: {size}", made.tag));
+    Ok(())
+}

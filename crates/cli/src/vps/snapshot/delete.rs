@@ -1,0 +1,117 @@
+//! `kohakuriver vps snapshot delete`
+
+use clap_complete::ArgValueCandidates;
+use jiff::Timestamp;
+use kohakuriver_api::{Snapshot, Task};
+
+use super::{Which, described};
+use crate::complete;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::reference::VpsRef;
+use crate::ui::Progress;
+use crate::vps::act::{Troubles, print_json};
+use crate::vps::called;
+use crate::wait;
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  kohakuriver vps snapshot delete web clean              asks first
+  kohakuriver vps snapshot delete web 1750000000 1750003600 --yes
+  kohakuriver vps snapshot delete web --all")]
+pub struct DeleteArgs {
+    /// Id or name
+    #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
+    vps: VpsRef,
+    /// Tags, names or latest
+    #[arg(value_name = "WHICH", required_unless_present = "all", conflicts_with = "all")]
+    which: Vec<Which>,
+    /// Every snapshot of the VPS
+    #[arg(short, long)]
+    all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+pub async fn run(context: &Context, args: &DeleteArgs) -> Result<(), Failure> {
+    let (task, list) = super::of(context, &args.vps).await?;
+    if args.all {
+        return all(context, &task, list.snapshots.len(), args.yes).await;
+    }
+    // What the words mean now counts: deleting one moves `latest` to another.
+    let mut troubles = Troubles::new(context);
+    let mut found: Vec<&Snapshot> = Vec::new();
+    for which in &args.which {
+        match which.among(&list.snapshots, called(&task)) {
+            Ok(snapshot) if found.iter().any(|old| old.tag == snapshot.tag) => {}
+            Ok(snapshot) => found.push(snapshot),
+            Err(failure) => troubles.add(failure)?,
+        }
+    }
+    if !found.is_empty() && !args.yes {
+        let now = Timestamp::now();
+        let names: Vec<String> = found.iter().map(|snapshot| described(snapshot, now)).collect();
+        let things = if found.len() == 1 { "snapshot" } else { "snapshots" };
+        let question = format!("Delete {things} {} of VPS {}?", names.join(", "), called(&task));
+        if !context.out.confirm(&question, "--yes")? {
+            context.out.note("nothing was deleted");
+            return Ok(());
+        }
+    }
+    let mut results = Vec::new();
+    for snapshot in found {
+        let tag = &snapshot.tag;
+        match working(context, &task, context.api.delete_snapshot(&task.task_id, tag)).await {
+            Ok(answer) => {
+                if !context.out.json {
+                    context.out.line(format!("snapshot {tag} of VPS {} is deleted", called(&task)));
+                }
+                results.push(serde_json::to_value(&answer).unwrap_or_default());
+            }
+            Err(failure) => troubles.add(failure)?,
+        }
+    }
+    if context.out.json {
+        print_json(context, args.which.len(), results);
+    }
+    troubles.end()
+}
+
+async fn all(context: &Context, task: &Task, count: usize, yes: bool) -> Result<(), Failure> {
+    let name = called(task);
+    let things = if count == 1 { "1 snapshot".to_owned() } else { format!("{count} snapshots") };
+    let question = format!("Delete all {things} of VPS {name}?");
+    if count > 0 && !yes && !context.out.confirm(&question, "--yes")? {
+        context.out.note("nothing was deleted");
+        return Ok(());
+    }
+    let answer = working(context, task, context.api.delete_snapshots(&task.task_id)).await?;
+    if context.out.json {
+        context.out.json(&answer);
+        return Ok(());
+    }
+    // A used one stays, so fewer may be gone than there were; the host says which and why.
+    context.out.line(format!("{} of {things} of VPS {name} deleted", answer.deleted_count));
+    if answer.deleted_count < u64::try_from(count).unwrap_or(u64::MAX) {
+        context.out.note(format!("note: {}", answer.message));
+    }
+    Ok(())
+}
+
+/// Layers of a large disk take a while to remove.
+async fn working<T>(
+    context: &Context,
+    task: &Task,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let name = called(task);
+    let mut progress = Progress::new(context.out);
+    progress.show(&format!("deleting snapshots of {name}"), None);
+    wait::unless_interrupted(work, || {
+        Failure::interrupted("not waiting any longer; the snapshot may still be deleted")
+            .hint(format!("`kohakuriver vps snapshot list {name}` shows what is left"))
+    })
+    .await
+}

@@ -1,0 +1,43 @@
+//! `kohakuriver vps snapshot restore`
+
+use std::slice;
+
+use clap_complete::ArgValueCandidates;
+
+use super::{LATEST, Which, agree_to_lose_disk};
+use crate::complete;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::reference::VpsRef;
+use crate::vps::act::{self, Act};
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+The VPS starts afresh on that disk; what was written since the snapshot is lost. To keep it, make a
+snapshot of it first, or make a second VPS with `kohakuriver vps create --from-snapshot VPS@WHICH`.
+
+Examples:
+  kohakuriver vps snapshot restore web                 the newest one; asks first
+  kohakuriver vps snapshot restore web clean --yes     does not ask")]
+pub struct RestoreArgs {
+    /// Id or name
+    #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
+    vps: VpsRef,
+    /// Tag, name or latest
+    #[arg(value_name = "WHICH", default_value = LATEST)]
+    which: Which,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    /// Return as soon as the host has taken the request
+    #[arg(long)]
+    no_wait: bool,
+}
+
+pub async fn run(context: &Context, args: &RestoreArgs) -> Result<(), Failure> {
+    let agreed = agree_to_lose_disk(context, &args.vps, &args.which, args.yes).await?;
+    let Some((vps, tag)) = agreed else {
+        return Ok(());
+    };
+    act::run(context, Act::Restore(&tag), slice::from_ref(&vps), !args.no_wait).await
+}

@@ -1,0 +1,95 @@
+//! `kohakuriver vps update`
+
+use std::slice;
+
+use clap::builder::PossibleValuesParser;
+use clap_complete::ArgValueCandidates;
+use kohakuriver_api::UpdateVps;
+use kohakuriver_model::Memory;
+
+use super::act::{self, Act};
+use super::parse::{ON_OOM, memory};
+use crate::complete;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::reference::VpsRef;
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(
+    // The one clap writes lists every option twice.
+    override_usage = "kohakuriver vps update <VPS> <CHANGES>",
+    after_help = "\
+Most changes reach a running VPS at once. Where one waits for the next restart, that is said and
+the exit code is 1.
+
+Examples:
+  kohakuriver vps update web -c 8 -m 16G
+  kohakuriver vps update web -c 0 -m none            no limits
+  kohakuriver vps update web --snapshot-on-stop on --keep-snapshots 3"
+)]
+pub struct UpdateArgs {
+    /// Id or name
+    #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
+    vps: VpsRef,
+    #[command(flatten)]
+    changes: Changes,
+    /// Return as soon as the host has taken the request
+    #[arg(long)]
+    no_wait: bool,
+}
+
+#[derive(clap::Args, Clone, Debug)]
+#[group(required = true, multiple = true)]
+struct Changes {
+    /// CPU cores; 0 means no limit
+    #[arg(short, long, value_name = "N")]
+    cores: Option<u32>,
+    /// Memory limit, for example 8G or 512M, or none
+    #[arg(short, long, value_name = "SIZE", value_parser = memory_or_none)]
+    memory: Option<Limit>,
+    /// Most processes at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
+    pids_limit: Option<u32>,
+    /// Whether each stop makes a snapshot
+    #[arg(long, value_name = "WHETHER", value_parser = PossibleValuesParser::new(["on", "off"]))]
+    snapshot_on_stop: Option<String>,
+    /// The oldest snapshots beyond this many go; 0 keeps all
+    #[arg(long, value_name = "N")]
+    keep_snapshots: Option<u32>,
+    /// When the kernel kills a process of it for lack of memory: end it, or keep the rest running
+    #[arg(long, value_name = "WHAT", value_parser = PossibleValuesParser::new(ON_OOM))]
+    on_oom: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    None,
+    Bytes(Memory),
+}
+
+pub async fn run(context: &Context, args: &UpdateArgs) -> Result<(), Failure> {
+    let change = body(&args.changes);
+    act::run(context, Act::Update(&change), slice::from_ref(&args.vps), !args.no_wait).await
+}
+
+fn body(changes: &Changes) -> UpdateVps {
+    UpdateVps {
+        required_cores: changes.cores.map(i64::from),
+        // The parser keeps it within the signed range.
+        required_memory_bytes: changes.memory.and_then(|limit| match limit {
+            Limit::None => Some(0),
+            Limit::Bytes(memory) => i64::try_from(memory.bytes()).ok(),
+        }),
+        pids_limit: changes.pids_limit,
+        snapshot_on_stop: changes.snapshot_on_stop.as_deref().map(|word| word == "on"),
+        keep_snapshots: changes.keep_snapshots,
+        on_oom: changes.on_oom.clone(),
+    }
+}
+
+fn memory_or_none(text: &str) -> Result<Limit, String> {
+    match text {
+        "none" | "0" => Ok(Limit::None),
+        text => memory(text).map(Limit::Bytes),
+    }
+}

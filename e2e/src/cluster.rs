@@ -1,0 +1,171 @@
+//! A host and two nodes as three machines: namespaces on a switch, each node with a Docker engine
+//! of its own, and every part killable by itself.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::engine::Engine;
+use crate::network::Network;
+use crate::process::{Output, Server, run};
+use crate::site::executable;
+
+pub const NODES: [&str; 2] = ["n1", "n2"];
+const HOST: &str = "host";
+const PORT: &str = "8000";
+const SSH_PORT: &str = "8002";
+
+/// The cluster. Dropping it stops and removes everything.
+#[derive(Debug)]
+pub struct Cluster {
+    // In the order in which they must go.
+    host: Option<Server>,
+    runners: [Option<Server>; 2],
+    pub engines: [Engine; 2],
+    pub network: Network,
+    disk: SmallDisk,
+    dir: tempfile::TempDir,
+    lost_after: String,
+}
+
+impl Cluster {
+    /// Starts all of it and waits until both nodes are online.
+    pub fn start(lost_after_seconds: u32) -> Self {
+        let dir = tempfile::Builder::new().prefix("kr-c").tempdir().expect("a temporary directory");
+        fs::create_dir(dir.path().join("home")).expect("a fresh directory");
+        let network = Network::new(&[HOST, NODES[0], NODES[1]]);
+        let engine = |index: usize| {
+            let number = 100 + u8::try_from(index).expect("two nodes");
+            Engine::start(&network, NODES[index], number, &dir.path().join(NODES[index]))
+        };
+        let engines = [engine(0), engine(1)];
+        let disk = SmallDisk::mount(dir.path().join("state"));
+        let lost_after = lost_after_seconds.to_string();
+        let runners = [None, None];
+        let mut cluster = Self { host: None, runners, engines, network, disk, dir, lost_after };
+        cluster.start_host();
+        for index in 0..NODES.len() {
+            let token = cluster.json(&["node", "token", "create"])["token"].clone();
+            cluster.start_runner(index, Some(token.as_str().expect("a token is text")));
+        }
+        cluster
+    }
+
+    /// A client command on the host's machine.
+    pub fn command(&self) -> Command {
+        let mut command = self.network.command(HOST, executable());
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.dir.path().join("home"))
+            .env("NO_COLOR", "1")
+            .env("KOHAKURIVER_HOST", "127.0.0.1")
+            .env("KOHAKURIVER_PORT", PORT)
+            .env("KOHAKURIVER_SSH_PROXY_PORT", SSH_PORT);
+        command
+    }
+
+    pub fn kr(&self, arguments: &[&str]) -> Output {
+        run(self.command().args(arguments))
+    }
+
+    #[track_caller]
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let text = self.kr(&[arguments, &["--json"]].concat()).ok();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:?}"))
+    }
+
+    pub fn start_host(&mut self) {
+        let mut command = self.command();
+        command.args(["host", "--advertise", &self.network.address(HOST)]);
+        command.args(["--lost-after", &self.lost_after, "--data-dir"]).arg(&self.disk.path);
+        let mut server = Server::start(&mut command);
+        server.wait_for_line("host is up");
+        self.host = Some(server);
+    }
+
+    pub fn kill_host(&mut self) {
+        if let Some(server) = self.host.take() {
+            server.kill();
+        }
+    }
+
+    pub fn start_runner(&mut self, index: usize, token: Option<&str>) {
+        let name = NODES[index];
+        let mut command = self.network.command(name, executable());
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", self.dir.path().join("home"));
+        command.args(["runner", "--name", name, "--data-dir"]);
+        command.arg(self.dir.path().join(format!("runner-{name}")));
+        command.arg("--docker-socket").arg(self.engines[index].socket());
+        if let Some(token) = token {
+            command.args(["--join", token]);
+        }
+        let mut server = Server::start(&mut command);
+        server.wait_for_line("runner is up");
+        self.runners[index] = Some(server);
+    }
+
+    pub fn kill_runner(&mut self, index: usize) {
+        if let Some(server) = self.runners[index].take() {
+            server.kill();
+        }
+    }
+
+    pub fn restart_engine(&mut self, index: usize) {
+        self.engines[index].restart(&self.network);
+    }
+
+    /// Fills the host's disk to the last byte.
+    pub fn fill_disk(&self) {
+        let file = format!("of={}", self.disk.filler().display());
+        let _ = run(Command::new("dd").args(["if=/dev/zero", &file, "bs=4096"]));
+    }
+
+    pub fn free_disk(&self) {
+        let _ = fs::remove_file(self.disk.filler());
+    }
+
+    /// What the servers said last, for a test that fails.
+    pub fn logs(&self) -> String {
+        let log = |server: &Option<Server>| server.as_ref().map(Server::log).unwrap_or_default();
+        let tail = |text: String| {
+            let lines: Vec<_> = text.lines().collect();
+            lines[lines.len().saturating_sub(60)..].join("\n")
+        };
+        let [first, second] = &self.runners;
+        format!(
+            "--- host\n{}\n--- n1\n{}\n--- n2\n{}",
+            tail(log(&self.host)),
+            tail(log(first)),
+            tail(log(second))
+        )
+    }
+}
+
+/// A small file system of the test's own.
+#[derive(Debug)]
+pub struct SmallDisk {
+    pub path: PathBuf,
+}
+
+impl SmallDisk {
+    pub fn mount(path: PathBuf) -> Self {
+        fs::create_dir_all(&path).expect("a fresh directory");
+        let options = ["-t", "tmpfs", "-o", "size=64m", "tmpfs"];
+        run(Command::new("mount").args(options).arg(&path)).ok();
+        Self { path }
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.path.join("filler")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = run(Command::new("umount").arg("--lazy").arg(&self.path));
+    }
+}

@@ -1,0 +1,81 @@
+//! Chaos: random acts of people while processes are killed, cables pulled, disks filled and clocks
+//! moved; and after each round a look whether anything was lost, doubled or lied about.
+//!
+//! ```text
+//!  round: some acts and faults in random order --mend all--> converged within LIMIT? --> invariants
+//! ```
+//!
+//! `KOHAKURIVER_CHAOS_FAULTS` says how many faults (a short run unless given; `make chaos` asks for
+//! 500), `KOHAKURIVER_CHAOS_SEED` repeats a run. The seed is printed by a run that fails.
+
+#![expect(clippy::unwrap_used, reason = "a test that is surprised should end there")]
+
+mod fault;
+mod model;
+
+use std::time::{Duration, Instant};
+
+use kohakuriver_e2e::Cluster;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use fault::Fault;
+use model::Model;
+
+/// The promise: so long after the last fault is over everything is as wished.
+const LIMIT: Duration = Duration::from_secs(10);
+const SHORT_RUN: u32 = 10;
+
+#[test]
+fn nothing_is_lost_doubled_or_lied_about_whatever_fails_and_whenever() {
+    let setting = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let faults =
+        setting("KOHAKURIVER_CHAOS_FAULTS").map_or(SHORT_RUN, |n| u32::try_from(n).unwrap());
+    let seed =
+        setting("KOHAKURIVER_CHAOS_SEED").unwrap_or_else(|| rand::random_range(0..1_000_000));
+    // Moving the machine's clock is for a machine of one's own.
+    let clock = setting("KOHAKURIVER_CHAOS_CLOCK") == Some(1);
+    eprintln!("chaos: {faults} faults, KOHAKURIVER_CHAOS_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut cluster = Cluster::start(30);
+    let mut model = Model::default();
+    let (mut done, mut round, mut slowest) = (0, 0, Duration::ZERO);
+    while done < faults {
+        round += 1;
+        let mut history = Vec::new();
+        for _ in 0..random.random_range(1..4) {
+            for _ in 0..random.random_range(1..5) {
+                history.push(model.act(&cluster, &mut random));
+            }
+            let fault = Fault::random(&mut random, clock);
+            history.push(format!("{fault:?}"));
+            // While it lasts people go on.
+            fault.begin(&mut cluster);
+            std::thread::sleep(Duration::from_millis(random.random_range(0..1500)));
+            history.push(model.act(&cluster, &mut random));
+            fault.end(&mut cluster);
+            done += 1;
+        }
+        let began = Instant::now();
+        let mut trouble = model.check(&cluster);
+        while trouble.is_err() && began.elapsed() < LIMIT {
+            std::thread::sleep(Duration::from_millis(50));
+            trouble = model.check(&cluster);
+        }
+        if let Err(trouble) = trouble {
+            panic!(
+                "after {LIMIT:?}: {trouble}\nseed {seed}, round {round}, {done} faults:\n{}\n{}",
+                history.join("\n"),
+                cluster.logs()
+            );
+        }
+        slowest = slowest.max(began.elapsed());
+        model.forget_uncertain(&cluster);
+        if round % 10 == 0 {
+            eprintln!("chaos: {done} faults, {} VPSes, slowest {slowest:?}", model.len());
+        }
+    }
+    eprintln!(
+        "chaos: {done} faults in {round} rounds, no violation, slowest to converge {slowest:?}"
+    );
+}
