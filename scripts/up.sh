@@ -76,4 +76,9 @@ command=$executable
 if [ "$(command -v kohakuriver || true)" = "$executable" ]; then command=kohakuriver; fi
 say
 say "Ready. Get in with:"
-printf '  %s ssh first\n  ssh -J %s@127.0.0.1:%s root@first\n' "$command" "$(invoking_user)" "$SSH_PORT"
+# Plain ssh offers the usual keys by itself, but not one that was made for this VPS.
+id=$(api vps | grep -oE '"task_id":"[0-9]+"[^}]*"name":"first"' | grep -oE '[0-9]{6,}' | head -n1 || true)
+key=$(invoking_home)/.ssh/id-kohakuriver-$id
+identity=''
+if [ -n "$id" ] && as_root test -e "$key"; then identity="-i $key "; fi
+printf '  %s ssh first\n  ssh %s-J %s@127.0.0.1:%s root@first\n' "$command" "$identity" "$(invoking_user)" "$SSH_PORT"

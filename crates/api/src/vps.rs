@@ -135,6 +135,9 @@ pub struct CreatedVps {
     pub ssh_port: u32,
     pub assigned_node: AssignedNode,
     pub status: String,
+    /// What the original's clients read here.
+    #[serde(default)]
+    pub runner_response: RunnerResponse,
     /// The VPS itself.
     pub task: crate::Task,
     /// Only for `generate`, only here, never stored.
@@ -142,6 +145,13 @@ pub struct CreatedVps {
     pub ssh_private_key: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh_public_key: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RunnerResponse {
+    pub success: bool,
+    pub ssh_port: u32,
+    pub container_name: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -62,11 +62,22 @@ fn router(app: Arc<App>) -> Router {
     let document = Arc::new(document);
     router
         .route("/openapi.json", get(async move || Json(document.as_ref().clone())))
-        .fallback(async || ApiError::unknown_route())
+        .fallback(elsewhere)
         .method_not_allowed_fallback(async || ApiError::wrong_method())
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(app.clone(), refuse_foreign_pages))
         .with_state(app)
+}
+
+/// Existing clients write a slash at the end of some paths, and follow where they are sent.
+async fn elsewhere(uri: http::Uri) -> Response {
+    match uri.path().strip_suffix('/').filter(|path| path.starts_with("/api/")) {
+        Some(path) => {
+            let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+            axum::response::Redirect::temporary(&format!("{path}{query}")).into_response()
+        }
+        None => ApiError::unknown_route().into_response(),
+    }
 }
 
 async fn refuse_foreign_pages(

@@ -56,6 +56,9 @@ pub struct Gpu {
     pub name: String,
     pub pci_address: String,
     pub memory_bytes: u64,
+    /// The NUMA node it is plugged into, where the machine has several.
+    #[serde(default)]
+    pub numa: Option<u32>,
 }
 
 /// Whether the Docker backend can work.

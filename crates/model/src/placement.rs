@@ -62,6 +62,8 @@ pub struct NodeRoom {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GpuRoom {
     pub gpu: GpuRef,
+    /// The NUMA node it is plugged into.
+    pub numa: Option<u32>,
     pub taken_by: Option<String>,
 }
 
@@ -206,7 +208,7 @@ fn fit(demand: &Demand, node: &NodeRoom) -> Result<Placed, Shortage> {
         None => None,
         Some(wanted) => Some(numa(demand, node, wanted)?),
     };
-    let gpus = gpus(&demand.gpus, node)?;
+    let gpus = gpus(&demand.gpus, node, demand.numa)?;
     Ok(Placed { node: node.id.clone(), gpus, numa })
 }
 
@@ -256,7 +258,7 @@ fn numa(demand: &Demand, node: &NodeRoom, wanted: u32) -> Result<NumaPin, Shorta
     Ok(room.pin.clone())
 }
 
-fn gpus(demand: &GpuDemand, node: &NodeRoom) -> Result<Vec<GpuRef>, Shortage> {
+fn gpus(demand: &GpuDemand, node: &NodeRoom, near: Option<u32>) -> Result<Vec<GpuRef>, Shortage> {
     let name = &node.name;
     if demand.count() == 0 {
         return Ok(Vec::new());
@@ -296,7 +298,10 @@ fn gpus(demand: &GpuDemand, node: &NodeRoom) -> Result<Vec<GpuRef>, Shortage> {
             })
             .collect(),
         GpuDemand::Count(count) => {
-            let idle: Vec<_> = node.gpus.iter().filter(|room| room.taken_by.is_none()).collect();
+            let mut idle: Vec<_> =
+                node.gpus.iter().filter(|room| room.taken_by.is_none()).collect();
+            // Cards beside the processors it is pinned to are faster to reach.
+            idle.sort_by_key(|room| near.is_some() && room.numa != near);
             let wanted = *count as usize;
             if idle.len() >= wanted {
                 return Ok(idle[..wanted].iter().map(|room| room.gpu.clone()).collect());

@@ -67,6 +67,7 @@ pub(crate) async fn rooms(
                 .iter()
                 .map(|gpu| GpuRoom {
                     gpu: GpuRef { index: gpu.index, uuid: gpu.uuid.clone() },
+                    numa: gpu.numa,
                     taken_by: owners.get(&(node.id.clone(), gpu.uuid.clone())).cloned(),
                 })
                 .collect(),

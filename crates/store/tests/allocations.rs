@@ -37,6 +37,7 @@ async fn cluster() -> Cluster {
         name: "A100".to_owned(),
         pci_address: String::new(),
         memory_bytes: 0,
+        numa: None,
     };
     let docker = DockerState::Ready { version: "1".into() };
     let inventory = Inventory {

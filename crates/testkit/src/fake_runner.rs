@@ -50,6 +50,7 @@ pub fn inventory() -> Inventory {
         name: "NVIDIA A100".to_owned(),
         pci_address: format!("00000000:0{index}:00.0"),
         memory_bytes: 80 << 30,
+        numa: Some(index),
     };
     let numa =
         |id: u32| NumaNode { id, cpus: (id * 4..id * 4 + 4).collect(), memory_bytes: 8 << 30 };

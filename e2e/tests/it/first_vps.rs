@@ -106,3 +106,23 @@ fn ctrl_c_leaves_instances_running_and_the_next_up_finds_them() {
     wait_until("it runs again", Duration::from_secs(5), || site.status("web") == "running");
     site.kr(&["ssh", "web", "--", "kill -0 $(cat /tmp/pid)"]).ok();
 }
+
+#[test]
+fn one_connection_to_the_gateway_serves_any_number_of_jumps_one_after_another() {
+    let mut site = Site::new();
+    let _server = site.up();
+    let task = site.json(&["vps", "create", "--name", "web", "--ssh", "--image", BUSYBOX]);
+    let key = site.key_of(task["task_id"].as_str().unwrap());
+    let control = site.path().join("control");
+    let control = format!("ControlPath={}", control.display());
+    let port = site.ssh_port().to_string();
+    let gateway = ["-o", &control, "-p", &port, "you@127.0.0.1"];
+    let mut master = site.plain_ssh("ssh", &key);
+    run(master.args(["-MNf"]).args(gateway)).ok();
+    for round in 0..70 {
+        let mut jump = site.plain_ssh("ssh", &key);
+        let said = run(jump.args(["-W", "web:22"]).args(gateway));
+        assert!(said.stdout.starts_with("SSH-2.0-"), "jump {round}: {said:?}");
+    }
+    run(site.plain_ssh("ssh", &key).args(["-O", "exit"]).args(gateway)).ok();
+}

@@ -107,3 +107,40 @@ fn what_was_asked_while_the_runner_was_dead_is_done_when_it_is_back() {
     wait_until("it is stopped", Duration::from_secs(10), || site.status("web") == "stopped");
     assert_eq!(site.containers().len(), 1, "a stop keeps the disk");
 }
+
+#[test]
+fn a_machine_that_is_somebodys_node_is_not_taken_over_by_accident() {
+    let mut site = Site::new();
+    let _host = site.host();
+    let mut runner = site.runner("n1", &["--join", &token(&site)]);
+    runner.wait_for_line("connected to the host");
+    let identity = site.runner_dir("n1").join("runner/identity.json");
+    let before = fs::read(&identity).unwrap();
+    let mut second = site.runner("n1", &["--join", &token(&site), "--rejoin"]);
+    assert_eq!(second.wait(), 4);
+    assert!(second.log().contains("another runner is using"), "{}", second.log());
+    assert_eq!(fs::read(&identity).unwrap(), before);
+    assert_eq!(site.json(&["node", "list"]).as_array().unwrap().len(), 1, "no phantom joined");
+    runner.kill();
+    // Also not by a cluster of its own on the same directory.
+    let dir = site.runner_dir("n1");
+    let mut up = site.command();
+    up.args(["up", "--port", "0", "--ssh-port", "0", "--data-dir"]).arg(&dir);
+    kohakuriver_e2e::run(&mut up).fails(4, &["node 'n1' of another cluster", "hint:"]);
+    assert_eq!(fs::read(&identity).unwrap(), before);
+    let mut again = site.runner("n1", &[]);
+    again.wait_for_line("connected to the host");
+}
+
+#[test]
+fn an_up_whose_runner_lost_its_membership_joins_under_its_old_name() {
+    let mut site = Site::new();
+    let server = site.up();
+    site.kr(&["vps", "create", "--name", "web", "--ssh", "--image", BUSYBOX]).ok();
+    assert_eq!(server.interrupt(), 0);
+    fs::remove_file(site.data_dir().join("runner/identity.json")).unwrap();
+    let _server = site.up();
+    wait_until("it runs again", Duration::from_secs(5), || site.status("web") == "running");
+    assert_eq!(site.json(&["node", "list"]).as_array().unwrap().len(), 1);
+    site.kr(&["ssh", "web", "--", "true"]).ok();
+}

@@ -7,7 +7,9 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use http::{HeaderMap, StatusCode};
-use kohakuriver_api::{AssignedNode, CreateVps, CreatedVps, ErrorBody, Event, Task};
+use kohakuriver_api::{
+    AssignedNode, CreateVps, CreatedVps, ErrorBody, Event, RunnerResponse, Task,
+};
 use kohakuriver_model::Status;
 use kohakuriver_store::EventRow;
 use russh::keys::ssh_key::LineEnding;
@@ -95,6 +97,11 @@ async fn create_vps(
         ssh_port: row.ssh_port.map_or(0, u32::from),
         assigned_node: AssignedNode { hostname: row.node_name.to_string(), url: None },
         status: task.status.clone(),
+        runner_response: RunnerResponse {
+            success: task.status == Status::Running.as_str(),
+            ssh_port: row.ssh_port.map_or(0, u32::from),
+            container_name: format!("kohakuriver-vps-{}", row.id),
+        },
         task,
         ssh_private_key,
         ssh_public_key,

@@ -166,6 +166,7 @@ async fn bad_requests_are_told_what_is_wrong() -> Result<()> {
     assert_eq!(host.get("/api/vps").await?.body, json!([]), "nothing was half made");
     assert_eq!(host.get("/api/status/nope").await?.text("code"), "not_found");
     assert_eq!(host.get("/nope").await?.text("code"), "unknown_route");
+    assert_eq!(host.get("/api/vps/?x=1").await?.body, json!([]), "a slash leads to the same");
     Ok(())
 }
 

@@ -23,6 +23,7 @@ fn with_gpus(mut node: NodeRoom, taken: &[bool]) -> NodeRoom {
         .zip(0..)
         .map(|(taken, index)| GpuRoom {
             gpu: GpuRef { index, uuid: format!("GPU-{index}") },
+            numa: Some(index % 2),
             taken_by: taken.then(|| "VPS 'web'".to_owned()),
         })
         .collect();
@@ -110,6 +111,11 @@ fn a_numa_node_has_its_own_account() {
         place(&demand, Some(&name("n")), &nodes)
     };
     assert_eq!(place(4, 1).unwrap().numa.unwrap().cpus, [4, 5, 6, 7]);
+    let nodes = [with_gpus(nodes[0].clone(), &[false, false, false, false])];
+    let demand = Demand { gpus: GpuDemand::Count(2), numa: Some(1), ..Demand::default() };
+    let placed = super::place(&demand, Some(&name("n")), &nodes).unwrap();
+    let cards: Vec<_> = placed.gpus.iter().map(|gpu| gpu.index).collect();
+    assert_eq!(cards, [1, 3], "the cards beside its processors");
     let text = place(4, 0).unwrap_err().to_string();
     assert!(text.contains("NUMA node 0 of node 'n' has 2 of 4 cores free"), "{text}");
     assert!(place(1, 7).unwrap_err().to_string().contains("no NUMA node 7 (it has 0, 1)"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use kohakuriver_link::protocol::Order;
-use kohakuriver_model::{FailureCode, ImageSource, Intent, SnapshotRef, TaskId};
+use kohakuriver_model::{FailureCode, GpuRef, ImageSource, Intent, NumaPin, SnapshotRef, TaskId};
 
 use super::docker::{DockerBackend, DockerConfig};
 use super::fake::FakeBackend;
@@ -356,6 +356,89 @@ async fn docker_gives_a_container_exactly_what_was_ordered() {
     assert_eq!(writable("/.kohakuriver/run"), Some(true));
     assert_eq!(writable("/shared"), Some(true));
     assert_eq!(mounts.len(), 4);
+}
+
+/// An engine of words: says which version it is, takes a create, and keeps what it was sent.
+fn recording_engine(socket: &std::path::Path) -> tokio::task::JoinHandle<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::UnixListener::bind(socket).unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            loop {
+                let mut part = [0; 4096];
+                let count = stream.read(&mut part).await.unwrap();
+                request.extend_from_slice(&part[..count]);
+                let text = String::from_utf8_lossy(&request).into_owned();
+                let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+                let length = head
+                    .lines()
+                    .find_map(|line| {
+                        line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok()
+                    })
+                    .unwrap_or(0);
+                if body.len() < length {
+                    continue;
+                }
+                let create = head.contains("/containers/create");
+                let answer = if create {
+                    "{\"Id\":\"1\",\"Warnings\":[]}"
+                } else {
+                    "{\"Version\":\"20.10\",\"ApiVersion\":\"1.41\",\"MinAPIVersion\":\"1.12\"}"
+                };
+                let (code, length) = (if create { "201 Created" } else { "200 OK" }, answer.len());
+                let head = format!(
+                    "HTTP/1.1 {code}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+                );
+                stream.write_all(head.as_bytes()).await.unwrap();
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                if create {
+                    return body.to_owned();
+                }
+                break;
+            }
+        }
+    })
+}
+
+#[tokio::test]
+async fn the_engine_is_really_asked_for_the_cards_and_the_numa_node() {
+    let node = Node::new();
+    let socket = node.dir.path().join("engine.sock");
+    let engine = recording_engine(&socket);
+    let backend = DockerBackend::new(DockerConfig {
+        layout: node.layout.clone(),
+        node: node.name.parse().unwrap(),
+        socket: Some(socket),
+        default_image: String::new(),
+    });
+    let mut order = fresh_order(IMAGE);
+    let gpu = |index, uuid: &str| GpuRef { index, uuid: uuid.to_owned() };
+    order.spec.gpus = vec![gpu(0, "GPU-5c1b7f7e"), gpu(3, "GPU-0f6f0c54")];
+    order.spec.numa = Some(NumaPin { node: 1, cpus: vec![8, 9, 10, 11] });
+    backend.create(&order, "sha256:1").await.unwrap();
+    let sent: serde_json::Value = serde_json::from_str(&engine.await.unwrap()).unwrap();
+    let host = &sent["HostConfig"];
+    let cards = serde_json::json!([
+        {"DeviceIDs": ["GPU-5c1b7f7e", "GPU-0f6f0c54"], "Capabilities": [["gpu"]]}
+    ]);
+    assert_eq!(host["DeviceRequests"], cards);
+    assert_eq!((&host["CpusetCpus"], &host["CpusetMems"]), (&"8-11".into(), &"1".into()));
+}
+
+#[tokio::test]
+async fn a_card_the_engine_cannot_give_is_refused_with_what_to_install() {
+    let node = Node::new();
+    node.install();
+    let mut order = fresh_order(IMAGE);
+    order.spec.gpus = vec![GpuRef { index: 0, uuid: "GPU-none".to_owned() }];
+    agent_files::write_instance_files(&node.layout, &order).unwrap();
+    let image = node.backend.prepare(&order, &|_, _| {}).await.unwrap();
+    node.backend.create(&order, &image).await.unwrap();
+    let refused = node.backend.start(order.task_id).await.unwrap_err();
+    assert_eq!(refused.code(), FailureCode::GpuUnavailable, "{refused}");
+    assert!(refused.hint().is_some_and(|hint| hint.contains("nvidia-container-toolkit")));
 }
 
 #[tokio::test]

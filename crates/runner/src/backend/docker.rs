@@ -169,6 +169,6 @@ impl Backend for DockerBackend {
     }
 
     fn events(&self) -> BoxStream<'static, Change> {
-        events::stream(Arc::clone(&self.engine))
+        events::stream(Arc::clone(&self.engine), &self.config.node)
     }
 }

@@ -1,5 +1,6 @@
 //! NVIDIA GPUs, as `nvidia-smi` lists them.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ pub async fn detect() -> Vec<Gpu> {
         .output();
     match tokio::time::timeout(LIMIT, command).await {
         Ok(Ok(output)) if output.status.success() => {
-            parse(&String::from_utf8_lossy(&output.stdout))
+            parse(&String::from_utf8_lossy(&output.stdout), Path::new("/sys/bus/pci/devices"))
         }
         Ok(Ok(output)) => {
             tracing::warn!(status = %output.status, "nvidia-smi failed; no GPUs are offered");
@@ -48,8 +49,21 @@ pub fn runtime() -> GpuRuntime {
     if found { GpuRuntime::Ready } else { GpuRuntime::Missing }
 }
 
-fn parse(text: &str) -> Vec<Gpu> {
-    text.lines().filter_map(parse_line).collect()
+fn parse(text: &str, pci: &Path) -> Vec<Gpu> {
+    let mut gpus: Vec<Gpu> = text.lines().filter_map(parse_line).collect();
+    for gpu in &mut gpus {
+        gpu.numa = numa_of(pci, &gpu.pci_address);
+    }
+    gpus
+}
+
+/// The kernel writes the address with four digits where `nvidia-smi` has eight, and -1 where
+/// there is nothing to choose.
+fn numa_of(pci: &Path, address: &str) -> Option<u32> {
+    let (domain, rest) = address.split_once(':')?;
+    let domain = &domain[domain.len().saturating_sub(4)..];
+    let file = pci.join(format!("{domain}:{rest}")).join("numa_node");
+    std::fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 fn parse_line(line: &str) -> Option<Gpu> {
@@ -64,6 +78,7 @@ fn parse_line(line: &str) -> Option<Gpu> {
         name: name.to_owned(),
         pci_address: pci_address.to_ascii_lowercase(),
         memory_bytes: memory_mib << 20,
+        numa: None,
     })
 }
 
@@ -76,10 +91,17 @@ mod tests {
         let text = "0, GPU-5c1b7f7e-0d0c-4ba6-a6a5-0d9a6c5b2f11, NVIDIA A100-SXM4-80GB, 00000000:07:00.0, 81920\n\
                     1, GPU-0f6f0c54-9f3c-e5a1-7e3c-7e2f6a1f3d22, NVIDIA GeForce RTX 4090, 00000000:0F:00.0, [N/A]\n\
                     No devices were found\n";
-        let gpus = parse(text);
+        let pci = tempfile::tempdir().unwrap();
+        for (address, numa) in [("0000:07:00.0", "1\n"), ("0000:0f:00.0", "-1\n")] {
+            let device = pci.path().join(address);
+            std::fs::create_dir(&device).unwrap();
+            std::fs::write(device.join("numa_node"), numa).unwrap();
+        }
+        let gpus = parse(text, pci.path());
         assert_eq!(gpus.len(), 2);
         assert_eq!(gpus[0].memory_bytes, 80 << 30);
         assert_eq!(gpus[1].pci_address, "00000000:0f:00.0");
         assert_eq!(gpus[1].memory_bytes, 0);
+        assert_eq!((gpus[0].numa, gpus[1].numa), (Some(1), None));
     }
 }

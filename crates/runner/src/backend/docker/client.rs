@@ -99,15 +99,15 @@ impl Engine {
         if matches!(error, Error::RequestTimeoutError) {
             return BackendError::Slow { act, seconds: REQUEST_LIMIT.as_secs() };
         }
-        self.unavailable(&chain(&error))
+        self.unavailable(&innermost(&error))
     }
 
     async fn agree(&self) -> Result<Docker, BackendError> {
         let path = self.socket.to_string_lossy();
         let docker = Docker::connect_with_unix(&path, REQUEST_LIMIT.as_secs(), API_DEFAULT_VERSION)
-            .map_err(|error| self.unavailable(&chain(&error)))?;
+            .map_err(|error| self.unavailable(&innermost(&error)))?;
         match tokio::time::timeout(PROBE_LIMIT, docker.negotiate_version()).await {
-            Ok(answer) => answer.map_err(|error| self.unavailable(&chain(&error))),
+            Ok(answer) => answer.map_err(|error| self.unavailable(&innermost(&error))),
             Err(_) => Err(self.unavailable("it does not answer")),
         }
     }
@@ -156,6 +156,19 @@ pub fn status(error: &Error) -> Option<u16> {
         return None;
     };
     Some(*status_code)
+}
+
+/// The cause at the bottom is the one people know, for example "connection refused".
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    let text = deepest.to_string();
+    match text.split_once(" (os error") {
+        Some((plain, _)) => plain.to_lowercase(),
+        None => text,
+    }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -12,10 +12,11 @@ use bollard::models::EventMessage;
 use bollard::query_parameters::EventsOptionsBuilder;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use kohakuriver_model::NodeName;
 use tokio::sync::mpsc;
 
 use super::client::Engine;
-use super::create_body::{LABEL_MANAGED, LABEL_TASK};
+use super::create_body::{LABEL_MANAGED, LABEL_NODE, LABEL_TASK};
 use crate::backend::Change;
 
 /// Listeners only look again, so a short pause is enough and costs nothing.
@@ -24,10 +25,12 @@ const OOM_COUNTED: Duration = Duration::from_millis(250);
 /// Bursts wait in Docker's socket beyond this.
 const QUEUE: usize = 256;
 
-pub fn stream(engine: Arc<Engine>) -> BoxStream<'static, Change> {
+pub fn stream(engine: Arc<Engine>, node: &NodeName) -> BoxStream<'static, Change> {
+    // Two nodes may share an engine; each hears its own.
+    let labels = vec![format!("{LABEL_MANAGED}=true"), format!("{LABEL_NODE}={node}")];
     let (sender, mut receiver) = mpsc::channel(QUEUE);
     let task = tokio::spawn(async move {
-        while listen(&engine, &sender).await.is_ok() {
+        while listen(&engine, &labels, &sender).await.is_ok() {
             tokio::time::sleep(RETRY).await;
         }
     });
@@ -40,7 +43,11 @@ pub fn stream(engine: Arc<Engine>) -> BoxStream<'static, Change> {
 }
 
 /// Passes events on until the engine goes away; an error means that nobody listens any more.
-async fn listen(engine: &Engine, sender: &mpsc::Sender<Change>) -> Result<(), ()> {
+async fn listen(
+    engine: &Engine,
+    labels: &[String],
+    sender: &mpsc::Sender<Change>,
+) -> Result<(), ()> {
     if sender.is_closed() {
         return Err(());
     }
@@ -49,7 +56,7 @@ async fn listen(engine: &Engine, sender: &mpsc::Sender<Change>) -> Result<(), ()
     };
     let filters = HashMap::from([
         ("type".to_owned(), vec!["container".to_owned()]),
-        ("label".to_owned(), vec![format!("{LABEL_MANAGED}=true")]),
+        ("label".to_owned(), labels.to_vec()),
     ]);
     let options = EventsOptionsBuilder::default().filters(&filters).build();
     let mut events = Box::pin(docker.events(Some(options)));
