@@ -239,8 +239,15 @@ async fn docker_tells_when_an_instance_ends_by_itself() {
     assert_eq!(events.next().await, Some(Change::Everything));
     let die = kohakuriver_link::protocol::StreamTarget::Tcp { port: 3 };
     let _ = agent_stream::open(&node.layout.run(order.task_id), &die).await;
-    let told = tokio::time::timeout(Duration::from_secs(10), events.next()).await.unwrap();
-    assert_eq!(told, Some(Change::Instance(order.task_id)));
+    let told = async {
+        loop {
+            assert_eq!(events.next().await, Some(Change::Instance(order.task_id)));
+            if !node.backend.inspect(order.task_id).await.unwrap().unwrap().is_running() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), told).await.expect("it was told");
     let ended = life(&node.backend, order.task_id).await;
     assert!(matches!(ended, Some(Life::Ended { exit_code: Some(3), .. })), "{ended:?}");
 }

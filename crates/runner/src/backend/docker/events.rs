@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::client::Engine;
 use super::create_body::{LABEL_MANAGED, LABEL_NODE, LABEL_TASK};
 use crate::backend::Change;
+use crate::clock;
 
 /// Listeners only look again, so a short pause is enough and costs nothing.
 const RETRY: Duration = Duration::from_secs(1);
@@ -58,7 +59,10 @@ async fn listen(
         ("type".to_owned(), vec!["container".to_owned()]),
         ("label".to_owned(), labels.to_vec()),
     ]);
-    let options = EventsOptionsBuilder::default().filters(&filters).build();
+    // The subscription begins only when the engine has read the request. What happened between
+    // the look at everything and that moment is told too.
+    let since = (clock::now_ms() / 1000 - 1).to_string();
+    let options = EventsOptionsBuilder::default().since(&since).filters(&filters).build();
     let mut events = Box::pin(docker.events(Some(options)));
     sender.send(Change::Everything).await.map_err(drop)?;
     while let Some(Ok(event)) = events.next().await {
