@@ -1,5 +1,6 @@
-//! One gigabyte out of an instance: through gateway and agent, and from OpenSSH's sshd in the
-//! same container, reached directly.
+//! One gigabyte out of an instance and into it: through gateway and agent, with OpenSSH's sshd in
+//! the same container reached directly, and with that sshd reached through another one as jump
+//! host, which is the same work done by OpenSSH alone.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -21,24 +22,35 @@ pub fn run() -> Vec<Line> {
     site.kr(&["vps", "create", "--name", "bulk", "--image", DEBIAN, "--public-key-file", &public])
         .ok();
     let sshd = Sshd::start_in(&site.containers()[0], &key);
+    let jump = Sshd::start(&key);
+    let through = || {
+        let mut ssh = sshd.ssh();
+        ssh.arg("-o").arg(format!("ProxyCommand={}", jump.proxy_command()));
+        ssh
+    };
     let ours = || {
         let mut ssh = site.plain_ssh("ssh", &key);
         ssh.arg("root@bulk");
         ssh
     };
-    let mut figures = [const { Vec::new() }; 4];
+    let mut figures = [const { Vec::new() }; 6];
     for _ in 0..ROUNDS {
         figures[0].push(rate(timed(|| download(&mut sshd.ssh()))));
         figures[1].push(rate(timed(|| download(&mut ours()))));
-        figures[2].push(rate(timed(|| upload(&mut sshd.ssh()))));
-        figures[3].push(rate(timed(|| upload(&mut ours()))));
+        figures[2].push(rate(timed(|| download(&mut through()))));
+        figures[3].push(rate(timed(|| upload(&mut sshd.ssh()))));
+        figures[4].push(rate(timed(|| upload(&mut ours()))));
+        figures[5].push(rate(timed(|| upload(&mut through()))));
     }
-    let [down_sshd, down_ours, up_sshd, up_ours] = figures;
+    let [down_sshd, down_ours, down_jump, up_sshd, up_ours, up_jump] = figures;
     let down_sshd = Line::new("download 1 GB, sshd direct", "MB/s", down_sshd);
     let down_ours = Line::new("download 1 GB, ssh -J", "MB/s", down_ours).against(&down_sshd);
+    let down_jump =
+        Line::new("download 1 GB, sshd through sshd", "MB/s", down_jump).against(&down_sshd);
     let up_sshd = Line::new("upload 1 GB, sshd direct", "MB/s", up_sshd);
     let up_ours = Line::new("upload 1 GB, ssh -J", "MB/s", up_ours).against(&up_sshd);
-    vec![down_sshd, down_ours, up_sshd, up_ours]
+    let up_jump = Line::new("upload 1 GB, sshd through sshd", "MB/s", up_jump).against(&up_sshd);
+    vec![down_sshd, down_ours, down_jump, up_sshd, up_ours, up_jump]
 }
 
 fn rate(time: Duration) -> f64 {

@@ -7,9 +7,12 @@
 
 mod bulk;
 mod create;
+mod lifecycle;
 mod list;
 mod memory;
+mod reconcile;
 mod sample;
+mod scale;
 mod start;
 
 use std::io::Write;
@@ -20,11 +23,14 @@ use sample::Line;
 /// A measurement by its name on the command line.
 type Bench = (&'static str, fn() -> Vec<Line>);
 
-const BENCHES: [Bench; 5] = [
+const BENCHES: [Bench; 8] = [
     ("start", start::run),
     ("create", create::run),
     ("bulk", bulk::run),
+    ("lifecycle", lifecycle::run),
     ("list", list::run),
+    ("reconcile", reconcile::run),
+    ("scale", scale::run),
     ("memory", memory::run),
 ];
 

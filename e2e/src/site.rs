@@ -50,6 +50,10 @@ impl Site {
         self.dir.path().join("home")
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn ssh_port(&self) -> u16 {
         self.ssh_port
     }

@@ -49,14 +49,41 @@ impl Sshd {
         Self { address, key: key.to_owned(), container: None }
     }
 
-    /// `ssh` to it; add the command.
+    /// `ssh` to it; add options or the command.
     pub fn ssh(&self) -> Command {
         let mut command = Command::new("ssh");
-        command.args(["-F", "/dev/null", "-o", "StrictHostKeyChecking=no"]);
-        command.args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]);
-        command.args(["-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i"]).arg(&self.key);
-        command.args(["-p", &PORT.to_string(), &format!("root@{}", self.address)]);
+        command.args(self.arguments());
         command
+    }
+
+    /// What takes an `ssh` through it to somewhere else.
+    pub fn proxy_command(&self) -> String {
+        format!("ssh {} -W %h:%p", self.arguments().join(" "))
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let (key, port) = (self.key.display().to_string(), PORT.to_string());
+        let destination = format!("root@{}", self.address);
+        let arguments = [
+            "-F",
+            "/dev/null",
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "LogLevel=ERROR",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "IdentitiesOnly=yes",
+            "-i",
+            &key,
+            "-p",
+            &port,
+            &destination,
+        ];
+        arguments.map(str::to_owned).to_vec()
     }
 }
 
