@@ -68,7 +68,7 @@ impl Output {
 
     /// Talk.
     pub fn note(self, text: impl AsRef<str>) {
-        let _ = writeln!(io::stderr(), "{}", text.as_ref());
+        let _ = writeln!(io::stderr(), "{}", printable(text.as_ref()));
     }
 
     pub fn hint(self, text: impl AsRef<str>) {
@@ -116,6 +116,13 @@ impl Output {
             .map_err(|error| Failure::request(format!("cannot read the answer: {error}")))?;
         Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
     }
+}
+
+/// Text of the cluster, in which an instance may have put whatever it likes: it must not move
+/// the cursor or worse.
+pub fn printable(text: &str) -> String {
+    let plain = |c: char| if c.is_control() && c != '\n' && c != '\t' { ' ' } else { c };
+    text.chars().map(plain).collect()
 }
 
 /// The colour of a VPS's status word.

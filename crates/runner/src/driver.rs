@@ -185,7 +185,10 @@ impl Driver {
                 if self.record.order.intent.desired.is_up() {
                     self.provisioning("stopping");
                 }
-                self.shared.backend.stop(self.id, self.shared.stop_grace).await?;
+                let shared = Arc::clone(&self.shared);
+                let stop = shared.backend.stop(self.id, shared.stop_grace);
+                // Whoever has no patience may kill it meanwhile.
+                self.unless_superseded(stop).await??;
             }
             Step::Kill => self.shared.backend.kill(self.id).await?,
             Step::SnapshotOnStop => {

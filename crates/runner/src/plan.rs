@@ -75,12 +75,14 @@ pub enum StartMark {
     Never,
     Intended {
         generation: u64,
+        #[serde(alias = "boot")]
         epoch: String,
         before: Option<String>,
     },
     /// `ready`: the agent has answered once since.
     Done {
         generation: u64,
+        #[serde(alias = "boot")]
         epoch: String,
         ready: bool,
     },

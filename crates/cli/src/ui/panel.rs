@@ -1,6 +1,6 @@
 //! Details of one thing as aligned `key  value` lines.
 
-use super::{Output, Tone};
+use super::{Output, Tone, printable};
 
 #[derive(Debug, Default)]
 pub struct Panel {
@@ -13,7 +13,7 @@ impl Panel {
     }
 
     pub fn tinted(&mut self, key: &'static str, tone: Tone, value: impl Into<String>) -> &mut Self {
-        self.lines.push((key, tone, value.into()));
+        self.lines.push((key, tone, printable(&value.into())));
         self
     }
 
@@ -55,8 +55,8 @@ mod tests {
     #[test]
     fn values_stand_in_one_column() {
         let mut panel = Panel::default();
-        panel.add("id", "7").add("started", "one\ntwo").maybe("gone", None::<String>);
+        panel.add("id", "7\u{1b}[2J").add("started", "one\ntwo").maybe("gone", None::<String>);
         let out = Output { json: false, colour: false };
-        assert_eq!(panel.render(out), ["id:       7", "started:  one", "          two"]);
+        assert_eq!(panel.render(out), ["id:       7 [2J", "started:  one", "          two"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, presets};
 
-use super::{Output, Tone};
+use super::{Output, Tone, printable};
 
 /// What a column does where the terminal is too narrow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl Grid {
     }
 
     pub fn row(&mut self, cells: Vec<(Tone, String)>) {
-        self.rows.push(cells);
+        self.rows.push(cells.into_iter().map(|(tone, text)| (tone, printable(&text))).collect());
     }
 
     pub fn print(&self, out: Output) {

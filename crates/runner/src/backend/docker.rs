@@ -7,6 +7,7 @@
 //!  create_body what the engine is asked for when a container is created
 //!  container   create, start, pause, stop, kill, resize, remove, inspect
 //!  found       from the engine's answer to what the plan needs, and the kernel's count of OOM kills
+//!  orphans     what an engine that was killed in the middle of a start left running
 //!  snapshot    commit, flatten, list, delete
 //!  events      what changed, as hints
 //! ```
@@ -35,6 +36,7 @@ mod create_body;
 mod events;
 mod found;
 mod image;
+mod orphans;
 mod shared_job;
 mod snapshot;
 mod tarball;

@@ -28,6 +28,7 @@ pub enum Fault {
     StartRefused,
     AgentEndsAtOnce,
     ResizeRefused,
+    StopHangs,
 }
 
 #[derive(Debug)]
@@ -193,9 +194,15 @@ impl Backend for FakeBackend {
     }
 
     async fn stop(&self, id: TaskId, _: Duration) -> Result<(), BackendError> {
-        let mut state = self.reachable()?;
-        state.acts.push("stop");
-        state.end(id, 0);
+        let hangs = {
+            let mut state = self.reachable()?;
+            state.acts.push("stop");
+            state.faults.contains(&Fault::StopHangs)
+        };
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        self.reachable()?.end(id, 0);
         Ok(())
     }
 

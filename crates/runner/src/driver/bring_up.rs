@@ -137,7 +137,7 @@ impl Driver {
     }
 
     /// Waits for `work`, unless a newer order comes or the runner ends.
-    async fn unless_superseded<T>(
+    pub(super) async fn unless_superseded<T>(
         &mut self,
         work: impl Future<Output = T>,
     ) -> Result<T, StepError> {

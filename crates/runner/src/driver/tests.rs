@@ -244,6 +244,20 @@ async fn pausing_and_killing_are_seen_and_a_restart_ends_both() {
 }
 
 #[tokio::test]
+async fn a_kill_does_not_wait_for_a_stop_that_takes_long() {
+    let world = World::new();
+    let intent = Intent::created();
+    world.order(intent);
+    world.until_running(1).await;
+    world.backend.fault(Fault::StopHangs, true);
+    world.order(intent.stop());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    world.order(intent.stop().kill());
+    world.until("killed", |seen| seen.generation == 3).await;
+    assert_eq!(world.backend.acts(), ["create", "start", "stop", "kill"]);
+}
+
+#[tokio::test]
 async fn out_of_memory_ends_it_at_once_and_says_so() {
     let world = World::new();
     world.order(Intent::created());

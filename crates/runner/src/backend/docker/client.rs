@@ -91,6 +91,9 @@ impl Engine {
         if text.contains("could not select device driver") {
             return BackendError::NoGpuRuntime { reason: text };
         }
+        if said_no && is_engine_trouble(&text) {
+            return self.unavailable(&text);
+        }
         if said_no {
             return BackendError::Refused { act, reason: text };
         }
@@ -149,6 +152,21 @@ pub fn plain(error: &Error) -> String {
 pub fn is_disk_full(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     text.contains("no space left on device") || text.contains("disk quota exceeded")
+}
+
+/// The engine answered, but its own parts did not: it is on its way down or up, and says nothing
+/// about the container.
+fn is_engine_trouble(text: &str) -> bool {
+    const SIGNS: [&str; 7] = [
+        "ttrpc",
+        "transport is closing",
+        "rpc error",
+        "containerd.sock",
+        "context canceled",
+        "connection error",
+        "shim disconnected",
+    ];
+    SIGNS.iter().any(|sign| text.contains(sign))
 }
 
 pub fn status(error: &Error) -> Option<u16> {

@@ -16,6 +16,7 @@ use super::DockerConfig;
 use super::client::{Engine, status};
 use super::create_body::{LABEL_MANAGED, LABEL_NODE, LABEL_TASK, body};
 use super::found;
+use super::orphans;
 use crate::backend::{BackendError, Found, Life, Limits};
 
 pub fn name(id: TaskId) -> String {
@@ -41,9 +42,29 @@ pub async fn create(
     }
 }
 
+/// How often what a dead engine left behind is cleared away before a start is given up.
+const CLEARINGS: u32 = 5;
+
 pub async fn start(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
     let docker = engine.docker().await?;
-    done(engine, "start", docker.start_container(&name(id), None).await, &[304])
+    let mut clearings = 0;
+    loop {
+        let outcome = docker.start_container(&name(id), None).await;
+        match done(engine, "start", outcome, &[304]) {
+            Err(BackendError::Refused { reason, .. })
+                if orphans::is_left_behind(&reason) && clearings < CLEARINGS =>
+            {
+                clearings += 1;
+                let container = docker.inspect_container(&name(id), None).await;
+                let container = container.map_err(|error| engine.failure(error))?;
+                if container.state.as_ref().is_some_and(|state| state.running == Some(false)) {
+                    orphans::end(&container.id.unwrap_or_default());
+                }
+                tokio::time::sleep(Duration::from_millis(200) * clearings).await;
+            }
+            other => return other,
+        }
+    }
 }
 
 pub async fn pause(engine: &Engine, id: TaskId) -> Result<(), BackendError> {

@@ -1,0 +1,69 @@
+//! Processes of a container that its engine does not know to be running.
+//!
+//! An engine that is killed in the middle of a start can leave the container's first process behind:
+//! the engine that comes next takes the container for stopped, and refuses to start it because its
+//! task "already exists". Ending those processes lets the engine clear the task away.
+
+use std::fs;
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Whether a refused start is of this kind.
+pub fn is_left_behind(reason: &str) -> bool {
+    reason.contains("task") && reason.contains("already exists")
+}
+
+/// Ends every process in the control group of a container. The id is the engine's own, 64
+/// hexadecimal digits, so nothing else can be meant. Only for a container that the engine has
+/// just shown as not running.
+pub fn end(container_id: &str) -> usize {
+    if container_id.len() != 64 || !container_id.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return 0;
+    }
+    let found = processes_of(Path::new("/proc"), container_id);
+    for pid in &found {
+        tracing::warn!(pid, container_id, "ending a process that a dead engine left behind");
+        let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+    }
+    found.len()
+}
+
+fn processes_of(proc: &Path, container_id: &str) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir(proc) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            let text = fs::read_to_string(proc.join(pid.to_string()).join("cgroup"));
+            // `/docker/<id>` or `.../docker-<id>.scope`
+            text.is_ok_and(|text| text.lines().any(|line| line.contains(container_id)))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_containers_own_processes_are_meant() {
+        let proc = tempfile::tempdir().unwrap();
+        let id = "d0".repeat(32);
+        let put = |pid: &str, text: &str| {
+            fs::create_dir(proc.path().join(pid)).unwrap();
+            fs::write(proc.path().join(pid).join("cgroup"), text).unwrap();
+        };
+        put("7", &format!("4:memory:/docker/{id}\n0::/\n"));
+        put("8", &format!("0::/system.slice/docker-{id}.scope\n"));
+        put("9", "0::/system.slice/docker-other.scope\n");
+        put("self", &format!("0::/docker/{id}\n"));
+        let mut found = processes_of(proc.path(), &id);
+        found.sort_unstable();
+        assert_eq!(found, [7, 8]);
+        assert_eq!(end("docker"), 0, "no id, no processes");
+        assert!(is_left_behind("task d09bb55d: already exists"));
+        assert!(!is_left_behind("name already exists"));
+    }
+}
