@@ -2,11 +2,11 @@
 //! of its own, and every part killable by itself.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
 
+use crate::disk::SmallDisk;
 use crate::engine::Engine;
 use crate::network::Network;
 use crate::process::{Output, Server, run};
@@ -25,7 +25,8 @@ pub struct Cluster {
     runners: [Option<Server>; 2],
     pub engines: [Engine; 2],
     pub network: Network,
-    disk: SmallDisk,
+    /// The host's.
+    pub disk: SmallDisk,
     dir: tempfile::TempDir,
     lost_after: String,
 }
@@ -41,7 +42,7 @@ impl Cluster {
             Engine::start(&network, NODES[index], number, &dir.path().join(NODES[index]))
         };
         let engines = [engine(0), engine(1)];
-        let disk = SmallDisk::mount(dir.path().join("state"));
+        let disk = SmallDisk::mount(dir.path().join("state"), 64);
         let lost_after = lost_after_seconds.to_string();
         let runners = [None, None];
         let mut cluster = Self { host: None, runners, engines, network, disk, dir, lost_after };
@@ -80,7 +81,7 @@ impl Cluster {
     pub fn start_host(&mut self) {
         let mut command = self.command();
         command.args(["host", "--advertise", &self.network.address(HOST)]);
-        command.args(["--lost-after", &self.lost_after, "--data-dir"]).arg(&self.disk.path);
+        command.args(["--lost-after", &self.lost_after, "--data-dir"]).arg(self.disk.path());
         let mut server = Server::start(&mut command);
         server.wait_for_line("host is up");
         self.host = Some(server);
@@ -118,16 +119,6 @@ impl Cluster {
         self.engines[index].restart(&self.network);
     }
 
-    /// Fills the host's disk to the last byte.
-    pub fn fill_disk(&self) {
-        let file = format!("of={}", self.disk.filler().display());
-        let _ = run(Command::new("dd").args(["if=/dev/zero", &file, "bs=4096"]));
-    }
-
-    pub fn free_disk(&self) {
-        let _ = fs::remove_file(self.disk.filler());
-    }
-
     /// What the servers said last, for a test that fails.
     pub fn logs(&self) -> String {
         let log = |server: &Option<Server>| server.as_ref().map(Server::log).unwrap_or_default();
@@ -142,30 +133,5 @@ impl Cluster {
             tail(log(first)),
             tail(log(second))
         )
-    }
-}
-
-/// A small file system of the test's own.
-#[derive(Debug)]
-pub struct SmallDisk {
-    pub path: PathBuf,
-}
-
-impl SmallDisk {
-    pub fn mount(path: PathBuf) -> Self {
-        fs::create_dir_all(&path).expect("a fresh directory");
-        let options = ["-t", "tmpfs", "-o", "size=64m", "tmpfs"];
-        run(Command::new("mount").args(options).arg(&path)).ok();
-        Self { path }
-    }
-
-    fn filler(&self) -> PathBuf {
-        self.path.join("filler")
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = run(Command::new("umount").arg("--lazy").arg(&self.path));
     }
 }

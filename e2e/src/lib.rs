@@ -6,6 +6,7 @@
 //! `make test` sees to all of it. What is missing fails the test.
 
 mod cluster;
+mod disk;
 mod docker;
 mod engine;
 mod network;
@@ -14,6 +15,7 @@ mod site;
 mod sshd;
 
 pub use cluster::{Cluster, NODES};
+pub use disk::SmallDisk;
 pub use docker::{Relay, containers_under};
 pub use engine::Engine;
 pub use network::Network;

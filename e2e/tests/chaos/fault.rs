@@ -49,7 +49,7 @@ impl Fault {
                 cluster.kill_runner(node);
             }
             Self::CablePulled(node) => cluster.network.cut(NODES[node]),
-            Self::HostDiskFull => cluster.fill_disk(),
+            Self::HostDiskFull => cluster.disk.fill(),
             Self::ClockMoved(seconds) => move_clock(seconds),
         }
     }
@@ -68,7 +68,7 @@ impl Fault {
                 cluster.restart_engine(node);
             }
             Self::CablePulled(node) => cluster.network.mend(NODES[node]),
-            Self::HostDiskFull => cluster.free_disk(),
+            Self::HostDiskFull => cluster.disk.free(),
             Self::ClockMoved(seconds) => move_clock(-seconds),
         }
     }

@@ -69,7 +69,15 @@ fn nothing_is_lost_doubled_or_lied_about_whatever_fails_and_whenever() {
                 cluster.logs()
             );
         }
-        slowest = slowest.max(began.elapsed());
+        let took = began.elapsed();
+        if took > LIMIT / 2 {
+            eprintln!(
+                "chaos: round {round} took {took:?}:\n{}\n{}",
+                history.join("\n"),
+                cluster.logs()
+            );
+        }
+        slowest = slowest.max(took);
         model.forget_uncertain(&cluster);
         if round % 10 == 0 {
             eprintln!("chaos: {done} faults, {} VPSes, slowest {slowest:?}", model.len());

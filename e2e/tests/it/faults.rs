@@ -1,9 +1,9 @@
 //! Accidents: anything killed at any point, an engine that goes away, a full disk.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
-use kohakuriver_e2e::{BUSYBOX, Relay, Server, Site, run, wait_until};
+use kohakuriver_e2e::{BUSYBOX, Relay, Server, Site, SmallDisk, wait_until};
 
 /// Starts a create in the background; how it ends is not the question.
 fn begin_create(site: &Site, name: &str) -> std::process::Child {
@@ -107,37 +107,16 @@ fn an_engine_that_dies_in_the_middle_is_said_and_everything_converges_when_it_is
     site.kr(&["ssh", "old", "--", "true"]).ok();
 }
 
-/// A small file system of the test's own.
-struct SmallDisk<'a>(&'a str);
-
-impl<'a> SmallDisk<'a> {
-    fn mount(path: &'a str, size: &str) -> Self {
-        std::fs::create_dir_all(path).unwrap();
-        let options = format!("size={size}");
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs", path])).ok();
-        Self(path)
-    }
-}
-
-impl Drop for SmallDisk<'_> {
-    fn drop(&mut self) {
-        let _ = run(Command::new("umount").args(["--lazy", self.0]));
-    }
-}
-
 #[test]
 fn a_full_disk_is_said_and_leaves_nothing_half_made() {
     let mut site = Site::new();
-    let data = site.data_dir();
-    let data = data.to_str().unwrap().to_owned();
-    let disk = SmallDisk::mount(&data, "400m");
+    let disk = SmallDisk::mount(site.data_dir(), 400);
     let server: Server = site.up();
-    let filler = format!("{data}/filler");
-    let _ = run(Command::new("dd").args(["if=/dev/zero", &format!("of={filler}"), "bs=4096"]));
+    disk.fill();
     let refused = site.kr(&["vps", "create", "--name", "web", "--ssh", "--image", BUSYBOX]);
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.stderr.contains("full") || refused.stderr.contains("space"), "{refused:?}");
-    std::fs::remove_file(&filler).unwrap();
+    disk.free();
     wait_until("nothing is left", Duration::from_secs(20), || {
         site.json(&["vps", "list", "--all"]) == serde_json::json!([])
             && site.containers().is_empty()

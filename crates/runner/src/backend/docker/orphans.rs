@@ -1,8 +1,9 @@
 //! Processes of a container that its engine does not know to be running.
 //!
-//! An engine that is killed in the middle of a start can leave the container's first process behind:
-//! the engine that comes next takes the container for stopped, and refuses to start it because its
-//! task "already exists". Ending those processes lets the engine clear the task away.
+//! An engine that is killed in the middle of a start can leave the container's first process behind,
+//! or only the shim that was about to make it: the engine that comes next takes the container for
+//! stopped, and refuses to start it because its task "already exists". Ending those processes lets
+//! containerd clear the task away.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +16,7 @@ pub fn is_left_behind(reason: &str) -> bool {
     reason.contains("task") && reason.contains("already exists")
 }
 
-/// Ends every process in the control group of a container. The id is the engine's own, 64
+/// Ends every process in the control group of a container, and its shim. The id is the engine's own, 64
 /// hexadecimal digits, so nothing else can be meant. Only for a container that the engine has
 /// just shown as not running.
 pub fn end(container_id: &str) -> usize {
@@ -36,11 +37,23 @@ fn processes_of(proc: &Path, container_id: &str) -> Vec<i32> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .filter(|pid| {
-            let text = fs::read_to_string(proc.join(pid.to_string()).join("cgroup"));
+            let dir = proc.join(pid.to_string());
+            let text = fs::read_to_string(dir.join("cgroup"));
             // `/docker/<id>` or `.../docker-<id>.scope`
             text.is_ok_and(|text| text.lines().any(|line| line.contains(container_id)))
+                || is_shim(&fs::read(dir.join("cmdline")).unwrap_or_default(), container_id)
         })
         .collect()
+}
+
+/// `containerd-shim-runc-v2 -namespace moby -id <id> -address ...`
+fn is_shim(cmdline: &[u8], container_id: &str) -> bool {
+    let mut words = cmdline.split(|byte| *byte == 0);
+    let program = words.next().unwrap_or_default();
+    let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let words: Vec<&[u8]> = words.collect();
+    name.starts_with(b"containerd-shim")
+        && words.windows(2).any(|pair| pair[0] == b"-id" && pair[1] == container_id.as_bytes())
 }
 
 #[cfg(test)]
@@ -59,9 +72,14 @@ mod tests {
         put("8", &format!("0::/system.slice/docker-{id}.scope\n"));
         put("9", "0::/system.slice/docker-other.scope\n");
         put("self", &format!("0::/docker/{id}\n"));
+        for (pid, program) in [("10", "/usr/bin/containerd-shim-runc-v2"), ("11", "vi")] {
+            put(pid, "0::/system.slice/docker.service\n");
+            let words = format!("{program}\0-namespace\0moby\0-id\0{id}\0-address\0x\0");
+            fs::write(proc.path().join(pid).join("cmdline"), words).unwrap();
+        }
         let mut found = processes_of(proc.path(), &id);
         found.sort_unstable();
-        assert_eq!(found, [7, 8]);
+        assert_eq!(found, [7, 8, 10]);
         assert_eq!(end("docker"), 0, "no id, no processes");
         assert!(is_left_behind("task d09bb55d: already exists"));
         assert!(!is_left_behind("name already exists"));
