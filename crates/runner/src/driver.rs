@@ -109,7 +109,7 @@ impl Driver {
 
     /// Runs until the instance is gone or the runner ends.
     pub async fn run(mut self) {
-        let mut retry = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let mut retry = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         let mut steps = 0;
         let shutdown = self.shared.shutdown.clone();
         while !shutdown.is_cancelled() {

@@ -30,6 +30,9 @@ use crate::inventory::{LoadMeter, detect_inventory};
 
 /// The host said no; it has to be told otherwise first, by a person.
 const REFUSED_WAIT: Duration = Duration::from_secs(30);
+/// What nodes say should be right within a few seconds of a host's return, and fifty that knock
+/// every three seconds are no load.
+const LONGEST_WAIT: Duration = Duration::from_secs(3);
 /// A connection that held this long was a good one.
 const STABLE: Duration = Duration::from_secs(20);
 const RENEWAL_CHECK: Duration = Duration::from_secs(3600);
@@ -74,7 +77,7 @@ impl Session {
     }
 
     async fn keep_connected(&self) {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let mut backoff = Backoff::new(Duration::from_millis(200), LONGEST_WAIT);
         let mut last_trouble = String::new();
         loop {
             let began = Instant::now();
