@@ -13,6 +13,7 @@
 mod fault;
 mod model;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use kohakuriver_e2e::Cluster;
@@ -39,6 +40,7 @@ fn nothing_is_lost_doubled_or_lied_about_whatever_fails_and_whenever() {
     let mut random = StdRng::seed_from_u64(seed);
     let mut cluster = Cluster::start(30);
     let mut model = Model::default();
+    let mut tally = BTreeMap::new();
     let (mut done, mut round, mut slowest) = (0, 0, Duration::ZERO);
     while done < faults {
         round += 1;
@@ -49,6 +51,8 @@ fn nothing_is_lost_doubled_or_lied_about_whatever_fails_and_whenever() {
             }
             let fault = Fault::random(&mut random, clock);
             history.push(format!("{fault:?}"));
+            let kind = format!("{fault:?}").split('(').next().unwrap_or_default().to_owned();
+            *tally.entry(kind).or_insert(0) += 1;
             // While it lasts people go on.
             fault.begin(&mut cluster);
             std::thread::sleep(Duration::from_millis(random.random_range(0..1500)));
