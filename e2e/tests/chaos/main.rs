@@ -90,4 +90,5 @@ fn nothing_is_lost_doubled_or_lied_about_whatever_fails_and_whenever() {
     eprintln!(
         "chaos: {done} faults in {round} rounds, no violation, slowest to converge {slowest:?}"
     );
+    eprintln!("chaos: {tally:?}");
 }
