@@ -1,7 +1,7 @@
 //! The process inside every instance: SSH, SFTP, port relays and the reaping of orphans.
 //!
 //! The runner starts [`run`] as PID 1 of a container whose image may hold nothing at all, and reaches it over one
-//! unix socket. A connection opens with one line of JSON ([`StreamRequest`]), is answered with one ([`StreamReply`]),
+//! unix socket. A connection opens with one line of JSON ([`StreamTarget`](kohakuriver_wire::StreamTarget)), is answered with one ([`StreamReply`](kohakuriver_wire::StreamReply)),
 //! and from then on carries raw bytes.
 
 mod config;
@@ -12,13 +12,8 @@ mod serve;
 mod sftp;
 mod ssh;
 mod sys;
-mod wire;
 
 pub use config::{AgentConfig, CONFIG_FILE, HOST_KEY_FILE, SOCKET_FILE};
 pub use error::AgentError;
 pub use serve::{AgentOptions, run, run_with};
 pub use sftp::sftp_server;
-pub use wire::{
-    MAX_LINE, StreamReply, StreamRequest, WireError, read_reply, read_request, write_reply,
-    write_request,
-};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kohakuriver_wire::{StreamReply, StreamTarget, read_request, write_reply};
 use nix::sys::stat::{Mode, umask};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,7 +19,6 @@ use crate::error::AgentError;
 use crate::process::{Children, ReapMode};
 use crate::ssh::{Peer, SshServer};
 use crate::sys;
-use crate::wire::{StreamReply, StreamRequest, read_request, write_reply};
 
 /// Children get this long to end after SIGTERM.
 const END_GRACE: Duration = Duration::from_secs(5);
@@ -170,14 +170,14 @@ impl Agent {
             Err(_) => return,
         };
         match request {
-            StreamRequest::Ping => {
+            StreamTarget::Ping => {
                 let pong = StreamReply::Pong {
                     pid: std::process::id(),
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                 };
                 let _ = write_reply(&mut stream, &pong).await;
             }
-            StreamRequest::Ssh => match &self.ssh {
+            StreamTarget::Ssh => match &self.ssh {
                 None => {
                     refuse(&mut stream, "this VPS was created without --ssh".to_owned()).await;
                 }
@@ -187,7 +187,16 @@ impl Agent {
                     }
                 }
             },
-            StreamRequest::Tcp { port } => relay(stream, port).await,
+            StreamTarget::Tcp { port } => relay(stream, port).await,
+            StreamTarget::Udp { .. }
+            | StreamTarget::Exec
+            | StreamTarget::Attach
+            | StreamTarget::Session
+            | StreamTarget::Files
+            | StreamTarget::Watch => {
+                let error = format!("this agent serves no {} streams", request.name());
+                refuse(&mut stream, error).await;
+            }
         }
     }
 }

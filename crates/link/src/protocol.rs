@@ -25,6 +25,7 @@
 use kohakuriver_model::{
     FailureCode, InstanceSpec, Intent, Inventory, Metrics, Observation, TaskId,
 };
+pub use kohakuriver_wire::StreamTarget;
 use serde::{Deserialize, Serialize};
 
 pub const ALPN_ENROLL: &[u8] = b"kr-enroll/1";
@@ -32,7 +33,7 @@ pub const ALPN_CONTROL: &[u8] = b"kr-ctl/1";
 pub const ALPN_DATA: &[u8] = b"kr-data/1";
 
 /// The versions of the control protocol this build speaks, oldest and newest.
-pub const VERSIONS: (u32, u32) = (2, 2);
+pub const VERSIONS: (u32, u32) = (3, 3);
 
 /// From runner to host on the control connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -172,16 +173,6 @@ pub struct Order {
 pub struct StreamOpen {
     pub task_id: TaskId,
     pub target: StreamTarget,
-}
-
-/// What inside the instance a stream leads to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum StreamTarget {
-    /// The agent's SSH server.
-    Ssh,
-    /// A TCP port on the instance's loopback.
-    Tcp { port: u16 },
 }
 
 /// The runner's answer; after `Opened` only bytes follow.

@@ -15,10 +15,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use kohakuriver_agent::{
-    SOCKET_FILE, StreamReply, StreamRequest, WireError, read_reply, write_request,
-};
-use kohakuriver_link::protocol::StreamTarget;
+use kohakuriver_agent::SOCKET_FILE;
+use kohakuriver_wire::{StreamReply, StreamTarget, WireError, read_reply, write_request};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use tokio::net::UnixStream;
@@ -40,16 +38,12 @@ pub enum AgentError {
 
 /// Opens a stream to `target`; from then on it carries bytes.
 pub async fn open(run_dir: &Path, target: &StreamTarget) -> Result<UnixStream, AgentError> {
-    let request = match target {
-        StreamTarget::Ssh => StreamRequest::Ssh,
-        StreamTarget::Tcp { port } => StreamRequest::Tcp { port: *port },
-    };
-    within(OPEN_LIMIT, ask(run_dir, &request)).await
+    within(OPEN_LIMIT, ask(run_dir, target)).await
 }
 
 /// Whether the agent is up.
 pub async fn ping(run_dir: &Path) -> Result<(), AgentError> {
-    within(Duration::from_secs(2), ask(run_dir, &StreamRequest::Ping)).await.map(drop)
+    within(Duration::from_secs(2), ask(run_dir, &StreamTarget::Ping)).await.map(drop)
 }
 
 async fn within<T>(
@@ -59,7 +53,7 @@ async fn within<T>(
     tokio::time::timeout(limit, work).await.unwrap_or(Err(AgentError::Slow))
 }
 
-async fn ask(run_dir: &Path, request: &StreamRequest) -> Result<UnixStream, AgentError> {
+async fn ask(run_dir: &Path, request: &StreamTarget) -> Result<UnixStream, AgentError> {
     let mut stream = connect(run_dir).await.map_err(AgentError::Unreachable)?;
     write_request(&mut stream, request).await?;
     match read_reply(&mut stream).await? {
@@ -93,7 +87,7 @@ fn open_socket(run_dir: &Path) -> io::Result<OwnedFd> {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use kohakuriver_agent::{MAX_LINE, read_request};
+    use kohakuriver_wire::{MAX_LINE, read_request};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixListener;
 

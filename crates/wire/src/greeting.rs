@@ -3,28 +3,18 @@
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::StreamTarget;
+
 /// The longest line either side accepts, its newline included.
 pub const MAX_LINE: usize = 4096;
 
-/// What the runner wants the connection to carry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "target", rename_all = "lowercase", deny_unknown_fields)]
-pub enum StreamRequest {
-    /// The SSH protocol, served by the agent.
-    Ssh,
-    /// The bytes of a TCP connection to this port on the instance's loopback.
-    Tcp { port: u16 },
-    /// Nothing: the agent answers who it is and closes.
-    Ping,
-}
-
-/// The agent's answer to a [`StreamRequest`].
+/// The agent's answer to a [`StreamTarget`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "RawReply", into = "RawReply")]
 pub enum StreamReply {
     /// The stream's own bytes follow.
     Ready,
-    /// The answer to [`StreamRequest::Ping`].
+    /// The answer to [`StreamTarget::Ping`].
     Pong { pid: u32, version: String },
     /// The stream is closed after this line.
     Refused { error: String },
@@ -88,7 +78,7 @@ pub enum WireError {
 /// Sends a request; the runner's side.
 pub async fn write_request<W: AsyncWrite + Unpin>(
     stream: &mut W,
-    request: &StreamRequest,
+    request: &StreamTarget,
 ) -> Result<(), WireError> {
     write_line(stream, request).await
 }
@@ -99,9 +89,7 @@ pub async fn read_reply<R: AsyncRead + Unpin>(stream: &mut R) -> Result<StreamRe
 }
 
 /// Reads a request and not one byte more; the agent's side.
-pub async fn read_request<R: AsyncRead + Unpin>(
-    stream: &mut R,
-) -> Result<StreamRequest, WireError> {
+pub async fn read_request<R: AsyncRead + Unpin>(stream: &mut R) -> Result<StreamTarget, WireError> {
     Ok(serde_json::from_slice(&read_line(stream).await?)?)
 }
 
@@ -144,4 +132,5 @@ async fn read_line<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Vec<u8>, Wire
 }
 
 #[cfg(test)]
+#[path = "greeting_tests.rs"]
 mod tests;

@@ -6,11 +6,11 @@ fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
-fn request() -> impl Strategy<Value = StreamRequest> {
+fn request() -> impl Strategy<Value = StreamTarget> {
     prop_oneof![
-        Just(StreamRequest::Ssh),
-        any::<u16>().prop_map(|port| StreamRequest::Tcp { port }),
-        Just(StreamRequest::Ping),
+        Just(StreamTarget::Ssh),
+        any::<u16>().prop_map(|port| StreamTarget::Tcp { port }),
+        Just(StreamTarget::Ping),
     ]
 }
 
@@ -62,10 +62,10 @@ proptest! {
 
 #[test]
 fn the_lines_are_those_the_runner_and_the_agent_agreed_on() {
-    let line = |request: &StreamRequest| serde_json::to_string(request).unwrap();
-    assert_eq!(line(&StreamRequest::Ssh), r#"{"target":"ssh"}"#);
-    assert_eq!(line(&StreamRequest::Tcp { port: 8080 }), r#"{"target":"tcp","port":8080}"#);
-    assert_eq!(line(&StreamRequest::Ping), r#"{"target":"ping"}"#);
+    let line = |request: &StreamTarget| serde_json::to_string(request).unwrap();
+    assert_eq!(line(&StreamTarget::Ssh), r#"{"target":"ssh"}"#);
+    assert_eq!(line(&StreamTarget::Tcp { port: 8080 }), r#"{"target":"tcp","port":8080}"#);
+    assert_eq!(line(&StreamTarget::Ping), r#"{"target":"ping"}"#);
     assert_eq!(serde_json::to_string(&StreamReply::Ready).unwrap(), r#"{"ok":true}"#);
     let refused = StreamReply::Refused { error: "no".into() };
     assert_eq!(serde_json::to_string(&refused).unwrap(), r#"{"ok":false,"error":"no"}"#);

@@ -1,0 +1,135 @@
+//! Frames: one byte of kind, four bytes of length (big endian), the payload.
+
+use std::marker::PhantomData;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// The longest payload either side accepts: a command line with a large environment.
+pub const MAX_PAYLOAD: usize = 1024 * 1024;
+const HEADER: usize = 5;
+/// How much is asked of the stream at once, when there is no reason to ask for more.
+const READ: usize = 16 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    #[error("the stream failed")]
+    Io(#[from] std::io::Error),
+    #[error("the stream ended in the middle of a message")]
+    Cut,
+    #[error("the other side announced a message of {0} bytes; at most {MAX_PAYLOAD} are allowed")]
+    TooLong(usize),
+    #[error("the other side sent something that is not part of the protocol: kind {0}")]
+    Unknown(u8),
+    #[error("the other side sent something that is not part of the protocol")]
+    Malformed(#[from] serde_json::Error),
+    #[error("the other side sent a message of the wrong length")]
+    WrongLength,
+}
+
+/// One direction of a framed protocol.
+pub trait Message: Sized {
+    /// Appends the message as a frame. A payload beyond [`MAX_PAYLOAD`] would be refused by the
+    /// reader; data is split by whoever makes it.
+    fn encode(&self, out: &mut BytesMut);
+
+    /// # Errors
+    /// The kind is unknown or the payload does not belong to it.
+    fn decode(kind: u8, payload: Bytes) -> Result<Self, FrameError>;
+}
+
+pub(crate) fn put(out: &mut BytesMut, kind: u8, payload: &[u8]) {
+    out.reserve(HEADER + payload.len());
+    out.put_u8(kind);
+    out.put_u32(u32::try_from(payload.len()).unwrap_or(u32::MAX));
+    out.put_slice(payload);
+}
+
+pub(crate) fn put_json<T: Serialize>(out: &mut BytesMut, kind: u8, value: &T) {
+    // Structures of strings and numbers: there is nothing in them that JSON cannot say.
+    let text = serde_json::to_vec(value).unwrap_or_default();
+    put(out, kind, &text);
+}
+
+pub(crate) fn json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, FrameError> {
+    Ok(serde_json::from_slice(payload)?)
+}
+
+/// Takes one whole message off the front of `buffer`, if one is there.
+///
+/// # Errors
+/// The bytes are none of this protocol; nothing after them can be understood either.
+pub fn take<M: Message>(buffer: &mut BytesMut) -> Result<Option<M>, FrameError> {
+    let Some((header, _)) = buffer.split_at_checked(HEADER) else {
+        return Ok(None);
+    };
+    let (kind, mut length) = (header[0], &header[1..]);
+    let length = length.get_u32() as usize;
+    if length > MAX_PAYLOAD {
+        return Err(FrameError::TooLong(length));
+    }
+    if buffer.len() < HEADER + length {
+        return Ok(None);
+    }
+    buffer.advance(HEADER);
+    M::decode(kind, buffer.split_to(length).freeze()).map(Some)
+}
+
+/// Every message of `bytes`, for tests and fuzzing; a cut one at the end is left out.
+///
+/// # Errors
+/// As for a message that cannot be taken.
+pub fn decode_all<M: Message>(bytes: &[u8]) -> Result<Vec<M>, FrameError> {
+    let mut buffer = BytesMut::from(bytes);
+    std::iter::from_fn(|| take(&mut buffer).transpose()).collect()
+}
+
+/// Writes one message and sends it off.
+///
+/// # Errors
+/// The stream's own.
+pub async fn write<W: AsyncWrite + Unpin, M: Message>(
+    stream: &mut W,
+    message: &M,
+) -> std::io::Result<()> {
+    let mut frame = BytesMut::new();
+    message.encode(&mut frame);
+    stream.write_all(&frame).await?;
+    stream.flush().await
+}
+
+/// Reads messages off a stream.
+#[derive(Debug)]
+pub struct FrameReader<R, M> {
+    stream: R,
+    buffer: BytesMut,
+    message: PhantomData<fn() -> M>,
+}
+
+impl<R: AsyncRead + Unpin, M: Message> FrameReader<R, M> {
+    /// `early` is what was read of the stream before.
+    pub fn new(stream: R, early: &[u8]) -> Self {
+        Self { stream, buffer: BytesMut::from(early), message: PhantomData }
+    }
+
+    /// The next message, or `None` at an end between two. May be dropped at any await without
+    /// losing bytes.
+    ///
+    /// # Errors
+    /// The stream failed, or carried something else.
+    pub async fn next(&mut self) -> Result<Option<M>, FrameError> {
+        loop {
+            if let Some(message) = take(&mut self.buffer)? {
+                return Ok(Some(message));
+            }
+            if self.buffer.capacity() - self.buffer.len() < READ / 4 {
+                self.buffer.reserve(READ);
+            }
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return if self.buffer.is_empty() { Ok(None) } else { Err(FrameError::Cut) };
+            }
+        }
+    }
+}

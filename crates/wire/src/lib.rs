@@ -1,0 +1,33 @@
+//! What is said on a stream into an instance.
+//!
+//! A stream runs from a client over the host and the runner to the agent inside the instance.
+//! Everyone on the way only copies bytes; what the bytes mean is between the two ends and is
+//! written down here:
+//!
+//! ```text
+//!  target      the bytes that follow
+//!  ssh         the SSH protocol
+//!  tcp         those of one TCP connection
+//!  udp         datagrams of one flow                                     [udp]
+//!  exec        one program: its streams, signals, window and exit        [exec]
+//!  attach      the same, run by the container engine, not by the agent   [exec]
+//!  session     a terminal that outlives its connections                  [session]
+//!  files       requests for files, and answers
+//!  watch       news of changes to files
+//! ```
+//!
+//! Everything a peer sends is bounded before it is believed, and nothing here does input or
+//! output except where a function says so: the codecs take bytes and give messages.
+
+pub mod exec;
+mod frame;
+mod greeting;
+pub mod session;
+mod target;
+pub mod udp;
+
+pub use frame::{FrameError, FrameReader, MAX_PAYLOAD, Message, decode_all, write};
+pub use greeting::{
+    MAX_LINE, StreamReply, WireError, read_reply, read_request, write_reply, write_request,
+};
+pub use target::StreamTarget;

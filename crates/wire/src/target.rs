@@ -1,0 +1,45 @@
+use serde::{Deserialize, Serialize};
+
+/// What a stream into an instance leads to.
+///
+/// An agent lives as long as its instance, over many updates of host and runner: the spelling of
+/// what exists stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "target", rename_all = "lowercase", deny_unknown_fields)]
+pub enum StreamTarget {
+    /// The agent's SSH server.
+    Ssh,
+    /// A TCP port on the instance's loopback.
+    Tcp { port: u16 },
+    /// A UDP port on the instance's loopback, for one flow.
+    Udp { port: u16 },
+    /// One program, started by the agent.
+    Exec,
+    /// One program, started by the container engine: works where the agent does not.
+    Attach,
+    /// The agent's terminal sessions.
+    Session,
+    /// Files: requests and answers, one after another.
+    Files,
+    /// News of changes below some directories.
+    Watch,
+    /// Nothing: the agent answers who it is and closes.
+    Ping,
+}
+
+impl StreamTarget {
+    /// The word in messages to people.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ssh => "SSH",
+            Self::Tcp { .. } => "TCP",
+            Self::Udp { .. } => "UDP",
+            Self::Exec => "exec",
+            Self::Attach => "attach",
+            Self::Session => "terminal",
+            Self::Files => "files",
+            Self::Watch => "watch",
+            Self::Ping => "ping",
+        }
+    }
+}
