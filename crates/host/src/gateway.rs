@@ -15,19 +15,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kohakuriver_link::protocol::StreamTarget;
 use kohakuriver_link::tls::keep_alive;
-use kohakuriver_model::Status;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::access::{Caller, Wish, authorize};
 use crate::host::App;
-use crate::instances::{self, InstanceError, display_name};
-use crate::streams::{InstanceStream, StreamError};
-use crate::view;
 
 /// Everybody's SSH sessions together.
 const MAX_CONNECTIONS: usize = 4096;
@@ -97,49 +91,4 @@ async fn route(app: Arc<App>, stream: TcpStream, configs: Arc<jump::Configs>) {
 async fn first_byte(stream: &TcpStream) -> std::io::Result<Option<u8>> {
     let mut byte = [0];
     Ok((stream.peek(&mut byte).await? > 0).then_some(byte[0]))
-}
-
-/// Why a way in was refused, in one line for the person at the other end.
-#[derive(Debug, thiserror::Error)]
-pub enum EnterError {
-    #[error(transparent)]
-    Instance(#[from] InstanceError),
-    #[error("VPS {name} is {status}; kohakuriver vps restart starts it")]
-    NotRunning { name: String, status: Status },
-    #[error("VPS {name} is paused; kohakuriver vps resume lets it go on")]
-    Paused { name: String },
-    #[error("VPS {name} was created without --ssh")]
-    NoSsh { name: String },
-    #[error(transparent)]
-    Stream(#[from] StreamError),
-}
-
-/// Opens the SSH server of the instance that `text` means.
-async fn enter(app: &App, caller: &Caller, text: &str) -> Result<InstanceStream, EnterError> {
-    let id = instances::find(app, text).await?;
-    let access = authorize(caller, Wish::Enter, id);
-    let row = instances::get(app, &access).await?;
-    let name = display_name(row.id, &row.spec);
-    let status = view::status_of(app, &row);
-    if row.spec.ssh.is_none() {
-        return Err(EnterError::NoSsh { name });
-    }
-    match status {
-        Status::Running => {}
-        // Its SSH server is as frozen as the rest: an answer now is better than silence.
-        Status::Paused => return Err(EnterError::Paused { name }),
-        // It may well run: what cannot be reached says so itself.
-        Status::Lost => {}
-        Status::PendingApproval
-        | Status::Rejected
-        | Status::Pending
-        | Status::Assigning
-        | Status::Completed
-        | Status::Failed
-        | Status::Killed
-        | Status::KilledOom
-        | Status::Stopped => return Err(EnterError::NotRunning { name, status }),
-    }
-    let node = (&row.node_id, row.node_name.as_str());
-    Ok(InstanceStream::open(app, &access, node, StreamTarget::Ssh).await?)
 }

@@ -11,14 +11,14 @@ use std::time::Duration;
 use kohakuriver_link::client::HostAddress;
 use kohakuriver_link::pki::{Ca, PkiError, RunnerIdentity};
 use kohakuriver_link::{tls, token::JoinToken};
-use kohakuriver_model::{NodeName, Status, public_status};
+use kohakuriver_model::{NodeId, NodeName, Status, public_status};
 use kohakuriver_store::{NewEvent, NodeRow, Store, StoreError};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::links::Links;
+use crate::links::{Links, LocalNode};
 use crate::watch::Changes;
 use crate::{Clock, HostConfig, gateway, http, join, link_server, view};
 
@@ -136,13 +136,18 @@ impl Host {
         Ok(token)
     }
 
+    /// Says that a node's runner is in this process.
+    pub fn set_local(&self, node: &NodeId, local: Arc<dyn LocalNode>) {
+        self.app.links.set_local(node, local);
+    }
+
     /// Whether a runner's identity is of this cluster.
     pub fn issued(&self, identity: &RunnerIdentity) -> bool {
         identity.ca_pem == self.app.ca.certificate_pem()
     }
 
     /// Whether the host knows this node; a runner whose node was removed must join again.
-    pub async fn knows(&self, node: &kohakuriver_model::NodeId) -> Result<bool, StoreError> {
+    pub async fn knows(&self, node: &NodeId) -> Result<bool, StoreError> {
         Ok(self.app.store.lookup_node_name(node).await?.is_some())
     }
 

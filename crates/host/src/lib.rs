@@ -18,6 +18,7 @@
 mod access;
 mod clock;
 mod config;
+mod enter;
 mod gateway;
 mod host;
 mod http;
@@ -32,3 +33,4 @@ mod watch;
 pub use clock::Clock;
 pub use config::HostConfig;
 pub use host::{Host, StartError};
+pub use links::LocalNode;

@@ -3,11 +3,12 @@
 //! hello.
 
 use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kohakuriver_link::protocol::{Answer, Order, Question, ToRunner};
+use kohakuriver_link::protocol::{Answer, Order, Question, StreamOpen, ToRunner};
 use kohakuriver_model::{FailureCode, Metrics, NodeId, TaskId};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,16 @@ const POOL: usize = 16;
 const HISTORY: usize = 720;
 
 pub type DataConnection = TlsStream<TcpStream>;
+
+/// A node whose runner is in this process: its agents are reached without a network between.
+pub trait LocalNode: std::fmt::Debug + Send + Sync {
+    /// # Errors
+    /// Why the instance cannot be reached, for the person who asked.
+    fn open(
+        &self,
+        open: StreamOpen,
+    ) -> Pin<Box<dyn Future<Output = Result<UnixStream, String>> + Send + '_>>;
+}
 
 /// Steps of work under way, not worth a disk write each.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +62,7 @@ pub struct Link {
 #[derive(Debug, Default)]
 struct Node {
     link: Option<Link>,
+    local: Option<Arc<dyn LocalNode>>,
     seen_ms: i64,
     metrics: Metrics,
     history: VecDeque<Sample>,
@@ -252,6 +264,16 @@ impl Links {
         let state = self.lock();
         let task = state.marks.get(&id).copied().unwrap_or_default();
         task + state.nodes.get(node).map_or(0, |node| node.mark)
+    }
+
+    /// Says that the node's runner is in this process.
+    pub fn set_local(&self, id: &NodeId, local: Arc<dyn LocalNode>) {
+        self.lock().nodes.entry(id.clone()).or_default().local = Some(local);
+    }
+
+    /// The node, if its runner is in this process and has said hello.
+    pub fn local(&self, id: &NodeId) -> Option<Arc<dyn LocalNode>> {
+        self.lock().nodes.get(id).filter(|node| node.link.is_some())?.local.clone()
     }
 
     /// Puts a data connection into its node's pool; one too many is closed.

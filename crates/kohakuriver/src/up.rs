@@ -3,12 +3,17 @@
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kohakuriver_cli::GlobalArgs;
-use kohakuriver_host::{Host, HostConfig};
+use kohakuriver_host::{Host, HostConfig, LocalNode};
 use kohakuriver_link::client::HostAddress;
 use kohakuriver_link::pki::RunnerIdentity;
+use kohakuriver_link::protocol::StreamOpen;
+use kohakuriver_runner::Streams;
+use tokio::net::UnixStream;
 
 use crate::exit::{Exit, FAILED, NOT_READY};
 use crate::host::{api_port, runtime};
@@ -56,12 +61,26 @@ pub fn run(args: UpArgs, global: &GlobalArgs) -> Result<(), Exit> {
         let lock = runner::lock(&runner_config.data_dir)?;
         let identity = identity(&host, &runner_config.data_dir).await?;
         let runner = runner::start(runner_config, identity.clone(), lock).await?;
+        host.set_local(&identity.node_id, Arc::new(SameProcess(runner.streams())));
         greet(&host, &identity, &findings::lines(&runner.inventory().await));
         let result = runner.run(shutdown).await;
         host.stop().await;
         say("stopped; VPSes go on running, and the next 'kohakuriver up' finds them again");
         result.map_err(|error| Exit::from_error(FAILED, &error))
     })
+}
+
+/// The way from the host to the runner that needs no link.
+#[derive(Debug)]
+struct SameProcess(Arc<Streams>);
+
+impl LocalNode for SameProcess {
+    fn open(
+        &self,
+        open: StreamOpen,
+    ) -> Pin<Box<dyn Future<Output = Result<UnixStream, String>> + Send + '_>> {
+        Box::pin(async move { self.0.open(&open).await.map_err(|error| error.to_string()) })
+    }
 }
 
 /// This machine's node: joined at the first start, found again at every other, and joined once

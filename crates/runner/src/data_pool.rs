@@ -21,29 +21,13 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::agent_stream;
 use crate::clock;
-use crate::layout::Layout;
+use crate::streams::{MOST_STREAMS, Streams};
 
 /// Enough for a click that opens a terminal and a file list at once.
 const IDLE: usize = 2;
-/// Each costs two sockets and 256 KiB of buffers.
-const MOST_STREAMS: usize = 2048;
 /// What one request of the host may ask for.
 const MOST_EXTRA: u32 = 64;
-
-/// The streams of this node, whatever session they came from.
-#[derive(Debug)]
-pub struct Streams {
-    layout: Layout,
-    room: Arc<Semaphore>,
-}
-
-impl Streams {
-    pub fn new(layout: Layout) -> Self {
-        Self { layout, room: Arc::new(Semaphore::new(MOST_STREAMS)) }
-    }
-}
 
 #[derive(Debug)]
 pub struct DataPool {
@@ -151,13 +135,12 @@ impl Dialler {
 /// Connects one stream to the instance and copies until both sides are done.
 async fn serve(streams: Arc<Streams>, mut frames: FrameStream<LinkStream>, open: StreamOpen) {
     let refuse = |error: String| StreamOpened::Refused { error };
-    let Ok(_room) = Arc::clone(&streams.room).try_acquire_owned() else {
+    let Some(_room) = streams.room() else {
         let error = format!("the node has {MOST_STREAMS} streams open already");
         let _ = frames.send(&refuse(error)).await;
         return;
     };
-    let run = streams.layout.run(open.task_id);
-    let agent = match agent_stream::open(&run, &open.target).await {
+    let agent = match streams.open(&open).await {
         Ok(agent) => agent,
         Err(error) => {
             let _ = frames.send(&refuse(error.to_string())).await;

@@ -28,8 +28,11 @@ mod lock;
 mod plan;
 mod runner;
 mod session;
+mod streams;
 
+pub use agent_stream::AgentError;
 pub use inventory::detect_inventory;
 pub use layout::Layout;
 pub use lock::{DataDirLock, LockError, lock_data_dir};
 pub use runner::{Runner, RunnerConfig, RunnerError};
+pub use streams::Streams;

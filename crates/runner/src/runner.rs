@@ -25,6 +25,7 @@ use crate::layout::Layout;
 use crate::ledger::{Ledger, LedgerError};
 use crate::lock::DataDirLock;
 use crate::session::Session;
+use crate::streams::Streams;
 
 /// A step that takes longer is taken up again at the next start.
 const FINISH_LIMIT: Duration = Duration::from_secs(5);
@@ -58,6 +59,7 @@ pub struct Runner {
     fleet: Arc<Fleet>,
     shared: Arc<Shared>,
     identity: watch::Sender<RunnerIdentity>,
+    streams: Arc<Streams>,
     _lock: DataDirLock,
 }
 
@@ -112,7 +114,8 @@ impl Runner {
             shutdown: CancellationToken::new(),
         });
         let fleet = Fleet::new(Arc::clone(&shared), records);
-        Ok(Self { fleet, shared, identity: watch::Sender::new(identity), _lock: lock })
+        let streams = Arc::new(Streams::new(shared.layout.clone()));
+        Ok(Self { fleet, shared, identity: watch::Sender::new(identity), streams, _lock: lock })
     }
 
     /// What this machine has now.
@@ -120,10 +123,19 @@ impl Runner {
         detect_inventory(self.shared.backend.as_ref()).await
     }
 
+    /// The ways into this node's instances, for a host in the same process.
+    pub fn streams(&self) -> Arc<Streams> {
+        Arc::clone(&self.streams)
+    }
+
     /// Serves the host until `shutdown`. Instances run on afterwards.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunnerError> {
-        let session =
-            Session::new(Arc::clone(&self.fleet), Arc::clone(&self.shared), self.identity.clone());
+        let session = Session::new(
+            Arc::clone(&self.fleet),
+            Arc::clone(&self.shared),
+            self.identity.clone(),
+            Arc::clone(&self.streams),
+        );
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = session.run() => {}

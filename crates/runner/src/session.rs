@@ -23,10 +23,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clock;
-use crate::data_pool::{DataPool, Streams};
+use crate::data_pool::DataPool;
 use crate::driver::Shared;
 use crate::fleet::Fleet;
 use crate::inventory::{LoadMeter, detect_inventory};
+use crate::streams::Streams;
 
 /// The host said no; it has to be told otherwise first, by a person.
 const REFUSED_WAIT: Duration = Duration::from_secs(30);
@@ -66,8 +67,8 @@ impl Session {
         fleet: Arc<Fleet>,
         shared: Arc<Shared>,
         identity: watch::Sender<RunnerIdentity>,
+        streams: Arc<Streams>,
     ) -> Self {
-        let streams = Arc::new(Streams::new(shared.layout.clone()));
         Self { fleet, shared, identity, streams, inventory: watch::Sender::new(None) }
     }
 

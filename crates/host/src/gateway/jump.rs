@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kohakuriver_link::protocol::StreamTarget;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
 use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, Session};
@@ -20,8 +21,9 @@ use russh::{
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use super::{KeyError, enter};
+use super::KeyError;
 use crate::access::Caller;
+use crate::enter::enter;
 use crate::host::App;
 
 /// Connections one SSH client may have open through the gateway.
@@ -152,10 +154,10 @@ impl Handler for Jump {
         let text = host_to_connect.to_ascii_lowercase();
         self.app.tasks.spawn(async move {
             let _slot = slot;
-            match enter(&app, &Caller::unnamed(), &text).await {
+            match enter(&app, &Caller::unnamed(), &text, StreamTarget::Ssh).await {
                 Ok(instance) => {
                     reply.accept().await;
-                    if let Err(error) = instance.relay(channel.into_stream(), &[]).await {
+                    if let Err(error) = instance.relay(channel.into_stream()).await {
                         tracing::debug!(%error, "a jump ended early");
                     }
                 }

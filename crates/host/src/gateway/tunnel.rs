@@ -6,8 +6,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::enter;
+use kohakuriver_link::protocol::StreamTarget;
+
 use crate::access::Caller;
+use crate::enter::enter;
 use crate::host::App;
 
 /// `REQUEST_TUNNEL ` and the longest name.
@@ -22,11 +24,13 @@ pub async fn serve(app: &App, mut stream: TcpStream) {
     };
     let answer = match parse(&line) {
         None => Err("this is the SSH gateway: use ssh -J, or REQUEST_TUNNEL <id>".to_owned()),
-        Some(text) => enter(app, &Caller::unnamed(), text).await.map_err(|error| error.to_string()),
+        Some(text) => enter(app, &Caller::unnamed(), text, StreamTarget::Ssh)
+            .await
+            .map_err(|error| error.to_string()),
     };
     let result = match answer {
         Ok(instance) => match stream.write_all(b"SUCCESS\n").await {
-            Ok(()) => instance.relay(stream, &[]).await.map(drop),
+            Ok(()) => instance.relay_tcp(stream, &[]).await.map(drop),
             Err(error) => Err(error),
         },
         Err(text) => {

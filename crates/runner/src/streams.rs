@@ -1,0 +1,39 @@
+//! Streams into this node's instances, whoever asks for them.
+
+use std::sync::Arc;
+
+use kohakuriver_link::protocol::StreamOpen;
+use tokio::net::UnixStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::agent_stream::{self, AgentError};
+use crate::layout::Layout;
+
+/// Each that the host is not in this process for costs two sockets and, while idle, a few KiB.
+pub const MOST_STREAMS: usize = 4096;
+
+/// The streams of this node, whatever session of the link they came from.
+#[derive(Debug)]
+pub struct Streams {
+    layout: Layout,
+    room: Arc<Semaphore>,
+}
+
+impl Streams {
+    pub fn new(layout: Layout) -> Self {
+        Self { layout, room: Arc::new(Semaphore::new(MOST_STREAMS)) }
+    }
+
+    /// The right to relay one more stream.
+    pub fn room(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.room).try_acquire_owned().ok()
+    }
+
+    /// Opens a stream; from then on it carries the target's bytes.
+    ///
+    /// # Errors
+    /// The instance is not there, or its agent refused.
+    pub async fn open(&self, open: &StreamOpen) -> Result<UnixStream, AgentError> {
+        agent_stream::open(&self.layout.run(open.task_id), &open.target).await
+    }
+}
