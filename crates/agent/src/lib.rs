@@ -6,9 +6,13 @@
 
 mod config;
 mod error;
+mod exec;
+mod launch;
 mod passwd;
 mod process;
+mod relay;
 mod serve;
+mod session;
 mod sftp;
 mod ssh;
 mod sys;

@@ -4,4 +4,4 @@ mod reaper;
 mod spawn;
 
 pub(crate) use reaper::{Children, Exit, ReapMode};
-pub(crate) use spawn::{Identity, Output, ProcessSpec, Started, Terminal, start};
+pub(crate) use spawn::{Identity, Output, PIPE_BYTES, ProcessSpec, Started, Terminal, start};

@@ -9,26 +9,26 @@ use std::time::Duration;
 
 use kohakuriver_wire::{StreamReply, StreamTarget, read_request, write_reply};
 use nix::sys::stat::{Mode, umask};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use crate::config::{AgentConfig, SOCKET_FILE};
 use crate::error::AgentError;
+use crate::launch::Launcher;
 use crate::process::{Children, ReapMode};
+use crate::session::Sessions;
 use crate::ssh::{Peer, SshServer};
-use crate::sys;
+use crate::{exec, relay, session, sys};
 
 /// Children get this long to end after SIGTERM.
 const END_GRACE: Duration = Duration::from_secs(5);
 /// The runner sends its line at once.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 const PORT_RETRY: Duration = Duration::from_secs(30);
-/// Each relay holds two 64 KiB buffers; the runner opens one stream per forwarded connection.
-const MAX_STREAMS: usize = 512;
-const RELAY_BUFFER: usize = 64 * 1024;
-const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
+/// The runner opens one stream for each forwarded connection; an idle one holds two descriptors.
+const MAX_STREAMS: usize = 4096;
 
 /// What to run with; [`AgentOptions::new`] gives what an instance uses.
 #[derive(Debug, Clone)]
@@ -71,6 +71,8 @@ pub fn run_with(options: AgentOptions) -> Result<(), AgentError> {
 
 struct Agent {
     ssh: Option<Arc<SshServer>>,
+    launcher: Arc<Launcher>,
+    sessions: Arc<Sessions>,
     streams: Arc<Semaphore>,
 }
 
@@ -88,6 +90,7 @@ async fn serve(options: AgentOptions) -> Result<(), AgentError> {
     let reaper = Arc::clone(&children);
     let reaping = tokio::spawn(async move { reaper.reap().await });
 
+    let launcher = Arc::new(Launcher { env: config.env.clone(), children: Arc::clone(&children) });
     let ssh = if config.ssh {
         let server = SshServer::new(
             &options.config_dir,
@@ -109,7 +112,12 @@ async fn serve(options: AgentOptions) -> Result<(), AgentError> {
     }
     tracing::info!(task_id = %config.task_id, ssh = config.ssh, "agent ready");
 
-    let agent = Arc::new(Agent { ssh, streams: Arc::new(Semaphore::new(MAX_STREAMS)) });
+    let agent = Arc::new(Agent {
+        ssh,
+        sessions: Sessions::new(Arc::clone(&launcher)),
+        launcher,
+        streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+    });
     tokio::select! {
         () = accept(listener, agent) => {}
         _ = terminate.recv() => {}
@@ -187,13 +195,19 @@ impl Agent {
                     }
                 }
             },
-            StreamTarget::Tcp { port } => relay(stream, port).await,
-            StreamTarget::Udp { .. }
-            | StreamTarget::Exec
-            | StreamTarget::Attach
-            | StreamTarget::Session
-            | StreamTarget::Files
-            | StreamTarget::Watch => {
+            StreamTarget::Tcp { port } => relay::tcp(stream, port).await,
+            StreamTarget::Udp { port } => relay::udp(stream, port).await,
+            StreamTarget::Exec => {
+                if write_reply(&mut stream, &StreamReply::Ready).await.is_ok() {
+                    exec::serve(stream, &self.launcher).await;
+                }
+            }
+            StreamTarget::Session => {
+                if write_reply(&mut stream, &StreamReply::Ready).await.is_ok() {
+                    session::serve(stream, &self.sessions).await;
+                }
+            }
+            StreamTarget::Attach | StreamTarget::Files | StreamTarget::Watch => {
                 let error = format!("this agent serves no {} streams", request.name());
                 refuse(&mut stream, error).await;
             }
@@ -201,45 +215,8 @@ impl Agent {
     }
 }
 
-async fn refuse(stream: &mut UnixStream, error: String) {
+pub(crate) async fn refuse(stream: &mut UnixStream, error: String) {
     let _ = write_reply(stream, &StreamReply::Refused { error }).await;
-}
-
-async fn relay(mut stream: UnixStream, port: u16) {
-    let mut target = match timeout(CONNECT_DEADLINE, connect_local(port)).await {
-        Ok(Ok(target)) => target,
-        Ok(Err(error)) => {
-            let error = format!("cannot connect to port {port} in the instance: {error}");
-            refuse(&mut stream, error).await;
-            return;
-        }
-        Err(_) => {
-            let error = format!("port {port} in the instance does not answer");
-            refuse(&mut stream, error).await;
-            return;
-        }
-    };
-    let _ = target.set_nodelay(true);
-    if write_reply(&mut stream, &StreamReply::Ready).await.is_err() {
-        return;
-    }
-    let copied = tokio::io::copy_bidirectional_with_sizes(
-        &mut stream,
-        &mut target,
-        RELAY_BUFFER,
-        RELAY_BUFFER,
-    );
-    if let Err(error) = copied.await {
-        tracing::debug!(port, %error, "relay ended");
-    }
-}
-
-async fn connect_local(port: u16) -> io::Result<TcpStream> {
-    match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
-        Ok(stream) => Ok(stream),
-        // The first error is the one people expect to read.
-        Err(error) => TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.map_err(|_| error),
-    }
 }
 
 /// Serves SSH on a port of the instance, for as long as nothing of the image does.

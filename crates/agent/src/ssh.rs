@@ -14,4 +14,5 @@ mod pty;
 mod server;
 mod session;
 
+pub(crate) use pty::{Master, PtyRequest, open as open_pty, window_size};
 pub(crate) use server::{Peer, SshServer};

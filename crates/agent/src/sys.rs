@@ -29,6 +29,24 @@ pub(crate) fn take_controlling_terminal() -> io::Result<()> {
     Ok(())
 }
 
+/// Undoes what whoever started us chose to ignore: a shell cannot trap a signal that it was started with ignored.
+#[expect(unsafe_code, reason = "changing a disposition could break a handler that relies on it")]
+pub(crate) fn default_signals() {
+    for signal in [
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGPIPE,
+        libc::SIGTERM,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+    ] {
+        // SAFETY: called between fork and exec, where no handler of ours will run again; signal(2) is safe there.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
 /// Registers a non-blocking descriptor with the runtime.
 #[expect(unsafe_code, reason = "the runtime cannot check who owns a descriptor")]
 pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {

@@ -15,14 +15,43 @@ use crate::view;
 pub enum EnterError {
     #[error(transparent)]
     Instance(#[from] InstanceError),
-    #[error("VPS {name} is {status}; kohakuriver vps restart starts it")]
+    #[error("VPS {name} is {status}")]
     NotRunning { name: String, status: Status },
-    #[error("VPS {name} is paused; kohakuriver vps resume lets it go on")]
+    #[error("VPS {name} is paused")]
     Paused { name: String },
     #[error("VPS {name} was created without --ssh")]
     NoSsh { name: String },
     #[error(transparent)]
     Stream(#[from] StreamError),
+}
+
+impl EnterError {
+    /// What to type next.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotRunning { name, status: Status::Pending | Status::Assigning } => {
+                Some(format!("kohakuriver vps status {name} --watch shows how far it is"))
+            }
+            Self::NotRunning { name, .. } => Some(format!("kohakuriver vps restart {name}")),
+            Self::Paused { name } => Some(format!("kohakuriver vps resume {name}")),
+            Self::NoSsh { name } => Some(format!("kohakuriver connect {name} needs no SSH")),
+            Self::Stream(StreamError::NodeOffline { .. } | StreamError::NoConnection { .. }) => {
+                Some("kohakuriver node list".to_owned())
+            }
+            Self::Instance(_) | Self::Stream(_) => None,
+        }
+    }
+
+    /// Whether it is the asker's mistake, not the node's trouble.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Instance(_)
+            | Self::NotRunning { .. }
+            | Self::Paused { .. }
+            | Self::NoSsh { .. } => true,
+            Self::Stream(_) => false,
+        }
+    }
 }
 
 /// Opens a stream into the instance that `text` means.

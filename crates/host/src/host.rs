@@ -15,6 +15,7 @@ use kohakuriver_model::{NodeId, NodeName, Status, public_status};
 use kohakuriver_store::{NewEvent, NodeRow, Store, StoreError};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +25,9 @@ use crate::{Clock, HostConfig, gateway, http, join, link_server, view};
 
 /// After this, connections that are still open are cut.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+
+/// Terminals, forwards and the like of everybody together. An idle one costs some KiB.
+const MAX_STREAMS: usize = 8192;
 
 const PRUNE_EVERY_MS: i64 = 3600 * 1000;
 
@@ -40,6 +44,10 @@ pub struct App {
     /// Tells this cluster's ids from another's.
     pub cluster: u16,
     pub tasks: TaskTracker,
+    /// Ends what would otherwise go on for as long as its client likes.
+    pub shutdown: CancellationToken,
+    /// One for each stream into an instance that came by HTTP.
+    pub stream_slots: Arc<Semaphore>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -103,8 +111,10 @@ impl Host {
             clock,
             started_ms: now_ms,
             tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+            stream_slots: Arc::new(Semaphore::new(MAX_STREAMS)),
         });
-        let shutdown = CancellationToken::new();
+        let shutdown = app.shutdown.clone();
         let tasks = &app.tasks;
         tasks.spawn(http::serve(app.clone(), http, shutdown.clone()));
         tasks.spawn(gateway::serve(app.clone(), ssh, gateway_configs, shutdown.clone()));

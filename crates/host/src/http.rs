@@ -1,10 +1,14 @@
 //! The HTTP API. Handlers extract, authorise, call and map; nothing is decided here.
 
 mod error;
+mod forward;
 mod health;
 mod lifecycle;
 mod node;
 mod snapshots;
+mod socket;
+mod stream;
+mod terminal;
 mod vps;
 
 use std::io;
@@ -51,16 +55,20 @@ struct Document;
 
 /// All routes, with the OpenAPI document made from them at `/openapi.json`.
 fn router(app: Arc<App>) -> Router {
-    let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
-        .merge(health::routes())
-        .routes(routes!(auth_status))
-        .merge(vps::routes())
-        .merge(lifecycle::routes())
-        .merge(snapshots::routes())
-        .merge(node::routes())
-        .split_for_parts();
+    let (router, document): (Router<Arc<App>>, _) =
+        OpenApiRouter::with_openapi(Document::openapi())
+            .merge(health::routes())
+            .routes(routes!(auth_status))
+            .merge(vps::routes())
+            .merge(lifecycle::routes())
+            .merge(snapshots::routes())
+            .merge(node::routes())
+            .merge(stream::routes())
+            .split_for_parts();
     let document = Arc::new(document);
     router
+        .merge(terminal::routes())
+        .merge(forward::routes())
         .route("/openapi.json", get(async move || Json(document.as_ref().clone())))
         .fallback(elsewhere)
         .method_not_allowed_fallback(async || ApiError::wrong_method())
@@ -128,7 +136,8 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: CancellationT
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_LIMIT)
-                .serve_connection(TokioIo::new(stream), service);
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades();
             let mut connection = std::pin::pin!(connection);
             let result = tokio::select! {
                 result = connection.as_mut() => result,

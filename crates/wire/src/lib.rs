@@ -24,6 +24,7 @@ mod frame;
 mod greeting;
 pub mod session;
 mod target;
+pub mod tunnel;
 pub mod udp;
 
 pub use frame::{FrameError, FrameReader, MAX_PAYLOAD, Message, decode_all, write};

@@ -15,7 +15,7 @@ use super::{Children, Exit};
 use crate::sys;
 
 /// Larger than the default 64 KiB, so that a fast writer is woken less often. Only filled pages cost memory.
-const PIPE_BYTES: i32 = 256 * 1024;
+pub(crate) const PIPE_BYTES: usize = 256 * 1024;
 
 /// Who a child runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +103,8 @@ pub(crate) fn start(
 fn new_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
     // Fails beyond the user's limit; the default size works too.
-    let _ = fcntl(write.as_fd(), FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+    let _ =
+        fcntl(write.as_fd(), FcntlArg::F_SETPIPE_SZ(i32::try_from(PIPE_BYTES).unwrap_or(i32::MAX)));
     Ok((read, write))
 }
 
@@ -124,6 +125,7 @@ fn preparation(
     }
     Ok(move || {
         setsid()?;
+        sys::default_signals();
         if has_terminal {
             sys::take_controlling_terminal()?;
         }

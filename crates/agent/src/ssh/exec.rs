@@ -1,14 +1,14 @@
 //! What a session runs, as whom and with which environment.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use super::server::{Peer, SshServer};
+use crate::launch;
 use crate::passwd::{self, User};
 use crate::process::{Identity, ProcessSpec};
 
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const MAX_ENV_VARS: usize = 256;
 const MAX_ENV_BYTES: usize = 64 * 1024;
 
@@ -116,14 +116,7 @@ fn environment(
     setting: Setting<'_>,
 ) -> Vec<(OsString, OsString)> {
     let text = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
-    let mut env = vec![text("PATH", DEFAULT_PATH)];
-    // The image's own variables arrive through the container's environment, which the agent was started with.
-    env.extend(std::env::vars_os());
-    env.extend(server.env.iter().map(|(name, value)| text(name, value)));
-    env.push(("HOME".into(), user.home.clone().into()));
-    env.push(text("USER", &user.name));
-    env.push(text("LOGNAME", &user.name));
-    env.push(("SHELL".into(), shell));
+    let mut env = launch::environment(&server.env, user, shell);
     let client = &setting.client.variables;
     env.extend(client.iter().map(|(name, value)| text(name, value)));
 
@@ -143,11 +136,7 @@ fn environment(
         }
         env.push(("SSH_TTY".into(), device.into()));
     }
-    // A variable of the container that no process can be given must not keep every process from starting.
-    env.retain(|(name, value)| {
-        let (name, value) = (name.as_bytes(), value.as_bytes());
-        !name.is_empty() && !name.contains(&b'=') && !name.contains(&0) && !value.contains(&0)
-    });
+    launch::keep_possible(&mut env);
     env
 }
 

@@ -1,5 +1,5 @@
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ use crate::sys;
 
 /// What a client asked of its terminal.
 #[derive(Debug, Clone)]
-pub(super) struct PtyRequest {
+pub(crate) struct PtyRequest {
     pub term: String,
     pub size: Winsize,
     pub modes: Vec<(Pty, u32)>,
 }
 
 /// Makes a size; the protocol's numbers are wider than the kernel's.
-pub(super) fn window_size(columns: u32, rows: u32, width: u32, height: u32) -> Winsize {
+pub(crate) fn window_size(columns: u32, rows: u32, width: u32, height: u32) -> Winsize {
     let narrow = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
     Winsize {
         ws_row: narrow(rows),
@@ -41,18 +41,18 @@ pub(super) fn window_size(columns: u32, rows: u32, width: u32, height: u32) -> W
 
 /// Our side of a terminal; clones share it, and the last one dropped hangs it up.
 #[derive(Debug, Clone)]
-pub(super) struct Master(Arc<AsyncFd<OwnedFd>>);
+pub(crate) struct Master(Arc<AsyncFd<OwnedFd>>);
 
 /// A terminal that no process uses yet.
 #[derive(Debug)]
-pub(super) struct NewPty {
+pub(crate) struct NewPty {
     pub master: Master,
     pub slave: OwnedFd,
     pub path: PathBuf,
 }
 
 /// Opens a terminal that belongs to the user.
-pub(super) fn open(request: &PtyRequest, uid: u32) -> io::Result<NewPty> {
+pub(crate) fn open(request: &PtyRequest, uid: u32) -> io::Result<NewPty> {
     let pair = openpty(Some(&request.size), None)?;
     for end in [&pair.master, &pair.slave] {
         fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
@@ -76,6 +76,12 @@ impl Master {
         if let Err(error) = sys::set_window_size(self.0.get_ref().as_fd(), size) {
             tracing::debug!(%error, "terminal not resized");
         }
+    }
+}
+
+impl AsFd for Master {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.get_ref().as_fd()
     }
 }
 

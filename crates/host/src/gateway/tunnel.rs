@@ -24,9 +24,14 @@ pub async fn serve(app: &App, mut stream: TcpStream) {
     };
     let answer = match parse(&line) {
         None => Err("this is the SSH gateway: use ssh -J, or REQUEST_TUNNEL <id>".to_owned()),
-        Some(text) => enter(app, &Caller::unnamed(), text, StreamTarget::Ssh)
-            .await
-            .map_err(|error| error.to_string()),
+        Some(text) => {
+            enter(app, &Caller::unnamed(), text, StreamTarget::Ssh).await.map_err(|error| {
+                match error.hint() {
+                    Some(hint) => format!("{error}; {hint}"),
+                    None => error.to_string(),
+                }
+            })
+        }
     };
     let result = match answer {
         Ok(instance) => match stream.write_all(b"SUCCESS\n").await {

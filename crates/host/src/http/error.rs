@@ -8,8 +8,10 @@ use kohakuriver_api::ErrorBody;
 use kohakuriver_model::{FailureCode, Refusal};
 use kohakuriver_store::{CreateError, StoreError};
 
+use crate::enter::EnterError;
 use crate::instances::InstanceError;
 use crate::instances::request::RequestError;
+use crate::streams::StreamError;
 
 /// A refused request.
 #[derive(Debug)]
@@ -170,6 +172,31 @@ impl From<CreateError> for ApiError {
             CreateError::NoPort => Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_port", text)
                 .hint("delete VPSes that nobody needs: kohakuriver vps list --all"),
             CreateError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<EnterError> for ApiError {
+    fn from(error: EnterError) -> Self {
+        let (text, hint) = (error.to_string(), error.hint());
+        let answer = match error {
+            EnterError::Instance(error) => return error.into(),
+            EnterError::NotRunning { .. } => Self::new(StatusCode::CONFLICT, "not_running", text),
+            EnterError::Paused { .. } => Self::new(StatusCode::CONFLICT, "paused", text),
+            EnterError::NoSsh { .. } => Self::new(StatusCode::CONFLICT, "no_ssh", text),
+            EnterError::Stream(StreamError::NodeOffline { .. }) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "node_away", text)
+            }
+            EnterError::Stream(StreamError::NoConnection { .. } | StreamError::Slow) => {
+                Self::new(StatusCode::BAD_GATEWAY, "node", text)
+            }
+            EnterError::Stream(StreamError::Refused(_)) => {
+                Self::new(StatusCode::BAD_GATEWAY, "refused", text)
+            }
+        };
+        match hint {
+            Some(hint) => answer.hint(hint),
+            None => answer,
         }
     }
 }

@@ -1,0 +1,216 @@
+//! One client's connection to a session.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use kohakuriver_wire::exec::{ExecExit, ExecFailed};
+use kohakuriver_wire::session::{Attach, Attached, SessionInput, SessionOutput};
+use kohakuriver_wire::{FrameReader, write};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::live::{Next, Session};
+use super::{Sessions, check_name, end, end_if_forgotten};
+use crate::launch::failed;
+
+/// The client's first message follows its request at once.
+const FIRST_DEADLINE: Duration = Duration::from_secs(10);
+
+type Reader = FrameReader<OwnedReadHalf, SessionInput>;
+type Writer = tokio::sync::Mutex<OwnedWriteHalf>;
+
+/// Serves whatever the client's first message asks for.
+pub(crate) async fn serve(stream: UnixStream, sessions: &Arc<Sessions>) {
+    let (read, write_half) = stream.into_split();
+    let mut reader = Reader::new(read, &[]);
+    let writer = Writer::new(write_half);
+    let first = match timeout(FIRST_DEADLINE, reader.next()).await {
+        Ok(Ok(Some(first))) => first,
+        Ok(Ok(None)) | Err(_) => return,
+        Ok(Err(error)) => return say_last(&writer, refused(&error.to_string())).await,
+    };
+    match first {
+        SessionInput::Attach(attach) => {
+            if let Err(failed) = take_part(sessions, attach, &mut reader, &writer).await {
+                say_last(&writer, SessionOutput::Failed(failed)).await;
+            }
+        }
+        SessionInput::List => say_last(&writer, SessionOutput::List(sessions.list())).await,
+        SessionInput::End(name) => {
+            let answer = match check_name(&name).map(|()| sessions.find(&name)) {
+                Ok(Some(session)) => {
+                    end(&session);
+                    SessionOutput::List(sessions.list())
+                }
+                Ok(None) => {
+                    SessionOutput::Failed(failed(1, format!("there is no session '{name}'")))
+                }
+                Err(failed) => SessionOutput::Failed(failed),
+            };
+            say_last(&writer, answer).await;
+        }
+        SessionInput::Input { .. } | SessionInput::Resize(_) | SessionInput::Hangup => {
+            say_last(&writer, refused("the first message must name a session")).await;
+        }
+    }
+}
+
+fn refused(why: &str) -> SessionOutput {
+    SessionOutput::Failed(failed(126, why.to_owned()))
+}
+
+async fn say(writer: &Writer, message: SessionOutput) -> io::Result<()> {
+    write(&mut *writer.lock().await, &message).await
+}
+
+async fn say_last(writer: &Writer, message: SessionOutput) {
+    let mut writer = writer.lock().await;
+    let _ = write(&mut *writer, &message).await;
+    let _ = writer.shutdown().await;
+}
+
+/// How a client's part in a session came to its end.
+enum Parting {
+    /// The connection is gone; the client may come back.
+    Lost,
+    /// Its person is gone for good.
+    HungUp,
+    Ended(ExecExit),
+    /// Another connection of the same client has taken over.
+    Replaced,
+}
+
+async fn take_part(
+    sessions: &Sessions,
+    attach: Attach,
+    reader: &mut Reader,
+    writer: &Writer,
+) -> Result<(), ExecFailed> {
+    let (session, created) = sessions.find_or_start(&attach)?;
+    if !attach.read_only {
+        session.resize(attach.size);
+    }
+    let replaced = CancellationToken::new();
+    let (position, picture, input) = session.join(&attach, replaced.clone());
+    let greeting = SessionOutput::Attached(Attached {
+        session: session.name.clone(),
+        output: position,
+        input,
+        created,
+    });
+    let parting = tokio::select! {
+        biased;
+        () = replaced.cancelled() => Parting::Replaced,
+        parting = async {
+            let mut greeted = say(writer, greeting).await;
+            if let (Ok(()), Some(picture)) = (&greeted, picture) {
+                greeted = say(writer, SessionOutput::Screen(picture.into())).await;
+            }
+            match greeted {
+                Ok(()) => converse(&session, &attach, position, reader, writer).await,
+                Err(_) => Parting::Lost,
+            }
+        } => parting,
+    };
+    session.leave(attach.client, &replaced);
+    let alone = session.clients() == 0;
+    match parting {
+        Parting::Ended(exit) => say_last(writer, SessionOutput::Ended(exit)).await,
+        Parting::HungUp if alone && !session.named => end(&session),
+        Parting::Lost if alone && attach.ephemeral => end(&session),
+        Parting::Lost | Parting::HungUp if alone && !session.named => end_if_forgotten(&session),
+        Parting::Lost | Parting::HungUp | Parting::Replaced => {}
+    }
+    Ok(())
+}
+
+async fn converse(
+    session: &Arc<Session>,
+    attach: &Attach,
+    position: u64,
+    reader: &mut Reader,
+    writer: &Writer,
+) -> Parting {
+    let outward = async {
+        let mut position = position;
+        let mut news = session.news();
+        loop {
+            news.mark_unchanged();
+            let sent = match session.next(attach.client, &mut position) {
+                Next::Output(output) => say(writer, SessionOutput::Output(output.into())).await,
+                Next::Skipped(to, picture) => {
+                    let told = say(writer, SessionOutput::Skipped(to)).await;
+                    match told {
+                        Ok(()) => say(writer, SessionOutput::Screen(picture.into())).await,
+                        Err(_) => told,
+                    }
+                }
+                Next::Ended(exit) => return Parting::Ended(exit),
+                Next::Wait => {
+                    if news.changed().await.is_err() {
+                        return Parting::Lost;
+                    }
+                    Ok(())
+                }
+            };
+            if sent.is_err() {
+                return Parting::Lost;
+            }
+        }
+    };
+    let inward = async {
+        let mut size = attach.size;
+        loop {
+            match reader.next().await {
+                Ok(Some(SessionInput::Input { position, data })) if !attach.read_only => {
+                    session.resize(size);
+                    if take_input(session, attach.client, position, data, writer).await.is_err() {
+                        return Parting::Lost;
+                    }
+                }
+                Ok(Some(SessionInput::Resize(new))) if !attach.read_only => {
+                    size = new;
+                    session.resize(new);
+                }
+                Ok(Some(SessionInput::Hangup)) => return Parting::HungUp,
+                Ok(Some(SessionInput::Input { .. } | SessionInput::Resize(_))) => {}
+                Ok(Some(SessionInput::Attach(_) | SessionInput::List | SessionInput::End(_)))
+                | Ok(None)
+                | Err(_) => return Parting::Lost,
+            }
+        }
+    };
+    tokio::select! {
+        parting = outward => parting,
+        parting = inward => parting,
+    }
+}
+
+/// Gives the program what it has not had yet of a client's input.
+async fn take_input(
+    session: &Session,
+    client: u64,
+    position: u64,
+    mut data: Bytes,
+    writer: &Writer,
+) -> io::Result<()> {
+    let taken = session.input_of(client);
+    // A gap: what came before was never here, and what comes after makes no sense without it.
+    let known =
+        taken.checked_sub(position).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    data.advance(data.len().min(usize::try_from(known).unwrap_or(usize::MAX)));
+    let mut master = session.master.clone();
+    let mut taken = taken;
+    while !data.is_empty() {
+        let written = master.write(&data).await?;
+        // Nothing may come between the write and this, or a client that comes back types twice.
+        taken = session.took_input(client, written);
+        data.advance(written);
+    }
+    say(writer, SessionOutput::InputTaken(taken)).await
+}

@@ -1,0 +1,340 @@
+//! One session: a program in a terminal, what it wrote last, and who looks on.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use kohakuriver_wire::exec::{ExecExit, ExecFailed, Size, Tty};
+use kohakuriver_wire::session::{Attach, SessionInfo};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::AsyncReadExt;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::ring::Ring;
+use super::screen::Screen;
+use crate::exec::{terminal_request, winsize};
+use crate::launch::{self, Launcher, Wanted, failed};
+use crate::process::{self, Exit, Terminal};
+use crate::ssh::{Master, open_pty};
+
+/// Output kept for clients that come back.
+const KEPT: usize = 512 * 1024;
+/// How far the program may run ahead of the client that is best served: less than what is kept,
+/// so that nobody's only client misses anything.
+const AHEAD: u64 = 128 * 1024;
+const BLOCK: usize = 16 * 1024;
+/// Clients whose input is still counted after they went.
+const MOST_INPUTS: usize = 16;
+/// After the program has ended, its children may still hold the terminal: how long their silence
+/// is waited out.
+const QUIET: Duration = Duration::from_millis(200);
+/// And their talk.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+pub(super) struct Session {
+    pub name: String,
+    /// Somebody chose the name: the session is there to be come back to.
+    pub named: bool,
+    user: String,
+    created_at: u64,
+    pid: Pid,
+    pub master: Master,
+    state: Mutex<State>,
+    /// Counts what happened: output, progress of a client, the end.
+    news: watch::Sender<u64>,
+}
+
+struct State {
+    ring: Ring,
+    screen: Screen,
+    size: Size,
+    active_at: u64,
+    clients: HashMap<u64, Client>,
+    /// How much input of each client was taken, the latest clients last.
+    inputs: Vec<(u64, u64)>,
+    ended: Option<ExecExit>,
+}
+
+struct Client {
+    position: u64,
+    /// Whether it still belongs to the connection that made it.
+    replaced: CancellationToken,
+}
+
+/// What a client has to be told next.
+pub(super) enum Next {
+    Output(Vec<u8>),
+    /// It fell behind what is kept: this is where it goes on, after a picture.
+    Skipped(u64, Vec<u8>),
+    Ended(ExecExit),
+    Wait,
+}
+
+impl Session {
+    /// Starts the user's login shell.
+    pub fn start(
+        launcher: &Launcher,
+        name: String,
+        attach: &Attach,
+    ) -> Result<Arc<Self>, ExecFailed> {
+        let user = launcher.user(attach.user.as_deref())?;
+        let tty = Tty { term: attach.term.clone(), size: attach.size };
+        let pty = open_pty(&terminal_request(&tty), user.uid)
+            .map_err(|error| failed(126, format!("cannot open a terminal: {error}")))?;
+        let env = vec![("KOHAKURIVER_SESSION".to_owned(), name.clone())];
+        let wanted = Wanted { env, term: Some(tty.term), ..Wanted::default() };
+        let spec = launcher.spec(&user, wanted)?;
+        let program = PathBuf::from(&spec.program);
+        let child = process::start(&launcher.children, spec, Terminal::Pty(pty.slave))
+            .map_err(|error| launch::not_started(&program, &error))?;
+        let now = now();
+        let session = Arc::new(Self {
+            named: attach.session.is_some(),
+            name,
+            user: user.name,
+            created_at: now,
+            pid: Pid::from_raw(child.pid.cast_signed()),
+            master: pty.master,
+            state: Mutex::new(State {
+                ring: Ring::new(KEPT),
+                screen: Screen::new(attach.size),
+                size: attach.size,
+                active_at: now,
+                clients: HashMap::new(),
+                inputs: Vec::new(),
+                ended: None,
+            }),
+            news: watch::Sender::new(0),
+        });
+        Ok(session.run(child.exit))
+    }
+
+    fn run(self: Arc<Self>, exit: oneshot::Receiver<Exit>) -> Arc<Self> {
+        let session = Arc::clone(&self);
+        tokio::spawn(async move {
+            let mut exit = exit;
+            let reading = session.read_output();
+            tokio::pin!(reading);
+            let (ended, all_read) = tokio::select! {
+                ended = &mut exit => (ended, false),
+                // Every process let go of the terminal; the program itself will have ended.
+                () = &mut reading => ((&mut exit).await, true),
+            };
+            let mut seen = session.news.subscribe();
+            let last_words = async {
+                loop {
+                    tokio::select! {
+                        () = &mut reading => return,
+                        changed = seen.changed() => if changed.is_err() { return },
+                        () = sleep(QUIET) => return,
+                    }
+                }
+            };
+            if !all_read {
+                let _ = timeout(LAST_WORDS, last_words).await;
+            }
+            session.lock().ended = Some(launch::exit(ended.unwrap_or(Exit::Code(126))));
+            session.tell();
+        });
+        self
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self) {
+        self.news.send_modify(|count| *count += 1);
+    }
+
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// Takes what the program writes, as fast as its best client. Ends with the terminal.
+    async fn read_output(&self) {
+        let mut master = self.master.clone();
+        let mut news = self.news.subscribe();
+        let mut buffer = vec![0; BLOCK];
+        loop {
+            while self.is_ahead() {
+                if news.changed().await.is_err() {
+                    return;
+                }
+            }
+            let read = match master.read(&mut buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(read) => read,
+            };
+            let output = buffer.get(..read).unwrap_or_default();
+            {
+                let mut state = self.lock();
+                state.ring.push(output);
+                state.screen.process(output);
+                state.active_at = now();
+            }
+            self.tell();
+        }
+    }
+
+    fn is_ahead(&self) -> bool {
+        let state = self.lock();
+        let end = state.ring.end();
+        let best = state.clients.values().map(|client| client.position).max();
+        best.is_some_and(|best| end.saturating_sub(best) > AHEAD)
+    }
+
+    /// Lets a client in; one of the same number from an earlier connection goes. Gives the
+    /// position its output starts at, whether a picture comes first, and how much of its input
+    /// was taken.
+    pub fn join(
+        &self,
+        attach: &Attach,
+        replaced: CancellationToken,
+    ) -> (u64, Option<Vec<u8>>, u64) {
+        let mut state = self.lock();
+        let end = state.ring.end();
+        let resumed = attach.output.filter(|at| state.ring.read(*at, 0).is_some());
+        // Whoever made the session finds an empty screen and need not be shown it.
+        let picture = (resumed.is_none() && end > 0).then(|| state.screen.picture());
+        let position = resumed.unwrap_or(end);
+        if let Some(old) = state.clients.insert(attach.client, Client { position, replaced }) {
+            old.replaced.cancel();
+        }
+        let known = state.inputs.iter().position(|(client, _)| *client == attach.client);
+        let taken = known.map_or(0, |at| state.inputs.remove(at).1);
+        state.inputs.push((attach.client, taken));
+        if state.inputs.len() > MOST_INPUTS {
+            state.inputs.remove(0);
+        }
+        let redraw = picture.is_some() && state.screen.is_full_screen();
+        drop(state);
+        self.tell();
+        if redraw {
+            self.ask_to_redraw();
+        }
+        (position, picture, taken)
+    }
+
+    /// A full-screen program knows more of its screen than any emulator.
+    fn ask_to_redraw(&self) {
+        if let Ok(group) = nix::unistd::tcgetpgrp(&self.master) {
+            let _ = killpg(group, Signal::SIGWINCH);
+        }
+    }
+
+    /// The client's connection is gone; not if another one has taken its place.
+    pub fn leave(&self, client: u64, replaced: &CancellationToken) {
+        if !replaced.is_cancelled() {
+            self.lock().clients.remove(&client);
+            self.tell();
+        }
+    }
+
+    pub fn clients(&self) -> usize {
+        self.lock().clients.len()
+    }
+
+    /// What a client at `position` has to be told. It is expected to be told it.
+    pub fn next(&self, client: u64, position: &mut u64) -> Next {
+        let mut state = self.lock();
+        let end = state.ring.end();
+        let next = if *position == end {
+            match state.ended {
+                Some(exit) => Next::Ended(exit),
+                None => Next::Wait,
+            }
+        } else if let Some(output) = state.ring.read(*position, BLOCK) {
+            *position += output.len() as u64;
+            Next::Output(output)
+        } else {
+            *position = end;
+            Next::Skipped(end, state.screen.picture())
+        };
+        let moved = match state.clients.get_mut(&client) {
+            Some(known) if known.position != *position => {
+                known.position = *position;
+                true
+            }
+            Some(_) | None => false,
+        };
+        drop(state);
+        if moved {
+            self.tell();
+        }
+        next
+    }
+
+    /// How much of a client's input was taken.
+    pub fn input_of(&self, client: u64) -> u64 {
+        let state = self.lock();
+        state.inputs.iter().find(|(known, _)| *known == client).map_or(0, |(_, taken)| *taken)
+    }
+
+    pub fn took_input(&self, client: u64, bytes: usize) -> u64 {
+        let mut state = self.lock();
+        state.active_at = now();
+        let known = state.inputs.iter_mut().find(|(known, _)| *known == client);
+        known.map_or(0, |(_, taken)| {
+            *taken += bytes as u64;
+            *taken
+        })
+    }
+
+    /// The terminal takes the size of whoever used it last.
+    pub fn resize(&self, size: Size) {
+        let mut state = self.lock();
+        if state.size == size || size.rows == 0 || size.cols == 0 {
+            return;
+        }
+        state.size = size;
+        state.screen.resize(size);
+        drop(state);
+        self.master.resize(winsize(size));
+    }
+
+    /// Hangs the program up, as a terminal that is closed does.
+    pub fn hang_up(&self) {
+        if self.lock().ended.is_none() {
+            let _ = killpg(self.pid, Signal::SIGHUP);
+            let _ = killpg(self.pid, Signal::SIGCONT);
+            if let Ok(group) = nix::unistd::tcgetpgrp(&self.master)
+                && group.as_raw() > 1
+            {
+                let _ = killpg(group, Signal::SIGHUP);
+                let _ = killpg(group, Signal::SIGCONT);
+            }
+        }
+    }
+
+    pub fn kill(&self) {
+        if self.lock().ended.is_none() {
+            let _ = killpg(self.pid, Signal::SIGKILL);
+        }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.lock().ended.is_some()
+    }
+
+    pub fn info(&self) -> SessionInfo {
+        let state = self.lock();
+        SessionInfo {
+            name: self.name.clone(),
+            user: self.user.clone(),
+            created_at: self.created_at,
+            active_at: state.active_at,
+            clients: u32::try_from(state.clients.len()).unwrap_or(u32::MAX),
+            size: state.size,
+            title: state.screen.title(),
+        }
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,138 @@
+//! A stream into an instance as it is: the connection of one HTTP request becomes the stream.
+//!
+//! One connection carries one stream, so half-closes, back-pressure and full speed are TCP's own,
+//! and no two clients can ever meet. What is said on it is in `kohakuriver-wire`.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, Request, State};
+use axum::response::{IntoResponse, Response};
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderValue, StatusCode};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use kohakuriver_api::ErrorBody;
+use kohakuriver_link::protocol::StreamTarget;
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::error::ApiError;
+use crate::access::Caller;
+use crate::enter::enter;
+use crate::host::App;
+use crate::streams::InstanceStream;
+
+/// What a client asks its connection to become.
+const PROTOCOL: &str = "kohakuriver-stream";
+
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(open_stream))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct StreamQuery {
+    /// `ssh`, `tcp`, `udp`, `exec`, `attach`, `session`, `files` or `watch`.
+    target: String,
+    /// Of `tcp` and `udp`: a port on the instance's loopback.
+    port: Option<u16>,
+}
+
+impl StreamQuery {
+    fn target(&self) -> Result<StreamTarget, ApiError> {
+        let port = || {
+            self.port.filter(|port| *port != 0).ok_or_else(|| {
+                let detail = format!("the target {} needs a port from 1 to 65535", self.target);
+                ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", detail)
+            })
+        };
+        Ok(match self.target.as_str() {
+            "ssh" => StreamTarget::Ssh,
+            "tcp" => StreamTarget::Tcp { port: port()? },
+            "udp" => StreamTarget::Udp { port: port()? },
+            "exec" => StreamTarget::Exec,
+            "attach" => StreamTarget::Attach,
+            "session" => StreamTarget::Session,
+            "files" => StreamTarget::Files,
+            "watch" => StreamTarget::Watch,
+            other => {
+                let detail = format!("'{other}' is no target");
+                return Err(ApiError::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "invalid_query",
+                    detail,
+                )
+                .hint("use ssh, tcp, udp, exec, attach, session, files or watch"));
+            }
+        })
+    }
+}
+
+/// Turns the connection into a stream into a VPS. The request must ask to upgrade to
+/// `kohakuriver-stream`; after the answer 101 the bytes are the target's.
+#[utoipa::path(get, path = "/api/vps/{task}/stream", tag = "streams", params(StreamQuery, ("task" = String, Path)),
+    responses((status = 101), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 422, body = ErrorBody), (status = 426, body = ErrorBody),
+        (status = 502, body = ErrorBody), (status = 503, body = ErrorBody)))]
+async fn open_stream(
+    State(app): State<Arc<App>>,
+    Path(text): Path<String>,
+    query: Result<Query<StreamQuery>, QueryRejection>,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let Query(query) = query?;
+    let target = query.target()?;
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+    let wanted = request.headers().get(UPGRADE).and_then(|value| value.to_str().ok());
+    let (Some(upgrade), true) = (upgrade, wanted.is_some_and(|w| w.eq_ignore_ascii_case(PROTOCOL)))
+    else {
+        let detail = format!("this path needs the header Upgrade: {PROTOCOL}");
+        return Err(ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail));
+    };
+    let slot = slot(&app)?;
+    let caller = Caller::of(request.headers());
+    let stream = enter(&app, &caller, &text, target).await?;
+    let tasks = app.tasks.clone();
+    tasks.spawn(async move {
+        let _slot = slot;
+        tokio::select! {
+            () = app.shutdown.cancelled() => {}
+            () = join(upgrade, stream) => {}
+        }
+    });
+    let headers = [
+        (CONNECTION, HeaderValue::from_static("upgrade")),
+        (UPGRADE, HeaderValue::from_static(PROTOCOL)),
+    ];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+}
+
+/// The right to one more stream.
+pub fn slot(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
+    app.stream_slots.clone().try_acquire_owned().map_err(|_| {
+        ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too_many_streams",
+            "too many terminals and forwards are open",
+        )
+        .hint("close some, or try again later")
+    })
+}
+
+async fn join(upgrade: OnUpgrade, stream: InstanceStream) {
+    let relayed = match upgrade.await {
+        Ok(upgraded) => match upgraded.downcast::<TokioIo<TcpStream>>() {
+            Ok(parts) => stream.relay_tcp(parts.io.into_inner(), &parts.read_buf).await,
+            Err(upgraded) => stream.relay(TokioIo::<Upgraded>::new(upgraded)).await,
+        },
+        Err(error) => return tracing::debug!(%error, "a connection was not upgraded"),
+    };
+    if let Err(error) = relayed {
+        tracing::debug!(%error, "a stream ended early");
+    }
+}
