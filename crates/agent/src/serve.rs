@@ -59,6 +59,7 @@ pub fn run(config_dir: &Path, run_dir: &Path) -> Result<(), AgentError> {
 /// Like [`run`], with other than the usual options.
 pub fn run_with(options: AgentOptions) -> Result<(), AgentError> {
     sys::limit_allocator();
+    sys::raise_file_limit();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(2)

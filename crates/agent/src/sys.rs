@@ -4,8 +4,10 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::pty::Winsize;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::unix::AsyncFd;
 
 /// Sets the size of a terminal, which signals its foreground processes.
@@ -44,6 +46,27 @@ pub(crate) fn default_signals() {
     ] {
         // SAFETY: called between fork and exec, where no handler of ours will run again; signal(2) is safe there.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// The soft limit of open files that the instance was started with; 0 where ours is the same.
+static CHILDREN_FILES: AtomicU64 = AtomicU64::new(0);
+
+/// Takes room for thousands of streams. Children get what they would have had.
+pub(crate) fn raise_file_limit() {
+    match kohakuriver_net::raise_file_limit() {
+        Ok(before) => CHILDREN_FILES.store(before, Ordering::Relaxed),
+        Err(error) => tracing::debug!(%error, "the limit of open files stays"),
+    }
+}
+
+/// Gives the calling child its own limit of open files. Safe between fork and exec.
+pub(crate) fn childrens_file_limit() {
+    let soft = CHILDREN_FILES.load(Ordering::Relaxed);
+    if soft > 0
+        && let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
     }
 }
 

@@ -2,9 +2,11 @@
 
 mod connect;
 mod nodes;
+mod stream;
 mod vps;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kohakuriver_api::{ErrorBody, Health};
@@ -17,6 +19,8 @@ use crate::failure::Failure;
 use crate::identity;
 use crate::settings::Address;
 
+pub use stream::{Socket, Stream};
+
 /// A machine that does not take a connection in this time is as good as off.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// The host answers everything at once, except where it is asked to wait.
@@ -24,12 +28,12 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// Who asks, for the events of a VPS.
 const ASKER: &str = "x-kohakuriver-user";
 
-/// The host, reached on first use.
-#[derive(Debug)]
+/// The host, reached on first use. Clones use the same way.
+#[derive(Clone, Debug)]
 pub struct Api {
     address: Address,
     port: u16,
-    way: OnceCell<Way>,
+    way: Arc<OnceCell<Way>>,
 }
 
 /// A client and the address that answered. Requests name that address and never the host's name:
@@ -64,7 +68,7 @@ impl<'a, B> Call<'a, B> {
 
 impl Api {
     pub fn new(address: Address, port: u16) -> Self {
-        Self { address, port, way: OnceCell::new() }
+        Self { address, port, way: Arc::default() }
     }
 
     /// `host:port`, for people.
@@ -114,13 +118,21 @@ impl Api {
                 Failure { maybe_done: true, ..self.stranger(status) }
             });
         }
-        let Ok(body) = serde_json::from_slice::<ErrorBody>(&bytes) else {
-            return Err(self.stranger(status));
+        Err(self.refusal(status, &bytes))
+    }
+
+    /// What an answer other than success says.
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> Failure {
+        let Ok(body) = serde_json::from_slice::<ErrorBody>(body) else {
+            return self.stranger(status);
         };
-        Err(match status {
+        match status {
             StatusCode::NOT_FOUND => Failure::not_found(body),
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => {
+                Failure { hint: body.hint, ..Failure::unavailable(body.detail) }
+            }
             _ => Failure { hint: body.hint, ..Failure::request(body.detail) },
-        })
+        }
     }
 
     async fn find_way(&self) -> Result<Way, Failure> {
@@ -180,7 +192,7 @@ fn innermost(error: &dyn std::error::Error) -> String {
     plain(deepest)
 }
 
-fn plain(error: &dyn std::error::Error) -> String {
+pub fn plain(error: &dyn std::error::Error) -> String {
     let text = error.to_string();
     match text.split_once(" (os error") {
         Some((plain, _)) => plain.to_lowercase(),

@@ -9,6 +9,8 @@ pub enum Kind {
     Request,
     /// 404: often an answer more than an error.
     NotFound,
+    /// The host knows the VPS and cannot get there now; asking again may help.
+    Unavailable,
     Usage,
     /// Nobody answered; asking again may help.
     Unreachable,
@@ -17,6 +19,8 @@ pub enum Kind {
     MissingProgram,
     /// Everything is said already.
     Reported,
+    /// A program in a VPS ended with this code, which becomes ours.
+    Program(u8),
 }
 
 /// A failed command.
@@ -36,6 +40,10 @@ impl Failure {
 
     pub fn request(message: impl Into<String>) -> Self {
         Self::new(Kind::Request, message)
+    }
+
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unavailable, message)
     }
 
     pub fn usage(message: impl Into<String>) -> Self {
@@ -59,6 +67,11 @@ impl Failure {
         Self::new(Kind::Reported, "")
     }
 
+    /// Nothing failed here: a program in a VPS did.
+    pub fn program(code: u8) -> Self {
+        Self::new(Kind::Program(code), "")
+    }
+
     pub fn not_found(body: ErrorBody) -> Self {
         Self { hint: body.hint, ..Self::new(Kind::NotFound, body.detail) }
     }
@@ -75,6 +88,11 @@ impl Failure {
         self
     }
 
+    /// Whether asking again in a moment may help.
+    pub fn may_pass(&self) -> bool {
+        matches!(self.kind, Kind::Unreachable | Kind::Unavailable)
+    }
+
     /// Whether trying the next of several VPSes makes no sense any more.
     pub fn ends_all(&self) -> bool {
         matches!(self.kind, Kind::Interrupted | Kind::Unreachable)
@@ -82,7 +100,8 @@ impl Failure {
 
     pub fn exit_code(&self) -> u8 {
         match self.kind {
-            Kind::Request | Kind::NotFound | Kind::Reported => 1,
+            Kind::Request | Kind::NotFound | Kind::Unavailable | Kind::Reported => 1,
+            Kind::Program(code) => code,
             Kind::Usage => 2,
             Kind::Unreachable => 3,
             Kind::MissingProgram => 127,

@@ -19,9 +19,11 @@ mod api;
 mod complete;
 mod completion;
 mod config;
+mod connect;
 mod context;
 mod failure;
 mod files;
+mod forward;
 mod identity;
 mod keys;
 mod node;
@@ -29,6 +31,8 @@ mod reference;
 mod settings;
 mod ssh;
 mod status;
+mod terminal;
+mod tty;
 mod ui;
 mod version;
 mod vps;
@@ -77,8 +81,15 @@ pub enum ClientCommand {
     /// Create, list and manage VPSes
     #[command(subcommand)]
     Vps(vps::VpsCommand),
+    /// Open a terminal in a VPS that survives lost connections
+    Connect(connect::ConnectArgs),
     /// Log in to a VPS with your own ssh
     Ssh(ssh::SshArgs),
+    /// Reach services in a VPS through local ports
+    Forward(forward::ForwardArgs),
+    /// Run programs in a VPS, without SSH
+    #[command(subcommand)]
+    Terminal(terminal::TerminalCommand),
     /// Manage the machines that run VPSes
     #[command(subcommand)]
     Node(node::NodeCommand),
@@ -133,6 +144,9 @@ async fn dispatch(context: &Context, command: ClientCommand) -> Result<(), Failu
     match command {
         ClientCommand::Vps(command) => vps::run(context, command).await,
         ClientCommand::Ssh(args) => ssh::run(context, args).await,
+        ClientCommand::Connect(args) => connect::run(context, args).await,
+        ClientCommand::Forward(args) => forward::run(context, args).await,
+        ClientCommand::Terminal(command) => terminal::run(context, command).await,
         ClientCommand::Node(command) => node::run(context, command).await,
         ClientCommand::Status(_) => status::run(context).await,
         ClientCommand::Version(_) => version::run(context).await,

@@ -76,7 +76,7 @@ impl Output {
     }
 
     pub fn failure(self, failure: &Failure) {
-        if failure.kind == Kind::Reported {
+        if matches!(failure.kind, Kind::Reported | Kind::Program(_)) {
             return;
         }
         self.note(format!("error: {}", failure.message.trim_end()));

@@ -122,6 +122,8 @@ pub fn host_name() -> String {
 }
 
 pub fn runtime() -> Result<tokio::runtime::Runtime, Exit> {
+    // A thousand forwarded connections are a few thousand descriptors.
+    let _ = kohakuriver_net::raise_file_limit();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("kohakuriver")

@@ -1,10 +1,12 @@
 //! What every part needs of the network: names to addresses without the C library's resolver
 //! (the executable is static), and copying bytes between two streams.
 
+mod files;
 mod relay;
 mod resolve;
 mod splice;
 
+pub use files::raise_file_limit;
 pub use relay::{copy, relay};
 pub use resolve::{connect, resolve};
 pub use splice::{Socket, relay_sockets};

@@ -126,6 +126,7 @@ fn preparation(
     Ok(move || {
         setsid()?;
         sys::default_signals();
+        sys::childrens_file_limit();
         if has_terminal {
             sys::take_controlling_terminal()?;
         }

@@ -37,7 +37,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct StreamQuery {
-    /// `ssh`, `tcp`, `udp`, `exec`, `attach`, `session`, `files` or `watch`.
+    /// `ssh`, `tcp`, `udp`, `exec`, `attach`, `session`, `files`, `watch` or `ping`.
     target: String,
     /// Of `tcp` and `udp`: a port on the instance's loopback.
     port: Option<u16>,
@@ -60,6 +60,7 @@ impl StreamQuery {
             "session" => StreamTarget::Session,
             "files" => StreamTarget::Files,
             "watch" => StreamTarget::Watch,
+            "ping" => StreamTarget::Ping,
             other => {
                 let detail = format!("'{other}' is no target");
                 return Err(ApiError::new(
@@ -67,7 +68,7 @@ impl StreamQuery {
                     "invalid_query",
                     detail,
                 )
-                .hint("use ssh, tcp, udp, exec, attach, session, files or watch"));
+                .hint("use ssh, tcp, udp, exec, attach, session, files, watch or ping"));
             }
         })
     }

@@ -1,0 +1,172 @@
+//! Streams into VPSes: a connection to the host that becomes one, and terminals' WebSockets.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, UPGRADE};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use kohakuriver_wire::StreamTarget;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::Error as SocketError;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+use super::{ASKER, Api, CONNECT_LIMIT, plain};
+use crate::failure::Failure;
+use crate::identity;
+
+const PROTOCOL: &str = "kohakuriver-stream";
+/// The host gives up on an instance after 15 s.
+const OPEN_LIMIT: Duration = Duration::from_secs(20);
+/// A refusal is a sentence and a hint.
+const LONGEST_REFUSAL: usize = 64 * 1024;
+
+pub type Socket = WebSocketStream<TcpStream>;
+
+/// An open stream into a VPS.
+#[derive(Debug)]
+pub struct Stream {
+    connection: TcpStream,
+    /// What arrived right behind the answer.
+    early: Bytes,
+}
+
+impl Api {
+    /// Opens a stream to `target` in the VPS.
+    pub async fn stream(&self, vps: &str, target: &StreamTarget) -> Result<Stream, Failure> {
+        let path = format!("/api/vps/{vps}/stream?{}", query(target));
+        let slow = || self.not_reached("it did not answer in time");
+        timeout(OPEN_LIMIT, self.upgrade(&path)).await.unwrap_or_else(|_| Err(slow()))
+    }
+
+    async fn upgrade(&self, path: &str) -> Result<Stream, Failure> {
+        let (connection, authority) = self.connect().await?;
+        let broken = |error: hyper::Error| self.not_reached(&super::innermost(&error));
+        let (mut sender, driver) =
+            http1::handshake(TokioIo::new(connection)).await.map_err(broken)?;
+        let driver = tokio::spawn(driver.with_upgrades());
+        let request = Request::get(path)
+            .header(HOST, authority)
+            .header(ASKER, identity::asker())
+            .header(CONNECTION, "upgrade")
+            .header(UPGRADE, PROTOCOL)
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| Failure::request(format!("cannot ask the host: {error}")))?;
+        let answer = sender.send_request(request).await.map_err(broken)?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), LONGEST_REFUSAL).collect().await;
+            driver.abort();
+            return Err(self.refusal(status, &body.map(|b| b.to_bytes()).unwrap_or_default()));
+        }
+        let upgraded = hyper::upgrade::on(answer).await.map_err(broken)?;
+        match upgraded.downcast::<TokioIo<TcpStream>>() {
+            Ok(parts) => Ok(Stream { connection: parts.io.into_inner(), early: parts.read_buf }),
+            Err(_) => Err(Failure::request("the connection to the host is of an unknown kind")),
+        }
+    }
+
+    /// Opens the WebSocket of terminals in the VPS.
+    pub async fn session_socket(&self, vps: &str) -> Result<Socket, Failure> {
+        let attempt = async {
+            let (connection, authority) = self.connect().await?;
+            let mut request = format!("ws://{authority}/ws/task/{vps}/session")
+                .into_client_request()
+                .map_err(|error| Failure::request(format!("cannot ask the host: {error}")))?;
+            if let Ok(asker) = identity::asker().parse() {
+                request.headers_mut().insert(ASKER, asker);
+            }
+            let config =
+                WebSocketConfig::default().read_buffer_size(16 * 1024).write_buffer_size(0);
+            match tokio_tungstenite::client_async_with_config(request, connection, Some(config))
+                .await
+            {
+                Ok((socket, _)) => Ok(socket),
+                Err(SocketError::Http(answer)) => {
+                    Err(self.refusal(answer.status(), answer.body().as_deref().unwrap_or_default()))
+                }
+                Err(error) => Err(self.not_reached(&super::innermost(&error))),
+            }
+        };
+        let slow = || self.not_reached("it did not answer in time");
+        timeout(OPEN_LIMIT, attempt).await.unwrap_or_else(|_| Err(slow()))
+    }
+
+    /// A connection to the host, and how to call it on there.
+    async fn connect(&self) -> Result<(TcpStream, String), Failure> {
+        let way = self.way.get_or_try_init(|| self.find_way()).await?;
+        let connected = match timeout(CONNECT_LIMIT, TcpStream::connect(way.address)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "it did not answer in time")),
+        };
+        let connection = connected.map_err(|error| self.not_reached(&plain(&error)))?;
+        let _ = connection.set_nodelay(true);
+        // A laptop that slept must not keep a dead connection for hours.
+        let _ =
+            nix::sys::socket::setsockopt(&connection, nix::sys::socket::sockopt::KeepAlive, &true);
+        Ok((connection, way.address.to_string()))
+    }
+}
+
+fn query(target: &StreamTarget) -> String {
+    match target {
+        StreamTarget::Ssh => "target=ssh".to_owned(),
+        StreamTarget::Tcp { port } => format!("target=tcp&port={port}"),
+        StreamTarget::Udp { port } => format!("target=udp&port={port}"),
+        StreamTarget::Exec => "target=exec".to_owned(),
+        StreamTarget::Attach => "target=attach".to_owned(),
+        StreamTarget::Session => "target=session".to_owned(),
+        StreamTarget::Files => "target=files".to_owned(),
+        StreamTarget::Watch => "target=watch".to_owned(),
+        StreamTarget::Ping => "target=ping".to_owned(),
+    }
+}
+
+impl Stream {
+    /// The bare connection, and what was read of it already.
+    pub fn into_parts(self) -> (TcpStream, Bytes) {
+        (self.connection, self.early)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.early.is_empty() {
+            return Pin::new(&mut self.connection).poll_read(cx, buf);
+        }
+        let count = self.early.len().min(buf.remaining());
+        buf.put_slice(&self.early.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.connection).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,85 @@
+//! One connection to a session: messages in, messages out, and a pulse.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt};
+use kohakuriver_wire::session::{SessionInput, SessionOutput};
+use kohakuriver_wire::{FrameError, Message as _, take};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::api::Socket;
+
+/// A machine that wakes up finds out within this that its connection is dead.
+const PULSE: Duration = Duration::from_secs(4);
+const SILENCE_LIMIT: Duration = Duration::from_secs(12);
+
+pub struct Link {
+    socket: Socket,
+    received: BytesMut,
+    pulse: Interval,
+    heard: Instant,
+}
+
+/// The connection is gone, or carried what it should not.
+#[derive(Debug)]
+pub struct Lost;
+
+impl From<FrameError> for Lost {
+    fn from(error: FrameError) -> Self {
+        tracing::debug!(%error, "the session's stream makes no sense");
+        Self
+    }
+}
+
+impl Link {
+    pub fn new(socket: Socket) -> Self {
+        let mut pulse = interval(PULSE);
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { socket, received: BytesMut::new(), pulse, heard: Instant::now() }
+    }
+
+    pub async fn send(&mut self, message: &SessionInput) -> Result<(), Lost> {
+        let mut frame = BytesMut::new();
+        message.encode(&mut frame);
+        // One that takes nothing for so long is as good as gone.
+        let sending = self.socket.send(Message::Binary(frame.freeze()));
+        match tokio::time::timeout(SILENCE_LIMIT, sending).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Lost),
+        }
+    }
+
+    /// The next message. May be dropped at any await.
+    pub async fn receive(&mut self) -> Result<SessionOutput, Lost> {
+        loop {
+            if let Some(message) = take(&mut self.received)? {
+                return Ok(message);
+            }
+            tokio::select! {
+                message = self.socket.next() => match message {
+                    Some(Ok(Message::Binary(data))) => {
+                        self.heard = Instant::now();
+                        self.received.extend_from_slice(&data);
+                    }
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => return Err(Lost),
+                    Some(Ok(Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
+                        self.heard = Instant::now();
+                    }
+                },
+                _ = self.pulse.tick() => {
+                    if self.socket.send(Message::Ping(Bytes::new())).await.is_err() {
+                        return Err(Lost);
+                    }
+                }
+                () = sleep_until(self.heard + SILENCE_LIMIT) => return Err(Lost),
+            }
+        }
+    }
+
+    /// Ends the connection in peace.
+    pub async fn close(mut self) {
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.socket.close(None)).await;
+    }
+}

@@ -1,0 +1,38 @@
+use std::sync::Arc;
+
+use kohakuriver_net::{Socket, relay_sockets};
+use kohakuriver_wire::StreamTarget;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::Way;
+
+pub async fn serve(way: Arc<Way>, listener: TcpListener, remote: u16) {
+    loop {
+        match listener.accept().await {
+            Ok((client, _)) => {
+                let way = Arc::clone(&way);
+                tokio::spawn(async move { connect(&way, client, remote).await });
+            }
+            Err(error) => {
+                way.out.note(format!("a connection was not accepted: {error}"));
+                // Out of descriptors, most likely: they come back as others close.
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connect(way: &Way, client: TcpStream, port: u16) {
+    let _ = client.set_nodelay(true);
+    let stream = match way.open(&StreamTarget::Tcp { port }).await {
+        Ok(stream) => stream,
+        Err(failure) => return way.complain(&failure),
+    };
+    let (host, early) = stream.into_parts();
+    let mut client = client;
+    if client.write_all(&early).await.is_ok() {
+        // Either side's end ends it; there is nobody to tell who does not know already.
+        let _ = relay_sockets(&Socket::from(client), &Socket::from(host)).await;
+    }
+}

@@ -1,0 +1,23 @@
+//! `kohakuriver terminal`: programs in a VPS, without SSH.
+
+mod attach;
+mod carry;
+mod exec;
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+#[derive(clap::Subcommand, Clone, Debug)]
+pub enum TerminalCommand {
+    /// Open a shell through the container engine, even where the VPS's agent does not answer
+    Attach(attach::AttachArgs),
+    /// Run a program, with its exact arguments, streams and exit code
+    Exec(exec::ExecArgs),
+}
+
+pub async fn run(context: &Context, command: TerminalCommand) -> Result<(), Failure> {
+    match command {
+        TerminalCommand::Attach(args) => attach::run(context, args).await,
+        TerminalCommand::Exec(args) => exec::run(context, args).await,
+    }
+}

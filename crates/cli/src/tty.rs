@@ -1,0 +1,168 @@
+//! The person's terminal: raw mode, size, and standard streams that block nobody.
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::thread;
+
+use bytes::Bytes;
+use kohakuriver_wire::exec::Size;
+use nix::libc;
+use nix::sys::termios::{self, SetArg, Termios};
+use tokio::sync::mpsc;
+
+const BLOCK: usize = 32 * 1024;
+/// What is sent where the environment does not say.
+const DEFAULT_TERM: &str = "xterm-256color";
+
+nix::ioctl_read_bad!(window_size, libc::TIOCGWINSZ, libc::winsize);
+
+/// Whether standard input and output are one person's.
+pub fn is_interactive() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal()
+}
+
+/// The kind of terminal, for the program at the other end.
+pub fn term() -> String {
+    std::env::var("TERM").ok().filter(|term| !term.is_empty()).unwrap_or(DEFAULT_TERM.to_owned())
+}
+
+/// The terminal's size, or zeros where there is none.
+#[expect(unsafe_code, reason = "TIOCGWINSZ has no safe wrapper")]
+pub fn size() -> Size {
+    let mut found = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    for fd in [libc::STDOUT_FILENO, libc::STDIN_FILENO] {
+        // SAFETY: the kernel writes the structure behind the pointer and nothing else.
+        if unsafe { window_size(fd, &raw mut found) }.is_ok() {
+            return Size { rows: found.ws_row, cols: found.ws_col };
+        }
+    }
+    Size::default()
+}
+
+/// Raw mode, until dropped.
+#[derive(Debug)]
+pub struct Raw {
+    before: Termios,
+}
+
+impl Raw {
+    /// # Errors
+    /// Standard input is no terminal.
+    pub fn enter() -> io::Result<Self> {
+        let before = termios::tcgetattr(io::stdin())?;
+        let mut raw = before.clone();
+        termios::cfmakeraw(&mut raw);
+        termios::tcsetattr(io::stdin(), SetArg::TCSANOW, &raw)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = termios::tcsetattr(io::stdin(), SetArg::TCSANOW, &self.before);
+    }
+}
+
+/// What is typed or piped in. The channel's end is the end of input. The thread that reads may
+/// wait for ever and ends with the process.
+pub fn read_input() -> mpsc::Receiver<Bytes> {
+    let (sender, receiver) = mpsc::channel(2);
+    thread::spawn(move || {
+        let mut buffer = vec![0; BLOCK];
+        loop {
+            match io::stdin().read(&mut buffer) {
+                Ok(0) => return,
+                Ok(read) => {
+                    let data = Bytes::copy_from_slice(buffer.get(..read).unwrap_or_default());
+                    if sender.blocking_send(data).is_err() {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    });
+    receiver
+}
+
+/// One of the standard outputs, written by a thread of its own: a reader that pauses must not
+/// keep signals from being seen.
+#[derive(Debug)]
+pub struct Outlet {
+    queue: Option<mpsc::Sender<Bytes>>,
+    thread: Option<thread::JoinHandle<io::Result<()>>>,
+}
+
+impl Outlet {
+    pub fn stdout() -> Self {
+        Self::start(|data| write_all(io::stdout().as_fd(), data))
+    }
+
+    pub fn stderr() -> Self {
+        Self::start(|data| write_all(io::stderr().as_fd(), data))
+    }
+
+    fn start(write: fn(&[u8]) -> io::Result<()>) -> Self {
+        let (queue, mut waiting) = mpsc::channel::<Bytes>(8);
+        let thread = thread::spawn(move || {
+            while let Some(data) = waiting.blocking_recv() {
+                write(&data)?;
+            }
+            Ok(())
+        });
+        Self { queue: Some(queue), thread: Some(thread) }
+    }
+
+    /// # Errors
+    /// The reader has gone.
+    pub async fn write(&self, data: Bytes) -> io::Result<()> {
+        match &self.queue {
+            Some(queue) => queue.send(data).await.map_err(|_| io::ErrorKind::BrokenPipe.into()),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    /// Waits until everything is written.
+    ///
+    /// # Errors
+    /// What kept it from being written.
+    pub async fn finish(mut self) -> io::Result<()> {
+        drop(self.queue.take());
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        let joined = tokio::task::spawn_blocking(move || thread.join());
+        match joined.await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(io::Error::other("the output's thread failed")),
+        }
+    }
+}
+
+/// Straight to the descriptor: the library's buffer would hold back what has no newline.
+fn write_all(fd: BorrowedFd<'_>, mut data: &[u8]) -> io::Result<()> {
+    while !data.is_empty() {
+        match nix::unistd::write(fd, data) {
+            Ok(written) => data = data.get(written..).unwrap_or_default(),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(nix::errno::Errno::EAGAIN) => wait_writable(fd)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Somebody else, with whom we share the terminal, may have made it non-blocking.
+fn wait_writable(fd: BorrowedFd<'_>) -> io::Result<()> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], PollTimeout::NONE)?;
+    Ok(())
+}
+
+/// For what is written while raw, in front of a program's output.
+pub fn write_now(text: &str) {
+    let mut stderr = io::stderr();
+    let _ = stderr.write_all(text.as_bytes());
+    let _ = stderr.flush();
+}
