@@ -128,6 +128,10 @@ impl Api {
         };
         match status {
             StatusCode::NOT_FOUND => Failure::not_found(body),
+            // The node was reached, and what is asked for is not there.
+            _ if body.code == "refused" => {
+                Failure { hint: body.hint, ..Failure::request(body.detail) }
+            }
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => {
                 Failure { hint: body.hint, ..Failure::unavailable(body.detail) }
             }

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use kohakuriver_link::protocol::{Order, Snapshot};
 use kohakuriver_model::{DockerState, FailureCode, InstanceSpec, TaskId};
+use tokio::net::UnixStream;
 
 #[cfg(test)]
 mod contract;
@@ -79,6 +80,10 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The last lines the instance wrote, for error messages.
     async fn log_tail(&self, id: TaskId) -> String;
+
+    /// Serves one program of the exec protocol on the stream, by the backend's own means: neither
+    /// the agent nor anything else of ours in the instance has to work.
+    async fn attach(&self, id: TaskId, stream: UnixStream);
 
     /// Changes, as hints to look again. The stream never ends.
     fn events(&self) -> BoxStream<'static, Change>;

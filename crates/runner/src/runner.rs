@@ -114,7 +114,7 @@ impl Runner {
             shutdown: CancellationToken::new(),
         });
         let fleet = Fleet::new(Arc::clone(&shared), records);
-        let streams = Arc::new(Streams::new(shared.layout.clone()));
+        let streams = Arc::new(Streams::new(shared.layout.clone(), Arc::clone(&shared.backend)));
         Ok(Self { fleet, shared, identity: watch::Sender::new(identity), streams, _lock: lock })
     }
 

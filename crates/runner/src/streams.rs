@@ -1,27 +1,35 @@
 //! Streams into this node's instances, whoever asks for them.
 
+use std::fmt;
 use std::sync::Arc;
 
-use kohakuriver_link::protocol::StreamOpen;
+use kohakuriver_link::protocol::{StreamOpen, StreamTarget};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::agent_stream::{self, AgentError};
+use crate::backend::Backend;
 use crate::layout::Layout;
 
 /// Each that the host is not in this process for costs two sockets and, while idle, a few KiB.
 pub const MOST_STREAMS: usize = 4096;
 
 /// The streams of this node, whatever session of the link they came from.
-#[derive(Debug)]
 pub struct Streams {
     layout: Layout,
+    backend: Arc<dyn Backend>,
     room: Arc<Semaphore>,
 }
 
+impl fmt::Debug for Streams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streams").finish_non_exhaustive()
+    }
+}
+
 impl Streams {
-    pub fn new(layout: Layout) -> Self {
-        Self { layout, room: Arc::new(Semaphore::new(MOST_STREAMS)) }
+    pub fn new(layout: Layout, backend: Arc<dyn Backend>) -> Self {
+        Self { layout, backend, room: Arc::new(Semaphore::new(MOST_STREAMS)) }
     }
 
     /// The right to relay one more stream.
@@ -34,6 +42,12 @@ impl Streams {
     /// # Errors
     /// The instance is not there, or its agent refused.
     pub async fn open(&self, open: &StreamOpen) -> Result<UnixStream, AgentError> {
+        if open.target == StreamTarget::Attach {
+            let (near, far) = UnixStream::pair().map_err(AgentError::Unreachable)?;
+            let (backend, id) = (Arc::clone(&self.backend), open.task_id);
+            tokio::spawn(async move { backend.attach(id, far).await });
+            return Ok(near);
+        }
         agent_stream::open(&self.layout.run(open.task_id), &open.target).await
     }
 }

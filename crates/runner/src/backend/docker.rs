@@ -7,6 +7,7 @@
 //!  create_body what the engine is asked for when a container is created
 //!  container   create, start, pause, stop, kill, resize, remove, inspect
 //!  found       from the engine's answer to what the plan needs, and the kernel's count of OOM kills
+//!  attach      a program in a container without the agent
 //!  orphans     what an engine that was killed in the middle of a start left running
 //!  snapshot    commit, flatten, list, delete
 //!  events      what changed, as hints
@@ -24,11 +25,13 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use kohakuriver_link::protocol::{Order, Snapshot};
 use kohakuriver_model::{DockerState, InstanceSpec, NodeName, TaskId};
+use tokio::net::UnixStream;
 
 use crate::backend::{Backend, BackendError, Change, Found, Limits, Progress, SnapshotWish};
 use crate::layout::Layout;
 
 mod apt_sources;
+mod attach;
 mod base_image;
 mod client;
 mod container;
@@ -168,6 +171,10 @@ impl Backend for DockerBackend {
         let text = text.trim();
         let start = text.ceil_char_boundary(text.len().saturating_sub(1500));
         text[start..].to_owned()
+    }
+
+    async fn attach(&self, id: TaskId, stream: UnixStream) {
+        attach::serve(&self.engine, id, stream).await;
     }
 
     fn events(&self) -> BoxStream<'static, Change> {

@@ -10,8 +10,10 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use kohakuriver_link::protocol::{Order, Snapshot};
 use kohakuriver_model::{DockerState, InstanceSpec, TaskId};
+use kohakuriver_wire::exec::{ExecExit, ExecFailed, ExecOutput};
+use kohakuriver_wire::write;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast;
 
 use super::{Backend, BackendError, Change, Found, Life, Limits, Progress, SnapshotWish};
@@ -320,6 +322,16 @@ impl Backend for FakeBackend {
 
     async fn log_tail(&self, _: TaskId) -> String {
         "its last words".to_owned()
+    }
+
+    async fn attach(&self, id: TaskId, mut stream: UnixStream) {
+        let message = match self.inspect(id).await {
+            Ok(Some(found)) if is_up(&found) => ExecOutput::Exit(ExecExit::Code(0)),
+            Ok(_) | Err(_) => {
+                ExecOutput::Failed(ExecFailed { code: 126, message: "not up".into() })
+            }
+        };
+        let _ = write(&mut stream, &message).await;
     }
 
     fn events(&self) -> BoxStream<'static, Change> {
