@@ -11,6 +11,7 @@ mod docker;
 mod engine;
 mod network;
 mod process;
+mod pty;
 mod site;
 mod sshd;
 
@@ -20,6 +21,7 @@ pub use docker::{Relay, containers_under};
 pub use engine::Engine;
 pub use network::Network;
 pub use process::{Output, Server, run, run_with_input};
+pub use pty::Terminal;
 pub use site::{BUSYBOX, DEBIAN, SCRATCH, Site, executable};
 pub use sshd::Sshd;
 

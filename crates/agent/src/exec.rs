@@ -19,7 +19,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kohakuriver_wire::exec::{
     ExecFailed, ExecInput, ExecOutput, ExecStart, STDIN_WINDOW, Size, Tty,
 };
-use kohakuriver_wire::{FrameReader, write};
+use kohakuriver_wire::{FrameReader, finish, write};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -52,26 +52,20 @@ pub(crate) async fn serve(stream: UnixStream, launcher: &Launcher) {
     let mut reader = Reader::new(read, &[]);
     let writer = Writer::new(write_half);
     let start = match timeout(START_DEADLINE, reader.next()).await {
-        Ok(Ok(Some(ExecInput::Start(start)))) => start,
-        Ok(Ok(_)) => return refuse(&writer, "the first message must say what to run").await,
-        Ok(Err(error)) => return refuse(&writer, &error.to_string()).await,
+        Ok(Ok(Some(ExecInput::Start(start)))) => Ok(start),
+        Ok(Ok(_)) => Err("the first message must say what to run".to_owned()),
+        Ok(Err(error)) => Err(error.to_string()),
         Err(_) => return,
     };
-    let last = match launch(launcher, start) {
+    let running = start.map_err(|why| failed(126, why)).and_then(|start| launch(launcher, start));
+    let last = match running {
         Ok(running) => match running.attend(&mut reader, &writer).await {
             Some(exit) => ExecOutput::Exit(launch::exit(exit)),
             None => return,
         },
         Err(failed) => ExecOutput::Failed(failed),
     };
-    let mut writer = writer.lock().await;
-    let _ = write(&mut *writer, &last).await;
-    let _ = writer.shutdown().await;
-}
-
-async fn refuse(writer: &Writer, why: &str) {
-    let message = ExecOutput::Failed(failed(126, why.to_owned()));
-    let _ = write(&mut *writer.lock().await, &message).await;
+    finish(&mut reader, &mut *writer.lock().await, &last).await;
 }
 
 struct Running {

@@ -28,13 +28,18 @@ pub enum EnterError {
 impl EnterError {
     /// What to type next.
     pub fn hint(&self) -> Option<String> {
+        let plain = |name: &str| name.trim_matches('\'').to_owned();
         match self {
             Self::NotRunning { name, status: Status::Pending | Status::Assigning } => {
-                Some(format!("kohakuriver vps status {name} --watch shows how far it is"))
+                Some(format!("kohakuriver vps status {} --watch shows how far it is", plain(name)))
             }
-            Self::NotRunning { name, .. } => Some(format!("kohakuriver vps restart {name}")),
-            Self::Paused { name } => Some(format!("kohakuriver vps resume {name}")),
-            Self::NoSsh { name } => Some(format!("kohakuriver connect {name} needs no SSH")),
+            Self::NotRunning { name, .. } => {
+                Some(format!("kohakuriver vps restart {}", plain(name)))
+            }
+            Self::Paused { name } => Some(format!("kohakuriver vps resume {}", plain(name))),
+            Self::NoSsh { name } => {
+                Some(format!("kohakuriver connect {} needs no SSH", plain(name)))
+            }
             Self::Stream(StreamError::NodeOffline { .. } | StreamError::NoConnection { .. }) => {
                 Some("kohakuriver node list".to_owned())
             }

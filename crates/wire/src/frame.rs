@@ -1,6 +1,7 @@
 //! Frames: one byte of kind, four bytes of length (big endian), the payload.
 
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::Serialize;
@@ -98,6 +99,25 @@ pub async fn write<W: AsyncWrite + Unpin, M: Message>(
     message.encode(&mut frame);
     stream.write_all(&frame).await?;
     stream.flush().await
+}
+
+/// How long the other side may go on talking when everything has been said.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Says the last message and ends the stream so that it arrives: a connection that is closed while
+/// something of the other side's is unread is reset, and what was sent last is lost with it.
+pub async fn finish<R, W, I, O>(reader: &mut FrameReader<R, I>, writer: &mut W, last: &O)
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+    I: Message,
+    O: Message,
+{
+    if write(writer, last).await.is_err() || writer.shutdown().await.is_err() {
+        return;
+    }
+    let drained = async { while let Ok(Some(_)) = reader.next().await {} };
+    let _ = tokio::time::timeout(LINGER, drained).await;
 }
 
 /// Reads messages off a stream.

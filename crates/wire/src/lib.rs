@@ -27,7 +27,7 @@ mod target;
 pub mod tunnel;
 pub mod udp;
 
-pub use frame::{FrameError, FrameReader, MAX_PAYLOAD, Message, decode_all, take, write};
+pub use frame::{FrameError, FrameReader, MAX_PAYLOAD, Message, decode_all, finish, take, write};
 pub use greeting::{
     MAX_LINE, StreamReply, WireError, read_reply, read_request, write_reply, write_request,
 };

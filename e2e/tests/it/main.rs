@@ -5,7 +5,10 @@
 mod bad_input;
 mod faults;
 mod first_vps;
+mod forward;
 mod images;
 mod lifecycle;
 mod nodes;
+mod terminal;
 mod two_nodes;
+mod websocket;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use kohakuriver_wire::exec::{ExecExit, ExecFailed};
 use kohakuriver_wire::session::{Attach, Attached, SessionInput, SessionOutput};
-use kohakuriver_wire::{FrameReader, write};
+use kohakuriver_wire::{FrameReader, finish, write};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -32,15 +32,17 @@ pub(crate) async fn serve(stream: UnixStream, sessions: &Arc<Sessions>) {
     let first = match timeout(FIRST_DEADLINE, reader.next()).await {
         Ok(Ok(Some(first))) => first,
         Ok(Ok(None)) | Err(_) => return,
-        Ok(Err(error)) => return say_last(&writer, refused(&error.to_string())).await,
+        Ok(Err(error)) => return say_last(&mut reader, &writer, refused(&error.to_string())).await,
     };
     match first {
         SessionInput::Attach(attach) => {
             if let Err(failed) = take_part(sessions, attach, &mut reader, &writer).await {
-                say_last(&writer, SessionOutput::Failed(failed)).await;
+                say_last(&mut reader, &writer, SessionOutput::Failed(failed)).await;
             }
         }
-        SessionInput::List => say_last(&writer, SessionOutput::List(sessions.list())).await,
+        SessionInput::List => {
+            say_last(&mut reader, &writer, SessionOutput::List(sessions.list())).await;
+        }
         SessionInput::End(name) => {
             let answer = match check_name(&name).map(|()| sessions.find(&name)) {
                 Ok(Some(session)) => {
@@ -52,10 +54,10 @@ pub(crate) async fn serve(stream: UnixStream, sessions: &Arc<Sessions>) {
                 }
                 Err(failed) => SessionOutput::Failed(failed),
             };
-            say_last(&writer, answer).await;
+            say_last(&mut reader, &writer, answer).await;
         }
         SessionInput::Input { .. } | SessionInput::Resize(_) | SessionInput::Hangup => {
-            say_last(&writer, refused("the first message must name a session")).await;
+            say_last(&mut reader, &writer, refused("the first message must name a session")).await;
         }
     }
 }
@@ -68,10 +70,8 @@ async fn say(writer: &Writer, message: SessionOutput) -> io::Result<()> {
     write(&mut *writer.lock().await, &message).await
 }
 
-async fn say_last(writer: &Writer, message: SessionOutput) {
-    let mut writer = writer.lock().await;
-    let _ = write(&mut *writer, &message).await;
-    let _ = writer.shutdown().await;
+async fn say_last(reader: &mut Reader, writer: &Writer, message: SessionOutput) {
+    finish(reader, &mut *writer.lock().await, &message).await;
 }
 
 /// How a client's part in a session came to its end.
@@ -120,7 +120,7 @@ async fn take_part(
     session.leave(attach.client, &replaced);
     let alone = session.clients() == 0;
     match parting {
-        Parting::Ended(exit) => say_last(writer, SessionOutput::Ended(exit)).await,
+        Parting::Ended(exit) => say_last(reader, writer, SessionOutput::Ended(exit)).await,
         Parting::HungUp if alone && !session.named => end(&session),
         Parting::Lost if alone && attach.ephemeral => end(&session),
         Parting::Lost | Parting::HungUp if alone && !session.named => end_if_forgotten(&session),

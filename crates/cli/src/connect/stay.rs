@@ -263,9 +263,15 @@ impl Stay {
                     }
                     Err(failure) => break Err(failure),
                 },
-                typed = self.typed.recv() => {
-                    // What is typed meanwhile would be typed blindly; only our own keys count.
-                    let command = typed.map_or(Some(Command::HangUp), |typed| self.keys.read(&typed).1);
+                typed = self.typed.recv(), if self.sent.has_room() => {
+                    let (passed, command) = match typed {
+                        Some(typed) => self.keys.read(&typed),
+                        None => (Bytes::new(), Some(Command::HangUp)),
+                    };
+                    if !self.attach.read_only && !passed.is_empty() {
+                        // Sent when the connection is back.
+                        let _ = self.sent.push(passed);
+                    }
                     if let Some(command) = command {
                         break Ok(Err(self.leave(command)));
                     }

@@ -12,7 +12,7 @@ use bollard::exec::{CreateExecOptions, ResizeExecOptions, StartExecOptions, Star
 use futures_util::StreamExt;
 use kohakuriver_model::TaskId;
 use kohakuriver_wire::exec::{ExecExit, ExecFailed, ExecInput, ExecOutput, ExecStart, Size, Word};
-use kohakuriver_wire::{FrameReader, write};
+use kohakuriver_wire::{FrameReader, finish, write};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -46,8 +46,7 @@ pub async fn serve(engine: &Engine, id: TaskId, stream: UnixStream) {
         Ok(None) => return,
         Err(message) => ExecOutput::Failed(ExecFailed { code: 126, message }),
     };
-    let _ = write(&mut writer, &last).await;
-    let _ = writer.shutdown().await;
+    finish(&mut reader, &mut writer, &last).await;
 }
 
 async fn run(
