@@ -16,7 +16,9 @@ pub use node::{
 };
 pub use snapshot::{LatestSnapshot, Snapshot, SnapshotCreated, SnapshotList, SnapshotsDeleted};
 pub use task::Task;
-pub use vps::{AssignedNode, CreateVps, CreatedVps, Event, Message, RunnerResponse, UpdateVps};
+pub use vps::{
+    AssignedNode, CreateVps, CreatedVps, Event, Message, RunnerResponse, SshKey, UpdateVps,
+};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -122,6 +122,22 @@ pub struct UpdateVps {
     pub keep_snapshots: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_oom: Option<String>,
+    /// Lines of public keys that may log in from now on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub add_ssh_keys: Option<String>,
+    /// Keys that may no longer: fingerprints, comments, or the keys themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remove_ssh_keys: Option<Vec<String>>,
+}
+
+/// A public key that may log in to a VPS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SshKey {
+    /// `SHA256:...`, as ssh-keygen shows it.
+    pub fingerprint: String,
+    pub algorithm: String,
+    pub comment: String,
+    pub public_key: String,
 }
 
 /// Answer of `POST /api/vps/create`. With `?wait=false` it comes at once, `status` `assigning`;

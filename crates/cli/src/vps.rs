@@ -5,6 +5,7 @@ mod create;
 mod created;
 mod delete;
 mod events;
+mod keys;
 mod kill;
 mod list;
 mod parse;
@@ -52,6 +53,9 @@ pub enum VpsCommand {
     /// Make, list, restore and delete snapshots of a VPS's disk
     #[command(subcommand, visible_alias = "snap")]
     Snapshot(snapshot::SnapshotCommand),
+    /// List, add and remove the SSH keys that may log in
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Show what happened to a VPS, and who asked for it
     Events(events::EventsArgs),
     /// Delete VPSes with their disks
@@ -70,6 +74,7 @@ pub async fn run(context: &Context, command: VpsCommand) -> Result<(), Failure> 
         VpsCommand::Resume(args) => resume::run(context, &args).await,
         VpsCommand::Update(args) => update::run(context, &args).await,
         VpsCommand::Snapshot(command) => snapshot::run(context, command).await,
+        VpsCommand::Keys(command) => keys::run(context, command).await,
         VpsCommand::Events(args) => events::run(context, &args).await,
         VpsCommand::Restart(args) => restart::run(context, &args).await,
         VpsCommand::Delete(args) => delete::run(context, &args).await,

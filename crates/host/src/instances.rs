@@ -20,6 +20,7 @@ use crate::access::{Authorized, Caller};
 use crate::host::App;
 use crate::view;
 
+pub mod keys;
 pub mod request;
 pub mod snapshots;
 

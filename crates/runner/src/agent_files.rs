@@ -61,10 +61,27 @@ pub fn write_instance_files(layout: &Layout, order: &Order) -> io::Result<()> {
         let text = fresh.to_openssh(LineEnding::LF).map_err(io::Error::other)?;
         durable::write(&key, text.as_bytes(), 0o600)?;
     }
+    durable::write(&etc.join(CONFIG_FILE), &settings(order)?, 0o600)
+}
+
+/// Brings the settings of an instance that has its files up to date; others get them when they are
+/// made.
+pub fn refresh_settings(layout: &Layout, order: &Order) -> io::Result<()> {
+    let path = layout.etc(order.task_id).join(CONFIG_FILE);
+    let new = settings(order)?;
+    match fs::read(&path) {
+        Ok(old) if old != new => durable::write(&path, &new, 0o600),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn settings(order: &Order) -> io::Result<Vec<u8>> {
     let spec = &order.spec;
     let config = AgentConfig {
-        task_id: id.to_string(),
-        hostname: hostname(spec, id),
+        task_id: order.task_id.to_string(),
+        hostname: hostname(spec, order.task_id),
         ssh: spec.ssh.is_some(),
         authorized_keys: spec
             .ssh
@@ -74,8 +91,7 @@ pub fn write_instance_files(layout: &Layout, order: &Order) -> io::Result<()> {
         env: spec.env.clone(),
         serve_port_22: true,
     };
-    let text = serde_json::to_vec_pretty(&config).map_err(io::Error::other)?;
-    durable::write(&etc.join(CONFIG_FILE), &text, 0o600)
+    serde_json::to_vec_pretty(&config).map_err(io::Error::other)
 }
 
 /// The host key's public half as an OpenSSH line, `None` before the first create.

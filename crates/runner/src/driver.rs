@@ -55,6 +55,8 @@ pub struct Driver {
     nudges: Arc<Notify>,
     record: Record,
     host_key: Option<String>,
+    /// The agent's settings are those of the order.
+    settings_written: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +106,8 @@ impl Driver {
     ) -> Self {
         let id = record.order.task_id;
         let host_key = agent_files::public_host_key(&shared.layout, id);
-        Self { shared, id, orders, requests, nudges, record, host_key }
+        let settings_written = false;
+        Self { shared, id, orders, requests, nudges, record, host_key, settings_written }
     }
 
     /// Runs until the instance is gone or the runner ends.
@@ -229,6 +232,12 @@ impl Driver {
                 "new order"
             );
             self.record = newer;
+            self.settings_written = false;
+        }
+        if !self.settings_written && self.record.attempted {
+            // Keys count from the next login on; a runner that died before this does it when it is back.
+            agent_files::refresh_settings(&self.shared.layout, &self.record.order)?;
+            self.settings_written = true;
         }
         Ok(())
     }

@@ -126,3 +126,30 @@ fn one_connection_to_the_gateway_serves_any_number_of_jumps_one_after_another() 
     }
     run(site.plain_ssh("ssh", &key).args(["-O", "exit"]).args(gateway)).ok();
 }
+
+#[test]
+fn keys_of_a_living_vps_are_listed_added_and_removed_and_count_from_the_next_login() {
+    let mut site = Site::new();
+    let _server = site.up();
+    let task = site.json(&["vps", "create", "--name", "web", "--ssh", "--image", BUSYBOX]);
+    let first = site.key_of(task["task_id"].as_str().unwrap());
+    let second = site.make_key("second");
+    let login =
+        |key: &std::path::Path| run(site.plain_ssh("ssh", key).args(["root@web", "true"])).code;
+    assert_eq!((login(&first), login(&second)), (0, 255));
+    let public = second.with_extension("pub");
+    site.kr(&["vps", "keys", "add", "web", "--public-key-file", public.to_str().unwrap()]).ok();
+    assert_eq!((login(&first), login(&second)), (0, 0));
+    let keys = site.json(&["vps", "keys", "list", "web"]);
+    assert_eq!(keys.as_array().unwrap().len(), 2);
+    let print = keys[0]["fingerprint"].as_str().unwrap();
+    assert!(print.starts_with("SHA256:"), "{keys}");
+    site.kr(&["vps", "keys", "remove", "web", print]).ok();
+    assert_eq!((login(&first), login(&second)), (255, 0));
+    site.kr(&["vps", "keys", "remove", "web", print]).fails(1, &["no key", "keys list"]);
+    site.kr(&["vps", "keys", "add", "web", "--public-key-string", "nonsense"]).fails(2, &["key"]);
+    site.kr(&["vps", "create", "--name", "bare", "--image", BUSYBOX]).ok();
+    let refused =
+        site.kr(&["vps", "keys", "add", "bare", "--public-key-file", public.to_str().unwrap()]);
+    refused.fails(1, &["without SSH", "--ssh"]);
+}

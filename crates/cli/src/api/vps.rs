@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use kohakuriver_api::{
-    CreateVps, CreatedVps, Event, Message, SnapshotCreated, SnapshotList, SnapshotsDeleted, Task,
-    UpdateVps,
+    CreateVps, CreatedVps, Event, Message, SnapshotCreated, SnapshotList, SnapshotsDeleted, SshKey,
+    Task, UpdateVps,
 };
 use reqwest::Method;
 
@@ -71,6 +71,10 @@ impl Api {
 
     pub async fn delete_vps(&self, id: &str, force: bool) -> Result<Message, Failure> {
         self.delete(&format!("/api/vps/{id}"), force).await
+    }
+
+    pub async fn ssh_keys(&self, reference: &str) -> Result<Vec<SshKey>, Failure> {
+        self.get(&format!("/api/vps/{reference}/keys")).await
     }
 
     /// Oldest first, the newest `limit` of them.

@@ -84,6 +84,7 @@ fn body(changes: &Changes) -> UpdateVps {
         snapshot_on_stop: changes.snapshot_on_stop.as_deref().map(|word| word == "on"),
         keep_snapshots: changes.keep_snapshots,
         on_oom: changes.on_oom.clone(),
+        ..UpdateVps::default()
     }
 }
 

@@ -135,6 +135,10 @@ impl From<RequestError> for ApiError {
             | RequestError::SnapshotName(_)
             | RequestError::SnapshotMessage
             | RequestError::NothingToChange => answer,
+            RequestError::UnknownKey(_) | RequestError::KeyAmbiguous(_) => {
+                answer.hint("name it by its fingerprint: kohakuriver vps keys list VPS")
+            }
+            RequestError::NoSsh => answer.hint("create one with kohakuriver vps create --ssh"),
             RequestError::OnOom(_) => answer.hint("use end or keep"),
         }
     }

@@ -8,7 +8,7 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use http::{HeaderMap, StatusCode};
 use kohakuriver_api::{
-    AssignedNode, CreateVps, CreatedVps, ErrorBody, Event, RunnerResponse, Task,
+    AssignedNode, CreateVps, CreatedVps, ErrorBody, Event, RunnerResponse, SshKey, Task,
 };
 use kohakuriver_model::Status;
 use kohakuriver_store::EventRow;
@@ -36,6 +36,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(list_my_vps))
         .routes(routes!(get_status))
         .routes(routes!(list_events))
+        .routes(routes!(list_keys))
 }
 
 /// The proof that a caller may do something with the instance that a text means.
@@ -177,6 +178,20 @@ async fn get_status(
     let id = instances::wait_for_change(&app, &text, query.since, limit).await?;
     let access = authorize(&Caller::unnamed(), Wish::See, id);
     Ok(Json(view::task(&app, &instances::get(&app, &access).await?)))
+}
+
+/// The public keys that may log in to a VPS; `PATCH /api/vps/{task}` changes them.
+#[utoipa::path(get, path = "/api/vps/{task}/keys", tag = "vps", params(("task" = String, Path)),
+    responses((status = 200, body = [SshKey]), (status = 404, body = ErrorBody)))]
+async fn list_keys(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(text): Path<String>,
+) -> Result<Json<Vec<SshKey>>, ApiError> {
+    let access = reach(&app, &Caller::of(&headers), &text, Wish::See).await?;
+    let row = instances::get(&app, &access).await?;
+    let lines = row.spec.ssh.map(|ssh| ssh.authorized_keys).unwrap_or_default();
+    Ok(Json(instances::keys::describe(&lines)))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

@@ -9,9 +9,8 @@ use kohakuriver_model::{
     SshAccess,
 };
 
-/// A person has a few keys; a hundred is somebody's mistake.
-const MAX_KEYS: usize = 100;
-const MAX_KEY_TEXT: usize = 64 * 1024;
+use super::keys;
+
 const MAX_ENV_TEXT: usize = 64 * 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +35,12 @@ pub enum RequestError {
     BadKey { line: usize },
     #[error("too many or too long public keys")]
     TooManyKeys,
+    #[error("no key of this VPS is called '{0}'")]
+    UnknownKey(String),
+    #[error("several keys of this VPS are called '{0}'")]
+    KeyAmbiguous(String),
+    #[error("this VPS was created without SSH")]
+    NoSsh,
     #[error("'{0}' is not a name of an environment variable")]
     EnvName(String),
     #[error("the environment variables are too long")]
@@ -135,6 +140,16 @@ pub fn update(spec: &InstanceSpec, change: &UpdateVps) -> Result<InstanceSpec, R
     }
     new.snapshots = policy(new.snapshots, change.keep_snapshots, change.snapshot_on_stop);
     new.on_oom = on_oom(new.on_oom, change.on_oom.as_deref())?;
+    if change.add_ssh_keys.is_some() || change.remove_ssh_keys.is_some() {
+        // An instance whose agent was started without SSH has nobody who would ask for keys.
+        let access = new.ssh.as_mut().ok_or(RequestError::NoSsh)?;
+        if let Some(text) = &change.add_ssh_keys {
+            keys::add(&mut access.authorized_keys, text)?;
+        }
+        for which in change.remove_ssh_keys.iter().flatten() {
+            keys::remove(&mut access.authorized_keys, which)?;
+        }
+    }
     Ok(new)
 }
 
@@ -224,33 +239,10 @@ fn ssh(request: &CreateVps) -> Result<Option<SshAccess>, RequestError> {
         // Only what the image itself lets in; never an empty password.
         "none" => Ok(Some(SshAccess { authorized_keys: Vec::new() })),
         "upload" | "generate" => {
-            let keys = request.ssh_public_key.as_deref().unwrap_or_default();
-            Ok(Some(SshAccess { authorized_keys: authorized_keys(keys)? }))
+            let text = request.ssh_public_key.as_deref().unwrap_or_default();
+            Ok(Some(SshAccess { authorized_keys: keys::parse(text)? }))
         }
         other => Err(RequestError::KeyMode(other.to_owned())),
-    }
-}
-
-/// Every line must be a key: a typing error should not surface as "permission denied" later.
-fn authorized_keys(text: &str) -> Result<Vec<String>, RequestError> {
-    if text.len() > MAX_KEY_TEXT {
-        return Err(RequestError::TooManyKeys);
-    }
-    let mut keys = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        if russh::keys::PublicKey::from_openssh(line).is_err() {
-            return Err(RequestError::BadKey { line: index + 1 });
-        }
-        keys.push(line.to_owned());
-    }
-    match keys.len() {
-        0 => Err(RequestError::NoKey),
-        1..=MAX_KEYS => Ok(keys),
-        _ => Err(RequestError::TooManyKeys),
     }
 }
 

@@ -35,7 +35,9 @@ async fn every_path_of_this_version_is_in_the_document() -> Result<()> {
         "/api/vps/stop/{task}",
         "/api/vps/{task}",
         "/api/vps/{task}/events",
+        "/api/vps/{task}/keys",
         "/api/vps/{task}/stop",
+        "/api/vps/{task}/stream",
     ];
     assert_eq!(paths, expected);
     assert!(document["components"]["schemas"]["Task"]["properties"]["task_id"].is_object());
