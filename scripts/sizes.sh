@@ -12,5 +12,5 @@ while IFS= read -r -d '' file; do
     say "$file: $lines lines, more than $limit"
     bad=1
   fi
-done < <(find . -path ./target -prune -o -path ./.git -prune -o -name '*.rs' -type f -print0)
+done < <(find . -path ./target -prune -o -path ./vendor -prune -o -path ./.git -prune -o -name '*.rs' -type f -print0)
 exit "$bad"
