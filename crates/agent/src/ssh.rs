@@ -9,10 +9,10 @@ mod flow;
 mod forward;
 mod gate;
 mod handler;
-mod intake;
 mod pty;
 mod server;
 mod session;
+mod window;
 
 pub(crate) use pty::{Master, PtyRequest, open as open_pty, window_size};
 pub(crate) use server::{Peer, SshServer};

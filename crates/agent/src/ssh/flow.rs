@@ -1,8 +1,7 @@
-//! Moving bytes between a channel and a file descriptor, never beyond the peer's window.
+//! Moving bytes between a channel and a file descriptor, never beyond the peer's window nor ours.
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -12,9 +11,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::intake::Intake;
+use super::window::Window;
 
 const BLOCK: usize = 64 * 1024;
+/// Pieces below this are put together, or a client that sends single bytes would make its window cost a hundred times
+/// its size.
+const SMALL: usize = 4 * 1024;
 /// After the main child has ended, others may still hold its output open: how long their silence is waited out.
 const QUIET: Duration = Duration::from_millis(500);
 
@@ -23,7 +25,6 @@ pub(super) async fn pump<R>(
     mut source: R,
     channel: &ChannelWriteHalf<Msg>,
     extended: Option<u32>,
-    intake: &Intake,
     mut ended: watch::Receiver<bool>,
 ) where
     R: AsyncRead + Unpin,
@@ -42,20 +43,9 @@ pub(super) async fn pump<R>(
             () = fallen_silent(&mut ended) => return,
         }
         let data = buffer.split().freeze();
-        let send = async {
-            match extended {
-                None => channel.data_bytes(data).await,
-                Some(kind) => channel.extended_data_bytes(kind, data).await,
-            }
-        };
-        tokio::pin!(send);
-        let sent = tokio::select! {
-            biased;
-            sent = &mut send => sent,
-            () = std::future::ready(()) => {
-                let _starved = intake.starve();
-                send.await
-            }
+        let sent = match extended {
+            None => channel.data_bytes(data).await,
+            Some(kind) => channel.extended_data_bytes(kind, data).await,
         };
         if sent.is_err() {
             return;
@@ -69,59 +59,77 @@ async fn fallen_silent(ended: &mut watch::Receiver<bool>) {
     sleep(QUIET).await;
 }
 
-/// Bytes received on a channel and not yet accepted by whom they are for.
-#[derive(Debug)]
-pub(super) struct Inbound {
-    queue: VecDeque<Bytes>,
-    bytes: usize,
-    intake: Arc<Intake>,
-}
+/// Pieces of bytes in the order they came.
+#[derive(Debug, Default)]
+struct Queue(VecDeque<BytesMut>);
 
-impl Inbound {
-    pub fn new(intake: &Arc<Intake>) -> Self {
-        Self { queue: VecDeque::new(), bytes: 0, intake: Arc::clone(intake) }
-    }
-
-    pub fn push(&mut self, data: Bytes) {
-        if !data.is_empty() {
-            self.bytes += data.len();
-            self.intake.add(data.len());
-            self.queue.push_back(data);
+impl Queue {
+    fn push(&mut self, data: Bytes) {
+        match self.0.back_mut() {
+            Some(last) if data.len() + last.len() <= SMALL => last.extend_from_slice(&data),
+            Some(_) | None if data.is_empty() => {}
+            Some(_) | None => self.0.push_back(data.into()),
         }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
-    }
-
-    pub fn clear(&mut self) {
-        self.queue.clear();
-        self.intake.remove(self.bytes);
-        self.bytes = 0;
-    }
-
-    /// Writes some of the queue; may be dropped at any await without losing bytes.
-    pub async fn write_some<W: AsyncWrite + Unpin>(&mut self, target: &mut W) -> io::Result<()> {
-        let Some(front) = self.queue.front_mut() else {
-            return Ok(());
+    /// Writes some of what there is; may be dropped at any await without losing bytes.
+    async fn write_some<W: AsyncWrite + Unpin>(&mut self, target: &mut W) -> io::Result<usize> {
+        let Some(front) = self.0.front_mut() else {
+            return Ok(0);
         };
         let written = target.write(front).await?;
         if written == 0 {
             return Err(io::Error::from(io::ErrorKind::WriteZero));
         }
         front.advance(written);
-        self.bytes -= written;
-        self.intake.remove(written);
         if front.is_empty() {
-            self.queue.pop_front();
+            self.0.pop_front();
         }
-        Ok(())
+        Ok(written)
     }
 }
 
-impl Drop for Inbound {
-    fn drop(&mut self) {
-        self.clear();
+/// Bytes received on a channel and not yet accepted by whom they are for. The window bounds them.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    queue: Queue,
+    window: Window,
+    open: bool,
+}
+
+impl Inbound {
+    pub fn new(window: Window) -> Self {
+        Self { queue: Queue::default(), window, open: true }
+    }
+
+    pub fn push(&mut self, data: Bytes) {
+        if self.open {
+            self.queue.push(data);
+        } else {
+            self.window.consume(data.len());
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queue.0.is_empty()
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Drops what there is and what else arrives, as a broken pipe would.
+    pub fn close(&mut self) {
+        self.open = false;
+        let dropped = self.queue.0.drain(..).map(|piece| piece.len()).sum();
+        self.window.consume(dropped);
+    }
+
+    /// Writes some of the queue; may be dropped at any await without losing bytes.
+    pub async fn write_some<W: AsyncWrite + Unpin>(&mut self, target: &mut W) -> io::Result<()> {
+        let written = self.queue.write_some(target).await?;
+        self.window.consume(written);
+        Ok(())
     }
 }
 
@@ -130,16 +138,20 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn queued_bytes_leave_in_order_and_are_counted_until_then() {
-        let mut inbound = Inbound::new(&Arc::default());
-        inbound.push(Bytes::from_static(b"ab"));
-        inbound.push(Bytes::new());
-        inbound.push(Bytes::from_static(b"cd"));
-        let mut out = Vec::new();
-        while !inbound.is_empty() {
-            inbound.write_some(&mut out).await.unwrap();
+    async fn queued_bytes_leave_in_order_and_small_pieces_are_put_together() {
+        let mut queue = Queue::default();
+        for _ in 0..SMALL {
+            queue.push(Bytes::from_static(b"ab"));
         }
-        assert_eq!(out, b"abcd");
-        assert_eq!(inbound.bytes, 0);
+        queue.push(Bytes::new());
+        assert_eq!(queue.0.len(), 2);
+        queue.push(vec![b'c'; SMALL + 1].into());
+        queue.push(Bytes::from_static(b"d"));
+        let mut out = Vec::new();
+        while !queue.0.is_empty() {
+            queue.write_some(&mut out).await.unwrap();
+        }
+        let expected = [b"ab".repeat(SMALL), vec![b'c'; SMALL + 1], b"d".to_vec()].concat();
+        assert!(out == expected);
     }
 }

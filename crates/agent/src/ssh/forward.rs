@@ -1,33 +1,30 @@
-//! Channels that carry a TCP connection (`ssh -L`, `-J`, `-W`).
+//! Channels that carry a connection, whichever side it was opened from.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::Resolver;
 use russh::server::{ChannelOpenHandle, Msg};
 use russh::{Channel, ChannelMsg, ChannelOpenFailure};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::flow::{Inbound, pump};
-use super::handler::ChannelSlot;
+use super::window::Window;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
-/// A full channel holds up its whole SSH connection: with others on it, this is how long it may.
-pub(super) const STALL_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Connects, then relays until both directions have ended or the client closes.
-pub(super) async fn run(
+/// Connects, then relays until both directions have ended or the client closes (`ssh -L`, `-D`, `-J`, `-W`).
+pub(super) async fn run_tcp(
     channel: Channel<Msg>,
     host: String,
     port: u16,
     reply: ChannelOpenHandle,
-    slot: ChannelSlot,
+    window: Window,
     closed: CancellationToken,
 ) {
     let stream = match timeout(CONNECT_DEADLINE, connect(&host, port)).await {
@@ -46,49 +43,53 @@ pub(super) async fn run(
     // Best effort: a relay without it is only slower.
     let _ = stream.set_nodelay(true);
     reply.accept().await;
+    let (from_target, to_target) = stream.into_split();
     tokio::select! {
         () = closed.cancelled() => {}
-        () = relay(channel, stream, &slot) => {}
+        () = relay(channel, from_target, to_target, window) => {}
     }
 }
 
-async fn relay(channel: Channel<Msg>, stream: TcpStream, slot: &ChannelSlot) {
+/// Relays until both directions have ended or the client closes.
+pub(super) async fn relay<R, W>(
+    channel: Channel<Msg>,
+    from_target: R,
+    mut to_target: W,
+    window: Window,
+) where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
     let (mut from_client, to_client) = channel.split();
-    let (from_target, mut to_target) = stream.into_split();
-    let to_client = Arc::new(to_client);
     let (_running, ended) = watch::channel(false);
     let outward = async {
-        pump(from_target, &to_client, None, &slot.intake, ended).await;
+        pump(from_target, &to_client, None, ended).await;
         let _ = to_client.eof().await;
     };
     tokio::pin!(outward);
 
     let mut outward_done = false;
-    let mut inward_open = true;
     let mut client_eof = false;
-    let mut inbound = Inbound::new(&slot.intake);
-    while !outward_done || inward_open {
+    let mut inbound = Inbound::new(window);
+    while !outward_done || inbound.is_open() {
         tokio::select! {
             message = from_client.wait() => match message {
-                Some(ChannelMsg::Data { data }) if inward_open => inbound.push(data),
+                Some(ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. }) => {
+                    inbound.push(data);
+                }
                 Some(ChannelMsg::Eof) => client_eof = true,
                 Some(_) => {}
                 None => break,
             },
             written = inbound.write_some(&mut to_target), if !inbound.is_empty() => {
                 if written.is_err() {
-                    inbound.clear();
-                    inward_open = false;
+                    inbound.close();
                 }
             }
             () = &mut outward, if !outward_done => outward_done = true,
-            () = sleep(STALL_DEADLINE), if !inbound.is_empty() && slot.holds_up_others() => {
-                tracing::warn!("forward closed: its target accepts no data and holds up other channels");
-                break;
-            }
         }
-        if client_eof && inbound.is_empty() && inward_open {
-            inward_open = false;
+        if client_eof && inbound.is_empty() && inbound.is_open() {
+            inbound.close();
             let _ = to_target.shutdown().await;
         }
     }

@@ -9,9 +9,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::intake::Intake;
-
-/// A connection that is read only while its [`Intake`] has room, and fails once the deadline passes before its peer has logged in.
+/// A connection that fails once the deadline passes before its peer has logged in.
 ///
 /// The session runs in a task of the SSH library that nothing can abort from outside; failing its stream ends it.
 #[derive(Debug)]
@@ -19,20 +17,13 @@ pub(super) struct Gate<S> {
     stream: S,
     /// What was read of the stream before.
     taken: Bytes,
-    intake: Arc<Intake>,
     logged_in: Arc<AtomicBool>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Gate<S> {
-    pub fn new(
-        stream: S,
-        taken: Bytes,
-        intake: Arc<Intake>,
-        deadline: Duration,
-        logged_in: Arc<AtomicBool>,
-    ) -> Self {
-        Self { stream, taken, intake, logged_in, deadline: Some(Box::pin(sleep(deadline))) }
+    pub fn new(stream: S, taken: Bytes, deadline: Duration, logged_in: Arc<AtomicBool>) -> Self {
+        Self { stream, taken, logged_in, deadline: Some(Box::pin(sleep(deadline))) }
     }
 
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
@@ -61,9 +52,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
             let count = self.taken.len().min(buf.remaining());
             buf.put_slice(&self.taken.split_to(count));
             return Poll::Ready(Ok(()));
-        }
-        if self.intake.pauses(cx) {
-            return Poll::Pending;
         }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
@@ -112,14 +100,13 @@ mod tests {
         let deadline = Duration::from_millis(20);
         let (_peer, stream) = duplex(64);
         let logged_in = Arc::new(AtomicBool::new(false));
-        let mut gate =
-            Gate::new(stream, Bytes::new(), Arc::default(), deadline, Arc::clone(&logged_in));
+        let mut gate = Gate::new(stream, Bytes::new(), deadline, Arc::clone(&logged_in));
         let error = gate.read_u8().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 
         let (_peer, stream) = duplex(64);
         logged_in.store(true, Ordering::Relaxed);
-        let mut gate = Gate::new(stream, Bytes::new(), Arc::default(), deadline, logged_in);
+        let mut gate = Gate::new(stream, Bytes::new(), deadline, logged_in);
         let waited = tokio::time::timeout(10 * deadline, gate.read_u8()).await;
         assert!(waited.is_err(), "still open");
     }

@@ -5,17 +5,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use russh::keys::{HashAlg, PublicKey};
 use russh::server::{
-    Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
+    Auth, ChannelOpenHandle, Handle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
 };
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::exec::{ClientEnv, Program};
-use super::intake::Intake;
 use super::pty::{PtyRequest, window_size};
 use super::server::{Peer, SshServer};
 use super::session::{self, Start};
+use super::window::{Budget, Window};
 use super::{auth, forward};
 use crate::passwd::User;
 
@@ -27,7 +27,7 @@ const MAX_TERM: usize = 128;
 pub(super) struct Connection {
     server: Arc<SshServer>,
     peer: Peer,
-    intake: Arc<Intake>,
+    budget: Arc<Budget>,
     logged_in: Arc<AtomicBool>,
     closed: CancellationToken,
     user: Option<Arc<User>>,
@@ -46,21 +46,20 @@ struct Pending {
 #[derive(Debug)]
 pub(super) struct ChannelSlot {
     channels: Arc<AtomicUsize>,
-    pub intake: Arc<Intake>,
+    budget: Arc<Budget>,
 }
 
 impl ChannelSlot {
-    fn take(channels: &Arc<AtomicUsize>, intake: &Arc<Intake>) -> Option<Self> {
+    fn take(channels: &Arc<AtomicUsize>, budget: &Arc<Budget>) -> Option<Self> {
         if channels.load(Ordering::Relaxed) >= MAX_CHANNELS {
             return None;
         }
         channels.fetch_add(1, Ordering::Relaxed);
-        Some(Self { channels: Arc::clone(channels), intake: Arc::clone(intake) })
+        Some(Self { channels: Arc::clone(channels), budget: Arc::clone(budget) })
     }
 
-    /// Whether this channel's unread bytes may keep others waiting.
-    pub fn holds_up_others(&self) -> bool {
-        self.intake.is_full() && self.channels.load(Ordering::Relaxed) > 1
+    pub fn window(&self, channel: ChannelId, handle: Handle) -> Window {
+        Window::new(channel, handle, Arc::clone(&self.budget))
     }
 }
 
@@ -74,14 +73,13 @@ impl Connection {
     pub fn new(
         server: Arc<SshServer>,
         peer: Peer,
-        intake: Arc<Intake>,
         logged_in: Arc<AtomicBool>,
         closed: CancellationToken,
     ) -> Self {
         Self {
             server,
             peer,
-            intake,
+            budget: Arc::default(),
             logged_in,
             closed,
             user: None,
@@ -161,7 +159,7 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let Some(slot) = ChannelSlot::take(&self.channels, &self.intake) else {
+        let Some(slot) = ChannelSlot::take(&self.channels, &self.budget) else {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         };
@@ -189,23 +187,23 @@ impl Handler for Connection {
         _originator: &str,
         _originator_port: u32,
         reply: ChannelOpenHandle,
-        _session: &mut Session,
+        session: &mut Session,
     ) -> Result<(), Self::Error> {
         let Ok(port) = u16::try_from(port) else {
             reply.reject(ChannelOpenFailure::ConnectFailed).await;
             return Ok(());
         };
-        let Some(slot) = ChannelSlot::take(&self.channels, &self.intake) else {
+        let Some(slot) = ChannelSlot::take(&self.channels, &self.budget) else {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         };
         let (host, closed) = (host.to_owned(), self.closed.clone());
-        tokio::spawn(forward::run(channel, host, port, reply, slot, closed));
+        let window = slot.window(channel.id(), session.handle());
+        tokio::spawn(async move {
+            forward::run_tcp(channel, host, port, reply, window, closed).await;
+            drop(slot);
+        });
         Ok(())
-    }
-
-    fn adjust_window(&mut self, _channel: ChannelId, _current: u32) -> u32 {
-        self.intake.window()
     }
 
     fn channel_close(

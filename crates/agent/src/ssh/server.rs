@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::gate::Gate;
 use super::handler::Connection;
-use super::intake::{Intake, WINDOW};
+use super::window;
 use crate::config::HOST_KEY_FILE;
 use crate::error::AgentError;
 use crate::process::Children;
@@ -29,7 +29,7 @@ const MAX_CONNECTIONS: usize = 128;
 const LOGIN_DEADLINE: Duration = Duration::from_secs(30);
 /// Clients offer every key they hold, and the library counts each offer that is turned down as an attempt.
 const MAX_AUTH_ATTEMPTS: usize = 64;
-/// Messages between the library and a channel's task, which always takes them at once (see [`super::intake`]).
+/// Messages between the library and a channel's task, which always takes them at once (see [`super::flow`]).
 const CHANNEL_BUFFER: usize = 128;
 /// The largest data that OpenSSH itself uses.
 const MAX_PACKET: u32 = 32 * 1024;
@@ -108,21 +108,14 @@ impl SshServer {
             return;
         };
         let logged_in = Arc::new(AtomicBool::new(false));
-        let intake = Arc::new(Intake::default());
         let name = client_name(&mut stream).await;
-        let gate = Gate::new(
-            stream,
-            name.clone(),
-            Arc::clone(&intake),
-            LOGIN_DEADLINE,
-            Arc::clone(&logged_in),
-        );
+        let gate = Gate::new(stream, name.clone(), LOGIN_DEADLINE, Arc::clone(&logged_in));
         let closed = CancellationToken::new();
         // Ends the channels' tasks however this function is left.
         let _closing = closed.clone().drop_guard();
         let is_openssh = name.starts_with(b"SSH-2.0-OpenSSH_");
         let config = Arc::clone(if is_openssh { &self.fast } else { &self.compatible });
-        let handler = Connection::new(self, peer, intake, logged_in, closed);
+        let handler = Connection::new(self, peer, logged_in, closed);
         let result = match russh::server::run_stream(config, gate, handler).await {
             Ok(session) => session.await,
             Err(error) => Err(error),
@@ -149,7 +142,8 @@ fn settings(host_key: PrivateKey, ciphers: &'static [cipher::Name]) -> Config {
         auth_rejection_time: Duration::ZERO,
         auth_rejection_time_initial: Some(Duration::ZERO),
         keys: vec![host_key],
-        window_size: WINDOW,
+        window_size: window::INITIAL,
+        manual_window: true,
         maximum_packet_size: MAX_PACKET,
         channel_buffer_size: CHANNEL_BUFFER,
         event_buffer_size: 16,

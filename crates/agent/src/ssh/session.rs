@@ -16,11 +16,9 @@ use russh::server::{Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig};
 use tokio::io::AsyncWrite;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
 
 use super::exec::{self, ClientEnv, Program, Setting};
 use super::flow::{Inbound, pump};
-use super::forward::STALL_DEADLINE;
 use super::handler::ChannelSlot;
 use super::pty::{self, Master, PtyRequest, window_size};
 use super::server::{Peer, SshServer};
@@ -56,24 +54,38 @@ pub(super) async fn run(
     slot: ChannelSlot,
 ) {
     let (mut reader, writer) = channel.split();
+    let mut inbound = Inbound::new(slot.window(writer.id(), handle.clone()));
     let Some(start) = wait_for_start(&mut reader, &mut starts).await else {
         return;
     };
-    let exit = match launch(&server, start) {
+    let (exit, message) = match launch(&server, start) {
         Ok((running, outputs)) => {
-            let Some(exit) = attend(running, outputs, &mut reader, &writer, &slot).await else {
+            let Some(exit) = attend(running, outputs, &mut reader, &writer, &mut inbound).await
+            else {
                 return;
             };
-            exit
+            (exit, None)
         }
         Err(message) => {
             tracing::debug!(%message, "session not started");
-            let text = Bytes::from(format!("kohakuriver: {message}\r\n"));
-            let _ = writer.extended_data_bytes(STDERR, text).await;
-            Exit::Code(NOT_STARTED)
+            (Exit::Code(NOT_STARTED), Some(format!("kohakuriver: {message}\r\n")))
         }
     };
-    finish(exit, &writer, &handle).await;
+    tokio::select! {
+        () = finish(exit, message, &writer, &handle) => {}
+        // A full queue of this channel would hold up its connection, and with it what is sent here.
+        () = discard(&mut reader, &mut inbound) => {}
+    }
+}
+
+/// Takes the channel's messages until the client closes it.
+async fn discard(reader: &mut ChannelReadHalf, inbound: &mut Inbound) {
+    inbound.close();
+    while let Some(message) = reader.wait().await {
+        if let ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. } = message {
+            inbound.push(data);
+        }
+    }
 }
 
 /// Takes the channel's messages until one starts a program. The handler answers each that tries.
@@ -147,16 +159,16 @@ async fn attend(
     outputs: Outputs,
     reader: &mut ChannelReadHalf,
     writer: &ChannelWriteHalf<Msg>,
-    slot: &ChannelSlot,
+    inbound: &mut Inbound,
 ) -> Option<Exit> {
     let (ended, ending) = watch::channel(false);
     let drained = async {
         match outputs {
-            Outputs::Terminal(master) => pump(master, writer, None, &slot.intake, ending).await,
+            Outputs::Terminal(master) => pump(master, writer, None, ending).await,
             Outputs::Pipes(stdout, stderr) => {
                 tokio::join!(
-                    pump(stdout, writer, None, &slot.intake, ending.clone()),
-                    pump(stderr, writer, Some(STDERR), &slot.intake, ending),
+                    pump(stdout, writer, None, ending.clone()),
+                    pump(stderr, writer, Some(STDERR), ending),
                 );
             }
         }
@@ -166,7 +178,6 @@ async fn attend(
     let mut all_sent = false;
     let mut exit = None;
     let mut client_eof = false;
-    let mut inbound = Inbound::new(&slot.intake);
     loop {
         if let Some(exit) = exit
             && all_sent
@@ -177,35 +188,28 @@ async fn attend(
         tokio::select! {
             message = reader.wait() => {
                 let message = message?;
-                if let ChannelMsg::Data { data } = message {
-                    if stdin.is_some() {
-                        inbound.push(data);
-                    }
+                if let ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. } = message {
+                    inbound.push(data);
                 } else if matches!(message, ChannelMsg::Eof) {
                     client_eof = true;
                 } else {
                     control(&message, &running);
                 }
             }
-            written = write_some(stdin, &mut inbound), if stdin.is_some() && !inbound.is_empty() => {
+            written = write_some(stdin, inbound), if stdin.is_some() && !inbound.is_empty() => {
                 if written.is_err() {
                     // The child reads no more; what else arrives is dropped, as with a broken pipe.
                     running.stdin = None;
-                    inbound.clear();
+                    inbound.close();
                 }
             }
             status = &mut running.child.exit, if exit.is_none() => {
                 exit = Some(status.unwrap_or(Exit::Code(NOT_STARTED)));
                 running.stdin = None;
-                inbound.clear();
+                inbound.close();
                 ended.send_replace(true);
             }
             () = &mut drained, if !all_sent => all_sent = true,
-            () = sleep(STALL_DEADLINE), if !inbound.is_empty() && slot.holds_up_others() => {
-                tracing::warn!("session closed: its program reads nothing and holds up other channels");
-                let _ = writer.close().await;
-                return None;
-            }
         }
         // A terminal has no end of file of its own: closing it would hang it up.
         if client_eof && inbound.is_empty() && running.master.is_none() {
@@ -241,7 +245,15 @@ fn control(message: &ChannelMsg, running: &Running) {
     }
 }
 
-async fn finish(exit: Exit, writer: &ChannelWriteHalf<Msg>, handle: &Handle) {
+async fn finish(
+    exit: Exit,
+    message: Option<String>,
+    writer: &ChannelWriteHalf<Msg>,
+    handle: &Handle,
+) {
+    if let Some(message) = message {
+        let _ = writer.extended_data_bytes(STDERR, Bytes::from(message)).await;
+    }
     let _ = writer.eof().await;
     match exit {
         Exit::Code(code) => {
