@@ -10,5 +10,6 @@ mod images;
 mod lifecycle;
 mod nodes;
 mod terminal;
+mod ssh_features;
 mod two_nodes;
 mod websocket;

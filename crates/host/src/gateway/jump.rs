@@ -1,23 +1,26 @@
 //! An SSH server that only jumps: `ssh -J you@host:8002 root@<name or id>`.
 //!
-//! Every forwarded connection is relayed by a task of its own. One whose client does not read
-//! would hold up the others of the same SSH connection, but a jump carries one session each.
+//! Every forwarded connection is relayed by a task of its own, and may be sent as much as it has
+//! passed on: one that is stuck keeps no other of the same SSH connection waiting.
 
 use std::borrow::Cow;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use kohakuriver_link::protocol::StreamTarget;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
-use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, Session};
+use russh::server::{Auth, ChannelOpenHandle, Config, Handle, Handler, Msg, Session};
 use russh::{
     Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet, Preferred, SshId, cipher,
 };
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
@@ -28,6 +31,14 @@ use crate::host::App;
 
 /// Connections one SSH client may have open through the gateway.
 const MAX_CHANNELS: usize = 64;
+
+/// What a jump may be sent before any of it is passed on: 40 MB/s at 50 ms.
+const WINDOW: u32 = 2 * 1024 * 1024;
+/// Messages on the way to a jump's relay. A full queue would hold up the connection, but the
+/// window is full first unless a client sends less than 32 bytes at a time.
+const CHANNEL_BUFFER: usize = WINDOW as usize / 32;
+/// Granted at once, so that not every packet is answered with one.
+const GRANT: u32 = WINDOW / 8;
 
 /// For OpenSSH, whose own order decides and puts chacha20-poly1305 first: offering it would cost
 /// twice the processor time. Every OpenSSH since 2013 has GCM. What is inside is encrypted once
@@ -61,7 +72,9 @@ fn config(key: PrivateKey, ciphers: &'static [cipher::Name]) -> Config {
         auth_rejection_time_initial: Some(Duration::ZERO),
         keys: vec![key],
         preferred: Preferred { cipher: Cow::Borrowed(ciphers), ..Preferred::DEFAULT },
-        window_size: 8 * 1024 * 1024,
+        window_size: WINDOW,
+        manual_window: true,
+        channel_buffer_size: CHANNEL_BUFFER,
         maximum_packet_size: 65535,
         inactivity_timeout: None,
         keepalive_interval: Some(Duration::from_secs(30)),
@@ -144,7 +157,7 @@ impl Handler for Jump {
         _originator_address: &str,
         _originator_port: u32,
         reply: ChannelOpenHandle,
-        _session: &mut Session,
+        session: &mut Session,
     ) -> Result<(), Self::Error> {
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
@@ -152,12 +165,14 @@ impl Handler for Jump {
         };
         let app = self.app.clone();
         let text = host_to_connect.to_ascii_lowercase();
+        let handle = session.handle();
         self.app.tasks.spawn(async move {
             let _slot = slot;
             match enter(&app, &Caller::unnamed(), &text, StreamTarget::Ssh).await {
                 Ok(instance) => {
                     reply.accept().await;
-                    if let Err(error) = instance.relay(channel.into_stream()).await {
+                    let channel = Granting::new(channel, handle);
+                    if let Err(error) = instance.relay(channel).await {
                         tracing::debug!(%error, "a jump ended early");
                     }
                 }
@@ -197,6 +212,56 @@ impl Handler for Jump {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         explain(channel, session)
+    }
+}
+
+/// A jump's stream, whose client may send as much as has been read of it.
+struct Granting {
+    id: ChannelId,
+    handle: Handle,
+    stream: russh::ChannelStream<Msg>,
+    owed: u32,
+}
+
+impl Granting {
+    fn new(channel: Channel<Msg>, handle: Handle) -> Self {
+        Self { id: channel.id(), handle, stream: channel.into_stream(), owed: 0 }
+    }
+}
+
+impl AsyncRead for Granting {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let read = buf.filled().len() - before;
+        self.owed = self.owed.saturating_add(u32::try_from(read).unwrap_or(u32::MAX));
+        if self.owed >= GRANT {
+            self.handle.grant_window(self.id, self.owed);
+            self.owed = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Granting {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
