@@ -32,6 +32,8 @@ pub enum ChannelMsg {
         ext: u32,
     },
     Eof,
+    /// `eow@openssh.com`: the peer reads no more of this channel.
+    EndOfWrite,
     Close,
     /// (client only)
     RequestPty {
