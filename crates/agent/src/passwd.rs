@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::process::Identity;
+
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
 /// Far above any real file; a larger one is read in part.
@@ -21,6 +23,13 @@ pub(crate) struct User {
     /// As written in the passwd file, perhaps empty.
     pub shell: String,
     pub groups: Vec<u32>,
+}
+
+impl User {
+    /// Whose rights a process of this user has.
+    pub fn identity(&self) -> Identity {
+        Identity { uid: self.uid, gid: self.gid, groups: self.groups.clone() }
+    }
 }
 
 /// A program that runs `-c COMMAND`.

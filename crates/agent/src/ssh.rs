@@ -9,9 +9,11 @@ mod flow;
 mod forward;
 mod gate;
 mod handler;
+mod listener;
 mod pty;
 mod server;
 mod session;
+mod slots;
 mod window;
 
 pub(crate) use pty::{Master, PtyRequest, open as open_pty, window_size};

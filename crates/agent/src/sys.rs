@@ -86,9 +86,16 @@ pub(crate) fn before_exec<F>(command: &mut Command, prepare: F)
 where
     F: FnMut() -> io::Result<()> + Send + Sync + 'static,
 {
-    // SAFETY: the only caller (process::spawn) passes a closure of plain system calls over values made before the
-    // fork; it neither allocates nor locks.
+    // SAFETY: the callers (process::spawn and process::socket) pass closures of plain system calls over values made
+    // before the fork; they neither allocate nor lock.
     unsafe { command.pre_exec(prepare) };
+}
+
+/// Ends a forked child at once, without what a process does at its end: that is the parent's.
+#[expect(unsafe_code, reason = "a forked child must not run exit handlers")]
+pub(crate) fn end_child() -> ! {
+    // SAFETY: the call takes an integer and does not return.
+    unsafe { libc::_exit(0) }
 }
 
 /// Collects one ended child without waiting: `pid` itself, or any with -1.

@@ -254,15 +254,64 @@ fn many_offered_keys_do_not_use_up_the_attempts() {
 #[test]
 fn what_is_not_offered_is_refused_and_the_session_goes_on() {
     let instance = Instance::start();
-    let output = instance.ssh(&["-A", "-X"], "echo works").output().unwrap();
-    assert_eq!(text(&output.stdout), "works\n");
-    let output = instance
-        .ssh(&["-o", "ExitOnForwardFailure=yes", "-R", "0:localhost:1"], "true")
-        .output()
-        .unwrap();
-    assert!(!output.status.success());
+    let mut ssh = instance.ssh(&["-X"], "echo works ${DISPLAY-none}");
+    let output = ssh.env("DISPLAY", ":77").output().unwrap();
+    assert_eq!(text(&output.stdout), "works none\n");
     let output = instance.ssh(&["-s"], "nosuchsubsystem").output().unwrap();
     assert!(!output.status.success());
+}
+
+#[test]
+fn an_environment_is_taken_up_to_its_bounds_and_the_session_lives_beyond_them() {
+    let instance = Instance::start();
+    let mut ssh = instance.ssh(&["-o", "SendEnv=KR_*"], "env | grep -c ^KR_; echo ${#KR_LONG}");
+    ssh.env("KR_LONG", "x".repeat(30_000)).env("KR_HUGE", "x".repeat(100_000));
+    ssh.envs((0..200).map(|n| (format!("KR_{n}"), "y")));
+    let output = ssh.output().unwrap();
+    assert_eq!(text(&output.stdout), "201\n30000\n");
+}
+
+#[test]
+fn a_terminal_may_have_any_size() {
+    let instance = Instance::start();
+    for (rows, columns) in [(0, 0), (65535, 65535), (1, 1)] {
+        let size = nix::pty::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let pty = nix::pty::openpty(Some(&size), None).unwrap();
+        let output = instance.ssh(&["-tt"], "stty size").stdin(Stdio::from(pty.slave)).output();
+        assert_eq!(text(&output.unwrap().stdout), format!("{rows} {columns}\r\n"));
+    }
+}
+
+#[test]
+fn a_script_piped_into_a_terminal_runs_and_its_end_does_not_hang_up() {
+    let instance = Instance::start();
+    let mut child = instance
+        .ssh(&["-tt"], "stty -echo; read a; sleep 0.7; echo got $a")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"line\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(text(&output.stdout).contains("got line"), "{}", text(&output.stdout));
+    assert!(output.status.success());
+}
+
+#[test]
+fn a_client_that_stops_reading_ends_the_program() {
+    let instance = Instance::start();
+    let mut ssh = instance.ssh(&[], "echo $$; exec yes");
+    let mut child = ssh.stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut pid = String::new();
+    let mut byte = [0];
+    while stdout.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
+        pid.push(char::from(byte[0]));
+    }
+    drop(stdout);
+    wait_until("the program is gone", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    let _ = child.kill();
+    child.wait().unwrap();
 }
 
 #[test]

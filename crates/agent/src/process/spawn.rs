@@ -109,7 +109,7 @@ fn new_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Everything the closure needs is made here, before the fork: see [`sys::before_exec`].
-fn preparation(
+pub(super) fn preparation(
     identity: Identity,
     directory: &std::path::Path,
     has_terminal: bool,

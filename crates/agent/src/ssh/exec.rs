@@ -7,7 +7,7 @@ use std::path::Path;
 use super::server::{Peer, SshServer};
 use crate::launch;
 use crate::passwd::{self, User};
-use crate::process::{Identity, ProcessSpec};
+use crate::process::ProcessSpec;
 
 const MAX_ENV_VARS: usize = 256;
 const MAX_ENV_BYTES: usize = 64 * 1024;
@@ -62,6 +62,8 @@ pub(super) struct Setting<'a> {
     pub client: &'a ClientEnv,
     /// TERM and the terminal's device, if there is one.
     pub terminal: Option<(&'a str, &'a Path)>,
+    /// The socket that leads to the client's key agent.
+    pub agent: Option<&'a Path>,
 }
 
 /// Works out what to start.
@@ -104,7 +106,7 @@ pub(super) fn process(
         args,
         env: environment(server, user, shown_shell, setting),
         directory: user.home.clone(),
-        identity: Identity { uid: user.uid, gid: user.gid, groups: user.groups.clone() },
+        identity: user.identity(),
     })
 }
 
@@ -135,6 +137,9 @@ fn environment(
             env.push(text("TERM", term));
         }
         env.push(("SSH_TTY".into(), device.into()));
+    }
+    if let Some(agent) = setting.agent {
+        env.push(("SSH_AUTH_SOCK".into(), agent.into()));
     }
     launch::keep_possible(&mut env);
     env

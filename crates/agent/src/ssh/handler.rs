@@ -1,37 +1,38 @@
 use std::collections::HashMap;
 use std::future::ready;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use russh::keys::{HashAlg, PublicKey};
 use russh::server::{
-    Auth, ChannelOpenHandle, Handle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
+    Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
 };
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::exec::{ClientEnv, Program};
+use super::listener::Listeners;
 use super::pty::{PtyRequest, window_size};
 use super::server::{Peer, SshServer};
 use super::session::{self, Start};
-use super::window::{Budget, Window};
+use super::slots::Slots;
 use super::{auth, forward};
 use crate::passwd::User;
+use crate::process;
 
-/// Editors open tens of forwards over one connection.
-const MAX_CHANNELS: usize = 256;
 const MAX_TERM: usize = 128;
 
 /// One SSH connection: answers requests in order and hands the work to one task per channel.
 pub(super) struct Connection {
     server: Arc<SshServer>,
     peer: Peer,
-    budget: Arc<Budget>,
     logged_in: Arc<AtomicBool>,
     closed: CancellationToken,
     user: Option<Arc<User>>,
-    channels: Arc<AtomicUsize>,
+    slots: Slots,
+    listeners: Listeners,
     sessions: HashMap<ChannelId, Pending>,
 }
 
@@ -40,33 +41,7 @@ struct Pending {
     start: mpsc::Sender<Option<Start>>,
     pty: Option<PtyRequest>,
     env: ClientEnv,
-}
-
-/// One of the connection's channels, for as long as it lives.
-#[derive(Debug)]
-pub(super) struct ChannelSlot {
-    channels: Arc<AtomicUsize>,
-    budget: Arc<Budget>,
-}
-
-impl ChannelSlot {
-    fn take(channels: &Arc<AtomicUsize>, budget: &Arc<Budget>) -> Option<Self> {
-        if channels.load(Ordering::Relaxed) >= MAX_CHANNELS {
-            return None;
-        }
-        channels.fetch_add(1, Ordering::Relaxed);
-        Some(Self { channels: Arc::clone(channels), budget: Arc::clone(budget) })
-    }
-
-    pub fn window(&self, channel: ChannelId, handle: Handle) -> Window {
-        Window::new(channel, handle, Arc::clone(&self.budget))
-    }
-}
-
-impl Drop for ChannelSlot {
-    fn drop(&mut self) {
-        self.channels.fetch_sub(1, Ordering::Relaxed);
-    }
+    agent: Option<PathBuf>,
 }
 
 impl Connection {
@@ -76,14 +51,17 @@ impl Connection {
         logged_in: Arc<AtomicBool>,
         closed: CancellationToken,
     ) -> Self {
+        let slots = Slots::default();
+        let children = Arc::clone(&server.children);
+        let listeners = Listeners::new(children, slots.clone(), closed.clone());
         Self {
             server,
             peer,
-            budget: Arc::default(),
             logged_in,
             closed,
             user: None,
-            channels: Arc::default(),
+            slots,
+            listeners,
             sessions: HashMap::new(),
         }
     }
@@ -117,8 +95,9 @@ impl Connection {
         let Some(pending) = self.sessions.remove(&channel) else {
             return session.channel_failure(channel);
         };
-        let start = Start { user, program, pty: pending.pty, env: pending.env, peer: self.peer };
-        if pending.start.try_send(Some(start)).is_err() {
+        let Pending { start: starts, pty, env, agent } = pending;
+        let start = Start { user, program, pty, env, agent, peer: self.peer };
+        if starts.try_send(Some(start)).is_err() {
             return session.channel_failure(channel);
         }
         session.channel_success(channel)
@@ -159,13 +138,13 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let Some(slot) = ChannelSlot::take(&self.channels, &self.budget) else {
+        let Some(slot) = self.slots.take() else {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         };
         // Room for a few refused requests before the one that starts something.
         let (start, starts) = mpsc::channel(16);
-        let pending = Pending { start, pty: None, env: ClientEnv::default() };
+        let pending = Pending { start, pty: None, env: ClientEnv::default(), agent: None };
         self.sessions.insert(channel.id(), pending);
         let server = Arc::clone(&self.server);
         let (handle, closed) = (session.handle(), self.closed.clone());
@@ -193,7 +172,7 @@ impl Handler for Connection {
             reply.reject(ChannelOpenFailure::ConnectFailed).await;
             return Ok(());
         };
-        let Some(slot) = ChannelSlot::take(&self.channels, &self.budget) else {
+        let Some(slot) = self.slots.take() else {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         };
@@ -204,6 +183,115 @@ impl Handler for Connection {
             drop(slot);
         });
         Ok(())
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        path: &str,
+        reply: ChannelOpenHandle,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let (Some(slot), Some(user)) = (self.slots.take(), self.user.clone()) else {
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return Ok(());
+        };
+        let connected =
+            process::connect_as(&self.server.children, user.identity(), Path::new(path));
+        let stream = match connected {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(path, %error, "forward not connected");
+                reply.reject(ChannelOpenFailure::ConnectFailed).await;
+                return Ok(());
+            }
+        };
+        reply.accept().await;
+        let window = slot.window(channel.id(), session.handle());
+        let closed = self.closed.clone();
+        tokio::spawn(async move {
+            let (from_target, to_target) = stream.into_split();
+            tokio::select! {
+                () = closed.cancelled() => {}
+                () = forward::relay(channel, from_target, to_target, window) => {}
+            }
+            drop(slot);
+        });
+        Ok(())
+    }
+
+    fn tcpip_forward(
+        &mut self,
+        address: &str,
+        port: &mut u32,
+        session: &mut Session,
+    ) -> impl Future<Output = Result<bool, Self::Error>> + Send {
+        let Some(user) = &self.user else {
+            return ready(Ok(false));
+        };
+        let bound = self.listeners.listen_tcp(user, &session.handle(), address, *port);
+        ready(Ok(match bound {
+            Ok(bound) => {
+                *port = bound;
+                true
+            }
+            Err(error) => {
+                tracing::debug!(address, port, %error, "remote forward refused");
+                false
+            }
+        }))
+    }
+
+    fn cancel_tcpip_forward(
+        &mut self,
+        address: &str,
+        port: u32,
+        _session: &mut Session,
+    ) -> impl Future<Output = Result<bool, Self::Error>> + Send {
+        ready(Ok(self.listeners.cancel_tcp(address, port)))
+    }
+
+    fn streamlocal_forward(
+        &mut self,
+        path: &str,
+        session: &mut Session,
+    ) -> impl Future<Output = Result<bool, Self::Error>> + Send {
+        let Some(user) = &self.user else {
+            return ready(Ok(false));
+        };
+        let listening = self.listeners.listen_socket(user, &session.handle(), path);
+        if let Err(error) = &listening {
+            tracing::debug!(path, %error, "remote forward refused");
+        }
+        ready(Ok(listening.is_ok()))
+    }
+
+    fn cancel_streamlocal_forward(
+        &mut self,
+        path: &str,
+        _session: &mut Session,
+    ) -> impl Future<Output = Result<bool, Self::Error>> + Send {
+        ready(Ok(self.listeners.cancel_socket(path)))
+    }
+
+    fn agent_request(
+        &mut self,
+        channel: ChannelId,
+        session: &mut Session,
+    ) -> impl Future<Output = Result<bool, Self::Error>> + Send {
+        let (Some(pending), Some(user)) = (self.sessions.get_mut(&channel), &self.user) else {
+            return ready(Ok(false));
+        };
+        ready(Ok(match self.listeners.agent_socket(user, &session.handle()) {
+            Ok(path) => {
+                pending.agent = Some(path);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, "key agent not forwarded");
+                false
+            }
+        }))
     }
 
     fn channel_close(

@@ -38,6 +38,11 @@ const MAX_PACKET: u32 = 32 * 1024;
 const NAME_DEADLINE: Duration = Duration::from_secs(1);
 const MAX_NAME: usize = 255;
 
+const NAME: &str = concat!("SSH-2.0-KohakuRiver_", env!("CARGO_PKG_VERSION"));
+/// OpenSSH tells only its like that it reads no more of a program (`ssh x yes | head -1`), and knows them by name.
+const NAME_FOR_OPENSSH: &str =
+    concat!("SSH-2.0-OpenSSH_compatible_KohakuRiver_", env!("CARGO_PKG_VERSION"));
+
 /// For OpenSSH, whose own order decides and puts chacha20-poly1305 and AES-CTR first: offering either would halve the
 /// throughput of nearly everyone. Every OpenSSH since 2013 has GCM, which the CPU's AES instructions carry.
 const FAST_CIPHERS: &[cipher::Name] = &[cipher::AES_128_GCM, cipher::AES_256_GCM];
@@ -85,8 +90,8 @@ impl SshServer {
         let path = config_dir.join(HOST_KEY_FILE);
         let host_key = russh::keys::load_secret_key(&path, None)
             .map_err(|source| AgentError::HostKey { path, source })?;
-        let fast = settings(host_key.clone(), FAST_CIPHERS);
-        let compatible = settings(host_key, ALL_CIPHERS);
+        let fast = settings(NAME_FOR_OPENSSH, host_key.clone(), FAST_CIPHERS);
+        let compatible = settings(NAME, host_key, ALL_CIPHERS);
         Ok(Self {
             fast: Arc::new(fast),
             compatible: Arc::new(compatible),
@@ -127,16 +132,13 @@ impl SshServer {
     }
 }
 
-fn settings(host_key: PrivateKey, ciphers: &'static [cipher::Name]) -> Config {
+fn settings(name: &'static str, host_key: PrivateKey, ciphers: &'static [cipher::Name]) -> Config {
     let mut methods = MethodSet::empty();
     methods.push(MethodKind::PublicKey);
     let sha1 = Algorithm::Rsa { hash: None };
     let keys = Preferred::DEFAULT.key.iter().filter(|key| **key != sha1);
     Config {
-        server_id: SshId::Standard(Cow::Borrowed(concat!(
-            "SSH-2.0-KohakuRiver_",
-            env!("CARGO_PKG_VERSION")
-        ))),
+        server_id: SshId::Standard(Cow::Borrowed(name)),
         methods,
         // Keys cannot be guessed: a delay would only slow down clients that hold several.
         auth_rejection_time: Duration::ZERO,

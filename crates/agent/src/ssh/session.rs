@@ -6,6 +6,7 @@
 //! ```
 
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -19,9 +20,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::exec::{self, ClientEnv, Program, Setting};
 use super::flow::{Inbound, pump};
-use super::handler::ChannelSlot;
 use super::pty::{self, Master, PtyRequest, window_size};
 use super::server::{Peer, SshServer};
+use super::slots::ChannelSlot;
 use crate::passwd::User;
 use crate::process::{self, Exit, Output, Started, Terminal};
 
@@ -36,6 +37,8 @@ pub(super) struct Start {
     pub program: Program,
     pub pty: Option<PtyRequest>,
     pub env: ClientEnv,
+    /// The socket that leads to the client's key agent, if it was asked for.
+    pub agent: Option<PathBuf>,
     pub peer: Peer,
 }
 
@@ -126,6 +129,7 @@ fn launch(server: &SshServer, start: Start) -> Result<(Running, Outputs), String
         terminal: request
             .zip(new_pty.as_ref())
             .map(|(request, pty)| (request.term.as_str(), pty.path.as_path())),
+        agent: start.agent.as_deref(),
     };
     let spec = exec::process(server, &start.user, &start.program, setting)
         .map_err(|error| error.to_string())?;
@@ -162,14 +166,19 @@ async fn attend(
     inbound: &mut Inbound,
 ) -> Option<Exit> {
     let (ended, ending) = watch::channel(false);
+    let (unread, mut unreading) = watch::channel(false);
     let drained = async {
         match outputs {
             Outputs::Terminal(master) => pump(master, writer, None, ending).await,
             Outputs::Pipes(stdout, stderr) => {
-                tokio::join!(
-                    pump(stdout, writer, None, ending.clone()),
-                    pump(stderr, writer, Some(STDERR), ending),
-                );
+                let from_stdout = async {
+                    tokio::select! {
+                        () = pump(stdout, writer, None, ending.clone()) => {}
+                        // The pipe is closed with this: who writes on is told, as by any reader that has gone.
+                        _ = unreading.wait_for(|unread| *unread) => {}
+                    }
+                };
+                tokio::join!(from_stdout, pump(stderr, writer, Some(STDERR), ending.clone()),);
             }
         }
     };
@@ -192,6 +201,8 @@ async fn attend(
                     inbound.push(data);
                 } else if matches!(message, ChannelMsg::Eof) {
                     client_eof = true;
+                } else if matches!(message, ChannelMsg::EndOfWrite) {
+                    unread.send_replace(true);
                 } else {
                     control(&message, &running);
                 }
