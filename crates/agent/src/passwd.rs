@@ -1,5 +1,6 @@
 //! Users of the image, from its passwd and group files: a static executable cannot load NSS modules.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -74,6 +75,28 @@ pub(crate) fn shell_of(user: &User) -> Option<Shell> {
             is_executable(BUSYBOX)
                 .then(|| Shell { program: PathBuf::from(BUSYBOX), name: "sh".into() })
         })
+}
+
+/// The users' names by id, the first for each.
+pub(crate) fn user_names() -> HashMap<u32, String> {
+    read_bounded(PASSWD).map_or_else(HashMap::new, |text| names_by_id(&text))
+}
+
+/// The groups' names by id, the first for each.
+pub(crate) fn group_names() -> HashMap<u32, String> {
+    read_bounded(GROUP).map_or_else(HashMap::new, |text| names_by_id(&text))
+}
+
+/// Both files have the name first and the id third.
+fn names_by_id(text: &str) -> HashMap<u32, String> {
+    let mut names = HashMap::new();
+    for line in text.lines() {
+        let mut fields = line.split(':');
+        if let (Some(name), Some(Ok(id))) = (fields.next(), fields.nth(1).map(str::parse)) {
+            names.entry(id).or_insert_with(|| name.to_owned());
+        }
+    }
+    names
 }
 
 fn is_executable(path: &str) -> bool {

@@ -1,36 +1,26 @@
-//! Attributes and directory lines as SFTP clients expect them.
+//! Names of users and groups for people to read, from the image's own files, read once and only if asked for.
 
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
+use std::collections::HashMap;
 
-use russh_sftp::protocol::{File, FileAttributes};
+use crate::passwd;
 
-/// The attributes of a file. Not the library's conversion, which takes every device for a symbolic link.
-pub(super) fn attributes(meta: &Metadata) -> FileAttributes {
-    let seconds = |time: i64| u32::try_from(time.max(0)).unwrap_or(u32::MAX);
-    FileAttributes {
-        size: Some(meta.size()),
-        uid: Some(meta.uid()),
-        gid: Some(meta.gid()),
-        permissions: Some(meta.mode()),
-        atime: Some(seconds(meta.atime())),
-        mtime: Some(seconds(meta.mtime())),
-        ..FileAttributes::default()
-    }
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    known: Option<(HashMap<u32, String>, HashMap<u32, String>)>,
 }
 
-/// A directory entry with its line for `ls -l`.
-pub(super) fn entry(name: String, attributes: FileAttributes) -> File {
-    let kind = match attributes.permissions.unwrap_or(0) & libc::S_IFMT {
-        libc::S_IFDIR => "d",
-        libc::S_IFLNK => "l",
-        libc::S_IFCHR => "c",
-        libc::S_IFBLK => "b",
-        libc::S_IFIFO => "p",
-        libc::S_IFSOCK => "s",
-        _ => "-",
-    };
-    let mut file = File::new(name, attributes);
-    file.longname.replace_range(0..1, kind);
-    file
+impl Names {
+    fn known(&mut self) -> &(HashMap<u32, String>, HashMap<u32, String>) {
+        self.known.get_or_insert_with(|| (passwd::user_names(), passwd::group_names()))
+    }
+
+    /// The user's name; empty where it has none.
+    pub fn user(&mut self, id: u32) -> &str {
+        self.known().0.get(&id).map_or("", String::as_str)
+    }
+
+    /// The group's name; empty where it has none.
+    pub fn group(&mut self, id: u32) -> &str {
+        self.known().1.get(&id).map_or("", String::as_str)
+    }
 }
