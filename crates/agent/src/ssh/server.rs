@@ -11,7 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use russh::keys::{Algorithm, PrivateKey};
 use russh::server::Config;
 use russh::{MethodKind, MethodSet, Preferred, SshId, cipher};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, BufReader};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,8 @@ const MAX_PACKET: u32 = 32 * 1024;
 /// How long a client may keep its name to itself before it is taken for one of the slower kind.
 const NAME_DEADLINE: Duration = Duration::from_secs(1);
 const MAX_NAME: usize = 255;
+/// Several packets of the usual size.
+const READ_AHEAD: usize = 64 * 1024;
 
 const NAME: &str = concat!("SSH-2.0-KohakuRiver_", env!("CARGO_PKG_VERSION"));
 /// OpenSSH tells only its like that it reads no more of a program (`ssh x yes | head -1`), and knows them by name.
@@ -114,6 +116,8 @@ impl SshServer {
         };
         let logged_in = Arc::new(AtomicBool::new(false));
         let name = client_name(&mut stream).await;
+        // The library reads each packet's length by itself.
+        let stream = BufReader::with_capacity(READ_AHEAD, stream);
         let gate = Gate::new(stream, name.clone(), LOGIN_DEADLINE, Arc::clone(&logged_in));
         let closed = CancellationToken::new();
         // Ends the channels' tasks however this function is left.
