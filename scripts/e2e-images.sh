@@ -3,8 +3,8 @@
 # Makes the Docker images the tests use, out of the distribution's packages and no registry:
 #   kohakuriver-test/busybox:latest  a shell and the usual commands, about 2 MB
 #   kohakuriver-test/scratch:latest  one static program, /hello, and no shell at all, below 1 MB
-#   kohakuriver-test/debian:latest   with --with-debian: a small Debian or Ubuntu with sshd
-# What is there already stays, unless --force is given.
+#   kohakuriver-test/debian:latest   with --with-debian: a small Debian or Ubuntu with sshd and rsync
+# What is there already stays, unless --force is given or a package is missing.
 set -euo pipefail
 . "$(dirname -- "$0")/lib.sh"
 . "$(dirname -- "$0")/base.sh"
@@ -26,6 +26,12 @@ trap 'rm -rf "$work"' EXIT
 
 wanted() {
   [ "$force" = 1 ] || ! docker_api GET "/images/kohakuriver-test/$1:latest/json" >/dev/null 2>&1
+}
+
+debian_packages=openssh-server,openssh-client,procps,iproute2,rsync
+wanted_debian() {
+  wanted debian ||
+    ! docker_api GET "/images/kohakuriver-test/debian:latest/json" | grep -q "\"packages\":\"$debian_packages\""
 }
 
 url_encode() {
@@ -95,8 +101,9 @@ C
 debian_image() {
   is_root || die "building a Debian image needs root"
   have mmdebstrap || die "mmdebstrap is missing: run scripts/setup.sh"
-  base_tar "$work/debian.tar" openssh-server,procps,iproute2
-  import debian "$work/debian.tar" 'CMD ["/bin/bash"]'
+  base_tar "$work/debian.tar" "$debian_packages"
+  import debian "$work/debian.tar" "CMD [\"/bin/bash\"]
+LABEL packages=\"$debian_packages\""
 }
 
 find_busybox() {
@@ -114,4 +121,4 @@ busybox=$(find_busybox)
 
 if wanted busybox; then busybox_image; fi
 if wanted scratch; then scratch_image; fi
-if [ "$with_debian" = 1 ] && wanted debian; then debian_image; fi
+if [ "$with_debian" = 1 ] && wanted_debian; then debian_image; fi
