@@ -12,12 +12,18 @@ mod output;
 mod request;
 mod serve;
 
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::error::AgentError;
 
 /// Serves SFTP on standard input and output until the client is done.
 pub fn sftp_server() -> Result<(), AgentError> {
     crate::sys::limit_allocator();
-    serve::serve(io::stdin(), io::stdout()).map_err(AgentError::Sftp)
+    // As files: the standard library's own streams have buffers of their own in between.
+    let file = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
+    file(io::stdin().as_fd())
+        .and_then(|input| serve::serve(input, file(io::stdout().as_fd())?))
+        .map_err(AgentError::Sftp)
 }

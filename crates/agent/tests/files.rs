@@ -104,3 +104,83 @@ fn files_are_served_with_the_rights_of_the_user_who_logged_in() {
     let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(open.join("mine")).unwrap());
     assert_ne!(owner, 0);
 }
+
+#[test]
+fn what_openssh_adds_to_the_protocol_works() {
+    let instance = Instance::start();
+    let base = instance.path("base");
+    std::fs::create_dir(&base).unwrap();
+    std::fs::write(base.join("old"), "old").unwrap();
+    std::fs::write(base.join("new"), "new").unwrap();
+    let batch = format!(
+        "cd {}\ndf .\nrename new old\ncp old copy\nln copy hard\nln -s target link\nchown -h 7 link\n\
+         ls -l\n",
+        base.display()
+    );
+    let output = instance.sftp("root", &batch);
+    let shown = text(&output.stdout);
+    assert!(output.status.success(), "{shown}{}", text(&output.stderr));
+    let read = |name: &str| std::fs::read_to_string(base.join(name)).unwrap();
+    // Renamed onto another, which only the extension does.
+    assert_eq!(
+        (read("old"), read("copy"), read("hard")),
+        ("new".into(), "new".into(), "new".into())
+    );
+    assert!(shown.contains("%Capacity"), "{shown}");
+    assert!(shown.contains("root     root"), "owners have names: {shown}");
+    let link = std::fs::symlink_metadata(base.join("link")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&link), 7);
+    assert_eq!(std::fs::read_link(base.join("link")).unwrap(), std::path::Path::new("target"));
+    for home in ["~", "~root"] {
+        let remote = format!("root@127.0.0.1:{home}/..{}", base.join("old").display());
+        let down =
+            instance.copier("scp").arg("-q").arg(&remote).arg(instance.path("down")).status();
+        assert!(down.unwrap().success(), "{home}");
+    }
+}
+
+#[test]
+fn a_name_that_is_not_utf_8_and_an_odd_one_are_files_like_others() {
+    use std::os::unix::ffi::OsStrExt;
+    let instance = Instance::start();
+    let (tree, copy) = (instance.path("tree"), instance.path("copy"));
+    std::fs::create_dir(&tree).unwrap();
+    for name in [&b"caf\xe9"[..], b"a b", b"\"quoted\"", b"-dash", b"new\nline"] {
+        std::fs::write(tree.join(std::ffi::OsStr::from_bytes(name)), name).unwrap();
+    }
+    let remote = format!("root@127.0.0.1:{}", tree.display());
+    let down = instance.copier("scp").args(["-q", "-r"]).arg(&remote).arg(&copy).output().unwrap();
+    assert!(down.status.success(), "{}", text(&down.stderr));
+    let same = std::process::Command::new("diff").arg("-r").args([&tree, &copy]).status();
+    assert!(same.unwrap().success());
+}
+
+#[test]
+fn a_cut_transfer_goes_on_where_it_was() {
+    let instance = Instance::start();
+    let data = noise(3_000_000);
+    let (there, here) = (instance.path("there"), instance.path("here"));
+    std::fs::write(&there, &data).unwrap();
+    std::fs::write(&here, &data[..1_000_000]).unwrap();
+    let batch = format!("reget {} {}\n", there.display(), here.display());
+    assert!(instance.sftp("root", &batch).status.success());
+    assert!(std::fs::read(&here).unwrap() == data);
+    std::fs::write(&there, &data[..2_000_000]).unwrap();
+    let batch = format!("reput {} {}\n", here.display(), there.display());
+    assert!(instance.sftp("root", &batch).status.success());
+    assert!(std::fs::read(&there).unwrap() == data);
+}
+
+#[test]
+fn garbage_ends_the_session_and_nothing_else() {
+    let instance = Instance::start();
+    let garbage = instance.path("garbage");
+    std::fs::write(&garbage, noise(100_000)).unwrap();
+    let output = instance
+        .ssh(&["-s"], "sftp")
+        .stdin(std::fs::File::open(&garbage).unwrap())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert!(instance.exec("true").status.success());
+}
