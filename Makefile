@@ -2,7 +2,7 @@
 # do and can be run by themselves.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down build test chaos check bench release
+.PHONY: help up down build test chaos fuzz check bench release
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -25,6 +25,9 @@ test: ## everything that must hold, with real Docker and real ssh (root or sudo)
 
 chaos: ## 500 faults on a cluster of three namespaces (ARGS="FAULTS SEED")
 	@scripts/chaos.sh $(ARGS)
+
+fuzz: ## a minute of libFuzzer on each parser (ARGS="SECONDS TARGET...")
+	@scripts/fuzz.sh $(ARGS)
 
 bench: ## the measurements
 	@scripts/bench.sh $(ARGS)

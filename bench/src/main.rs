@@ -7,12 +7,15 @@
 
 mod bulk;
 mod create;
+mod exec;
+mod forward;
 mod lifecycle;
 mod list;
 mod memory;
 mod reconcile;
 mod sample;
 mod scale;
+mod sftp;
 mod start;
 
 use std::io::Write;
@@ -23,10 +26,13 @@ use sample::Line;
 /// A measurement by its name on the command line.
 type Bench = (&'static str, fn() -> Vec<Line>);
 
-const BENCHES: [Bench; 8] = [
+const BENCHES: [Bench; 11] = [
     ("start", start::run),
     ("create", create::run),
     ("bulk", bulk::run),
+    ("exec", exec::run),
+    ("forward", forward::run),
+    ("sftp", sftp::run),
     ("lifecycle", lifecycle::run),
     ("list", list::run),
     ("reconcile", reconcile::run),

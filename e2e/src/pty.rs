@@ -23,20 +23,7 @@ pub struct Terminal {
 impl Terminal {
     /// Starts the command with the terminal as its controlling one, 80 columns by 24 rows.
     pub fn start(command: &Command) -> Self {
-        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
-        let pair = openpty(Some(&size), None).expect("a terminal");
-        // setsid(1) makes the terminal the command's own without any unsafe code of ours.
-        let mut with_terminal = Command::new("setsid");
-        with_terminal.args(["--ctty", "--wait"]).arg(command.get_program());
-        with_terminal.args(command.get_args()).env_clear().env("TERM", "xterm-256color");
-        for (name, value) in command.get_envs() {
-            with_terminal.env(name, value.unwrap_or_default());
-        }
-        let slave = || Stdio::from(pair.slave.try_clone().expect("a descriptor"));
-        with_terminal.stdin(slave()).stdout(slave()).stderr(slave());
-        let child = with_terminal.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        drop((with_terminal, pair.slave));
-        let keyboard = File::from(pair.master);
+        let (keyboard, child) = spawn(command);
         let mut screen = keyboard.try_clone().expect("a descriptor");
         let shown = Arc::new(Mutex::new(String::new()));
         let sink = Arc::clone(&shown);
@@ -48,6 +35,13 @@ impl Terminal {
             }
         });
         Self { child, keyboard, shown }
+    }
+
+    /// The same with nobody at it: the caller reads and writes the terminal itself.
+    pub fn raw(command: &Command) -> (File, Self) {
+        let (keyboard, child) = spawn(command);
+        let theirs = keyboard.try_clone().expect("a descriptor");
+        (theirs, Self { child, keyboard, shown: Arc::default() })
     }
 
     pub fn type_in(&mut self, text: &str) {
@@ -88,6 +82,23 @@ impl Terminal {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+fn spawn(command: &Command) -> (File, Child) {
+    let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    let pair = openpty(Some(&size), None).expect("a terminal");
+    // setsid(1) makes the terminal the command's own without any unsafe code of ours.
+    let mut with_terminal = Command::new("setsid");
+    with_terminal.args(["--ctty", "--wait"]).arg(command.get_program());
+    with_terminal.args(command.get_args()).env_clear().env("TERM", "xterm-256color");
+    with_terminal.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    for (name, value) in command.get_envs() {
+        with_terminal.env(name, value.unwrap_or_default());
+    }
+    let slave = || Stdio::from(pair.slave.try_clone().expect("a descriptor"));
+    with_terminal.stdin(slave()).stdout(slave()).stderr(slave());
+    let child = with_terminal.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    (File::from(pair.master), child)
 }
 
 impl Drop for Terminal {

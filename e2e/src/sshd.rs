@@ -56,6 +56,16 @@ impl Sshd {
         command
     }
 
+    /// `sftp` to it.
+    pub fn sftp(&self) -> Command {
+        let mut command = Command::new("sftp");
+        command.args(self.arguments().into_iter().map(|word| match word.as_str() {
+            "-p" => "-P".to_owned(),
+            _ => word,
+        }));
+        command
+    }
+
     /// What takes an `ssh` through it to somewhere else.
     pub fn proxy_command(&self) -> String {
         format!("ssh {} -W %h:%p", self.arguments().join(" "))

@@ -7,6 +7,8 @@
 mod config;
 mod error;
 mod exec;
+#[doc(hidden)]
+pub mod fuzzing;
 mod launch;
 mod passwd;
 mod process;

@@ -85,6 +85,13 @@ impl Sessions {
     }
 }
 
+/// Feeds an emulator; its panics are the fuzzer's to find.
+pub(crate) fn show(output: &[u8], size: kohakuriver_wire::exec::Size) {
+    let mut screen = screen::Screen::new(size);
+    screen.process(output);
+    screen.picture();
+}
+
 /// Hangs a session up, and kills what does not mind.
 fn end(session: &Arc<Session>) {
     session.hang_up();

@@ -18,6 +18,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::error::AgentError;
 
+/// Parses a packet and forgets it.
+pub(crate) fn parse(packet: &[u8]) {
+    if let [kind, fields @ ..] = packet {
+        let _ = request::Request::parse(*kind, request::Reader(fields));
+    }
+}
+
 /// Serves SFTP on standard input and output until the client is done.
 pub fn sftp_server() -> Result<(), AgentError> {
     crate::sys::limit_allocator();

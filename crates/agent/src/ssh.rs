@@ -16,5 +16,10 @@ mod session;
 mod slots;
 mod window;
 
+/// Splits a command and forgets the words.
+pub(crate) fn words(command: &[u8]) {
+    let _ = exec::split_words(command);
+}
+
 pub(crate) use pty::{Master, PtyRequest, open as open_pty, window_size};
 pub(crate) use server::{Peer, SshServer};

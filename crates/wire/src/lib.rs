@@ -21,6 +21,7 @@
 
 pub mod exec;
 mod frame;
+pub mod gateway;
 mod greeting;
 pub mod session;
 mod target;

@@ -9,7 +9,7 @@ mod forward;
 mod images;
 mod lifecycle;
 mod nodes;
-mod terminal;
 mod ssh_features;
+mod terminal;
 mod two_nodes;
 mod websocket;

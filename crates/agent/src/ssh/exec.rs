@@ -146,7 +146,7 @@ fn environment(
 }
 
 /// Splits a command as a shell would, without expanding anything: for images that have no shell.
-fn split_words(command: &[u8]) -> Option<Vec<OsString>> {
+pub(super) fn split_words(command: &[u8]) -> Option<Vec<OsString>> {
     let mut words = Vec::new();
     let mut word: Option<Vec<u8>> = None;
     let mut quote = None;

@@ -7,13 +7,12 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use kohakuriver_link::protocol::StreamTarget;
+use kohakuriver_wire::gateway::{MAX_GREETING, tunnel_request};
 
 use crate::access::Caller;
 use crate::enter::enter;
 use crate::host::App;
 
-/// `REQUEST_TUNNEL ` and the longest name.
-const MAX_LINE: usize = 128;
 const LINE_LIMIT: Duration = Duration::from_secs(10);
 
 pub async fn serve(app: &App, mut stream: TcpStream) {
@@ -22,7 +21,7 @@ pub async fn serve(app: &App, mut stream: TcpStream) {
         Ok(Err(error)) => return tracing::debug!(%error, "a tunnel request broke off"),
         Err(_) => return tracing::debug!("a tunnel request took too long"),
     };
-    let answer = match parse(&line) {
+    let answer = match tunnel_request(&line) {
         None => Err("this is the SSH gateway: use ssh -J, or REQUEST_TUNNEL <id>".to_owned()),
         Some(text) => {
             enter(app, &Caller::unnamed(), text, StreamTarget::Ssh).await.map_err(|error| {
@@ -51,35 +50,15 @@ pub async fn serve(app: &App, mut stream: TcpStream) {
     }
 }
 
-/// The reference of the instance, if the line is a request.
-fn parse(line: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(line).ok()?.strip_prefix("REQUEST_TUNNEL ")?.trim_end();
-    (!text.is_empty()).then_some(text)
-}
-
 /// One byte at a time, so that nothing behind the line is taken from the client's SSH. Ends at
 /// the newline or the bound.
 async fn read_line(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
-    let mut line = Vec::with_capacity(MAX_LINE);
-    while line.len() < MAX_LINE {
+    let mut line = Vec::with_capacity(MAX_GREETING);
+    while line.len() < MAX_GREETING {
         match stream.read_u8().await? {
             b'\n' => break,
             byte => line.push(byte),
         }
     }
     Ok(line)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_whole_request_is_one() {
-        assert_eq!(parse(b"REQUEST_TUNNEL 123"), Some("123"));
-        assert_eq!(parse(b"REQUEST_TUNNEL web\r"), Some("web"));
-        for bad in [&b"REQUEST_TUNNEL "[..], b"REQUEST_TUNNE", b"GET / HTTP/1.1", b"\xff\xfe"] {
-            assert_eq!(parse(bad), None);
-        }
-    }
 }

@@ -1,0 +1,20 @@
+//! What parses bytes from outside, for fuzz targets alone.
+
+use kohakuriver_wire::exec::Size;
+
+/// One SFTP packet: its kind, then its fields.
+pub fn sftp_packet(bytes: &[u8]) {
+    crate::sftp::parse(bytes);
+}
+
+/// What a program writes to its terminal; the first two bytes are a size.
+pub fn terminal_output(bytes: &[u8]) {
+    if let [rows, cols, output @ ..] = bytes {
+        crate::session::show(output, Size { rows: u16::from(*rows), cols: u16::from(*cols) });
+    }
+}
+
+/// The words of a command for an image that has no shell.
+pub fn command_words(bytes: &[u8]) {
+    crate::ssh::words(bytes);
+}

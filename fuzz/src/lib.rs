@@ -1,0 +1,78 @@
+//! Everything that parses bytes from outside, as functions of bytes: a panic, a hang or a pile of
+//! memory is a defect.
+//!
+//! `tests/corpus.rs` runs every file of `corpus/` and thousands of mutations of them with each
+//! `make test`. `make fuzz` looks for new ones with libFuzzer (see `libfuzzer/`); what it finds
+//! goes into the corpus, with the fix.
+
+use bytes::{Bytes, BytesMut};
+use kohakuriver_link::frame::FrameStream;
+use kohakuriver_link::protocol::{StreamOpen, StreamOpened, ToHost, ToRunner};
+use kohakuriver_wire::exec::{ExecInput, ExecOutput};
+use kohakuriver_wire::session::{SessionInput, SessionOutput};
+use kohakuriver_wire::tunnel::TunnelFrame;
+use kohakuriver_wire::{StreamReply, StreamTarget, decode_all, gateway, udp};
+use serde::de::DeserializeOwned;
+
+mod seeds;
+
+pub use seeds::seeds;
+
+/// A name, as in `corpus/`, and what is run on each input.
+pub type Target = (&'static str, fn(&[u8]));
+
+pub const TARGETS: [Target; 12] = [
+    ("gateway-greeting", |bytes| {
+        let _ = gateway::tunnel_request(bytes);
+    }),
+    ("forward-frame", forward_frame),
+    ("link-to-host", link::<ToHost>),
+    ("link-to-runner", link::<ToRunner>),
+    ("link-stream", |bytes| {
+        link::<StreamOpen>(bytes);
+        link::<StreamOpened>(bytes);
+    }),
+    ("stream-greeting", |bytes| {
+        drop(serde_json::from_slice::<StreamTarget>(bytes));
+        drop(serde_json::from_slice::<StreamReply>(bytes));
+    }),
+    ("exec-frames", |bytes| {
+        drop(decode_all::<ExecInput>(bytes));
+        drop(decode_all::<ExecOutput>(bytes));
+    }),
+    ("session-frames", |bytes| {
+        drop(decode_all::<SessionInput>(bytes));
+        drop(decode_all::<SessionOutput>(bytes));
+    }),
+    ("datagrams", datagrams),
+    ("sftp-packet", kohakuriver_agent::fuzzing::sftp_packet),
+    ("terminal-output", kohakuriver_agent::fuzzing::terminal_output),
+    ("command-words", kohakuriver_agent::fuzzing::command_words),
+];
+
+fn forward_frame(bytes: &[u8]) {
+    if let Ok(frame) = TunnelFrame::decode(Bytes::copy_from_slice(bytes)) {
+        assert_eq!(&frame.encode()[..], bytes, "a frame is written as it was read");
+    }
+}
+
+fn datagrams(bytes: &[u8]) {
+    let mut buffer = BytesMut::from(bytes);
+    let mut again = BytesMut::new();
+    while let Some(datagram) = udp::take(&mut buffer) {
+        udp::put(&mut again, &datagram);
+    }
+    again.extend_from_slice(&buffer);
+    assert_eq!(&again[..], bytes, "nothing is lost between datagrams");
+}
+
+/// Reads frames of the runners' link until the first that is none.
+fn link<T: DeserializeOwned>(bytes: &[u8]) {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().build() else {
+        return;
+    };
+    runtime.block_on(async {
+        let mut frames = FrameStream::new(tokio::io::join(bytes, tokio::io::sink()));
+        while frames.receive::<T>().await.is_ok() {}
+    });
+}
