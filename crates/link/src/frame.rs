@@ -49,7 +49,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FrameStream<S> {
     /// Gives the bare stream back, with bytes that were read past the last frame.
     pub fn into_parts(self) -> (S, Bytes) {
         let FramedParts { io, read_buf, .. } = self.inner.into_parts();
-        (io, read_buf.freeze())
+        // Nothing in it is no reason to keep its eight KiB for as long as the stream lives.
+        let early = if read_buf.is_empty() { Bytes::new() } else { read_buf.freeze() };
+        (io, early)
     }
 }
 
