@@ -78,6 +78,17 @@ pub fn take<M: Message>(buffer: &mut BytesMut) -> Result<Option<M>, FrameError> 
     M::decode(kind, buffer.split_to(length).freeze()).map(Some)
 }
 
+/// How many bytes the message at the front of `buffer` still lacks, as far as that is known.
+pub fn missing(buffer: &[u8]) -> usize {
+    match buffer.split_at_checked(HEADER) {
+        Some((header, payload)) => {
+            let length = (&header[1..]).get_u32() as usize;
+            length.min(MAX_PAYLOAD).saturating_sub(payload.len())
+        }
+        None => HEADER - buffer.len(),
+    }
+}
+
 /// Every message of `bytes`, for tests and fuzzing; a cut one at the end is left out.
 ///
 /// # Errors
@@ -144,8 +155,9 @@ impl<R: AsyncRead + Unpin, M: Message> FrameReader<R, M> {
             if let Some(message) = take(&mut self.buffer)? {
                 return Ok(Some(message));
             }
-            if self.buffer.capacity() - self.buffer.len() < READ / 4 {
-                self.buffer.reserve(READ);
+            let missing = missing(&self.buffer);
+            if self.buffer.capacity() - self.buffer.len() < missing.max(READ / 4) {
+                self.buffer.reserve(missing.max(READ));
             }
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return if self.buffer.is_empty() { Ok(None) } else { Err(FrameError::Cut) };

@@ -12,14 +12,15 @@
 //!  exec        one program: its streams, signals, window and exit        [exec]
 //!  attach      the same, run by the container engine, not by the agent   [exec]
 //!  session     a terminal that outlives its connections                  [session]
-//!  files       requests for files, and answers
-//!  watch       news of changes to files
+//!  files       requests for files, and answers                           [files]
+//!  watch       news of changes to files                                  [watch]
 //! ```
 //!
 //! Everything a peer sends is bounded before it is believed, and nothing here does input or
 //! output except where a function says so: the codecs take bytes and give messages.
 
 pub mod exec;
+pub mod files;
 mod frame;
 pub mod gateway;
 mod greeting;
@@ -27,8 +28,11 @@ pub mod session;
 mod target;
 pub mod tunnel;
 pub mod udp;
+pub mod watch;
 
-pub use frame::{FrameError, FrameReader, MAX_PAYLOAD, Message, decode_all, finish, take, write};
+pub use frame::{
+    FrameError, FrameReader, MAX_PAYLOAD, Message, decode_all, finish, missing, take, write,
+};
 pub use greeting::{
     MAX_LINE, StreamReply, WireError, read_reply, read_request, write_reply, write_request,
 };
