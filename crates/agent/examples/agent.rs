@@ -1,4 +1,4 @@
-//! The agent as a process of its own: `agent CONFIG_DIR RUN_DIR`, or `agent --sftp-server` for its helper.
+//! The agent as a process of its own: `agent CONFIG_DIR RUN_DIR`, or `agent --sftp-server` and the like for its helpers.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,6 +8,8 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["agent", "--sftp-server"] => kohakuriver_agent::sftp_server(),
+        ["agent", "--files-server"] => kohakuriver_agent::files_server(),
+        ["agent", "--watch-server"] => kohakuriver_agent::watch_server(),
         [config, run] => kohakuriver_agent::run(Path::new(config), Path::new(run)),
         _ => return ExitCode::from(2),
     };

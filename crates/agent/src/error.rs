@@ -31,4 +31,6 @@ pub enum AgentError {
     Runtime(#[source] std::io::Error),
     #[error("the SFTP stream failed")]
     Sftp(#[source] std::io::Error),
+    #[error("the files stream failed")]
+    Files(#[source] std::io::Error),
 }

@@ -61,6 +61,11 @@ pub(crate) fn lookup(name: &str) -> Option<User> {
     Some(user)
 }
 
+/// The name of a user, where it has one.
+pub(crate) fn name_of(uid: u32) -> Option<String> {
+    find_name(&read_bounded(PASSWD)?, uid)
+}
+
 /// The shell that commands of this user run in, or none where the image has none.
 pub(crate) fn shell_of(user: &User) -> Option<Shell> {
     let own = Some(user.shell.as_str()).filter(|shell| !shell.is_empty());
@@ -138,6 +143,14 @@ fn find_user(passwd: &str, name: &str) -> Option<User> {
     })
 }
 
+fn find_name(passwd: &str, uid: u32) -> Option<String> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
 fn find_groups(group: &str, name: &str) -> Vec<u32> {
     group
         .lines()
@@ -165,6 +178,12 @@ mod tests {
         assert_eq!((ann.uid, ann.gid), (1000, 1001));
         assert_eq!(ann.home, Path::new("/home/ann"));
         assert_eq!(ann.shell, "/bin/zsh");
+    }
+
+    #[test]
+    fn a_user_is_also_found_by_number() {
+        assert_eq!(find_name(TEXT, 1000).as_deref(), Some("ann"));
+        assert_eq!(find_name(TEXT, 1001), None);
     }
 
     #[test]

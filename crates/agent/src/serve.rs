@@ -29,6 +29,8 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 const PORT_RETRY: Duration = Duration::from_secs(30);
 /// The runner opens one stream for each forwarded connection; an idle one holds two descriptors.
 const MAX_STREAMS: usize = 4096;
+/// Each is a process of a few megabytes.
+const MAX_HELPERS: usize = 64;
 
 /// What to run with; [`AgentOptions::new`] gives what an instance uses.
 #[derive(Debug, Clone)]
@@ -37,6 +39,10 @@ pub struct AgentOptions {
     pub run_dir: PathBuf,
     /// The program and its arguments that call [`crate::sftp_server`].
     pub sftp_server: Vec<OsString>,
+    /// Those that call [`crate::files_server`].
+    pub files_server: Vec<OsString>,
+    /// Those that call [`crate::watch_server`].
+    pub watch_server: Vec<OsString>,
 }
 
 impl AgentOptions {
@@ -44,9 +50,16 @@ impl AgentOptions {
         Self {
             config_dir: config_dir.to_owned(),
             run_dir: run_dir.to_owned(),
-            sftp_server: ["/proc/self/exe", "agent", "--sftp-server"].map(OsString::from).to_vec(),
+            sftp_server: helper("--sftp-server"),
+            files_server: helper("--files-server"),
+            watch_server: helper("--watch-server"),
         }
     }
+}
+
+/// This executable in another role.
+fn helper(role: &str) -> Vec<OsString> {
+    ["/proc/self/exe", "agent", role].map(OsString::from).to_vec()
 }
 
 /// Runs the agent until SIGTERM, then ends its children and returns.
@@ -75,6 +88,21 @@ struct Agent {
     launcher: Arc<Launcher>,
     sessions: Arc<Sessions>,
     streams: Arc<Semaphore>,
+    children: Arc<Children>,
+    files: Helpers,
+    watch: Helpers,
+}
+
+/// Processes that each serve one stream.
+struct Helpers {
+    words: Vec<OsString>,
+    free: Semaphore,
+}
+
+impl Helpers {
+    fn new(words: Vec<OsString>) -> Self {
+        Self { words, free: Semaphore::new(MAX_HELPERS) }
+    }
 }
 
 async fn serve(options: AgentOptions) -> Result<(), AgentError> {
@@ -118,6 +146,9 @@ async fn serve(options: AgentOptions) -> Result<(), AgentError> {
         sessions: Sessions::new(Arc::clone(&launcher)),
         launcher,
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        children: Arc::clone(&children),
+        files: Helpers::new(options.files_server),
+        watch: Helpers::new(options.watch_server),
     });
     tokio::select! {
         () = accept(listener, agent) => {}
@@ -208,10 +239,27 @@ impl Agent {
                     session::serve(stream, &self.sessions).await;
                 }
             }
-            StreamTarget::Attach | StreamTarget::Files | StreamTarget::Watch => {
+            StreamTarget::Files => self.help(&self.files, stream).await,
+            StreamTarget::Watch => self.help(&self.watch, stream).await,
+            StreamTarget::Attach => {
                 let error = format!("this agent serves no {} streams", request.name());
                 refuse(&mut stream, error).await;
             }
+        }
+    }
+
+    async fn help(&self, helpers: &Helpers, mut stream: UnixStream) {
+        let Ok(_free) = helpers.free.try_acquire() else {
+            let error = format!("{MAX_HELPERS} others do that here at once; try again later");
+            refuse(&mut stream, error).await;
+            return;
+        };
+        if write_reply(&mut stream, &StreamReply::Ready).await.is_err() {
+            return;
+        }
+        if let Err(error) = crate::files::serve_stream(&self.children, &helpers.words, stream).await
+        {
+            tracing::warn!(%error, "a helper could not be started");
         }
     }
 }

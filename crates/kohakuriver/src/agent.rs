@@ -15,11 +15,21 @@ pub struct AgentArgs {
     /// Serve SFTP on standard input and output instead
     #[arg(long)]
     sftp_server: bool,
+    /// Serve requests for files there
+    #[arg(long, conflicts_with = "sftp_server")]
+    files_server: bool,
+    /// Tell about changes to files there
+    #[arg(long, conflicts_with_all = ["sftp_server", "files_server"])]
+    watch_server: bool,
 }
 
 pub fn run(args: &AgentArgs) -> Result<(), Exit> {
     let result = if args.sftp_server {
         kohakuriver_agent::sftp_server()
+    } else if args.files_server {
+        kohakuriver_agent::files_server()
+    } else if args.watch_server {
+        kohakuriver_agent::watch_server()
     } else {
         crate::logging::start();
         kohakuriver_agent::run(&args.config_dir, &args.run_dir)
