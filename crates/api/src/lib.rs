@@ -5,12 +5,16 @@
 //! Unknown request fields are ignored, because existing clients send some that mean nothing here.
 
 pub mod error;
+pub mod fs;
 pub mod node;
 pub mod snapshot;
 pub mod task;
 pub mod vps;
 
 pub use error::ErrorBody;
+pub use fs::{
+    FsContent, FsDone, FsEntry, FsList, FsMkdir, FsRename, FsRenamed, FsStat, FsWrite, FsWritten,
+};
 pub use node::{
     GpuInfo, HealthSample, JoinToken, JoinTokenRequest, LabelChanges, Node, NodeHealth,
 };

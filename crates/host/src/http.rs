@@ -2,6 +2,7 @@
 
 mod error;
 mod forward;
+mod fs;
 mod health;
 mod lifecycle;
 mod node;
@@ -64,11 +65,13 @@ fn router(app: Arc<App>) -> Router {
             .merge(snapshots::routes())
             .merge(node::routes())
             .merge(stream::routes())
+            .merge(fs::routes())
             .split_for_parts();
     let document = Arc::new(document);
     router
         .merge(terminal::routes())
         .merge(forward::routes())
+        .merge(fs::sockets())
         .route("/openapi.json", get(async move || Json(document.as_ref().clone())))
         .fallback(elsewhere)
         .method_not_allowed_fallback(async || ApiError::wrong_method())

@@ -19,6 +19,7 @@ mod access;
 mod clock;
 mod config;
 mod enter;
+mod files;
 mod gateway;
 mod host;
 mod http;

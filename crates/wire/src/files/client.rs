@@ -4,7 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 
-use super::{Ask, CHUNK, Failed, FilesInput, FilesOutput};
+use super::{Ask, CHUNK, Entry, Failed, FilesInput, FilesOutput, Probed};
 use crate::frame::{FrameError, FrameReader, Message};
 
 /// Small messages are collected up to here before they are sent.
@@ -113,5 +113,44 @@ impl<R: AsyncRead + Unpin> Answers<R> {
             Some(output) => Ok(output),
             None => Err(ClientError::Ended),
         }
+    }
+}
+
+/// What a client expects of an answer. Everything else is [`ClientError::Unexpected`].
+impl FilesOutput {
+    /// # Errors
+    /// It is something else.
+    pub fn done(self) -> Result<(), ClientError> {
+        let Self::Done { .. } = self else { return Err(ClientError::Unexpected) };
+        Ok(())
+    }
+
+    /// # Errors
+    /// It is something else.
+    pub fn found(self) -> Result<Entry, ClientError> {
+        let Self::Found(entry) = self else { return Err(ClientError::Unexpected) };
+        Ok(entry)
+    }
+
+    /// # Errors
+    /// It is something else.
+    pub fn probed(self) -> Result<Probed, ClientError> {
+        let Self::Probed(probed) = self else { return Err(ClientError::Unexpected) };
+        Ok(probed)
+    }
+
+    /// # Errors
+    /// It is something else.
+    pub fn written(self) -> Result<u64, ClientError> {
+        let Self::Written { size } = self else { return Err(ClientError::Unexpected) };
+        Ok(size)
+    }
+
+    /// The next piece of a file that is read, `None` at its end.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn piece(self) -> Result<Option<Bytes>, ClientError> {
+        if let Self::Data(data) = self { Ok(Some(data)) } else { self.done().map(|()| None) }
     }
 }

@@ -1,0 +1,244 @@
+//! Files of a VPS: a translation of requests to the files protocol, which its agent answers.
+//!
+//! ```text
+//!  list, stat, mkdir, rename, delete    here
+//!  read, write                          in JSON, for small files     [content]
+//!  raw                                  bytes of any length          [raw]
+//!  /ws/fs/{task}/watch                  news of changes              [watch]
+//! ```
+
+mod content;
+mod raw;
+mod shown;
+mod watch;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::{Json, Router};
+use http::{HeaderMap, StatusCode};
+use kohakuriver_api::{ErrorBody, FsDone, FsList, FsMkdir, FsRename, FsRenamed, FsStat};
+use kohakuriver_wire::files::{Ask, ClientError, Code, Failed, MAX_LIST, Word};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::error::ApiError;
+use super::stream::slot;
+use crate::access::Caller;
+use crate::enter::EnterError;
+use crate::files::Files;
+use crate::host::App;
+
+/// The longest one request may take, except where bytes of any number are moved.
+const LIMIT: Duration = Duration::from_secs(60);
+
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list_files))
+        .routes(routes!(stat_file))
+        .routes(routes!(make_directory))
+        .routes(routes!(rename_file))
+        .routes(routes!(delete_file))
+        .merge(content::routes())
+        .merge(raw::routes())
+}
+
+/// What is no request and answer.
+pub fn sockets() -> Router<Arc<App>> {
+    watch::routes()
+}
+
+/// Opens the files of a VPS and does something with them, all in the time that a request has.
+async fn with_files<T>(
+    app: &App,
+    headers: &HeaderMap,
+    text: &str,
+    work: impl AsyncFnOnce(&mut Files) -> Result<T, ClientError>,
+) -> Result<T, ApiError> {
+    let _slot = slot(app)?;
+    in_time(async {
+        let mut files = open(app, headers, text).await?;
+        work(&mut files).await.map_err(refused)
+    })
+    .await
+}
+
+async fn open(app: &App, headers: &HeaderMap, text: &str) -> Result<Files, ApiError> {
+    Files::open(app, &Caller::of(headers), text).await.map_err(|error| match error {
+        // Existing clients know this one by its number.
+        EnterError::NotRunning { .. } | EnterError::Paused { .. } => {
+            let answer = ApiError::new(StatusCode::BAD_REQUEST, "not_running", error.to_string());
+            match error.hint() {
+                Some(hint) => answer.hint(hint),
+                None => answer,
+            }
+        }
+        EnterError::Instance(_) | EnterError::NoSsh { .. } | EnterError::Stream(_) => error.into(),
+    })
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+    tokio::time::timeout(LIMIT, work).await.unwrap_or_else(|_| {
+        let detail = format!("the VPS did not do it within {} s", LIMIT.as_secs());
+        Err(ApiError::new(StatusCode::BAD_GATEWAY, "slow", detail))
+    })
+}
+
+fn refused(error: ClientError) -> ApiError {
+    let Failed { code, message } = match error {
+        ClientError::Failed(failed) => failed,
+        ClientError::Stream(_) | ClientError::Ended | ClientError::Unexpected => {
+            tracing::debug!(%error, "a files stream broke");
+            return ApiError::new(
+                StatusCode::BAD_GATEWAY,
+                "connection_lost",
+                "the connection to the VPS was lost before it was done",
+            )
+            .hint("see whether it runs: kohakuriver vps status");
+        }
+    };
+    let (status, word, hint) = match code {
+        Code::NotFound => (StatusCode::NOT_FOUND, "not_found", None),
+        Code::Denied => (StatusCode::FORBIDDEN, "denied", None),
+        Code::Exists => (StatusCode::CONFLICT, "exists", None),
+        Code::IsDirectory => (StatusCode::BAD_REQUEST, "is_directory", None),
+        Code::NotDirectory => (StatusCode::BAD_REQUEST, "not_directory", None),
+        Code::Forbidden => (StatusCode::BAD_REQUEST, "forbidden_path", None),
+        Code::DiskFull => (
+            StatusCode::INSUFFICIENT_STORAGE,
+            "disk_full",
+            Some("delete what the VPS does not need, or make room on its node"),
+        ),
+        Code::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", None),
+        Code::Invalid | Code::Aborted => (StatusCode::BAD_REQUEST, "invalid", None),
+        Code::Stale => (StatusCode::CONFLICT, "stale", None),
+        Code::Other => (StatusCode::INTERNAL_SERVER_ERROR, "failed", None),
+    };
+    let answer = ApiError::new(status, word, message);
+    match hint {
+        Some(hint) => answer.hint(hint),
+        None => answer,
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct ListQuery {
+    #[serde(default = "root")]
+    path: String,
+}
+
+fn root() -> String {
+    "/".to_owned()
+}
+
+/// What is in a directory: the first thousand by name, those that begin with a dot too.
+#[utoipa::path(get, path = "/api/fs/{task}/list", tag = "files", params(ListQuery, ("task" = String, Path)),
+    responses((status = 200, body = FsList), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 502, body = ErrorBody), (status = 503, body = ErrorBody)))]
+async fn list_files(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(text): Path<String>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<FsList>, ApiError> {
+    let Query(ListQuery { path }) = query?;
+    let path = shown::normal(&path)?;
+    let ask = Ask::List { path: Word::from(path.as_str()), limit: MAX_LIST };
+    let (entries, truncated) =
+        with_files(&app, &headers, &text, async |files| files.list(ask).await).await?;
+    let entries = entries.into_iter().map(|entry| shown::entry(&path, entry)).collect();
+    let parent = std::path::Path::new(&path).parent();
+    let parent = parent.map(|parent| parent.to_string_lossy().into_owned());
+    Ok(Json(FsList { path, entries, parent, truncated }))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct PathQuery {
+    path: String,
+}
+
+/// What is at a path; of a symlink, the symlink itself.
+#[utoipa::path(get, path = "/api/fs/{task}/stat", tag = "files", params(PathQuery, ("task" = String, Path)),
+    responses((status = 200, body = FsStat), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 502, body = ErrorBody), (status = 503, body = ErrorBody)))]
+async fn stat_file(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(text): Path<String>,
+    query: Result<Query<PathQuery>, QueryRejection>,
+) -> Result<Json<FsStat>, ApiError> {
+    let Query(PathQuery { path }) = query?;
+    let path = shown::normal(&path)?;
+    let ask = Ask::Stat { path: Word::from(path.as_str()), follow: false };
+    let entry = with_files(&app, &headers, &text, async |files| files.find(ask).await).await?;
+    Ok(Json(shown::stat(path, &entry)))
+}
+
+/// Makes a directory.
+#[utoipa::path(post, path = "/api/fs/{task}/mkdir", tag = "files", params(("task" = String, Path)), request_body = FsMkdir,
+    responses((status = 200, body = FsDone), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = 507, body = ErrorBody)))]
+async fn make_directory(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(text): Path<String>,
+    body: Result<Json<FsMkdir>, JsonRejection>,
+) -> Result<Json<FsDone>, ApiError> {
+    let Json(FsMkdir { path, parents }) = body?;
+    let path = shown::normal(&path)?;
+    let ask = Ask::Mkdir { path: Word::from(path.as_str()), parents, mode: None };
+    with_files(&app, &headers, &text, async |files| files.act(ask).await).await?;
+    Ok(Json(FsDone { message: format!("Directory created: {path}"), path }))
+}
+
+/// Gives a file or directory another name, within one disk.
+#[utoipa::path(post, path = "/api/fs/{task}/rename", tag = "files", params(("task" = String, Path)), request_body = FsRename,
+    responses((status = 200, body = FsRenamed), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn rename_file(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(text): Path<String>,
+    body: Result<Json<FsRename>, JsonRejection>,
+) -> Result<Json<FsRenamed>, ApiError> {
+    let Json(FsRename { source, destination, overwrite }) = body?;
+    let (source, destination) = (shown::normal(&source)?, shown::normal(&destination)?);
+    let (from, to) = (Word::from(source.as_str()), Word::from(destination.as_str()));
+    let ask = Ask::Rename { from, to, overwrite };
+    with_files(&app, &headers, &text, async |files| files.act(ask).await).await?;
+    let message = format!("Renamed: {source} to {destination}");
+    Ok(Json(FsRenamed { message, source, destination }))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct DeleteQuery {
+    path: String,
+    /// Also a directory with all that is in it.
+    #[serde(default)]
+    recursive: bool,
+}
+
+/// Deletes a file; what is not there is deleted already.
+#[utoipa::path(delete, path = "/api/fs/{task}/delete", tag = "files", params(DeleteQuery, ("task" = String, Path)),
+    responses((status = 200, body = FsDone), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 502, body = ErrorBody), (status = 503, body = ErrorBody)))]
+async fn delete_file(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(text): Path<String>,
+    query: Result<Query<DeleteQuery>, QueryRejection>,
+) -> Result<Json<FsDone>, ApiError> {
+    let Query(DeleteQuery { path, recursive }) = query?;
+    let path = shown::normal(&path)?;
+    let ask = Ask::Delete { path: Word::from(path.as_str()), recursive };
+    with_files(&app, &headers, &text, async |files| files.act(ask).await).await?;
+    Ok(Json(FsDone { message: format!("Deleted: {path}"), path }))
+}

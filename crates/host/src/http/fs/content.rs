@@ -1,0 +1,204 @@
+//! Small files as JSON, for pages and existing clients.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::to_bytes;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, Request, State};
+use bytes::Bytes;
+use data_encoding::BASE64;
+use http::{HeaderMap, StatusCode};
+use kohakuriver_api::{ErrorBody, FsContent, FsWrite, FsWritten};
+use kohakuriver_wire::files::{Ask, CHUNK, ClientError, FilesInput, FilesOutput, Word, Write};
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::super::error::ApiError;
+use super::{in_time, open, refused, shown, with_files};
+use crate::files::Files;
+use crate::host::App;
+
+const MAX_READ: u64 = 10 * 1024 * 1024;
+const MAX_WRITE: usize = 50 * 1024 * 1024;
+/// The longest content as base64 or as text with many escapes, and what is around it.
+const MAX_BODY: usize = 2 * MAX_WRITE;
+/// Each may hold a whole body in memory. The others wait.
+static WRITES: Semaphore = Semaphore::const_new(4);
+
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(read_file)).routes(routes!(write_file))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encoding {
+    Utf8,
+    Base64,
+}
+
+impl Encoding {
+    fn parse(word: &str) -> Result<Self, ApiError> {
+        match word {
+            "utf-8" => Ok(Self::Utf8),
+            "base64" => Ok(Self::Base64),
+            other => {
+                let detail = format!("'{other}' is no encoding");
+                Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail)
+                    .hint("use utf-8 or base64"))
+            }
+        }
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct ReadQuery {
+    path: String,
+    /// `utf-8`, in which what is no text is replaced, or `base64`.
+    #[serde(default = "utf8")]
+    encoding: String,
+    /// The most bytes of it; never more than 10485760.
+    #[serde(default = "max_read")]
+    limit: u64,
+}
+
+fn utf8() -> String {
+    "utf-8".to_owned()
+}
+
+fn max_read() -> u64 {
+    MAX_READ
+}
+
+/// The content of a small file, or the beginning of a larger one.
+#[utoipa::path(get, path = "/api/fs/{task}/read", tag = "files", params(ReadQuery, ("task" = String, Path)),
+    responses((status = 200, body = FsContent), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 422, body = ErrorBody), (status = 502, body = ErrorBody)))]
+async fn read_file(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(text): Path<String>,
+    query: Result<Query<ReadQuery>, QueryRejection>,
+) -> Result<Json<FsContent>, ApiError> {
+    let Query(ReadQuery { path, encoding, limit }) = query?;
+    let path = shown::normal(&path)?;
+    let how = Encoding::parse(&encoding)?;
+    let limit = limit.min(MAX_READ);
+    let ask = Ask::Read { path: Word::from(path.as_str()), offset: 0, limit: Some(limit) };
+    let (size, bytes) =
+        with_files(&app, &headers, &text, async |files| read(files, ask).await).await?;
+    let content = match how {
+        Encoding::Utf8 => String::from_utf8_lossy(&bytes).into_owned(),
+        Encoding::Base64 => BASE64.encode(&bytes),
+    };
+    let truncated = size > bytes.len() as u64;
+    Ok(Json(FsContent { path, content, encoding, size, truncated }))
+}
+
+async fn read(files: &mut Files, ask: Ask) -> Result<(u64, Vec<u8>), ClientError> {
+    let size = files.find(ask).await?.size;
+    let mut bytes = Vec::new();
+    while let Some(data) = files.answers.next().await?.piece()? {
+        bytes.extend_from_slice(&data);
+    }
+    Ok((size, bytes))
+}
+
+/// [`FsWrite`] without a copy of its content.
+#[derive(Deserialize)]
+struct Body<'a> {
+    path: String,
+    #[serde(borrow)]
+    content: Cow<'a, str>,
+    #[serde(default = "utf8")]
+    encoding: String,
+    #[serde(default = "yes")]
+    create_parents: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Writes a small file in one step: whoever reads it meanwhile sees the old content or the new.
+#[utoipa::path(post, path = "/api/fs/{task}/write", tag = "files", params(("task" = String, Path)), request_body = FsWrite,
+    responses((status = 200, body = FsWritten), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 413, body = ErrorBody), (status = 507, body = ErrorBody)))]
+async fn write_file(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(text): Path<String>,
+    request: Request,
+) -> Result<Json<FsWritten>, ApiError> {
+    let _slot = super::slot(&app)?;
+    in_time(async {
+        let Ok(_turn) = WRITES.acquire().await else { return Err(too_large()) };
+        let body = to_bytes(request.into_body(), MAX_BODY).await.map_err(|_| too_large())?;
+        let body: Body<'_> = serde_json::from_slice(&body).map_err(|error| {
+            let status = StatusCode::UNPROCESSABLE_ENTITY;
+            ApiError::new(
+                status,
+                "invalid_body",
+                format!("the body is not what it should be: {error}"),
+            )
+        })?;
+        let path = shown::normal(&body.path)?;
+        let how = Encoding::parse(&body.encoding)?;
+        let length = match how {
+            Encoding::Utf8 => body.content.len(),
+            Encoding::Base64 => body.content.len() / 4 * 3,
+        };
+        // Two bytes of base64 may be padding.
+        if length > MAX_WRITE + 2 {
+            return Err(too_large());
+        }
+        let mut files = open(&app, &headers, &text).await?;
+        let order = Write {
+            path: Word::from(path.as_str()),
+            offset: 0,
+            mode: None,
+            mtime: None,
+            size: None,
+            create_parents: body.create_parents,
+            resumable: false,
+            durable: true,
+        };
+        let size = write(&mut files, order, &body.content, how).await?;
+        Ok(Json(FsWritten { path, size, success: true }))
+    })
+    .await
+}
+
+fn too_large() -> ApiError {
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "content is limited to 50 MiB here")
+        .hint("PUT /api/fs/{task}/raw takes files of any length")
+}
+
+async fn write(
+    files: &mut Files,
+    order: Write,
+    content: &str,
+    how: Encoding,
+) -> Result<u64, ApiError> {
+    let lost = |error: std::io::Error| refused(error.into());
+    files.orders.ask(Ask::Write(order)).await.map_err(lost)?;
+    // A multiple of four, so that each piece of base64 stands for itself.
+    for piece in content.as_bytes().chunks(CHUNK) {
+        let data = match how {
+            Encoding::Utf8 => Bytes::copy_from_slice(piece),
+            // Nothing was written under the file's name, and dropping the stream takes back the rest.
+            Encoding::Base64 => Bytes::from(BASE64.decode(piece).map_err(|error| {
+                let detail = format!("content is not base64: {error}");
+                ApiError::new(StatusCode::BAD_REQUEST, "invalid_base64", detail)
+            })?),
+        };
+        files.orders.data(data).await.map_err(lost)?;
+    }
+    files.orders.send(&FilesInput::End).await.map_err(lost)?;
+    files.orders.flush().await.map_err(lost)?;
+    files.answers.next().await.and_then(FilesOutput::written).map_err(refused)
+}

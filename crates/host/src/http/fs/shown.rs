@@ -1,0 +1,67 @@
+//! What the agent says about files, as the API shows it.
+
+use std::ffi::OsString;
+
+use kohakuriver_api::{FsEntry, FsStat};
+use kohakuriver_wire::files::{ClientError, Entry, Failed, Kind, Time, Word, normalise};
+
+use super::super::error::ApiError;
+use crate::clock::iso;
+
+/// Ends of names whose files people do not read as text.
+const BINARY: [&str; 40] = [
+    "7z", "a", "avi", "bin", "bmp", "bz2", "class", "db", "dll", "dylib", "exe", "flac", "gif",
+    "gz", "ico", "iso", "jar", "jpeg", "jpg", "mkv", "mov", "mp3", "mp4", "npy", "npz", "o", "pdf",
+    "pickle", "pkl", "png", "pt", "pyc", "rar", "so", "sqlite", "tar", "wav", "webp", "xz", "zip",
+];
+
+/// The path as it is asked for and answered. The agent looks again.
+pub fn normal(path: &str) -> Result<String, ApiError> {
+    match normalise(path.as_ref()) {
+        Ok(path) => Ok(path.to_string_lossy().into_owned()),
+        Err(error) => Err(super::refused(ClientError::Failed(Failed::from(error)))),
+    }
+}
+
+pub fn entry(folder: &str, entry: Entry) -> FsEntry {
+    let (kind, size) = kind_and_size(&entry);
+    let (mtime, permissions) = (time(entry.mtime), entry.permissions());
+    let name = text(entry.name);
+    let path = format!("{}/{name}", folder.trim_end_matches('/'));
+    FsEntry { path, name, kind, size, mtime, permissions }
+}
+
+pub fn stat(path: String, entry: &Entry) -> FsStat {
+    let (kind, size) = kind_and_size(entry);
+    let end = path.rsplit_once('.').map(|(_, end)| end.to_ascii_lowercase());
+    FsStat {
+        kind,
+        size,
+        mtime: time(entry.mtime),
+        permissions: entry.permissions(),
+        owner: entry.owner.clone().unwrap_or_else(|| entry.uid.to_string()),
+        // The agent is root of its instance.
+        is_readable: true,
+        is_writable: true,
+        is_binary: end.is_some_and(|end| BINARY.contains(&end.as_str())),
+        path,
+    }
+}
+
+pub fn text(word: Word) -> String {
+    OsString::from(word).to_string_lossy().into_owned()
+}
+
+fn kind_and_size(entry: &Entry) -> (String, i64) {
+    let (kind, size) = match entry.kind {
+        Kind::File => ("file", i64::try_from(entry.size).unwrap_or(i64::MAX)),
+        Kind::Directory => ("directory", -1),
+        Kind::Symlink => ("symlink", -1),
+        Kind::Other => ("other", -1),
+    };
+    (kind.to_owned(), size)
+}
+
+fn time(Time(seconds, nanoseconds): Time) -> String {
+    iso(seconds.saturating_mul(1000).saturating_add(i64::from(nanoseconds / 1_000_000)))
+}
