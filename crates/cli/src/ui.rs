@@ -11,7 +11,7 @@ use serde::Serialize;
 
 pub use age::{age, ago};
 pub use panel::Panel;
-pub use progress::Progress;
+pub use progress::{Progress, Transfer};
 pub use table::{Fit, Grid};
 
 use crate::failure::{Failure, Kind};

@@ -1,6 +1,7 @@
 //! `kohakuriver vps`: virtual private servers.
 
 mod act;
+mod cp;
 mod create;
 mod created;
 mod delete;
@@ -56,6 +57,9 @@ pub enum VpsCommand {
     /// List, add and remove the SSH keys that may log in
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Copy files to, from and between VPSes
+    #[command(visible_alias = "copy")]
+    Cp(cp::CopyArgs),
     /// Show what happened to a VPS, and who asked for it
     Events(events::EventsArgs),
     /// Delete VPSes with their disks
@@ -75,6 +79,7 @@ pub async fn run(context: &Context, command: VpsCommand) -> Result<(), Failure> 
         VpsCommand::Update(args) => update::run(context, &args).await,
         VpsCommand::Snapshot(command) => snapshot::run(context, command).await,
         VpsCommand::Keys(command) => keys::run(context, command).await,
+        VpsCommand::Cp(args) => cp::run(context, &args).await,
         VpsCommand::Events(args) => events::run(context, &args).await,
         VpsCommand::Restart(args) => restart::run(context, &args).await,
         VpsCommand::Delete(args) => delete::run(context, &args).await,

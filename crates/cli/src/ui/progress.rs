@@ -69,3 +69,43 @@ fn style(measured: bool) -> ProgressStyle {
     // The templates are fixed and valid; a plain spinner is a fine answer should that change.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
+
+/// Bytes on their way, at a terminal.
+#[derive(Debug)]
+pub struct Transfer {
+    bar: ProgressBar,
+}
+
+impl Transfer {
+    /// None where nobody watches.
+    pub fn new(out: Output, what: &str) -> Option<Self> {
+        if out.json || !std::io::stderr().is_terminal() {
+            return None;
+        }
+        let bar = ProgressBar::no_length().with_message(super::printable(what));
+        Some(Self { bar })
+    }
+
+    /// `spared` is what need not be moved; `total` is zero where it is not known.
+    pub fn show(&self, spared: u64, moved: u64, total: u64) {
+        let known = total > 0;
+        let template = if known {
+            "{wide_msg} {bytes:>11}/{total_bytes:<11} {bytes_per_sec:>12} {bar:12} ETA {eta}"
+        } else {
+            "{wide_msg} {bytes:>11} {bytes_per_sec:>12} {elapsed:>4}"
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.bar.set_style(style);
+        }
+        if known {
+            self.bar.set_length(total.saturating_sub(spared).max(moved));
+        }
+        self.bar.set_position(moved);
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,107 @@
+//! `kohakuriver vps cp`: files and trees to, from and between VPSes.
+//!
+//! ```text
+//!  list ──> choose ──> read ──> write          each at its own pace, with short queues between
+//!  what     what is    from the into the
+//!  there    missing    source   target
+//!  is       there
+//! ```
+//!
+//! Every stage runs all the time, and requests are sent ahead of their answers, so that ten
+//! thousand small files take no ten thousand round trips.
+
+mod choose;
+mod item;
+mod local;
+mod place;
+mod remote;
+mod report;
+mod single;
+mod target;
+mod transfer;
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::wait;
+use place::Place;
+use report::Report;
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Write VPS:PATH for a file in a VPS; a PATH that does not begin with / is below /root. - is standard
+input or output. A local name with a colon in it is written ./a:b. Directories are copied with all
+that is in them; symlinks in them stay symlinks. What is copied keeps its mode and its time.
+
+Where TARGET is a directory, the copy goes into it. SOURCE/. is what is in SOURCE, without itself.
+
+A file is replaced in one step: whoever reads it meanwhile sees the old or the new content. After
+an interruption, the same command goes on where it stopped: it skips files that are there with the
+same size and time, and continues the one it was at.
+
+Examples:
+  kohakuriver vps cp data.tar web:/srv/
+  kohakuriver vps cp web:/var/log ./logs
+  kohakuriver vps cp ./site/. web:/srv/site
+  kohakuriver vps cp web:/srv/db.sqlite backup:
+  pg_dump shop | kohakuriver vps cp - web:/root/shop.sql")]
+pub struct CopyArgs {
+    /// What to copy: a local path, VPS:PATH, or -
+    #[arg(value_name = "SOURCE")]
+    source: OsString,
+    /// Where to
+    #[arg(value_name = "TARGET", allow_hyphen_values = true)]
+    target: OsString,
+    /// Copy everything anew, also what is there already
+    #[arg(long)]
+    no_resume: bool,
+}
+
+pub async fn run(context: &Context, args: &CopyArgs) -> Result<(), Failure> {
+    let source = Place::parse(&args.source)?;
+    let target = Place::parse(&args.target)?;
+    let report = Arc::new(Report::default());
+    let work = copy(context, &source, &target, !args.no_resume, &report);
+    let again = match (&source, &target) {
+        (Place::Stdio, _) | (_, Place::Stdio) => None,
+        _ => Some("the same command goes on where this one stopped"),
+    };
+    let result = wait::unless_interrupted(work, || {
+        let failure = Failure::interrupted("interrupted");
+        match again {
+            Some(again) => failure.hint(again),
+            None => failure,
+        }
+    })
+    .await;
+    // What was copied before a failure is worth knowing too.
+    report.summary(context.out, result.is_ok() && !matches!(target, Place::Stdio));
+    result?;
+    report.verdict()
+}
+
+async fn copy(
+    context: &Context,
+    source: &Place,
+    target: &Place,
+    resume: bool,
+    report: &Arc<Report>,
+) -> Result<(), Failure> {
+    match (source, target) {
+        (Place::Local(_) | Place::Stdio, Place::Local(_) | Place::Stdio) => {
+            Err(Failure::usage("neither side is a VPS")
+                .hint("write VPS:PATH for a file in a VPS, for example web:/srv/data"))
+        }
+        (Place::Stdio, Place::Remote { vps, path }) => {
+            single::from_stdin(context, vps, path, report).await
+        }
+        (Place::Remote { vps, path }, Place::Stdio) => {
+            single::to_stdout(context, vps, path, report).await
+        }
+        (Place::Local(_) | Place::Remote { .. }, Place::Local(_) | Place::Remote { .. }) => {
+            transfer::run(context, source, target, resume, report).await
+        }
+    }
+}

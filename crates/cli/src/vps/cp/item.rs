@@ -1,0 +1,154 @@
+//! What is copied, on its way through the stages.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use bytes::Bytes;
+use kohakuriver_wire::files::{Entry, Kind, Partial, Time, Word};
+
+/// One file, directory or symlink of the source.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// From the source's root; empty of the root itself.
+    pub way: PathBuf,
+    pub what: What,
+    pub mode: u32,
+    pub mtime: Time,
+}
+
+#[derive(Clone, Debug)]
+pub enum What {
+    File { size: u64 },
+    Directory,
+    Link { target: PathBuf },
+}
+
+/// What is to be done about an item.
+#[derive(Debug)]
+pub enum Choice {
+    /// Copy it, a file from this byte on.
+    Copy { offset: u64 },
+    /// It is there.
+    Skip,
+}
+
+/// Content on its way. A file is `Begin`, any number of `Data`, and `End` or `Broken`.
+#[derive(Debug)]
+pub enum Part {
+    Directory(Item),
+    Link(Item),
+    Begin {
+        item: Item,
+        size: u64,
+        offset: u64,
+    },
+    Data(Bytes),
+    End,
+    /// The source could not be read to its end: why.
+    Broken(String),
+}
+
+impl Item {
+    /// From an entry of a walk, if it is of a kind that is copied. The error is what to say of one
+    /// that is not.
+    pub fn of(entry: Entry) -> Result<Self, String> {
+        let way = path(entry.name);
+        let shown = way.display().to_string();
+        // A VPS is not trusted to name places outside of what was asked for.
+        if !way.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(format!("{shown} is not below what is copied"));
+        }
+        let what = match (entry.kind, entry.target) {
+            (Kind::File, _) => What::File { size: entry.size },
+            (Kind::Directory, _) => What::Directory,
+            (Kind::Symlink, Some(target)) => What::Link { target: path(target) },
+            (Kind::Symlink, None) => {
+                return Err(format!("{shown} is a symlink that cannot be read"));
+            }
+            (Kind::Other, _) => return Err(format!("{shown} is a device, pipe or socket")),
+        };
+        Ok(Self { way, what, mode: entry.mode, mtime: entry.mtime })
+    }
+
+    /// Where its copy goes.
+    pub fn under(&self, root: &Path) -> PathBuf {
+        // Joining nothing would add a slash, and a file with a slash is none.
+        if self.way.as_os_str().is_empty() { root.to_owned() } else { root.join(&self.way) }
+    }
+}
+
+/// What to do about a file, seeing what is at its target.
+pub fn choose(
+    size: u64,
+    mtime: Time,
+    there: Option<(u64, Time)>,
+    partial: Option<Partial>,
+) -> Choice {
+    if there.is_some_and(|(has, time)| has == size && same(time, mtime)) {
+        return Choice::Skip;
+    }
+    match partial {
+        Some(partial) if partial.size <= size && partial.mtime == mtime => {
+            Choice::Copy { offset: partial.size }
+        }
+        Some(_) | None => Choice::Copy { offset: 0 },
+    }
+}
+
+/// Disks that count whole seconds only cut the rest off.
+fn same(one: Time, other: Time) -> bool {
+    one.0 == other.0 && (one.1 == other.1 || one.1 == 0 || other.1 == 0)
+}
+
+/// What copies in progress leave beside their targets is not copied.
+pub fn is_partial(way: &Path) -> bool {
+    let name = way.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
+    name.starts_with(b".") && name.ends_with(b".kr-part")
+}
+
+pub fn path(word: Word) -> PathBuf {
+    PathBuf::from(std::ffi::OsString::from(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, kind: Kind) -> Entry {
+        let name = Word::from(name);
+        let (mtime, target) = (Time(1, 2), None);
+        Entry { name, kind, size: 1, mode: 0o644, uid: 0, gid: 0, mtime, target, owner: None }
+    }
+
+    #[test]
+    fn a_vps_cannot_name_places_outside_of_the_copy() {
+        for bad in ["../x", "/etc/passwd", "a/../../x", "./x"] {
+            assert!(Item::of(entry(bad, Kind::File)).is_err(), "{bad}");
+        }
+        assert!(Item::of(entry("a/b", Kind::File)).is_ok());
+        assert!(Item::of(entry("", Kind::Directory)).is_ok());
+        assert!(Item::of(entry("a", Kind::Other)).is_err());
+    }
+
+    #[test]
+    fn what_is_there_is_skipped_and_what_has_begun_goes_on() {
+        let time = Time(5, 6);
+        let partial = |size, mtime| Some(Partial { size, mtime });
+        let offset = |there, partial| match choose(10, time, there, partial) {
+            Choice::Skip => None,
+            Choice::Copy { offset } => Some(offset),
+        };
+        assert_eq!(offset(Some((10, time)), None), None);
+        assert_eq!(offset(Some((10, Time(5, 0))), None), None);
+        assert_eq!(offset(Some((10, Time(5, 7))), None), Some(0));
+        assert_eq!(offset(Some((9, time)), partial(4, time)), Some(4));
+        assert_eq!(offset(None, partial(4, Time(5, 7))), Some(0));
+        assert_eq!(offset(None, partial(11, time)), Some(0));
+    }
+
+    #[test]
+    fn files_that_are_not_whole_are_told_by_their_names() {
+        assert!(is_partial(Path::new("a/.b.kr-part")) && is_partial(Path::new(".kr-part")));
+        assert!(!is_partial(Path::new("a/b")) && !is_partial(Path::new("b.kr-part")));
+    }
+}

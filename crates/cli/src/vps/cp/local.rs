@@ -1,0 +1,33 @@
+//! This machine's side of a copy: plain blocking work in threads of its own.
+
+mod read;
+mod write;
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use kohakuriver_wire::files::{Partial, Time, partial_name};
+
+pub use read::{list, read};
+pub use write::write;
+
+/// The size and time of the file at `path`, and what an interrupted copy has left beside it.
+pub fn probe(path: &Path) -> (Option<(u64, Time)>, Option<Partial>) {
+    let file = |path: &Path| path.symlink_metadata().ok().filter(Metadata::is_file);
+    let there = file(path).map(|meta| (meta.len(), mtime(&meta)));
+    let partial = path.file_name().map(|name| path.with_file_name(partial_name(name)));
+    let partial = partial.and_then(|path| file(&path));
+    (there, partial.map(|meta| Partial { size: meta.len(), mtime: mtime(&meta) }))
+}
+
+pub fn mtime(meta: &Metadata) -> Time {
+    Time(meta.mtime(), u32::try_from(meta.mtime_nsec()).unwrap_or(0))
+}
+
+/// `path: what is wrong`, as people say it.
+pub fn sentence(path: &Path, error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let plain = text.split(" (os error").next().unwrap_or(&text).to_lowercase();
+    format!("{}: {plain}", path.display())
+}

@@ -1,0 +1,117 @@
+//! What people write for one side of a copy.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::failure::Failure;
+use crate::reference::VpsRef;
+
+/// Where paths in a VPS that do not begin with a slash begin: the agent is root there.
+const HOME: &str = "/root";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    Local(PathBuf),
+    /// The path is absolute; a slash at its end is kept.
+    Remote {
+        vps: VpsRef,
+        path: PathBuf,
+    },
+    Stdio,
+}
+
+impl Place {
+    pub fn parse(text: &OsStr) -> Result<Self, Failure> {
+        let bytes = text.as_bytes();
+        match bytes {
+            b"" => return Err(Failure::usage("a path is empty")),
+            b"-" => return Ok(Self::Stdio),
+            _ => {}
+        }
+        let end = bytes.iter().position(|byte| matches!(byte, b':' | b'/'));
+        let Some(colon) = end.filter(|at| bytes[*at] == b':') else {
+            return Ok(Self::Local(PathBuf::from(text)));
+        };
+        let (name, path) = (&text.to_string_lossy()[..], OsStr::from_bytes(&bytes[colon + 1..]));
+        let name = name.split(':').next().unwrap_or_default();
+        let vps = name.parse::<VpsRef>().map_err(|_| {
+            Failure::usage(format!("'{name}' before the colon is no VPS"))
+                .hint("a local name with a colon in it is written ./a:b")
+        })?;
+        Ok(Self::Remote { vps, path: absolute(path) })
+    }
+
+    /// As it was written, about.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Local(path) => path.display().to_string(),
+            Self::Remote { vps, path } => format!("{vps}:{}", path.display()),
+            Self::Stdio => "-".to_owned(),
+        }
+    }
+}
+
+fn absolute(path: &OsStr) -> PathBuf {
+    match path.as_bytes() {
+        [b'/', ..] => PathBuf::from(path),
+        b"" | b"~" => PathBuf::from(HOME),
+        [b'~', b'/', rest @ ..] => under_home(OsStr::from_bytes(rest)),
+        _ => under_home(path),
+    }
+}
+
+fn under_home(path: &OsStr) -> PathBuf {
+    let mut whole = OsString::from(HOME);
+    whole.push("/");
+    whole.push(path);
+    PathBuf::from(whole)
+}
+
+/// Whether the path can only mean a directory.
+pub fn says_directory(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
+    matches!(bytes, [.., b'/'] | b"." | b".." | [.., b'/', b'.'] | [.., b'/', b'.', b'.'])
+}
+
+/// The name that a copy of `path` gets in a directory; none of `SOURCE/.`, which is its content.
+pub fn name_of(path: &Path) -> Option<&OsStr> {
+    let bytes = path.as_os_str().as_bytes();
+    // `file_name` would see through a dot at the end.
+    if matches!(bytes, b"." | [.., b'/', b'.']) { None } else { path.file_name() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remote(path: &str) -> Place {
+        Place::Remote { vps: "web".parse().unwrap(), path: path.into() }
+    }
+
+    #[test]
+    fn a_colon_before_any_slash_means_a_vps() {
+        let parse = |text: &str| Place::parse(text.as_ref()).unwrap();
+        assert_eq!(parse("web:/srv/"), remote("/srv/"));
+        assert_eq!(parse("web:"), remote("/root"));
+        assert_eq!(parse("web:~"), remote("/root"));
+        assert_eq!(parse("web:~/a:b"), remote("/root/a:b"));
+        assert_eq!(parse("web:a"), remote("/root/a"));
+        assert_eq!(parse("./a:b"), Place::Local("./a:b".into()));
+        assert_eq!(parse("/a:b"), Place::Local("/a:b".into()));
+        assert_eq!(parse("-"), Place::Stdio);
+        assert!(Place::parse("no such:x".as_ref()).is_err());
+        assert!(Place::parse("".as_ref()).is_err());
+        let odd = OsStr::from_bytes(b"web:/a\xff");
+        let Place::Remote { path, .. } = Place::parse(odd).unwrap() else { panic!() };
+        assert_eq!(path.as_os_str().as_bytes(), b"/a\xff");
+    }
+
+    #[test]
+    fn a_dot_at_the_end_means_the_content() {
+        assert_eq!(name_of(Path::new("a/b/")), Some(OsStr::new("b")));
+        assert_eq!(name_of(Path::new("a/.")), None);
+        assert_eq!(name_of(Path::new(".")), None);
+        assert_eq!(name_of(Path::new("/")), None);
+    }
+}

@@ -1,0 +1,434 @@
+//! The VPS's side of a copy.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+
+use kohakuriver_wire::StreamTarget;
+use kohakuriver_wire::files::{
+    Answers, Ask, ClientError, Code, Entry, FilesInput, FilesOutput, Orders, Word, Write, split,
+};
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use super::item::{Choice, Item, Part, What, is_partial};
+use super::report::{Report, add};
+use crate::api::Stream;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::reference::VpsRef;
+use crate::vps::{called, with_list_hint};
+
+/// Requests under way without an answer yet.
+pub const AHEAD: usize = 1024;
+/// A file below this is copied anew rather than continued: that is quicker than to keep account.
+pub const WORTH_RESUMING: u64 = 1024 * 1024;
+
+/// A VPS, and a stream on which it is asked things.
+#[derive(Debug)]
+pub struct Remote<'a> {
+    context: &'a Context,
+    id: String,
+    pub name: String,
+    pub talk: Talk,
+}
+
+/// One stream of requests.
+#[derive(Debug)]
+pub struct Talk {
+    pub orders: Orders<WriteHalf<Stream>>,
+    pub answers: Answers<ReadHalf<Stream>>,
+}
+
+impl Talk {
+    pub async fn ask(&mut self, ask: Ask) -> Result<FilesOutput, ClientError> {
+        self.orders.ask(ask).await?;
+        self.orders.flush().await?;
+        self.answers.next().await
+    }
+}
+
+impl<'a> Remote<'a> {
+    pub async fn open(context: &'a Context, vps: &VpsRef) -> Result<Self, Failure> {
+        let task = context.api.task(vps.as_str()).await.map_err(with_list_hint)?;
+        let talk = open(context, &task.task_id).await?;
+        Ok(Self { context, id: task.task_id.clone(), name: called(&task).to_owned(), talk })
+    }
+
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+
+    /// Another stream, so that asking and moving do not wait for each other.
+    pub async fn another(&self) -> Result<Talk, Failure> {
+        open(self.context, &self.id).await
+    }
+
+    /// What is at a path, through symlinks. The inner error says what is there instead.
+    pub async fn find(&mut self, path: &Path) -> Result<Result<Entry, Failure>, Failure> {
+        let ask = Ask::Stat { path: word(path), follow: true };
+        match self.talk.ask(ask).await.and_then(FilesOutput::found) {
+            Ok(entry) => Ok(Ok(entry)),
+            Err(ClientError::Failed(failed)) if failed.code == Code::NotFound => {
+                Ok(Err(Failure::request(format!("in VPS {}: {failed}", self.name))))
+            }
+            Err(error) => Err(lost(&self.name, error)),
+        }
+    }
+
+    pub async fn act(&mut self, ask: Ask) -> Result<(), Failure> {
+        let done = self.talk.ask(ask).await.and_then(FilesOutput::done);
+        done.map_err(|error| lost(&self.name, error))
+    }
+
+    /// Writes a few bytes.
+    pub async fn note(&mut self, path: &Path, text: &[u8]) -> Result<(), Failure> {
+        let Talk { orders, answers } = &mut self.talk;
+        let written = async {
+            orders.ask(Ask::Write(Write { resumable: false, ..order(path) })).await?;
+            orders.data(bytes::Bytes::copy_from_slice(text)).await?;
+            orders.send(&FilesInput::End).await?;
+            orders.flush().await?;
+            answers.next().await?.written()
+        };
+        written.await.map(drop).map_err(|error| lost(&self.name, error))
+    }
+}
+
+async fn open(context: &Context, id: &str) -> Result<Talk, Failure> {
+    let stream = context.api.stream(id, &StreamTarget::Files).await?;
+    let (orders, answers) = split(stream);
+    Ok(Talk { orders, answers })
+}
+
+pub fn word(path: &Path) -> Word {
+    Word::from(path.as_os_str())
+}
+
+/// A write with nothing special about it.
+pub fn order(path: &Path) -> Write {
+    Write {
+        path: word(path),
+        offset: 0,
+        mode: None,
+        mtime: None,
+        size: None,
+        create_parents: false,
+        resumable: false,
+        durable: false,
+    }
+}
+
+/// What went wrong with a VPS.
+pub fn lost(name: &str, error: ClientError) -> Failure {
+    match error {
+        ClientError::Failed(failed) => {
+            let failure = Failure::request(format!("in VPS {name}: {failed}"));
+            match failed.code {
+                Code::DiskFull => failure.hint(format!(
+                    "delete something there (`kohakuriver ssh {name}`), then say this again"
+                )),
+                Code::Stale => failure.hint("say it again to begin this file anew"),
+                Code::NotFound
+                | Code::Denied
+                | Code::Exists
+                | Code::IsDirectory
+                | Code::NotDirectory
+                | Code::Forbidden
+                | Code::TooLarge
+                | Code::Invalid
+                | Code::Aborted
+                | Code::Other => failure,
+            }
+        }
+        error @ (ClientError::Stream(_) | ClientError::Ended | ClientError::Unexpected) => {
+            tracing::debug!(%error, "a files stream broke");
+            Failure::request(format!(
+                "the connection to VPS {name} was lost in the middle: it or its node stopped"
+            ))
+            .hint(format!(
+                "`kohakuriver vps status {name}`; the same command goes on where this one stopped"
+            ))
+        }
+    }
+}
+
+/// Lists a tree.
+pub async fn list(
+    talk: &mut Talk,
+    name: &str,
+    root: &Path,
+    report: &Report,
+    items: Sender<Item>,
+) -> Result<(), Failure> {
+    let mut message = talk.ask(Ask::Walk { path: word(root) }).await;
+    loop {
+        let message_now = message.map_err(|error| lost(name, error))?;
+        let entries = if let FilesOutput::Missed(missed) = message_now {
+            let path = super::item::path(missed.name).display().to_string();
+            report.fail(path, format!("in VPS {name}: {}", missed.failed));
+            Vec::new()
+        } else if let FilesOutput::Entries(entries) = message_now {
+            entries
+        } else {
+            return message_now.done().map_err(|error| lost(name, error));
+        };
+        for entry in entries {
+            match Item::of(entry) {
+                Ok(item) if is_partial(&item.way) => {}
+                Ok(item) => {
+                    if let What::File { size } = item.what {
+                        add(&report.total, size);
+                    }
+                    if items.send(item).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Err(why) => report.fail(why.clone(), format!("in VPS {name}: {why}: left out")),
+            }
+        }
+        message = talk.answers.next().await;
+    }
+}
+
+/// Reads what is to be copied.
+pub async fn read(
+    talk: &mut Talk,
+    name: &str,
+    root: &Path,
+    report: &Report,
+    mut choices: Receiver<(Item, Choice)>,
+    parts: Sender<Part>,
+) -> Result<(), Failure> {
+    let (asked, mut answered) = channel::<(Item, u64)>(AHEAD);
+    let Talk { orders, answers } = talk;
+    let broken = |error: std::io::Error| lost(name, error.into());
+    let asking = async move {
+        while let Some((item, choice)) = next(&mut choices, asked.capacity(), orders, name).await? {
+            let offset = match choice {
+                Choice::Skip => continue,
+                Choice::Copy { offset } => offset,
+            };
+            if matches!(item.what, What::File { .. }) {
+                let path = word(&item.under(root));
+                let ask = Ask::Read { path, offset, limit: None };
+                orders.ask(ask).await.map_err(broken)?;
+            }
+            if asked.send((item, offset)).await.is_err() {
+                break;
+            }
+        }
+        orders.flush().await.map_err(broken)
+    };
+    let reading = async {
+        while let Some((item, offset)) = answered.recv().await {
+            let sent = match item.what {
+                What::Directory => parts.send(Part::Directory(item)).await,
+                What::Link { .. } => parts.send(Part::Link(item)).await,
+                What::File { size } => {
+                    read_one(answers, name, report, item, size, offset, &parts).await?;
+                    Ok(())
+                }
+            };
+            if sent.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    tokio::try_join!(asking, reading).map(drop)
+}
+
+#[expect(clippy::too_many_arguments, reason = "one file with all that is known of it")]
+async fn read_one(
+    answers: &mut Answers<ReadHalf<Stream>>,
+    name: &str,
+    report: &Report,
+    mut item: Item,
+    mut size: u64,
+    offset: u64,
+    parts: &Sender<Part>,
+) -> Result<(), Failure> {
+    let shown = item.way.display().to_string();
+    match answers.next().await.and_then(FilesOutput::found) {
+        Ok(entry) if (entry.size, entry.mtime) == (size, item.mtime) => {}
+        // Nothing of it was used yet, so what it is now is as good.
+        Ok(entry) if offset == 0 => {
+            (size, item.mtime, item.mode) = (entry.size, entry.mtime, entry.mode);
+        }
+        Ok(_) => {
+            report.fail(shown.clone(), format!("{shown} changed while it was copied"));
+            while answers
+                .next()
+                .await
+                .and_then(FilesOutput::piece)
+                .map_err(|e| lost(name, e))?
+                .is_some()
+            {}
+            return Ok(());
+        }
+        Err(ClientError::Failed(failed)) => {
+            report.fail(shown, format!("in VPS {name}: {failed}"));
+            return Ok(());
+        }
+        Err(error) => return Err(lost(name, error)),
+    }
+    // A receiver that has gone has an error to tell; the rest of the stream does not matter then.
+    let _ = parts.send(Part::Begin { item, size, offset }).await;
+    let mut left = size - offset.min(size);
+    loop {
+        match answers.next().await.and_then(FilesOutput::piece) {
+            Ok(Some(data)) => {
+                left = left.saturating_sub(data.len() as u64);
+                if parts.send(Part::Data(data)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            Ok(None) => {
+                let whole = format!("{shown} became shorter while it was copied");
+                let end = if left == 0 { Part::End } else { Part::Broken(whole) };
+                let _ = parts.send(end).await;
+                return Ok(());
+            }
+            Err(ClientError::Failed(failed)) => {
+                let _ = parts.send(Part::Broken(format!("in VPS {name}: {failed}"))).await;
+                return Ok(());
+            }
+            Err(error) => return Err(lost(name, error)),
+        }
+    }
+}
+
+/// The next of a queue. What waits to be sent is sent before anything is waited for: `room` is how
+/// many more answers may be outstanding.
+pub async fn next<T>(
+    queue: &mut Receiver<T>,
+    room: usize,
+    orders: &mut Orders<WriteHalf<Stream>>,
+    name: &str,
+) -> Result<Option<T>, Failure> {
+    if room > 0 {
+        match queue.try_recv() {
+            Ok(next) => return Ok(Some(next)),
+            Err(TryRecvError::Disconnected) => return Ok(None),
+            Err(TryRecvError::Empty) => {}
+        }
+    }
+    orders.flush().await.map_err(|error| lost(name, error.into()))?;
+    Ok(queue.recv().await)
+}
+
+/// What an answer is to.
+enum Expected {
+    Directory(PathBuf),
+    Link(PathBuf),
+    File { way: PathBuf, resumed: bool, number: u64 },
+}
+
+/// Writes what arrives.
+pub async fn write(
+    talk: &mut Talk,
+    name: &str,
+    root: &Path,
+    report: &Report,
+    mut parts: Receiver<Part>,
+) -> Result<(), Failure> {
+    let (expect, mut expected) = channel::<Expected>(AHEAD);
+    let Talk { orders, answers } = talk;
+    // The file whose failure is known already: no need to send the rest of it.
+    let dead = Cell::new(0);
+    let sending = async {
+        let expect = expect;
+        let mut number = 0;
+        let broken = |error: std::io::Error| lost(name, error.into());
+        while let Some(part) = next(&mut parts, expect.capacity(), orders, name).await? {
+            let answer = match part {
+                // The root is there by now.
+                Part::Directory(item) if item.way.as_os_str().is_empty() => {
+                    add(&report.directories, 1);
+                    continue;
+                }
+                Part::Directory(item) => {
+                    let path = word(&item.under(root));
+                    let ask = Ask::Mkdir { path, parents: true, mode: Some(item.mode) };
+                    orders.ask(ask).await.map_err(broken)?;
+                    Expected::Directory(item.way)
+                }
+                Part::Link(item) => {
+                    if let What::Link { target } = &item.what {
+                        let (path, target) = (word(&item.under(root)), word(target));
+                        orders.ask(Ask::Symlink { path, target }).await.map_err(broken)?;
+                    }
+                    Expected::Link(item.way)
+                }
+                Part::Begin { item, size, offset } => {
+                    number += 1;
+                    let resumable = size >= WORTH_RESUMING;
+                    let write = Write {
+                        offset,
+                        mode: Some(item.mode),
+                        mtime: Some(item.mtime),
+                        size: Some(size),
+                        resumable,
+                        durable: resumable,
+                        ..order(&item.under(root))
+                    };
+                    orders.ask(Ask::Write(write)).await.map_err(broken)?;
+                    add(&report.spared, offset);
+                    Expected::File { way: item.way, resumed: offset > 0, number }
+                }
+                Part::Data(data) => {
+                    if dead.get() != number {
+                        let length = data.len() as u64;
+                        orders.data(data).await.map_err(broken)?;
+                        add(&report.bytes, length);
+                    }
+                    continue;
+                }
+                Part::End => {
+                    orders.send(&FilesInput::End).await.map_err(broken)?;
+                    continue;
+                }
+                Part::Broken(why) => {
+                    report.fail("", why);
+                    orders.send(&FilesInput::Abort).await.map_err(broken)?;
+                    continue;
+                }
+            };
+            if expect.send(answer).await.is_err() {
+                break;
+            }
+        }
+        orders.flush().await.map_err(broken)
+    };
+    let hearing = async {
+        while let Some(expected) = expected.recv().await {
+            let answer = answers.next().await;
+            let (counter, result, way) = match expected {
+                Expected::Directory(way) => {
+                    (&report.directories, answer.and_then(FilesOutput::done), way)
+                }
+                Expected::Link(way) => (&report.links, answer.and_then(FilesOutput::done), way),
+                Expected::File { way, resumed, number } => {
+                    let result = answer.and_then(FilesOutput::written).map(drop);
+                    if result.is_err() {
+                        dead.set(number);
+                    } else if resumed {
+                        add(&report.resumed, 1);
+                    }
+                    (&report.files, result, way)
+                }
+            };
+            match result {
+                Ok(()) => add(counter, 1),
+                Err(ClientError::Failed(failed)) if failed.code == Code::Aborted => {}
+                Err(ClientError::Failed(failed)) if failed.code != Code::DiskFull => {
+                    report.fail(way.display().to_string(), format!("in VPS {name}: {failed}"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    };
+    tokio::try_join!(sending, async { hearing.await.map_err(|error| lost(name, error)) }).map(drop)
+}

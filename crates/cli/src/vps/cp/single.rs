@@ -1,0 +1,132 @@
+//! Copies with standard input or output at one end.
+
+use std::io::{self, Read, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kohakuriver_wire::files::{Ask, CHUNK, FilesInput, FilesOutput, Kind, Write};
+use tokio::sync::mpsc::channel;
+use tokio::task::spawn_blocking;
+
+use super::remote::{Remote, Talk, lost, order, word};
+use super::report::{Report, add};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::reference::VpsRef;
+
+const PIECES: usize = 8;
+
+/// Writes what comes on standard input to a file, which is there when the input has ended.
+pub async fn from_stdin(
+    context: &Context,
+    vps: &VpsRef,
+    path: &Path,
+    report: &Arc<Report>,
+) -> Result<(), Failure> {
+    let mut remote = Remote::open(context, vps).await?;
+    if let Ok(entry) = remote.find(path).await?
+        && entry.kind == Kind::Directory
+    {
+        return Err(Failure::usage(format!("{} is a directory", path.display()))
+            .hint("name the file: standard input has no name"));
+    }
+    let (sender, mut pieces) = channel::<io::Result<Bytes>>(PIECES);
+    // Not waited for: a read of the keyboard cannot be cancelled.
+    let _reading = spawn_blocking(move || {
+        loop {
+            let mut buffer = vec![0; CHUNK];
+            let piece = match io::stdin().read(&mut buffer) {
+                Ok(0) => return,
+                Ok(count) => {
+                    buffer.truncate(count);
+                    Ok(Bytes::from(buffer))
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+            if sender.blocking_send(piece).is_err() {
+                return;
+            }
+        }
+    });
+    let Remote { name, talk: Talk { orders, answers }, .. } = &mut remote;
+    let work = async {
+        let broken = |error: io::Error| lost(name, error.into());
+        let write = Write { durable: true, ..order(path) };
+        orders.ask(Ask::Write(write)).await.map_err(broken)?;
+        orders.flush().await.map_err(broken)?;
+        loop {
+            let piece = tokio::select! {
+                piece = pieces.recv() => piece,
+                // Before the end there is only bad news.
+                answer = answers.next() => {
+                    let error = answer.and_then(FilesOutput::done).err();
+                    let error = error.unwrap_or(kohakuriver_wire::files::ClientError::Unexpected);
+                    return Err(lost(name, error));
+                }
+            };
+            match piece {
+                Some(Ok(data)) => {
+                    let length = data.len() as u64;
+                    orders.data(data).await.map_err(broken)?;
+                    add(&report.bytes, length);
+                }
+                Some(Err(error)) => {
+                    return Err(Failure::request(format!("cannot read standard input: {error}")));
+                }
+                None => break,
+            }
+        }
+        orders.send(&FilesInput::End).await.map_err(broken)?;
+        orders.flush().await.map_err(broken)?;
+        let written = answers.next().await.and_then(FilesOutput::written);
+        written.map_err(|error| lost(name, error))?;
+        add(&report.files, 1);
+        Ok(())
+    };
+    tokio::select! {
+        result = work => result,
+        () = report.show(context.out, "-") => Ok(()),
+    }
+}
+
+/// Writes a file to standard output.
+pub async fn to_stdout(
+    context: &Context,
+    vps: &VpsRef,
+    path: &Path,
+    report: &Arc<Report>,
+) -> Result<(), Failure> {
+    let Remote { name, talk: Talk { orders, answers }, .. } =
+        &mut Remote::open(context, vps).await?;
+    orders
+        .ask(Ask::Read { path: word(path), offset: 0, limit: None })
+        .await
+        .map_err(|error| lost(name, error.into()))?;
+    orders.flush().await.map_err(|error| lost(name, error.into()))?;
+    let head = answers.next().await.and_then(FilesOutput::found);
+    let mut left = head.map_err(|error| lost(name, error))?.size;
+    let mut out = io::stdout().lock();
+    loop {
+        let piece = answers.next().await.and_then(FilesOutput::piece);
+        let Some(data) = piece.map_err(|error| lost(name, error))? else {
+            break;
+        };
+        match out.write_all(&data) {
+            Ok(()) => {}
+            // Whoever reads has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => {
+                return Err(Failure::request(format!("cannot write standard output: {error}")));
+            }
+        }
+        left = left.saturating_sub(data.len() as u64);
+        add(&report.bytes, data.len() as u64);
+    }
+    if left > 0 {
+        let text = format!("{} became shorter while it was read", path.display());
+        return Err(Failure::request(text));
+    }
+    Ok(())
+}

@@ -1,0 +1,240 @@
+//! Where a copy goes, by the rules of `cp` and `scp`.
+//!
+//! ```text
+//!  TARGET is a directory       TARGET/NAME, or TARGET itself for SOURCE/.
+//!  TARGET is a file            that file, replaced; not for a directory
+//!  TARGET is nothing           that name, in a directory that is there
+//! ```
+//!
+//! A directory copied to a new name could not be told from a finished one when the command is
+//! repeated after an interruption, and would be copied into itself. So it holds an empty file
+//! `.kr-part` until it is whole.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use kohakuriver_wire::files::{Ask, Kind};
+
+use super::local;
+use super::place::{name_of, says_directory};
+use super::remote::{Remote, word};
+use crate::failure::Failure;
+
+const UNFINISHED: &str = ".kr-part";
+
+/// One side of a copy.
+#[derive(Debug)]
+pub enum Side<'a> {
+    Local,
+    Remote(Box<Remote<'a>>),
+}
+
+/// Where exactly it goes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Target {
+    pub root: PathBuf,
+    /// Nothing is there yet.
+    pub fresh: bool,
+    /// A tree at a new name: it is marked until it is whole.
+    pub marked: bool,
+}
+
+impl Side<'_> {
+    /// What is at a path, through symlinks; the inner error is what to say where nothing is.
+    pub async fn kind(&mut self, path: &Path) -> Result<Result<Kind, Failure>, Failure> {
+        match self {
+            Self::Local => Ok(local_kind(path)),
+            Self::Remote(remote) => Ok(remote.find(path).await?.map(|entry| entry.kind)),
+        }
+    }
+
+    /// Finds out where a copy of `source` to `target` goes.
+    pub async fn settle(
+        &mut self,
+        source: &Path,
+        is_directory: bool,
+        target: &Path,
+    ) -> Result<Target, Failure> {
+        let shown = target.display();
+        let plain: PathBuf = target.components().collect();
+        match self.kind(target).await? {
+            Ok(Kind::Directory) if is_directory => {
+                if self.kind(&plain.join(UNFINISHED)).await?.is_ok() {
+                    return Ok(Target { root: plain, fresh: false, marked: true });
+                }
+                let Some(name) = name_of(source) else {
+                    return Ok(Target { root: plain, fresh: false, marked: false });
+                };
+                self.below(plain.join(name), true).await
+            }
+            Ok(Kind::Directory) => {
+                let name = name_of(source).unwrap_or(OsStr::new("copy"));
+                self.below(plain.join(name), false).await
+            }
+            Ok(Kind::File | Kind::Symlink | Kind::Other) if is_directory => {
+                Err(Failure::request(format!("{shown} is a file: a directory cannot replace it"))
+                    .hint("name another target, or delete it first"))
+            }
+            Ok(Kind::File | Kind::Symlink | Kind::Other) => {
+                Ok(Target { root: self.real(plain), fresh: false, marked: false })
+            }
+            Err(missing) if !is_directory && says_directory(target) => Err(missing
+                .hint(format!("make the directory first, or write {} without the slash", shown))),
+            Err(_) => {
+                let parent = match plain.parent() {
+                    Some(parent) if !parent.as_os_str().is_empty() => parent,
+                    Some(_) | None => Path::new("."),
+                };
+                match self.kind(parent).await? {
+                    Ok(Kind::Directory) => {
+                        Ok(Target { root: plain, fresh: true, marked: is_directory })
+                    }
+                    Ok(_) => {
+                        let parent = parent.display();
+                        Err(Failure::request(format!("{parent} is not a directory")))
+                    }
+                    Err(missing) => {
+                        Err(missing.hint("make the directory first, or name one that is there"))
+                    }
+                }
+            }
+        }
+    }
+
+    /// A name in a directory that is there.
+    async fn below(&mut self, root: PathBuf, is_directory: bool) -> Result<Target, Failure> {
+        let shown = root.display();
+        match self.kind(&root).await? {
+            Ok(Kind::Directory) if !is_directory => {
+                Err(Failure::request(format!("{shown} is a directory: a file cannot replace it")))
+            }
+            Ok(Kind::File | Kind::Symlink | Kind::Other) if is_directory => {
+                Err(Failure::request(format!("{shown} is a file: a directory cannot replace it")))
+            }
+            Ok(_) => Ok(Target { root: self.real(root), fresh: false, marked: false }),
+            Err(_) => Ok(Target { root, fresh: true, marked: false }),
+        }
+    }
+
+    /// A file of this machine that is reached by a symlink is replaced, not the symlink. The agent
+    /// does the same by itself.
+    fn real(&self, path: PathBuf) -> PathBuf {
+        match self {
+            Self::Local => path.canonicalize().unwrap_or(path),
+            Self::Remote(_) => path,
+        }
+    }
+
+    /// Makes the root of a tree.
+    pub async fn begin(&mut self, target: &Target) -> Result<(), Failure> {
+        let mark = target.root.join(UNFINISHED);
+        match self {
+            Self::Local => {
+                let fail = |error| Failure::request(local::sentence(&target.root, &error));
+                // Its mode comes with the tree.
+                match std::fs::create_dir(&target.root) {
+                    Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                        return Err(fail(error));
+                    }
+                    Ok(()) | Err(_) => {}
+                }
+                if target.marked { std::fs::write(mark, b"").map_err(fail) } else { Ok(()) }
+            }
+            Self::Remote(remote) => {
+                let path = word(&target.root);
+                remote.act(Ask::Mkdir { path, parents: true, mode: None }).await?;
+                if target.marked { remote.note(&mark, b"").await } else { Ok(()) }
+            }
+        }
+    }
+
+    /// Says that a tree is whole, and waits until a VPS has it on disk.
+    pub async fn finish(&mut self, target: &Target) -> Result<(), Failure> {
+        let mark = target.root.join(UNFINISHED);
+        match self {
+            Self::Local => {
+                if target.marked {
+                    let _ = std::fs::remove_file(mark);
+                }
+                Ok(())
+            }
+            Self::Remote(remote) => {
+                if target.marked {
+                    remote.act(Ask::Delete { path: word(&mark), recursive: false }).await?;
+                }
+                remote.act(Ask::Sync { path: word(&target.root) }).await
+            }
+        }
+    }
+}
+
+fn local_kind(path: &Path) -> Result<Kind, Failure> {
+    match path.metadata() {
+        Ok(meta) if meta.is_dir() => Ok(Kind::Directory),
+        Ok(meta) if meta.is_file() => Ok(Kind::File),
+        Ok(_) => Ok(Kind::Other),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let there = path.ancestors().skip(1).find(|parent| parent.exists());
+            let there = there.filter(|there| Some(*there) != path.parent());
+            Err(Failure::request(match there {
+                Some(there) if !there.as_os_str().is_empty() => {
+                    format!("{} does not exist; only {} does", path.display(), there.display())
+                }
+                Some(_) | None => format!("{} does not exist", path.display()),
+            }))
+        }
+        Err(error) => Err(Failure::request(local::sentence(path, &error))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn settle(dir: &Path, source: &str, is_directory: bool, target: &str) -> Option<String> {
+        let root = dir.canonicalize().unwrap();
+        let mut target = root.join(target).into_os_string();
+        if target.is_empty() {
+            target.push(".");
+        }
+        let settled = Side::Local.settle(Path::new(source), is_directory, Path::new(&target)).await;
+        let target = settled.ok()?;
+        Some(target.root.strip_prefix(&root).unwrap().to_str().unwrap().to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_copy_goes_where_cp_would_put_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("there/tree")).unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let dir = dir.path();
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(settle(dir, "/x/f", false, "there").await, some("there/f"));
+        assert_eq!(settle(dir, "/x/f", false, "there/").await, some("there/f"));
+        assert_eq!(settle(dir, "/x/f", false, "new").await, some("new"));
+        assert_eq!(settle(dir, "/x/f", false, "new/").await, None);
+        assert_eq!(settle(dir, "/x/f", false, "no/new").await, None);
+        assert_eq!(settle(dir, "/x/f", false, "file").await, some("file"));
+        assert_eq!(settle(dir, "/x/tree", false, "there").await, None, "a directory of that name");
+        assert_eq!(settle(dir, "/x/tree/", true, "there").await, some("there/tree"));
+        assert_eq!(settle(dir, "/x/tree/.", true, "there").await, some("there"));
+        assert_eq!(settle(dir, "/x/tree", true, "new").await, some("new"));
+        assert_eq!(settle(dir, "/x/tree", true, "new/").await, some("new"));
+        assert_eq!(settle(dir, "/x/tree", true, "file").await, None);
+        assert_eq!(settle(dir, "/x/tree", true, "no/new").await, None);
+    }
+
+    #[tokio::test]
+    async fn a_tree_that_is_not_whole_is_gone_on_with_and_not_copied_into_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("copy");
+        let settle =
+            || async { Side::Local.settle(Path::new("/x/tree"), true, &target).await.unwrap() };
+        let first = settle().await;
+        assert!(first.fresh && first.marked);
+        Side::Local.begin(&first).await.unwrap();
+        assert_eq!(settle().await.root, first.root);
+        Side::Local.finish(&first).await.unwrap();
+        assert_eq!(settle().await.root, first.root.join("tree"));
+    }
+}

@@ -1,0 +1,184 @@
+//! A copy of files and trees: which stages it takes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kohakuriver_wire::files::Kind;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::task::spawn_blocking;
+
+use super::item::{Choice, Item, Part};
+use super::place::Place;
+use super::remote::{Remote, Talk};
+use super::report::Report;
+use super::target::{Side, Target};
+use super::{choose, local, remote};
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Items between two stages; so far is the total known ahead.
+const ITEMS: usize = 4096;
+/// Pieces of content between two stages, a quarter of a megabyte at most each.
+const PARTS: usize = 32;
+
+pub async fn run(
+    context: &Context,
+    source: &Place,
+    target: &Place,
+    resume: bool,
+    report: &Arc<Report>,
+) -> Result<(), Failure> {
+    let (mut from, source_path) = open(context, source).await?;
+    let (mut to, target_path) = open(context, target).await?;
+    let kind = from.kind(&source_path).await??;
+    let is_directory = kind == Kind::Directory;
+    let settled = to.settle(&source_path, is_directory, &target_path).await?;
+    refuse_into_itself(&from, &to, &source_path, &settled.root)?;
+    if is_directory {
+        to.begin(&settled).await?;
+    }
+    let shown = source.shown();
+    let work = copy(&mut from, &mut to, &source_path, &settled, resume, report);
+    tokio::select! {
+        result = work => result?,
+        () = report.show(context.out, &shown) => {}
+    }
+    to.finish(&settled).await
+}
+
+async fn open<'a>(context: &'a Context, place: &Place) -> Result<(Side<'a>, PathBuf), Failure> {
+    match place {
+        Place::Remote { vps, path } => {
+            let remote = Remote::open(context, vps).await?;
+            Ok((Side::Remote(Box::new(remote)), path.clone()))
+        }
+        Place::Local(path) => Ok((Side::Local, path.clone())),
+        Place::Stdio => Err(Failure::usage("- has no name")),
+    }
+}
+
+fn refuse_into_itself(
+    from: &Side<'_>,
+    to: &Side<'_>,
+    source: &Path,
+    root: &Path,
+) -> Result<(), Failure> {
+    let (Side::Remote(from), Side::Remote(to)) = (from, to) else {
+        return Ok(());
+    };
+    if from.is_same(to) && root.starts_with(source) {
+        return Err(Failure::usage("a copy cannot go into what is copied"));
+    }
+    Ok(())
+}
+
+async fn copy(
+    from: &mut Side<'_>,
+    to: &mut Side<'_>,
+    source: &Path,
+    target: &Target,
+    resume: bool,
+    report: &Arc<Report>,
+) -> Result<(), Failure> {
+    let (item_sender, items) = channel(ITEMS);
+    let (choice_sender, choices) = channel(ITEMS);
+    let (part_sender, parts) = channel(PARTS);
+    let mut reading = another(from).await?;
+    let mut writing = another(to).await?;
+    let root = target.root.as_path();
+    let missing_only = resume && !target.fresh;
+    let (from_name, to_name) = (name(from), name(to));
+    tokio::try_join!(
+        list(from, source, report, item_sender),
+        pick(to, root, missing_only, report, items, choice_sender),
+        read(reading.as_mut(), (&from_name, source), report, choices, part_sender),
+        write(writing.as_mut(), (&to_name, root), report, parts),
+    )?;
+    Ok(())
+}
+
+async fn another(side: &Side<'_>) -> Result<Option<Talk>, Failure> {
+    match side {
+        Side::Local => Ok(None),
+        Side::Remote(remote) => Ok(Some(remote.another().await?)),
+    }
+}
+
+fn name(side: &Side<'_>) -> String {
+    match side {
+        Side::Local => String::new(),
+        Side::Remote(remote) => remote.name.clone(),
+    }
+}
+
+async fn list(
+    from: &mut Side<'_>,
+    source: &Path,
+    report: &Arc<Report>,
+    items: Sender<Item>,
+) -> Result<(), Failure> {
+    match from {
+        Side::Remote(from) => remote::list(&mut from.talk, &from.name, source, report, items).await,
+        Side::Local => {
+            let (source, report) = (source.to_owned(), report.clone());
+            in_thread(move || local::list(&source, &report, &items)).await
+        }
+    }
+}
+
+async fn pick(
+    to: &mut Side<'_>,
+    root: &Path,
+    missing_only: bool,
+    report: &Report,
+    items: Receiver<Item>,
+    choices: Sender<(Item, Choice)>,
+) -> Result<(), Failure> {
+    match to {
+        _ if !missing_only => choose::all(items, choices).await,
+        Side::Local => choose::by_local(root, report, items, choices).await,
+        Side::Remote(to) => {
+            choose::by_remote(&mut to.talk, &to.name, root, report, items, choices).await
+        }
+    }
+}
+
+async fn read(
+    talk: Option<&mut Talk>,
+    (name, source): (&str, &Path),
+    report: &Arc<Report>,
+    mut choices: Receiver<(Item, Choice)>,
+    parts: Sender<Part>,
+) -> Result<(), Failure> {
+    match talk {
+        Some(talk) => remote::read(talk, name, source, report, choices, parts).await,
+        None => {
+            let (source, report) = (source.to_owned(), report.clone());
+            in_thread(move || local::read(&source, &report, &mut choices, &parts)).await
+        }
+    }
+}
+
+async fn write(
+    talk: Option<&mut Talk>,
+    (name, root): (&str, &Path),
+    report: &Arc<Report>,
+    mut parts: Receiver<Part>,
+) -> Result<(), Failure> {
+    match talk {
+        Some(talk) => remote::write(talk, name, root, report, parts).await,
+        None => {
+            let (root, report) = (root.to_owned(), report.clone());
+            in_thread(move || local::write(&root, &report, &mut parts)).await
+        }
+    }
+}
+
+/// Files block; a thread may. It ends by itself when the queues it works on are closed.
+async fn in_thread(
+    work: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+) -> Result<(), Failure> {
+    spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(Failure::request(format!("a part of the copy failed: {error}")))
+    })
+}
