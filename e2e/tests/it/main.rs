@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod faults;
+mod files;
 mod first_vps;
 mod forward;
 mod images;

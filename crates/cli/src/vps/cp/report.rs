@@ -151,12 +151,19 @@ impl Report {
             let rate = (bytes as f64 / seconds) as u64;
             text.push_str(&format!(", {}/s", HumanBytes(rate)));
         }
-        for (count, one, rest) in [
-            (get(&self.skipped), "file", "already there"),
-            (get(&self.resumed), "file", "continued where an earlier copy stopped"),
-        ] {
-            if count > 0 {
-                text.push_str(&format!("; {} {rest}", counted(count, one)));
+        let was = |count| if count == 1 { "was" } else { "were" };
+        match get(&self.skipped) {
+            0 => {}
+            count => {
+                let files = counted(count, "file");
+                text.push_str(&format!("; {files} {} there already", was(count)));
+            }
+        }
+        match get(&self.resumed) {
+            0 => {}
+            count => {
+                let files = counted(count, "file");
+                text.push_str(&format!("; {files} went on where an earlier copy stopped"));
             }
         }
         text

@@ -35,6 +35,7 @@ pub struct Target {
     pub root: PathBuf,
     /// Nothing is there yet.
     pub fresh: bool,
+    pub is_tree: bool,
     /// A tree at a new name: it is marked until it is whole.
     pub marked: bool,
 }
@@ -60,10 +61,10 @@ impl Side<'_> {
         match self.kind(target).await? {
             Ok(Kind::Directory) if is_directory => {
                 if self.kind(&plain.join(UNFINISHED)).await?.is_ok() {
-                    return Ok(Target { root: plain, fresh: false, marked: true });
+                    return Ok(Target { root: plain, fresh: false, is_tree: true, marked: true });
                 }
                 let Some(name) = name_of(source) else {
-                    return Ok(Target { root: plain, fresh: false, marked: false });
+                    return Ok(Target { root: plain, fresh: false, is_tree: true, marked: false });
                 };
                 self.below(plain.join(name), true).await
             }
@@ -76,7 +77,7 @@ impl Side<'_> {
                     .hint("name another target, or delete it first"))
             }
             Ok(Kind::File | Kind::Symlink | Kind::Other) => {
-                Ok(Target { root: self.real(plain), fresh: false, marked: false })
+                Ok(Target { root: self.real(plain), fresh: false, is_tree: false, marked: false })
             }
             Err(missing) if !is_directory && says_directory(target) => Err(missing
                 .hint(format!("make the directory first, or write {} without the slash", shown))),
@@ -86,9 +87,12 @@ impl Side<'_> {
                     Some(_) | None => Path::new("."),
                 };
                 match self.kind(parent).await? {
-                    Ok(Kind::Directory) => {
-                        Ok(Target { root: plain, fresh: true, marked: is_directory })
-                    }
+                    Ok(Kind::Directory) => Ok(Target {
+                        root: plain,
+                        fresh: true,
+                        is_tree: is_directory,
+                        marked: is_directory,
+                    }),
                     Ok(_) => {
                         let parent = parent.display();
                         Err(Failure::request(format!("{parent} is not a directory")))
@@ -111,8 +115,11 @@ impl Side<'_> {
             Ok(Kind::File | Kind::Symlink | Kind::Other) if is_directory => {
                 Err(Failure::request(format!("{shown} is a file: a directory cannot replace it")))
             }
-            Ok(_) => Ok(Target { root: self.real(root), fresh: false, marked: false }),
-            Err(_) => Ok(Target { root, fresh: true, marked: false }),
+            Ok(_) => {
+                let (root, is_tree) = (self.real(root), is_directory);
+                Ok(Target { root, fresh: false, is_tree, marked: false })
+            }
+            Err(_) => Ok(Target { root, fresh: true, is_tree: is_directory, marked: false }),
         }
     }
 
@@ -162,7 +169,9 @@ impl Side<'_> {
                 if target.marked {
                     remote.act(Ask::Delete { path: word(&mark), recursive: false }).await?;
                 }
-                remote.act(Ask::Sync { path: word(&target.root) }).await
+                // A file that could not be copied may not be there; its directory is.
+                let parent = target.root.parent().filter(|_| !target.is_tree);
+                remote.act(Ask::Sync { path: word(parent.unwrap_or(&target.root)) }).await
             }
         }
     }

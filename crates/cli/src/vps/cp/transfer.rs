@@ -86,7 +86,8 @@ async fn copy(
     let mut reading = another(from).await?;
     let mut writing = another(to).await?;
     let root = target.root.as_path();
-    let missing_only = resume && !target.fresh;
+    // Beside a file that is not there may be its beginning; in a tree that is not, nothing is.
+    let missing_only = resume && !(target.fresh && target.is_tree);
     let (from_name, to_name) = (name(from), name(to));
     tokio::try_join!(
         list(from, source, report, item_sender),
