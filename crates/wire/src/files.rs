@@ -20,8 +20,8 @@
 //!
 //! A write goes to a *partial file* beside its target ([`partial_name`]) and is renamed when it
 //! is whole, so a reader sees the old content or the new and never half. A partial file of a
-//! resumable write stays when the client goes away; it carries the modification time of what it is
-//! made of, by which the next attempt knows that it is the beginning of the same.
+//! resumable write stays when the client goes away. Its time of last access is the modification time
+//! of what it is made of, by which the next attempt knows that it is the beginning of the same.
 
 mod client;
 mod entry;

@@ -25,9 +25,12 @@ fn inside(site: &Site, command: &str) -> String {
     site.kr(&["ssh", "web", "--", command]).ok()
 }
 
-/// Everything in a tree by its way: kind, mode, seconds and nanoseconds, content or target.
-fn seen(root: &Path) -> BTreeMap<PathBuf, (char, u32, (i64, i64), Vec<u8>)> {
-    fn add(root: &Path, way: &Path, all: &mut BTreeMap<PathBuf, (char, u32, (i64, i64), Vec<u8>)>) {
+/// Kind, mode, seconds and nanoseconds, content or target.
+type Look = (char, u32, (i64, i64), Vec<u8>);
+
+/// Everything in a tree by its way.
+fn seen(root: &Path) -> BTreeMap<PathBuf, Look> {
+    fn add(root: &Path, way: &Path, all: &mut BTreeMap<PathBuf, Look>) {
         for entry in fs::read_dir(root.join(way)).unwrap() {
             let way = way.join(entry.unwrap().file_name());
             let (path, meta) = (root.join(&way), root.join(&way).symlink_metadata().unwrap());
@@ -129,7 +132,7 @@ fn a_tree_comes_back_as_it_went_and_the_second_time_nothing_moves() {
 fn hold_in_the_middle(site: &Site, arguments: &[&str], held: impl Fn() -> bool) -> Child {
     let mut command = site.command();
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let child = command.spawn().unwrap();
+    let mut child = command.spawn().unwrap();
     let pid = Pid::from_raw(child.id().try_into().unwrap());
     for _ in 0..500 {
         kill(pid, Signal::SIGSTOP).unwrap();
@@ -139,6 +142,8 @@ fn hold_in_the_middle(site: &Site, arguments: &[&str], held: impl Fn() -> bool) 
         kill(pid, Signal::SIGCONT).unwrap();
         std::thread::sleep(Duration::from_millis(5));
     }
+    let _ = child.kill();
+    let _ = child.wait();
     panic!("never caught in the middle");
 }
 

@@ -75,8 +75,10 @@ pub(super) fn probe(path: Word) -> Outcome<Probed> {
     }
     let partial = stat_in(&folder, &partial_name(&name)).ok();
     let partial = partial.filter(|stat| kind_of(stat) == libc::S_IFREG);
-    let partial = partial
-        .map(|stat| Partial { size: stat.st_size.try_into().unwrap_or(0), mtime: mtime_of(&stat) });
+    let partial = partial.map(|stat| Partial {
+        size: stat.st_size.try_into().unwrap_or(0),
+        mtime: source_of(&stat),
+    });
     Ok(Probed { entry, partial })
 }
 
@@ -318,6 +320,11 @@ fn entry(name: Word, stat: &FileStat) -> Entry {
     }
 }
 
-pub(super) fn mtime_of(stat: &FileStat) -> Time {
+fn mtime_of(stat: &FileStat) -> Time {
     Time(stat.st_mtime, stat.st_mtime_nsec.try_into().unwrap_or(0))
+}
+
+/// The modification time of what a partial file is the beginning of.
+pub(super) fn source_of(stat: &FileStat) -> Time {
+    Time(stat.st_atime, stat.st_atime_nsec.try_into().unwrap_or(0))
 }

@@ -16,7 +16,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, ftruncate, unlinkat};
 use super::FilesChannel;
 use super::channel::Broken;
 use super::failure::{Outcome, failed, failed_io};
-use super::look::mtime_of;
+use super::look::source_of;
 use super::place::{Found, Place, kind_of, make_directories, path_of, stat_in};
 
 /// What a new file gets where nobody says.
@@ -131,7 +131,7 @@ impl Partial {
         if offset > 0 {
             let stat = fstat(&*self.file).map_err(|error| failed(error, &real))?;
             let there = u64::try_from(stat.st_size).unwrap_or(0);
-            if there < offset || Some(mtime_of(&stat)) != self.order.mtime {
+            if there < offset || Some(source_of(&stat)) != self.order.mtime {
                 let message = format!("the beginning of {} is gone", real.display());
                 return Err(Failed { code: Code::Stale, message });
             }
@@ -143,25 +143,24 @@ impl Partial {
         self.mark()
     }
 
-    /// Notes what the content is the beginning of: it must be right whenever we end.
+    /// Notes what the content will be the beginning of: in the time of the last access, which
+    /// writing leaves alone. Done while there is no other content, so it is right whenever we end.
     fn mark(&self) -> Outcome<()> {
         match self.order.mtime.filter(|_| self.order.resumable) {
-            Some(mtime) => self.touch(mtime),
+            Some(mtime) => self.set_times(&spec(mtime), &TimeSpec::UTIME_OMIT),
             None => Ok(()),
         }
     }
 
-    fn touch(&self, Time(seconds, nanoseconds): Time) -> Outcome<()> {
-        let mtime = TimeSpec::new(seconds, i64::from(nanoseconds));
-        futimens(&*self.file, &TimeSpec::UTIME_OMIT, &mtime)
-            .map_err(|error| failed(error, &self.place.real()))
+    fn set_times(&self, access: &TimeSpec, change: &TimeSpec) -> Outcome<()> {
+        futimens(&*self.file, access, change).map_err(|error| failed(error, &self.place.real()))
     }
 
     fn add(&mut self, data: &[u8]) -> Outcome<()> {
         let written = self.file.write_all(data);
         written.map_err(|error| failed_io(&error, &self.place.real()))?;
         self.size += data.len() as u64;
-        self.mark()
+        Ok(())
     }
 
     fn finish(self) -> Outcome<u64> {
@@ -191,7 +190,7 @@ impl Partial {
         let mode = order.mode.or(old_mode).unwrap_or(NEW_FILE);
         fchmod(file, Mode::from_bits_truncate(mode)).map_err(fail)?;
         if let Some(mtime) = order.mtime {
-            self.touch(mtime)?;
+            self.set_times(&TimeSpec::UTIME_NOW, &spec(mtime))?;
         }
         if order.durable {
             file.sync_all().map_err(|error| failed_io(&error, &real))?;
@@ -212,6 +211,10 @@ impl Partial {
             let _ = unlinkat(&self.place.folder, self.name.as_os_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
+}
+
+fn spec(Time(seconds, nanoseconds): Time) -> TimeSpec {
+    TimeSpec::new(seconds, i64::from(nanoseconds))
 }
 
 pub(super) fn sync_directory(folder: &Found) -> Outcome<()> {

@@ -18,11 +18,16 @@ pub fn probe(path: &Path) -> (Option<(u64, Time)>, Option<Partial>) {
     let there = file(path).map(|meta| (meta.len(), mtime(&meta)));
     let partial = path.file_name().map(|name| path.with_file_name(partial_name(name)));
     let partial = partial.and_then(|path| file(&path));
-    (there, partial.map(|meta| Partial { size: meta.len(), mtime: mtime(&meta) }))
+    (there, partial.map(|meta| Partial { size: meta.len(), mtime: source(&meta) }))
 }
 
 pub fn mtime(meta: &Metadata) -> Time {
     Time(meta.mtime(), u32::try_from(meta.mtime_nsec()).unwrap_or(0))
+}
+
+/// The modification time of what a partial file is the beginning of: see the files protocol.
+pub fn source(meta: &Metadata) -> Time {
+    Time(meta.atime(), u32::try_from(meta.atime_nsec()).unwrap_or(0))
 }
 
 /// `path: what is wrong`, as people say it.

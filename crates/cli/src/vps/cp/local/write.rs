@@ -17,7 +17,7 @@ use tokio::sync::mpsc::Receiver;
 use super::super::item::{Item, Part, What};
 use super::super::remote::WORTH_RESUMING;
 use super::super::report::{Report, add};
-use super::{mtime, sentence};
+use super::{sentence, source};
 use crate::failure::Failure;
 
 /// Permissions only: a VPS cannot make a program of this machine run as somebody else.
@@ -127,9 +127,12 @@ impl Tree<'_> {
         let partial = partial_path(path);
         let mut file = open(&partial, offset, item.mtime)?;
         add(&self.report.spared, offset);
-        // What it is the beginning of must be right whenever we end.
-        let marked = size >= WORTH_RESUMING;
-        let result = self.fill(&mut file, item.mtime, marked, parts);
+        let resumable = size >= WORTH_RESUMING;
+        if resumable {
+            // Before there is content, so that it is right whenever we end.
+            futimens(&file, &spec(item.mtime), &TimeSpec::UTIME_OMIT)?;
+        }
+        let result = self.fill(&mut file, parts);
         let whole = match result {
             Ok(whole) => whole,
             Err(error) => {
@@ -138,13 +141,13 @@ impl Tree<'_> {
             }
         };
         if !whole {
-            if !marked {
+            if !resumable {
                 let _ = fs::remove_file(&partial);
             }
             return Ok(());
         }
         file.set_permissions(Permissions::from_mode(item.mode & MODE))?;
-        touch(&file, item.mtime)?;
+        futimens(&file, &TimeSpec::UTIME_NOW, &spec(item.mtime))?;
         let (ours, there) = (file.metadata()?, partial.symlink_metadata()?);
         if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {
             return Err(io::Error::other("another copy to the same place is under way"));
@@ -156,23 +159,11 @@ impl Tree<'_> {
     }
 
     /// Whether the file came to its end.
-    fn fill(
-        &self,
-        file: &mut File,
-        mtime: Time,
-        marked: bool,
-        parts: &mut Receiver<Part>,
-    ) -> io::Result<bool> {
-        if marked {
-            touch(file, mtime)?;
-        }
+    fn fill(&self, file: &mut File, parts: &mut Receiver<Part>) -> io::Result<bool> {
         loop {
             match parts.blocking_recv() {
                 Some(Part::Data(data)) => {
                     file.write_all(&data)?;
-                    if marked {
-                        touch(file, mtime)?;
-                    }
                     add(&self.report.bytes, data.len() as u64);
                 }
                 Some(Part::End) => return Ok(true),
@@ -186,7 +177,7 @@ impl Tree<'_> {
     }
 }
 
-fn open(partial: &Path, offset: u64, mtime_wanted: Time) -> io::Result<File> {
+fn open(partial: &Path, offset: u64, wanted: Time) -> io::Result<File> {
     let flags = nix::libc::O_NOFOLLOW;
     if offset == 0 {
         match fs::remove_file(partial) {
@@ -197,7 +188,7 @@ fn open(partial: &Path, offset: u64, mtime_wanted: Time) -> io::Result<File> {
     }
     let mut file = OpenOptions::new().write(true).custom_flags(flags).open(partial)?;
     let meta = file.metadata()?;
-    if meta.len() < offset || mtime(&meta) != mtime_wanted {
+    if meta.len() < offset || source(&meta) != wanted {
         return Err(io::Error::other("its beginning changed; say it again to begin anew"));
     }
     file.set_len(offset)?;
@@ -205,9 +196,8 @@ fn open(partial: &Path, offset: u64, mtime_wanted: Time) -> io::Result<File> {
     Ok(file)
 }
 
-fn touch(file: &File, Time(seconds, nanoseconds): Time) -> io::Result<()> {
-    let mtime = TimeSpec::new(seconds, i64::from(nanoseconds));
-    Ok(futimens(file, &TimeSpec::UTIME_OMIT, &mtime)?)
+fn spec(Time(seconds, nanoseconds): Time) -> TimeSpec {
+    TimeSpec::new(seconds, i64::from(nanoseconds))
 }
 
 fn partial_path(path: &Path) -> PathBuf {
