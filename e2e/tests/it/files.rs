@@ -11,10 +11,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use kohakuriver_e2e::{BUSYBOX, Site, run, run_with_input, wait_until};
+use kohakuriver_e2e::{BUSYBOX, Site, run, run_with_input};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+
+use crate::websocket::{close_code, open, read_json, say};
 
 fn create(site: &Site, name: &str) -> String {
     let task = site.json(&["vps", "create", "--name", name, "--ssh", "--image", BUSYBOX]);
@@ -354,34 +356,30 @@ fn news_of_changes_come_by_websocket_as_existing_clients_know_them() {
     let _server = site.up();
     let id = create(&site, "web").replace("kohakuriver-vps-", "");
     inside(&site, "mkdir -p /watched/deep");
-    let mut socket = Socket::open(&site, &format!("/ws/fs/{id}/watch?paths=/watched,/nope"));
+    let mut socket = open(&site, &format!("/ws/fs/{id}/watch?paths=/watched,/nope"));
     let expected = json!({"type": "watching", "paths": ["/watched"], "method": "inotify"});
-    assert_eq!(socket.next(), Some(expected));
+    assert_eq!(read_json(&mut socket), expected);
     run_with_input(site.command().args(["vps", "cp", "-", "web:/watched/deep/x"]), b"1").ok();
     let mut seen = Vec::new();
     while seen.last() != Some(&("MOVE".to_owned(), "/watched/deep/x".to_owned())) {
-        let news = socket.next().expect("it goes on");
+        let news = read_json(&mut socket);
         assert_eq!((&news["type"], &news["is_dir"]), (&json!("change"), &json!(false)), "{news}");
         let text = |key: &str| news[key].as_str().unwrap().to_owned();
         seen.push((text("event"), text("path")));
     }
     assert_eq!(seen[0].0, "CREATE");
     inside(&site, "rm /watched/deep/x");
-    let gone =
-        json!({"type": "change", "event": "DELETE", "path": "/watched/deep/x", "is_dir": false});
-    assert_eq!(socket.next(), Some(gone));
-    socket.send(r#"{"type":"ping"}"#);
-    assert_eq!(socket.next(), Some(json!({"type": "pong"})));
-    let mut refused = Socket::open(&site, "/ws/fs/web/watch?paths=/proc");
-    let news = refused.next().unwrap();
-    assert!(
-        news["type"] == "error" && news["message"].as_str().unwrap().contains("/proc"),
-        "{news}"
-    );
-    assert_eq!((refused.next(), refused.closed), (None, Some(1000)));
+    let gone = read_json(&mut socket);
+    assert_eq!((&gone["event"], &gone["path"]), (&json!("DELETE"), &json!("/watched/deep/x")));
+    say(&mut socket, &json!({"type": "ping"}));
+    assert_eq!(read_json(&mut socket), json!({"type": "pong"}));
+    let mut refused = open(&site, "/ws/fs/web/watch?paths=/proc");
+    let news = read_json(&mut refused);
+    assert!(news["type"] == "error" && news["message"].to_string().contains("/proc"), "{news}");
+    assert_eq!(close_code(&mut refused), Some(1000));
     site.kr(&["vps", "kill", "web"]).ok();
-    assert_eq!(socket.next().unwrap()["type"], "error");
-    wait_until("it ends", Duration::from_secs(5), || socket.next().is_none());
+    assert_eq!(read_json(&mut socket)["type"], "error");
+    assert_eq!(close_code(&mut socket), Some(1000));
 }
 
 #[derive(Debug)]
@@ -422,61 +420,4 @@ fn http(site: &Site, method: &str, path: &str, headers: &[(&str, &str)], body: &
     let body = answer.split_off(end + 4);
     let head = String::from_utf8(answer).unwrap();
     Answer { status: head[9..12].parse().unwrap(), head, body }
-}
-
-/// A WebSocket by hand.
-struct Socket {
-    stream: TcpStream,
-    closed: Option<u16>,
-}
-
-impl Socket {
-    fn open(site: &Site, path: &str) -> Self {
-        let mut stream = TcpStream::connect(("127.0.0.1", site.port())).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let head = format!(
-            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).unwrap();
-            answer.extend(byte);
-        }
-        assert!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
-        Self { stream, closed: None }
-    }
-
-    fn send(&mut self, text: &str) {
-        // Masked with zeros, which is a mask too.
-        let length = u8::try_from(text.len()).unwrap();
-        let frame = [&[0x81, 0x80 | length, 0, 0, 0, 0][..], text.as_bytes()].concat();
-        self.stream.write_all(&frame).unwrap();
-    }
-
-    /// The next message, `None` at the end.
-    fn next(&mut self) -> Option<Value> {
-        loop {
-            let mut head = [0; 2];
-            self.stream.read_exact(&mut head).ok()?;
-            let mut length = usize::from(head[1]);
-            if length == 126 {
-                let mut long = [0; 2];
-                self.stream.read_exact(&mut long).unwrap();
-                length = usize::from(u16::from_be_bytes(long));
-            }
-            let mut payload = vec![0; length];
-            self.stream.read_exact(&mut payload).unwrap();
-            match head[0] & 0xf {
-                1 => return serde_json::from_slice(&payload).ok(),
-                8 => {
-                    self.closed = Some(u16::from_be_bytes([payload[0], payload[1]]));
-                    return None;
-                }
-                _ => {}
-            }
-        }
-    }
 }

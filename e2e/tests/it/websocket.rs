@@ -9,9 +9,9 @@ use kohakuriver_wire::tunnel::{Kind, Proto, TunnelFrame};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
 
-type Socket = WebSocket<TcpStream>;
+pub type Socket = WebSocket<TcpStream>;
 
-fn open(site: &Site, path: &str) -> Socket {
+pub fn open(site: &Site, path: &str) -> Socket {
     let address = format!("127.0.0.1:{}", site.port());
     let stream = TcpStream::connect(&address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
@@ -28,15 +28,15 @@ fn read(socket: &mut Socket) -> Message {
     }
 }
 
-fn read_json(socket: &mut Socket) -> Value {
+pub fn read_json(socket: &mut Socket) -> Value {
     serde_json::from_str(read(socket).to_text().unwrap()).unwrap()
 }
 
-fn say(socket: &mut Socket, value: &Value) {
+pub fn say(socket: &mut Socket, value: &Value) {
     socket.send(Message::text(value.to_string())).unwrap();
 }
 
-fn close_code(socket: &mut Socket) -> Option<u16> {
+pub fn close_code(socket: &mut Socket) -> Option<u16> {
     let message = read(socket);
     let Message::Close(frame) = message else {
         panic!("no close but {message:?}");

@@ -8,7 +8,7 @@ use serde_json::json;
 async fn what_cannot_be_asked_is_refused_with_its_reason() -> Result<()> {
     let host = TestHost::start().await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
-    host.post("/api/vps/create", json!({"name": "web"})).await?;
+    assert_eq!(host.post("/api/vps/create", json!({"name": "web"})).await?.status, 200);
     let stat = async |task: &str, path: &str| {
         host.get(&format!("/api/fs/{task}/stat?path={path}")).await.unwrap()
     };
@@ -29,11 +29,11 @@ async fn what_cannot_be_asked_is_refused_with_its_reason() -> Result<()> {
     // What answers there is no agent.
     let strange = stat("web", "/etc").await;
     assert_eq!((strange.status, strange.text("code")), (502, "connection_lost"));
-    host.post("/api/vps/stop/web", json!({})).await?;
+    assert_eq!(host.post("/api/vps/stop/web", json!({})).await?.status, 202);
     host.wait_for("web", "stopped").await?;
     let stopped = stat("web", "/etc").await;
     assert_eq!((stopped.status, stopped.text("code")), (400, "not_running"));
-    host.post("/api/vps/restart/web", json!({})).await?;
+    assert_eq!(host.post("/api/vps/restart/web", json!({})).await?.status, 202);
     host.wait_for("web", "running").await?;
     runner.disconnect().await;
     let away = async || stat("web", "/etc").await.status;
