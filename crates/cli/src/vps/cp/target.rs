@@ -155,18 +155,19 @@ impl Side<'_> {
         }
     }
 
-    /// Says that a tree is whole, and waits until a VPS has it on disk.
-    pub async fn finish(&mut self, target: &Target) -> Result<(), Failure> {
+    /// Says that a tree is whole, if it is, and waits until a VPS has it on disk.
+    pub async fn finish(&mut self, target: &Target, whole: bool) -> Result<(), Failure> {
+        let marked = target.marked && whole;
         let mark = target.root.join(UNFINISHED);
         match self {
             Self::Local => {
-                if target.marked {
+                if marked {
                     let _ = std::fs::remove_file(mark);
                 }
                 Ok(())
             }
             Self::Remote(remote) => {
-                if target.marked {
+                if marked {
                     remote.act(Ask::Delete { path: word(&mark), recursive: false }).await?;
                 }
                 // A file that could not be copied may not be there; its directory is.
@@ -243,7 +244,7 @@ mod tests {
         assert!(first.fresh && first.marked);
         Side::Local.begin(&first).await.unwrap();
         assert_eq!(settle().await.root, first.root);
-        Side::Local.finish(&first).await.unwrap();
+        Side::Local.finish(&first, true).await.unwrap();
         assert_eq!(settle().await.root, first.root.join("tree"));
     }
 }

@@ -43,7 +43,7 @@ pub async fn run(
         result = work => result?,
         () = report.show(context.out, &shown) => {}
     }
-    to.finish(&settled).await
+    to.finish(&settled, report.verdict().is_ok()).await
 }
 
 async fn open<'a>(context: &'a Context, place: &Place) -> Result<(Side<'a>, PathBuf), Failure> {
