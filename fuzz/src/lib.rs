@@ -5,12 +5,19 @@
 //! `make test`. `make fuzz` looks for new ones with libFuzzer (see `libfuzzer/`); what it finds
 //! goes into the corpus, with the fix.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use bytes::{Bytes, BytesMut};
 use kohakuriver_link::frame::FrameStream;
 use kohakuriver_link::protocol::{StreamOpen, StreamOpened, ToHost, ToRunner};
 use kohakuriver_wire::exec::{ExecInput, ExecOutput};
+use kohakuriver_wire::files::{
+    FilesInput, FilesOutput, MAX_NAME, is_forbidden, normalise, partial_name,
+};
 use kohakuriver_wire::session::{SessionInput, SessionOutput};
 use kohakuriver_wire::tunnel::TunnelFrame;
+use kohakuriver_wire::watch::{WatchInput, WatchOutput};
 use kohakuriver_wire::{StreamReply, StreamTarget, decode_all, gateway, udp};
 use serde::de::DeserializeOwned;
 
@@ -21,7 +28,7 @@ pub use seeds::seeds;
 /// A name, as in `corpus/`, and what is run on each input.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 15] = [
     ("gateway-greeting", |bytes| {
         let _ = gateway::tunnel_request(bytes);
     }),
@@ -44,6 +51,15 @@ pub const TARGETS: [Target; 12] = [
         drop(decode_all::<SessionInput>(bytes));
         drop(decode_all::<SessionOutput>(bytes));
     }),
+    ("files-frames", |bytes| {
+        drop(decode_all::<FilesInput>(bytes));
+        drop(decode_all::<FilesOutput>(bytes));
+    }),
+    ("files-path", files_path),
+    ("watch-frames", |bytes| {
+        drop(decode_all::<WatchInput>(bytes));
+        drop(decode_all::<WatchOutput>(bytes));
+    }),
     ("datagrams", datagrams),
     ("sftp-packet", kohakuriver_agent::fuzzing::sftp_packet),
     ("terminal-output", kohakuriver_agent::fuzzing::terminal_output),
@@ -54,6 +70,19 @@ fn forward_frame(bytes: &[u8]) {
     if let Ok(frame) = TunnelFrame::decode(Bytes::copy_from_slice(bytes)) {
         assert_eq!(&frame.encode()[..], bytes, "a frame is written as it was read");
     }
+}
+
+fn files_path(bytes: &[u8]) {
+    let text = OsStr::from_bytes(bytes);
+    if let Ok(path) = normalise(text) {
+        assert!(!is_forbidden(&path), "a path that is let through leads to files");
+        assert_eq!(
+            normalise(path.as_os_str()).as_ref(),
+            Ok(&path),
+            "normal paths stay as they are"
+        );
+    }
+    assert!(bytes.len() > MAX_NAME || partial_name(text).len() <= MAX_NAME);
 }
 
 fn datagrams(bytes: &[u8]) {

@@ -2,8 +2,12 @@
 
 use bytes::{Bytes, BytesMut};
 use kohakuriver_wire::exec::{ExecExit, ExecInput, ExecOutput, ExecStart, Size, Tty};
+use kohakuriver_wire::files::{
+    Ask, Code, Entry, Failed, FilesInput, FilesOutput, Kind as FileKind, Time, Word, Write,
+};
 use kohakuriver_wire::session::{Attach, Attached, SessionInput, SessionOutput};
 use kohakuriver_wire::tunnel::{Kind, Proto, TunnelFrame};
+use kohakuriver_wire::watch::{Change, Event, Method, WatchInput, WatchOutput, Watching};
 use kohakuriver_wire::{Message, udp};
 
 /// At least one for each target.
@@ -33,6 +37,9 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         ],
         "exec-frames" => vec![frames(&exec_input()), frames(&exec_output())],
         "session-frames" => vec![frames(&session_input()), frames(&session_output())],
+        "files-frames" => vec![frames(&files_input()), frames(&files_output())],
+        "files-path" => vec![b"/srv/../proc//./1/mem".to_vec(), b"/a/b/".to_vec()],
+        "watch-frames" => vec![frames(&watch_input()), frames(&watch_output())],
         "datagrams" => {
             let mut out = BytesMut::new();
             [&b"one"[..], b"", b"three"].iter().for_each(|datagram| udp::put(&mut out, datagram));
@@ -63,6 +70,63 @@ fn frames<M: Message>(messages: &[M]) -> Vec<u8> {
     let mut out = BytesMut::new();
     messages.iter().for_each(|message| message.encode(&mut out));
     out.to_vec()
+}
+
+fn files_input() -> [FilesInput; 6] {
+    let path = || Word::from("/srv/a");
+    let write = Write {
+        path: path(),
+        offset: 5,
+        mode: Some(0o644),
+        mtime: Some(Time(1, 2)),
+        size: Some(7),
+        create_parents: true,
+        resumable: true,
+        durable: true,
+    };
+    [
+        FilesInput::Ask(Ask::Write(write)),
+        FilesInput::Data(Bytes::from_static(b"67")),
+        FilesInput::End,
+        FilesInput::Abort,
+        FilesInput::Ask(Ask::Read { path: path(), offset: 1, limit: Some(2) }),
+        FilesInput::Ask(Ask::Rename { from: path(), to: path(), overwrite: true }),
+    ]
+}
+
+fn files_output() -> [FilesOutput; 6] {
+    let entry = Entry {
+        name: Word::Bytes(vec![255, 10]),
+        kind: FileKind::Symlink,
+        size: 1,
+        mode: 0o777,
+        uid: 0,
+        gid: 0,
+        mtime: Time(1, 2),
+        target: Some(Word::from("x")),
+        owner: Some("root".to_owned()),
+    };
+    let failed = Failed { code: Code::DiskFull, message: "full".to_owned() };
+    [
+        FilesOutput::Found(entry.clone()),
+        FilesOutput::Entries(vec![entry]),
+        FilesOutput::Data(Bytes::from_static(b"data")),
+        FilesOutput::Written { size: 9 },
+        FilesOutput::Failed(failed),
+        FilesOutput::Done { more: true },
+    ]
+}
+
+fn watch_input() -> [WatchInput; 1] {
+    [WatchInput::Start { paths: vec![Word::from("/shared")] }]
+}
+
+fn watch_output() -> [WatchOutput; 3] {
+    let path = Word::from("/shared");
+    let watching =
+        Watching { paths: vec![path.clone()], method: Method::Inotify, interval_ms: None };
+    let change = Change { event: Event::Create, path, is_dir: true };
+    [WatchOutput::Watching(watching), WatchOutput::Change(change), WatchOutput::Lost]
 }
 
 fn exec_input() -> [ExecInput; 5] {
