@@ -20,7 +20,7 @@ use russh::server::{Auth, ChannelOpenHandle, Config, Handle, Handler, Msg, Sessi
 use russh::{
     Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet, Preferred, SshId, cipher,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
@@ -39,6 +39,9 @@ const WINDOW: u32 = 2 * 1024 * 1024;
 const CHANNEL_BUFFER: usize = WINDOW as usize / 32;
 /// Granted at once, so that not every packet is answered with one.
 const GRANT: u32 = WINDOW / 8;
+
+/// A few packets of the usual size.
+const READ_AHEAD: usize = 128 * 1024;
 
 /// For OpenSSH, whose own order decides and puts chacha20-poly1305 first: offering it would cost
 /// twice the processor time. Every OpenSSH since 2013 has GCM. What is inside is encrypted once
@@ -115,6 +118,8 @@ pub async fn serve(app: Arc<App>, stream: TcpStream, configs: &Configs) {
         Ok(false) | Err(_) => &configs.compatible,
     });
     let jump = Jump { app, slots: Arc::new(Semaphore::new(MAX_CHANNELS)) };
+    // The library asks for four bytes, then for the rest of each packet.
+    let stream = BufReader::with_capacity(READ_AHEAD, stream);
     match russh::server::run_stream(config, stream, jump).await {
         Ok(session) => {
             if let Err(error) = session.await {
