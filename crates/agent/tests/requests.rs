@@ -447,21 +447,21 @@ fn a_full_disk_is_told_keeps_nothing_half_and_does_not_stop_other_requests() {
     let instance = Instance::start();
     let disk = instance.path("disk");
     fs::create_dir(&disk).unwrap();
-    let mount = |arguments: &[&str]| {
-        let mut command = std::process::Command::new(arguments[0]);
-        assert!(command.args(&arguments[1..]).arg(&disk).status().unwrap().success());
-    };
-    mount(&["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs"]);
+    // In the agent's own mount namespace, which ends with it.
+    let pid = instance.agent_pid();
+    let mut mount = std::process::Command::new("nsenter");
+    mount.arg(format!("--mount=/proc/{pid}/ns/mnt"));
+    mount.args(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&disk);
+    assert!(mount.status().unwrap().success());
+    let seen = format!("/proc/{pid}/root{}", disk.display());
     let mut files = Files::of(&instance);
     let path = disk.join("x");
     let resumable = Write { resumable: true, mtime: Some(Time(1, 2)), ..order(&path) };
     let FilesOutput::Failed(failed) = files.write(resumable, &noise(3_000_000)) else { panic!() };
     assert_eq!(failed.code, Code::DiskFull);
     assert!(failed.message.contains("full"), "{failed}");
-    assert_eq!(fs::read_dir(&disk).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(seen).unwrap().count(), 0);
     assert_eq!(files.write(order(&path), b"fits"), FilesOutput::Written { size: 4 });
-    drop(files);
-    mount(&["umount", "--lazy"]);
 }
 
 #[test]

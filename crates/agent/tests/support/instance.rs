@@ -61,8 +61,12 @@ impl Instance {
         };
         change(&mut config);
         write_config(path, &config);
-        let agent = Command::new(agent_program())
-            .args([path, path])
+        // Its root has an empty home: what this machine's own does at a login is not of interest.
+        let home = path.join("home");
+        std::fs::create_dir_all(&home).unwrap();
+        let agent = Command::new("unshare")
+            .args(["--mount", "sh", "-c", "mount --bind \"$0\" /root && exec \"$@\""])
+            .args([&home, &agent_program(), path, path])
             .env("FROM_IMAGE", "image")
             .spawn()
             .unwrap();
