@@ -153,3 +153,26 @@ fn keys_of_a_living_vps_are_listed_added_and_removed_and_count_from_the_next_log
         site.kr(&["vps", "keys", "add", "bare", "--public-key-file", public.to_str().unwrap()]);
     refused.fails(1, &["without SSH", "--ssh"]);
 }
+
+#[test]
+fn what_ssh_config_writes_serves_ssh_and_scp_by_name() {
+    let mut site = Site::new();
+    let _server = site.up();
+    site.kr(&["vps", "create", "--name", "web", "--ssh", "--image", BUSYBOX]).ok();
+    let config = site.path().join("vps.conf");
+    site.kr(&["ssh", "config", "--output", config.to_str().unwrap()]).ok();
+    let program = |name: &str| {
+        let mut command = std::process::Command::new(name);
+        command.env("HOME", site.home()).arg("-F").arg(&config).args(["-o", "BatchMode=yes"]);
+        command
+    };
+    let there = site.path().join("there");
+    fs::write(&there, vec![7; 3_000_000]).unwrap();
+    run(program("scp").arg(&there).arg("web:/root/copy")).ok();
+    let counted = run(program("ssh").args(["web", "wc -c < /root/copy"])).ok();
+    assert_eq!(counted.trim(), "3000000");
+    // One that is gone is told in our words, and ssh ends.
+    site.kr(&["vps", "stop", "web"]).ok();
+    let refused = run(program("ssh").args(["web", "true"]));
+    assert!(refused.code == 255 && refused.stderr.contains("stopped"), "{refused:?}");
+}

@@ -1,15 +1,16 @@
-//! `kohakuriver ssh-proxy`: what ssh runs as its ProxyCommand. All bytes of scp and rsync pass
-//! here, so nothing but copying happens once the tunnel stands.
+//! `kohakuriver ssh-proxy`: what ssh runs as its ProxyCommand. With `ProxyUseFdpass` it gives ssh
+//! the open connection and is gone: no byte of scp or rsync passes here. For settings written
+//! without that, nothing but copying happens once the tunnel stands.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream as BlockingStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -34,6 +35,9 @@ pub struct ProxyArgs {
     /// Port of the host's SSH gateway
     #[arg(long, value_name = "PORT")]
     proxy_port: Option<u16>,
+    /// Give ssh the connection instead of carrying its bytes
+    #[arg(long)]
+    pass_socket: bool,
 }
 
 pub async fn run(context: &Context, args: &ProxyArgs) -> Result<(), Failure> {
@@ -42,6 +46,12 @@ pub async fn run(context: &Context, args: &ProxyArgs) -> Result<(), Failure> {
     let broken = |error: io::Error| Failure::request(format!("the tunnel broke: {error}"));
     let stream = stream.into_std().map_err(broken)?;
     stream.set_nonblocking(false).map_err(broken)?;
+    if args.pass_socket {
+        return pass(&stream).map_err(|error| {
+            Failure::request(format!("ssh did not take the connection: {error}"))
+                .hint("its settings need ProxyUseFdpass=yes: run `kohakuriver ssh config` again")
+        });
+    }
     carry(stream).map_err(broken)
 }
 
@@ -95,6 +105,15 @@ async fn first_line(stream: &mut TcpStream) -> io::Result<String> {
             return Err(io::Error::other("what answers there is no KohakuRiver gateway"));
         }
     }
+}
+
+/// Gives ssh the connection as it wants it: beside one byte, on standard output.
+fn pass(stream: &BlockingStream) -> io::Result<()> {
+    let connection = [stream.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&connection)];
+    let byte = [IoSlice::new(&[0])];
+    sendmsg::<()>(io::stdout().as_raw_fd(), &byte, &rights, MsgFlags::empty(), None)?;
+    Ok(())
 }
 
 /// Copies until the VPS has closed. When ssh closes first, only that half ends.

@@ -41,6 +41,8 @@ impl Route {
         let mut options = vec![
             ("HostKeyAlias", alias.clone()),
             ("ProxyCommand", proxy),
+            // ssh takes the open connection over, rather than having it carried through a pipe.
+            ("ProxyUseFdpass", "yes".to_owned()),
             ("UserKnownHostsFile", quoted(&known_hosts)),
             // The key is known from the host, over the link that made the VPS. Without one, what
             // is met first is believed, and only that from then on.
@@ -73,6 +75,7 @@ fn proxy_command(program: &Path, host: &str, port: u16, id: &str) -> String {
         "--host",
         host,
         "ssh-proxy",
+        "--pass-socket",
         "--proxy-port",
         &port.to_string(),
         "--id",
@@ -104,7 +107,10 @@ mod tests {
     #[test]
     fn the_proxy_command_survives_ssh_and_the_shell() {
         let plain = proxy_command(Path::new("/usr/bin/kohakuriver"), "::1", 8002, "7");
-        assert_eq!(plain, "/usr/bin/kohakuriver --host ::1 ssh-proxy --proxy-port 8002 --id 7");
+        assert_eq!(
+            plain,
+            "/usr/bin/kohakuriver --host ::1 ssh-proxy --pass-socket --proxy-port 8002 --id 7"
+        );
         let odd = proxy_command(Path::new("/a b/100%/it's"), "h", 1, "7");
         assert!(odd.starts_with("'/a b/100%%/it'\\''s' --host h "), "{odd}");
     }

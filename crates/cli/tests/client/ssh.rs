@@ -83,7 +83,10 @@ fn ssh_config_is_understood_by_ssh() {
     ] {
         assert!(settings.lines().any(|found| found == line), "{line}\n{settings}");
     }
-    assert!(settings.contains(&format!("ssh-proxy --proxy-port 8002 --id {ID}")), "{settings}");
+    assert!(
+        settings.contains(&format!("ssh-proxy --pass-socket --proxy-port 8002 --id {ID}")),
+        "{settings}"
+    );
 }
 
 /// A gateway for one connection: answers, echoes until the client's half ends, says goodbye.
