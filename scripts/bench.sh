@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname -- "$0")/lib.sh"
 cd "$TOP"
 is_root || exec sudo -E "$TOP/scripts/bench.sh" "$@"
-scripts/setup.sh --for test
+scripts/setup.sh --for bench
 started=$(scripts/docker.sh start)
 finish() { if [ "$started" = started ]; then scripts/docker.sh stop; fi; }
 trap finish EXIT

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Finds what this machine lacks for running (--for up) or testing (--for test) KohakuRiver and
-# installs it from the distribution's own packages. Says what and why first. Does nothing, at
+# Finds what this machine lacks for running (--for up), testing (--for test) or measuring
+# (--for bench) KohakuRiver and installs it from the distribution's own packages. Says what and why first. Does nothing, at
 # once, when everything is there.
 set -euo pipefail
 . "$(dirname -- "$0")/lib.sh"
@@ -23,11 +23,12 @@ find_missing() {
   have dockerd || docker_answers || need docker.io "Docker engine: runs the instances"
   have ssh && have scp && have ssh-keygen || need openssh-client "ssh, scp, ssh-keygen"
   have mmdebstrap || need mmdebstrap "builds the base environment of a VPS"
-  [ "$purpose" = test ] || return 0
+  [ "$purpose" != up ] || return 0
   is_static_busybox || need busybox-static "the tests' smallest image is made of it"
   have sshd || need openssh-server "sshd: the tests compare with it (no service is started)"
   have rsync || need rsync "the tests copy through SSH with it"
   have ip || need iproute2 "the tests look at addresses with it"
+  [ "$purpose" = test ] || have socat || need socat "the measurements compare forwards with it"
 }
 
 # The package busybox has the same name for its command, but it is linked dynamically.
@@ -93,7 +94,7 @@ install_packages() {
 purpose=up
 case "${1:-} ${2:-}" in
   " ") ;;
-  "--for up" | "--for test") purpose=$2 ;;
+  "--for up" | "--for test" | "--for bench") purpose=$2 ;;
   *) die "usage: setup.sh [--for up|test]" ;;
 esac
 

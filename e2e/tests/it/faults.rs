@@ -31,7 +31,8 @@ fn settle_and_clear(site: &Site) {
     for task in list() {
         let id = task["task_id"].as_str().unwrap();
         if task["status"] == "running" {
-            site.kr(&["ssh", id, "--", "true"]).ok();
+            // Not by ssh: a client killed before it heard the id left its key under another name.
+            site.kr(&["terminal", "exec", id, "--", "true"]).ok();
         }
         // One that its own client cleared away meanwhile is gone, which is fine.
         let _ = site.kr(&["vps", "delete", id, "--yes", "--force"]);

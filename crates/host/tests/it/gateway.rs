@@ -55,3 +55,28 @@ async fn what_cannot_be_reached_is_refused_in_one_line() -> Result<()> {
     assert!(answer.contains("offline"), "{answer:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_greeting_without_end_is_answered_after_its_bound_and_others_go_on() -> Result<()> {
+    let host = TestHost::start().await?;
+    let mut endless = TcpStream::connect(host.host.ssh_address()).await?;
+    let flood = async {
+        let block = [b'R'; 65536];
+        // Ten megabytes, or as much as is taken.
+        for _ in 0..160 {
+            if endless.write_all(&block).await.is_err() {
+                break;
+            }
+        }
+        let mut answer = Vec::new();
+        let _ = endless.read_to_end(&mut answer).await;
+    };
+    // One that says nothing at all beside it.
+    let _silent = TcpStream::connect(host.host.ssh_address()).await?;
+    let asked = async { ask(&host, "REQUEST_TUNNEL nobody\n").await.map(|(answer, _)| answer) };
+    let limit = std::time::Duration::from_secs(5);
+    let both = tokio::time::timeout(limit, async { tokio::join!(flood, asked) });
+    let ((), answer) = both.await?;
+    assert!(answer?.starts_with("ERROR "));
+    Ok(())
+}
