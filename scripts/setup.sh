@@ -95,7 +95,7 @@ purpose=up
 case "${1:-} ${2:-}" in
   " ") ;;
   "--for up" | "--for test" | "--for bench") purpose=$2 ;;
-  *) die "usage: setup.sh [--for up|test]" ;;
+  *) die "usage: setup.sh [--for up|test|bench]" ;;
 esac
 
 require_cargo
