@@ -15,7 +15,7 @@ RUSTFLAGS=$coverage cargo build --quiet --release --target $triple \
 binary=target/fuzz/$triple/release/kohakuriver-libfuzzer
 if [ $# -eq 0 ]; then
   # The program's own list, from its complaint about a target that is none.
-  set -- $(KOHAKURIVER_FUZZ_TARGET=none $binary -runs=1 2>&1 | sed -n 's/.*there are: //p' | tr -d ',')
+  set -- $(KOHAKURIVER_FUZZ_TARGET=none $binary -runs=1 -artifact_prefix=target/fuzz/ 2>&1 | sed -n 's/.*there are: //p' | tr -d ',')
 fi
 for target in "$@"; do
   work=$(mktemp -d)
@@ -26,6 +26,6 @@ for target in "$@"; do
     { tail -20 "$work/log" >&2; echo "error: an input that hurts $target is in fuzz/found-$target-*" >&2; exit 1; }
   KOHAKURIVER_FUZZ_TARGET=$target $binary -merge=1 -verbosity=0 "$work/small" "$work/new" "fuzz/corpus/$target" 2>/dev/null
   rm -f "fuzz/corpus/$target"/*
-  ls -S -r "$work/small" | head -40 | while read -r file; do cp "$work/small/$file" "fuzz/corpus/$target/$file"; done
+  ls -S -r "$work/small" | sed -n 1,40p | while read -r file; do cp "$work/small/$file" "fuzz/corpus/$target/$file"; done
   rm -rf "$work"
 done
