@@ -5,8 +5,9 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use kohakuriver_e2e::{DEBIAN, Site, Sshd};
+use kohakuriver_e2e::Sshd;
 
+use crate::beside::Beside;
 use crate::sample::{Line, timed};
 
 const ROUNDS: usize = 10;
@@ -15,22 +16,17 @@ const SOURCE: &str = "head -c 1000000000 /dev/zero";
 const SINK: &str = "cat >/dev/null";
 
 pub fn run() -> Vec<Line> {
-    let mut site = Site::new();
-    let _server = site.up();
-    let key = site.make_key("bench");
-    let public = format!("{}.pub", key.display());
-    site.kr(&["vps", "create", "--name", "bulk", "--image", DEBIAN, "--public-key-file", &public])
-        .ok();
-    let sshd = Sshd::start_in(&site.containers()[0], &key);
-    let jump = Sshd::start(&key);
+    let beside = Beside::start();
+    let Beside { site, key, sshd, .. } = &beside;
+    let jump = Sshd::start(key);
     let through = || {
         let mut ssh = sshd.ssh();
         ssh.arg("-o").arg(format!("ProxyCommand={}", jump.proxy_command()));
         ssh
     };
     let ours = || {
-        let mut ssh = site.plain_ssh("ssh", &key);
-        ssh.arg("root@bulk");
+        let mut ssh = site.plain_ssh("ssh", key);
+        ssh.arg("root@web");
         ssh
     };
     let mut figures = [const { Vec::new() }; 6];

@@ -4,22 +4,18 @@ use std::io::{Read, Write};
 use std::process::Command;
 use std::time::Duration;
 
-use kohakuriver_e2e::{DEBIAN, Site, Sshd, Terminal, run as run_command};
+use kohakuriver_e2e::{Terminal, run as run_command};
 
+use crate::beside::Beside;
 use crate::sample::{Line, timed};
 
 const ROUNDS: usize = 30;
 const KEYS: usize = 200;
 
 pub fn run() -> Vec<Line> {
-    let mut site = Site::new();
-    let _server = site.up();
-    let key = site.make_key("bench");
-    let public = format!("{}.pub", key.display());
-    site.kr(&["vps", "create", "--name", "web", "--image", DEBIAN, "--public-key-file", &public])
-        .ok();
+    let beside = Beside::start();
+    let Beside { site, key, sshd, .. } = &beside;
     let container = site.containers()[0].clone();
-    let sshd = Sshd::start_in(&container, &key);
     let [mut docker, mut ours, mut ssh_direct, mut ssh_ours] = [const { Vec::new() }; 4];
     for _ in 0..ROUNDS {
         let mut exec = Command::new("docker");
@@ -30,7 +26,7 @@ pub fn run() -> Vec<Line> {
         ours.push(timed(|| drop(run_command(&mut exec).ok())));
         ssh_direct.push(timed(|| drop(run_command(sshd.ssh().arg("true")).ok())));
         let mut ssh = site.command();
-        ssh.args(["ssh", "web", "-i"]).arg(&key).args(["--", "true"]);
+        ssh.args(["ssh", "web", "-i"]).arg(key).args(["--", "true"]);
         ssh_ours.push(timed(|| drop(run_command(&mut ssh).ok())));
     }
     let docker = Line::millis("docker exec true", &docker);

@@ -5,6 +5,7 @@
 //! what the end-to-end tests need, and `scripts/e2e-images.sh --with-debian`. `make bench` sees
 //! to all of it. These are figures to read, never tests with a time limit.
 
+mod beside;
 mod bulk;
 mod create;
 mod exec;

@@ -4,21 +4,17 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use kohakuriver_e2e::{DEBIAN, Site, Sshd, run as run_command, run_with_input};
+use kohakuriver_e2e::{run as run_command, run_with_input};
 
+use crate::beside::Beside;
 use crate::sample::{Line, timed};
 
 const ROUNDS: usize = 3;
 const SMALL_FILES: usize = 10_000;
 
 pub fn run() -> Vec<Line> {
-    let mut site = Site::new();
-    let _server = site.up();
-    let key = site.make_key("bench");
-    let public = format!("{}.pub", key.display());
-    site.kr(&["vps", "create", "--name", "web", "--image", DEBIAN, "--public-key-file", &public])
-        .ok();
-    let sshd = Sshd::start_in(&site.containers()[0], &key);
+    let beside = Beside::start();
+    let Beside { site, key, sshd, .. } = &beside;
     let config = site.path().join("vps.conf");
     site.kr(&["ssh", "config", "--output", config.to_str().expect("plain")]).ok();
     let work = site.path().join("work");
@@ -26,7 +22,7 @@ pub fn run() -> Vec<Line> {
     // Small enough for the page cache on both sides: the disk is not what is compared.
     let clean = "rm -rf /tmp/b; mkdir -p /tmp/b/up";
     let sftp = |direct: bool, batch: &str| {
-        let mut command = if direct { sshd.sftp() } else { ours(&config, &key) };
+        let mut command = if direct { sshd.sftp() } else { ours(&config, key) };
         run_with_input(command.arg("-q").current_dir(&work), batch.as_bytes()).ok();
     };
     let cp = |from: &str, to: &str| {

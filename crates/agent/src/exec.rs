@@ -30,7 +30,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::launch::{self, Launcher, Wanted, failed};
 use crate::process::{self, Exit, PIPE_BYTES, Started, Terminal};
-use crate::ssh::{Master, PtyRequest, open_pty, window_size};
+use crate::pty::{self, Master, PtyRequest, window_size};
 
 /// The client's first message follows its request at once.
 const START_DEADLINE: Duration = Duration::from_secs(10);
@@ -78,7 +78,7 @@ fn launch(launcher: &Launcher, start: ExecStart) -> Result<Running, ExecFailed> 
     let pty = start
         .tty
         .as_ref()
-        .map(|tty| open_pty(&terminal_request(tty), user.uid))
+        .map(|tty| pty::open(&terminal_request(tty), user.uid))
         .transpose()
         .map_err(|error| failed(126, format!("cannot open a terminal: {error}")))?;
     let spec = launcher.spec(

@@ -13,6 +13,7 @@ pub mod fuzzing;
 mod launch;
 mod passwd;
 mod process;
+mod pty;
 mod relay;
 mod serve;
 mod session;

@@ -21,12 +21,12 @@ pub(crate) async fn tcp(mut stream: UnixStream, port: u16) {
     let target = match timeout(CONNECT_DEADLINE, connect_local(port)).await {
         Ok(Ok(target)) => target,
         Ok(Err(error)) => {
-            let error = format!("cannot connect to port {port} in the instance: {error}");
+            let error = format!("nothing answers at port {port} in the VPS: {}", plain(&error));
             refuse(&mut stream, error).await;
             return;
         }
         Err(_) => {
-            let error = format!("port {port} in the instance does not answer");
+            let error = format!("port {port} in the VPS does not answer");
             refuse(&mut stream, error).await;
             return;
         }
@@ -38,6 +38,12 @@ pub(crate) async fn tcp(mut stream: UnixStream, port: u16) {
     if let Err(error) = relay_sockets(&Socket::from(stream), &Socket::from(target)).await {
         tracing::debug!(port, %error, "relay ended");
     }
+}
+
+/// The system's words, without its number.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
 async fn connect_local(port: u16) -> io::Result<TcpStream> {
@@ -54,7 +60,7 @@ pub(crate) async fn udp(mut stream: UnixStream, port: u16) {
     let socket = match open_flow(port).await {
         Ok(socket) => socket,
         Err(error) => {
-            let error = format!("cannot send to UDP port {port} in the instance: {error}");
+            let error = format!("cannot send to UDP port {port} in the VPS: {}", plain(&error));
             refuse(&mut stream, error).await;
             return;
         }

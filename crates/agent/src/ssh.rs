@@ -10,16 +10,14 @@ mod forward;
 mod gate;
 mod handler;
 mod listener;
-mod pty;
 mod server;
 mod session;
 mod slots;
 mod window;
 
+pub(crate) use server::{Peer, SshServer};
+
 /// Splits a command and forgets the words.
 pub(crate) fn words(command: &[u8]) {
     let _ = exec::split_words(command);
 }
-
-pub(crate) use pty::{Master, PtyRequest, open as open_pty, window_size};
-pub(crate) use server::{Peer, SshServer};

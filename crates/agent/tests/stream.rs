@@ -65,7 +65,7 @@ fn a_tcp_stream_carries_bulk_data_and_half_close() {
 fn a_port_nobody_listens_on_a_bad_line_and_ssh_without_ssh_are_refused_with_a_reason() {
     let instance = Instance::start_with(|config| config.ssh = false);
     let (line, _) = instance.open("{\"target\":\"tcp\",\"port\":1}\n");
-    assert!(line.contains("cannot connect to port 1 in the instance"), "{line}");
+    assert!(line.contains("nothing answers at port 1 in the VPS: connection refused"), "{line}");
     let (line, _) = instance.open("{\"target\":\"moon\"}\n");
     assert!(line.starts_with(r#"{"ok":false,"error":"bad request"#), "{line}");
     let (line, _) = instance.open("{\"target\":\"ssh\"}\n");

@@ -10,11 +10,13 @@ mod udp;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap_complete::ArgValueCandidates;
 use kohakuriver_wire::StreamTarget;
 use serde::Serialize;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::time::{Instant, sleep};
 
 use crate::complete;
 use crate::context::Context;
@@ -22,6 +24,9 @@ use crate::failure::Failure;
 use crate::reference::VpsRef;
 use crate::vps;
 use ports::PortPair;
+
+/// How long a connection waits for a host or node that is away.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
@@ -175,9 +180,7 @@ struct Way {
 impl Way {
     /// Opens a stream; a host or node that is away for a moment is waited for.
     async fn open(&self, target: &StreamTarget) -> Result<crate::api::Stream, Failure> {
-        use std::time::Duration;
-        const PATIENCE: Duration = Duration::from_secs(10);
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let mut pause = Duration::from_millis(100);
         loop {
             let failure = match self.api.stream(self.vps.as_str(), target).await {
@@ -187,7 +190,7 @@ impl Way {
             if !failure.may_pass() || began.elapsed() > PATIENCE {
                 return Err(failure);
             }
-            tokio::time::sleep(pause).await;
+            sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
         }
     }

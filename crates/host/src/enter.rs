@@ -7,7 +7,7 @@ use kohakuriver_model::Status;
 use crate::access::{Caller, Wish, authorize};
 use crate::host::App;
 use crate::instances::{self, InstanceError, display_name};
-use crate::streams::{InstanceStream, StreamError};
+use crate::streams::{self, InstanceStream, StreamError};
 use crate::view;
 
 /// Why a way in was refused, in one line for the person at the other end.
@@ -91,5 +91,5 @@ pub async fn enter(
         | Status::Stopped => return Err(EnterError::NotRunning { name, status }),
     }
     let node = (&row.node_id, row.node_name.as_str());
-    Ok(InstanceStream::open(app, &access, node, target).await?)
+    Ok(streams::open(app, &access, node, target).await?)
 }

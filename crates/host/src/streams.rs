@@ -2,16 +2,14 @@
 //! is in this process, straight to the agent.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use kohakuriver_link::frame::{FrameError, FrameStream};
 use kohakuriver_link::protocol::{StreamOpen, StreamOpened, StreamTarget};
 use kohakuriver_model::{NodeId, TaskId};
-use kohakuriver_net::{Socket, relay_sockets};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use kohakuriver_net::{Early, Socket, relay, relay_sockets};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::either::Either;
@@ -23,13 +21,9 @@ use crate::links::{DataConnection, DataPool};
 /// From asking the runner to the first byte; the agent inside has answered by then.
 const OPEN_LIMIT: Duration = Duration::from_secs(15);
 
-/// An open way into an instance; reading and writing are the instance's.
-#[derive(Debug)]
-pub struct InstanceStream {
-    connection: Either<DataConnection, UnixStream>,
-    /// Bytes the instance sent right behind its answer.
-    early: Bytes,
-}
+/// An open way into an instance: a data connection of its node, or its agent's own socket. The
+/// instance may have sent bytes right behind its answer.
+pub type InstanceStream = Early<Either<DataConnection, UnixStream>>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
@@ -43,125 +37,81 @@ pub enum StreamError {
     Refused(String),
 }
 
-impl InstanceStream {
-    /// Opens a stream to `target`. The proof says which instance, and that its owner agrees.
-    pub async fn open(
-        app: &App,
-        access: &Authorized,
-        node: (&NodeId, &str),
-        target: StreamTarget,
-    ) -> Result<Self, StreamError> {
-        debug_assert_eq!(access.wish(), Wish::Enter);
-        let deadline = Instant::now() + OPEN_LIMIT;
-        let attempt = Self::open_on_any(app, access.task_id(), node, target);
-        timeout_at(deadline, attempt).await.unwrap_or(Err(StreamError::Slow))
-    }
+/// Opens a stream to `target`. The proof says which instance, and that its owner agrees.
+pub async fn open(
+    app: &App,
+    access: &Authorized,
+    node: (&NodeId, &str),
+    target: StreamTarget,
+) -> Result<InstanceStream, StreamError> {
+    debug_assert_eq!(access.wish(), Wish::Enter);
+    let deadline = Instant::now() + OPEN_LIMIT;
+    let attempt = open_on_any(app, access.task_id(), node, target);
+    timeout_at(deadline, attempt).await.unwrap_or(Err(StreamError::Slow))
+}
 
-    async fn open_on_any(
-        app: &App,
-        task_id: TaskId,
-        (node, name): (&NodeId, &str),
-        target: StreamTarget,
-    ) -> Result<Self, StreamError> {
-        let open = StreamOpen { task_id, target };
-        if let Some(local) = app.links.local(node) {
-            let agent = local.open(open).await.map_err(StreamError::Refused)?;
-            return Ok(Self { connection: Either::Right(agent), early: Bytes::new() });
-        }
-        loop {
-            let connection = match app.links.take_data(node) {
-                DataPool::Ready(connection) => *connection,
-                DataPool::Wait(arrived) => {
-                    arrived.notified().await;
-                    continue;
-                }
-                DataPool::Failed(reason) => {
-                    return Err(StreamError::NoConnection { node: name.to_owned(), reason });
-                }
-                DataPool::Offline => {
-                    return Err(StreamError::NodeOffline { node: name.to_owned() });
-                }
-            };
-            // An idle connection may have died unnoticed; then the next one is tried.
-            match Self::ask(connection, &open).await {
-                Ok(result) => return result,
-                Err(error) => {
-                    tracing::debug!(%error, node = name, "an idle data connection was dead");
-                }
+async fn open_on_any(
+    app: &App,
+    task_id: TaskId,
+    (node, name): (&NodeId, &str),
+    target: StreamTarget,
+) -> Result<InstanceStream, StreamError> {
+    let open = StreamOpen { task_id, target };
+    if let Some(local) = app.links.local(node) {
+        let agent = local.open(open).await.map_err(StreamError::Refused)?;
+        return Ok(Early::new(Either::Right(agent), Bytes::new()));
+    }
+    loop {
+        let connection = match app.links.take_data(node) {
+            DataPool::Ready(connection) => *connection,
+            DataPool::Wait(arrived) => {
+                arrived.notified().await;
+                continue;
             }
-        }
-    }
-
-    async fn ask(
-        connection: DataConnection,
-        open: &StreamOpen,
-    ) -> Result<Result<Self, StreamError>, FrameError> {
-        let mut frames = FrameStream::new(connection);
-        frames.send(open).await?;
-        match frames.receive::<StreamOpened>().await? {
-            StreamOpened::Opened => {
-                let (connection, early) = frames.into_parts();
-                Ok(Ok(Self { connection: Either::Left(connection), early }))
+            DataPool::Failed(reason) => {
+                return Err(StreamError::NoConnection { node: name.to_owned(), reason });
             }
-            StreamOpened::Refused { error } => Ok(Err(StreamError::Refused(error))),
-        }
-    }
-
-    /// Copies bytes both ways until both sides are done.
-    pub async fn relay<S>(self, client: S) -> io::Result<(u64, u64)>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        kohakuriver_net::relay(client, self).await
-    }
-
-    /// The same for a connection of the network. `first` is what was read of it before.
-    pub async fn relay_tcp(
-        mut self,
-        mut client: TcpStream,
-        first: &[u8],
-    ) -> io::Result<(u64, u64)> {
-        self.connection.write_all(first).await?;
-        client.write_all(&self.early).await?;
-        self.early.clear();
-        match self.connection {
-            Either::Left(_) => self.relay(client).await,
-            Either::Right(agent) => {
-                relay_sockets(&Socket::from(client), &Socket::from(agent)).await
+            DataPool::Offline => {
+                return Err(StreamError::NodeOffline { node: name.to_owned() });
+            }
+        };
+        // An idle connection may have died unnoticed; then the next one is tried.
+        match ask(connection, &open).await {
+            Ok(result) => return result,
+            Err(error) => {
+                tracing::debug!(%error, node = name, "an idle data connection was dead");
             }
         }
     }
 }
 
-impl AsyncRead for InstanceStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.early.is_empty() {
-            return Pin::new(&mut self.connection).poll_read(cx, buf);
+async fn ask(
+    connection: DataConnection,
+    open: &StreamOpen,
+) -> Result<Result<InstanceStream, StreamError>, FrameError> {
+    let mut frames = FrameStream::new(connection);
+    frames.send(open).await?;
+    Ok(match frames.receive::<StreamOpened>().await? {
+        StreamOpened::Opened => {
+            let (connection, early) = frames.into_parts();
+            Ok(Early::new(Either::Left(connection), early))
         }
-        let count = self.early.len().min(buf.remaining());
-        buf.put_slice(&self.early.split_to(count));
-        Poll::Ready(Ok(()))
-    }
+        StreamOpened::Refused { error } => Err(StreamError::Refused(error)),
+    })
 }
 
-impl AsyncWrite for InstanceStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.connection).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_shutdown(cx)
+/// Copies bytes both ways until both sides are done. `first` is what was read of the client's
+/// before. An agent of this machine is reached without the bytes passing through this process.
+pub async fn relay_tcp(
+    stream: InstanceStream,
+    mut client: TcpStream,
+    first: &[u8],
+) -> io::Result<(u64, u64)> {
+    let (mut instance, early) = stream.into_parts();
+    instance.write_all(first).await?;
+    client.write_all(&early).await?;
+    match instance {
+        Either::Left(node) => relay(client, node).await,
+        Either::Right(agent) => relay_sockets(&Socket::from(client), &Socket::from(agent)).await,
     }
 }

@@ -1,11 +1,13 @@
 //! What every part needs of the network: names to addresses without the C library's resolver
 //! (the executable is static), and copying bytes between two streams.
 
+mod early;
 mod files;
 mod relay;
 mod resolve;
 mod splice;
 
+pub use early::Early;
 pub use files::raise_file_limit;
 pub use relay::{copy, relay};
 pub use resolve::{connect, resolve};

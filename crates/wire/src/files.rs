@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::exec::Word;
 use crate::frame::{FrameError, Message, json, put, put_json};
 pub use client::{Answers, ClientError, Orders, split};
-pub use entry::{Entry, Kind, Partial, Time};
+pub use entry::{Entry, Kind, Partial, Time, permissions};
 pub use path::{MAX_NAME, MAX_PATH, PathError, check_real, is_forbidden, normalise, partial_name};
 
 /// The most entries of one `List`.

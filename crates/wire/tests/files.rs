@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStringExt;
 use bytes::{Bytes, BytesMut};
 use kohakuriver_wire::files::{
     Ask, Code, Entry, Failed, FilesInput, FilesOutput, Kind, MAX_NAME, Missed, Partial, Probed,
-    Time, Word, Write, normalise, partial_name, split,
+    Time, Word, Write, normalise, partial_name, permissions, split,
 };
 use kohakuriver_wire::watch::{Change, Event, Method, WatchInput, WatchOutput, Watching};
 use kohakuriver_wire::{FrameReader, Message, decode_all};
@@ -231,19 +231,8 @@ async fn a_failed_answer_is_an_error_and_the_next_one_still_comes() {
 
 #[test]
 fn permissions_look_as_ls_shows_them() {
-    let entry = |mode| Entry {
-        name: Word::from("x"),
-        kind: Kind::File,
-        size: 0,
-        mode,
-        uid: 0,
-        gid: 0,
-        mtime: Time::default(),
-        target: None,
-        owner: None,
-    };
-    assert_eq!(entry(0o755).permissions(), "rwxr-xr-x");
-    assert_eq!(entry(0o4711).permissions(), "rws--x--x");
-    assert_eq!(entry(0o1777).permissions(), "rwxrwxrwt");
-    assert_eq!(entry(0o6600).permissions(), "rwS--S---");
+    assert_eq!(permissions(0o755), "rwxr-xr-x");
+    assert_eq!(permissions(0o4711), "rws--x--x");
+    assert_eq!(permissions(0o1777), "rwxrwxrwt");
+    assert_eq!(permissions(0o6600), "rwS--S---");
 }

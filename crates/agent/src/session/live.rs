@@ -19,7 +19,7 @@ use super::screen::Screen;
 use crate::exec::{terminal_request, winsize};
 use crate::launch::{self, Launcher, Wanted, failed};
 use crate::process::{self, Exit, Terminal};
-use crate::ssh::{Master, open_pty};
+use crate::pty::{self, Master};
 
 /// Output kept for clients that come back.
 const KEPT: usize = 512 * 1024;
@@ -83,7 +83,7 @@ impl Session {
     ) -> Result<Arc<Self>, ExecFailed> {
         let user = launcher.user(attach.user.as_deref())?;
         let tty = Tty { term: attach.term.clone(), size: attach.size };
-        let pty = open_pty(&terminal_request(&tty), user.uid)
+        let pty = pty::open(&terminal_request(&tty), user.uid)
             .map_err(|error| failed(126, format!("cannot open a terminal: {error}")))?;
         let env = vec![("KOHAKURIVER_SESSION".to_owned(), name.clone())];
         let wanted = Wanted { env, term: Some(tty.term), ..Wanted::default() };

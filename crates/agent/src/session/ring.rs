@@ -31,10 +31,8 @@ impl Ring {
     pub fn read(&self, position: u64, most: usize) -> Option<Vec<u8>> {
         let start = self.end - self.bytes.len() as u64;
         let skip = usize::try_from(position.checked_sub(start)?).ok()?;
-        if skip > self.bytes.len() {
-            return None;
-        }
-        Some(self.bytes.iter().skip(skip).take(most).copied().collect())
+        let left = self.bytes.len().checked_sub(skip)?;
+        Some(self.bytes.range(skip..skip + left.min(most)).copied().collect())
     }
 }
 

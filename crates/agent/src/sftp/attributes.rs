@@ -65,27 +65,7 @@ fn permissions(mode: u32) -> String {
         libc::S_IFSOCK => 's',
         _ => '-',
     };
-    let bit = |bit: u32, letter: char| if mode & bit == 0 { '-' } else { letter };
-    let execute = |bit: u32, special: u32, letter: char| match (mode & bit, mode & special) {
-        (0, 0) => '-',
-        (_, 0) => 'x',
-        (0, _) => letter.to_ascii_uppercase(),
-        (_, _) => letter,
-    };
-    [
-        kind,
-        bit(0o400, 'r'),
-        bit(0o200, 'w'),
-        execute(0o100, 0o4000, 's'),
-        bit(0o040, 'r'),
-        bit(0o020, 'w'),
-        execute(0o010, 0o2000, 's'),
-        bit(0o004, 'r'),
-        bit(0o002, 'w'),
-        execute(0o001, 0o1000, 't'),
-    ]
-    .iter()
-    .collect()
+    format!("{kind}{}", kohakuriver_wire::files::permissions(mode))
 }
 
 /// The date as `ls` shows it, in UTC: the time zone's files are the image's, or nowhere.

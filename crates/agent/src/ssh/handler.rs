@@ -14,13 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::exec::{ClientEnv, Program};
 use super::listener::Listeners;
-use super::pty::{PtyRequest, window_size};
 use super::server::{Peer, SshServer};
 use super::session::{self, Start};
 use super::slots::Slots;
 use super::{auth, forward};
 use crate::passwd::User;
 use crate::process;
+use crate::pty::{PtyRequest, window_size};
 
 const MAX_TERM: usize = 128;
 

@@ -20,11 +20,11 @@ use tokio::sync::{mpsc, watch};
 
 use super::exec::{self, ClientEnv, Program, Setting};
 use super::flow::{Inbound, pump};
-use super::pty::{self, Master, PtyRequest, window_size};
 use super::server::{Peer, SshServer};
 use super::slots::ChannelSlot;
 use crate::passwd::User;
 use crate::process::{self, Exit, Output, Started, Terminal};
+use crate::pty::{self, Master, PtyRequest, window_size};
 
 const STDERR: u32 = 1;
 /// What shells answer for a command that cannot be started.

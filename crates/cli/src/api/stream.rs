@@ -1,8 +1,6 @@
 //! Streams into VPSes: a connection to the host that becomes one, and terminals' WebSockets.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,8 +9,8 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use kohakuriver_net::Early;
 use kohakuriver_wire::StreamTarget;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -32,13 +30,8 @@ const LONGEST_REFUSAL: usize = 64 * 1024;
 
 pub type Socket = WebSocketStream<TcpStream>;
 
-/// An open stream into a VPS.
-#[derive(Debug)]
-pub struct Stream {
-    connection: TcpStream,
-    /// What arrived right behind the answer.
-    early: Bytes,
-}
+/// An open stream into a VPS. Some of it may have arrived right behind the host's answer.
+pub type Stream = Early<TcpStream>;
 
 impl Api {
     /// Opens a stream to `target` in the VPS.
@@ -70,7 +63,7 @@ impl Api {
         }
         let upgraded = hyper::upgrade::on(answer).await.map_err(broken)?;
         match upgraded.downcast::<TokioIo<TcpStream>>() {
-            Ok(parts) => Ok(Stream { connection: parts.io.into_inner(), early: parts.read_buf }),
+            Ok(parts) => Ok(Early::new(parts.io.into_inner(), parts.read_buf)),
             Err(_) => Err(Failure::request("the connection to the host is of an unknown kind")),
         }
     }
@@ -128,45 +121,5 @@ fn query(target: &StreamTarget) -> String {
         StreamTarget::Files => "target=files".to_owned(),
         StreamTarget::Watch => "target=watch".to_owned(),
         StreamTarget::Ping => "target=ping".to_owned(),
-    }
-}
-
-impl Stream {
-    /// The bare connection, and what was read of it already.
-    pub fn into_parts(self) -> (TcpStream, Bytes) {
-        (self.connection, self.early)
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.early.is_empty() {
-            return Pin::new(&mut self.connection).poll_read(cx, buf);
-        }
-        let count = self.early.len().min(buf.remaining());
-        buf.put_slice(&self.early.split_to(count));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.connection).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_shutdown(cx)
     }
 }

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use kohakuriver_link::protocol::StreamTarget;
+use kohakuriver_net::relay;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
 use russh::server::{Auth, ChannelOpenHandle, Config, Handle, Handler, Msg, Session};
@@ -177,7 +178,7 @@ impl Handler for Jump {
                 Ok(instance) => {
                     reply.accept().await;
                     let channel = Granting::new(channel, handle);
-                    if let Err(error) = instance.relay(channel).await {
+                    if let Err(error) = relay(channel, instance).await {
                         tracing::debug!(%error, "a jump ended early");
                     }
                 }

@@ -12,6 +12,7 @@ use kohakuriver_wire::gateway::{MAX_GREETING, tunnel_request};
 use crate::access::Caller;
 use crate::enter::enter;
 use crate::host::App;
+use crate::streams::relay_tcp;
 
 const LINE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -34,7 +35,7 @@ pub async fn serve(app: &App, mut stream: TcpStream) {
     };
     let result = match answer {
         Ok(instance) => match stream.write_all(b"SUCCESS\n").await {
-            Ok(()) => instance.relay_tcp(stream, &[]).await.map(drop),
+            Ok(()) => relay_tcp(instance, stream, &[]).await.map(drop),
             Err(error) => Err(error),
         },
         Err(text) => {

@@ -69,17 +69,11 @@ async fn forward(
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, super::error::ApiError> {
-    let slot = slot(&app)?;
     let caller = Caller::of(&headers);
-    Ok(socket::bounded(upgrade).on_upgrade(move |socket| async move {
-        let _slot = slot;
-        let shutdown = app.shutdown.clone();
+    socket::serve(app, upgrade, async move |app, socket| {
         let proto = query.proto.unwrap_or_else(|| "tcp".to_owned());
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = serve(app, caller, text, (&port, &proto), socket) => {}
-        }
-    }))
+        serve(app, caller, text, (&port, &proto), socket).await;
+    })
 }
 
 async fn serve(

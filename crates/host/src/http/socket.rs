@@ -1,11 +1,17 @@
 //! What all WebSockets into instances share: bounds, keep-alive, and how they end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+use axum::response::Response;
 use futures_util::stream::SplitSink;
 use futures_util::{SinkExt, StreamExt};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+use super::error::ApiError;
+use super::stream::slot;
+use crate::host::App;
 
 /// The longest message a client has a reason to send.
 const MAX_MESSAGE: usize = 1024 * 1024;
@@ -25,12 +31,29 @@ pub const TROUBLE: u16 = 1011;
 
 pub type Sender = SplitSink<WebSocket, Message>;
 
-pub fn bounded(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
-    upgrade
+/// Takes a client's socket, within the host's bounds, and serves it until `work` or the host ends.
+pub fn serve<F>(
+    app: Arc<App>,
+    upgrade: WebSocketUpgrade,
+    work: impl FnOnce(Arc<App>, WebSocket) -> F + Send + 'static,
+) -> Result<Response, ApiError>
+where
+    F: Future<Output = ()> + Send,
+{
+    let slot = slot(&app)?;
+    let bounded = upgrade
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
         .max_message_size(MAX_MESSAGE)
-        .max_frame_size(MAX_MESSAGE)
+        .max_frame_size(MAX_MESSAGE);
+    Ok(bounded.on_upgrade(move |socket| async move {
+        let _slot = slot;
+        let shutdown = app.shutdown.clone();
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = work(app, socket) => {}
+        }
+    }))
 }
 
 /// When to ping next.

@@ -14,6 +14,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use kohakuriver_api::ErrorBody;
 use kohakuriver_link::protocol::StreamTarget;
+use kohakuriver_net::relay;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -25,7 +26,7 @@ use super::error::ApiError;
 use crate::access::Caller;
 use crate::enter::enter;
 use crate::host::App;
-use crate::streams::InstanceStream;
+use crate::streams::{InstanceStream, relay_tcp};
 
 /// What a client asks its connection to become.
 const PROTOCOL: &str = "kohakuriver-stream";
@@ -128,8 +129,8 @@ pub fn slot(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
 async fn join(upgrade: OnUpgrade, stream: InstanceStream) {
     let relayed = match upgrade.await {
         Ok(upgraded) => match upgraded.downcast::<TokioIo<TcpStream>>() {
-            Ok(parts) => stream.relay_tcp(parts.io.into_inner(), &parts.read_buf).await,
-            Err(upgraded) => stream.relay(TokioIo::<Upgraded>::new(upgraded)).await,
+            Ok(parts) => relay_tcp(stream, parts.io.into_inner(), &parts.read_buf).await,
+            Err(upgraded) => relay(TokioIo::<Upgraded>::new(upgraded), stream).await,
         },
         Err(error) => return tracing::debug!(%error, "a connection was not upgraded"),
     };

@@ -34,7 +34,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::time::timeout;
 
 use super::socket::{self, NORMAL, REFUSED, Sender, TROUBLE};
-use super::stream::slot;
 use crate::access::Caller;
 use crate::enter::{EnterError, enter};
 use crate::host::App;
@@ -87,18 +86,10 @@ async fn session(
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, super::error::ApiError> {
-    let slot = slot(&app)?;
     // Before the upgrade: a client of ours reads the refusal as it reads any other.
     let caller = Caller::of(&headers);
     let stream = enter(&app, &caller, &text, StreamTarget::Session).await?;
-    Ok(socket::bounded(upgrade).on_upgrade(move |socket| async move {
-        let _slot = slot;
-        let shutdown = app.shutdown.clone();
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = carry(socket, stream) => {}
-        }
-    }))
+    socket::serve(app, upgrade, async move |_, socket| carry(socket, stream).await)
 }
 
 /// Binary messages to bytes and back, however they are cut.
@@ -145,16 +136,10 @@ async fn json_terminal(
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, super::error::ApiError> {
-    let slot = slot(&app)?;
     let caller = Caller::of(&headers);
-    Ok(socket::bounded(upgrade).on_upgrade(move |socket| async move {
-        let _slot = slot;
-        let shutdown = app.shutdown.clone();
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = serve_json(&app, &caller, &text, query, socket) => {}
-        }
-    }))
+    socket::serve(app, upgrade, async move |app, socket| {
+        serve_json(&app, &caller, &text, query, socket).await;
+    })
 }
 
 async fn serve_json(

@@ -45,28 +45,25 @@ pub struct Partial {
     pub mtime: Time,
 }
 
-impl Entry {
-    /// `rwxr-xr-x`, with the special bits as `ls` shows them.
-    pub fn permissions(&self) -> String {
-        let bit = |mask: u32, letter: char| if self.mode & mask == 0 { '-' } else { letter };
-        let special =
-            |mask: u32, execute: u32, both: char| match (self.mode & mask, self.mode & execute) {
-                (0, _) => bit(execute, 'x'),
-                (_, 0) => both.to_ascii_uppercase(),
-                _ => both,
-            };
-        [
-            bit(0o400, 'r'),
-            bit(0o200, 'w'),
-            special(0o4000, 0o100, 's'),
-            bit(0o040, 'r'),
-            bit(0o020, 'w'),
-            special(0o2000, 0o010, 's'),
-            bit(0o004, 'r'),
-            bit(0o002, 'w'),
-            special(0o1000, 0o001, 't'),
-        ]
-        .iter()
-        .collect()
-    }
+/// `rwxr-xr-x`, with the special bits as `ls` shows them.
+pub fn permissions(mode: u32) -> String {
+    let bit = |mask: u32, letter: char| if mode & mask == 0 { '-' } else { letter };
+    let special = |mask: u32, execute: u32, both: char| match (mode & mask, mode & execute) {
+        (0, _) => bit(execute, 'x'),
+        (_, 0) => both.to_ascii_uppercase(),
+        _ => both,
+    };
+    [
+        bit(0o400, 'r'),
+        bit(0o200, 'w'),
+        special(0o4000, 0o100, 's'),
+        bit(0o040, 'r'),
+        bit(0o020, 'w'),
+        special(0o2000, 0o010, 's'),
+        bit(0o004, 'r'),
+        bit(0o002, 'w'),
+        special(0o1000, 0o001, 't'),
+    ]
+    .iter()
+    .collect()
 }

@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 
 use kohakuriver_api::{FsEntry, FsStat};
-use kohakuriver_wire::files::{ClientError, Entry, Failed, Kind, Time, Word, normalise};
+use kohakuriver_wire::files::{
+    ClientError, Entry, Failed, Kind, Time, Word, normalise, permissions,
+};
 
 use super::super::error::ApiError;
 use crate::clock::iso;
@@ -25,10 +27,10 @@ pub fn normal(path: &str) -> Result<String, ApiError> {
 
 pub fn entry(folder: &str, entry: Entry) -> FsEntry {
     let (kind, size) = kind_and_size(&entry);
-    let (mtime, permissions) = (time(entry.mtime), entry.permissions());
+    let (mtime, rights) = (time(entry.mtime), permissions(entry.mode));
     let name = text(entry.name);
     let path = format!("{}/{name}", folder.trim_end_matches('/'));
-    FsEntry { path, name, kind, size, mtime, permissions }
+    FsEntry { path, name, kind, size, mtime, permissions: rights }
 }
 
 pub fn stat(path: String, entry: &Entry) -> FsStat {
@@ -38,7 +40,7 @@ pub fn stat(path: String, entry: &Entry) -> FsStat {
         kind,
         size,
         mtime: time(entry.mtime),
-        permissions: entry.permissions(),
+        permissions: permissions(entry.mode),
         owner: entry.owner.clone().unwrap_or_else(|| entry.uid.to_string()),
         // The agent is root of its instance.
         is_readable: true,

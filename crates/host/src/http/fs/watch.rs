@@ -30,7 +30,6 @@ use tokio::sync::mpsc;
 
 use super::super::error::ApiError;
 use super::super::socket::{self, NORMAL, Sender};
-use super::super::stream::slot;
 use super::shown;
 use crate::access::Caller;
 use crate::enter::enter;
@@ -95,16 +94,10 @@ async fn watch(
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, ApiError> {
-    let slot = slot(&app)?;
     let caller = Caller::of(&headers);
-    Ok(socket::bounded(upgrade).on_upgrade(move |socket| async move {
-        let _slot = slot;
-        let shutdown = app.shutdown.clone();
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = serve(&app, &caller, &text, &query.paths, socket) => {}
-        }
-    }))
+    socket::serve(app, upgrade, async move |app, socket| {
+        serve(&app, &caller, &text, &query.paths, socket).await;
+    })
 }
 
 async fn serve(app: &App, caller: &Caller, text: &str, paths: &str, socket: WebSocket) {

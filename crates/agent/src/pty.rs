@@ -1,3 +1,5 @@
+//! Terminals, whoever asked for them: an SSH client, `terminal exec`, a session.
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
