@@ -45,6 +45,7 @@ pub fn task(app: &App, row: &InstanceRow) -> Task {
             (Some(name.clone()), Some(format!("kohakuriver/{name}:base")))
         }
         ImageSource::Default => (Some("base".to_owned()), Some("kohakuriver/base:base".to_owned())),
+        ImageSource::VmImage { .. } => (None, None),
     };
     let mut task = Task {
         task_id: row.id.to_string(),
@@ -71,7 +72,7 @@ pub fn task(app: &App, row: &InstanceRow) -> Task {
         container_name: image.0,
         docker_image_name: image.1,
         ssh_port: Some(row.ssh_port.map_or(0, u32::from)),
-        vps_backend: "docker".to_owned(),
+        vps_backend: spec.backend().word().to_owned(),
         submitted_at: Some(iso(row.created_ms)),
         revision: revision(app, row),
         pids_limit: Some(spec.pids_limit),

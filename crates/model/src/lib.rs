@@ -21,12 +21,13 @@ pub use admission::{Act, Admission};
 pub use id::{NodeId, TaskId};
 pub use intent::{Desired, Intent};
 pub use memory::Memory;
-pub use name::{InstanceName, NodeName};
-pub use node::{DockerState, GpuRuntime, Inventory, Metrics};
+pub use name::{InstanceName, NodeName, VmImageName};
+pub use node::{DockerState, GpuRuntime, Inventory, Metrics, VmAccel, VmState};
 pub use observe::{FailureCode, Observation, Observed};
 pub use placement::{Demand, GpuDemand, NodeRoom, Placed, Refusal, place};
 pub use spec::{
-    GpuRef, ImageSource, InstanceSpec, NumaPin, OnOom, SnapshotPolicy, SnapshotRef, SshAccess,
+    BackendKind, GpuRef, ImageSource, InstanceSpec, NumaPin, OnOom, SnapshotPolicy, SnapshotRef,
+    SshAccess,
 };
 pub use status::{Status, public_status};
 pub use target::Target;

@@ -18,6 +18,10 @@ pub enum NameError {
         "'{0}' is not a node name: use letters, digits, hyphens and dots, starting with a letter or digit"
     )]
     NodeCharacters(String),
+    #[error(
+        "'{0}' is not a name of a VM image: use lower-case letters, digits, dots and hyphens, starting with a letter or digit"
+    )]
+    VmImageCharacters(String),
 }
 
 /// A VPS's name. It starts with a letter, so that it can never be taken for an id.
@@ -29,6 +33,29 @@ pub struct InstanceName(String);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeName(String);
+
+/// A base image of virtual machines. It becomes a part of file names, so it holds no path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct VmImageName(String);
+
+impl FromStr for VmImageName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text.is_empty() || text.len() > 63 {
+            return Err(NameError::Length);
+        }
+        let plain = text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.'));
+        let starts_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        if !plain || !starts_well || text.contains("..") || text.ends_with('.') {
+            return Err(NameError::VmImageCharacters(text.to_owned()));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
 
 impl FromStr for InstanceName {
     type Err = NameError;
@@ -93,6 +120,7 @@ macro_rules! text_conversions {
 
 text_conversions!(InstanceName);
 text_conversions!(NodeName);
+text_conversions!(VmImageName);
 
 #[cfg(test)]
 mod tests {

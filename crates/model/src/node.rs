@@ -15,9 +15,11 @@ pub struct Inventory {
     /// Whether the Docker engine can hand NVIDIA GPUs to containers.
     #[serde(default)]
     pub gpu_runtime: GpuRuntime,
-    /// `/dev/kvm` can be opened. Whether a guest runs under it is the QEMU backend's to find out.
+    /// `/dev/kvm` can be opened. Whether a guest runs under it is in `vm`.
     #[serde(default)]
     pub kvm_device: bool,
+    #[serde(default)]
+    pub vm: VmState,
     #[serde(default)]
     pub kernel: String,
     #[serde(default)]
@@ -35,6 +37,7 @@ impl Inventory {
             docker,
             gpu_runtime: GpuRuntime::Missing,
             kvm_device: false,
+            vm: VmState::default(),
             kernel: String::new(),
             os: String::new(),
         }
@@ -67,6 +70,48 @@ pub struct Gpu {
 pub enum DockerState {
     Ready { version: String },
     Unavailable { reason: String },
+}
+
+/// Whether the QEMU backend can work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum VmState {
+    Ready {
+        /// QEMU's.
+        version: String,
+        accel: VmAccel,
+        /// Why machines are slower than they could be.
+        #[serde(default)]
+        warning: Option<String>,
+    },
+    Unavailable {
+        reason: String,
+    },
+}
+
+impl Default for VmState {
+    fn default() -> Self {
+        Self::Unavailable { reason: "this runner has not looked for QEMU".to_owned() }
+    }
+}
+
+/// What runs a virtual machine's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmAccel {
+    /// The processor, by the kernel's KVM; a guest was seen to run under it.
+    Kvm,
+    /// QEMU translates them: correct, and some ten times slower.
+    Tcg,
+}
+
+impl VmAccel {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
 }
 
 /// NVIDIA's container toolkit on the node.

@@ -15,6 +15,9 @@ pub struct Observation {
     /// backend would not change while the instance runs.
     #[serde(default)]
     pub warning: Option<String>,
+    /// A virtual machine's address on its node.
+    #[serde(default)]
+    pub address: Option<std::net::IpAddr>,
 }
 
 /// What the instance is.

@@ -5,11 +5,17 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::id::TaskId;
-use crate::name::InstanceName;
+use crate::name::{InstanceName, VmImageName};
 
 /// The most processes a container may have at once unless its creator says otherwise; enough for
 /// any workload seen, and a fork bomb stays inside.
 pub const DEFAULT_PIDS_LIMIT: u32 = 32_768;
+/// A virtual machine's memory, disk and image unless its creator says otherwise.
+pub const DEFAULT_VM_MEMORY_BYTES: u64 = 4 << 30;
+pub const DEFAULT_VM_DISK_BYTES: u64 = 20 << 30;
+pub const DEFAULT_VM_IMAGE: &str = "debian-12";
+/// No system worth the name boots in less.
+pub const SMALLEST_VM_MEMORY_BYTES: u64 = 128 << 20;
 
 /// The specification of one VPS.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +43,9 @@ pub struct InstanceSpec {
     pub snapshots: SnapshotPolicy,
     #[serde(default)]
     pub on_oom: OnOom,
+    /// Size of a virtual machine's disk in bytes; `None`: as large as its image.
+    #[serde(default)]
+    pub vm_disk_bytes: Option<u64>,
 }
 
 impl InstanceSpec {
@@ -55,6 +64,38 @@ impl InstanceSpec {
             snapshot: None,
             snapshots: SnapshotPolicy::default(),
             on_oom: OnOom::default(),
+            vm_disk_bytes: None,
+        }
+    }
+
+    /// What runs it.
+    pub fn backend(&self) -> BackendKind {
+        match self.image {
+            ImageSource::VmImage { .. } => BackendKind::Qemu,
+            ImageSource::Registry { .. }
+            | ImageSource::Environment { .. }
+            | ImageSource::Default => BackendKind::Docker,
+        }
+    }
+}
+
+/// What an instance runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendKind {
+    /// A container: shares the node's kernel.
+    #[default]
+    Docker,
+    /// A virtual machine.
+    Qemu,
+}
+
+impl BackendKind {
+    /// The word of the API and of `--backend`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Qemu => "qemu",
         }
     }
 }
@@ -116,6 +157,9 @@ pub enum ImageSource {
     Environment { name: String },
     /// The base environment, which the runner makes where nobody else did.
     Default,
+    /// A base image of virtual machines, in shared storage. Also kept by one whose disk comes from
+    /// a snapshot: it says how such a machine boots.
+    VmImage { name: VmImageName },
 }
 
 /// How people get in by SSH.

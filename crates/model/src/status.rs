@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     fn seen(generation: u64, state: Observed) -> Option<Observation> {
-        Some(Observation { generation, state, ssh_host_key: None, warning: None })
+        Some(Observation { generation, state, ssh_host_key: None, warning: None, address: None })
     }
 
     #[test]

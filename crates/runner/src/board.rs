@@ -77,7 +77,13 @@ mod tests {
     use super::*;
 
     fn seen(generation: u64) -> Observation {
-        Observation { generation, state: Observed::Absent, ssh_host_key: None, warning: None }
+        Observation {
+            generation,
+            state: Observed::Absent,
+            ssh_host_key: None,
+            warning: None,
+            address: None,
+        }
     }
 
     #[test]

@@ -356,7 +356,8 @@ impl Publisher {
     fn publish(&self, state: Observed) {
         let ssh_host_key = self.host_key.clone();
         let warning = self.warning.clone();
-        let observation = Observation { generation: self.generation, state, ssh_host_key, warning };
+        let generation = self.generation;
+        let observation = Observation { generation, state, ssh_host_key, warning, address: None };
         self.board.publish(self.id, observation);
     }
 }

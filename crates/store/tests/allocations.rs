@@ -118,7 +118,7 @@ impl Cluster {
 }
 
 fn seen(generation: u64, state: Observed) -> Observation {
-    Observation { generation, state, ssh_host_key: None, warning: None }
+    Observation { generation, state, ssh_host_key: None, warning: None, address: None }
 }
 
 #[tokio::test]

@@ -113,7 +113,8 @@ impl FakeRunner {
 
     /// Reports something nobody asked about.
     pub async fn report(&self, task_id: TaskId, generation: u64, state: Observed) -> Result<()> {
-        let observation = Observation { generation, state, ssh_host_key: None, warning: None };
+        let observation =
+            Observation { generation, state, ssh_host_key: None, warning: None, address: None };
         Ok(self.reports.send(ToHost::Observation { task_id, observation }).await?)
     }
 
@@ -220,6 +221,7 @@ fn react(reaction: &Reaction, order: &Order) -> Option<Observation> {
         state,
         ssh_host_key: None,
         warning: None,
+        address: None,
     })
 }
 

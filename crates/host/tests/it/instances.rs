@@ -109,6 +109,7 @@ async fn a_silent_nodes_instances_are_lost_and_come_back_as_what_they_are() -> R
         state: Observed::Stopped { exit_code: Some(3), finished_at_ms: 7, oom: false },
         ssh_host_key: None,
         warning: None,
+        address: None,
     };
     let seen = vec![(id(created.text("task_id")), seen)];
     let _runner = FakeRunner::connect(&host, identity, Reaction::Ignore, seen).await?;

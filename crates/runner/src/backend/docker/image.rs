@@ -94,6 +94,11 @@ impl Images {
                 let work = |reporter| async move { this.default_environment(&reporter).await };
                 self.jobs.run("environment base", progress, work).await
             }
+            ImageSource::VmImage { name } => Err(BackendError::ImageUnavailable {
+                what: format!("{name} is an image of virtual machines"),
+                reason: "a container cannot be made of it".to_owned(),
+                hint: "leave --image out".to_owned(),
+            }),
         }
     }
 

@@ -1,0 +1,1 @@
+//! Base images of virtual machines: kept, imported, built.
