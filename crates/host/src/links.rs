@@ -219,7 +219,7 @@ impl Links {
 
     /// Sends an order if the node is connected; otherwise its next hello gets it.
     pub fn order(&self, id: &NodeId, order: Order) {
-        self.send(id, ToRunner::Order(order));
+        self.send(id, ToRunner::Order(Box::new(order)));
     }
 
     fn send(&self, id: &NodeId, message: ToRunner) {

@@ -92,7 +92,7 @@ pub enum ToRunner {
     Refused {
         reason: String,
     },
-    Order(Order),
+    Order(Box<Order>),
     /// Every instance that this node should have has been ordered once since the hello.
     SyncDone,
     HeartbeatAck,

@@ -12,7 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kohakuriver_agent::SOCKET_FILE;
@@ -24,6 +24,13 @@ use tokio::net::UnixStream;
 /// The agent itself gives up on a port sooner.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
 
+/// Where an instance's agent is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AgentAddress {
+    /// A container's: the directory of its socket.
+    Socket(PathBuf),
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     #[error("the instance's agent cannot be reached")]
@@ -34,16 +41,20 @@ pub enum AgentError {
     Answer(#[from] WireError),
     #[error("{0}")]
     Refused(String),
+    #[error("the instance is not on this node")]
+    NotHere,
+    #[error("nothing of ours is inside: its console is all there is (kohakuriver terminal attach)")]
+    NoAgent,
 }
 
 /// Opens a stream to `target`; from then on it carries bytes.
-pub async fn open(run_dir: &Path, target: &StreamTarget) -> Result<UnixStream, AgentError> {
-    within(OPEN_LIMIT, ask(run_dir, target)).await
+pub async fn open(agent: &AgentAddress, target: &StreamTarget) -> Result<UnixStream, AgentError> {
+    within(OPEN_LIMIT, ask(agent, target)).await
 }
 
 /// Whether the agent is up.
-pub async fn ping(run_dir: &Path) -> Result<(), AgentError> {
-    within(Duration::from_secs(2), ask(run_dir, &StreamTarget::Ping)).await.map(drop)
+pub async fn ping(agent: &AgentAddress) -> Result<(), AgentError> {
+    within(Duration::from_secs(2), ask(agent, &StreamTarget::Ping)).await.map(drop)
 }
 
 async fn within<T>(
@@ -53,7 +64,8 @@ async fn within<T>(
     tokio::time::timeout(limit, work).await.unwrap_or(Err(AgentError::Slow))
 }
 
-async fn ask(run_dir: &Path, request: &StreamTarget) -> Result<UnixStream, AgentError> {
+async fn ask(agent: &AgentAddress, request: &StreamTarget) -> Result<UnixStream, AgentError> {
+    let AgentAddress::Socket(run_dir) = agent;
     let mut stream = connect(run_dir).await.map_err(AgentError::Unreachable)?;
     write_request(&mut stream, request).await?;
     match read_reply(&mut stream).await? {
@@ -93,6 +105,10 @@ mod tests {
 
     use super::*;
 
+    fn at(dir: &Path) -> AgentAddress {
+        AgentAddress::Socket(dir.to_owned())
+    }
+
     fn answering(dir: &Path, answer: &'static [u8]) {
         let listener = UnixListener::bind(dir.join(SOCKET_FILE)).unwrap();
         tokio::spawn(async move {
@@ -107,18 +123,18 @@ mod tests {
     async fn bytes_after_the_answer_belong_to_the_stream() {
         let dir = tempfile::tempdir().unwrap();
         answering(dir.path(), b"{\"ok\":true}\nSSH-2.0");
-        let mut stream = open(dir.path(), &StreamTarget::Tcp { port: 80 }).await.unwrap();
+        let mut stream = open(&at(dir.path()), &StreamTarget::Tcp { port: 80 }).await.unwrap();
         let mut rest = String::new();
         stream.read_to_string(&mut rest).await.unwrap();
         assert_eq!(rest, "SSH-2.0");
-        ping(dir.path()).await.unwrap();
+        ping(&at(dir.path())).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_refusal_says_why() {
         let dir = tempfile::tempdir().unwrap();
         answering(dir.path(), b"{\"ok\":false,\"error\":\"nothing listens\"}\n");
-        let error = open(dir.path(), &StreamTarget::Ssh).await.unwrap_err();
+        let error = open(&at(dir.path()), &StreamTarget::Ssh).await.unwrap_err();
         assert_eq!(error.to_string(), "nothing listens");
     }
 
@@ -126,25 +142,25 @@ mod tests {
     async fn an_endless_answer_is_cut() {
         let dir = tempfile::tempdir().unwrap();
         answering(dir.path(), &[b'x'; 3 * MAX_LINE]);
-        assert!(matches!(ping(dir.path()).await, Err(AgentError::Answer(WireError::TooLong))));
+        assert!(matches!(ping(&at(dir.path())).await, Err(AgentError::Answer(WireError::TooLong))));
     }
 
     #[tokio::test]
     async fn links_and_files_in_the_containers_directory_are_refused() {
         let outside = tempfile::tempdir().unwrap();
         answering(outside.path(), b"{\"ok\":true}\n");
-        ping(outside.path()).await.unwrap();
+        ping(&at(outside.path())).await.unwrap();
 
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join(SOCKET_FILE);
         symlink(outside.path().join(SOCKET_FILE), &socket).unwrap();
-        assert!(matches!(ping(dir.path()).await, Err(AgentError::Unreachable(_))));
+        assert!(matches!(ping(&at(dir.path())).await, Err(AgentError::Unreachable(_))));
         std::fs::remove_file(&socket).unwrap();
         std::fs::write(&socket, b"").unwrap();
-        assert!(matches!(ping(dir.path()).await, Err(AgentError::Unreachable(_))));
+        assert!(matches!(ping(&at(dir.path())).await, Err(AgentError::Unreachable(_))));
         let linked = outside.path().join("linked");
         symlink(outside.path(), &linked).unwrap();
-        assert!(matches!(ping(&linked).await, Err(AgentError::Unreachable(_))));
+        assert!(matches!(ping(&at(&linked)).await, Err(AgentError::Unreachable(_))));
     }
 
     #[tokio::test]
@@ -154,6 +170,6 @@ mod tests {
         let long = dir.path().join("x".repeat(120));
         std::fs::create_dir(&long).unwrap();
         std::fs::rename(dir.path().join(SOCKET_FILE), long.join(SOCKET_FILE)).unwrap();
-        ping(&long).await.unwrap();
+        ping(&at(&long)).await.unwrap();
     }
 }

@@ -1,16 +1,20 @@
-//! What an instance runs on, behind one trait: Docker today, a fake in tests.
+//! What an instance runs on, behind one trait: Docker, QEMU, and a fake in tests.
 //!
 //! A backend only does what it is told and shows what is there; when to do what is decided in
 //! [`plan`](crate::plan). Every act may be repeated: starting what runs, stopping what rests and
 //! removing what is gone succeed.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use kohakuriver_link::protocol::{Order, Snapshot};
-use kohakuriver_model::{DockerState, FailureCode, InstanceSpec, TaskId};
+use kohakuriver_model::{BackendKind, FailureCode, InstanceSpec, Inventory, TaskId};
 use tokio::net::UnixStream;
+
+use crate::agent_stream::AgentAddress;
 
 #[cfg(test)]
 mod contract;
@@ -25,8 +29,8 @@ pub type Progress<'a> = &'a (dyn Fn(String, Option<u8>) + Send + Sync);
 
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
-    /// Whether it can work now, quickly.
-    async fn probe(&self) -> DockerState;
+    /// Adds whether it can work now to what is known of the machine, quickly.
+    async fn describe(&self, inventory: &mut Inventory);
 
     /// Makes the image available and returns its identity. Dropping the future gives up.
     async fn prepare(&self, order: &Order, progress: Progress<'_>) -> Result<String, BackendError>;
@@ -41,8 +45,8 @@ pub trait Backend: Send + Sync + 'static {
 
     async fn resume(&self, id: TaskId) -> Result<(), BackendError>;
 
-    /// Asks it to end, and ends it after `grace`. Its disk stays.
-    async fn stop(&self, id: TaskId, grace: Duration) -> Result<(), BackendError>;
+    /// Asks it to end, and ends it when it has had its time. Its disk stays.
+    async fn stop(&self, id: TaskId) -> Result<(), BackendError>;
 
     /// Ends it at once. Its disk stays.
     async fn kill(&self, id: TaskId) -> Result<(), BackendError>;
@@ -78,6 +82,20 @@ pub trait Backend: Send + Sync + 'static {
     /// Every instance of this node that is there.
     async fn list(&self) -> Result<Vec<(TaskId, Found)>, BackendError>;
 
+    /// Where the agent of one that runs is reached; `None` where there is none to wait for.
+    fn agent(&self, id: TaskId) -> Option<AgentAddress>;
+
+    /// How long the agent may take to answer after a start.
+    fn boot_limit(&self) -> Duration;
+
+    /// What else people should know of one that runs.
+    fn remarks(&self, _id: TaskId) -> Remarks {
+        Remarks::default()
+    }
+
+    /// New settings for the agent of one that has been made.
+    async fn refresh_settings(&self, order: &Order) -> std::io::Result<()>;
+
     /// The last lines the instance wrote, for error messages.
     async fn log_tail(&self, id: TaskId) -> String;
 
@@ -87,6 +105,40 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Changes, as hints to look again. The stream never ends.
     fn events(&self) -> BoxStream<'static, Change>;
+}
+
+/// The backends of one node.
+#[derive(Clone)]
+pub struct Backends {
+    pub docker: Arc<dyn Backend>,
+    pub qemu: Arc<dyn Backend>,
+}
+
+impl Backends {
+    pub fn of(&self, kind: BackendKind) -> &Arc<dyn Backend> {
+        match kind {
+            BackendKind::Docker => &self.docker,
+            BackendKind::Qemu => &self.qemu,
+        }
+    }
+
+    pub fn all(&self) -> [&Arc<dyn Backend>; 2] {
+        [&self.docker, &self.qemu]
+    }
+
+    /// Adds what works here to what is known of the machine.
+    pub async fn describe(&self, inventory: &mut Inventory) {
+        for backend in self.all() {
+            backend.describe(inventory).await;
+        }
+    }
+}
+
+/// Facts about a running instance that decide nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remarks {
+    pub address: Option<IpAddr>,
+    pub warning: Option<String>,
 }
 
 /// What a snapshot is to be called.
@@ -122,8 +174,11 @@ pub enum BackendError {
     SnapshotInUse { tag: u64 },
     #[error("this node's Docker engine cannot give GPUs to containers: {reason}")]
     NoGpuRuntime { reason: String },
-    #[error("Docker would not {act} it: {reason}")]
-    Refused { act: &'static str, reason: String },
+    #[error("{by} would not {act} it: {reason}")]
+    Refused { by: &'static str, act: &'static str, reason: String },
+    /// The node cannot run virtual machines, or not this one.
+    #[error("{reason}")]
+    NoMachine { reason: String, hint: String },
     #[error("{act} did not end within {seconds} s")]
     Slow { act: &'static str, seconds: u64 },
 }
@@ -131,7 +186,7 @@ pub enum BackendError {
 impl BackendError {
     pub fn code(&self) -> FailureCode {
         match self {
-            Self::Unavailable { .. } => FailureCode::EngineUnavailable,
+            Self::Unavailable { .. } | Self::NoMachine { .. } => FailureCode::EngineUnavailable,
             Self::ImageNotFound { .. } => FailureCode::ImageNotFound,
             Self::ImageUnavailable { .. } => FailureCode::ImageUnavailable,
             Self::EnvironmentNotFound { .. } => FailureCode::EnvironmentNotFound,
@@ -145,7 +200,9 @@ impl BackendError {
 
     pub fn hint(&self) -> Option<String> {
         let text = match self {
-            Self::Unavailable { hint, .. } | Self::ImageUnavailable { hint, .. } => hint.as_str(),
+            Self::Unavailable { hint, .. }
+            | Self::ImageUnavailable { hint, .. }
+            | Self::NoMachine { hint, .. } => hint.as_str(),
             Self::ImageNotFound { .. } => {
                 "check the name, let the node reach its registry, or copy the image there with \
                  'docker save IMAGE | ssh NODE docker load'"
@@ -180,6 +237,7 @@ impl BackendError {
             | Self::SnapshotNotFound { .. }
             | Self::SnapshotInUse { .. }
             | Self::NoGpuRuntime { .. }
+            | Self::NoMachine { .. }
             | Self::Refused { .. } => false,
         }
     }

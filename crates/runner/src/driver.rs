@@ -6,6 +6,7 @@
 //!  engine away: publish nothing, wait, look again      newer order while waiting: give up, look
 //! ```
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent_files;
-use crate::backend::{Backend, BackendError, Found, Life};
+use crate::backend::{Backend, BackendError, Backends, Found, Life};
 use crate::board::Board;
 use crate::clock;
 use crate::layout::Layout;
@@ -37,13 +38,12 @@ pub const STARTS_AT_ONCE: usize = 8;
 
 /// What every driver shares.
 pub struct Shared {
-    pub backend: Arc<dyn Backend>,
+    pub backends: Backends,
     pub ledger: Ledger,
     pub layout: Layout,
     pub board: Arc<Board>,
     /// Held while an instance is created and started. More at once would only make each slower.
     pub room: Semaphore,
-    pub stop_grace: Duration,
     pub shutdown: CancellationToken,
 }
 
@@ -156,8 +156,8 @@ impl Driver {
 
     /// Looks once and does one step.
     async fn advance(&mut self) -> Result<Next, StepError> {
-        self.take_order()?;
-        let found = match self.shared.backend.inspect(self.id).await {
+        self.take_order().await?;
+        let found = match self.backend().inspect(self.id).await {
             Ok(found) => found,
             Err(error) if error.is_engine_away() && !self.record.attempted => {
                 return self.without_engine(error);
@@ -181,25 +181,25 @@ impl Driver {
                 let started = found.and_then(|found| found.started);
                 self.write(|record| record.settled = started)?;
             }
-            Step::Pause => self.shared.backend.pause(self.id).await?,
-            Step::Resume => self.shared.backend.resume(self.id).await?,
+            Step::Pause => self.backend().pause(self.id).await?,
+            Step::Resume => self.backend().resume(self.id).await?,
             Step::Resize => self.resize(found.as_ref()).await?,
             Step::Stop => {
                 if self.record.order.intent.desired.is_up() {
                     self.provisioning("stopping");
                 }
-                let shared = Arc::clone(&self.shared);
-                let stop = shared.backend.stop(self.id, shared.stop_grace);
+                let backend = self.backend();
+                let stop = backend.stop(self.id);
                 // Whoever has no patience may kill it meanwhile.
                 self.unless_superseded(stop).await??;
             }
-            Step::Kill => self.shared.backend.kill(self.id).await?,
+            Step::Kill => self.backend().kill(self.id).await?,
             Step::SnapshotOnStop => {
                 self.snapshot_on_stop(found.and_then(|found| found.started)).await?;
             }
-            Step::Remove => self.shared.backend.remove(self.id).await?,
+            Step::Remove => self.backend().remove(self.id).await?,
             Step::Forget => {
-                self.shared.backend.delete_all_snapshots(self.id).await?;
+                self.backend().delete_all_snapshots(self.id).await?;
                 self.shared.ledger.forget(self.id)?;
                 self.host_key = None;
                 self.publish(Observed::Absent);
@@ -217,7 +217,7 @@ impl Driver {
         Ok(Next::Again)
     }
 
-    fn take_order(&mut self) -> Result<(), StepError> {
+    async fn take_order(&mut self) -> Result<(), StepError> {
         let order = self.orders.borrow_and_update().clone();
         let mut newer = self.record.clone();
         if newer.accept(&order, clock::now_ms()) {
@@ -236,7 +236,7 @@ impl Driver {
         }
         if !self.settings_written && self.record.attempted {
             // Keys count from the next login on; a runner that died before this does it when it is back.
-            agent_files::refresh_settings(&self.shared.layout, &self.record.order)?;
+            self.backend().refresh_settings(&self.record.order).await?;
             self.settings_written = true;
         }
         Ok(())
@@ -265,15 +265,20 @@ impl Driver {
         Ok(Next::Wait)
     }
 
+    /// What it runs on; that never changes.
+    fn backend(&self) -> Arc<dyn Backend> {
+        Arc::clone(self.shared.backends.of(self.record.order.spec.backend()))
+    }
+
     fn view(&self) -> View<'_> {
-        let wanted = self.shared.backend.limits(&self.record.order.spec);
+        let wanted = self.backend().limits(&self.record.order.spec);
         self.record.view(wanted, clock::now_ms())
     }
 
     /// New limits. One that cannot have them while it runs keeps its old ones until its next
     /// start, and says so.
     async fn resize(&mut self, found: Option<&Found>) -> Result<(), StepError> {
-        let outcome = self.shared.backend.resize(self.id, &self.record.order.spec).await;
+        let outcome = self.backend().resize(self.id, &self.record.order.spec).await;
         let up = found
             .is_some_and(|found| matches!(found.life, Life::Running { .. } | Life::Paused { .. }));
         match outcome {
@@ -334,12 +339,14 @@ impl Driver {
     }
 
     fn publisher(&self) -> Publisher {
+        let remarks = self.backend().remarks(self.id);
         Publisher {
             board: Arc::clone(&self.shared.board),
             id: self.id,
             generation: self.record.order.intent.generation,
             host_key: self.host_key.clone(),
-            warning: self.record.current_warning().map(ToOwned::to_owned),
+            warning: self.record.current_warning().map(ToOwned::to_owned).or(remarks.warning),
+            address: remarks.address,
         }
     }
 }
@@ -350,14 +357,15 @@ struct Publisher {
     generation: u64,
     host_key: Option<String>,
     warning: Option<String>,
+    address: Option<IpAddr>,
 }
 
 impl Publisher {
     fn publish(&self, state: Observed) {
         let ssh_host_key = self.host_key.clone();
         let warning = self.warning.clone();
-        let generation = self.generation;
-        let observation = Observation { generation, state, ssh_host_key, warning, address: None };
+        let (generation, address) = (self.generation, self.address);
+        let observation = Observation { generation, state, ssh_host_key, warning, address };
         self.board.publish(self.id, observation);
     }
 }

@@ -8,13 +8,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use kohakuriver_link::protocol::{Answer, Order, Question};
-use kohakuriver_model::{FailureCode, TaskId};
+use kohakuriver_model::{BackendKind, FailureCode, TaskId};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::backend::Change;
+use crate::backend::{Backend, Change};
 use crate::clock;
 use crate::driver::{Driver, Request, Shared, request};
 use crate::ledger::Record;
@@ -32,6 +32,7 @@ pub struct Fleet {
 const REQUESTS: usize = 16;
 
 struct Handle {
+    kind: BackendKind,
     orders: watch::Sender<Order>,
     requests: mpsc::Sender<Request>,
     nudges: Arc<Notify>,
@@ -70,17 +71,18 @@ impl Fleet {
 
     /// Has something done once, and waits for what came of it.
     pub async fn ask(&self, id: TaskId, question: Question) -> Answer {
+        let known = self.lock().get(&id).map(|handle| (handle.kind, handle.requests.clone()));
         if question == Question::ListSnapshots {
-            let listed = request::list(&*self.shared.backend, id).await;
+            let kind = known.map_or(BackendKind::Docker, |(kind, _)| kind);
+            let listed = request::list(&**self.shared.backends.of(kind), id).await;
             return listed.unwrap_or_else(|error| request::failed(&error));
         }
-        let requests = self.lock().get(&id).map(|handle| handle.requests.clone());
         let gone = || Answer::Failed {
             code: FailureCode::Disappeared,
             message: "it is not on this node".to_owned(),
             hint: None,
         };
-        let Some(requests) = requests else {
+        let Some((_, requests)) = known else {
             return gone();
         };
         let (reply, answer) = oneshot::channel();
@@ -96,7 +98,8 @@ impl Fleet {
 
     /// Passes the backend's hints on until the runner ends.
     pub async fn watch_backend(&self) {
-        let mut events = self.shared.backend.events();
+        let backends = &self.shared.backends;
+        let mut events = stream::select(backends.docker.events(), backends.qemu.events());
         let mut ticks = tokio::time::interval(LOOK_AGAIN);
         loop {
             let change = tokio::select! {
@@ -111,15 +114,14 @@ impl Fleet {
         }
     }
 
-    /// Tells of containers that carry our labels and that the ledger does not know. They stay:
+    /// Tells of instances that a backend has and the ledger does not know. They stay:
     /// somebody's disk may be the only copy.
     pub async fn report_orphans(&self) {
-        let Ok(found) = self.shared.backend.list().await else {
-            return;
-        };
-        for (id, _) in found {
-            if !self.lock().contains_key(&id) {
-                tracing::warn!(task_id = %id, "a container of this node is in no ledger; it is left alone");
+        for backend in self.shared.backends.all() {
+            for (id, _) in backend.list().await.unwrap_or_default() {
+                if !self.lock().contains_key(&id) {
+                    tracing::warn!(task_id = %id, "an instance of this node is in no ledger; it is left alone");
+                }
             }
         }
     }
@@ -132,7 +134,7 @@ impl Fleet {
         for id in living.map(|(id, _)| id).filter(|id| !ordered.contains(id)) {
             tracing::warn!(
                 task_id = %id,
-                "the host does not know this instance; it is left as it is (docker rm -f kohakuriver-vps-{id} removes it)"
+                "the host does not know this instance; it is left as it is"
             );
         }
     }
@@ -141,6 +143,12 @@ impl Fleet {
     pub async fn finish(&self, limit: Duration) {
         self.tracker.close();
         let _ = tokio::time::timeout(limit, self.tracker.wait()).await;
+    }
+
+    /// What an instance of this node runs on.
+    pub fn backend(&self, id: TaskId) -> Option<Arc<dyn Backend>> {
+        let kind = self.lock().get(&id)?.kind;
+        Some(Arc::clone(self.shared.backends.of(kind)))
     }
 
     fn nudge(&self, change: Change) {
@@ -161,14 +169,14 @@ impl Fleet {
     }
 
     fn drive(&self, drivers: &mut HashMap<TaskId, Handle>, record: Record) {
-        let id = record.order.task_id;
+        let (id, kind) = (record.order.task_id, record.order.spec.backend());
         let (orders, receiver) = watch::channel(record.order.clone());
         let nudges = Arc::new(Notify::new());
         let (requests, asked) = mpsc::channel(REQUESTS);
         let shared = Arc::clone(&self.shared);
         let driver = Driver::new(shared, record, receiver, asked, Arc::clone(&nudges));
         self.tracker.spawn(driver.run());
-        drivers.insert(id, Handle { orders, requests, nudges });
+        drivers.insert(id, Handle { kind, orders, requests, nudges });
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, Handle>> {

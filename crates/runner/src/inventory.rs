@@ -6,7 +6,7 @@ use kohakuriver_model::{DockerState, Inventory};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
-use crate::backend::Backend;
+use crate::backend::Backends;
 
 mod gpu;
 mod load;
@@ -16,9 +16,11 @@ mod numa;
 pub use load::LoadMeter;
 
 /// Looks at the whole machine.
-pub async fn detect_inventory(backend: &dyn Backend) -> Inventory {
-    let (docker, gpus) = tokio::join!(backend.probe(), gpu::detect());
-    Inventory { gpus, docker, gpu_runtime: gpu::runtime(), ..detect_machine() }
+pub async fn detect_inventory(backends: &Backends) -> Inventory {
+    let gpus = gpu::detect().await;
+    let mut inventory = Inventory { gpus, gpu_runtime: gpu::runtime(), ..detect_machine() };
+    backends.describe(&mut inventory).await;
+    inventory
 }
 
 /// Cores and bytes of memory of this machine.

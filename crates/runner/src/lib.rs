@@ -14,14 +14,14 @@
 
 mod agent_files;
 mod agent_stream;
-pub mod backend;
+mod backend;
 mod board;
 mod clock;
 mod data_pool;
 mod driver;
 mod durable;
 mod fleet;
-pub mod inventory;
+mod inventory;
 mod layout;
 mod ledger;
 mod lock;
@@ -31,7 +31,6 @@ mod session;
 mod streams;
 
 pub use agent_stream::AgentError;
-pub use inventory::detect_inventory;
 pub use layout::Layout;
 pub use lock::{DataDirLock, LockError, lock_data_dir};
 pub use runner::{Runner, RunnerConfig, RunnerError};

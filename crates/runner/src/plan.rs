@@ -301,7 +301,7 @@ fn started(view: &View<'_>, found: &Found, epoch: &str, ready: bool) -> Step {
 fn disappeared() -> Observed {
     Observed::Failed {
         code: FailureCode::Disappeared,
-        message: "its container was removed by somebody else; its disk is gone".to_owned(),
+        message: "it was removed by somebody else; its disk is gone".to_owned(),
         hint: Some("restore a snapshot of it, or delete it and create it again".to_owned()),
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent_files;
-use crate::backend::Backend;
+use crate::backend::Backends;
 use crate::backend::docker::{DockerBackend, DockerConfig};
 use crate::board::Board;
 use crate::driver::{STARTS_AT_ONCE, Shared};
@@ -82,15 +82,17 @@ impl Runner {
             node: identity.node_name.clone(),
             socket: config.docker_socket.clone(),
             default_image: config.default_image.clone(),
+            stop_grace: config.stop_grace,
         }));
-        Self::start_with(config, layout, identity, backend, lock).await
+        let backends = Backends { docker: backend.clone(), qemu: backend };
+        Self::start_with(config, layout, identity, backends, lock).await
     }
 
     async fn start_with(
         config: RunnerConfig,
         layout: Layout,
         identity: RunnerIdentity,
-        backend: Arc<dyn Backend>,
+        backends: Backends,
         lock: DataDirLock,
     ) -> Result<Self, RunnerError> {
         let ledger = Ledger::new(layout.clone());
@@ -105,22 +107,21 @@ impl Runner {
             .map_err(|source| RunnerError::Agent { executable: config.executable, source })?;
         tracing::info!(node = %identity.node_name, instances = records.len(), "runner started");
         let shared = Arc::new(Shared {
-            backend,
+            backends,
             ledger,
             layout,
             board: Arc::new(Board::default()),
             room: Semaphore::new(STARTS_AT_ONCE),
-            stop_grace: config.stop_grace,
             shutdown: CancellationToken::new(),
         });
         let fleet = Fleet::new(Arc::clone(&shared), records);
-        let streams = Arc::new(Streams::new(shared.layout.clone(), Arc::clone(&shared.backend)));
+        let streams = Arc::new(Streams::new(Arc::clone(&fleet)));
         Ok(Self { fleet, shared, identity: watch::Sender::new(identity), streams, _lock: lock })
     }
 
     /// What this machine has now.
     pub async fn inventory(&self) -> Inventory {
-        detect_inventory(self.shared.backend.as_ref()).await
+        detect_inventory(&self.shared.backends).await
     }
 
     /// The ways into this node's instances, for a host in the same process.

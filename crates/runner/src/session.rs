@@ -230,7 +230,7 @@ impl Session {
                     let _ = answers.send(ToHost::Answer { request, answer }).await;
                 });
             }
-            ToRunner::Order(order) => self.fleet.order(order),
+            ToRunner::Order(order) => self.fleet.order(*order),
             ToRunner::DialData { count } => pool.dial(count),
             ToRunner::Certificate { certificate_pem } => self.renewed(certificate_pem)?,
             ToRunner::Refused { reason } => return Err(SessionError::Refused { reason }),
@@ -262,20 +262,22 @@ impl Session {
         let known = receiver.wait_for(Option::is_some).await.map(|inventory| inventory.clone());
         match known {
             Ok(Some(inventory)) => inventory,
-            Ok(None) | Err(_) => detect_inventory(&*self.shared.backend).await,
+            Ok(None) | Err(_) => detect_inventory(&self.shared.backends).await,
         }
     }
 
     async fn keep_inventory(&self) {
-        let mut first = detect_inventory(&*self.shared.backend).await;
+        let mut first = detect_inventory(&self.shared.backends).await;
         self.inventory.send_replace(Some(first.clone()));
         // A GPU that comes or goes is rare and asking for it is slow; the engine is asked often.
         for round in 1u64.. {
             tokio::time::sleep(Duration::from_secs(5)).await;
             let now = if round.is_multiple_of(60) {
-                detect_inventory(&*self.shared.backend).await
+                detect_inventory(&self.shared.backends).await
             } else {
-                Inventory { docker: self.shared.backend.probe().await, ..first.clone() }
+                let mut now = first.clone();
+                self.shared.backends.describe(&mut now).await;
+                now
             };
             if now != first {
                 first = now.clone();

@@ -8,16 +8,14 @@ use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::agent_stream::{self, AgentError};
-use crate::backend::Backend;
-use crate::layout::Layout;
+use crate::fleet::Fleet;
 
 /// Each that the host is not in this process for costs two sockets and, while idle, a few KiB.
 pub const MOST_STREAMS: usize = 4096;
 
 /// The streams of this node, whatever session of the link they came from.
 pub struct Streams {
-    layout: Layout,
-    backend: Arc<dyn Backend>,
+    fleet: Arc<Fleet>,
     room: Arc<Semaphore>,
 }
 
@@ -28,8 +26,8 @@ impl fmt::Debug for Streams {
 }
 
 impl Streams {
-    pub fn new(layout: Layout, backend: Arc<dyn Backend>) -> Self {
-        Self { layout, backend, room: Arc::new(Semaphore::new(MOST_STREAMS)) }
+    pub(crate) fn new(fleet: Arc<Fleet>) -> Self {
+        Self { fleet, room: Arc::new(Semaphore::new(MOST_STREAMS)) }
     }
 
     /// The right to relay one more stream.
@@ -42,12 +40,14 @@ impl Streams {
     /// # Errors
     /// The instance is not there, or its agent refused.
     pub async fn open(&self, open: &StreamOpen) -> Result<UnixStream, AgentError> {
+        let id = open.task_id;
+        let backend = self.fleet.backend(id).ok_or(AgentError::NotHere)?;
         if open.target == StreamTarget::Attach {
             let (near, far) = UnixStream::pair().map_err(AgentError::Unreachable)?;
-            let (backend, id) = (Arc::clone(&self.backend), open.task_id);
             tokio::spawn(async move { backend.attach(id, far).await });
             return Ok(near);
         }
-        agent_stream::open(&self.layout.run(open.task_id), &open.target).await
+        let agent = backend.agent(id).ok_or(AgentError::NoAgent)?;
+        agent_stream::open(&agent, &open.target).await
     }
 }

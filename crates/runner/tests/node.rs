@@ -202,7 +202,7 @@ async fn an_instance_lives_through_restarts_of_runner_and_host() {
     let (mut link, known) = host.greet().await;
     assert!(known.is_empty());
     let intent = Intent::created();
-    link.send(&ToRunner::Order(order(id, intent))).await.unwrap();
+    link.send(&ToRunner::Order(Box::new(order(id, intent)))).await.unwrap();
     let first = until(&mut link, is_running).await;
     assert!(first.ssh_host_key.is_some());
 
@@ -261,13 +261,13 @@ async fn an_instance_lives_through_restarts_of_runner_and_host() {
         until(&mut link, |seen| matches!(seen.state, Observed::Stopped { exit_code: Some(3), .. }))
     );
     let intent = intent.restart();
-    link.send(&ToRunner::Order(order(id, intent))).await.unwrap();
+    link.send(&ToRunner::Order(Box::new(order(id, intent)))).await.unwrap();
     let restarted = until(&mut link, is_running).await;
     assert_eq!(restarted.ssh_host_key, first.ssh_host_key);
     let intent = intent.stop();
-    link.send(&ToRunner::Order(order(id, intent))).await.unwrap();
+    link.send(&ToRunner::Order(Box::new(order(id, intent)))).await.unwrap();
     until(&mut link, |seen| matches!(seen.state, Observed::Stopped { .. })).await;
-    link.send(&ToRunner::Order(order(id, intent.delete()))).await.unwrap();
+    link.send(&ToRunner::Order(Box::new(order(id, intent.delete())))).await.unwrap();
     until(&mut link, |seen| seen.state == Observed::Absent).await;
     shutdown.cancel();
     within(running).await.unwrap().unwrap();

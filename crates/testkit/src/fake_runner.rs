@@ -150,7 +150,7 @@ async fn serve(
                 ToRunner::Order(order) => {
                     let answer = react(&reaction, &order);
                     let task_id = order.task_id;
-                    orders.lock().unwrap_or_else(PoisonError::into_inner).insert(task_id, order);
+                    orders.lock().unwrap_or_else(PoisonError::into_inner).insert(task_id, *order);
                     if let Some(observation) = answer {
                         control.send(&ToHost::Observation { task_id, observation }).await?;
                     }

@@ -117,7 +117,7 @@ async fn talk(
     app.changes.notify();
     for row in app.store.list_instances_of(node).await? {
         let order = Order { task_id: row.id, intent: row.intent, spec: row.spec };
-        send(frames, &ToRunner::Order(order)).await?;
+        send(frames, &ToRunner::Order(Box::new(order))).await?;
     }
     send(frames, &ToRunner::SyncDone).await?;
     // Measured from the last word of the runner, whatever is sent to it meanwhile.

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use kohakuriver_link::protocol::Order;
-use kohakuriver_model::{FailureCode, GpuRef, ImageSource, Intent, NumaPin, SnapshotRef, TaskId};
+use kohakuriver_model::{
+    DockerState, FailureCode, GpuRef, ImageSource, Intent, Inventory, NumaPin, SnapshotRef, TaskId,
+};
 
 use super::docker::{DockerBackend, DockerConfig};
 use super::fake::FakeBackend;
 use super::{Backend, BackendError, Change, Life, SnapshotWish};
 use crate::agent_files;
-use crate::agent_stream;
+use crate::agent_stream::{self, AgentAddress};
 use crate::layout::Layout;
 use crate::plan::tests::order;
 
@@ -36,6 +38,7 @@ impl Node {
             node: name.parse().unwrap(),
             socket: None,
             default_image: "kohakuriver-test/none:1".to_owned(),
+            stop_grace: Duration::from_secs(1),
         });
         Self { dir, layout, backend, name }
     }
@@ -89,9 +92,9 @@ async fn life(backend: &dyn Backend, id: TaskId) -> Option<Life> {
 }
 
 async fn answers(layout: &Layout, id: TaskId) {
-    let run = layout.run(id);
+    let agent = AgentAddress::Socket(layout.run(id));
     for _ in 0..600 {
-        if agent_stream::ping(&run).await.is_ok() {
+        if agent_stream::ping(&agent).await.is_ok() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -106,7 +109,7 @@ async fn contract(backend: &dyn Backend, layout: &Layout) {
     agent_files::write_instance_files(layout, &order).unwrap();
     let mut events = backend.events();
     assert_eq!(life(backend, id).await, None);
-    backend.stop(id, Duration::from_secs(1)).await.unwrap();
+    backend.stop(id).await.unwrap();
     backend.remove(id).await.unwrap();
 
     let image = backend.prepare(&order, &|_, _| {}).await.unwrap();
@@ -124,7 +127,7 @@ async fn contract(backend: &dyn Backend, layout: &Layout) {
     assert!(backend.list().await.unwrap().iter().any(|(found, _)| *found == id));
 
     for _ in 0..2 {
-        backend.stop(id, Duration::from_secs(1)).await.unwrap();
+        backend.stop(id).await.unwrap();
         let ended = life(backend, id).await;
         assert!(matches!(ended, Some(Life::Ended { exit_code: Some(_), .. })), "{ended:?}");
     }
@@ -238,7 +241,8 @@ async fn docker_tells_when_an_instance_ends_by_itself() {
     let mut events = node.backend.events();
     assert_eq!(events.next().await, Some(Change::Everything));
     let die = kohakuriver_link::protocol::StreamTarget::Tcp { port: 3 };
-    let _ = agent_stream::open(&node.layout.run(order.task_id), &die).await;
+    let agent = node.backend.agent(order.task_id).unwrap();
+    let _ = agent_stream::open(&agent, &die).await;
     let told = async {
         loop {
             assert_eq!(events.next().await, Some(Change::Instance(order.task_id)));
@@ -419,6 +423,7 @@ async fn the_engine_is_really_asked_for_the_cards_and_the_numa_node() {
         node: node.name.parse().unwrap(),
         socket: Some(socket),
         default_image: String::new(),
+        stop_grace: Duration::from_secs(1),
     });
     let mut order = fresh_order(IMAGE);
     let gpu = |index, uuid: &str| GpuRef { index, uuid: uuid.to_owned() };
@@ -502,10 +507,13 @@ async fn an_engine_that_is_not_there_is_unavailable_with_a_hint() {
         node: node.name.parse().unwrap(),
         socket: Some(node.dir.path().join("none.sock")),
         default_image: String::new(),
+        stop_grace: Duration::from_secs(1),
     });
     let error = backend.inspect(fresh_id()).await.unwrap_err();
     assert_eq!(error.code(), FailureCode::EngineUnavailable);
     assert!(error.is_engine_away() && error.hint().is_some_and(|hint| hint.contains("start")));
-    let state = format!("{:?}", backend.probe().await);
+    let mut seen = Inventory::of(1, 1, DockerState::Ready { version: String::new() });
+    backend.describe(&mut seen).await;
+    let state = format!("{:?}", seen.docker);
     assert!(state.contains("Unavailable") && state.contains("systemctl start docker"), "{state}");
 }

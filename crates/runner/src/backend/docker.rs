@@ -24,9 +24,11 @@ use bollard::query_parameters::LogsOptionsBuilder;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use kohakuriver_link::protocol::{Order, Snapshot};
-use kohakuriver_model::{DockerState, InstanceSpec, NodeName, TaskId};
+use kohakuriver_model::{InstanceSpec, Inventory, NodeName, TaskId};
 use tokio::net::UnixStream;
 
+use crate::agent_files;
+use crate::agent_stream::AgentAddress;
 use crate::backend::{Backend, BackendError, Change, Found, Limits, Progress, SnapshotWish};
 use crate::layout::Layout;
 
@@ -57,7 +59,12 @@ pub struct DockerConfig {
     pub socket: Option<PathBuf>,
     /// Pulled for the base environment before building one.
     pub default_image: String,
+    /// Between SIGTERM and SIGKILL for one that is stopped.
+    pub stop_grace: Duration,
 }
+
+/// How long an agent may take to answer; it is a small static program.
+const AGENT_LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub struct DockerBackend {
@@ -80,8 +87,8 @@ impl DockerBackend {
 
 #[async_trait]
 impl Backend for DockerBackend {
-    async fn probe(&self) -> DockerState {
-        self.engine.probe().await
+    async fn describe(&self, inventory: &mut Inventory) {
+        inventory.docker = self.engine.probe().await;
     }
 
     async fn prepare(&self, order: &Order, progress: Progress<'_>) -> Result<String, BackendError> {
@@ -104,8 +111,8 @@ impl Backend for DockerBackend {
         container::resume(&self.engine, id).await
     }
 
-    async fn stop(&self, id: TaskId, grace: Duration) -> Result<(), BackendError> {
-        container::stop(&self.engine, id, grace).await
+    async fn stop(&self, id: TaskId) -> Result<(), BackendError> {
+        container::stop(&self.engine, id, self.config.stop_grace).await
     }
 
     async fn kill(&self, id: TaskId) -> Result<(), BackendError> {
@@ -151,6 +158,18 @@ impl Backend for DockerBackend {
 
     async fn list(&self) -> Result<Vec<(TaskId, Found)>, BackendError> {
         container::list(&self.engine, &self.config.node).await
+    }
+
+    fn agent(&self, id: TaskId) -> Option<AgentAddress> {
+        Some(AgentAddress::Socket(self.config.layout.run(id)))
+    }
+
+    fn boot_limit(&self) -> Duration {
+        AGENT_LIMIT
+    }
+
+    async fn refresh_settings(&self, order: &Order) -> std::io::Result<()> {
+        agent_files::refresh_settings(&self.config.layout, order)
     }
 
     async fn log_tail(&self, id: TaskId) -> String {

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use kohakuriver_link::protocol::{Order, Snapshot};
-use kohakuriver_model::{DockerState, InstanceSpec, TaskId};
+use kohakuriver_model::{DockerState, InstanceSpec, Inventory, TaskId};
 use kohakuriver_wire::exec::{ExecExit, ExecFailed, ExecOutput};
 use kohakuriver_wire::write;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -17,6 +17,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast;
 
 use super::{Backend, BackendError, Change, Found, Life, Limits, Progress, SnapshotWish};
+use crate::agent_files;
+use crate::agent_stream::AgentAddress;
 use crate::clock::now_ms;
 use crate::layout::Layout;
 
@@ -124,13 +126,13 @@ fn is_up(found: &Found) -> bool {
 }
 
 fn refused(act: &'static str) -> BackendError {
-    BackendError::Refused { act, reason: "no".to_owned() }
+    BackendError::Refused { by: "the fake", act, reason: "no".to_owned() }
 }
 
 #[async_trait]
 impl Backend for FakeBackend {
-    async fn probe(&self) -> DockerState {
-        DockerState::Ready { version: "fake".to_owned() }
+    async fn describe(&self, inventory: &mut Inventory) {
+        inventory.docker = DockerState::Ready { version: "fake".to_owned() };
     }
 
     async fn prepare(&self, order: &Order, progress: Progress<'_>) -> Result<String, BackendError> {
@@ -195,7 +197,7 @@ impl Backend for FakeBackend {
         Ok(())
     }
 
-    async fn stop(&self, id: TaskId, _: Duration) -> Result<(), BackendError> {
+    async fn stop(&self, id: TaskId) -> Result<(), BackendError> {
         let hangs = {
             let mut state = self.reachable()?;
             state.acts.push("stop");
@@ -318,6 +320,18 @@ impl Backend for FakeBackend {
 
     async fn list(&self) -> Result<Vec<(TaskId, Found)>, BackendError> {
         Ok(self.reachable()?.instances.iter().map(|(id, found)| (*id, found.clone())).collect())
+    }
+
+    fn agent(&self, id: TaskId) -> Option<AgentAddress> {
+        Some(AgentAddress::Socket(self.layout.run(id)))
+    }
+
+    fn boot_limit(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+
+    async fn refresh_settings(&self, order: &Order) -> io::Result<()> {
+        agent_files::refresh_settings(&self.layout, order)
     }
 
     async fn log_tail(&self, _: TaskId) -> String {

@@ -12,8 +12,6 @@ use crate::agent_stream;
 use crate::backend::BackendError;
 use crate::ledger::Record;
 
-/// How long an agent may take to answer; it is a small static program.
-const AGENT_LIMIT: Duration = Duration::from_secs(30);
 impl Driver {
     pub(super) async fn create(&mut self) -> Result<(), StepError> {
         self.provisioning("preparing");
@@ -25,7 +23,7 @@ impl Driver {
                 tracing::warn!(task_id = %self.id, error = %error, "create failed");
                 if self.record.attempted {
                     // What a failed create left must not be taken for the instance's disk.
-                    self.shared.backend.remove(self.id).await?;
+                    self.backend().remove(self.id).await?;
                 }
                 self.record_failure(error.code(), error.to_string(), error.hint(), true)?;
                 Ok(())
@@ -35,28 +33,28 @@ impl Driver {
     }
 
     async fn prepare_and_create(&mut self) -> Result<(), StepError> {
-        let shared = Arc::clone(&self.shared);
+        let (shared, backend) = (Arc::clone(&self.shared), self.backend());
         let order = self.record.order.clone();
         let publisher = self.publisher();
         let progress =
             |step: String, percent| publisher.publish(Observed::Provisioning { step, percent });
-        let prepare = shared.backend.prepare(&order, &progress);
+        let prepare = backend.prepare(&order, &progress);
         let image = self.unless_superseded(prepare).await??;
         self.provisioning("creating");
         let _turn = shared.room.acquire().await;
         self.write(|record| record.attempted = true)?;
-        shared.backend.create(&order, &image).await?;
+        backend.create(&order, &image).await?;
         Ok(())
     }
 
     /// Gives up the old disk, but only once the new one is known to be there.
     pub(super) async fn replace(&mut self) -> Result<(), StepError> {
         self.provisioning("looking for the snapshot");
-        let shared = Arc::clone(&self.shared);
+        let backend = self.backend();
         let order = self.record.order.clone();
-        let prepare = shared.backend.prepare(&order, &|_, _| {});
+        let prepare = backend.prepare(&order, &|_, _| {});
         match self.unless_superseded(prepare).await? {
-            Ok(_) => Ok(shared.backend.remove(self.id).await?),
+            Ok(_) => Ok(backend.remove(self.id).await?),
             Err(error) if error.is_engine_away() => Err(error.into()),
             Err(error) => self.record_failure(error.code(), error.to_string(), error.hint(), false),
         }
@@ -70,9 +68,9 @@ impl Driver {
         self.provisioning("starting");
         agent_files::write_instance_files(&self.shared.layout, &self.record.order)?;
         self.write(|record| record.intend_start(epoch, before))?;
-        let shared = Arc::clone(&self.shared);
+        let (shared, backend) = (Arc::clone(&self.shared), self.backend());
         let _turn = shared.room.acquire().await;
-        match shared.backend.start(self.id).await {
+        match backend.start(self.id).await {
             Ok(()) => self.write(Record::confirm_start),
             Err(error) if error.is_engine_away() => Err(error.into()),
             Err(error) => {
@@ -84,21 +82,22 @@ impl Driver {
 
     pub(super) async fn await_agent(&mut self, started_at_ms: i64) -> Result<(), StepError> {
         self.provisioning("starting");
-        let run = self.shared.layout.run(self.id);
-        let deadline = Instant::now() + AGENT_LIMIT;
-        let shared = Arc::clone(&self.shared);
+        let backend = self.backend();
+        let limit = backend.boot_limit();
+        let deadline = Instant::now() + limit;
         let id = self.id;
         let answered = async {
             let mut pause = Duration::from_millis(4);
             let mut looked = Instant::now();
             while Instant::now() < deadline {
-                if agent_stream::ping(&run).await.is_ok() {
-                    return Ok(true);
+                match backend.agent(id) {
+                    Some(agent) if agent_stream::ping(&agent).await.is_err() => {}
+                    Some(_) | None => return Ok(true),
                 }
                 // Now and then: does it still run at all?
                 if looked.elapsed() > Duration::from_millis(250) {
                     looked = Instant::now();
-                    let found = shared.backend.inspect(id).await?;
+                    let found = backend.inspect(id).await?;
                     if !found.is_some_and(|found| found.is_running()) {
                         return Ok(false);
                     }
@@ -106,7 +105,7 @@ impl Driver {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 3 / 2).min(Duration::from_millis(100));
             }
-            Err(BackendError::Slow { act: "the agent's start", seconds: AGENT_LIMIT.as_secs() })
+            Err(BackendError::Slow { act: "the agent's start", seconds: limit.as_secs() })
         };
         let answered = self.unless_superseded(answered).await?;
         match answered {
@@ -117,8 +116,8 @@ impl Driver {
             }
             Ok(false) => Ok(()),
             Err(BackendError::Slow { .. }) => {
-                let log = self.shared.backend.log_tail(self.id).await;
-                let seconds = AGENT_LIMIT.as_secs();
+                let log = self.backend().log_tail(self.id).await;
+                let seconds = limit.as_secs();
                 let message = format!("its agent did not answer within {seconds} s{}", said(&log));
                 self.record_failure(FailureCode::AgentSilent, message, None, false)
             }
@@ -130,7 +129,7 @@ impl Driver {
         &mut self,
         exit_code: Option<i64>,
     ) -> Result<(), StepError> {
-        let log = self.shared.backend.log_tail(self.id).await;
+        let log = self.backend().log_tail(self.id).await;
         let code = exit_code.map_or_else(String::new, |code| format!(" with exit code {code}"));
         let message = format!("it ended right after its start{code}{}", said(&log));
         self.record_failure(FailureCode::StartRefused, message, None, false)

@@ -21,9 +21,9 @@ impl Driver {
     }
 
     async fn answer(&mut self, question: Question) -> Result<Answer, BackendError> {
-        let backend = &self.shared.backend;
+        let backend = self.backend();
         match question {
-            Question::ListSnapshots => list(&**backend, self.id).await,
+            Question::ListSnapshots => list(&*backend, self.id).await,
             Question::CreateSnapshot { name, message } => {
                 let message = message.unwrap_or_default();
                 let keep = self.record.order.spec.snapshots.keep;
@@ -46,7 +46,7 @@ impl Driver {
     ) -> Result<(), StepError> {
         let wish = SnapshotWish { name: None, message: "made at stop".to_owned() };
         let keep = self.record.order.spec.snapshots.keep;
-        let made = self.shared.backend.create_snapshot(self.id, &wish, keep).await;
+        let made = self.backend().create_snapshot(self.id, &wish, keep).await;
         let trouble = match made {
             Ok(_) => None,
             Err(error) if error.is_engine_away() => return Err(error.into()),

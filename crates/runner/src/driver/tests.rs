@@ -74,12 +74,11 @@ fn runner(layout: &Layout, backend: &Arc<FakeBackend>) -> (Arc<Shared>, Arc<Flee
     let ledger = Ledger::new(layout.clone());
     let records = ledger.load_all().unwrap();
     let shared = Arc::new(Shared {
-        backend: Arc::clone(backend) as Arc<dyn Backend>,
+        backends: Backends { docker: Arc::clone(backend) as _, qemu: Arc::clone(backend) as _ },
         ledger,
         layout: layout.clone(),
         board: Arc::default(),
         room: Semaphore::new(STARTS_AT_ONCE),
-        stop_grace: Duration::from_secs(1),
         shutdown: CancellationToken::new(),
     });
     let fleet = Fleet::new(Arc::clone(&shared), records);

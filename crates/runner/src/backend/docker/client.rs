@@ -95,7 +95,7 @@ impl Engine {
             return self.unavailable(&text);
         }
         if said_no {
-            return BackendError::Refused { act, reason: text };
+            return BackendError::Refused { by: "Docker", act, reason: text };
         }
         // Bollard's other errors are ways of not getting a whole answer.
         self.set(None);

@@ -147,6 +147,7 @@ mod tests {
             node: "n1".parse().unwrap(),
             socket: None,
             default_image: String::new(),
+            stop_grace: std::time::Duration::from_secs(1),
         };
         serde_json::to_value(body(&config, order, "image")).unwrap()
     }

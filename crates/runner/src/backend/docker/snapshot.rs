@@ -135,7 +135,7 @@ async fn flatten_image(
     let imported = docker.create_image(Some(options), Some(body_try_stream(disk)), None);
     let outcome = drain(imported).await.map(drop);
     remove_helper(engine, docker, &helper).await?;
-    outcome.map_err(|reason| BackendError::Refused { act: "flatten", reason })?;
+    outcome.map_err(|reason| BackendError::Refused { by: "Docker", act: "flatten", reason })?;
     // The name is the flat one's now.
     let options = RemoveImageOptionsBuilder::default().build();
     if let Err(error) = docker.remove_image(&long_id, Some(options), None).await {
