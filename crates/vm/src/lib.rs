@@ -15,8 +15,10 @@
 //!
 //! When to do what is the runner's: `kohakuriver_runner::backend::qemu` puts these together.
 
+pub mod command;
 pub mod image;
 pub mod launch;
 pub mod network;
 pub mod qmp;
+pub mod seed;
 pub mod vfio;
