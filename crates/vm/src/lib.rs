@@ -16,6 +16,7 @@
 //! When to do what is the runner's: `kohakuriver_runner::backend::qemu` puts these together.
 
 pub mod command;
+pub mod disk;
 pub mod image;
 pub mod launch;
 pub mod network;

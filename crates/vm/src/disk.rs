@@ -1,0 +1,408 @@
+//! The disks of machines: what a machine writes lies over layers that nobody writes any more.
+//!
+//! ```text
+//!  <root>/layers/image-<sha256>/     disk.qcow2  layer.json     an image, linked or copied
+//!  <root>/layers/<task>-<tag>/       the same                   what a snapshot froze
+//!  <root>/disks/<task>/disk.qcow2                               what the machine writes
+//!
+//!   freeze:  disk ---link---> layer, next disk over it      (disk and layer are one file)
+//!            running: QEMU goes over to the next disk
+//!            next ---rename---> disk
+//! ```
+//!
+//! Layers and disks lie equally deep, so the relative name that a file has for what is below it
+//! stays right when a disk becomes a layer. A crash between any two steps leaves a disk that has
+//! everything: [`Disks::settle`] finishes what was begun. A layer goes when nothing is built on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+
+use crate::command::DISK;
+
+/// A disk that is not the machine's yet.
+const NEXT: &str = "next.qcow2";
+const ABOUT: &str = "layer.json";
+/// Space that stays free on the node: what is running must be able to write.
+const RESERVE_BYTES: u64 = 1 << 30;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    #[error("the node's disk is full: {0}")]
+    Full(String),
+    #[error("{0}")]
+    Files(#[from] io::Error),
+    #[error("qemu-img cannot be run: {0}")]
+    NoTool(io::Error),
+    #[error("qemu-img failed: {0}")]
+    Tool(String),
+    #[error("layer {0} is damaged or missing")]
+    Layer(String),
+}
+
+/// One layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// The layer below it.
+    pub below: Option<String>,
+    pub virtual_bytes: u64,
+}
+
+/// The layers and disks below one directory.
+#[derive(Clone, Debug)]
+pub struct Disks {
+    root: PathBuf,
+}
+
+impl Disks {
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn layers_dir(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    pub fn disks_dir(&self) -> PathBuf {
+        self.root.join("disks")
+    }
+
+    fn layer_dir(&self, name: &str) -> PathBuf {
+        self.layers_dir().join(name)
+    }
+
+    /// Makes the directories. QEMU's own user may pass through them, and list none.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub fn prepare(&self) -> io::Result<()> {
+        for dir in [self.root.clone(), self.layers_dir(), self.disks_dir()] {
+            fs::DirBuilder::new().recursive(true).mode(0o711).create(&dir)?;
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o711))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses what could not end well: a disk grows while its machine writes.
+    ///
+    /// # Errors
+    /// There is less space than `bytes` and a reserve.
+    pub fn check_space(&self, bytes: u64) -> Result<(), DiskError> {
+        let about = nix::sys::statvfs::statvfs(&self.root).map_err(io::Error::from)?;
+        let free = about.blocks_available() * about.fragment_size();
+        if free < bytes.saturating_add(RESERVE_BYTES) {
+            let mebibytes = |bytes: u64| bytes >> 20;
+            return Err(DiskError::Full(format!(
+                "{} MiB are free, and a new machine needs {} MiB at least",
+                mebibytes(free),
+                mebibytes(bytes.saturating_add(RESERVE_BYTES))
+            )));
+        }
+        Ok(())
+    }
+
+    /// Makes a layer of an image's disk: a second name of the file, or a copy where the image is
+    /// on another filesystem. Replacing or deleting the image leaves the layer as it is.
+    ///
+    /// # Errors
+    /// The image cannot be read, or there is no space for a copy.
+    pub async fn adopt_image(
+        &self,
+        disk: &Path,
+        sha256: &str,
+        virtual_bytes: u64,
+        copying: impl Fn(u8) + Send + 'static,
+    ) -> Result<String, DiskError> {
+        let name = format!("image-{sha256}");
+        if self.layer(&name).is_ok() {
+            return Ok(name);
+        }
+        let this = self.clone();
+        let (disk, name_of) = (disk.to_owned(), name.clone());
+        let work = tokio::task::spawn_blocking(move || {
+            let dir = this.layer_dir(&name_of);
+            make_dir(&dir)?;
+            let file = dir.join(DISK);
+            let _ = fs::remove_file(&file);
+            if fs::hard_link(&disk, &file).is_err() {
+                this.check_space(fs::metadata(&disk)?.len())?;
+                copy(&disk, &file, copying)?;
+            }
+            this.finish_layer(&name_of, &Layer { below: None, virtual_bytes })
+        });
+        work.await.map_err(io::Error::other)??;
+        Ok(name)
+    }
+
+    /// Writes the layer's description, which makes it one.
+    fn finish_layer(&self, name: &str, layer: &Layer) -> Result<(), DiskError> {
+        let dir = self.layer_dir(name);
+        let file = dir.join(DISK);
+        // Whoever runs over it reads it; nobody writes it.
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o444))?;
+        std::os::unix::fs::chown(&file, Some(0), Some(0)).or_else(unless_root)?;
+        let text = serde_json::to_vec(layer).map_err(io::Error::other)?;
+        write_durably(&dir.join(ABOUT), &text)?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// There is no such layer, or only half of one.
+    pub fn layer(&self, name: &str) -> Result<Layer, DiskError> {
+        let dir = self.layer_dir(name);
+        let missing = || DiskError::Layer(name.to_owned());
+        let text = fs::read(dir.join(ABOUT)).map_err(|_| missing())?;
+        if !dir.join(DISK).exists() {
+            return Err(missing());
+        }
+        serde_json::from_slice(&text).map_err(|_| missing())
+    }
+
+    /// The layer and those below it, from the top.
+    ///
+    /// # Errors
+    /// One of them is missing.
+    pub fn chain(&self, top: &str) -> Result<Vec<String>, DiskError> {
+        let mut names = vec![top.to_owned()];
+        while let Some(below) = self.layer(&names[names.len() - 1])?.below {
+            if names.contains(&below) {
+                return Err(DiskError::Layer(below));
+            }
+            names.push(below);
+        }
+        Ok(names)
+    }
+
+    /// Bytes that the layer itself takes on the node's disk.
+    pub fn own_bytes(&self, name: &str) -> u64 {
+        fs::metadata(self.layer_dir(name).join(DISK)).map_or(0, |about| about.blocks() * 512)
+    }
+
+    /// Makes a machine's disk over a layer, at least as large.
+    ///
+    /// # Errors
+    /// qemu-img fails.
+    pub async fn create(&self, dir: &Path, layer: &str, bytes: u64) -> Result<(), DiskError> {
+        let bytes = bytes.max(self.layer(layer)?.virtual_bytes);
+        overlay(dir, DISK, layer, bytes).await
+    }
+
+    /// First half of freezing the disk in `dir`, which lies over `below`: afterwards the layer
+    /// `name` is another name of the disk, and `next.qcow2` is an empty disk over it.
+    ///
+    /// # Errors
+    /// Nothing is changed where it fails; what was made goes with [`Self::collect`].
+    pub async fn begin_freeze(&self, dir: &Path, name: &str) -> Result<PathBuf, DiskError> {
+        let layer = self.layer_dir(name);
+        make_dir(&layer)?;
+        let file = layer.join(DISK);
+        let _ = fs::remove_file(&file);
+        fs::hard_link(dir.join(DISK), &file)?;
+        let bytes = virtual_bytes(&file).await?;
+        overlay(dir, NEXT, name, bytes).await?;
+        Ok(PathBuf::from(NEXT))
+    }
+
+    /// Second half: the next disk is the machine's.
+    ///
+    /// # Errors
+    /// The files cannot be renamed or described.
+    pub async fn finish_freeze(
+        &self,
+        dir: &Path,
+        name: &str,
+        below: &str,
+    ) -> Result<(), DiskError> {
+        let virtual_bytes = virtual_bytes(&self.layer_dir(name).join(DISK)).await?;
+        let layer = Layer { below: Some(below.to_owned()), virtual_bytes };
+        self.finish_layer(name, &layer)?;
+        fs::rename(dir.join(NEXT), dir.join(DISK))?;
+        sync_dir(dir)?;
+        Ok(())
+    }
+
+    /// Takes back the first half, for a QEMU that would not go over to the next disk.
+    pub fn undo_freeze(&self, dir: &Path, name: &str) {
+        let _ = fs::remove_file(dir.join(NEXT));
+        let _ = fs::remove_dir_all(self.layer_dir(name));
+    }
+
+    /// Finishes a freeze that a crash interrupted: whether or not QEMU went over to the next disk,
+    /// what it wrote is in that disk or below it. Gives the layer that the disk lies over now.
+    ///
+    /// # Errors
+    /// The files cannot be read or renamed.
+    pub async fn settle(&self, dir: &Path, below: &str) -> Result<Option<String>, DiskError> {
+        if !dir.join(NEXT).exists() {
+            return Ok(None);
+        }
+        let name = backing(&dir.join(NEXT)).await?;
+        let Some(name) = name else {
+            // Half-written: nothing can have gone over to it.
+            fs::remove_file(dir.join(NEXT))?;
+            return Ok(None);
+        };
+        self.finish_freeze(dir, &name, below).await?;
+        Ok(Some(name))
+    }
+
+    /// Replaces a long chain below the disk in `dir` by one layer over the image; reads get slower
+    /// with each layer. The machine must not run.
+    ///
+    /// # Errors
+    /// qemu-img fails, or there is no space; the disk is as it was then.
+    pub async fn flatten(&self, dir: &Path, base: &str) -> Result<(), DiskError> {
+        let below = format!("backing_file=../../layers/{base}/{DISK},backing_fmt=qcow2");
+        let mut convert = tool(dir);
+        convert.args(["convert", "-q", "-f", "qcow2", "-O", "qcow2", "-o", &below]);
+        convert.args([DISK, NEXT]);
+        if let Err(error) = run(convert).await {
+            let _ = fs::remove_file(dir.join(NEXT));
+            return Err(error);
+        }
+        copy_owner(&dir.join(DISK), &dir.join(NEXT))?;
+        fs::rename(dir.join(NEXT), dir.join(DISK))?;
+        sync_dir(dir)?;
+        Ok(())
+    }
+
+    /// Removes every layer that none of `used` is built on.
+    ///
+    /// # Errors
+    /// A layer cannot be removed.
+    pub fn collect(&self, used: &BTreeSet<String>) -> io::Result<()> {
+        let mut below = BTreeMap::new();
+        for entry in read_dir(&self.layers_dir())? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let layer = self.layer(&name).ok();
+            below.insert(name, layer.and_then(|layer| layer.below));
+        }
+        let mut kept = BTreeSet::new();
+        for name in used {
+            let mut next = Some(name.clone());
+            while let Some(name) = next {
+                next = if kept.insert(name.clone()) { below.remove(&name).flatten() } else { None };
+            }
+        }
+        for name in below.keys().filter(|name| !kept.contains(*name)) {
+            tracing::debug!(layer = name, "nothing is built on this layer any more");
+            fs::remove_dir_all(self.layer_dir(name))?;
+        }
+        Ok(())
+    }
+}
+
+fn read_dir(dir: &Path) -> io::Result<Vec<io::Result<fs::DirEntry>>> {
+    match fs::read_dir(dir) {
+        Ok(entries) => Ok(entries.collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn make_dir(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o711).create(dir)
+}
+
+fn unless_root(error: io::Error) -> io::Result<()> {
+    if nix::unistd::geteuid().is_root() { Err(error) } else { Ok(()) }
+}
+
+fn copy_owner(from: &Path, to: &Path) -> io::Result<()> {
+    let about = fs::metadata(from)?;
+    fs::set_permissions(to, about.permissions())?;
+    std::os::unix::fs::chown(to, Some(about.uid()), Some(about.gid())).or_else(unless_root)
+}
+
+fn copy(from: &Path, to: &Path, copying: impl Fn(u8)) -> io::Result<()> {
+    let (mut source, mut target) = (File::open(from)?, File::create(to)?);
+    let total = source.metadata()?.len().max(1);
+    let mut copied = 0;
+    loop {
+        // The kernel copies; in pieces, so that there is something to say.
+        let piece = io::copy(&mut io::Read::take(&mut source, 64 << 20), &mut target)?;
+        if piece == 0 {
+            return target.sync_all();
+        }
+        copied += piece;
+        copying(u8::try_from(copied * 100 / total).unwrap_or(100));
+    }
+}
+
+fn write_durably(path: &Path, text: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = File::create(&temporary)?;
+    io::Write::write_all(&mut file, text)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+async fn overlay(dir: &Path, name: &str, layer: &str, bytes: u64) -> Result<(), DiskError> {
+    let mut create = tool(dir);
+    let below = format!("../../layers/{layer}/{DISK}");
+    // Unopened: a running machine has what is below it locked.
+    create.args(["create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", &below, name]);
+    create.arg(bytes.to_string());
+    run(create).await?;
+    let owner = dir.join(DISK);
+    if name != DISK && owner.exists() {
+        copy_owner(&owner, &dir.join(name))?;
+    }
+    Ok(())
+}
+
+async fn virtual_bytes(disk: &Path) -> Result<u64, DiskError> {
+    let about = info(disk).await?;
+    about["virtual-size"].as_u64().ok_or_else(|| DiskError::Tool("no virtual size".to_owned()))
+}
+
+/// The layer that a disk was made over.
+async fn backing(disk: &Path) -> Result<Option<String>, DiskError> {
+    let Ok(about) = info(disk).await else { return Ok(None) };
+    let name = about["backing-filename"]
+        .as_str()
+        .and_then(|path| path.strip_prefix("../../layers/")?.strip_suffix(&format!("/{DISK}")));
+    Ok(name.filter(|name| !name.contains('/')).map(ToOwned::to_owned))
+}
+
+async fn info(disk: &Path) -> Result<serde_json::Value, DiskError> {
+    let mut info = tool(Path::new("/"));
+    // -U: also while a machine has it open.
+    info.args(["info", "-U", "-f", "qcow2", "--output=json"]).arg(disk);
+    let text = run(info).await?;
+    serde_json::from_slice(&text).map_err(|error| DiskError::Tool(error.to_string()))
+}
+
+fn tool(dir: &Path) -> Command {
+    let mut command = Command::new("qemu-img");
+    command.current_dir(dir).stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+async fn run(mut command: Command) -> Result<Vec<u8>, DiskError> {
+    let output = command.output().await.map_err(DiskError::NoTool)?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim().trim_start_matches("qemu-img: ").to_owned();
+    Err(if said.contains("No space left") { DiskError::Full(said) } else { DiskError::Tool(said) })
+}
+
+#[cfg(test)]
+mod tests;

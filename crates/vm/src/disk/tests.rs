@@ -1,0 +1,138 @@
+use std::process::Command as StdCommand;
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+struct World {
+    dir: tempfile::TempDir,
+    disks: Disks,
+    machine: PathBuf,
+}
+
+impl World {
+    /// A machine's disk over an image that holds 1 MiB of `a`.
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let disks = Disks::new(dir.path().join("vm"));
+        disks.prepare().unwrap();
+        let image = dir.path().join("image.qcow2");
+        img(&["create", "-q", "-f", "qcow2", image.to_str().unwrap(), "16M"]);
+        write(&image, "0x61");
+        disks.adopt_image(&image, "00", 16 * MIB, |_| {}).await.unwrap();
+        let machine = disks.disks_dir().join("7");
+        fs::create_dir(&machine).unwrap();
+        disks.create(&machine, "image-00", 32 * MIB).await.unwrap();
+        Self { dir, disks, machine }
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.machine.join(DISK)
+    }
+
+    async fn freeze(&self, name: &str, below: &str) {
+        self.disks.begin_freeze(&self.machine, name).await.unwrap();
+        self.disks.finish_freeze(&self.machine, name, below).await.unwrap();
+    }
+}
+
+fn img(args: &[&str]) {
+    let status = StdCommand::new("qemu-img").args(args).status().unwrap();
+    assert!(status.success(), "{args:?}");
+}
+
+fn io(disk: &Path, command: &str) -> String {
+    let output = StdCommand::new("qemu-io").args(["-c", command]).arg(disk).output().unwrap();
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+fn write(disk: &Path, pattern: &str) {
+    let said = io(disk, &format!("write -P {pattern} 0 1M"));
+    assert!(said.contains("wrote 1048576"), "{said}");
+}
+
+fn holds(disk: &Path, pattern: &str) -> bool {
+    io(disk, &format!("read -P {pattern} 0 1M")).contains("read 1048576")
+        && !io(disk, &format!("read -P {pattern} 0 1M")).contains("failed")
+}
+
+#[tokio::test]
+async fn a_disk_is_as_large_as_asked_and_starts_with_its_image() {
+    let world = World::new().await;
+    assert!(holds(&world.disk(), "0x61"));
+    assert_eq!(virtual_bytes(&world.disk()).await.unwrap(), 32 * MIB);
+    let small = world.disks.disks_dir().join("8");
+    fs::create_dir(&small).unwrap();
+    world.disks.create(&small, "image-00", MIB).await.unwrap();
+    assert_eq!(virtual_bytes(&small.join(DISK)).await.unwrap(), 16 * MIB, "no image is cut");
+}
+
+#[tokio::test]
+async fn an_image_that_is_replaced_or_deleted_leaves_disks_as_they_are() {
+    let world = World::new().await;
+    fs::remove_file(world.dir.path().join("image.qcow2")).unwrap();
+    assert!(holds(&world.disk(), "0x61"));
+    assert!(matches!(world.disks.layer("image-01"), Err(DiskError::Layer(_))));
+}
+
+#[tokio::test]
+async fn what_is_frozen_stays_and_what_is_written_afterwards_does_not_reach_it() {
+    let world = World::new().await;
+    write(&world.disk(), "0x62");
+    world.freeze("7-1", "image-00").await;
+    write(&world.disk(), "0x63");
+    assert!(holds(&world.disk(), "0x63"));
+    let copy = world.disks.disks_dir().join("9");
+    fs::create_dir(&copy).unwrap();
+    world.disks.create(&copy, "7-1", 0).await.unwrap();
+    assert!(holds(&copy.join(DISK), "0x62"));
+    assert_eq!(world.disks.chain("7-1").unwrap(), ["7-1", "image-00"]);
+}
+
+#[tokio::test]
+async fn a_freeze_that_is_cut_off_anywhere_loses_nothing() {
+    for cut in 0..3 {
+        let world = World::new().await;
+        write(&world.disk(), "0x62");
+        world.disks.begin_freeze(&world.machine, "7-1").await.unwrap();
+        let next = world.machine.join(NEXT);
+        match cut {
+            // QEMU has not gone over, and writes to what is the layer by now.
+            0 => write(&world.disk(), "0x63"),
+            // It has.
+            1 => write(&next, "0x63"),
+            // The next disk was not even written whole.
+            _ => {
+                fs::write(&next, b"QFI").unwrap();
+                write(&world.disk(), "0x63");
+            }
+        }
+        let below = world.disks.settle(&world.machine, "image-00").await.unwrap();
+        assert_eq!(below.as_deref(), if cut < 2 { Some("7-1") } else { None });
+        assert!(holds(&world.disk(), "0x63"), "cut {cut}");
+        assert!(!next.exists());
+        assert_eq!(world.disks.settle(&world.machine, "7-1").await.unwrap(), None);
+        let used = BTreeSet::from([below.unwrap_or_else(|| "image-00".to_owned())]);
+        world.disks.collect(&used).unwrap();
+        assert!(holds(&world.disk(), "0x63"), "cut {cut}");
+    }
+}
+
+#[tokio::test]
+async fn a_layer_goes_when_nothing_is_built_on_it() {
+    let world = World::new().await;
+    world.freeze("7-1", "image-00").await;
+    world.freeze("7-2", "7-1").await;
+    world.disks.collect(&BTreeSet::from(["7-2".to_owned()])).unwrap();
+    assert_eq!(world.disks.chain("7-2").unwrap(), ["7-2", "7-1", "image-00"]);
+    world.disks.flatten(&world.machine, "image-00").await.unwrap();
+    world.disks.collect(&BTreeSet::from(["image-00".to_owned()])).unwrap();
+    assert!(matches!(world.disks.layer("7-1"), Err(DiskError::Layer(_))));
+    assert!(holds(&world.disk(), "0x61"));
+    world.disks.collect(&BTreeSet::new()).unwrap();
+    assert_eq!(fs::read_dir(world.disks.layers_dir()).unwrap().count(), 0);
+}
