@@ -15,6 +15,7 @@
 //!
 //! When to do what is the runner's: `kohakuriver_runner::backend::qemu` puts these together.
 
+pub mod accel;
 pub mod command;
 pub mod disk;
 pub mod image;
