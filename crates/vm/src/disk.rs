@@ -1,7 +1,7 @@
 //! The disks of machines: what a machine writes lies over layers that nobody writes any more.
 //!
 //! ```text
-//!  <root>/layers/image-<sha256>/     disk.qcow2  layer.json     an image, linked or copied
+//!  <root>/layers/image-<digest>/     disk.qcow2  layer.json  ... an image, linked or copied
 //!  <root>/layers/<task>-<tag>/       the same                   what a snapshot froze
 //!  <root>/disks/<task>/disk.qcow2                               what the machine writes
 //!
@@ -77,7 +77,7 @@ impl Disks {
         self.root.join("disks")
     }
 
-    fn layer_dir(&self, name: &str) -> PathBuf {
+    pub fn layer_dir(&self, name: &str) -> PathBuf {
         self.layers_dir().join(name)
     }
 
@@ -111,37 +111,38 @@ impl Disks {
         Ok(())
     }
 
-    /// Makes a layer of an image's disk: a second name of the file, or a copy where the image is
-    /// on another filesystem. Replacing or deleting the image leaves the layer as it is.
+    /// Makes a layer of an image's files, each a path and its name in the layer: further names of
+    /// the files, or copies where the image is on another filesystem. Replacing or deleting the
+    /// image leaves the layer as it is.
     ///
     /// # Errors
     /// The image cannot be read, or there is no space for a copy.
     pub async fn adopt_image(
         &self,
-        disk: &Path,
-        sha256: &str,
+        name: &str,
+        files: Vec<(PathBuf, &'static str)>,
         virtual_bytes: u64,
         copying: impl Fn(u8) + Send + 'static,
-    ) -> Result<String, DiskError> {
-        let name = format!("image-{sha256}");
-        if self.layer(&name).is_ok() {
-            return Ok(name);
+    ) -> Result<(), DiskError> {
+        if self.layer(name).is_ok() {
+            return Ok(());
         }
-        let this = self.clone();
-        let (disk, name_of) = (disk.to_owned(), name.clone());
+        let (this, name) = (self.clone(), name.to_owned());
         let work = tokio::task::spawn_blocking(move || {
-            let dir = this.layer_dir(&name_of);
+            let dir = this.layer_dir(&name);
             make_dir(&dir)?;
-            let file = dir.join(DISK);
-            let _ = fs::remove_file(&file);
-            if fs::hard_link(&disk, &file).is_err() {
-                this.check_space(fs::metadata(&disk)?.len())?;
-                copy(&disk, &file, copying)?;
+            for (from, to) in files {
+                let to = dir.join(to);
+                let _ = fs::remove_file(&to);
+                if fs::hard_link(&from, &to).is_err() {
+                    this.check_space(fs::metadata(&from)?.len())?;
+                    copy(&from, &to, &copying)?;
+                }
+                fs::set_permissions(&to, fs::Permissions::from_mode(0o444))?;
             }
-            this.finish_layer(&name_of, &Layer { below: None, virtual_bytes })
+            this.finish_layer(&name, &Layer { below: None, virtual_bytes })
         });
-        work.await.map_err(io::Error::other)??;
-        Ok(name)
+        work.await.map_err(io::Error::other)?
     }
 
     /// Writes the layer's description, which makes it one.
@@ -324,7 +325,7 @@ fn copy_owner(from: &Path, to: &Path) -> io::Result<()> {
     std::os::unix::fs::chown(to, Some(about.uid()), Some(about.gid())).or_else(unless_root)
 }
 
-fn copy(from: &Path, to: &Path, copying: impl Fn(u8)) -> io::Result<()> {
+fn copy(from: &Path, to: &Path, copying: &impl Fn(u8)) -> io::Result<()> {
     let (mut source, mut target) = (File::open(from)?, File::create(to)?);
     let total = source.metadata()?.len().max(1);
     let mut copied = 0;

@@ -19,7 +19,8 @@ impl World {
         let image = dir.path().join("image.qcow2");
         img(&["create", "-q", "-f", "qcow2", image.to_str().unwrap(), "16M"]);
         write(&image, "0x61");
-        disks.adopt_image(&image, "00", 16 * MIB, |_| {}).await.unwrap();
+        let files = vec![(image, DISK)];
+        disks.adopt_image("image-00", files, 16 * MIB, |_| {}).await.unwrap();
         let machine = disks.disks_dir().join("7");
         fs::create_dir(&machine).unwrap();
         disks.create(&machine, "image-00", 32 * MIB).await.unwrap();
