@@ -8,16 +8,19 @@ use std::ffi::OsString;
 
 use kohakuriver_model::VmAccel;
 
-/// Names in the machine's directory.
+/// Names in the machine's directory, which QEMU's user may not write to.
 pub const DISK: &str = "disk.qcow2";
 pub const SEED: &str = "seed.img";
+pub const UEFI_VARIABLES: &str = "uefi-variables.fd";
+/// What QEMU makes itself is in a directory of its own.
+pub const RUN_DIR: &str = "run";
 pub const QMP_SOCKET: &str = "qmp.sock";
 pub const CONSOLE_SOCKET: &str = "console.sock";
 pub const CONSOLE_LOG: &str = "console.log";
 pub const GUEST_AGENT_SOCKET: &str = "guest-agent.sock";
-pub const UEFI_VARIABLES: &str = "uefi-variables.fd";
-/// The root disk's name towards QEMU, for snapshots.
+/// The root disk as QEMU knows it.
 pub const ROOT_NODE: &str = "root";
+pub const ROOT_DEVICE: &str = "disk0";
 
 /// What a machine is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub struct Machine {
     /// Its memory comes from this NUMA node of the machine.
     pub numa: Option<u32>,
     pub boot: Boot,
+    /// The name of its disk.
+    pub disk: String,
     /// The disk with our executable.
     pub agent_disk: Option<OsString>,
     /// The network's own arguments.
@@ -58,7 +63,7 @@ impl Machine {
         args.option("-vga", "none");
         self.processor(&mut args);
         self.boot(&mut args);
-        disks(&mut args, self.agent_disk.as_ref());
+        disks(&mut args, &self.disk, self.agent_disk.as_ref());
         channels(&mut args);
         args.option("-device", "virtio-rng-pci");
         args.option("-device", "virtio-balloon-pci,free-page-reporting=on");
@@ -112,16 +117,19 @@ impl Machine {
     }
 }
 
-fn disks(args: &mut Args, agent_disk: Option<&OsString>) {
+fn disks(args: &mut Args, disk: &str, agent_disk: Option<&OsString>) {
     // What the guest gives up is given up on the node's disk too.
     args.option(
         "-blockdev",
         format!(
             "driver=qcow2,node-name={ROOT_NODE},discard=unmap,detect-zeroes=unmap,\
-             file.driver=file,file.filename={DISK},file.discard=unmap"
+             file.driver=file,file.filename={disk},file.discard=unmap"
         ),
     );
-    args.option("-device", format!("virtio-blk-pci,drive={ROOT_NODE},id=disk0,bootindex=1"));
+    args.option(
+        "-device",
+        format!("virtio-blk-pci,drive={ROOT_NODE},id={ROOT_DEVICE},bootindex=1"),
+    );
     args.option(
         "-blockdev",
         format!("driver=raw,node-name=seed,read-only=on,file.driver=file,file.filename={SEED}"),
@@ -136,10 +144,12 @@ fn disks(args: &mut Args, agent_disk: Option<&OsString>) {
 
 /// The ways to speak to QEMU, to the guest's console and to a guest agent where it has one.
 fn channels(args: &mut Args) {
-    let socket = |id: &str, path: &str| format!("socket,id={id},path={path},server=on,wait=off");
+    let socket =
+        |id: &str, name: &str| format!("socket,id={id},path={RUN_DIR}/{name},server=on,wait=off");
     args.option("-chardev", socket("qmp", QMP_SOCKET));
     args.option("-mon", "chardev=qmp,mode=control");
-    let log = format!("{},logfile={CONSOLE_LOG},logappend=on", socket("console", CONSOLE_SOCKET));
+    let console = socket("console", CONSOLE_SOCKET);
+    let log = format!("{console},logfile={RUN_DIR}/{CONSOLE_LOG},logappend=on");
     args.option("-chardev", log);
     args.option("-serial", "chardev:console");
     args.option("-device", "virtio-serial-pci");
@@ -191,6 +201,7 @@ mod tests {
             memory_bytes: 256 << 20,
             numa: None,
             boot: Boot::Bios,
+            disk: DISK.to_owned(),
             agent_disk: Some("../../agent,1.img".into()),
             nic: vec!["-netdev".to_owned(), "user,id=net".to_owned()],
             devices: Vec::new(),

@@ -7,12 +7,12 @@
 //!
 //!   freeze:  disk ---link---> layer, next disk over it      (disk and layer are one file)
 //!            running: QEMU goes over to the next disk
-//!            next ---rename---> disk
+//!            the machine's record names the next disk
 //! ```
 //!
 //! Layers and disks lie equally deep, so the relative name that a file has for what is below it
 //! stays right when a disk becomes a layer. A crash between any two steps leaves a disk that has
-//! everything: [`Disks::settle`] finishes what was begun. A layer goes when nothing is built on it.
+//! everything: [`Disks::settle`] finishes what the record says was begun. A layer goes when nothing is built on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -27,7 +27,7 @@ use tokio::process::Command;
 use crate::command::DISK;
 
 /// A disk that is not the machine's yet.
-const NEXT: &str = "next.qcow2";
+const FLAT: &str = "flat.qcow2";
 const ABOUT: &str = "layer.json";
 /// Space that stays free on the node: what is running must be able to write.
 const RESERVE_BYTES: u64 = 1 << 30;
@@ -198,82 +198,100 @@ impl Disks {
         overlay(dir, DISK, layer, bytes).await
     }
 
-    /// First half of freezing the disk in `dir`, which lies over `below`: afterwards the layer
-    /// `name` is another name of the disk, and `next.qcow2` is an empty disk over it.
+    /// First half of freezing the disk `current` in `dir`: afterwards the layer `name` is another
+    /// name of it, and `next` is an empty disk over that layer.
+    ///
+    /// No disk is ever renamed: a QEMU that has it open may open it again by its name.
     ///
     /// # Errors
-    /// Nothing is changed where it fails; what was made goes with [`Self::collect`].
-    pub async fn begin_freeze(&self, dir: &Path, name: &str) -> Result<PathBuf, DiskError> {
+    /// What was made goes with [`Self::undo_freeze`].
+    pub async fn begin_freeze(
+        &self,
+        dir: &Path,
+        current: &str,
+        name: &str,
+        next: &str,
+    ) -> Result<(), DiskError> {
         let layer = self.layer_dir(name);
         make_dir(&layer)?;
         let file = layer.join(DISK);
         let _ = fs::remove_file(&file);
-        fs::hard_link(dir.join(DISK), &file)?;
+        fs::hard_link(dir.join(current), &file)?;
         let bytes = virtual_bytes(&file).await?;
-        overlay(dir, NEXT, name, bytes).await?;
-        Ok(PathBuf::from(NEXT))
+        overlay(dir, next, name, bytes).await?;
+        copy_owner(&dir.join(current), &dir.join(next))?;
+        Ok(())
     }
 
-    /// Second half: the next disk is the machine's.
+    /// Second half: what was frozen is a layer over `below`.
     ///
     /// # Errors
-    /// The files cannot be renamed or described.
-    pub async fn finish_freeze(
+    /// The layer's files cannot be described.
+    pub async fn finish_freeze(&self, name: &str, below: &str) -> Result<(), DiskError> {
+        let virtual_bytes = virtual_bytes(&self.layer_dir(name).join(DISK)).await?;
+        let layer = Layer { below: Some(below.to_owned()), virtual_bytes };
+        self.finish_layer(name, &layer)
+    }
+
+    /// Takes back the first half, for a QEMU that would not go over to the next disk.
+    pub fn undo_freeze(&self, dir: &Path, name: &str, next: &str) {
+        let _ = fs::remove_file(dir.join(next));
+        let _ = fs::remove_dir_all(self.layer_dir(name));
+    }
+
+    /// Finishes a freeze that was cut off, or takes it back: tells whether `next` is the disk now.
+    /// Whether or not QEMU went over to it, all that was written is in it or below it.
+    ///
+    /// # Errors
+    /// The files cannot be read or described.
+    pub async fn settle(
         &self,
         dir: &Path,
         name: &str,
+        next: &str,
         below: &str,
-    ) -> Result<(), DiskError> {
-        let virtual_bytes = virtual_bytes(&self.layer_dir(name).join(DISK)).await?;
-        let layer = Layer { below: Some(below.to_owned()), virtual_bytes };
-        self.finish_layer(name, &layer)?;
-        fs::rename(dir.join(NEXT), dir.join(DISK))?;
+    ) -> Result<bool, DiskError> {
+        // A half-written disk is none: nothing can have gone over to it.
+        if info(&dir.join(next)).await.is_err() {
+            self.undo_freeze(dir, name, next);
+            return Ok(false);
+        }
+        self.finish_freeze(name, below).await?;
+        Ok(true)
+    }
+
+    /// Replaces a long chain below a disk by one layer over the image; reads get slower with each
+    /// layer. The machine must not run.
+    ///
+    /// # Errors
+    /// qemu-img fails, or there is no space; the disk is as it was then.
+    pub async fn flatten(&self, dir: &Path, current: &str, base: &str) -> Result<(), DiskError> {
+        let below = format!("backing_file=../../layers/{base}/{DISK},backing_fmt=qcow2");
+        let mut convert = tool(dir);
+        convert.args(["convert", "-q", "-f", "qcow2", "-O", "qcow2", "-o", &below]);
+        convert.args([current, FLAT]);
+        if let Err(error) = run(convert).await {
+            let _ = fs::remove_file(dir.join(FLAT));
+            return Err(error);
+        }
+        copy_owner(&dir.join(current), &dir.join(FLAT))?;
+        fs::rename(dir.join(FLAT), dir.join(current))?;
         sync_dir(dir)?;
         Ok(())
     }
 
-    /// Takes back the first half, for a QEMU that would not go over to the next disk.
-    pub fn undo_freeze(&self, dir: &Path, name: &str) {
-        let _ = fs::remove_file(dir.join(NEXT));
-        let _ = fs::remove_dir_all(self.layer_dir(name));
-    }
-
-    /// Finishes a freeze that a crash interrupted: whether or not QEMU went over to the next disk,
-    /// what it wrote is in that disk or below it. Gives the layer that the disk lies over now.
+    /// Removes the files of disks that are not the machine's any more. It must not run.
     ///
     /// # Errors
-    /// The files cannot be read or renamed.
-    pub async fn settle(&self, dir: &Path, below: &str) -> Result<Option<String>, DiskError> {
-        if !dir.join(NEXT).exists() {
-            return Ok(None);
+    /// The directory cannot be read, or a file not removed.
+    pub fn drop_old_disks(&self, dir: &Path, current: &str) -> io::Result<()> {
+        for entry in read_dir(dir)? {
+            let name = entry?.file_name();
+            let name = name.to_string_lossy();
+            if name.ends_with(".qcow2") && name != current {
+                fs::remove_file(dir.join(&*name))?;
+            }
         }
-        let name = backing(&dir.join(NEXT)).await?;
-        let Some(name) = name else {
-            // Half-written: nothing can have gone over to it.
-            fs::remove_file(dir.join(NEXT))?;
-            return Ok(None);
-        };
-        self.finish_freeze(dir, &name, below).await?;
-        Ok(Some(name))
-    }
-
-    /// Replaces a long chain below the disk in `dir` by one layer over the image; reads get slower
-    /// with each layer. The machine must not run.
-    ///
-    /// # Errors
-    /// qemu-img fails, or there is no space; the disk is as it was then.
-    pub async fn flatten(&self, dir: &Path, base: &str) -> Result<(), DiskError> {
-        let below = format!("backing_file=../../layers/{base}/{DISK},backing_fmt=qcow2");
-        let mut convert = tool(dir);
-        convert.args(["convert", "-q", "-f", "qcow2", "-O", "qcow2", "-o", &below]);
-        convert.args([DISK, NEXT]);
-        if let Err(error) = run(convert).await {
-            let _ = fs::remove_file(dir.join(NEXT));
-            return Err(error);
-        }
-        copy_owner(&dir.join(DISK), &dir.join(NEXT))?;
-        fs::rename(dir.join(NEXT), dir.join(DISK))?;
-        sync_dir(dir)?;
         Ok(())
     }
 
@@ -359,26 +377,12 @@ async fn overlay(dir: &Path, name: &str, layer: &str, bytes: u64) -> Result<(), 
     // Unopened: a running machine has what is below it locked.
     create.args(["create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", &below, name]);
     create.arg(bytes.to_string());
-    run(create).await?;
-    let owner = dir.join(DISK);
-    if name != DISK && owner.exists() {
-        copy_owner(&owner, &dir.join(name))?;
-    }
-    Ok(())
+    run(create).await.map(drop)
 }
 
 async fn virtual_bytes(disk: &Path) -> Result<u64, DiskError> {
     let about = info(disk).await?;
     about["virtual-size"].as_u64().ok_or_else(|| DiskError::Tool("no virtual size".to_owned()))
-}
-
-/// The layer that a disk was made over.
-async fn backing(disk: &Path) -> Result<Option<String>, DiskError> {
-    let Ok(about) = info(disk).await else { return Ok(None) };
-    let name = about["backing-filename"]
-        .as_str()
-        .and_then(|path| path.strip_prefix("../../layers/")?.strip_suffix(&format!("/{DISK}")));
-    Ok(name.filter(|name| !name.contains('/')).map(ToOwned::to_owned))
 }
 
 async fn info(disk: &Path) -> Result<serde_json::Value, DiskError> {

@@ -18,6 +18,7 @@
 pub mod accel;
 pub mod command;
 pub mod disk;
+pub mod guest_agent;
 pub mod image;
 pub mod launch;
 pub mod network;

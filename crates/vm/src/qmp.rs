@@ -9,15 +9,15 @@
 //! protocol is QEMU's own (docs/interop/qmp-spec in its source): one JSON object a line.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, SFlag, fstat};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -156,13 +156,16 @@ impl Qmp {
     }
 }
 
-/// Connects to a socket that may not be there yet. The directory is opened first: its path may be
-/// longer than the 108 bytes that a socket's address has.
-pub(crate) async fn connect_when_there(dir: &Path, name: &str) -> io::Result<UnixStream> {
-    let handle = File::options().read(true).custom_flags(nix::libc::O_DIRECTORY).open(dir)?;
-    let path = format!("/proc/self/fd/{}/{name}", handle.as_raw_fd());
+/// Connects to a socket of QEMU's that may not be there yet.
+///
+/// The directory is QEMU's to write, so nothing in it is trusted: no link is followed, and only a
+/// socket is connected to, through the descriptor of what was looked at.
+///
+/// # Errors
+/// What has the name is no socket, or cannot be connected to.
+pub async fn connect_when_there(dir: &Path, name: &str) -> io::Result<UnixStream> {
     loop {
-        match UnixStream::connect(&path).await {
+        match connect(dir, name).await {
             Err(error)
                 if matches!(
                     error.kind(),
@@ -174,6 +177,17 @@ pub(crate) async fn connect_when_there(dir: &Path, name: &str) -> io::Result<Uni
             other => return other,
         }
     }
+}
+
+async fn connect(dir: &Path, name: &str) -> io::Result<UnixStream> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_PATH;
+    let dir = open(dir, flags | OFlag::O_DIRECTORY, Mode::empty())?;
+    let socket = openat(&dir, name, flags, Mode::empty())?;
+    let kind = SFlag::from_bits_truncate(fstat(&socket)?.st_mode) & SFlag::S_IFMT;
+    if kind != SFlag::S_IFSOCK {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is no socket")));
+    }
+    UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await
 }
 
 async fn read_on(
@@ -306,6 +320,16 @@ mod tests {
         assert!(matches!(qmp.execute("quit", json!({})).await, Err(QmpError::Gone)));
         assert!(qmp.is_gone());
         assert!(matches!(qmp.execute("query-status", json!({})).await, Err(QmpError::Gone)));
+    }
+
+    #[tokio::test]
+    async fn a_link_in_qemus_directory_leads_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        qemu(dir.path(), |_| Vec::new());
+        std::os::unix::fs::symlink("qmp.sock", dir.path().join("other.sock")).unwrap();
+        let refused = connect(dir.path(), "other.sock").await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+        connect(dir.path(), "qmp.sock").await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -31,9 +31,11 @@ impl World {
         self.machine.join(DISK)
     }
 
-    async fn freeze(&self, name: &str, below: &str) {
-        self.disks.begin_freeze(&self.machine, name).await.unwrap();
-        self.disks.finish_freeze(&self.machine, name, below).await.unwrap();
+    async fn freeze(&self, current: &str, name: &str, below: &str) -> String {
+        let next = format!("disk-{name}.qcow2");
+        self.disks.begin_freeze(&self.machine, current, name, &next).await.unwrap();
+        self.disks.finish_freeze(name, below).await.unwrap();
+        next
     }
 }
 
@@ -84,9 +86,9 @@ async fn an_image_that_is_replaced_or_deleted_leaves_disks_as_they_are() {
 async fn what_is_frozen_stays_and_what_is_written_afterwards_does_not_reach_it() {
     let world = World::new().await;
     write(&world.disk(), "0x62");
-    world.freeze("7-1", "image-00").await;
-    write(&world.disk(), "0x63");
-    assert!(holds(&world.disk(), "0x63"));
+    let next = world.machine.join(world.freeze(DISK, "7-1", "image-00").await);
+    write(&next, "0x63");
+    assert!(holds(&next, "0x63"));
     let copy = world.disks.disks_dir().join("9");
     fs::create_dir(&copy).unwrap();
     world.disks.create(&copy, "7-1", 0).await.unwrap();
@@ -99,8 +101,9 @@ async fn a_freeze_that_is_cut_off_anywhere_loses_nothing() {
     for cut in 0..3 {
         let world = World::new().await;
         write(&world.disk(), "0x62");
-        world.disks.begin_freeze(&world.machine, "7-1").await.unwrap();
-        let next = world.machine.join(NEXT);
+        let (disks, machine) = (&world.disks, &world.machine);
+        disks.begin_freeze(machine, DISK, "7-1", "next.qcow2").await.unwrap();
+        let next = world.machine.join("next.qcow2");
         match cut {
             // QEMU has not gone over, and writes to what is the layer by now.
             0 => write(&world.disk(), "0x63"),
@@ -112,28 +115,28 @@ async fn a_freeze_that_is_cut_off_anywhere_loses_nothing() {
                 write(&world.disk(), "0x63");
             }
         }
-        let below = world.disks.settle(&world.machine, "image-00").await.unwrap();
-        assert_eq!(below.as_deref(), if cut < 2 { Some("7-1") } else { None });
-        assert!(holds(&world.disk(), "0x63"), "cut {cut}");
-        assert!(!next.exists());
-        assert_eq!(world.disks.settle(&world.machine, "7-1").await.unwrap(), None);
-        let used = BTreeSet::from([below.unwrap_or_else(|| "image-00".to_owned())]);
-        world.disks.collect(&used).unwrap();
-        assert!(holds(&world.disk(), "0x63"), "cut {cut}");
+        let gone_over = disks.settle(machine, "7-1", "next.qcow2", "image-00").await.unwrap();
+        assert_eq!(gone_over, cut < 2);
+        let (current, layer) = if gone_over { ("next.qcow2", "7-1") } else { (DISK, "image-00") };
+        disks.drop_old_disks(machine, current).unwrap();
+        disks.collect(&BTreeSet::from([layer.to_owned()])).unwrap();
+        assert!(holds(&machine.join(current), "0x63"), "cut {cut}");
+        assert_eq!(fs::read_dir(machine).unwrap().count(), 1);
     }
 }
 
 #[tokio::test]
 async fn a_layer_goes_when_nothing_is_built_on_it() {
     let world = World::new().await;
-    world.freeze("7-1", "image-00").await;
-    world.freeze("7-2", "7-1").await;
+    let second = world.freeze(DISK, "7-1", "image-00").await;
+    let third = world.freeze(&second, "7-2", "7-1").await;
+    world.disks.drop_old_disks(&world.machine, &third).unwrap();
     world.disks.collect(&BTreeSet::from(["7-2".to_owned()])).unwrap();
     assert_eq!(world.disks.chain("7-2").unwrap(), ["7-2", "7-1", "image-00"]);
-    world.disks.flatten(&world.machine, "image-00").await.unwrap();
+    world.disks.flatten(&world.machine, &third, "image-00").await.unwrap();
     world.disks.collect(&BTreeSet::from(["image-00".to_owned()])).unwrap();
     assert!(matches!(world.disks.layer("7-1"), Err(DiskError::Layer(_))));
-    assert!(holds(&world.disk(), "0x61"));
+    assert!(holds(&world.machine.join(third), "0x61"));
     world.disks.collect(&BTreeSet::new()).unwrap();
     assert_eq!(fs::read_dir(world.disks.layers_dir()).unwrap().count(), 0);
 }
