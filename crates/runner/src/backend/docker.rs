@@ -32,7 +32,6 @@ use crate::agent_stream::AgentAddress;
 use crate::backend::{Backend, BackendError, Change, Found, Limits, Progress, SnapshotWish};
 use crate::layout::Layout;
 
-mod apt_sources;
 mod attach;
 mod base_image;
 mod client;
