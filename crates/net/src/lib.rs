@@ -5,10 +5,12 @@ mod early;
 mod files;
 mod relay;
 mod resolve;
+mod socket;
 mod splice;
 
 pub use early::Early;
 pub use files::raise_file_limit;
 pub use relay::{copy, relay};
 pub use resolve::{connect, resolve};
-pub use splice::{Socket, relay_sockets};
+pub use socket::{Socket, SocketReader, SocketWriter};
+pub use splice::relay_sockets;

@@ -9,60 +9,13 @@ use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::pipe2;
 use std::os::fd::AsRawFd;
 use tokio::io::Interest;
-use tokio::net::{TcpStream, UnixStream};
+
+use crate::Socket;
 
 /// How much may lie in a pipe: larger means fewer turns.
 const PIPE_BYTES: usize = 512 * 1024;
 /// Empty pipes kept for the next direction that has something to say.
 const SPARE_PIPES: usize = 32;
-
-/// A socket whose bytes nobody here needs to look at.
-#[derive(Debug)]
-pub enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl From<TcpStream> for Socket {
-    fn from(stream: TcpStream) -> Self {
-        Self::Tcp(stream)
-    }
-}
-
-impl From<UnixStream> for Socket {
-    fn from(stream: UnixStream) -> Self {
-        Self::Unix(stream)
-    }
-}
-
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-        }
-    }
-}
-
-impl Socket {
-    async fn ready(&self, interest: Interest) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.ready(interest).await.map(drop),
-            Self::Unix(stream) => stream.ready(interest).await.map(drop),
-        }
-    }
-
-    fn try_io(
-        &self,
-        interest: Interest,
-        work: impl FnOnce() -> io::Result<usize>,
-    ) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_io(interest, work),
-            Self::Unix(stream) => stream.try_io(interest, work),
-        }
-    }
-}
 
 /// Copies both ways, keeps half-closes, and returns the bytes that went `a -> b` and `b -> a`.
 ///
@@ -152,7 +105,7 @@ impl Pipe {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream, UnixStream};
 
     use super::*;
 

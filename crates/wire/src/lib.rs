@@ -14,7 +14,10 @@
 //!  session     a terminal that outlives its connections                  [session]
 //!  files       requests for files, and answers                           [files]
 //!  watch       news of changes to files                                  [watch]
+//!  settings    new settings for a guest's agent, from the runner alone   [greeting]
 //! ```
+//!
+//! The way to a guest's agent is a TCP connection, which begins with a proof [proof].
 //!
 //! Everything a peer sends is bounded before it is believed, and nothing here does input or
 //! output except where a function says so: the codecs take bytes and give messages.
@@ -24,6 +27,7 @@ pub mod files;
 mod frame;
 pub mod gateway;
 mod greeting;
+pub mod proof;
 pub mod session;
 mod target;
 pub mod tunnel;
@@ -36,4 +40,5 @@ pub use frame::{
 pub use greeting::{
     MAX_LINE, StreamReply, WireError, read_reply, read_request, write_reply, write_request,
 };
+pub use proof::{GUEST_PORT, GuestSecret};
 pub use target::StreamTarget;

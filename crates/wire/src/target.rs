@@ -23,6 +23,9 @@ pub enum StreamTarget {
     Files,
     /// News of changes below some directories.
     Watch,
+    /// New settings for a guest's agent, up to the end of the runner's direction; answered with
+    /// one more line. The host offers it to nobody.
+    Settings,
     /// Nothing: the agent answers who it is and closes.
     Ping,
 }
@@ -39,6 +42,7 @@ impl StreamTarget {
             Self::Session => "terminal",
             Self::Files => "files",
             Self::Watch => "watch",
+            Self::Settings => "settings",
             Self::Ping => "ping",
         }
     }
