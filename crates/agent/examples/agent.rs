@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use kohakuriver_agent::AgentOptions;
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -10,6 +12,13 @@ fn main() -> ExitCode {
         ["agent", "--sftp-server"] => kohakuriver_agent::sftp_server(),
         ["agent", "--files-server"] => kohakuriver_agent::files_server(),
         ["agent", "--watch-server"] => kohakuriver_agent::watch_server(),
+        ["guest", config, run, port] => match port.parse() {
+            Ok(port) => kohakuriver_agent::run_with(AgentOptions {
+                guest_port: Some(port),
+                ..AgentOptions::new(Path::new(config), Path::new(run))
+            }),
+            Err(_) => return ExitCode::from(2),
+        },
         [config, run] => kohakuriver_agent::run(Path::new(config), Path::new(run)),
         _ => return ExitCode::from(2),
     };

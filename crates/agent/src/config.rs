@@ -15,7 +15,7 @@ pub const HOST_KEY_FILE: &str = "ssh_host_ed25519_key";
 pub const SOCKET_FILE: &str = "agent.sock";
 
 /// A configuration holds keys and an environment: a larger file is a mistake, not a configuration.
-const MAX_CONFIG_BYTES: u64 = 4 * 1024 * 1024;
+pub(crate) const MAX_CONFIG_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What the runner tells the agent about its instance.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,6 +15,20 @@ pub enum AgentError {
         #[source]
         source: serde_json::Error,
     },
+    #[error("no disk labelled CIDATA with this VPS's settings appeared within {seconds} s")]
+    NoSeed { seconds: u64 },
+    #[error("cannot put the settings into {}", path.display())]
+    CopySettings {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{} is not valid", path.display())]
+    Secret {
+        path: PathBuf,
+        #[source]
+        source: kohakuriver_wire::proof::ParseSecretError,
+    },
     #[error("cannot load the SSH host key {}", path.display())]
     HostKey {
         path: PathBuf,

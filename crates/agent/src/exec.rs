@@ -16,6 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kohakuriver_net::{Socket, SocketReader, SocketWriter};
 use kohakuriver_wire::exec::{
     ExecFailed, ExecInput, ExecOutput, ExecStart, STDIN_WINDOW, Size, Tty,
 };
@@ -23,8 +24,6 @@ use kohakuriver_wire::{FrameReader, finish, write};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
@@ -43,11 +42,11 @@ const HANG_UP_GRACE: Duration = Duration::from_secs(5);
 /// What a terminal takes for the end of input.
 const END_OF_TRANSMISSION: &[u8] = &[4];
 
-type Reader = FrameReader<OwnedReadHalf, ExecInput>;
-type Writer = tokio::sync::Mutex<OwnedWriteHalf>;
+type Reader = FrameReader<SocketReader, ExecInput>;
+type Writer = tokio::sync::Mutex<SocketWriter>;
 
 /// Serves one program on the stream.
-pub(crate) async fn serve(stream: UnixStream, launcher: &Launcher) {
+pub(crate) async fn serve(stream: Socket, launcher: &Launcher) {
     let (read, write_half) = stream.into_split();
     let mut reader = Reader::new(read, &[]);
     let writer = Writer::new(write_half);

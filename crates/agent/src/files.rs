@@ -22,14 +22,13 @@ mod write;
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use kohakuriver_net::Socket;
 use kohakuriver_wire::files::{Ask, FilesInput, FilesOutput};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
-use tokio::net::UnixStream;
 
 pub(crate) use channel::{Broken, Channel, ended as channel_ended};
 pub(crate) use failure::Outcome;
@@ -43,11 +42,9 @@ type FilesChannel = Channel<FilesInput, FilesOutput>;
 pub(crate) async fn serve_stream(
     children: &Children,
     words: &[OsString],
-    stream: UnixStream,
+    stream: Socket,
 ) -> io::Result<()> {
-    let stream = stream.into_std()?;
-    stream.set_nonblocking(false)?;
-    let input = OwnedFd::from(stream);
+    let input = stream.into_blocking_fd()?;
     let output = input.try_clone()?;
     let (program, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new(program);

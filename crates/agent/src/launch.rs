@@ -18,8 +18,8 @@ const DEFAULT_USER: &str = "root";
 /// Starts programs that no SSH client asked for.
 #[derive(Debug)]
 pub(crate) struct Launcher {
-    /// The configuration's variables.
-    pub env: BTreeMap<String, String>,
+    /// What every program starts with: [`base_environment`].
+    pub env: BTreeMap<OsString, OsString>,
     pub children: Arc<Children>,
 }
 
@@ -83,17 +83,30 @@ impl Launcher {
     }
 }
 
+/// The image's own variables, which arrive through the environment that the container's agent was
+/// started with, and the configuration's over them. A guest's agent was started by its init, with
+/// variables that are about the agent alone.
+pub(crate) fn base_environment(
+    configured: &BTreeMap<String, String>,
+    is_guest: bool,
+) -> BTreeMap<OsString, OsString> {
+    let mut env = BTreeMap::new();
+    if !is_guest {
+        env.extend(std::env::vars_os());
+    }
+    env.extend(configured.iter().map(|(name, value)| (name.into(), value.into())));
+    env
+}
+
 /// The environment of a user's programs; what comes later in it wins.
 pub(crate) fn environment(
-    configured: &BTreeMap<String, String>,
+    base: &BTreeMap<OsString, OsString>,
     user: &User,
     shell: OsString,
 ) -> Vec<(OsString, OsString)> {
     let text = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
     let mut env = vec![text("PATH", DEFAULT_PATH)];
-    // The image's own variables arrive through the container's environment, which the agent was started with.
-    env.extend(std::env::vars_os());
-    env.extend(configured.iter().map(|(name, value)| text(name, value)));
+    env.extend(base.iter().map(|(name, value)| (name.clone(), value.clone())));
     env.push(("HOME".into(), user.home.clone().into()));
     env.push(text("USER", &user.name));
     env.push(text("LOGNAME", &user.name));

@@ -9,7 +9,7 @@ use kohakuriver_net::{Socket, relay_sockets};
 use kohakuriver_wire::udp::{self, MAX_DATAGRAM};
 use kohakuriver_wire::{StreamReply, write_reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket, UnixStream};
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use crate::serve::refuse;
@@ -17,7 +17,7 @@ use crate::serve::refuse;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
 
 /// Connects and copies both ways until both sides are done.
-pub(crate) async fn tcp(mut stream: UnixStream, port: u16) {
+pub(crate) async fn tcp(mut stream: Socket, port: u16) {
     let target = match timeout(CONNECT_DEADLINE, connect_local(port)).await {
         Ok(Ok(target)) => target,
         Ok(Err(error)) => {
@@ -35,7 +35,7 @@ pub(crate) async fn tcp(mut stream: UnixStream, port: u16) {
     if write_reply(&mut stream, &StreamReply::Ready).await.is_err() {
         return;
     }
-    if let Err(error) = relay_sockets(&Socket::from(stream), &Socket::from(target)).await {
+    if let Err(error) = relay_sockets(&stream, &Socket::from(target)).await {
         tracing::debug!(port, %error, "relay ended");
     }
 }
@@ -56,7 +56,7 @@ async fn connect_local(port: u16) -> io::Result<TcpStream> {
 
 /// Carries one flow of datagrams until the stream ends. A service that does not listen yet is no
 /// end: datagrams may get lost, and the next one may find it there.
-pub(crate) async fn udp(mut stream: UnixStream, port: u16) {
+pub(crate) async fn udp(mut stream: Socket, port: u16) {
     let socket = match open_flow(port).await {
         Ok(socket) => socket,
         Err(error) => {
@@ -68,7 +68,7 @@ pub(crate) async fn udp(mut stream: UnixStream, port: u16) {
     if write_reply(&mut stream, &StreamReply::Ready).await.is_err() {
         return;
     }
-    let (mut from_client, mut to_client) = stream.split();
+    let (mut from_client, mut to_client) = stream.into_split();
     let inward = async {
         let mut received = BytesMut::new();
         loop {

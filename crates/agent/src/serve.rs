@@ -7,20 +7,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kohakuriver_wire::{StreamReply, StreamTarget, read_request, write_reply};
+use kohakuriver_net::Socket;
+use kohakuriver_wire::{GUEST_PORT, StreamReply, StreamTarget, read_request, write_reply};
 use nix::sys::stat::{Mode, umask};
-use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use crate::config::{AgentConfig, SOCKET_FILE};
 use crate::error::AgentError;
-use crate::launch::Launcher;
+use crate::launch::{Launcher, base_environment};
 use crate::process::{Children, ReapMode};
 use crate::session::Sessions;
 use crate::ssh::{Peer, SshServer};
-use crate::{exec, relay, session, sys};
+use crate::{exec, guest, relay, session, sys};
 
 /// Children get this long to end after SIGTERM.
 const END_GRACE: Duration = Duration::from_secs(5);
@@ -43,6 +44,8 @@ pub struct AgentOptions {
     pub files_server: Vec<OsString>,
     /// Those that call [`crate::watch_server`].
     pub watch_server: Vec<OsString>,
+    /// In a virtual machine: the port of the guest to listen on beside the socket.
+    pub guest_port: Option<u16>,
 }
 
 impl AgentOptions {
@@ -53,6 +56,7 @@ impl AgentOptions {
             sftp_server: helper("--sftp-server"),
             files_server: helper("--files-server"),
             watch_server: helper("--watch-server"),
+            guest_port: None,
         }
     }
 }
@@ -69,6 +73,16 @@ pub fn run(config_dir: &Path, run_dir: &Path) -> Result<(), AgentError> {
     run_with(AgentOptions::new(config_dir, run_dir))
 }
 
+/// Runs the agent of a virtual machine until SIGTERM: a service beside others, whose orphans are
+/// init's. Its settings come from the seed disk, once in every boot.
+pub fn run_guest(config_dir: &Path, run_dir: &Path) -> Result<(), AgentError> {
+    guest::take_settings(config_dir)?;
+    let path = run_dir.to_owned();
+    guest::private_dir(run_dir).map_err(|source| AgentError::Listen { path, source })?;
+    let guest_port = Some(GUEST_PORT);
+    run_with(AgentOptions { guest_port, ..AgentOptions::new(config_dir, run_dir) })
+}
+
 /// Like [`run`], with other than the usual options.
 pub fn run_with(options: AgentOptions) -> Result<(), AgentError> {
     sys::limit_allocator();
@@ -83,7 +97,10 @@ pub fn run_with(options: AgentOptions) -> Result<(), AgentError> {
         .block_on(serve(options))
 }
 
-struct Agent {
+/// What every connection is served with.
+pub(crate) struct Agent {
+    config_dir: PathBuf,
+    is_guest: bool,
     ssh: Option<Arc<SshServer>>,
     launcher: Arc<Launcher>,
     sessions: Arc<Sessions>,
@@ -107,7 +124,13 @@ impl Helpers {
 
 async fn serve(options: AgentOptions) -> Result<(), AgentError> {
     let config = AgentConfig::read(&options.config_dir)?;
+    let secret = match options.guest_port {
+        Some(port) => Some((guest::read_secret(&options.config_dir)?, port)),
+        None => None,
+    };
+    let is_guest = secret.is_some();
     if std::process::id() != 1
+        && !is_guest
         && let Err(error) = nix::sys::prctl::set_child_subreaper(true)
     {
         tracing::warn!(%error, "orphans of this agent's children go to somebody else");
@@ -115,18 +138,16 @@ async fn serve(options: AgentOptions) -> Result<(), AgentError> {
     // The handlers must exist before the first child and before anybody can ask us to stop.
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Runtime)?;
-    let children = Arc::new(Children::new(ReapMode::All));
+    let mode = if is_guest { ReapMode::Registered } else { ReapMode::All };
+    let children = Arc::new(Children::new(mode));
     let reaper = Arc::clone(&children);
     let reaping = tokio::spawn(async move { reaper.reap().await });
 
-    let launcher = Arc::new(Launcher { env: config.env.clone(), children: Arc::clone(&children) });
+    let env = base_environment(&config.env, is_guest);
+    let launcher = Arc::new(Launcher { env: env.clone(), children: Arc::clone(&children) });
     let ssh = if config.ssh {
-        let server = SshServer::new(
-            &options.config_dir,
-            config.env,
-            options.sftp_server,
-            Arc::clone(&children),
-        )?;
+        let server =
+            SshServer::new(&options.config_dir, env, options.sftp_server, Arc::clone(&children))?;
         Some(Arc::new(server))
     } else {
         None
@@ -142,6 +163,8 @@ async fn serve(options: AgentOptions) -> Result<(), AgentError> {
     tracing::info!(task_id = %config.task_id, ssh = config.ssh, "agent ready");
 
     let agent = Arc::new(Agent {
+        config_dir: options.config_dir,
+        is_guest,
         ssh,
         sessions: Sessions::new(Arc::clone(&launcher)),
         launcher,
@@ -150,6 +173,9 @@ async fn serve(options: AgentOptions) -> Result<(), AgentError> {
         files: Helpers::new(options.files_server),
         watch: Helpers::new(options.watch_server),
     });
+    if let Some((secret, port)) = secret {
+        tokio::spawn(guest::serve(Arc::clone(&agent), secret, port));
+    }
     tokio::select! {
         () = accept(listener, agent) => {}
         _ = terminate.recv() => {}
@@ -186,20 +212,25 @@ async fn accept(listener: UnixListener, agent: Arc<Agent>) {
                 continue;
             }
         };
-        let Ok(slot) = Arc::clone(&agent.streams).try_acquire_owned() else {
+        agent.admit(stream.into());
+    }
+}
+
+impl Agent {
+    /// Serves a connection of the runner's, by a task of its own.
+    pub fn admit(self: &Arc<Self>, stream: Socket) {
+        let Ok(slot) = Arc::clone(&self.streams).try_acquire_owned() else {
             tracing::warn!(limit = MAX_STREAMS, "stream refused: too many");
-            continue;
+            return;
         };
-        let agent = Arc::clone(&agent);
+        let agent = Arc::clone(self);
         tokio::spawn(async move {
             agent.handle(stream).await;
             drop(slot);
         });
     }
-}
 
-impl Agent {
-    async fn handle(&self, mut stream: UnixStream) {
+    async fn handle(&self, mut stream: Socket) {
         let request = match timeout(REQUEST_DEADLINE, read_request(&mut stream)).await {
             Ok(Ok(request)) => request,
             Ok(Err(error)) => {
@@ -241,14 +272,17 @@ impl Agent {
             }
             StreamTarget::Files => self.help(&self.files, stream).await,
             StreamTarget::Watch => self.help(&self.watch, stream).await,
-            StreamTarget::Attach => {
+            StreamTarget::Settings if self.is_guest => {
+                guest::receive(stream, &self.config_dir).await;
+            }
+            StreamTarget::Attach | StreamTarget::Settings => {
                 let error = format!("this agent serves no {} streams", request.name());
                 refuse(&mut stream, error).await;
             }
         }
     }
 
-    async fn help(&self, helpers: &Helpers, mut stream: UnixStream) {
+    async fn help(&self, helpers: &Helpers, mut stream: Socket) {
         let Ok(_free) = helpers.free.try_acquire() else {
             let error = format!("{MAX_HELPERS} others do that here at once; try again later");
             refuse(&mut stream, error).await;
@@ -264,7 +298,7 @@ impl Agent {
     }
 }
 
-pub(crate) async fn refuse(stream: &mut UnixStream, error: String) {
+pub(crate) async fn refuse(stream: &mut Socket, error: String) {
     let _ = write_reply(stream, &StreamReply::Refused { error }).await;
 }
 

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kohakuriver_link::protocol::{Answer, Order, Question, StreamOpen, ToRunner};
 use kohakuriver_model::{FailureCode, Metrics, NodeId, TaskId};
-use tokio::net::{TcpStream, UnixStream};
+use kohakuriver_net::Socket;
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +31,7 @@ pub trait LocalNode: std::fmt::Debug + Send + Sync {
     fn open(
         &self,
         open: StreamOpen,
-    ) -> Pin<Box<dyn Future<Output = Result<UnixStream, String>> + Send + '_>>;
+    ) -> Pin<Box<dyn Future<Output = Result<Socket, String>> + Send + '_>>;
 }
 
 /// Steps of work under way, not worth a disk write each.

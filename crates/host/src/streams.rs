@@ -10,7 +10,7 @@ use kohakuriver_link::protocol::{StreamOpen, StreamOpened, StreamTarget};
 use kohakuriver_model::{NodeId, TaskId};
 use kohakuriver_net::{Early, Socket, relay, relay_sockets};
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::either::Either;
 
@@ -23,7 +23,7 @@ const OPEN_LIMIT: Duration = Duration::from_secs(15);
 
 /// An open way into an instance: a data connection of its node, or its agent's own socket. The
 /// instance may have sent bytes right behind its answer.
-pub type InstanceStream = Early<Either<DataConnection, UnixStream>>;
+pub type InstanceStream = Early<Either<DataConnection, Socket>>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
@@ -112,6 +112,6 @@ pub async fn relay_tcp(
     client.write_all(&early).await?;
     match instance {
         Either::Left(node) => relay(client, node).await,
-        Either::Right(agent) => relay_sockets(&Socket::from(client), &Socket::from(agent)).await,
+        Either::Right(agent) => relay_sockets(&Socket::from(client), &agent).await,
     }
 }

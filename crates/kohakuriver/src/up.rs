@@ -12,8 +12,8 @@ use kohakuriver_host::{Host, HostConfig, LocalNode};
 use kohakuriver_link::client::HostAddress;
 use kohakuriver_link::pki::RunnerIdentity;
 use kohakuriver_link::protocol::StreamOpen;
+use kohakuriver_net::Socket;
 use kohakuriver_runner::Streams;
-use tokio::net::UnixStream;
 
 use crate::exit::{Exit, FAILED, NOT_READY};
 use crate::host::{api_port, runtime};
@@ -78,7 +78,7 @@ impl LocalNode for SameProcess {
     fn open(
         &self,
         open: StreamOpen,
-    ) -> Pin<Box<dyn Future<Output = Result<UnixStream, String>> + Send + '_>> {
+    ) -> Pin<Box<dyn Future<Output = Result<Socket, String>> + Send + '_>> {
         Box::pin(async move { self.0.open(&open).await.map_err(|error| error.to_string()) })
     }
 }

@@ -5,30 +5,45 @@
 //!  agent:  {"ok":true} | {"ok":false,"error":".."} \n        then bytes, both ways
 //! ```
 //!
-//! The socket lies in a directory that the container's root owns, so nothing in it is trusted: no
-//! link is followed, only a socket is opened, and what answers may send little before it is done.
+//! A container's socket lies in a directory that the container's root owns, so nothing in it is
+//! trusted: no link is followed, only a socket is opened, and what answers may send little before
+//! it is done. A guest's agent is a TCP connection away, and both ends prove the instance's secret
+//! before the first line (`kohakuriver_wire::proof`).
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kohakuriver_agent::SOCKET_FILE;
-use kohakuriver_wire::{StreamReply, StreamTarget, WireError, read_reply, write_request};
+use kohakuriver_net::Socket;
+use kohakuriver_wire::proof::{ProofError, prove_to_agent};
+use kohakuriver_wire::{
+    GuestSecret, StreamReply, StreamTarget, WireError, read_reply, write_request,
+};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstat};
-use tokio::net::UnixStream;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UnixStream};
 
 /// The agent itself gives up on a port sooner.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// A machine whose QEMU was killed says no goodbye: a connection that it does not answer on for
+/// this long is over.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Where an instance's agent is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AgentAddress {
     /// A container's: the directory of its socket.
     Socket(PathBuf),
+    #[cfg_attr(not(test), expect(dead_code, reason = "the machines' backend makes them"))]
+    /// A virtual machine's: its port, and what both ends have to know.
+    Guest { address: SocketAddr, secret: GuestSecret },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +52,8 @@ pub enum AgentError {
     Unreachable(#[source] io::Error),
     #[error("the instance's agent did not answer in time")]
     Slow,
+    #[error(transparent)]
+    Proof(#[from] ProofError),
     #[error("the instance's agent gave an answer that is none")]
     Answer(#[from] WireError),
     #[error("{0}")]
@@ -48,13 +65,28 @@ pub enum AgentError {
 }
 
 /// Opens a stream to `target`; from then on it carries bytes.
-pub async fn open(agent: &AgentAddress, target: &StreamTarget) -> Result<UnixStream, AgentError> {
+pub async fn open(agent: &AgentAddress, target: &StreamTarget) -> Result<Socket, AgentError> {
     within(OPEN_LIMIT, ask(agent, target)).await
 }
 
 /// Whether the agent is up.
 pub async fn ping(agent: &AgentAddress) -> Result<(), AgentError> {
     within(Duration::from_secs(2), ask(agent, &StreamTarget::Ping)).await.map(drop)
+}
+
+/// Gives a guest's agent new settings; they count from the next login on.
+///
+/// # Errors
+/// The agent is not there, or would not have them.
+#[cfg_attr(not(test), expect(dead_code, reason = "the machines' backend calls it"))]
+pub async fn send_settings(agent: &AgentAddress, settings: &[u8]) -> Result<(), AgentError> {
+    within(OPEN_LIMIT, async {
+        let mut stream = ask(agent, &StreamTarget::Settings).await?;
+        stream.write_all(settings).await.map_err(WireError::Io)?;
+        stream.shutdown().await.map_err(WireError::Io)?;
+        accepted(read_reply(&mut stream).await?)
+    })
+    .await
 }
 
 async fn within<T>(
@@ -64,14 +96,37 @@ async fn within<T>(
     tokio::time::timeout(limit, work).await.unwrap_or(Err(AgentError::Slow))
 }
 
-async fn ask(agent: &AgentAddress, request: &StreamTarget) -> Result<UnixStream, AgentError> {
-    let AgentAddress::Socket(run_dir) = agent;
-    let mut stream = connect(run_dir).await.map_err(AgentError::Unreachable)?;
+async fn ask(agent: &AgentAddress, request: &StreamTarget) -> Result<Socket, AgentError> {
+    let mut stream = match agent {
+        AgentAddress::Socket(run_dir) => {
+            connect(run_dir).await.map_err(AgentError::Unreachable)?.into()
+        }
+        AgentAddress::Guest { address, secret } => {
+            let mut stream = connect_guest(*address).await.map_err(AgentError::Unreachable)?;
+            prove_to_agent(&mut stream, secret).await?;
+            stream.into()
+        }
+    };
     write_request(&mut stream, request).await?;
-    match read_reply(&mut stream).await? {
-        StreamReply::Ready | StreamReply::Pong { .. } => Ok(stream),
+    accepted(read_reply(&mut stream).await?)?;
+    Ok(stream)
+}
+
+fn accepted(reply: StreamReply) -> Result<(), AgentError> {
+    match reply {
+        StreamReply::Ready | StreamReply::Pong { .. } => Ok(()),
         StreamReply::Refused { error } => Err(AgentError::Refused(error)),
     }
+}
+
+async fn connect_guest(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(&stream);
+    let alive = TcpKeepalive::new().with_time(SILENCE / 2).with_interval(SILENCE / 6);
+    socket.set_tcp_keepalive(&alive.with_retries(3))?;
+    socket.set_tcp_user_timeout(Some(SILENCE))?;
+    Ok(stream)
 }
 
 async fn connect(run_dir: &Path) -> io::Result<UnixStream> {
@@ -99,9 +154,10 @@ fn open_socket(run_dir: &Path) -> io::Result<OwnedFd> {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use kohakuriver_wire::{MAX_LINE, read_request};
+    use kohakuriver_wire::proof::admit_runner;
+    use kohakuriver_wire::{MAX_LINE, read_request, write_reply};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::UnixListener;
+    use tokio::net::{TcpListener, UnixListener};
 
     use super::*;
 
@@ -128,6 +184,37 @@ mod tests {
         stream.read_to_string(&mut rest).await.unwrap();
         assert_eq!(rest, "SSH-2.0");
         ping(&at(dir.path())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_guest_is_spoken_to_once_both_have_proven_the_secret() {
+        let secret = GuestSecret::random();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let known = secret.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                if admit_runner(&mut stream, &known).await.is_err() {
+                    continue;
+                }
+                let request = read_request(&mut stream).await.unwrap();
+                stream.write_all(b"{\"ok\":true}\n").await.unwrap();
+                if request == StreamTarget::Settings {
+                    let mut settings = String::new();
+                    stream.read_to_string(&mut settings).await.unwrap();
+                    let error = format!("no {settings}");
+                    write_reply(&mut stream, &StreamReply::Refused { error }).await.unwrap();
+                }
+            }
+        });
+        let agent = AgentAddress::Guest { address, secret };
+        ping(&agent).await.unwrap();
+        let refused = send_settings(&agent, b"keys").await.unwrap_err();
+        assert_eq!(refused.to_string(), "no keys");
+
+        let stranger = AgentAddress::Guest { address, secret: GuestSecret::random() };
+        let error = ping(&stranger).await.unwrap_err();
+        assert!(matches!(error, AgentError::Proof(ProofError::Rejected)), "{error}");
     }
 
     #[tokio::test]

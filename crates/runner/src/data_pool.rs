@@ -15,9 +15,8 @@ use kohakuriver_link::client::{LinkStream, connect_data};
 use kohakuriver_link::frame::FrameStream;
 use kohakuriver_link::pki::RunnerIdentity;
 use kohakuriver_link::protocol::{StreamOpen, StreamOpened};
-use kohakuriver_net::relay;
+use kohakuriver_net::{Socket, relay};
 use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -152,7 +151,7 @@ async fn serve(streams: Arc<Streams>, mut frames: FrameStream<LinkStream>, open:
     }
 }
 
-async fn join(mut frames: FrameStream<LinkStream>, mut agent: UnixStream) -> std::io::Result<()> {
+async fn join(mut frames: FrameStream<LinkStream>, mut agent: Socket) -> std::io::Result<()> {
     frames.send(&StreamOpened::Opened).await.map_err(std::io::Error::other)?;
     let (link, early) = frames.into_parts();
     agent.write_all(&early).await?;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use kohakuriver_link::protocol::{StreamOpen, StreamTarget};
+use kohakuriver_net::Socket;
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -39,13 +40,17 @@ impl Streams {
     ///
     /// # Errors
     /// The instance is not there, or its agent refused.
-    pub async fn open(&self, open: &StreamOpen) -> Result<UnixStream, AgentError> {
+    pub async fn open(&self, open: &StreamOpen) -> Result<Socket, AgentError> {
         let id = open.task_id;
         let backend = self.fleet.backend(id).ok_or(AgentError::NotHere)?;
         if open.target == StreamTarget::Attach {
             let (near, far) = UnixStream::pair().map_err(AgentError::Unreachable)?;
             tokio::spawn(async move { backend.attach(id, far).await });
-            return Ok(near);
+            return Ok(near.into());
+        }
+        if open.target == StreamTarget::Settings {
+            let error = "an instance's settings come from its node alone";
+            return Err(AgentError::Refused(error.to_owned()));
         }
         let agent = backend.agent(id).ok_or(AgentError::NoAgent)?;
         agent_stream::open(&agent, &open.target).await

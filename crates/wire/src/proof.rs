@@ -124,11 +124,14 @@ where
         let proof = [ours, tag(secret, RUNNER, theirs, &ours)].concat();
         write(stream, &proof).await?;
         let mut answer: Tag = [0; LENGTH];
-        read(stream, &mut answer).await.map_err(|error| match error {
+        let heard = read(stream, &mut answer).await;
+        if let Err(ProofError::Io(error)) = &heard
+            && is_end(error)
+        {
             // It heard our proof and hung up.
-            ProofError::Io(error) if is_end(&error) => ProofError::Rejected,
-            other => other,
-        })?;
+            return Err(ProofError::Rejected);
+        }
+        heard?;
         let holds = verify(secret, AGENT, theirs, &ours, &answer);
         if holds { Ok(()) } else { Err(ProofError::Stranger) }
     })

@@ -23,8 +23,7 @@ pub(crate) enum Exit {
 pub(crate) enum ReapMode {
     /// Every one: the agent is PID 1 or a subreaper, and owns its whole process.
     All,
-    /// Those started through [`Children::spawn`] alone, beside somebody else's children.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for a host process of others' children"))]
+    /// Those started through [`Children::spawn`] alone: in a guest, orphans are init's.
     Registered,
 }
 

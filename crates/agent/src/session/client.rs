@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use kohakuriver_net::{Socket, SocketReader, SocketWriter};
 use kohakuriver_wire::exec::{ExecExit, ExecFailed};
 use kohakuriver_wire::session::{Attach, Attached, SessionInput, SessionOutput};
 use kohakuriver_wire::{FrameReader, finish, write};
 use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -21,11 +20,11 @@ use crate::launch::failed;
 /// The client's first message follows its request at once.
 const FIRST_DEADLINE: Duration = Duration::from_secs(10);
 
-type Reader = FrameReader<OwnedReadHalf, SessionInput>;
-type Writer = tokio::sync::Mutex<OwnedWriteHalf>;
+type Reader = FrameReader<SocketReader, SessionInput>;
+type Writer = tokio::sync::Mutex<SocketWriter>;
 
 /// Serves whatever the client's first message asks for.
-pub(crate) async fn serve(stream: UnixStream, sessions: &Arc<Sessions>) {
+pub(crate) async fn serve(stream: Socket, sessions: &Arc<Sessions>) {
     let (read, write_half) = stream.into_split();
     let mut reader = Reader::new(read, &[]);
     let writer = Writer::new(write_half);

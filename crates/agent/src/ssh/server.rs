@@ -76,7 +76,7 @@ pub(crate) struct SshServer {
     compatible: Arc<Config>,
     connections: Arc<Semaphore>,
     pub config_dir: PathBuf,
-    pub env: BTreeMap<String, String>,
+    pub env: BTreeMap<OsString, OsString>,
     /// The program and arguments that serve SFTP on standard input and output.
     pub sftp_server: Vec<OsString>,
     pub children: Arc<Children>,
@@ -85,7 +85,7 @@ pub(crate) struct SshServer {
 impl SshServer {
     pub fn new(
         config_dir: &Path,
-        env: BTreeMap<String, String>,
+        env: BTreeMap<OsString, OsString>,
         sftp_server: Vec<OsString>,
         children: Arc<Children>,
     ) -> Result<Self, AgentError> {

@@ -143,7 +143,7 @@ pub fn write_config(dir: &Path, config: &AgentConfig) {
     std::fs::write(dir.join(CONFIG_FILE), text).unwrap();
 }
 
-fn agent_program() -> PathBuf {
+pub fn agent_program() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let program = tests.parent().unwrap().with_file_name("examples").join("agent");
     assert!(program.exists(), "run `cargo build --example agent` first");

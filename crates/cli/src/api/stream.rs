@@ -120,6 +120,7 @@ fn query(target: &StreamTarget) -> String {
         StreamTarget::Session => "target=session".to_owned(),
         StreamTarget::Files => "target=files".to_owned(),
         StreamTarget::Watch => "target=watch".to_owned(),
+        StreamTarget::Settings => "target=settings".to_owned(),
         StreamTarget::Ping => "target=ping".to_owned(),
     }
 }

@@ -1,0 +1,130 @@
+//! The agent of a virtual machine, where no runner can mount anything.
+//!
+//! ```text
+//!  start --settings in place (a restart)-----------------------------+
+//!    |                                                               v
+//!    +--wait for the seed disk--> settings copied, 0600 ---> port of the guest open
+//!                                                              |  proof fails: closed
+//!                                                              v
+//!                                                            the usual greeting
+//! ```
+//!
+//! It waits for nothing but the seed disk, which is there from the machine's first moment, and
+//! listens before the guest has an address.
+
+mod door;
+mod seed;
+mod settings;
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use kohakuriver_wire::GuestSecret;
+
+pub(crate) use door::serve;
+pub(crate) use settings::receive;
+
+use crate::config::CONFIG_FILE;
+use crate::error::AgentError;
+
+/// The file, inside the configuration directory, that holds the instance's secret as text.
+pub const GUEST_SECRET_FILE: &str = "guest_secret";
+/// The directory of the seed disk that holds what goes into the configuration directory.
+pub const SEED_DIR: &str = "kohakuriver";
+
+/// A driver may be loaded only after we are started; a disk that is not there by now never comes.
+const SEED_LIMIT: Duration = Duration::from_secs(120);
+const SEED_RETRY: Duration = Duration::from_millis(50);
+
+/// Puts this boot's settings where the agent reads them. What is there stays: it may be newer
+/// than the disk.
+pub(crate) fn take_settings(config_dir: &Path) -> Result<(), AgentError> {
+    if config_dir.join(CONFIG_FILE).exists() {
+        return Ok(());
+    }
+    let deadline = Instant::now() + SEED_LIMIT;
+    let mut files = loop {
+        if let Some(files) = seed::find() {
+            break files;
+        }
+        if Instant::now() > deadline {
+            return Err(AgentError::NoSeed { seconds: SEED_LIMIT.as_secs() });
+        }
+        sleep(SEED_RETRY);
+    };
+    // Its presence says that all of them are there.
+    files.sort_by_key(|file| file.name == CONFIG_FILE);
+    private_dir(config_dir)
+        .and_then(|()| {
+            files.iter().try_for_each(|file| replace(&config_dir.join(&file.name), &file.content))
+        })
+        .map_err(|source| AgentError::CopySettings { path: config_dir.to_owned(), source })
+}
+
+/// Only root of the guest may read what is in it.
+pub(crate) fn private_dir(dir: &Path) -> io::Result<()> {
+    if let Some(parent) = dir.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// The secret that the runner has to prove.
+pub(crate) fn read_secret(config_dir: &Path) -> Result<GuestSecret, AgentError> {
+    let path = config_dir.join(GUEST_SECRET_FILE);
+    let text = fs::read_to_string(&path)
+        .map_err(|source| AgentError::ReadConfig { path: path.clone(), source })?;
+    text.parse().map_err(|source| AgentError::Secret { path, source })
+}
+
+/// Replaces a file: who reads it sees the old one or the new one.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.new"));
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(&temporary)?;
+    file.write_all(content)?;
+    fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn settings_in_place_are_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(CONFIG_FILE), "newer").unwrap();
+        take_settings(dir.path()).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join(CONFIG_FILE)).unwrap(), "newer");
+    }
+
+    #[test]
+    fn a_replaced_file_and_its_directory_are_roots_alone_and_a_crash_leaves_no_obstacle() {
+        let dir = tempfile::tempdir().unwrap();
+        let etc = dir.path().join("run/etc");
+        private_dir(&etc).unwrap();
+        private_dir(&etc).unwrap();
+        let file = etc.join("a");
+        fs::write(etc.join(".a.new"), "half").unwrap();
+        replace(&file, b"one").unwrap();
+        replace(&file, b"two").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&etc), mode(&file)), (0o700, 0o600));
+        assert_eq!(fs::read(&file).unwrap(), b"two");
+        assert_eq!(fs::read_dir(&etc).unwrap().count(), 1);
+    }
+}
