@@ -1,0 +1,24 @@
+//! Everything but the real kernel: that is `scripts/test-vfio.sh`.
+
+use std::collections::BTreeSet;
+
+use kohakuriver_model::TaskId;
+
+use super::PciAddress;
+
+mod crash;
+mod machine;
+mod refusals;
+mod take;
+
+fn at(text: &str) -> PciAddress {
+    text.parse().unwrap()
+}
+
+fn set(addresses: &[&str]) -> BTreeSet<PciAddress> {
+    addresses.iter().map(|text| at(text)).collect()
+}
+
+fn task(id: u64) -> TaskId {
+    TaskId::from_u64(id)
+}
