@@ -14,6 +14,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use kohakuriver_cli::{ClientCommand, GlobalArgs};
+use kohakuriver_vm::launch;
+
+use crate::exit::{Exit, FAILED};
 
 /// Long-running machines one can SSH into, on your own Linux hosts
 #[derive(Debug, Parser)]
@@ -41,6 +44,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Not for people, and as early as can be: this process is about to become a QEMU.
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    if words.first().is_some_and(|role| role == launch::ROLE) {
+        let Err(error) = launch::run(&words[1..]);
+        return Exit::from_error(FAILED, &error).report();
+    }
     kohakuriver_cli::complete_if_asked(Cli::command);
     let Cli { global, command } = Cli::parse();
     let result = match command {

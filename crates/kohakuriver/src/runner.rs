@@ -8,7 +8,9 @@ use kohakuriver_link::enroll::{EnrollError, enroll};
 use kohakuriver_link::pki::RunnerIdentity;
 use kohakuriver_link::token::JoinToken;
 use kohakuriver_model::NodeName;
-use kohakuriver_runner::{DataDirLock, Runner, RunnerConfig, lock_data_dir};
+use kohakuriver_runner::{DataDirLock, MachineSettings, Runner, RunnerConfig, lock_data_dir};
+
+use kohakuriver_vm::accel::AccelWish;
 
 use crate::exit::{Exit, FAILED, NOT_READY, REFUSED, USAGE};
 use crate::host::{host_name, runtime};
@@ -57,6 +59,46 @@ pub struct Places {
     /// Image that the default environment is made from
     #[arg(long, value_name = "IMAGE", default_value = DEFAULT_IMAGE)]
     pub default_image: String,
+    #[command(flatten)]
+    machines: Machines,
+}
+
+/// How a node runs virtual machines.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Virtual machines")]
+struct Machines {
+    /// What runs them: auto takes KVM if a guest was seen to run under it
+    #[arg(long, value_name = "auto|kvm|tcg", default_value = "auto", env = "KOHAKURIVER_VM_ACCEL")]
+    vm_accel: AccelWish,
+    /// Seconds that a guest may take to power off before it is ended
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    vm_stop_grace: u64,
+    /// Seconds that a guest may take to boot
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    vm_boot_limit: u64,
+    /// Bridge that they are on
+    #[arg(long, value_name = "NAME", default_value = "kohaku-br0")]
+    vm_bridge: String,
+    /// Where their addresses come from
+    #[arg(
+        long,
+        value_name = "PREFIX",
+        default_value = "10.200.0.0/24",
+        env = "KOHAKURIVER_VM_SUBNET"
+    )]
+    vm_subnet: String,
+}
+
+impl Machines {
+    fn settings(&self) -> MachineSettings {
+        MachineSettings {
+            accel: self.vm_accel,
+            bridge: self.vm_bridge.clone(),
+            subnet: self.vm_subnet.clone(),
+            stop_grace: Duration::from_secs(self.vm_stop_grace),
+            boot_limit: Duration::from_secs(self.vm_boot_limit),
+        }
+    }
 }
 
 impl Places {
@@ -85,6 +127,7 @@ impl Places {
             default_image: self.default_image.clone(),
             docker_socket: socket,
             stop_grace: STOP_GRACE,
+            machines: self.machines.settings(),
         })
     }
 }

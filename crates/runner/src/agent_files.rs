@@ -8,9 +8,10 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use kohakuriver_agent::{AgentConfig, CONFIG_FILE, HOST_KEY_FILE};
+use kohakuriver_agent::{AgentConfig, CONFIG_FILE, GUEST_SECRET_FILE, HOST_KEY_FILE};
 use kohakuriver_link::protocol::Order;
 use kohakuriver_model::{InstanceSpec, TaskId};
+use kohakuriver_wire::GuestSecret;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
 use sha2::{Digest, Sha256};
@@ -92,6 +93,20 @@ fn settings(order: &Order) -> io::Result<Vec<u8>> {
         serve_port_22: true,
     };
     serde_json::to_vec_pretty(&config).map_err(io::Error::other)
+}
+
+/// What a guest's agent and this runner both know, made once in the instance's life.
+pub fn guest_secret(layout: &Layout, id: TaskId) -> io::Result<GuestSecret> {
+    let path = layout.etc(id).join(GUEST_SECRET_FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => text.parse().map_err(io::Error::other),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let secret = GuestSecret::random();
+            durable::write(&path, secret.to_text().as_bytes(), 0o600)?;
+            Ok(secret)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The host key's public half as an OpenSSH line, `None` before the first create.

@@ -41,7 +41,6 @@ const SILENCE: Duration = Duration::from_secs(30);
 pub enum AgentAddress {
     /// A container's: the directory of its socket.
     Socket(PathBuf),
-    #[cfg_attr(not(test), expect(dead_code, reason = "the machines' backend makes them"))]
     /// A virtual machine's: its port, and what both ends have to know.
     Guest { address: SocketAddr, secret: GuestSecret },
 }
@@ -78,7 +77,6 @@ pub async fn ping(agent: &AgentAddress) -> Result<(), AgentError> {
 ///
 /// # Errors
 /// The agent is not there, or would not have them.
-#[cfg_attr(not(test), expect(dead_code, reason = "the machines' backend calls it"))]
 pub async fn send_settings(agent: &AgentAddress, settings: &[u8]) -> Result<(), AgentError> {
     within(OPEN_LIMIT, async {
         let mut stream = ask(agent, &StreamTarget::Settings).await?;

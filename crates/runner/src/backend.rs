@@ -21,6 +21,7 @@ mod contract;
 pub mod docker;
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod qemu;
 
 pub use crate::plan::{Found, Life, Limits};
 

@@ -7,6 +7,8 @@
 //!  <data>/instances/<id>/order.json         the ledger
 //!  <data>/instances/<id>/etc/               -> /.kohakuriver/etc  (read-only; the runner writes)
 //!  <data>/instances/<id>/run/               -> /.kohakuriver/run  (the container writes)
+//!  <data>/vm/                               machines: disks, layers, snapshots (backend::qemu)
+//!  <shared>/vm-images                       base images of machines
 //!  <shared>/shared_data                     -> /shared
 //!  <shared>/kohakuriver-containers          environment tarballs
 //! ```
@@ -63,6 +65,14 @@ impl Layout {
 
     pub fn shared_data(&self) -> PathBuf {
         self.shared.join("shared_data")
+    }
+
+    pub fn machines_dir(&self) -> PathBuf {
+        self.data.join("vm")
+    }
+
+    pub fn vm_images(&self) -> PathBuf {
+        self.shared.join("vm-images")
     }
 
     pub fn environments(&self) -> PathBuf {

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent_files;
 use crate::backend::Backends;
 use crate::backend::docker::{DockerBackend, DockerConfig};
+use crate::backend::qemu::{MachineSettings, QemuBackend, QemuConfig};
 use crate::board::Board;
 use crate::driver::{STARTS_AT_ONCE, Shared};
 use crate::fleet::Fleet;
@@ -42,8 +43,9 @@ pub struct RunnerConfig {
     pub default_image: String,
     /// `None`: `DOCKER_HOST`, else `/var/run/docker.sock`.
     pub docker_socket: Option<PathBuf>,
-    /// How long an instance may take to end before it is killed.
+    /// How long a container may take to end before it is killed.
     pub stop_grace: Duration,
+    pub machines: MachineSettings,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -77,14 +79,21 @@ impl Runner {
         lock: DataDirLock,
     ) -> Result<Self, RunnerError> {
         let layout = Layout::new(&config.data_dir, &config.shared_dir);
-        let backend = Arc::new(DockerBackend::new(DockerConfig {
+        let docker = Arc::new(DockerBackend::new(DockerConfig {
             layout: layout.clone(),
             node: identity.node_name.clone(),
             socket: config.docker_socket.clone(),
             default_image: config.default_image.clone(),
             stop_grace: config.stop_grace,
         }));
-        let backends = Backends { docker: backend.clone(), qemu: backend };
+        let qemu = Arc::new(QemuBackend::new(QemuConfig {
+            layout: layout.clone(),
+            executable: config.executable.clone(),
+            settings: config.machines.clone(),
+        }));
+        // Before any driver looks: a running machine must be seen to run.
+        qemu.adopt().await;
+        let backends = Backends { docker, qemu };
         Self::start_with(config, layout, identity, backends, lock).await
     }
 

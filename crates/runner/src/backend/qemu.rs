@@ -1,0 +1,351 @@
+//! Virtual machines, run by QEMU.
+//!
+//! ```text
+//!  record    what is written of a machine: how it was made, started, ended
+//!  make      image or snapshot -> layer -> a machine with a disk; its removal
+//!  run       what a start needs, and giving it back
+//!  live      a running QEMU, watched until it is gone
+//!  console   its serial console
+//!  snapshot  freeze, list, delete
+//!
+//!  <data>/vm/layers  disks/<id>  snapshots/<id>/<tag>.json  agent.img
+//! ```
+//!
+//! All that is known of a machine is in its directory and in its process, so a runner that was
+//! killed anywhere takes up again what it finds ([`QemuBackend::adopt`]).
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use kohakuriver_link::protocol::{Order, Snapshot};
+use kohakuriver_model::{InstanceSpec, Inventory, TaskId};
+use kohakuriver_vm::accel::AccelWish;
+use kohakuriver_vm::disk::{DiskError, Disks};
+use kohakuriver_vm::image::ImageStore;
+use tokio::net::UnixStream;
+use tokio::sync::broadcast;
+
+use crate::agent_files;
+use crate::agent_stream::AgentAddress;
+use crate::backend::{
+    Backend, BackendError, Change, Found, Limits, Progress, Remarks, SnapshotWish,
+};
+use crate::clock;
+use crate::layout::Layout;
+
+mod console;
+mod host;
+mod live;
+mod make;
+mod record;
+mod run;
+mod snapshot;
+
+use host::Host;
+use live::Live;
+use record::MachineDir;
+
+/// What the QEMU backend needs to know of its node.
+#[derive(Clone, Debug)]
+pub struct QemuConfig {
+    pub layout: Layout,
+    /// Our own executable: becomes QEMU, and is the agent in guests.
+    pub executable: PathBuf,
+    pub settings: MachineSettings,
+}
+
+/// What an operator may choose for the machines of a node.
+#[derive(Clone, Debug)]
+pub struct MachineSettings {
+    pub accel: AccelWish,
+    /// The bridge that machines are on, where the runner is root.
+    pub bridge: String,
+    /// Where their addresses come from.
+    pub subnet: String,
+    /// How long a guest may take to power off before it is ended.
+    pub stop_grace: Duration,
+    /// How long a guest's agent may take to answer after a start.
+    pub boot_limit: Duration,
+}
+
+impl Default for MachineSettings {
+    fn default() -> Self {
+        Self {
+            accel: AccelWish::Auto,
+            bridge: "kohaku-br0".to_owned(),
+            subnet: "10.200.0.0/24".to_owned(),
+            stop_grace: Duration::from_secs(60),
+            boot_limit: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Cheap to clone: everything is shared.
+#[derive(Clone, Debug)]
+pub struct QemuBackend {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: QemuConfig,
+    disks: Disks,
+    images: ImageStore,
+    host: Host,
+    live: Mutex<HashMap<TaskId, Arc<Live>>>,
+    /// Layers that are about to be built on.
+    promised: Mutex<BTreeSet<String>>,
+    /// Held while addresses are chosen, and while layers are collected.
+    making: tokio::sync::Mutex<()>,
+    events: broadcast::Sender<Change>,
+}
+
+impl QemuBackend {
+    pub fn new(config: QemuConfig) -> Self {
+        let disks = Disks::new(config.layout.machines_dir());
+        let images = ImageStore::new(config.layout.vm_images());
+        let (events, _) = broadcast::channel(64);
+        let host = Host::new(&config);
+        let shared = Shared {
+            disks,
+            images,
+            host,
+            live: Mutex::default(),
+            promised: Mutex::default(),
+            making: tokio::sync::Mutex::default(),
+            events,
+            config,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    fn dir(&self, id: TaskId) -> MachineDir {
+        MachineDir(self.shared.disks.disks_dir().join(id.to_string()))
+    }
+
+    fn live(&self, id: TaskId) -> Option<Arc<Live>> {
+        self.lock().get(&id).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Live>>> {
+        self.shared.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The machines whose directories are there.
+    fn ids(&self) -> io::Result<Vec<TaskId>> {
+        let entries = match fs::read_dir(self.shared.disks.disks_dir()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
+        let ids = names.filter_map(|name| match name {
+            Ok(name) => name.to_str()?.parse().ok().map(Ok),
+            Err(error) => Some(Err(error)),
+        });
+        ids.collect()
+    }
+}
+
+/// A failure of the files that describe machines, which a look at them again may get over.
+fn files(error: io::Error) -> BackendError {
+    disk(DiskError::Files(error))
+}
+
+fn disk(error: DiskError) -> BackendError {
+    match error {
+        DiskError::Full(reason) => BackendError::DiskFull { reason },
+        DiskError::Files(error) if error.kind() == io::ErrorKind::StorageFull => {
+            BackendError::DiskFull { reason: error.to_string() }
+        }
+        DiskError::NoTool(_) => BackendError::NoMachine {
+            reason: error.to_string(),
+            hint: "install qemu-utils on the node".to_owned(),
+        },
+        DiskError::Files(_) | DiskError::Tool(_) | DiskError::Layer(_) => BackendError::Refused {
+            by: "the node",
+            act: "use the disk of",
+            reason: error.to_string(),
+        },
+    }
+}
+
+#[async_trait]
+impl Backend for QemuBackend {
+    async fn describe(&self, inventory: &mut Inventory) {
+        inventory.vm = self.shared.host.state().await;
+    }
+
+    async fn prepare(&self, order: &Order, progress: Progress<'_>) -> Result<String, BackendError> {
+        self.prepare_layer(order, progress).await
+    }
+
+    async fn create(&self, order: &Order, image: &str) -> Result<(), BackendError> {
+        self.make(order, image).await
+    }
+
+    async fn start(&self, id: TaskId) -> Result<(), BackendError> {
+        self.start_machine(id).await
+    }
+
+    async fn pause(&self, id: TaskId) -> Result<(), BackendError> {
+        self.refuse_freezing(id, "pause")
+    }
+
+    async fn resume(&self, id: TaskId) -> Result<(), BackendError> {
+        self.refuse_freezing(id, "resume")
+    }
+
+    async fn stop(&self, id: TaskId) -> Result<(), BackendError> {
+        if let Some(live) = self.live(id) {
+            live.stop(self.shared.config.settings.stop_grace).await;
+            live.wait_gone().await;
+        }
+        Ok(())
+    }
+
+    async fn kill(&self, id: TaskId) -> Result<(), BackendError> {
+        if let Some(live) = self.live(id) {
+            live.kill().await;
+            live.wait_gone().await;
+        }
+        Ok(())
+    }
+
+    async fn resize(&self, id: TaskId, spec: &InstanceSpec) -> Result<(), BackendError> {
+        if self.live(id).is_some() {
+            let reason = "a running machine keeps its processors and its memory".to_owned();
+            return Err(BackendError::Refused { by: "QEMU", act: "resize", reason });
+        }
+        let dir = self.dir(id);
+        let Some(mut machine) = dir.machine().map_err(files)? else { return Ok(()) };
+        machine.limits = host::limits(spec);
+        dir.write_machine(&machine).map_err(files)
+    }
+
+    fn limits(&self, spec: &InstanceSpec) -> Limits {
+        host::limits(spec).into()
+    }
+
+    async fn remove(&self, id: TaskId) -> Result<(), BackendError> {
+        self.kill(id).await?;
+        self.unmake(id).await
+    }
+
+    async fn inspect(&self, id: TaskId) -> Result<Option<Found>, BackendError> {
+        let dir = self.dir(id);
+        let Some(machine) = dir.machine().map_err(files)? else { return Ok(None) };
+        if let Some(live) = self.live(id) {
+            // One that has just died has more to be cleared away.
+            live.settle().await;
+        }
+        let (life, started, ended) = dir.life().map_err(files)?;
+        Ok(Some(Found {
+            life,
+            started,
+            disk: machine.disk_generation,
+            oom: ended.is_some_and(|ended| ended.oom),
+            limits: machine.limits.into(),
+            epoch: clock::boot_id(),
+        }))
+    }
+
+    async fn create_snapshot(
+        &self,
+        id: TaskId,
+        wish: &SnapshotWish,
+        keep: u32,
+    ) -> Result<Snapshot, BackendError> {
+        self.freeze(id, wish, keep).await
+    }
+
+    async fn list_snapshots(&self, id: TaskId) -> Result<Vec<Snapshot>, BackendError> {
+        self.snapshots(id)
+    }
+
+    async fn delete_snapshot(&self, id: TaskId, tag: u64) -> Result<(), BackendError> {
+        self.forget_snapshot(id, tag).await
+    }
+
+    async fn delete_all_snapshots(&self, id: TaskId) -> Result<(), BackendError> {
+        self.forget_snapshots(id).await
+    }
+
+    async fn list(&self) -> Result<Vec<(TaskId, Found)>, BackendError> {
+        let mut all = Vec::new();
+        for id in self.ids().map_err(files)? {
+            if let Some(found) = self.inspect(id).await? {
+                all.push((id, found));
+            }
+        }
+        Ok(all)
+    }
+
+    fn agent(&self, id: TaskId) -> Option<AgentAddress> {
+        self.agent_address(id)
+    }
+
+    fn boot_limit(&self) -> Duration {
+        self.shared.config.settings.boot_limit
+    }
+
+    fn remarks(&self, id: TaskId) -> Remarks {
+        let machine = self.dir(id).machine().ok().flatten();
+        Remarks {
+            address: machine.map(|machine| machine.address.into()),
+            warning: self.shared.host.warning(),
+        }
+    }
+
+    async fn refresh_settings(&self, order: &Order) -> io::Result<()> {
+        agent_files::refresh_settings(&self.shared.config.layout, order)?;
+        self.send_settings(order.task_id).await;
+        Ok(())
+    }
+
+    async fn log_tail(&self, id: TaskId) -> String {
+        console::last_lines(self.dir(id).path())
+    }
+
+    async fn attach(&self, id: TaskId, stream: UnixStream) {
+        let live = self.live(id);
+        match live.as_ref().and_then(|live| live.console.as_ref()) {
+            Some(console) => console.serve(stream).await,
+            None => console::refuse(stream, "the machine does not run").await,
+        }
+    }
+
+    fn events(&self) -> BoxStream<'static, Change> {
+        let receiver = self.shared.events.subscribe();
+        let changes = futures_util::stream::unfold(receiver, |mut receiver| async {
+            match receiver.recv().await {
+                Ok(change) => Some((change, receiver)),
+                Err(broadcast::error::RecvError::Lagged(_)) => Some((Change::Everything, receiver)),
+                Err(broadcast::error::RecvError::Closed) => None,
+            }
+        });
+        futures_util::stream::once(std::future::ready(Change::Everything)).chain(changes).boxed()
+    }
+}
+
+impl QemuBackend {
+    fn refuse_freezing(&self, id: TaskId, act: &'static str) -> Result<(), BackendError> {
+        if self.live(id).is_none() {
+            return Ok(());
+        }
+        let reason = "virtual machines cannot be paused; stop and restart keep the disk".to_owned();
+        Err(BackendError::Refused { by: "QEMU", act, reason })
+    }
+
+    fn executable(&self) -> OsString {
+        self.shared.config.executable.clone().into()
+    }
+}

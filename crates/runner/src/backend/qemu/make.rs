@@ -1,0 +1,205 @@
+//! A machine's beginning and its end: a layer to lie on, a record, a disk.
+//!
+//! ```text
+//!  prepare: image --linked--> layer            snapshot --known--> layer
+//!  make:    record (address taken) -> disk     unmake: directory, then what nothing is built on
+//! ```
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::PoisonError;
+
+use kohakuriver_link::protocol::Order;
+use kohakuriver_model::spec::DEFAULT_VM_DISK_BYTES;
+use kohakuriver_model::{ImageSource, TaskId, VmImageName};
+use kohakuriver_vm::command::DISK;
+use kohakuriver_vm::image::{INITRD_FILE, Image, ImageError, ImageMeta, KERNEL_FILE, META_FILE};
+use sha2::{Digest, Sha256};
+
+use super::record::{Machine, read};
+use super::{QemuBackend, disk, files, host};
+use crate::agent_files;
+use crate::backend::{BackendError, Progress};
+
+/// What a machine writes while it boots for the first time, with room to spare.
+const FIRST_WRITES: u64 = 256 << 20;
+
+impl QemuBackend {
+    /// Finds the layer that the disk is to lie on; from then on it stays until a disk does.
+    pub(super) async fn prepare_layer(
+        &self,
+        order: &Order,
+        progress: Progress<'_>,
+    ) -> Result<String, BackendError> {
+        // Told before anything is copied.
+        self.shared.host.ready().await?;
+        self.shared.disks.prepare().map_err(files)?;
+        if let Some(wanted) = order.spec.snapshot {
+            let layer = self.snapshot_layer(wanted)?;
+            self.promise(&layer);
+            return Ok(layer);
+        }
+        let ImageSource::VmImage { name } = &order.spec.image else {
+            let reason = "its image is not one of virtual machines".to_owned();
+            return Err(BackendError::Refused { by: "QEMU", act: "create", reason });
+        };
+        let image = self.shared.images.get(name).map_err(|error| image_error(name, &error))?;
+        self.link_image(&image, progress).await
+    }
+
+    async fn link_image(
+        &self,
+        image: &Image,
+        progress: Progress<'_>,
+    ) -> Result<String, BackendError> {
+        progress("linking the image".to_owned(), None);
+        let layer = layer_name(&image.meta);
+        self.promise(&layer);
+        let mut parts = vec![(image.disk.clone(), DISK), (image.dir.join(META_FILE), META_FILE)];
+        if image.meta.kernel.is_some() {
+            parts.push((image.kernel_file(), KERNEL_FILE));
+            parts.push((image.initrd_file(), INITRD_FILE));
+        }
+        parts.retain(|(path, _)| path.exists());
+        let (report, mut copied) = tokio::sync::watch::channel(0);
+        let adopted = self.shared.disks.adopt_image(
+            &layer,
+            parts,
+            image.meta.virtual_bytes,
+            move |percent| {
+                report.send_replace(percent);
+            },
+        );
+        tokio::pin!(adopted);
+        loop {
+            tokio::select! {
+                done = &mut adopted => {
+                    done.map_err(disk)?;
+                    return Ok(layer.clone());
+                }
+                Ok(()) = copied.changed() => {
+                    progress("copying the image".to_owned(), Some(*copied.borrow()));
+                }
+            }
+        }
+    }
+
+    fn promise(&self, layer: &str) {
+        let mut promised = self.shared.promised.lock().unwrap_or_else(PoisonError::into_inner);
+        promised.insert(layer.to_owned());
+    }
+
+    /// What the image of a layer says about booting it.
+    pub(super) fn image_of(&self, base: &str) -> Result<ImageMeta, BackendError> {
+        let path = self.shared.disks.layer_dir(base).join(META_FILE);
+        let meta = read(&path).map_err(files)?;
+        meta.ok_or_else(|| files(io::Error::other(format!("{} is missing", path.display()))))
+    }
+
+    pub(super) async fn make(&self, order: &Order, layer: &str) -> Result<(), BackendError> {
+        let id = order.task_id;
+        let dir = self.dir(id);
+        if dir.machine().map_err(files)?.is_some() {
+            let reason = "it is there already".to_owned();
+            return Err(BackendError::Refused { by: "the node", act: "create", reason });
+        }
+        let disks = &self.shared.disks;
+        disks.check_space(FIRST_WRITES).map_err(disk)?;
+        let chain = disks.chain(layer).map_err(disk)?;
+        let base = chain.last().cloned().unwrap_or_else(|| layer.to_owned());
+        let meta = self.image_of(&base)?;
+        let spec = &order.spec;
+        let image_bytes = disks.layer(layer).map_err(disk)?.virtual_bytes;
+        let wanted = spec.vm_disk_bytes.unwrap_or(DEFAULT_VM_DISK_BYTES.max(image_bytes));
+        if wanted < image_bytes {
+            return Err(BackendError::Refused {
+                by: "the node",
+                act: "create",
+                reason: format!(
+                    "its image has a disk of {} GiB, and a disk can only be larger",
+                    image_bytes.div_ceil(1 << 30)
+                ),
+            });
+        }
+        agent_files::guest_secret(&self.shared.config.layout, id).map_err(files)?;
+
+        let making = self.shared.making.lock().await;
+        let machine = Machine {
+            disk_generation: order.intent.disk_generation,
+            disk: DISK.to_owned(),
+            layer: layer.to_owned(),
+            freezing: None,
+            base,
+            origin: spec.snapshot,
+            limits: host::limits(spec),
+            numa: spec.numa.clone(),
+            gpus: spec.gpus.clone(),
+            address: self.free_address()?,
+            agent: meta.agent,
+            // A copy of a disk that has lived has its own system on it.
+            boots_itself: spec.snapshot.is_some(),
+        };
+        let _ = fs::remove_dir_all(dir.path());
+        fs::DirBuilder::new().mode(0o711).create(dir.path()).map_err(files)?;
+        dir.write_machine(&machine).map_err(files)?;
+        self.shared.promised.lock().unwrap_or_else(PoisonError::into_inner).remove(layer);
+        drop(making);
+        self.shared.disks.create(dir.path(), layer, wanted).await.map_err(disk)
+    }
+
+    /// The lowest address that no machine of this node has.
+    fn free_address(&self) -> Result<Ipv4Addr, BackendError> {
+        let mut taken = BTreeSet::new();
+        for id in self.ids().map_err(files)? {
+            if let Some(machine) = self.dir(id).machine().map_err(files)? {
+                taken.insert(machine.address);
+            }
+        }
+        self.shared.host.free_address(&taken)
+    }
+
+    /// Removes a machine that does not run.
+    pub(super) async fn unmake(&self, id: TaskId) -> Result<(), BackendError> {
+        let _making = self.shared.making.lock().await;
+        self.clear_away(id).await;
+        match fs::remove_dir_all(self.dir(id).path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(files(error)),
+            Ok(()) | Err(_) => {}
+        }
+        self.collect().map_err(files)
+    }
+
+    /// Removes layers that nothing is built on. An image's own stays for as long as it is the
+    /// image's: where it is a copy, the next machine needs none.
+    pub(super) fn collect(&self) -> io::Result<()> {
+        let mut used = self.shared.promised.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for id in self.ids()? {
+            if let Some(machine) = self.dir(id).machine()? {
+                used.insert(machine.layer);
+            }
+        }
+        used.extend(self.snapshot_layers()?);
+        // Shared storage that is away for a moment is no reason to keep from collecting later.
+        let Ok(listing) = self.shared.images.list() else { return Ok(()) };
+        used.extend(listing.images.iter().map(|image| layer_name(&image.meta)));
+        self.shared.disks.collect(&used)
+    }
+}
+
+/// Two images may have the same disk and boot in different ways.
+fn layer_name(meta: &ImageMeta) -> String {
+    let about = serde_json::to_vec(meta).unwrap_or_default();
+    let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(&about)[..8]);
+    format!("image-{}-{digest}", meta.sha256.get(..16).unwrap_or(&meta.sha256))
+}
+
+fn image_error(name: &VmImageName, error: &ImageError) -> BackendError {
+    BackendError::ImageUnavailable {
+        what: format!("VM image {name} cannot be used"),
+        reason: error.to_string(),
+        hint: error.hint().unwrap_or_else(|| "kohakuriver qemu image list".to_owned()),
+    }
+}
