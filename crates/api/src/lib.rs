@@ -9,6 +9,7 @@ pub mod fs;
 pub mod node;
 pub mod snapshot;
 pub mod task;
+pub mod vm;
 pub mod vps;
 
 pub use error::ErrorBody;
@@ -20,6 +21,9 @@ pub use node::{
 };
 pub use snapshot::{LatestSnapshot, Snapshot, SnapshotCreated, SnapshotList, SnapshotsDeleted};
 pub use task::Task;
+pub use vm::{
+    VmImage, VmImages, VmInstance, VmInstanceDeleted, VmInstances, VmNode, VmSummary, VmTask,
+};
 pub use vps::{
     AssignedNode, CreateVps, CreatedVps, Event, Message, RunnerResponse, SshKey, UpdateVps,
 };

@@ -27,6 +27,7 @@ pub struct Node {
     pub memory_total_bytes: u64,
     pub current_avg_temp: f32,
     pub current_max_temp: f32,
+    /// Whether virtual machines can run here.
     pub vm_capable: bool,
     pub vfio_gpus: Vec<GpuInfo>,
     pub runner_version: Option<String>,
@@ -37,6 +38,14 @@ pub struct Node {
     /// None: the Docker engine works. Otherwise why not.
     pub docker_error: Option<String>,
     pub docker_version: Option<String>,
+    /// None: virtual machines can run here. Otherwise why not.
+    pub vm_error: Option<String>,
+    /// QEMU's.
+    pub vm_version: Option<String>,
+    /// What runs a virtual machine's instructions: `kvm`, or `tcg` (emulated).
+    pub vm_accel: Option<String>,
+    /// Why virtual machines are slower here than they could be.
+    pub vm_warning: Option<String>,
     pub vps_count: u32,
     /// The node's clock minus the host's, milliseconds, when it last said hello.
     pub clock_skew_ms: i64,

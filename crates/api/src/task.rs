@@ -39,9 +39,12 @@ pub struct Task {
     pub docker_mount_dirs: Vec<String>,
     /// 0 = a VPS without SSH.
     pub ssh_port: Option<u32>,
+    /// `docker` or `qemu`.
     pub vps_backend: String,
     pub vm_image: Option<String>,
+    /// For example `20G`.
     pub vm_disk_size: Option<String>,
+    /// A virtual machine's address on its node.
     pub vm_ip: Option<String>,
     pub stdout_path: String,
     pub stderr_path: String,
@@ -77,6 +80,6 @@ pub struct Task {
     pub from_snapshot: Option<String>,
     pub snapshot_on_stop: bool,
     pub keep_snapshots: u32,
-    /// `end` or `keep`.
+    /// `end` or `keep`; empty for a virtual machine, whose own kernel decides.
     pub on_oom: String,
 }

@@ -15,6 +15,7 @@ pub struct CreateVps {
     pub required_cores: i64,
     #[serde(default)]
     pub required_gpus: Option<Vec<u32>>,
+    /// A container's limit; a virtual machine's memory, unless `memory_mb` says it.
     #[serde(default)]
     pub required_memory_bytes: Option<i64>,
     /// None: placement chooses.
@@ -34,8 +35,19 @@ pub struct CreateVps {
     /// For `upload`: one or several lines of `authorized_keys`.
     #[serde(default)]
     pub ssh_public_key: Option<String>,
-    #[serde(default = "docker")]
-    pub vps_backend: String,
+    /// `docker` (unless given, or `from_vps` is a virtual machine) or `qemu`.
+    #[serde(default)]
+    pub vps_backend: Option<String>,
+    /// Base image of a virtual machine; `debian-12` unless given.
+    #[serde(default)]
+    pub vm_image: Option<String>,
+    /// Size of a virtual machine's disk, for example `20G`; a plain number means GB. 20G unless
+    /// given.
+    #[serde(default)]
+    pub vm_disk_size: Option<String>,
+    /// A virtual machine's memory in MB; 4096 unless it or `required_memory_bytes` is given.
+    #[serde(default)]
+    pub memory_mb: Option<i64>,
     #[serde(default)]
     pub env_vars: BTreeMap<String, String>,
     #[serde(default)]
@@ -73,10 +85,6 @@ fn disabled() -> String {
     "disabled".to_owned()
 }
 
-fn docker() -> String {
-    "docker".to_owned()
-}
-
 impl Default for CreateVps {
     fn default() -> Self {
         Self {
@@ -90,7 +98,10 @@ impl Default for CreateVps {
             registry_image: None,
             ssh_key_mode: disabled(),
             ssh_public_key: None,
-            vps_backend: docker(),
+            vps_backend: None,
+            vm_image: None,
+            vm_disk_size: None,
+            memory_mb: None,
             env_vars: BTreeMap::new(),
             pids_limit: None,
             gpu_count: None,
@@ -154,6 +165,9 @@ pub struct CreatedVps {
     /// What the original's clients read here.
     #[serde(default)]
     pub runner_response: RunnerResponse,
+    /// A virtual machine's address on its node, where it has one already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm_ip: Option<String>,
     /// The VPS itself.
     pub task: crate::Task,
     /// Only for `generate`, only here, never stored.
@@ -167,7 +181,10 @@ pub struct CreatedVps {
 pub struct RunnerResponse {
     pub success: bool,
     pub ssh_port: u32,
+    /// Empty for a virtual machine.
     pub container_name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm_ip: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -2,7 +2,7 @@
 //! forwards, files.
 
 use kohakuriver_link::protocol::StreamTarget;
-use kohakuriver_model::Status;
+use kohakuriver_model::{BackendKind, Status};
 
 use crate::access::{Caller, Wish, authorize};
 use crate::host::App;
@@ -16,7 +16,7 @@ pub enum EnterError {
     #[error(transparent)]
     Instance(#[from] InstanceError),
     #[error("VPS {name} is {status}")]
-    NotRunning { name: String, status: Status },
+    NotRunning { name: String, status: Status, backend: BackendKind },
     #[error("VPS {name} is paused")]
     Paused { name: String },
     #[error("VPS {name} was created without --ssh")]
@@ -30,8 +30,15 @@ impl EnterError {
     pub fn hint(&self) -> Option<String> {
         let plain = |name: &str| name.trim_matches('\'').to_owned();
         match self {
-            Self::NotRunning { name, status: Status::Pending | Status::Assigning } => {
-                Some(format!("kohakuriver vps status {} --watch shows how far it is", plain(name)))
+            Self::NotRunning { name, status: Status::Pending | Status::Assigning, backend } => {
+                let name = plain(name);
+                let watch = format!("kohakuriver vps status {name} --watch shows how far it is");
+                Some(match backend {
+                    BackendKind::Docker => watch,
+                    BackendKind::Qemu => {
+                        format!("{watch}, kohakuriver terminal attach {name} shows its console")
+                    }
+                })
             }
             Self::NotRunning { name, .. } => {
                 Some(format!("kohakuriver vps restart {}", plain(name)))
@@ -74,8 +81,12 @@ pub async fn enter(
     if target == StreamTarget::Ssh && row.spec.ssh.is_none() {
         return Err(EnterError::NoSsh { name });
     }
+    let backend = row.spec.backend();
     match status {
         Status::Running => {}
+        // A machine has a console from its first moment on: one can watch it boot, and help one
+        // that never comes up.
+        Status::Assigning if backend == BackendKind::Qemu && target == StreamTarget::Attach => {}
         // What would answer is as frozen as the rest: an answer now is better than silence.
         Status::Paused => return Err(EnterError::Paused { name }),
         // It may well run: what cannot be reached says so itself.
@@ -88,7 +99,7 @@ pub async fn enter(
         | Status::Failed
         | Status::Killed
         | Status::KilledOom
-        | Status::Stopped => return Err(EnterError::NotRunning { name, status }),
+        | Status::Stopped => return Err(EnterError::NotRunning { name, status, backend }),
     }
     let node = (&row.node_id, row.node_name.as_str());
     Ok(streams::open(app, &access, node, target).await?)

@@ -10,6 +10,7 @@ mod snapshots;
 mod socket;
 mod stream;
 mod terminal;
+mod vm;
 mod vps;
 
 use std::io;
@@ -64,6 +65,7 @@ fn router(app: Arc<App>) -> Router {
             .merge(lifecycle::routes())
             .merge(snapshots::routes())
             .merge(node::routes())
+            .merge(vm::routes())
             .merge(stream::routes())
             .merge(fs::routes())
             .split_for_parts();

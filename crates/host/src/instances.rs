@@ -8,8 +8,8 @@ use kohakuriver_api::{CreateVps, Task};
 use kohakuriver_link::protocol::Order;
 use kohakuriver_model::status::transition;
 use kohakuriver_model::{
-    Act, Admission, DockerState, FailureCode, InstanceSpec, NodeId, NodeName, Status, TaskId,
-    admission,
+    Act, Admission, BackendKind, DockerState, FailureCode, InstanceSpec, Inventory, NodeId,
+    NodeName, Status, TaskId, VmState, admission,
 };
 use kohakuriver_store::{
     Change, CreateError, InstanceRow, NewEvent, NewInstance, Resolve, StoreError,
@@ -21,6 +21,7 @@ use crate::host::App;
 use crate::view;
 
 pub mod keys;
+pub mod machines;
 pub mod request;
 pub mod snapshots;
 
@@ -40,12 +41,22 @@ pub enum InstanceError {
         possible: &'static [&'static str],
         act: &'static str,
     },
+    #[error("VPS {name} is a virtual machine, and those cannot be paused or resumed")]
+    NoPause { name: String },
     #[error("VPS {name} is being deleted")]
     Leaving { name: String },
     #[error("VPS {name} has no snapshot {which}")]
     NoSnapshot { name: String, which: String },
     #[error("node '{node}' went away before it answered")]
     NodeAway { node: String },
+    #[error("node '{node}' is offline")]
+    NodeOffline { node: String },
+    #[error("node '{node}' did not answer within {} s", .limit.as_secs())]
+    NodeSlow { node: String, limit: Duration },
+    #[error("VPS {name} is no virtual machine")]
+    NoMachine { name: String },
+    #[error("no VPS has the id {0}: say which node keeps this machine")]
+    WhichNode(String),
     /// The node could not do it; its own words.
     #[error("{message}")]
     Node { code: FailureCode, message: String, hint: Option<String> },
@@ -84,16 +95,20 @@ pub async fn create(
     caller: &Caller,
     request: &CreateVps,
 ) -> Result<InstanceRow, InstanceError> {
-    let Wanted { mut spec, mut target, demand } = request::validate(request)?;
-    if let Some(source) = &request.from_vps {
-        let (original, found) = snapshots::find_for_clone(app, caller, request, source).await?;
-        target = Some(original.node_name);
-        spec.image = original.spec.image;
-        spec.snapshot = Some(found);
+    let source = match &request.from_vps {
+        Some(text) => Some(snapshots::find_source(app, caller, text).await?),
+        None => None,
+    };
+    let original = source.as_ref().map(|(_, row)| &row.spec);
+    let Wanted { mut spec, mut target, demand } = request::validate(request, original)?;
+    if let Some((access, row)) = source {
+        let which = request.from_snapshot.as_deref();
+        spec.snapshot = Some(snapshots::choose_for_copy(app, &access, which).await?);
+        target = Some(row.node_name);
     }
     let now_ms = app.clock.now_ms();
     let id = TaskId::at(now_ms.unsigned_abs(), app.cluster);
-    let unavailable = unavailable_nodes(app, &request.node_labels).await?;
+    let unavailable = unavailable_nodes(app, spec.backend(), &request.node_labels).await?;
     let new = NewInstance { id, spec, target, demand, actor: caller.name() };
     let row = app.store.create_instance(new, &unavailable, now_ms).await?;
     tracing::info!(task.id = %row.id, node.name = %row.node_name, "created");
@@ -124,15 +139,20 @@ pub async fn act_with(
     loop {
         let row = get(app, access).await?;
         let status = view::status_of(app, &row);
-        let intent = match admission::admit(act, &row.intent, status) {
+        let backend = row.spec.backend();
+        let intent = match admission::admit(act, backend, &row.intent, status) {
             Admission::Already => return Ok(row),
             Admission::Change(intent) => intent,
             Admission::Refused { possible } => return Err(refused(&row, status, act, possible)),
+            Admission::Unsupported => {
+                let name = display_name(row.id, &row.spec);
+                return Err(InstanceError::NoPause { name });
+            }
         };
         let spec = edit(&row.spec)?;
         // A node that is away keeps what it has, and the order waits for it. One without an
         // engine cannot take back what it has given up.
-        let unavailable = unavailable_nodes(app, &BTreeMap::new()).await?;
+        let unavailable = unavailable_nodes(app, backend, &BTreeMap::new()).await?;
         let event = NewEvent { kind: act.verb(), actor: caller.name(), detail: detail.clone() };
         let change = Change { intent, spec, event };
         match app.store.change_instance(&row, &change, &unavailable, app.clock.now_ms()).await {
@@ -252,9 +272,10 @@ pub fn display_name(id: TaskId, spec: &InstanceSpec) -> String {
     }
 }
 
-/// Nodes that cannot take work now, and why, for placement.
+/// Nodes that cannot take work of this kind now, and why, for placement.
 async fn unavailable_nodes(
     app: &App,
+    backend: BackendKind,
     labels: &BTreeMap<String, String>,
 ) -> Result<HashMap<NodeId, String>, StoreError> {
     let mut unavailable = HashMap::new();
@@ -263,12 +284,7 @@ async fn unavailable_nodes(
         let reason = if let Some((key, value)) = lacking {
             Some(format!("has no label {key}={value}"))
         } else if app.links.is_online(&node.id) {
-            node.inventory.as_ref().and_then(|inventory| match &inventory.docker {
-                DockerState::Ready { .. } => None,
-                DockerState::Unavailable { reason } => {
-                    Some(format!("has no working Docker engine: {reason}"))
-                }
-            })
+            node.inventory.as_ref().and_then(|inventory| cannot_run(backend, inventory))
         } else {
             Some("is offline".to_owned())
         };
@@ -277,6 +293,20 @@ async fn unavailable_nodes(
         }
     }
     Ok(unavailable)
+}
+
+/// Why a machine runs nothing on this backend. The other one may work all the same.
+fn cannot_run(backend: BackendKind, inventory: &Inventory) -> Option<String> {
+    match (backend, &inventory.docker, &inventory.vm) {
+        (BackendKind::Docker, DockerState::Ready { .. }, _)
+        | (BackendKind::Qemu, _, VmState::Ready { .. }) => None,
+        (BackendKind::Docker, DockerState::Unavailable { reason }, _) => {
+            Some(format!("has no working Docker engine: {reason}"))
+        }
+        (BackendKind::Qemu, _, VmState::Unavailable { reason }) => {
+            Some(format!("cannot run virtual machines: {reason}"))
+        }
+    }
 }
 
 /// A node by its name, for messages.

@@ -6,7 +6,9 @@ use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kohakuriver_link::protocol::{Answer, Order, Question, StreamOpen, ToRunner};
+use kohakuriver_link::protocol::{
+    Answer, NodeAnswer, NodeQuestion, Order, Question, StreamOpen, ToRunner,
+};
 use kohakuriver_model::{FailureCode, Metrics, NodeId, TaskId};
 use kohakuriver_net::Socket;
 use tokio::net::TcpStream;
@@ -81,11 +83,42 @@ pub struct Sample {
     pub metrics: Metrics,
 }
 
-/// A question that a runner has not answered yet.
+/// Questions of one kind that runners have not answered yet.
 #[derive(Debug)]
-struct Open {
-    node: NodeId,
-    reply: oneshot::Sender<Answer>,
+struct Open<A> {
+    last: u64,
+    waiting: HashMap<u64, (NodeId, oneshot::Sender<A>)>,
+}
+
+impl<A> Default for Open<A> {
+    fn default() -> Self {
+        Self { last: 0, waiting: HashMap::new() }
+    }
+}
+
+impl<A> Open<A> {
+    fn ask(&mut self, node: &NodeId) -> (u64, oneshot::Receiver<A>) {
+        let (reply, answer) = oneshot::channel();
+        // Who gave up waiting leaves his question behind.
+        self.waiting.retain(|_, (_, reply)| !reply.is_closed());
+        self.last += 1;
+        self.waiting.insert(self.last, (node.clone(), reply));
+        (self.last, answer)
+    }
+
+    fn answer(&mut self, node: &NodeId, request: u64, answer: A) {
+        // Only the node that was asked may answer.
+        if self.waiting.get(&request).is_some_and(|(asked, _)| asked == node)
+            && let Some((_, reply)) = self.waiting.remove(&request)
+        {
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// Nobody will answer these any more: who asked hears it now.
+    fn give_up(&mut self, node: &NodeId) {
+        self.waiting.retain(|_, (asked, _)| asked != node);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -95,8 +128,8 @@ struct State {
     /// Counts changes of a task that are not in the database, so that waiters see them as
     /// revisions.
     marks: HashMap<TaskId, u64>,
-    questions: HashMap<u64, Open>,
-    last_question: u64,
+    questions: Open<Answer>,
+    node_questions: Open<NodeAnswer>,
     sessions: u64,
 }
 
@@ -144,8 +177,8 @@ impl Links {
             node.link = None;
             node.mark += 1;
             node.pool.clear();
-            // Nobody will answer these any more: who asked hears it now.
-            state.questions.retain(|_, open| open.node != *id);
+            state.questions.give_up(id);
+            state.node_questions.give_up(id);
         }
     }
 
@@ -195,27 +228,32 @@ impl Links {
 
     /// Asks a connected runner something; `None` where it is away, or goes away meanwhile.
     pub async fn ask(&self, id: &NodeId, task_id: TaskId, question: Question) -> Option<Answer> {
-        let (reply, answer) = oneshot::channel();
-        {
+        let (request, answer) = {
             let mut state = self.lock();
             state.nodes.get(id)?.link.as_ref()?;
-            state.last_question += 1;
-            let request = state.last_question;
-            state.questions.insert(request, Open { node: id.clone(), reply });
-            drop(state);
-            self.send(id, ToRunner::Ask { request, task_id, question });
-        }
+            state.questions.ask(id)
+        };
+        self.send(id, ToRunner::Ask { request, task_id, question });
+        answer.await.ok()
+    }
+
+    /// As `ask`, about the node itself.
+    pub async fn ask_node(&self, id: &NodeId, question: NodeQuestion) -> Option<NodeAnswer> {
+        let (request, answer) = {
+            let mut state = self.lock();
+            state.nodes.get(id)?.link.as_ref()?;
+            state.node_questions.ask(id)
+        };
+        self.send(id, ToRunner::AskNode { request, question });
         answer.await.ok()
     }
 
     pub fn answer(&self, id: &NodeId, request: u64, answer: Answer) {
-        let mut state = self.lock();
-        // Only the node that was asked may answer.
-        if state.questions.get(&request).is_some_and(|open| open.node == *id)
-            && let Some(open) = state.questions.remove(&request)
-        {
-            let _ = open.reply.send(answer);
-        }
+        self.lock().questions.answer(id, request, answer);
+    }
+
+    pub fn answer_node(&self, id: &NodeId, request: u64, answer: NodeAnswer) {
+        self.lock().node_questions.answer(id, request, answer);
     }
 
     /// Sends an order if the node is connected; otherwise its next hello gets it.

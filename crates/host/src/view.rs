@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use kohakuriver_api::{GpuInfo, Node, Task};
 use kohakuriver_model::{
-    DockerState, FailureCode, GpuRuntime, ImageSource, Memory, NodeId, Observed, OnOom, Status,
-    public_status, status,
+    BackendKind, DockerState, FailureCode, GpuRuntime, ImageSource, InstanceSpec, Memory, NodeId,
+    Observed, OnOom, Status, VmState, public_status, status,
 };
 use kohakuriver_store::{InstanceRow, NodeRow};
 
@@ -39,14 +39,6 @@ pub fn revision(app: &App, row: &InstanceRow) -> u64 {
 pub fn task(app: &App, row: &InstanceRow) -> Task {
     let status = status_of(app, row);
     let spec = &row.spec;
-    let image = match &spec.image {
-        ImageSource::Registry { reference } => (None, Some(reference.clone())),
-        ImageSource::Environment { name } => {
-            (Some(name.clone()), Some(format!("kohakuriver/{name}:base")))
-        }
-        ImageSource::Default => (Some("base".to_owned()), Some("kohakuriver/base:base".to_owned())),
-        ImageSource::VmImage { .. } => (None, None),
-    };
     let mut task = Task {
         task_id: row.id.to_string(),
         task_type: "vps".to_owned(),
@@ -61,23 +53,16 @@ pub fn task(app: &App, row: &InstanceRow) -> Task {
         from_snapshot: spec.snapshot.map(|from| format!("{}:{}", from.task_id, from.tag)),
         snapshot_on_stop: spec.snapshots.on_stop,
         keep_snapshots: spec.snapshots.keep,
-        on_oom: match spec.on_oom {
-            OnOom::End => "end",
-            OnOom::KeepRunning => "keep",
-        }
-        .to_owned(),
         status: status.to_string(),
         desired: word(row.intent.desired).unwrap_or_default(),
         assigned_node: Some(row.node_name.to_string()),
-        container_name: image.0,
-        docker_image_name: image.1,
         ssh_port: Some(row.ssh_port.map_or(0, u32::from)),
         vps_backend: spec.backend().word().to_owned(),
         submitted_at: Some(iso(row.created_ms)),
         revision: revision(app, row),
-        pids_limit: Some(spec.pids_limit),
         ..Task::default()
     };
+    show_backend(&mut task, spec);
     if let Some(word) = status::transition(&row.intent, row.observation.as_ref()) {
         task.transition = Some(word.to_owned());
         task.transition_since = Some(iso(row.intent_ms));
@@ -102,6 +87,29 @@ pub fn task(app: &App, row: &InstanceRow) -> Task {
     task
 }
 
+/// What only containers or only virtual machines have.
+fn show_backend(task: &mut Task, spec: &InstanceSpec) {
+    (task.container_name, task.docker_image_name) = match &spec.image {
+        ImageSource::Registry { reference } => (None, Some(reference.clone())),
+        ImageSource::Environment { name } => {
+            (Some(name.clone()), Some(format!("kohakuriver/{name}:base")))
+        }
+        ImageSource::Default => (Some("base".to_owned()), Some("kohakuriver/base:base".to_owned())),
+        ImageSource::VmImage { name } => {
+            task.vm_image = Some(name.to_string());
+            task.vm_disk_size =
+                spec.vm_disk_bytes.map(|bytes| Memory::from_bytes(bytes).to_string());
+            return;
+        }
+    };
+    task.pids_limit = Some(spec.pids_limit);
+    task.on_oom = match spec.on_oom {
+        OnOom::End => "end",
+        OnOom::KeepRunning => "keep",
+    }
+    .to_owned();
+}
+
 /// What was last seen belongs to the task only if it is of the current start.
 fn show_observation(task: &mut Task, row: &InstanceRow, status: Status) {
     let Some(seen) = &row.observation else { return };
@@ -110,6 +118,7 @@ fn show_observation(task: &mut Task, row: &InstanceRow, status: Status) {
         return;
     }
     task.warning.clone_from(&seen.warning);
+    task.vm_ip = seen.address.map(|address| address.to_string());
     match &seen.state {
         Observed::Running { started_at_ms } | Observed::Paused { started_at_ms } => {
             task.started_at = Some(iso(*started_at_ms));
@@ -132,8 +141,14 @@ fn show_observation(task: &mut Task, row: &InstanceRow, status: Status) {
             }
             if status == Status::Failed {
                 let code = exit_code.map_or("unknown".to_owned(), |code| code.to_string());
-                task.error_message =
-                    Some(format!("its main process ended by itself with exit code {code}"));
+                task.error_message = Some(match row.spec.backend() {
+                    BackendKind::Docker => {
+                        format!("its main process ended by itself with exit code {code}")
+                    }
+                    BackendKind::Qemu => {
+                        "it was shut down from inside, or its QEMU ended".to_owned()
+                    }
+                });
                 task.error_code = Some("ended".to_owned());
                 task.error_hint = Some(format!("kohakuriver vps restart {}", row.id));
             }
@@ -144,7 +159,11 @@ fn show_observation(task: &mut Task, row: &InstanceRow, status: Status) {
             task.error_code = code_text(*code);
         }
         Observed::Absent if status == Status::Failed => {
-            task.error_message = Some("its container was removed on the node".to_owned());
+            let what = match row.spec.backend() {
+                BackendKind::Docker => "container",
+                BackendKind::Qemu => "disk",
+            };
+            task.error_message = Some(format!("its {what} was removed on the node"));
             task.error_code = Some("disappeared".to_owned());
             task.error_hint = Some(format!("kohakuriver vps delete {}", row.id));
         }
@@ -201,6 +220,15 @@ pub fn node(app: &App, row: &NodeRow) -> Node {
     match &inventory.docker {
         DockerState::Ready { version } => node.docker_version = Some(version.clone()),
         DockerState::Unavailable { reason } => node.docker_error = Some(reason.clone()),
+    }
+    match &inventory.vm {
+        VmState::Ready { version, accel, warning } => {
+            node.vm_capable = true;
+            node.vm_version = Some(version.clone());
+            node.vm_accel = Some(accel.word().to_owned());
+            node.vm_warning.clone_from(warning);
+        }
+        VmState::Unavailable { reason } => node.vm_error = Some(reason.clone()),
     }
     node.numa_topology = inventory
         .numa

@@ -10,8 +10,8 @@
 //!                                 <----  Order* SyncDone
 //!    Observation, Progress,       ---->
 //!    Heartbeat (every 5 s)        ---->  HeartbeatAck
-//!                                 <----  Order, DialData, Ask
-//!    Answer                       ---->
+//!                                 <----  Order, DialData, Ask, AskNode
+//!    Answer, NodeAnswer           ---->
 //! ```
 //!
 //! Both sides may lose the connection at any point; after the next `Hello` each tells the other
@@ -23,7 +23,7 @@
 //! says whose connection it is, so no token is needed to match them.
 
 use kohakuriver_model::{
-    FailureCode, InstanceSpec, Intent, Inventory, Metrics, Observation, TaskId,
+    FailureCode, InstanceSpec, Intent, Inventory, Metrics, Observation, TaskId, VmImageName,
 };
 pub use kohakuriver_wire::StreamTarget;
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ pub const ALPN_CONTROL: &[u8] = b"kr-ctl/1";
 pub const ALPN_DATA: &[u8] = b"kr-data/1";
 
 /// The versions of the control protocol this build speaks, oldest and newest.
-pub const VERSIONS: (u32, u32) = (3, 3);
+pub const VERSIONS: (u32, u32) = (4, 4);
 
 /// From runner to host on the control connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,6 +66,11 @@ pub enum ToHost {
     Answer {
         request: u64,
         answer: Answer,
+    },
+    /// To [`ToRunner::AskNode`].
+    NodeAnswer {
+        request: u64,
+        answer: NodeAnswer,
     },
 }
 
@@ -109,6 +114,11 @@ pub enum ToRunner {
         request: u64,
         task_id: TaskId,
         question: Question,
+    },
+    /// As `Ask`, where it is about the node and no instance's driver.
+    AskNode {
+        request: u64,
+        question: NodeQuestion,
     },
 }
 
@@ -158,6 +168,56 @@ pub struct Snapshot {
     pub own_bytes: u64,
     /// The disk of a living instance is built on it.
     pub in_use: bool,
+}
+
+/// What the host wants of a node's virtual machines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "question")]
+pub enum NodeQuestion {
+    /// The base images in shared storage.
+    ListVmImages,
+    /// Whatever machines keep on this node, also those that nobody knows of any more.
+    ListMachines,
+    /// Removes all that a machine keeps. The host has no such instance; what the runner's ledger
+    /// still has is refused all the same, and so is one that runs, unless by `force`.
+    DeleteMachine { task_id: TaskId, force: bool },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "answer")]
+pub enum NodeAnswer {
+    VmImages { dir: String, images: Vec<VmImage> },
+    Machines { dir: String, machines: Vec<Machine> },
+    Deleted { freed_bytes: u64 },
+    Failed { code: FailureCode, message: String, hint: Option<String> },
+}
+
+/// A base image of virtual machines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmImage {
+    pub name: VmImageName,
+    /// Its disk's file, below the folder of all images.
+    pub file: String,
+    /// What it takes in shared storage.
+    pub size_bytes: u64,
+    /// The size of the disk that a machine sees.
+    pub virtual_bytes: u64,
+    /// Milliseconds since 1970.
+    pub modified_ms: i64,
+}
+
+/// What one virtual machine keeps on its node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    pub task_id: TaskId,
+    /// What its own files take; base images and what other machines share are not counted.
+    pub disk_bytes: u64,
+    /// Names in its folder.
+    pub files: Vec<String>,
+    /// QEMU's, while it runs.
+    pub pid: Option<u32>,
+    /// The runner's ledger has it.
+    pub known: bool,
 }
 
 /// What an instance of this node should be.

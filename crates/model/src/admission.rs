@@ -2,6 +2,7 @@
 //! every pair.
 
 use crate::intent::{Desired, Intent};
+use crate::spec::BackendKind;
 use crate::status::Status;
 
 /// What a person asks.
@@ -48,13 +49,18 @@ pub enum Admission {
     Already,
     /// Not from this state; these are the commands that work now.
     Refused { possible: &'static [&'static str] },
+    /// From no state: what it runs on cannot do it.
+    Unsupported,
 }
 
 /// Decides on one act.
-pub fn admit(act: Act, intent: &Intent, status: Status) -> Admission {
-    let refused = Admission::Refused { possible: possible(intent, status) };
+pub fn admit(act: Act, backend: BackendKind, intent: &Intent, status: Status) -> Admission {
+    let refused = Admission::Refused { possible: possible(backend, intent, status) };
     if intent.desired == Desired::Deleted {
         return if matches!(act, Act::Delete { .. }) { Admission::Already } else { refused };
+    }
+    if backend == BackendKind::Qemu && matches!(act, Act::Pause | Act::Resume) {
+        return Admission::Unsupported;
     }
     let change = Admission::Change;
     match (act, Phase::of(status)) {
@@ -142,7 +148,7 @@ impl Phase {
 }
 
 /// The commands that make sense in a state, for error messages.
-pub fn possible(intent: &Intent, status: Status) -> &'static [&'static str] {
+pub fn possible(backend: BackendKind, intent: &Intent, status: Status) -> &'static [&'static str] {
     if intent.desired == Desired::Deleted {
         return &[];
     }
@@ -156,6 +162,9 @@ pub fn possible(intent: &Intent, status: Status) -> &'static [&'static str] {
             &["kill", "restart", "delete --force"]
         }
         Status::Pending | Status::Assigning => &["stop", "kill", "delete --force"],
+        Status::Running | Status::Paused if backend == BackendKind::Qemu => {
+            &["stop", "restart", "kill", "delete --force"]
+        }
         Status::Running => &["stop", "restart", "pause", "kill", "delete --force"],
         Status::Paused => &["resume", "stop", "restart", "kill", "delete --force"],
         Status::Lost => &["stop", "restart", "kill", "delete --force"],
@@ -184,6 +193,10 @@ mod tests {
         ]
     }
 
+    fn any_backend() -> impl Strategy<Value = BackendKind> {
+        prop_oneof![Just(BackendKind::Docker), Just(BackendKind::Qemu)]
+    }
+
     fn any_status() -> impl Strategy<Value = Status> {
         (0..Status::ALL.len()).prop_map(|index| Status::ALL[index])
     }
@@ -191,11 +204,11 @@ mod tests {
     proptest! {
         #[test]
         fn generations_only_grow_and_nothing_leaves_deleted(
-            acts in proptest::collection::vec((any_act(), any_status()), 1..40)
+            acts in proptest::collection::vec((any_act(), any_backend(), any_status()), 1..40)
         ) {
             let mut intent = Intent::created();
-            for (act, status) in acts {
-                if let Admission::Change(next) = admit(act, &intent, status) {
+            for (act, backend, status) in acts {
+                if let Admission::Change(next) = admit(act, backend, &intent, status) {
                     prop_assert_eq!(next.generation, intent.generation + 1);
                     prop_assert!(next.start_generation >= intent.start_generation);
                     prop_assert!(next.start_generation <= next.generation);
@@ -208,21 +221,40 @@ mod tests {
         }
 
         #[test]
-        fn asking_again_at_once_changes_nothing_or_is_told_why(act in any_act(), status in any_status()) {
-            let first = admit(act, &Intent::created(), status);
+        fn asking_again_at_once_changes_nothing_or_is_told_why(
+            act in any_act(), backend in any_backend(), status in any_status()
+        ) {
+            let first = admit(act, backend, &Intent::created(), status);
             let fresh = matches!(act, Act::Restart | Act::Restore | Act::Update);
             if let (Admission::Change(next), false) = (first, fresh) {
-                prop_assert_eq!(admit(act, &next, status), Admission::Already);
+                prop_assert_eq!(admit(act, backend, &next, status), Admission::Already);
             }
         }
 
         #[test]
-        fn what_is_said_to_be_possible_is_admitted(status in any_status(), paused in any::<bool>()) {
+        fn a_virtual_machine_is_never_paused_and_otherwise_treated_like_a_container(
+            act in any_act(), status in any_status()
+        ) {
+            let intent = Intent::created();
+            let machine = admit(act, BackendKind::Qemu, &intent, status);
+            if matches!(act, Act::Pause | Act::Resume) {
+                prop_assert_eq!(machine, Admission::Unsupported);
+            } else if let Admission::Refused { possible } = machine {
+                prop_assert!(!possible.contains(&"pause") && !possible.contains(&"resume"));
+            } else {
+                prop_assert_eq!(machine, admit(act, BackendKind::Docker, &intent, status));
+            }
+        }
+
+        #[test]
+        fn what_is_said_to_be_possible_is_admitted(
+            backend in any_backend(), status in any_status(), paused in any::<bool>()
+        ) {
             let mut intent = Intent::created();
             if paused || status == Status::Paused {
                 intent = intent.pause();
             }
-            for text in possible(&intent, status) {
+            for text in possible(backend, &intent, status) {
                 let act = match *text {
                     "stop" => Act::Stop,
                     "kill" => Act::Kill,
@@ -233,8 +265,9 @@ mod tests {
                     "delete --force" => Act::Delete { force: true },
                     other => panic!("{other} is no command"),
                 };
-                let refused = matches!(admit(act, &intent, status), Admission::Refused { .. });
-                prop_assert!(!refused, "{} from {}", text, status);
+                let answer = admit(act, backend, &intent, status);
+                let admitted = matches!(answer, Admission::Change(_) | Admission::Already);
+                prop_assert!(admitted, "{} from {}", text, status);
             }
         }
     }
@@ -243,10 +276,11 @@ mod tests {
     #[test]
     fn the_diagrams_arrows_are_there_and_no_others() {
         let running = Intent::created();
-        let change = |act, intent: &Intent, status| match admit(act, intent, status) {
-            Admission::Change(next) => Some(next.desired),
-            Admission::Already | Admission::Refused { .. } => None,
-        };
+        let change =
+            |act, intent: &Intent, status| match admit(act, BackendKind::Docker, intent, status) {
+                Admission::Change(next) => Some(next.desired),
+                Admission::Already | Admission::Refused { .. } | Admission::Unsupported => None,
+            };
         assert_eq!(change(Act::Stop, &running, Status::Running), Some(Desired::Stopped));
         assert_eq!(change(Act::Pause, &running, Status::Running), Some(Desired::Paused));
         assert_eq!(change(Act::Kill, &running, Status::Running), Some(Desired::Killed));

@@ -18,15 +18,24 @@ impl Memory {
     pub const fn bytes(self) -> u64 {
         self.0
     }
+
+    /// Reads a text in which a plain number counts in `unit`, such as `G` for a disk.
+    ///
+    /// # Errors
+    /// As of `parse`.
+    pub fn parse_in(unit: char, text: &str) -> Result<Self, ParseMemoryError> {
+        if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+            return format!("{text}{unit}").parse();
+        }
+        text.parse()
+    }
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ParseMemoryError {
-    #[error(
-        "'{0}' is not an amount of memory: write a number and K, M, G or T, for example 8G or 512M"
-    )]
+    #[error("'{0}' is not a size: write a number and K, M, G or T, for example 8G or 512M")]
     Malformed(String),
-    #[error("'{0}' is too large an amount of memory")]
+    #[error("'{0}' is too large a size")]
     TooLarge(String),
 }
 
@@ -88,6 +97,16 @@ mod tests {
         {
             assert_eq!(text.parse(), Ok(Memory(bytes)), "{text}");
         }
+    }
+
+    #[test]
+    fn a_plain_number_counts_in_what_the_place_says() {
+        for (unit, text, bytes) in
+            [('G', "20", 20 << 30), ('M', "16384", 16 << 30), ('G', "9M", 9 << 20)]
+        {
+            assert_eq!(Memory::parse_in(unit, text), Ok(Memory(bytes)), "{text}");
+        }
+        assert!(Memory::parse_in('G', "").is_err());
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub const DEFAULT_VM_DISK_BYTES: u64 = 20 << 30;
 pub const DEFAULT_VM_IMAGE: &str = "debian-12";
 /// No system worth the name boots in less.
 pub const SMALLEST_VM_MEMORY_BYTES: u64 = 128 << 20;
+/// Nor on a smaller disk; and one larger than any file system holds is a typing error.
+pub const SMALLEST_VM_DISK_BYTES: u64 = 1 << 30;
+pub const LARGEST_VM_DISK_BYTES: u64 = 64 << 40;
 
 /// The specification of one VPS.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use kohakuriver_link::protocol::{Answer, Order, Question};
+use kohakuriver_link::protocol::{Answer, NodeAnswer, NodeQuestion, Order, Question};
 use kohakuriver_model::{BackendKind, FailureCode, TaskId};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
@@ -94,6 +94,16 @@ impl Fleet {
             };
         }
         answer.await.unwrap_or_else(|_| gone())
+    }
+
+    /// What this node keeps of virtual machines.
+    pub fn ask_node(&self, question: &NodeQuestion) -> NodeAnswer {
+        tracing::debug!(?question, "this runner has no backend for virtual machines");
+        NodeAnswer::Failed {
+            code: FailureCode::EngineUnavailable,
+            message: "this node's runner has no virtual machines".to_owned(),
+            hint: None,
+        }
     }
 
     /// Passes the backend's hints on until the runner ends.

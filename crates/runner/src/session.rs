@@ -143,6 +143,7 @@ impl Session {
             | ToRunner::HeartbeatAck
             | ToRunner::DialData { .. }
             | ToRunner::Ask { .. }
+            | ToRunner::AskNode { .. }
             | ToRunner::Certificate { .. } => Err(SessionError::Unexpected),
         }
     }
@@ -184,7 +185,8 @@ impl Session {
                         | ToRunner::HeartbeatAck
                         | ToRunner::DialData { .. }
                         | ToRunner::Certificate { .. }
-                        | ToRunner::Ask { .. } => {}
+                        | ToRunner::Ask { .. }
+                        | ToRunner::AskNode { .. } => {}
                     }
                     self.handle(message, &pool, &answer)?;
                 }
@@ -228,6 +230,13 @@ impl Session {
                     let answer = fleet.ask(task_id, question).await;
                     // The session may be over; then nobody waits for it.
                     let _ = answers.send(ToHost::Answer { request, answer }).await;
+                });
+            }
+            ToRunner::AskNode { request, question } => {
+                let (fleet, answers) = (Arc::clone(&self.fleet), answers.clone());
+                tokio::spawn(async move {
+                    let answer = fleet.ask_node(&question);
+                    let _ = answers.send(ToHost::NodeAnswer { request, answer }).await;
                 });
             }
             ToRunner::Order(order) => self.fleet.order(*order),

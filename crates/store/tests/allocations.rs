@@ -100,14 +100,14 @@ impl Cluster {
             return Ok(());
         };
         let status = public_status(&row.intent, row.observation.as_ref(), true);
-        match admission::admit(act, &row.intent, status) {
+        match admission::admit(act, row.spec.backend(), &row.intent, status) {
             Admission::Change(intent) => {
                 let event =
                     NewEvent { kind: act.verb(), actor: "tester".into(), detail: "".into() };
                 let change = Change { intent, spec: edit(row.spec.clone()), event };
                 self.store.change_instance(&row, &change, &HashMap::new(), 6).await
             }
-            Admission::Already | Admission::Refused { .. } => Ok(()),
+            Admission::Already | Admission::Refused { .. } | Admission::Unsupported => Ok(()),
         }
     }
 

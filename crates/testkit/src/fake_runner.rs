@@ -1,6 +1,7 @@
 //! A runner made of words only: it joins, connects and answers orders as the test wishes.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, bail};
@@ -9,11 +10,13 @@ use kohakuriver_link::enroll::enroll;
 use kohakuriver_link::frame::FrameStream;
 use kohakuriver_link::pki::RunnerIdentity;
 use kohakuriver_link::protocol::{
-    Answer, Hello, Order, Question, Snapshot, StreamOpen, StreamOpened, ToHost, ToRunner, VERSIONS,
+    Answer, Hello, Machine, NodeAnswer, NodeQuestion, Order, Question, Snapshot, StreamOpen,
+    StreamOpened, ToHost, ToRunner, VERSIONS, VmImage,
 };
 use kohakuriver_model::node::{Gpu, NumaNode};
 use kohakuriver_model::{
-    Desired, DockerState, GpuRuntime, Inventory, Metrics, Observation, Observed, TaskId,
+    BackendKind, Desired, DockerState, FailureCode, GpuRuntime, Inventory, Metrics, Observation,
+    Observed, TaskId, VmAccel, VmState,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -31,6 +34,12 @@ pub enum Reaction {
     /// Reports this instead of running.
     Fail(Observed),
 }
+
+/// Where its machines are.
+const MACHINE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
+
+/// The folder that a machine nobody owns has left on every fake that runs machines.
+pub const ORPHAN: TaskId = TaskId::from_u64(1_234_567_890_123_456_789);
 
 /// A connected fake.
 #[derive(Debug)]
@@ -64,22 +73,52 @@ pub fn inventory() -> Inventory {
     }
 }
 
+/// The same machine with QEMU, which has to emulate.
+pub fn vm_inventory() -> Inventory {
+    let vm = VmState::Ready {
+        version: "10.0".to_owned(),
+        accel: VmAccel::Tcg,
+        warning: Some("machines are emulated".to_owned()),
+    };
+    Inventory { vm, ..inventory() }
+}
+
 impl FakeRunner {
     /// Joins under `name` and connects.
     pub async fn join(host: &TestHost, name: &str, reaction: Reaction) -> Result<Self> {
+        Self::join_as(host, name, reaction, inventory()).await
+    }
+
+    /// Joins as a machine that has this.
+    pub async fn join_as(
+        host: &TestHost,
+        name: &str,
+        reaction: Reaction,
+        inventory: Inventory,
+    ) -> Result<Self> {
         let dir = host.data_dir().join(format!("runner-{name}"));
         std::fs::create_dir_all(&dir)?;
         let token = host.join_token().await?;
         let identity = enroll(&token, None, &name.parse()?, &dir, host.now_ms()).await?;
-        Self::connect(host, identity, reaction, Vec::new()).await
+        Self::connect_as(host, identity, reaction, Vec::new(), inventory).await
     }
 
     /// Connects with an identity from before, having seen `seen` of its instances.
     pub async fn connect(
         host: &TestHost,
+        identity: RunnerIdentity,
+        reaction: Reaction,
+        seen: Vec<(TaskId, Observation)>,
+    ) -> Result<Self> {
+        Self::connect_as(host, identity, reaction, seen, inventory()).await
+    }
+
+    async fn connect_as(
+        host: &TestHost,
         mut identity: RunnerIdentity,
         reaction: Reaction,
         seen: Vec<(TaskId, Observation)>,
+        inventory: Inventory,
     ) -> Result<Self> {
         identity.host_address = host.host.link_address().clone();
         let mut control = connect_control(&identity).await?;
@@ -88,7 +127,7 @@ impl FakeRunner {
             newest_version: VERSIONS.1,
             runner_version: "test".to_owned(),
             now_ms: host.now_ms(),
-            inventory: inventory(),
+            inventory,
         };
         control.send(&ToHost::Hello(hello)).await?;
         let answer = control.receive::<ToRunner>().await?;
@@ -141,6 +180,7 @@ async fn serve(
     mut queue: mpsc::Receiver<ToHost>,
 ) -> Result<()> {
     let mut snapshots = HashMap::new();
+    let mut orphaned = true;
     let mut beat = tokio::time::interval(std::time::Duration::from_secs(1));
     loop {
         tokio::select! {
@@ -163,6 +203,10 @@ async fn serve(
                 ToRunner::Ask { request, task_id, question } => {
                     let answer = answer(&mut snapshots, task_id, question);
                     control.send(&ToHost::Answer { request, answer }).await?;
+                }
+                ToRunner::AskNode { request, question } => {
+                    let answer = answer_node(&orders, &mut orphaned, &question);
+                    control.send(&ToHost::NodeAnswer { request, answer }).await?;
                 }
                 ToRunner::Welcome { .. }
                 | ToRunner::Refused { .. }
@@ -202,6 +246,55 @@ fn answer(
     }
 }
 
+/// One image, a folder for every machine that was ordered, and one that nobody owns.
+fn answer_node(
+    orders: &Mutex<HashMap<TaskId, Order>>,
+    orphaned: &mut bool,
+    question: &NodeQuestion,
+) -> NodeAnswer {
+    let machine = |task_id: TaskId, known: bool| Machine {
+        task_id,
+        disk_bytes: 5 << 20,
+        files: vec!["disk.qcow2".to_owned()],
+        pid: known.then_some(42),
+        known,
+    };
+    match question {
+        NodeQuestion::ListVmImages => match "debian-12".parse() {
+            Ok(name) => NodeAnswer::VmImages {
+                dir: "/shared/vm-images".to_owned(),
+                images: vec![VmImage {
+                    name,
+                    file: "debian-12/disk.qcow2".to_owned(),
+                    size_bytes: 300 << 20,
+                    virtual_bytes: 3 << 30,
+                    modified_ms: 1_790_000_000_500,
+                }],
+            },
+            Err(_) => failed("no name"),
+        },
+        NodeQuestion::ListMachines => {
+            let orders = orders.lock().unwrap_or_else(PoisonError::into_inner);
+            let of_machines = |order: &&Order| order.spec.backend() == BackendKind::Qemu;
+            let ordered = orders.values().filter(of_machines);
+            let mut machines: Vec<_> = ordered.map(|order| machine(order.task_id, true)).collect();
+            if *orphaned {
+                machines.push(machine(ORPHAN, false));
+            }
+            NodeAnswer::Machines { dir: "/data/vm/disks".to_owned(), machines }
+        }
+        NodeQuestion::DeleteMachine { task_id: ORPHAN, .. } if std::mem::take(orphaned) => {
+            NodeAnswer::Deleted { freed_bytes: 5 << 20 }
+        }
+        NodeQuestion::DeleteMachine { .. } => failed("there is no such machine"),
+    }
+}
+
+fn failed(message: &str) -> NodeAnswer {
+    let message = message.to_owned();
+    NodeAnswer::Failed { code: FailureCode::Disappeared, message, hint: None }
+}
+
 fn react(reaction: &Reaction, order: &Order) -> Option<Observation> {
     let state = match (reaction, order.intent.desired) {
         (Reaction::Ignore, _) => return None,
@@ -216,12 +309,13 @@ fn react(reaction: &Reaction, order: &Order) -> Option<Observation> {
         (Reaction::Obey, Desired::Paused) => Observed::Paused { started_at_ms: 1 },
         (Reaction::Obey, Desired::Running) => Observed::Running { started_at_ms: 1 },
     };
+    let machine = order.spec.backend() == BackendKind::Qemu && !state.is_at_rest();
     Some(Observation {
         generation: order.intent.generation,
         state,
         ssh_host_key: None,
         warning: None,
-        address: None,
+        address: machine.then_some(MACHINE_ADDRESS),
     })
 }
 

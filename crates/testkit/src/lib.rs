@@ -5,5 +5,5 @@
 mod fake_runner;
 mod test_host;
 
-pub use fake_runner::{FakeRunner, Reaction, inventory};
+pub use fake_runner::{FakeRunner, ORPHAN, Reaction, inventory, vm_inventory};
 pub use test_host::{Answer, TestHost};

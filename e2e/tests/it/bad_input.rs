@@ -12,7 +12,7 @@ fn mistakes_of_create_are_told_and_leave_nothing() {
     let cases: [(&[&str], i32, &[&str]); 9] = [
         (&["-t", "nowhere"], 1, &["no node named 'nowhere'", "node list"]),
         (&["-t", "a:b:c"], 2, &["is not a target", "node:numa"]),
-        (&["-m", "8X"], 2, &["'8X' is not an amount of memory", "8G"]),
+        (&["-m", "8X"], 2, &["'8X' is not a size", "8G"]),
         (&["-c", "4096"], 1, &["4096 cores are more than node", "hint:"]),
         (&["-m", "900T"], 1, &["more than node", "hint:"]),
         (&["--image", "no.such.registry.invalid/x"], 1, &["cannot be pulled", "hint:"]),

@@ -174,7 +174,7 @@ fn body(args: &CreateArgs) -> CreateVps {
         target_numa_node_id: target.and_then(|target| target.numa),
         container_name: args.container.clone(),
         registry_image: args.image.clone(),
-        vps_backend: args.backend.clone(),
+        vps_backend: Some(args.backend.clone()),
         env_vars: args.env.iter().cloned().collect::<BTreeMap<_, _>>(),
         pids_limit: args.pids_limit,
         gpu_count: args.gpus,

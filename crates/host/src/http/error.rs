@@ -115,7 +115,8 @@ impl From<RequestError> for ApiError {
         match error {
             RequestError::KeyMode(_) => answer.hint("use disabled, none, upload or generate"),
             RequestError::Memory(_) => answer.hint("give bytes, or leave it out for no limit"),
-            RequestError::Backend(_) => answer.hint("use docker"),
+            RequestError::Backend(_) => answer.hint("use docker or qemu"),
+            RequestError::Machine(error) => answer.hint(error.hint()),
             RequestError::Name(_)
             | RequestError::Image(_)
             | RequestError::TwoImages
@@ -227,10 +228,24 @@ impl From<InstanceError> for ApiError {
                 Self::new(StatusCode::NOT_FOUND, "no_snapshot", text)
                     .hint(format!("kohakuriver vps snapshot list {name}"))
             }
-            InstanceError::NodeAway { .. } => {
+            InstanceError::NodeAway { .. } | InstanceError::NodeOffline { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "node_away", text)
                     .hint("kohakuriver node list")
             }
+            InstanceError::NodeSlow { .. } => {
+                Self::new(StatusCode::BAD_GATEWAY, "node", text).hint("try again in a while")
+            }
+            InstanceError::NoPause { name } => {
+                let name = name.trim_matches('\'');
+                Self::new(StatusCode::CONFLICT, "no_pause", text).hint(format!(
+                    "kohakuriver vps stop {name} frees what it holds and keeps its disk, \
+                     kohakuriver vps restart {name} starts it again"
+                ))
+            }
+            InstanceError::NoMachine { .. } => Self::new(StatusCode::CONFLICT, "no_machine", text)
+                .hint("kohakuriver vps delete deletes any VPS"),
+            InstanceError::WhichNode(_) => Self::new(StatusCode::BAD_REQUEST, "which_node", text)
+                .hint("kohakuriver qemu instances shows it"),
             InstanceError::Node { code, hint, .. } => {
                 let answer = match code {
                     FailureCode::SnapshotNotFound => {

@@ -56,7 +56,8 @@ async fn get_node(
     Ok(Json(view::node(&app, &find(&app, &name).await?)))
 }
 
-async fn find(app: &App, name: &str) -> Result<NodeRow, ApiError> {
+/// A node's row, by its name.
+pub async fn find(app: &App, name: &str) -> Result<NodeRow, ApiError> {
     let nodes = app.store.list_nodes().await?;
     nodes.into_iter().find(|row| row.name.as_str() == name).ok_or_else(|| unknown(name))
 }

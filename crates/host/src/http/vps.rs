@@ -10,7 +10,7 @@ use http::{HeaderMap, StatusCode};
 use kohakuriver_api::{
     AssignedNode, CreateVps, CreatedVps, ErrorBody, Event, RunnerResponse, SshKey, Task,
 };
-use kohakuriver_model::Status;
+use kohakuriver_model::{BackendKind, Status};
 use kohakuriver_store::EventRow;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
@@ -93,7 +93,7 @@ async fn create_vps(
     Ok(Json(CreatedVps {
         message,
         task_id: row.id.to_string(),
-        vps_backend: request.vps_backend,
+        vps_backend: task.vps_backend.clone(),
         ssh_key_mode: request.ssh_key_mode,
         ssh_port: row.ssh_port.map_or(0, u32::from),
         assigned_node: AssignedNode { hostname: row.node_name.to_string(), url: None },
@@ -101,8 +101,13 @@ async fn create_vps(
         runner_response: RunnerResponse {
             success: task.status == Status::Running.as_str(),
             ssh_port: row.ssh_port.map_or(0, u32::from),
-            container_name: format!("kohakuriver-vps-{}", row.id),
+            container_name: match row.spec.backend() {
+                BackendKind::Docker => format!("kohakuriver-vps-{}", row.id),
+                BackendKind::Qemu => String::new(),
+            },
+            vm_ip: task.vm_ip.clone(),
         },
+        vm_ip: task.vm_ip.clone(),
         task,
         ssh_private_key,
         ssh_public_key,

@@ -5,11 +5,15 @@ use kohakuriver_model::memory::SMALLEST_LIMIT;
 use kohakuriver_model::name::NameError;
 use kohakuriver_model::spec::{DEFAULT_PIDS_LIMIT, ImageError};
 use kohakuriver_model::{
-    Demand, GpuDemand, ImageSource, InstanceSpec, Memory, NodeName, OnOom, SnapshotPolicy,
-    SshAccess,
+    BackendKind, Demand, GpuDemand, ImageSource, InstanceSpec, Memory, NodeName, OnOom,
+    SnapshotPolicy, SshAccess,
 };
 
 use super::keys;
+
+mod machine;
+
+pub use machine::MachineError;
 
 const MAX_ENV_TEXT: usize = 64 * 1024;
 
@@ -45,8 +49,10 @@ pub enum RequestError {
     EnvName(String),
     #[error("the environment variables are too long")]
     EnvTooLong,
-    #[error("the backend '{0}' is not in this version")]
+    #[error("there is no backend '{0}'")]
     Backend(String),
+    #[error(transparent)]
+    Machine(#[from] MachineError),
     #[error("give either GPU numbers or how many GPUs, not both")]
     TwoGpuWishes,
     #[error("a NUMA node belongs to a node: say which node")]
@@ -80,30 +86,27 @@ pub struct Wanted {
 /// Machines hold sixteen; more is a typing error.
 const MOST_GPUS: u32 = 64;
 
-/// Checks everything about the request that can be known without asking a node.
-pub fn validate(request: &CreateVps) -> Result<Wanted, RequestError> {
-    if request.vps_backend != "docker" {
-        return Err(RequestError::Backend(request.vps_backend.clone()));
-    }
-    let text = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
+/// Checks everything about the request that can be known without asking a node. `original` is
+/// what the new instance is to be a copy of: a copy runs on what that runs on.
+pub fn validate(
+    request: &CreateVps,
+    original: Option<&InstanceSpec>,
+) -> Result<Wanted, RequestError> {
     let target: Option<NodeName> =
         text(&request.target_hostname).map(|name| name.parse()).transpose()?;
-    let image = image(text(&request.registry_image), text(&request.container_name))?;
-    match (&request.from_vps, &request.from_snapshot) {
-        (None, Some(_)) => return Err(RequestError::SnapshotOfNothing),
-        (Some(_), _) if image != ImageSource::Default => {
-            return Err(RequestError::ImageAndSnapshot);
-        }
-        (Some(_) | None, _) => {}
+    if request.from_snapshot.is_some() && request.from_vps.is_none() {
+        return Err(RequestError::SnapshotOfNothing);
     }
     if request.target_numa_node_id.is_some() && target.is_none() {
         return Err(RequestError::NumaOfNoNode);
     }
+    let spec = match backend(request, original)? {
+        BackendKind::Docker => container(request, original)?,
+        BackendKind::Qemu => machine::spec(request, original)?,
+    };
     let spec = InstanceSpec {
         name: text(&request.name).map(|name| name.parse()).transpose()?,
         cores: cores(request.required_cores)?,
-        memory_bytes: memory(request.required_memory_bytes)?,
-        pids_limit: pids(request.pids_limit.unwrap_or(DEFAULT_PIDS_LIMIT))?,
         ssh: ssh(request)?,
         env: environment(request)?,
         snapshots: policy(
@@ -111,8 +114,7 @@ pub fn validate(request: &CreateVps) -> Result<Wanted, RequestError> {
             request.keep_snapshots,
             request.snapshot_on_stop,
         ),
-        on_oom: on_oom(OnOom::default(), request.on_oom.as_deref())?,
-        ..InstanceSpec::new(image)
+        ..spec
     };
     let demand = Demand {
         cores: spec.cores,
@@ -121,6 +123,50 @@ pub fn validate(request: &CreateVps) -> Result<Wanted, RequestError> {
         numa: request.target_numa_node_id,
     };
     Ok(Wanted { spec, target, demand })
+}
+
+fn backend(
+    request: &CreateVps,
+    original: Option<&InstanceSpec>,
+) -> Result<BackendKind, RequestError> {
+    let asked = match text(&request.vps_backend).as_deref() {
+        None => None,
+        Some("docker") => Some(BackendKind::Docker),
+        Some("qemu") => Some(BackendKind::Qemu),
+        Some(other) => return Err(RequestError::Backend(other.to_owned())),
+    };
+    match (asked, original.map(InstanceSpec::backend)) {
+        (Some(asked), Some(has)) if asked != has => {
+            Err(MachineError::OtherBackend { asked, has }.into())
+        }
+        (Some(backend), _) | (None, Some(backend)) => Ok(backend),
+        (None, None) => Ok(BackendKind::default()),
+    }
+}
+
+/// What only containers have. Its image is that of the original, if there is one.
+fn container(
+    request: &CreateVps,
+    original: Option<&InstanceSpec>,
+) -> Result<InstanceSpec, RequestError> {
+    machine::refuse_for_containers(request)?;
+    let image = image(text(&request.registry_image), text(&request.container_name))?;
+    let image = match original {
+        Some(_) if image != ImageSource::Default => return Err(RequestError::ImageAndSnapshot),
+        Some(original) => original.image.clone(),
+        None => image,
+    };
+    Ok(InstanceSpec {
+        memory_bytes: memory(request.required_memory_bytes)?,
+        pids_limit: pids(request.pids_limit.unwrap_or(DEFAULT_PIDS_LIMIT))?,
+        on_oom: on_oom(OnOom::default(), request.on_oom.as_deref())?,
+        ..InstanceSpec::new(image)
+    })
+}
+
+/// Existing clients send empty texts for what is not given.
+fn text(value: &Option<String>) -> Option<String> {
+    value.clone().filter(|text| !text.is_empty())
 }
 
 /// What a change makes of a specification.
@@ -132,8 +178,13 @@ pub fn update(spec: &InstanceSpec, change: &UpdateVps) -> Result<InstanceSpec, R
     if let Some(number) = change.required_cores {
         new.cores = cores(number)?;
     }
+    let is_machine = spec.backend() == BackendKind::Qemu;
+    if is_machine {
+        machine::refuse_change(change)?;
+    }
     if let Some(bytes) = change.required_memory_bytes {
-        new.memory_bytes = memory(Some(bytes))?;
+        new.memory_bytes =
+            if is_machine { Some(machine::memory(bytes)?) } else { memory(Some(bytes))? };
     }
     if let Some(limit) = change.pids_limit {
         new.pids_limit = pids(limit)?;
@@ -269,7 +320,7 @@ mod tests {
     use super::*;
 
     fn refused(request: &CreateVps) -> String {
-        validate(request).expect_err("it was accepted").to_string()
+        validate(request, None).expect_err("it was accepted").to_string()
     }
 
     #[test]

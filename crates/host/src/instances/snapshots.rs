@@ -1,6 +1,5 @@
 //! Snapshots: the node's engine keeps them, so every question goes there.
 
-use kohakuriver_api::CreateVps;
 use kohakuriver_link::protocol::{Answer, Question, Snapshot};
 use kohakuriver_model::{FailureCode, InstanceSpec, SnapshotRef};
 use kohakuriver_store::{InstanceRow, NewEvent};
@@ -86,18 +85,26 @@ pub async fn restore(
     act_with(app, caller, access, Act::Restore, format!("snapshot {tag}"), edit).await
 }
 
-/// The instance and the snapshot that a new one is to be a copy of.
-pub async fn find_for_clone(
+/// The instance that a new one is to be a copy of.
+pub async fn find_source(
     app: &App,
     caller: &Caller,
-    request: &CreateVps,
-    source: &str,
-) -> Result<(InstanceRow, SnapshotRef), InstanceError> {
-    let access = authorize(caller, Wish::Enter, find(app, source).await?);
+    text: &str,
+) -> Result<(Authorized, InstanceRow), InstanceError> {
+    let access = authorize(caller, Wish::Enter, find(app, text).await?);
     let row = get(app, &access).await?;
-    let tag = choose(&row, &list(app, &access).await?, request.from_snapshot.as_deref())?;
-    let found = SnapshotRef { task_id: row.id, tag };
-    Ok((row, found))
+    Ok((access, row))
+}
+
+/// Which of its snapshots.
+pub async fn choose_for_copy(
+    app: &App,
+    access: &Authorized,
+    which: Option<&str>,
+) -> Result<SnapshotRef, InstanceError> {
+    let row = get(app, access).await?;
+    let tag = choose(&row, &list(app, access).await?, which)?;
+    Ok(SnapshotRef { task_id: row.id, tag })
 }
 
 fn choose(

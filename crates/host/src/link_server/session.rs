@@ -165,6 +165,7 @@ async fn handle(
             app.changes.notify();
         }
         ToHost::Answer { request, answer } => app.links.answer(node, request, answer),
+        ToHost::NodeAnswer { request, answer } => app.links.answer_node(node, request, answer),
         ToHost::DialFailed { error } => app.links.dial_failed(node, error),
         ToHost::RenewCertificate { csr_pem } => {
             match app.ca.sign_runner(&csr_pem, node, app.clock.now_ms()) {
@@ -211,7 +212,9 @@ async fn observe(
 /// What an observation is in the history of its instance.
 fn event(node: &NodeName, observation: &Observation) -> Option<NewEvent> {
     let (kind, detail) = match &observation.state {
-        Observed::Running { .. } => ("running", String::new()),
+        Observed::Running { .. } => {
+            ("running", observation.address.map(|at| format!("at {at}")).unwrap_or_default())
+        }
         Observed::Paused { .. } => ("paused", String::new()),
         Observed::Stopped { oom: true, .. } => {
             ("oom", "the kernel killed for lack of memory".to_owned())

@@ -6,5 +6,6 @@ mod files;
 mod gateway;
 mod instances;
 mod lifecycle;
+mod machines;
 mod nodes;
 mod openapi;

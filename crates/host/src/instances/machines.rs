@@ -1,0 +1,174 @@
+//! Virtual machines as their nodes keep them: base images, and the folders of machines, also of
+//! those that no VPS belongs to any more.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use kohakuriver_link::protocol::{Machine, NodeAnswer, NodeQuestion, VmImage};
+use kohakuriver_model::{Act, BackendKind, FailureCode, TaskId};
+use kohakuriver_store::{InstanceRow, NodeRow};
+use tokio::time::timeout;
+
+use super::{InstanceError, act, display_name, find};
+use crate::access::{Caller, Wish, authorize};
+use crate::host::App;
+
+/// A list is a look into one folder. A node whose storage hangs must not hold up the others.
+const LIST_LIMIT: Duration = Duration::from_secs(10);
+/// A file of many gigabytes is not removed in an instant everywhere.
+const DELETE_LIMIT: Duration = Duration::from_secs(120);
+
+/// One node's machines, or why it could not be asked.
+#[derive(Debug)]
+pub struct NodeMachines {
+    pub node: NodeRow,
+    pub found: Result<Vec<Found>, InstanceError>,
+    pub dir: Option<String>,
+}
+
+/// What a machine keeps, with the VPS it belongs to.
+#[derive(Debug)]
+pub struct Found {
+    pub machine: Machine,
+    pub row: Option<InstanceRow>,
+}
+
+/// What became of a machine's files.
+#[derive(Debug)]
+pub struct Removed {
+    pub task_id: TaskId,
+    pub freed_bytes: u64,
+    pub message: String,
+}
+
+/// The folder of a node's base images, and what is in it.
+pub async fn images(app: &App, node: &NodeRow) -> Result<(String, Vec<VmImage>), InstanceError> {
+    match ask(app, node, NodeQuestion::ListVmImages, LIST_LIMIT).await? {
+        NodeAnswer::VmImages { dir, images } => Ok((dir, images)),
+        NodeAnswer::Machines { .. } | NodeAnswer::Deleted { .. } | NodeAnswer::Failed { .. } => {
+            Err(confused(node))
+        }
+    }
+}
+
+/// The machines of all nodes.
+pub async fn list(app: &App) -> Result<Vec<NodeMachines>, InstanceError> {
+    let nodes = app.store.list_nodes().await?;
+    let answers = join_all(nodes.iter().map(|node| machines(app, node))).await;
+    // After the answers: a VPS that is made meanwhile is not taken for an orphan.
+    let rows = app.store.list_instances().await?;
+    let mut rows: HashMap<_, _> = rows.into_iter().map(|row| (row.id, row)).collect();
+    let mut with_row = |node: &NodeRow, machine: Machine| {
+        let its = rows.get(&machine.task_id).is_some_and(|row| row.node_id == node.id);
+        let row = if its { rows.remove(&machine.task_id) } else { None };
+        Found { machine, row }
+    };
+    let all = nodes.into_iter().zip(answers).map(|(node, answer)| {
+        let (dir, found) = match answer {
+            Ok((dir, machines)) => {
+                let found = machines.into_iter().map(|machine| with_row(&node, machine));
+                (Some(dir), Ok(found.collect()))
+            }
+            Err(error) => (None, Err(error)),
+        };
+        NodeMachines { node, found, dir }
+    });
+    Ok(all.collect())
+}
+
+/// Removes what a machine keeps. One that belongs to a VPS goes with it; what nobody owns is
+/// asked of the node that has it.
+pub async fn delete(
+    app: &App,
+    caller: &Caller,
+    text: &str,
+    node: Option<NodeRow>,
+    force: bool,
+) -> Result<Removed, InstanceError> {
+    let row = match find(app, text).await {
+        Ok(id) => app.store.lookup_instance(id).await?,
+        Err(InstanceError::Unknown(_)) => None,
+        Err(error) => return Err(error),
+    };
+    let its = |row: &InstanceRow| node.as_ref().is_none_or(|node| node.id == row.node_id);
+    if let Some(row) = row.filter(|row| its(row)) {
+        return delete_vps(app, caller, row, force).await;
+    }
+    let id: TaskId = text.parse().map_err(|_| InstanceError::Unknown(text.to_owned()))?;
+    let node = node.ok_or_else(|| InstanceError::WhichNode(text.to_owned()))?;
+    let access = authorize(caller, Wish::Change, id);
+    let question = NodeQuestion::DeleteMachine { task_id: access.task_id(), force };
+    match ask(app, &node, question, DELETE_LIMIT).await? {
+        NodeAnswer::Deleted { freed_bytes } => {
+            tracing::info!(task.id = %id, node.name = %node.name, "orphaned machine removed");
+            let message = format!("what machine {id} kept on node '{}' is removed", node.name);
+            Ok(Removed { task_id: id, freed_bytes, message })
+        }
+        NodeAnswer::Machines { .. } | NodeAnswer::VmImages { .. } | NodeAnswer::Failed { .. } => {
+            Err(confused(&node))
+        }
+    }
+}
+
+async fn delete_vps(
+    app: &App,
+    caller: &Caller,
+    row: InstanceRow,
+    force: bool,
+) -> Result<Removed, InstanceError> {
+    let name = display_name(row.id, &row.spec);
+    if row.spec.backend() != BackendKind::Qemu {
+        return Err(InstanceError::NoMachine { name });
+    }
+    let nodes = app.store.list_nodes().await?;
+    let freed_bytes = match nodes.iter().find(|node| node.id == row.node_id) {
+        // Where the node cannot say, the delete waits for it all the same.
+        Some(node) => machines(app, node).await.map_or(0, |(_, machines)| {
+            let its = machines.iter().find(|machine| machine.task_id == row.id);
+            its.map_or(0, |machine| machine.disk_bytes)
+        }),
+        None => 0,
+    };
+    let access = authorize(caller, Wish::Change, row.id);
+    act(app, caller, &access, Act::Delete { force }).await?;
+    let message = format!("VPS {name} is being deleted");
+    Ok(Removed { task_id: row.id, freed_bytes, message })
+}
+
+async fn machines(app: &App, node: &NodeRow) -> Result<(String, Vec<Machine>), InstanceError> {
+    match ask(app, node, NodeQuestion::ListMachines, LIST_LIMIT).await? {
+        NodeAnswer::Machines { dir, machines } => Ok((dir, machines)),
+        NodeAnswer::VmImages { .. } | NodeAnswer::Deleted { .. } | NodeAnswer::Failed { .. } => {
+            Err(confused(node))
+        }
+    }
+}
+
+async fn ask(
+    app: &App,
+    node: &NodeRow,
+    question: NodeQuestion,
+    limit: Duration,
+) -> Result<NodeAnswer, InstanceError> {
+    let name = node.name.to_string();
+    if !app.links.is_online(&node.id) {
+        return Err(InstanceError::NodeOffline { node: name });
+    }
+    match timeout(limit, app.links.ask_node(&node.id, question)).await {
+        Ok(Some(NodeAnswer::Failed { code, message, hint })) => {
+            Err(InstanceError::Node { code, message, hint })
+        }
+        Ok(Some(answer)) => Ok(answer),
+        Ok(None) => Err(InstanceError::NodeAway { node: name }),
+        Err(_) => Err(InstanceError::NodeSlow { node: name, limit }),
+    }
+}
+
+fn confused(node: &NodeRow) -> InstanceError {
+    InstanceError::Node {
+        code: FailureCode::Internal,
+        message: format!("node '{}' answered something else than was asked", node.name),
+        hint: None,
+    }
+}
