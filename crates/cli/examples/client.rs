@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
-use kohakuriver_cli::{ClientCommand, GlobalArgs};
+use clap::{CommandFactory, Parser, Subcommand};
+use kohakuriver_cli::{ClientCommand, GlobalArgs, QemuCommand};
+use kohakuriver_model::NodeName;
 
 #[derive(Debug, Parser)]
 #[command(name = "kohakuriver", version, after_help = kohakuriver_cli::AFTER_HELP)]
@@ -11,11 +12,26 @@ struct Client {
     #[command(flatten)]
     global: GlobalArgs,
     #[command(subcommand)]
-    command: ClientCommand,
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Client(ClientCommand),
+    #[command(subcommand)]
+    Qemu(QemuCommand),
+    /// The executable's `qemu image list --node`
+    Images { node: NodeName },
 }
 
 fn main() -> ExitCode {
     kohakuriver_cli::complete_if_asked(Client::command);
     let client = Client::parse();
-    kohakuriver_cli::run(client.global, client.command)
+    let command = match client.command {
+        Command::Client(command) => command,
+        Command::Qemu(command) => ClientCommand::Qemu(command),
+        Command::Images { node } => ClientCommand::Qemu(QemuCommand::Images(node)),
+    };
+    kohakuriver_cli::run(client.global, command)
 }

@@ -44,6 +44,19 @@ pub fn nodes() -> Vec<CompletionCandidate> {
         .collect()
 }
 
+/// The first node that answers speaks for all: images are in shared storage.
+pub fn vm_images() -> Vec<CompletionCandidate> {
+    let images = ask(async |context| {
+        let nodes = context.api.nodes().await?;
+        let able = nodes.iter().find(|node| node.vm_capable && node.status == "online");
+        match able {
+            Some(node) => Ok(context.api.vm_images(&node.hostname).await?.images),
+            None => Ok(Vec::new()),
+        }
+    });
+    images.into_iter().map(|image| CompletionCandidate::new(image.name)).collect()
+}
+
 fn vps(task: &Task) -> CompletionCandidate {
     CompletionCandidate::new(crate::vps::called(task)).help(Some(task.status.clone().into()))
 }

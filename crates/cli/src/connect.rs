@@ -8,7 +8,6 @@
 //!     |--shell ended--> its exit code
 //! ```
 
-mod escape;
 mod link;
 mod sessions;
 mod stay;

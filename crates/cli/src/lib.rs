@@ -21,12 +21,14 @@ mod completion;
 mod config;
 mod connect;
 mod context;
+mod escape;
 mod failure;
 mod files;
 mod forward;
 mod identity;
 mod keys;
 mod node;
+mod qemu;
 mod reference;
 mod settings;
 mod ssh;
@@ -41,6 +43,7 @@ mod wait;
 use std::process::ExitCode;
 
 pub use complete::complete_if_asked;
+pub use qemu::QemuCommand;
 
 use context::Context;
 use failure::Failure;
@@ -93,6 +96,9 @@ pub enum ClientCommand {
     /// Manage the machines that run VPSes
     #[command(subcommand)]
     Node(node::NodeCommand),
+    /// What the executable's own `qemu` asks the host.
+    #[command(skip)]
+    Qemu(QemuCommand),
     /// Show the cluster at a glance
     Status(status::StatusArgs),
     /// Show the versions of this program and of the host
@@ -148,6 +154,7 @@ async fn dispatch(context: &Context, command: ClientCommand) -> Result<(), Failu
         ClientCommand::Forward(args) => forward::run(context, args).await,
         ClientCommand::Terminal(command) => terminal::run(context, command).await,
         ClientCommand::Node(command) => node::run(context, command).await,
+        ClientCommand::Qemu(command) => qemu::run(context, command).await,
         ClientCommand::Status(_) => status::run(context).await,
         ClientCommand::Version(_) => version::run(context).await,
         ClientCommand::Config(command) => config::run(context, &command),

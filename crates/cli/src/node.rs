@@ -9,6 +9,7 @@ mod status;
 mod token;
 
 pub use list::grid;
+pub use status::with_list_hint;
 
 use crate::context::Context;
 use crate::failure::Failure;

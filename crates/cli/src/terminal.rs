@@ -9,7 +9,8 @@ use crate::failure::Failure;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum TerminalCommand {
-    /// Open a shell through the container engine, even where the VPS's agent does not answer
+    /// Open a shell through the container engine, or a virtual machine's console, even where the
+    /// VPS's agent does not answer
     Attach(attach::AttachArgs),
     /// Run a program, with its exact arguments, streams and exit code
     Exec(exec::ExecArgs),

@@ -21,6 +21,7 @@ mod stop;
 mod update;
 
 use kohakuriver_api::Task;
+use kohakuriver_model::BackendKind;
 
 pub use list::has_ssh;
 pub use parse::label;
@@ -89,6 +90,11 @@ pub async fn run(context: &Context, command: VpsCommand) -> Result<(), Failure> 
 /// What people call a VPS: its name, or its id where it has none.
 pub fn called(task: &Task) -> &str {
     task.name.as_deref().unwrap_or(&task.task_id)
+}
+
+/// Whether it is a virtual machine.
+pub fn is_machine(task: &Task) -> bool {
+    task.vps_backend == BackendKind::Qemu.word()
 }
 
 /// Every "there is no such VPS" ends with where to look.

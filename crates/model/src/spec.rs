@@ -95,7 +95,7 @@ pub enum BackendKind {
 
 impl BackendKind {
     /// The word of the API and of `--backend`.
-    pub fn word(self) -> &'static str {
+    pub const fn word(self) -> &'static str {
         match self {
             Self::Docker => "docker",
             Self::Qemu => "qemu",

@@ -1,6 +1,9 @@
 //! The routes of nodes.
 
-use kohakuriver_api::{JoinToken, JoinTokenRequest, LabelChanges, Node, NodeHealth};
+use kohakuriver_api::{
+    JoinToken, JoinTokenRequest, LabelChanges, Node, NodeHealth, VmImages, VmInstanceDeleted,
+    VmInstances,
+};
 use reqwest::Method;
 
 use super::{Api, Call};
@@ -34,6 +37,29 @@ impl Api {
 
     pub async fn remove_node(&self, name: &str, force: bool) -> Result<serde_json::Value, Failure> {
         self.delete(&format!("/api/nodes/{name}"), force).await
+    }
+
+    /// The base images of virtual machines that a node sees.
+    pub async fn vm_images(&self, node: &str) -> Result<VmImages, Failure> {
+        self.get(&format!("/api/vm/images/{node}")).await
+    }
+
+    /// What virtual machines keep on all nodes.
+    pub async fn vm_instances(&self) -> Result<VmInstances, Failure> {
+        self.get("/api/vps/vm-instances").await
+    }
+
+    /// `node`: needed where no VPS has this id. Removing large files takes its time.
+    pub async fn delete_vm_instance(
+        &self,
+        id: &str,
+        node: Option<&str>,
+        force: bool,
+    ) -> Result<VmInstanceDeleted, Failure> {
+        let path = format!("/api/vps/vm-instances/{id}");
+        let mut query = vec![("force", force.to_string())];
+        query.extend(node.map(|node| ("hostname", node.to_owned())));
+        self.send(Call { query: &query, limit: None, ..Call::new(Method::DELETE, &path) }).await
     }
 
     pub async fn join_token(&self, body: &JoinTokenRequest) -> Result<JoinToken, Failure> {

@@ -10,9 +10,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use super::escape::{Command, Keys};
 use super::link::{Link, Lost};
 use crate::context::Context;
+use crate::escape::{Command, Keys};
 use crate::failure::Failure;
 use crate::reference::VpsRef;
 use crate::tty::{self, Outlet, Raw};

@@ -41,6 +41,7 @@ pub fn grid(nodes: &[Node]) -> Grid {
         ("MEMORY", Fit::Whole),
         ("GPUS", Fit::Whole),
         ("DOCKER", Fit::Cut),
+        ("VMS", Fit::Cut),
         ("VERSION", Fit::Cut),
         ("LABELS", Fit::Cut),
     ]);
@@ -58,6 +59,7 @@ pub fn grid(nodes: &[Node]) -> Grid {
             plain(memory(node.memory_used_bytes, node.memory_total_bytes)),
             gpus(node),
             docker,
+            machines(node),
             plain(node.runner_version.clone().unwrap_or_default()),
             plain(labels(node)),
         ]);
@@ -97,6 +99,15 @@ fn gpus(node: &Node) -> (Tone, String) {
     if node.gpu_runtime { (Tone::Plain, text) } else { (Tone::Bad, format!("{text} unusable")) }
 }
 
+/// What runs virtual machines there.
+fn machines(node: &Node) -> (Tone, String) {
+    match (&node.vm_accel, &node.vm_warning) {
+        (None, _) => (Tone::Quiet, "no".to_owned()),
+        (Some(accel), None) => (Tone::Plain, accel.clone()),
+        (Some(accel), Some(_)) => (Tone::Busy, accel.clone()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use kohakuriver_api::GpuInfo;
@@ -117,6 +128,13 @@ mod tests {
         assert_eq!(status(&node), (Tone::Busy, "online, drained".to_owned()));
         assert_eq!(cores(&node), "3/8 +2 unlimited");
         assert_eq!(gpus(&node), (Tone::Bad, "1/2 unusable".to_owned()));
+        assert_eq!(machines(&node), (Tone::Quiet, "no".to_owned()));
+        let slow = Node {
+            vm_accel: Some("tcg".to_owned()),
+            vm_warning: Some("emulated".to_owned()),
+            ..node.clone()
+        };
+        assert_eq!(machines(&slow), (Tone::Busy, "tcg".to_owned()));
         let plain = Node { vps_without_core_limit: 0, gpu_runtime: true, drained: false, ..node };
         assert_eq!(status(&plain), (Tone::Good, "online".to_owned()));
         assert_eq!(cores(&plain), "3/8");

@@ -86,6 +86,15 @@ fn panel(node: &Node, now: Timestamp) -> Panel {
         (Some(error), _) => panel.tinted("docker", Tone::Bad, error),
         (None, version) => panel.maybe("docker", version.as_deref()),
     };
+    if let Some(error) = &node.vm_error {
+        panel.tinted("vms", Tone::Quiet, format!("none: {error}"));
+    }
+    if let (Some(accel), Some(version)) = (&node.vm_accel, &node.vm_version) {
+        panel.add("vms", format!("QEMU {version}, {accel}"));
+    }
+    if let Some(warning) = &node.vm_warning {
+        panel.tinted("warning", Tone::Busy, warning);
+    }
     let system = [&node.os, &node.kernel].map(String::as_str).join(" ");
     panel.maybe("system", Some(system.trim()).filter(|text| !text.is_empty()));
     panel.maybe("runner", node.runner_version.as_deref());

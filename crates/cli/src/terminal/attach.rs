@@ -1,29 +1,42 @@
 //! `kohakuriver terminal attach`
 
 use clap_complete::ArgValueCandidates;
+use kohakuriver_api::Task;
 use kohakuriver_wire::StreamTarget;
 use kohakuriver_wire::exec::{ExecStart, Tty};
 
-use super::carry::carry;
+use super::carry::{Far, carry};
 use crate::complete;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::reference::VpsRef;
 use crate::tty;
+use crate::vps::{called, is_machine, with_list_hint};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-The way in when nothing else works: it needs neither SSH nor the agent inside the VPS, only its
-container. `kohakuriver connect` is nicer: its sessions survive a lost connection.
+The way in when nothing else works: it needs neither SSH nor the agent inside the VPS.
+`kohakuriver connect` is nicer: its sessions survive a lost connection.
+
+A container: a shell in it, run by the container engine.
+
+A virtual machine: its serial console, from the first moment of its boot on, also while it is still
+starting. There is no program to name and no end to wait for: log in as on any console, press Enter
+where nothing is to be seen. Everybody who is attached sees and types into the same console. After
+Enter, these keys are for this command and not for the machine:
+  ~d   leave (so does ~.); the machine goes on
+  ~~   a tilde
 
 Examples:
   kohakuriver terminal attach web
-  kohakuriver terminal attach web --shell /bin/zsh")]
+  kohakuriver terminal attach web --shell /bin/zsh
+  kohakuriver terminal attach vm                    watch a virtual machine boot
+  kohakuriver terminal attach vm < /dev/null > boot.log")]
 pub struct AttachArgs {
     /// Id or name
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
     vps: VpsRef,
-    /// Shell to run [default: bash where there is one, else sh]
+    /// Shell to run in a container [default: bash where there is one, else sh]
     #[arg(short, long, value_name = "PATH")]
     shell: Option<String>,
     /// User to run it as [default: the image's]
@@ -32,12 +45,45 @@ pub struct AttachArgs {
 }
 
 pub async fn run(context: &Context, args: AttachArgs) -> Result<(), Failure> {
+    let task = context.api.task(args.vps.as_str()).await.map_err(with_list_hint)?;
+    let tty = tty::is_interactive().then(|| Tty { term: tty::term(), size: tty::size() });
+    if is_machine(&task) {
+        return console(context, &args, &task, tty).await;
+    }
     let start = ExecStart {
         argv: args.shell.iter().map(|shell| shell.as_str().into()).collect(),
         user: args.user,
-        tty: tty::is_interactive().then(|| Tty { term: tty::term(), size: tty::size() }),
+        tty,
         ..ExecStart::default()
     };
-    let stream = context.api.stream(args.vps.as_str(), &StreamTarget::Attach).await?;
-    carry(stream, start).await
+    let stream = context.api.stream(&task.task_id, &StreamTarget::Attach).await?;
+    carry(stream, start, Far::Program).await
+}
+
+/// Stays at a machine's console until the person leaves or the machine goes down.
+async fn console(
+    context: &Context,
+    args: &AttachArgs,
+    task: &Task,
+    tty: Option<Tty>,
+) -> Result<(), Failure> {
+    let name = called(task);
+    if args.shell.is_some() || args.user.is_some() {
+        return Err(Failure::usage(format!(
+            "--shell and --user are for containers, and {name} is a virtual machine"
+        ))
+        .hint(format!(
+            "its console asks who you are; `kohakuriver terminal exec {name}` runs any program"
+        )));
+    }
+    let stream = context.api.stream(&task.task_id, &StreamTarget::Attach).await?;
+    let by_hand = tty.is_some();
+    if by_hand {
+        context.out.note(format!("console of {name}; Enter, then ~d leaves it"));
+    }
+    carry(stream, ExecStart { tty, ..ExecStart::default() }, Far::Console).await?;
+    if by_hand {
+        context.out.note(format!("\nno longer at the console of {name}"));
+    }
+    Ok(())
 }

@@ -1,9 +1,12 @@
 //! Carrying a program's streams between a VPS and this terminal, until it ends.
+//!
+//! A console of a virtual machine is carried the same way. It never ends while the machine runs,
+//! so the person leaves it by keys of ours.
 
 use std::future::pending;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use kohakuriver_wire::exec::{ExecInput, ExecOutput, ExecStart, STDIN_WINDOW};
 use kohakuriver_wire::{FrameReader, write};
 use tokio::io::{AsyncWriteExt, split};
@@ -11,29 +14,50 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::api::Stream;
+use crate::escape::Keys;
 use crate::failure::Failure;
 use crate::tty::{self, Outlet, Raw};
 
 /// A second Ctrl-C within this, and the program is left to itself.
 const IMPATIENCE: Duration = Duration::from_secs(2);
 
+/// What is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Far {
+    /// It hears our signals, and is hung up when we go.
+    Program,
+    /// It goes on without us.
+    Console,
+}
+
+impl Far {
+    /// What our going away does to it.
+    fn without_us(self) -> &'static str {
+        match self {
+            Self::Program => "the program was hung up",
+            Self::Console => "the machine goes on without it",
+        }
+    }
+}
+
 /// Starts the program and stays with it. Its exit code becomes ours.
-pub async fn carry(stream: Stream, start: ExecStart) -> Result<(), Failure> {
+pub async fn carry(stream: Stream, start: ExecStart, far: Far) -> Result<(), Failure> {
     let (read, mut to_program) = split(stream);
     let mut reader = FrameReader::<_, ExecOutput>::new(read, &[]);
     let has_terminal = start.tty.is_some();
     let lost = |error: &dyn std::fmt::Display| {
         Failure::unreachable(format!("the connection to the VPS was lost: {error}"))
-            .hint("the program was hung up")
+            .hint(far.without_us())
     };
     // Before the program can start: what it is to get must not be missed.
-    let mut signals = Signals::listen(has_terminal)
+    let mut signals = Signals::listen(has_terminal, far)
         .map_err(|error| Failure::request(format!("cannot listen for signals: {error}")))?;
     write(&mut to_program, &ExecInput::Start(start)).await.map_err(|error| lost(&error))?;
     let raw = if has_terminal { Raw::enter().ok() } else { None };
     let (stdout, stderr) = (Outlet::stdout(), Outlet::stderr());
-    let mut input =
-        Input { source: Some(tty::read_input()), room: STDIN_WINDOW, waiting: Bytes::new() };
+    // What is piped in may hold any bytes; only a person types keys.
+    let keys = (far == Far::Console && has_terminal).then(Keys::default);
+    let mut input = Input::new(tty::read_input(), keys);
 
     let end = loop {
         let message = tokio::select! {
@@ -62,10 +86,13 @@ pub async fn carry(stream: Stream, start: ExecStart) -> Result<(), Failure> {
                 Ok(None) => break Err(lost(&"it ended without a word")),
                 Err(error) => break Err(lost(&error)),
             },
-            message = input.next() => message,
+            message = input.next() => match message {
+                Some(message) => message,
+                None => break Ok(0),
+            },
             message = signals.next() => match message {
                 Some(message) => message,
-                None => break Err(Failure::interrupted("interrupted twice; the program was hung up")),
+                None => break Err(Failure::interrupted(format!("interrupted; {}", far.without_us()))),
             },
         };
         if let Err(error) = write(&mut to_program, &message).await {
@@ -88,29 +115,50 @@ pub async fn carry(stream: Stream, start: ExecStart) -> Result<(), Failure> {
 struct Input {
     source: Option<mpsc::Receiver<Bytes>>,
     room: usize,
-    waiting: Bytes,
+    waiting: BytesMut,
+    /// Those that are for us, where there are any.
+    keys: Option<Keys>,
+    has_left: bool,
 }
 
 impl Input {
-    async fn next(&mut self) -> ExecInput {
-        let Some(source) = &mut self.source else {
-            return pending().await;
-        };
-        if self.room == 0 {
-            return pending().await;
-        }
-        if self.waiting.is_empty() {
-            match source.recv().await {
-                Some(data) => self.waiting = data,
-                None => {
-                    self.source = None;
-                    return ExecInput::StdinEnd;
+    fn new(source: mpsc::Receiver<Bytes>, keys: Option<Keys>) -> Self {
+        let waiting = BytesMut::new();
+        Self { source: Some(source), room: STDIN_WINDOW, waiting, keys, has_left: false }
+    }
+
+    /// None: the person has left.
+    async fn next(&mut self) -> Option<ExecInput> {
+        loop {
+            let ready = self.waiting.len().min(self.room);
+            if ready > 0 {
+                self.room -= ready;
+                return Some(ExecInput::Stdin(self.waiting.split_to(ready).freeze()));
+            }
+            if self.has_left {
+                return None;
+            }
+            // A machine that hangs takes nothing, and has to be left all the same.
+            let may_read = self.waiting.is_empty() && self.room > 0 || self.keys.is_some();
+            let Some(source) = self.source.as_mut().filter(|_| may_read) else {
+                return pending().await;
+            };
+            let Some(data) = source.recv().await else {
+                self.source = None;
+                return Some(ExecInput::StdinEnd);
+            };
+            match &mut self.keys {
+                None => self.waiting = data.into(),
+                Some(keys) => {
+                    let (passed, command) = keys.read(&data);
+                    self.has_left = command.is_some();
+                    // More than this was not typed by anybody.
+                    if self.waiting.len() < STDIN_WINDOW {
+                        self.waiting.extend_from_slice(&passed);
+                    }
                 }
             }
         }
-        let data = self.waiting.split_to(self.waiting.len().min(self.room));
-        self.room -= data.len();
-        ExecInput::Stdin(data)
     }
 }
 
@@ -119,10 +167,11 @@ struct Signals {
     passed: Vec<(SignalKind, Signal)>,
     resized: Option<Signal>,
     interrupted: Option<Instant>,
+    far: Far,
 }
 
 impl Signals {
-    fn listen(has_terminal: bool) -> std::io::Result<Self> {
+    fn listen(has_terminal: bool, far: Far) -> std::io::Result<Self> {
         let kinds = [
             SignalKind::interrupt(),
             SignalKind::terminate(),
@@ -136,6 +185,7 @@ impl Signals {
             passed: passed.collect::<std::io::Result<_>>()?,
             resized: if has_terminal { Some(signal(SignalKind::window_change())?) } else { None },
             interrupted: None,
+            far,
         })
     }
 
@@ -157,6 +207,9 @@ impl Signals {
             _ = resized => return Some(ExecInput::Resize(tty::size())),
             (kind, _, _) = futures_util::future::select_all(passed) => kind,
         };
+        if self.far == Far::Console {
+            return None;
+        }
         if kind == SignalKind::interrupt() {
             let again = self.interrupted.replace(Instant::now());
             if again.is_some_and(|before| before.elapsed() < IMPATIENCE) {
@@ -164,5 +217,46 @@ impl Signals {
             }
         }
         Some(ExecInput::Signal(u8::try_from(kind.as_raw_value()).unwrap_or_default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn typed(pieces: &[&'static str], keys: Option<Keys>) -> (String, bool) {
+        let (sender, source) = mpsc::channel(8);
+        for piece in pieces {
+            sender.send(Bytes::from_static(piece.as_bytes())).await.unwrap();
+        }
+        drop(sender);
+        let mut input = Input::new(source, keys);
+        let mut passed = String::new();
+        loop {
+            match input.next().await {
+                Some(ExecInput::Stdin(data)) => {
+                    passed.push_str(std::str::from_utf8(&data).unwrap())
+                }
+                Some(ExecInput::StdinEnd) => return (passed, false),
+                None => return (passed, true),
+                Some(other) => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_console_is_left_by_keys_and_a_program_gets_every_byte() {
+        let pieces = ["root\r", "~", "d", "more"];
+        assert_eq!(typed(&pieces, Some(Keys::default())).await, ("root\r".to_owned(), true));
+        assert_eq!(typed(&pieces, None).await, ("root\r~dmore".to_owned(), false));
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_takes_nothing_can_be_left() {
+        let (sender, source) = mpsc::channel(8);
+        let mut input = Input::new(source, Some(Keys::default()));
+        input.room = 0;
+        sender.send(Bytes::from_static(b"help\r~.")).await.unwrap();
+        assert_eq!(input.next().await, None);
     }
 }

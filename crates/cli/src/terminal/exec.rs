@@ -6,7 +6,7 @@ use clap_complete::ArgValueCandidates;
 use kohakuriver_wire::StreamTarget;
 use kohakuriver_wire::exec::{ExecStart, Tty};
 
-use super::carry::carry;
+use super::carry::{Far, carry};
 use crate::complete;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -72,5 +72,5 @@ pub async fn run(context: &Context, args: ExecArgs) -> Result<(), Failure> {
         tty: terminal.then(|| Tty { term: tty::term(), size: tty::size() }),
     };
     let stream = context.api.stream(args.vps.as_str(), &StreamTarget::Exec).await?;
-    carry(stream, start).await
+    carry(stream, start, Far::Program).await
 }

@@ -1,12 +1,14 @@
 //! `kohakuriver vps create`
 
+mod machine;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use clap::builder::{PossibleValue, PossibleValuesParser};
+use clap::builder::PossibleValuesParser;
 use clap_complete::ArgValueCandidates;
 use kohakuriver_api::{CreateVps, Task};
-use kohakuriver_model::{InstanceName, Memory, Target};
+use kohakuriver_model::{BackendKind, InstanceName, Memory, Target};
 
 use super::parse::{ON_OOM, environment, image, label, memory, target, variable};
 use super::snapshot::Which;
@@ -19,6 +21,8 @@ use crate::files;
 use crate::reference::VpsRef;
 use crate::wait::{self, End};
 
+use machine::MachineArgs;
+
 /// Removing something that never ran takes well below a second where nothing is in the way.
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -29,7 +33,13 @@ Examples:
   kohakuriver vps create --name web --ssh -c 4 -m 8G --image debian:12
   kohakuriver vps create -t gpu-01::0,1 --ssh --env MODE=train  two GPUs of one node
   kohakuriver vps create --gpus 2 --node-label disk=ssd --ssh   any two free GPUs
-  kohakuriver vps create --name copy --from-snapshot web@clean --ssh")]
+  kohakuriver vps create --name copy --from-snapshot web@clean --ssh
+
+A virtual machine has a kernel of its own, a disk that grows to --vm-disk, and 4G of memory unless
+-m or --vm-memory says otherwise; -c 0 gives it as many processors as its node has:
+  kohakuriver vps create --backend qemu --ssh                   debian-12, 20G of disk
+  kohakuriver vps create --backend qemu -t gpu-01::0 --vm-memory 16384 -c 8 --ssh
+  kohakuriver vps create -b qemu --vm-image noble --vm-disk 100 --name lab --ssh")]
 pub struct CreateArgs {
     /// Where it runs: node, node:numa, node::gpu,gpu, node:numa::gpu [default: the host chooses]
     #[arg(short, long, value_parser = target, add = ArgValueCandidates::new(complete::nodes))]
@@ -40,7 +50,7 @@ pub struct CreateArgs {
     /// CPU cores; 0 means no limit
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     cores: u32,
-    /// Memory limit, for example 8G or 512M [default: no limit]
+    /// Memory limit, for example 8G or 512M [default: no limit; of a virtual machine 4G]
     #[arg(short, long, value_name = "SIZE", value_parser = memory)]
     memory: Option<Memory>,
     /// Image of a registry, for example debian:12
@@ -74,15 +84,20 @@ pub struct CreateArgs {
     /// [default: end]
     #[arg(long, value_name = "WHAT", value_parser = PossibleValuesParser::new(ON_OOM))]
     on_oom: Option<String>,
-    /// What runs it
-    #[arg(short, long, default_value = "docker", value_parser = backends())]
-    backend: String,
+    /// What runs it: docker makes a container, qemu a virtual machine [default: docker, or what
+    /// the snapshot is of]
+    #[arg(short, long, value_parser = PossibleValuesParser::new(BACKENDS))]
+    backend: Option<String>,
     /// Do not wait until it runs
     #[arg(short, long)]
     detach: bool,
     #[command(flatten)]
+    machine: MachineArgs,
+    #[command(flatten)]
     keys: KeyArgs,
 }
+
+const BACKENDS: [&str; 2] = [BackendKind::Docker.word(), BackendKind::Qemu.word()];
 
 /// A VPS and which of its snapshots.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,16 +106,8 @@ struct Source {
     which: Option<Which>,
 }
 
-/// QEMU is known, so that asking for it gets a better answer than a list, but not offered.
-fn backends() -> PossibleValuesParser {
-    PossibleValuesParser::new([PossibleValue::new("docker"), PossibleValue::new("qemu").hide(true)])
-}
-
 pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
-    if args.backend == "qemu" {
-        return Err(Failure::usage("the QEMU backend is not in this build yet")
-            .hint("leave --backend out for a Docker VPS"));
-    }
+    machine::check(&args)?;
     if args.gpus.is_some() && args.target.as_ref().is_some_and(|target| !target.gpus.is_empty()) {
         return Err(Failure::usage("--gpus and the GPUs of --target exclude each other")
             .hint("name the node alone, for example `-t gpu-01 --gpus 2`, or leave --gpus out"));
@@ -174,7 +181,10 @@ fn body(args: &CreateArgs) -> CreateVps {
         target_numa_node_id: target.and_then(|target| target.numa),
         container_name: args.container.clone(),
         registry_image: args.image.clone(),
-        vps_backend: Some(args.backend.clone()),
+        vps_backend: args.backend.clone(),
+        vm_image: args.machine.vm_image.as_ref().map(ToString::to_string),
+        vm_disk_size: args.machine.vm_disk.clone(),
+        memory_mb: args.machine.megabytes(),
         env_vars: args.env.iter().cloned().collect::<BTreeMap<_, _>>(),
         pids_limit: args.pids_limit,
         gpu_count: args.gpus,

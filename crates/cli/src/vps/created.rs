@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use kohakuriver_api::Task;
 
-use super::called;
 use super::list::has_ssh;
+use super::{called, is_machine};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::identity;
@@ -41,6 +41,9 @@ pub fn summary(context: &Context, task: &Task, key: Option<&Path>) {
     let state = if running { "is running on" } else { "is being created on" };
     out.line(format!("VPS {name} {state} {node}"));
     out.line(format!("  id    {}", task.task_id));
+    if is_machine(task) {
+        out.line(format!("  vm    {}", machine(task)));
+    }
     if has_ssh(task) {
         out.line(format!("  ssh   kohakuriver ssh {name}"));
         out.line(format!("  or    {}", plain_ssh(context, name, key)));
@@ -50,7 +53,17 @@ pub fn summary(context: &Context, task: &Task, key: Option<&Path>) {
     }
     if !running {
         out.hint(format!("`kohakuriver vps status {name} --watch` shows how far it is"));
+        if is_machine(task) {
+            out.hint(format!("`kohakuriver terminal attach {name}` shows its console"));
+        }
     }
+}
+
+/// `debian-12, 20G of disk, at 10.0.0.2`
+fn machine(task: &Task) -> String {
+    let disk = task.vm_disk_size.as_ref().map(|size| format!("{size} of disk"));
+    let address = task.vm_ip.as_ref().map(|address| format!("at {address}"));
+    [task.vm_image.clone(), disk, address].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// The line for who has only OpenSSH. It does not know the key that was made here.

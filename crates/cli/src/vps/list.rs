@@ -44,6 +44,8 @@ pub async fn run(context: &Context, args: &ListArgs) -> Result<(), Failure> {
         ("NAME", Fit::Cut),
         ("STATUS", Fit::Whole),
         ("NODE", Fit::Cut),
+        // Of the two words the one that is not the usual fits however narrow it gets.
+        ("BACKEND", Fit::Cut),
         ("SSH", Fit::Whole),
         ("CORES", Fit::Whole),
         ("MEMORY", Fit::Whole),
@@ -66,6 +68,7 @@ fn row(task: &Task, now: Timestamp) -> Vec<(Tone, String)> {
         plain(task.name.clone().unwrap_or_default()),
         (tone, status.to_owned()),
         plain(task.assigned_node.clone().unwrap_or_default()),
+        plain(task.vps_backend.clone()),
         plain(if has_ssh(task) { "yes" } else { "no" }.to_owned()),
         plain(cores(task)),
         plain(memory(task)),

@@ -10,7 +10,8 @@ use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-A paused VPS keeps its cores, memory and GPUs; open connections wait.
+A paused VPS keeps its cores, memory and GPUs; open connections wait. A virtual machine cannot be
+paused: stop it (its disk stays) and restart it.
 
 Examples:
   kohakuriver vps pause web

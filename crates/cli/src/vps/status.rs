@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use kohakuriver_api::Task;
 
 use super::list::{cores, has_ssh, memory};
-use super::{called, with_list_hint};
+use super::{called, is_machine, with_list_hint};
 use crate::complete;
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
@@ -104,10 +104,12 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
     panel.maybe("exit code", task.exit_code.map(|code| code.to_string()));
     panel.maybe("node", task.assigned_node.as_deref());
     panel.add("backend", &task.vps_backend);
-    let image = task.docker_image_name.as_deref().or(task.container_name.as_deref());
-    panel.maybe("image", image);
+    let images = [&task.vm_image, &task.docker_image_name, &task.container_name];
+    panel.maybe("image", images.into_iter().flatten().next());
     panel.maybe("from snapshot", task.from_snapshot.as_deref());
     panel.add("cores", cores(task)).add("memory", memory(task));
+    panel.maybe("disk", task.vm_disk_size.as_deref());
+    panel.maybe("address", task.vm_ip.as_deref());
     if !task.required_gpus.is_empty() {
         panel.add("gpus", gpus(task));
     }
@@ -127,6 +129,9 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
         (true, "running") => format!("kohakuriver ssh {}", called(task)),
         (true, _) => "yes".to_owned(),
     };
+    if is_machine(task) && matches!(task.status.as_str(), "running" | "assigning") {
+        panel.add("console", format!("kohakuriver terminal attach {}", called(task)));
+    }
     panel.add("ssh", ssh).maybe("owner", task.owner_username.as_deref());
     let times = [
         ("submitted", &task.submitted_at),
@@ -188,6 +193,20 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
+        let machine = Task {
+            status: "running".to_owned(),
+            vps_backend: "qemu".to_owned(),
+            vm_image: Some("noble".to_owned()),
+            vm_disk_size: Some("20G".to_owned()),
+            vm_ip: Some("10.77.0.2".to_owned()),
+            on_oom: String::new(),
+            ..task.clone()
+        };
+        let text = panel(&machine, now).render(out).join("\n");
+        for part in ["qemu", "noble", "20G", "10.77.0.2", "kohakuriver terminal attach 7"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains("process limit"), "{text}");
         let plain = Task { on_oom: "end".to_owned(), warning: None, ..task };
         let text = panel(&plain, now).render(out).join("\n");
         assert!(!text.contains("out of memory") && !text.contains("warning"), "{text}");

@@ -20,11 +20,12 @@ use crate::reference::VpsRef;
     override_usage = "kohakuriver vps update <VPS> <CHANGES>",
     after_help = "\
 Most changes reach a running VPS at once. Where one waits for the next restart, that is said and
-the exit code is 1.
+the exit code is 1. A virtual machine always has memory of its own, and no process limit.
 
 Examples:
   kohakuriver vps update web -c 8 -m 16G
   kohakuriver vps update web -c 0 -m none            no limits
+  kohakuriver vps update vm -c 4 -m 8G               a virtual machine
   kohakuriver vps update web --snapshot-on-stop on --keep-snapshots 3"
 )]
 pub struct UpdateArgs {

@@ -1,0 +1,30 @@
+//! `kohakuriver qemu`, as far as the host answers it: base images that a node sees, and what
+//! virtual machines keep on the nodes. What is done on this machine itself is the executable's.
+
+mod cleanup;
+mod images;
+mod instances;
+
+use kohakuriver_model::NodeName;
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+#[derive(clap::Subcommand, Clone, Debug)]
+pub enum QemuCommand {
+    /// List what virtual machines keep on their nodes, also what nobody owns any more
+    Instances(instances::InstancesArgs),
+    /// Delete a virtual machine, or what one that is no VPS any more left on its node
+    Cleanup(cleanup::CleanupArgs),
+    /// For `image list --node`, which the executable parses.
+    #[command(skip)]
+    Images(NodeName),
+}
+
+pub async fn run(context: &Context, command: QemuCommand) -> Result<(), Failure> {
+    match command {
+        QemuCommand::Instances(_) => instances::run(context).await,
+        QemuCommand::Cleanup(args) => cleanup::run(context, &args).await,
+        QemuCommand::Images(node) => images::run(context, &node).await,
+    }
+}

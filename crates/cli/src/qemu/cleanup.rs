@@ -1,0 +1,52 @@
+//! `kohakuriver qemu cleanup`
+
+use clap_complete::ArgValueCandidates;
+use kohakuriver_model::{Memory, NodeName};
+
+use crate::complete;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::reference::VpsRef;
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+A machine that belongs to a VPS goes with the VPS, as by `kohakuriver vps delete`. For one that is
+orphaned, say which node has it: `kohakuriver qemu instances` shows that.
+
+Examples:
+  kohakuriver qemu cleanup 7398213345412345856 --node gpu-01
+  kohakuriver qemu cleanup 7398213345412345856 --node gpu-01 --force --yes    also if it runs")]
+pub struct CleanupArgs {
+    /// The machine's id, or the name of its VPS
+    #[arg(value_name = "TASK_ID")]
+    machine: VpsRef,
+    /// The node that has it
+    #[arg(short, long, visible_alias = "hostname", value_name = "NODE", add = ArgValueCandidates::new(complete::nodes))]
+    node: Option<NodeName>,
+    /// Also if it runs
+    #[arg(short, long)]
+    force: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+pub async fn run(context: &Context, args: &CleanupArgs) -> Result<(), Failure> {
+    let question = format!("Delete machine {} with its disk and snapshots?", args.machine);
+    if !args.yes && !context.out.confirm(&question, "--yes")? {
+        context.out.note("nothing was deleted");
+        return Ok(());
+    }
+    let node = args.node.as_ref().map(NodeName::as_str);
+    let answer = context.api.delete_vm_instance(args.machine.as_str(), node, args.force).await;
+    let answer = answer.map_err(|failure| {
+        failure.or_hint(|| "`kohakuriver qemu instances` shows all machines".to_owned())
+    })?;
+    if context.out.json {
+        context.out.json(&answer);
+    } else {
+        let freed = Memory::from_bytes(answer.freed_bytes);
+        context.out.line(format!("{} ({freed} of disk)", answer.message));
+    }
+    Ok(())
+}

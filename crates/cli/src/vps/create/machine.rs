@@ -1,0 +1,94 @@
+//! What `kohakuriver vps create` takes for virtual machines only.
+
+use clap_complete::ArgValueCandidates;
+use kohakuriver_model::spec::{
+    LARGEST_VM_DISK_BYTES, SMALLEST_VM_DISK_BYTES, SMALLEST_VM_MEMORY_BYTES,
+};
+use kohakuriver_model::{BackendKind, Memory, VmImageName};
+
+use super::CreateArgs;
+use crate::complete;
+use crate::failure::Failure;
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Virtual machines (--backend qemu)")]
+pub struct MachineArgs {
+    /// Base image; `kohakuriver qemu image list --node NODE` shows them [default: debian-12]
+    #[arg(long, value_name = "NAME", conflicts_with = "from_snapshot", add = ArgValueCandidates::new(complete::vm_images))]
+    pub vm_image: Option<VmImageName>,
+    /// Size of the disk, in GB or with a unit, for example 100 or 2T [default: 20, or what the
+    /// snapshot has]
+    #[arg(long, value_name = "SIZE", value_parser = disk)]
+    pub vm_disk: Option<String>,
+    /// Memory in MB or with a unit, for example 16384 or 16G [default: 4096]
+    #[arg(long, value_name = "SIZE", value_parser = memory, conflicts_with = "memory")]
+    pub vm_memory: Option<Memory>,
+}
+
+impl MachineArgs {
+    /// The memory as the API counts it; the parser keeps it within range.
+    pub fn megabytes(&self) -> Option<i64> {
+        self.vm_memory.and_then(|memory| i64::try_from(memory.bytes().div_ceil(1 << 20)).ok())
+    }
+}
+
+/// Whether every option is for what is to be made.
+pub fn check(args: &CreateArgs) -> Result<(), Failure> {
+    let first = |options: &[(&'static str, bool)]| {
+        options.iter().find(|(_, given)| *given).map(|(name, _)| *name)
+    };
+    let machine = &args.machine;
+    let for_machines = [
+        ("--vm-image", machine.vm_image.is_some()),
+        ("--vm-disk", machine.vm_disk.is_some()),
+        ("--vm-memory", machine.vm_memory.is_some()),
+    ];
+    let for_containers = [
+        ("--image", args.image.is_some()),
+        ("--container", args.container.is_some()),
+        ("--pids-limit", args.pids_limit.is_some()),
+        ("--on-oom", args.on_oom.is_some()),
+    ];
+    let is_machine = args.backend.as_deref().map(|word| word == BackendKind::Qemu.word());
+    match is_machine {
+        Some(true) => match first(&for_containers) {
+            None => Ok(()),
+            Some(option @ ("--image" | "--container")) => {
+                Err(Failure::usage(format!("{option} is for containers, not virtual machines"))
+                    .hint("a virtual machine's image is named by --vm-image"))
+            }
+            Some(option) => {
+                Err(Failure::usage(format!("{option} is for containers, not virtual machines"))
+                    .hint("leave it out: in a virtual machine its own system decides"))
+            }
+        },
+        // A copy is what its original is, and the host knows what that is.
+        None if args.from_snapshot.is_some() => Ok(()),
+        None | Some(false) => match first(&for_machines) {
+            None => Ok(()),
+            Some(option) => {
+                Err(Failure::usage(format!("{option} is for virtual machines, not containers"))
+                    .hint("add --backend qemu, or leave it out"))
+            }
+        },
+    }
+}
+
+/// Checked here, sent as it was written.
+fn disk(text: &str) -> Result<String, String> {
+    let size = Memory::parse_in('G', text).map_err(|error| error.to_string())?;
+    let [least, most] = [SMALLEST_VM_DISK_BYTES, LARGEST_VM_DISK_BYTES].map(Memory::from_bytes);
+    if size < least || size > most {
+        return Err(format!("a disk has from {least} to {most}, and this is {size}"));
+    }
+    Ok(text.to_owned())
+}
+
+fn memory(text: &str) -> Result<Memory, String> {
+    let memory = Memory::parse_in('M', text).map_err(|error| error.to_string())?;
+    let least = Memory::from_bytes(SMALLEST_VM_MEMORY_BYTES);
+    if memory < least {
+        return Err(format!("{memory} is less than a system boots in; the least is {least}"));
+    }
+    Ok(memory)
+}
