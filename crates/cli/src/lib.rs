@@ -44,10 +44,11 @@ use std::process::ExitCode;
 
 pub use complete::complete_if_asked;
 pub use qemu::QemuCommand;
+// For the commands that need no host: they talk as these do.
+pub use ui::{Fit, Grid, Output, Progress, Tone, ago_ms};
 
 use context::Context;
 use failure::Failure;
-use ui::Output;
 
 /// For the root command's `--help`.
 pub const AFTER_HELP: &str = "\

@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
-pub use age::{age, ago};
+pub use age::{age, ago, ago_ms};
 pub use panel::Panel;
 pub use progress::{Progress, Transfer};
 pub use table::{Fit, Grid};

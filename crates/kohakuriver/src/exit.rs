@@ -12,6 +12,8 @@ pub const USAGE: u8 = 2;
 pub const NOT_READY: u8 = 4;
 /// The host would not have this machine: token, name, clock, certificate.
 pub const REFUSED: u8 = 5;
+/// Ctrl-C.
+pub const INTERRUPTED: u8 = 130;
 
 /// Why the process ends.
 #[derive(Debug)]

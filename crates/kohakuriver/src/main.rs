@@ -6,6 +6,7 @@ mod findings;
 mod host;
 mod logging;
 mod paths;
+mod qemu;
 mod runner;
 mod signals;
 mod up;
@@ -17,6 +18,7 @@ use kohakuriver_cli::{ClientCommand, GlobalArgs};
 use kohakuriver_vm::launch;
 
 use crate::exit::{Exit, FAILED};
+use crate::qemu::QemuCommand;
 
 /// Long-running machines one can SSH into, on your own Linux hosts
 #[derive(Debug, Parser)]
@@ -36,6 +38,9 @@ enum Command {
     Host(host::HostArgs),
     /// Run this machine as a node
     Runner(runner::RunnerArgs),
+    /// Prepare this machine for virtual machines
+    #[command(subcommand)]
+    Qemu(QemuCommand),
     /// The process inside an instance
     #[command(hide = true)]
     Agent(agent::AgentArgs),
@@ -57,6 +62,10 @@ fn main() -> ExitCode {
         Command::Up(args) => up::run(args, &global),
         Command::Host(args) => host::run(args, &global),
         Command::Runner(args) => runner::run(args),
+        Command::Qemu(QemuCommand::Host(command)) => {
+            return kohakuriver_cli::run(global, ClientCommand::Qemu(command));
+        }
+        Command::Qemu(QemuCommand::Image(command)) => qemu::image::run(command, &global),
         Command::Agent(args) => agent::run(&args),
     };
     match result {

@@ -16,6 +16,12 @@ pub fn age(text: &str, now: Timestamp) -> Option<String> {
     Some(words(now.as_second() - then.as_second()))
 }
 
+/// The same of a time in milliseconds since 1970.
+pub fn ago_ms(then_ms: u64) -> String {
+    let then = i64::try_from(then_ms / 1000).unwrap_or(i64::MAX);
+    format!("{} ago", words(Timestamp::now().as_second().saturating_sub(then)))
+}
+
 fn words(seconds: i64) -> String {
     const UNITS: [(i64, &str); 4] =
         [(86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")];

@@ -12,8 +12,6 @@ pub enum ImageError {
     Unknown { name: VmImageName, known: Vec<VmImageName> },
     #[error("the VM image '{name}' is damaged: {reason}")]
     Broken { name: VmImageName, dir: PathBuf, reason: String },
-    #[error("the VM image '{name}' was replaced or deleted at this moment")]
-    Replaced { name: VmImageName },
     #[error("there is a VM image '{name}' already")]
     Exists { name: VmImageName },
     #[error("{what} is not accepted: {reason}")]
@@ -61,7 +59,6 @@ impl ImageError {
             Self::Exists { .. } => "--replace puts the new one in its place; machines that were \
                  made from the old one keep it"
                 .to_owned(),
-            Self::Replaced { .. } => "try again".to_owned(),
             Self::Checksum { .. } => "compare with the checksum that its publisher shows; the \
                  download may be another version, or damaged"
                 .to_owned(),
