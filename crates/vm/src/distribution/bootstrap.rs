@@ -35,7 +35,8 @@ const OPTIONS: &[&str] = &[
     "--dpkgopt=path-exclude=/usr/share/locale/*",
     "--dpkgopt=path-exclude=/usr/share/doc/*",
     "--dpkgopt=path-include=/usr/share/doc/*/copyright",
-    "--customize-hook=: >\"$1/etc/machine-id\"; : >\"$1/etc/resolv.conf\"",
+    // A package may have made a link of it that leads nowhere in the tree.
+    "--customize-hook=: >\"$1/etc/machine-id\"; rm -f \"$1/etc/resolv.conf\"; : >\"$1/etc/resolv.conf\"",
 ];
 /// Mirrors are slow sometimes; hours are not slow but broken.
 const LIMIT: Duration = Duration::from_secs(1800);
