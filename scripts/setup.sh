@@ -4,6 +4,7 @@
 # once, when everything is there.
 set -euo pipefail
 . "$(dirname -- "$0")/lib.sh"
+. "$(dirname -- "$0")/base.sh"
 
 packages=()
 reasons=()
@@ -22,13 +23,28 @@ find_missing() {
   # Whoever answers on the socket is an engine, however it got there.
   have dockerd || docker_answers || need docker.io "Docker engine: runs the instances"
   have ssh && have scp && have ssh-keygen || need openssh-client "ssh, scp, ssh-keygen"
-  have mmdebstrap || need mmdebstrap "builds the base environment of a VPS"
+  have mmdebstrap || need mmdebstrap "builds the base environment of a VPS, and VM images"
+  [ "$(uname -m)" != x86_64 ] || find_missing_for_machines
   [ "$purpose" != up ] || return 0
   is_static_busybox || need busybox-static "the tests' smallest image is made of it"
   have sshd || need openssh-server "sshd: the tests compare with it (no service is started)"
   have rsync || need rsync "the tests copy through SSH with it"
-  have ip || need iproute2 "the tests look at addresses with it"
+  have depmod || need kmod "the tests' smallest VM image loads the kernel's modules with it"
   [ "$purpose" = test ] || have socat || need socat "the measurements compare forwards with it"
+}
+
+# Virtual machines, and `qemu image create`.
+find_missing_for_machines() {
+  have qemu-system-x86_64 || need qemu-system-x86 "runs virtual machines"
+  have qemu-img || need qemu-utils "makes the disks of virtual machines"
+  [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || need ovmf "UEFI firmware, for VM images that want it"
+  have ip || need iproute2 "makes the bridge that virtual machines are on"
+  have nft || need nftables "lets virtual machines reach the network"
+  have mke2fs || need e2fsprogs "makes the file system of a VM image"
+  have sfdisk || need fdisk "makes the partitions of a VM image"
+  have grub-mkimage || need grub-common "makes the boot loader of a VM image"
+  [ -e /usr/lib/grub/i386-pc/boot.img ] || need grub-pc-bin "that boot loader, for BIOSes"
+  [ -e /usr/lib/grub/x86_64-efi/kernel.img ] || need grub-efi-amd64-bin "that boot loader, for UEFI"
 }
 
 # The package busybox has the same name for its command, but it is linked dynamically.
@@ -86,9 +102,43 @@ install_packages() {
   # `update` does not wait for a lock by itself.
   apt update || { sleep 20 && apt update; } || say "apt-get update failed: trying with what is known"
   forbid_service_starts
-  apt install --yes --no-install-recommends "${packages[@]}" ||
-    die "apt-get could not install: ${packages[*]}"
+  local install=(install --yes --no-install-recommends)
+  if apt --simulate "${install[@]}" "${packages[@]}" >/dev/null 2>&1; then
+    apt "${install[@]}" "${packages[@]}" || die "apt-get could not install: ${packages[*]}"
+  else
+    install_with_backports "${install[@]}"
+  fi
   [ "$wants_sshd" = 0 ] || disable_ssh_service
+}
+
+# Where a part of QEMU is there from the backports suite already, the parts of the main suite do
+# not go with it: then all of QEMU is taken from there.
+install_with_backports() {
+  local others=() qemu=() package VERSION_CODENAME=''
+  for package in "${packages[@]}"; do
+    case $package in qemu-* | ovmf) qemu+=("$package") ;; *) others+=("$package") ;; esac
+  done
+  . /etc/os-release
+  [ "${#qemu[@]}" -gt 0 ] && add_backports "$VERSION_CODENAME" ||
+    die "apt-get cannot install: ${packages[*]}"
+  if [ "${#others[@]}" -gt 0 ]; then
+    apt "$@" "${others[@]}" || die "apt-get could not install: ${others[*]}"
+  fi
+  apt "$@" -t "$VERSION_CODENAME-backports" "${qemu[@]}" ||
+    die "apt-get could not install: ${qemu[*]}"
+}
+
+# add_backports CODENAME: from the mirror that the release itself comes from.
+add_backports() {
+  local suite=$1-backports file=/etc/apt/sources.list.d/kohakuriver-backports.list line
+  if ! apt-cache policy | grep -qE "[an]=$suite(,|\$)"; then
+    line=$(distribution_sources "$1" | sed -nE "s#^(deb .*) $1 (.*)\$#\1 $suite \2#p" | head -n1)
+    [ -n "$line" ] || return 1
+    say "Adding the distribution's suite $suite ($file):"
+    say "  the QEMU that is partly here is from there"
+    printf '%s\n' "$line" | as_root tee "$file" >/dev/null
+  fi
+  apt update
 }
 
 purpose=up

@@ -32,7 +32,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use kohakuriver_model::VmImageName;
 
-pub use build::{AGENT_UNIT, Create};
+pub use build::Create;
 pub use error::ImageError;
 pub use import::{DirectBoot, Import, Source};
 pub use meta::{

@@ -30,8 +30,6 @@ use super::{ImageError, ImageStore, Report, qemu_img};
 use crate::distribution::bootstrap::{self, Bootstrap, Target};
 use crate::distribution::{Release, this_machine};
 
-pub use self::tree::AGENT_UNIT;
-
 /// What a person expects on a server, and what a virtual machine needs.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,libpam-systemd,udev,kmod,initramfs-tools,\
     busybox-static,zstd,openssh-server,cloud-init,qemu-guest-agent,cloud-guest-utils,iproute2,\

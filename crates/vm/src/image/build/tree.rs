@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::image::ImageError;
 use crate::image::program::Program;
+use crate::seed::{UNIT, UNIT_NAME};
 
-/// The unit that runs our agent in a virtual machine.
-pub const AGENT_UNIT: &str = include_str!("files/kohakuriver-agent.service");
 const CLOUD_CFG: &str = include_str!("files/cloud.cfg");
 const AUTOLOGIN: &str = include_str!("files/autologin.conf");
 const GRUB_CFG: &str = include_str!("files/grub.cfg");
@@ -27,8 +26,7 @@ const MASKED: &[&str] = &[
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
 ];
-const ENABLED: &[&str] =
-    &["systemd-networkd.service", "serial-getty@ttyS0.service", "kohakuriver-agent.service"];
+const ENABLED: &[&str] = &["systemd-networkd.service", "serial-getty@ttyS0.service", UNIT_NAME];
 
 #[derive(Debug)]
 pub struct Tree(PathBuf);
@@ -64,7 +62,7 @@ impl Tree {
         self.write("etc/cloud/cloud.cfg.d/90_kohakuriver.cfg", CLOUD_CFG)?;
         // No probing of hypervisors: a seed disk is there, or nothing is.
         self.write("etc/cloud/ds-identify.cfg", "policy: enabled\n")?;
-        self.write("etc/systemd/system/kohakuriver-agent.service", AGENT_UNIT)?;
+        self.write(&format!("etc/systemd/system/{UNIT_NAME}"), UNIT)?;
         self.write("etc/systemd/system/serial-getty@ttyS0.service.d/autologin.conf", AUTOLOGIN)?;
         self.write("etc/hostname", "debian\n")?;
         self.write("etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost\n")?;
