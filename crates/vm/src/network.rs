@@ -1,1 +1,79 @@
 //! What connects machines: addresses, the bridge and its TAPs, the firewall's table.
+//!
+//! ```text
+//!  guest A --TAP--+                          +-- uplink (masqueraded)
+//!                 +-- kohaku-br0 (gateway) --+
+//!  guest B --TAP--+   isolated ports         +-- node: the runner dials the agents' ports;
+//!                                                guests get answers, ping, the nameservers' port
+//! ```
+//!
+//! A guest reaches what is outside, and nothing of this machine: not its services, not its
+//! containers, not its other guests, not the cloud's metadata. It can send from its own addresses
+//! alone, and what goes to it arrives nowhere else.
+//!
+//! The kernel holds the whole state, so there is nothing to lose: a TAP's name is its instance's
+//! id, its alias says whose it is and has the guest's address, and the guest's MAC is made of the
+//! address. Every change reads what is there and brings all of it to what it should be:
+//!
+//! ```text
+//!  (nothing) --attach: bridge, rules--> bridge with guests --attach, detach--> ...
+//!      ^                                   | last detach, or sweep without living guests
+//!      +-----------------------------------+
+//! ```
+//!
+//! Where the runner is not root, [`user`] gives each machine QEMU's own network.
+
+mod bridge;
+mod command;
+mod firewall;
+mod kernel;
+mod names;
+mod nic;
+mod resolver;
+mod rules;
+mod subnet;
+pub mod user;
+
+pub use bridge::{Network, NetworkConfig};
+pub use command::CommandError;
+pub use names::{BridgeName, Owner, ParseBridgeNameError, tap_name, tap_owner};
+pub use nic::Nic;
+pub use resolver::nameservers;
+pub use subnet::{DEFAULT_SUBNET, Mac, ParseSubnetError, Subnet};
+
+use std::net::Ipv4Addr;
+
+use kohakuriver_model::TaskId;
+
+/// Why the network of machines could not be made or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    #[error(
+        "{bridge} exists and {what}; remove it (ip link del {bridge}), or give this runner another bridge name"
+    )]
+    BridgeTaken { bridge: BridgeName, what: String },
+    #[error(
+        "the machines' subnet {subnet} overlaps {other} of this node; give this runner another subnet"
+    )]
+    SubnetTaken { subnet: Subnet, other: String },
+    #[error(
+        "{bridge} has {has}, not {subnet}, and machines run on it; stop them first, or go back to the old subnet"
+    )]
+    SubnetInUse { bridge: BridgeName, has: String, subnet: Subnet },
+    #[error("{address} is no address for a guest in {subnet}")]
+    BadAddress { address: Ipv4Addr, subnet: Subnet },
+    #[error("{address} belongs to the machine {id}, which runs")]
+    AddressTaken { address: Ipv4Addr, id: TaskId },
+    #[error(
+        "a network device {name} exists that is not this runner's; remove it (ip link del {name})"
+    )]
+    DeviceTaken { name: String },
+    #[error("cannot write {path}; is the runner root?")]
+    Setting {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+}
