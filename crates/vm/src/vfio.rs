@@ -268,15 +268,18 @@ impl Vfio {
 
     fn ensure_driver(&self) -> Result<(), VfioError> {
         let driver = self.roots.driver(VFIO_PCI);
+        if !driver.exists() {
+            let loaded = self.kernel.load_module(VFIO_PCI);
+            loaded.map_err(|source| VfioError::NoDriver { source })?;
+        }
+        // It maps the guest's memory. Usually it comes along; where it does not, QEMU says so.
+        if !self.roots.sys.join("module/vfio_iommu_type1").exists() {
+            let _ = self.kernel.load_module("vfio_iommu_type1");
+        }
         if driver.exists() {
             return Ok(());
         }
-        let loaded = self.kernel.load_module(VFIO_PCI);
-        match loaded {
-            Ok(()) if driver.exists() => Ok(()),
-            Ok(()) => Err(VfioError::NoDriver { source: io::ErrorKind::NotFound.into() }),
-            Err(source) => Err(VfioError::NoDriver { source }),
-        }
+        Err(VfioError::NoDriver { source: io::ErrorKind::NotFound.into() })
     }
 
     fn rebind(&self) -> Rebind<'_> {

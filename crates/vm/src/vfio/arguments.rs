@@ -63,10 +63,14 @@ pub fn explain(said: &str) -> Option<&'static str> {
              remapping)",
         ),
         (
+            "No available IOMMU models",
+            "the kernel's module vfio_iommu_type1 is missing: modprobe vfio_iommu_type1",
+        ),
+        (
             "Permission denied",
             "QEMU's user may not open the group: /dev/vfio/GROUP must belong to it",
         ),
-        ("failed to open /dev/vfio", "the functions are not with vfio-pci: restart the VPS"),
+        ("No such file or directory", "the functions are not with vfio-pci: restart the VPS"),
         ("no such host device", "the card is gone from the bus: look at it, and at dmesg"),
     ];
     if !said.contains("vfio") {
@@ -114,8 +118,12 @@ mod tests {
         assert!(explain(viable).unwrap().contains("another driver"));
         let busy = "vfio 0000:00:15.0: failed to open /dev/vfio/10: Device or resource busy";
         assert!(explain(busy).unwrap().contains("fuser"));
-        let absent = "vfio 0000:00:11.0: failed to open /dev/vfio/4: No such file or directory";
-        assert!(explain(absent).unwrap().contains("restart"));
+        for absent in [
+            "vfio 0000:00:11.0: failed to open /dev/vfio/4: No such file or directory",
+            "vfio 0000:00:11.0: Could not open '/dev/vfio/4': No such file or directory",
+        ] {
+            assert!(explain(absent).unwrap().contains("restart"));
+        }
         assert_eq!(explain("Could not set up host forwarding rule: Device or resource busy"), None);
     }
 }

@@ -21,7 +21,9 @@ pub enum VfioError {
         "process {} ({}) has {} open: end it, then try again", .0.pid, .0.name, .0.node.display()
     )]
     InUse(User),
-    #[error("the disk {0} is in use, if not mounted: free it, then try again")]
+    #[error(
+        "the disk {0} is part of something (RAID, ZFS, a filesystem over several disks): take it out"
+    )]
     DiskInUse(String),
     #[error("the kernel has no driver vfio-pci: its module belongs to the kernel's package")]
     NoDriver { source: io::Error },

@@ -34,12 +34,12 @@ pub enum Refusal {
     )]
     Console { address: PciAddress, console: String },
     #[error(
-        "IOMMU group {group} also holds {address}, which carries {what}: free it, or plug the \
+        "IOMMU group {group} holds {address}, which carries {what}: free it, or plug the \
          card into a slot with a group of its own"
     )]
     Carries { group: String, address: PciAddress, what: String },
     #[error(
-        "IOMMU group {group} also holds {address}, a part of the board that {driver} drives: \
+        "IOMMU group {group} holds {address}, a part of the board that {driver} drives: \
          plug the card into a slot with a group of its own"
     )]
     Chipset { group: String, address: PciAddress, driver: String },

@@ -18,7 +18,7 @@ impl Carried {
     pub fn read(roots: &Roots) -> Self {
         let mounts = Mounts::read(&roots.proc);
         let mut carried = BTreeMap::new();
-        for (name, path, address) in of_class(roots, "block") {
+        for (name, path, address) in disks(roots) {
             if let Some(use_) = mounts.use_of(&name, &path) {
                 carried.entry(address).or_insert_with(|| format!("the disk {name}, {use_}"));
             }
@@ -55,6 +55,33 @@ fn of_class(roots: &Roots, class: &str) -> Vec<(String, PathBuf, PciAddress)> {
             Some((name, entry.path(), address))
         })
         .collect()
+}
+
+/// Disks and their partitions by the controller they hang on.
+fn disks(roots: &Roots) -> Vec<(String, PathBuf, PciAddress)> {
+    let mut disks = of_class(roots, "block");
+    // An NVMe namespace that may have several paths hangs on no controller: its paths do, and
+    // they are only there for us to find it.
+    let heads: Vec<(String, PciAddress)> =
+        disks.iter().filter_map(|(name, _, address)| Some((head_of(name)?, *address))).collect();
+    let entries = fs::read_dir(roots.sys.join("class/block")).into_iter().flatten().flatten();
+    for entry in entries.filter(|_| !heads.is_empty()) {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        for (head, address) in &heads {
+            let rest = name.strip_prefix(head.as_str());
+            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('p')) {
+                disks.push((name.clone(), entry.path(), *address));
+            }
+        }
+    }
+    disks
+}
+
+/// `nvme0n1` of its path `nvme0c1n1`.
+fn head_of(path: &str) -> Option<String> {
+    let (subsystem, rest) = path.strip_prefix("nvme")?.split_once('c')?;
+    let (_, namespace) = rest.split_once('n')?;
+    Some(format!("nvme{subsystem}n{namespace}"))
 }
 
 /// What is mounted and swapped to.
@@ -94,18 +121,9 @@ impl Mounts {
         self.by_number
             .get(number.trim())
             .or_else(|| self.by_path.get(&format!("/dev/{name}")))
-            .or_else(|| self.by_path.get(&format!("/dev/{}", namespace(name)?)))
             .cloned()
             .or_else(holder)
     }
-}
-
-/// A path to an NVMe namespace with several paths (`nvme0c1n1`) is used by the name of the
-/// namespace (`nvme0n1`), which hangs on no controller.
-fn namespace(name: &str) -> Option<String> {
-    let (subsystem, rest) = name.strip_prefix("nvme")?.split_once('c')?;
-    let (_, namespace) = rest.split_once('n')?;
-    Some(format!("nvme{subsystem}n{namespace}"))
 }
 
 /// A process that has a device open.
@@ -155,8 +173,7 @@ pub(super) fn user_of_nodes(roots: &Roots, nodes: &BTreeSet<PathBuf>) -> Option<
 /// A disk of one of these functions that something in the kernel has claimed for itself (a
 /// filesystem over several disks, RAID, ZFS), which a list of mounts does not show.
 pub(super) fn claimed_disk(roots: &Roots, functions: &BTreeSet<PciAddress>) -> Option<String> {
-    let disks = of_class(roots, "block");
-    disks.into_iter().filter(|(_, _, address)| functions.contains(address)).find_map(
+    disks(roots).into_iter().filter(|(_, _, address)| functions.contains(address)).find_map(
         |(name, _, _)| {
             let flags = OFlag::O_RDONLY | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
             let outcome = open(&roots.dev.join(&name), flags, Mode::empty());

@@ -128,11 +128,18 @@ fn a_group_with_the_machines_disk_or_network_stays() {
 #[test]
 fn a_disk_with_several_paths_is_found_by_its_own_name() {
     let machine = one_group();
-    machine.child("0000:03:00.0", "block", "nvme3c0n1", &[]);
-    let mountinfo = "22 1 259:9 / /srv rw - xfs /dev/nvme3n1 rw\n";
+    machine.child("0000:03:00.0", "block", "nvme3c0n1", &[("dev", "259:4\n")]);
+    for (name, number) in [("nvme3n1", "259:5\n"), ("nvme3n1p2", "259:7\n"), ("nvme3n12", "")] {
+        let head = machine.path("sys/devices/virtual/nvme-subsystem/nvme-subsys3").join(name);
+        fs::create_dir_all(&head).unwrap();
+        fs::write(head.join("dev"), number).unwrap();
+        std::os::unix::fs::symlink(&head, machine.path("sys/class/block").join(name)).unwrap();
+    }
+    assert_eq!(refusal(&machine.pci(), at("0000:01:00.0")), None);
+    let mountinfo = "22 1 259:7 / /srv rw - xfs /dev/root rw\n";
     fs::write(machine.path("proc/self/mountinfo"), mountinfo).unwrap();
     let refusal = refusal(&machine.pci(), at("0000:01:00.0")).unwrap();
-    assert!(refusal.to_string().contains("mounted on /srv"), "{refusal}");
+    assert!(refusal.to_string().contains("nvme3n1p2, mounted on /srv"), "{refusal}");
 }
 
 #[test]
