@@ -16,9 +16,9 @@
 //! All of this waits for the kernel, seconds at times: call it where blocking is allowed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -129,6 +129,10 @@ impl Vfio {
         if let Some(disk) = usage::claimed_disk(&self.roots, &plan.bind) {
             return Err(VfioError::DiskInUse(disk));
         }
+        let nodes: Vec<PathBuf> = plan.groups.iter().map(|group| self.node(*group)).collect();
+        if let Some(node) = nodes.iter().find(|node| is_busy(node)) {
+            return Err(self.who_uses(node));
+        }
         self.ensure_driver()?;
         self.write_down(task, &pci, &plan)?;
         if let Err(error) = self.bind(&plan) {
@@ -138,7 +142,6 @@ impl Vfio {
             return Err(error);
         }
         tracing::info!(task.id = %task, functions = ?plan.bind, "PCI functions given to a machine");
-        let nodes = plan.groups.iter().map(|group| self.node(*group)).collect();
         Ok(Given { arguments: arguments::arguments(&plan.pass), nodes })
     }
 
@@ -187,23 +190,39 @@ impl Vfio {
 
     /// Each function to its old driver; those that can go, go, whatever the others do.
     fn return_all(&self, entry: &Entry) -> Result<(), VfioError> {
-        let nodes: BTreeSet<_> = entry.functions.iter().map(|held| self.node(held.group)).collect();
-        // The kernel would wait for the user, and we for the kernel.
-        let patience = Instant::now() + LET_GO;
-        while let Some(user) = usage::user_of_nodes(&self.roots, &nodes) {
-            if Instant::now() >= patience {
-                return Err(VfioError::InUse(user));
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
+        // What the administrator keeps with vfio-pci is not ours to wait for.
+        let ours = entry.functions.iter().filter(|held| held.driver.as_deref() != Some(VFIO_PCI));
+        let nodes: BTreeSet<_> = ours.map(|held| self.node(held.group)).collect();
+        self.wait_for_users(&nodes)?;
         let rebind = self.rebind();
         let back = entry.functions.iter().rev().map(|held| rebind.back(held));
         let errors: Vec<RebindError> = back.filter_map(Result::err).collect();
-        for node in nodes {
-            // One whose functions the administrator keeps with vfio-pci stays, and was QEMU's.
-            let _ = nix::unistd::chown(&node, Some(0.into()), Some(0.into()));
+        for held in &entry.functions {
+            // A group that the administrator keeps with vfio-pci has a node still, which was QEMU's.
+            let _ = nix::unistd::chown(&self.node(held.group), Some(0.into()), Some(0.into()));
         }
         if errors.is_empty() { Ok(()) } else { Err(VfioError::Kept(errors)) }
+    }
+
+    /// A function that somebody uses would make the kernel wait, and us for the kernel. A process
+    /// that was killed shows no open files well before the kernel has closed them: only the group
+    /// itself can say.
+    fn wait_for_users(&self, nodes: &BTreeSet<PathBuf>) -> Result<(), VfioError> {
+        let patience = Instant::now() + LET_GO;
+        while let Some(node) = nodes.iter().find(|node| is_busy(node)) {
+            if Instant::now() >= patience {
+                return Err(self.who_uses(node));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    fn who_uses(&self, node: &Path) -> VfioError {
+        match usage::user_of_nodes(&self.roots, &BTreeSet::from([node.to_owned()])) {
+            Some(user) => VfioError::InUse(user),
+            None => VfioError::Busy(node.display().to_string()),
+        }
     }
 
     /// A function that an ended machine has not given back to its driver, because that would not
@@ -255,10 +274,10 @@ impl Vfio {
         }
         for group in &plan.groups {
             let node = self.node(*group);
-            match OpenOptions::new().read(true).write(true).open(&node) {
+            match open_group(&node) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                    return Err(VfioError::Busy(node.display().to_string()));
+                    return Err(self.who_uses(&node));
                 }
                 Err(source) => return Err(VfioError::Node { node, source }),
             }
@@ -305,6 +324,15 @@ impl Vfio {
     fn journal_error(&self, task: TaskId, source: io::Error) -> VfioError {
         VfioError::Journal { path: self.journal.path(task), source }
     }
+}
+
+/// A group opens for one at a time.
+fn open_group(node: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(node)
+}
+
+fn is_busy(node: &Path) -> bool {
+    open_group(node).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
 }
 
 #[cfg(test)]
