@@ -123,6 +123,7 @@ impl Vfio {
         if plan.bind.is_empty() {
             return Ok(Given { arguments: Vec::new(), nodes: Vec::new() });
         }
+        let functions = self.note(&pci, &plan)?;
         if let Some(user) = usage::user_of(&self.roots, &plan.bind) {
             return Err(VfioError::InUse(user));
         }
@@ -134,7 +135,7 @@ impl Vfio {
             return Err(self.who_uses(node));
         }
         self.ensure_driver()?;
-        self.write_down(task, &pci, &plan)?;
+        self.write_down(task, functions, &plan)?;
         if let Err(error) = self.bind(&plan) {
             if let Err(kept) = self.give_back_now(task) {
                 tracing::error!(task.id = %task, error = %kept, "PCI functions are not back; the next start of the runner tries again");
@@ -225,39 +226,41 @@ impl Vfio {
         }
     }
 
-    /// A function that an ended machine has not given back to its driver, because that would not
-    /// take it, changes hands with what is known of it.
-    fn write_down(&self, task: TaskId, pci: &Pci, plan: &Plan) -> Result<(), VfioError> {
+    /// How the functions of a plan are now. One that an ended machine has not given back to its
+    /// driver, because that would not take it, changes hands with what is known of it.
+    fn note(&self, pci: &Pci, plan: &Plan) -> Result<Vec<Held>, VfioError> {
         let boot_id = self.boot_id();
-        let entries = self.load()?.entries;
-        let mut others: BTreeMap<PciAddress, (TaskId, Held)> = BTreeMap::new();
-        for (other, entry) in &entries {
+        let mut known: BTreeMap<PciAddress, (TaskId, Held)> = BTreeMap::new();
+        for (task, entry) in self.load()?.entries {
             if entry.boot_id == boot_id {
-                let held = entry.functions.iter().cloned();
-                others.extend(held.map(|held| (held.address, (*other, held))));
+                known.extend(entry.functions.into_iter().map(|held| (held.address, (task, held))));
             }
         }
-        let mut functions = Vec::new();
-        for function in plan.bind.iter().filter_map(|address| pci.functions.get(address)) {
-            let address = function.address;
-            let known = others.remove(&address);
-            if let Some((other, _)) = &known
-                && function.is_with_vfio()
-            {
-                return Err(VfioError::Taken { address, task: *other });
-            }
-            functions.push(known.map(|(_, held)| held).unwrap_or_else(|| Held {
-                address,
-                group: function.group.unwrap_or_default(),
-                driver: function.driver.clone(),
-                driver_override: function.driver_override.clone(),
-            }));
-        }
+        let functions = plan.bind.iter().filter_map(|address| pci.functions.get(address));
+        functions
+            .map(|function| match known.remove(&function.address) {
+                Some((task, held)) if function.is_with_vfio() => {
+                    Err(VfioError::Taken { address: held.address, task })
+                }
+                Some((_, held)) => Ok(held),
+                None => Ok(Held {
+                    address: function.address,
+                    group: function.group.unwrap_or_default(),
+                    driver: function.driver.clone(),
+                    driver_override: function.driver_override.clone(),
+                }),
+            })
+            .collect()
+    }
+
+    /// From here on a function is in one entry only.
+    fn write_down(&self, task: TaskId, functions: Vec<Held>, plan: &Plan) -> Result<(), VfioError> {
+        let others = self.load()?.entries;
         let write = |task, entry: &Entry| {
             self.journal.write(task, entry).map_err(|source| self.journal_error(task, source))
         };
-        write(task, &Entry { boot_id, functions })?;
-        for (other, mut entry) in entries {
+        write(task, &Entry { boot_id: self.boot_id(), functions })?;
+        for (other, mut entry) in others {
             let before = entry.functions.len();
             entry.functions.retain(|held| !plan.bind.contains(&held.address));
             if entry.functions.len() < before {
