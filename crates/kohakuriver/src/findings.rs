@@ -1,6 +1,6 @@
 //! What a machine has, said at the start: what was found, and what each missing thing would give.
 
-use kohakuriver_model::{DockerState, Inventory, Memory};
+use kohakuriver_model::{DockerState, Inventory, Memory, VmAccel, VmState};
 
 pub fn lines(inventory: &Inventory) -> Vec<String> {
     let memory = Memory::from_bytes(inventory.memory_bytes);
@@ -11,11 +11,13 @@ pub fn lines(inventory: &Inventory) -> Vec<String> {
             format!("docker   none: {reason}; needed for Docker VPSes")
         }
     });
-    lines.push(if inventory.kvm_device {
-        "kvm      /dev/kvm is there (for virtual machines, in a later version)".to_owned()
-    } else {
-        "kvm      none; virtual machines would be emulated, which is slow".to_owned()
+    lines.push(match &inventory.vm {
+        VmState::Ready { version, .. } => format!("qemu     {version}"),
+        VmState::Unavailable { reason } => {
+            format!("qemu     none: {reason}; needed for virtual machines")
+        }
     });
+    lines.push(format!("kvm      {}", kvm(inventory)));
     lines.push(if inventory.gpus.is_empty() {
         "gpus     none found (nvidia-smi lists them where NVIDIA's driver is installed)".to_owned()
     } else {
@@ -27,4 +29,50 @@ pub fn lines(inventory: &Inventory) -> Vec<String> {
         nodes => format!("numa     {nodes} nodes"),
     });
     lines
+}
+
+/// A device that can be opened is not yet one that works.
+fn kvm(inventory: &Inventory) -> String {
+    match (&inventory.vm, inventory.kvm_device) {
+        (VmState::Ready { accel: VmAccel::Kvm, .. }, _) => "works: a guest ran under it".to_owned(),
+        (VmState::Ready { accel: VmAccel::Tcg, warning: Some(warning), .. }, _) => {
+            format!("not used: {warning}")
+        }
+        (VmState::Ready { accel: VmAccel::Tcg, warning: None, .. }, _) => {
+            "not used: virtual machines are emulated, some ten times slower".to_owned()
+        }
+        (VmState::Unavailable { .. }, true) => {
+            "/dev/kvm is there: with QEMU, virtual machines would be fast".to_owned()
+        }
+        (VmState::Unavailable { .. }, false) => {
+            "none: virtual machines would be emulated, some ten times slower".to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(vm: VmState, kvm_device: bool) -> String {
+        let docker = DockerState::Ready { version: "27".to_owned() };
+        lines(&Inventory { vm, kvm_device, ..Inventory::of(2, 1 << 30, docker) }).join("\n")
+    }
+
+    #[test]
+    fn each_missing_thing_is_said_with_what_it_would_give() {
+        let ready = |accel, warning: Option<&str>| VmState::Ready {
+            version: "10.0.2".to_owned(),
+            accel,
+            warning: warning.map(ToOwned::to_owned),
+        };
+        let fast = said(ready(VmAccel::Kvm, None), true);
+        assert!(fast.contains("qemu     10.0.2") && fast.contains("kvm      works"), "{fast}");
+        let slow = said(ready(VmAccel::Tcg, Some("a guest hung under KVM")), true);
+        assert!(slow.contains("kvm      not used: a guest hung"), "{slow}");
+        let none = VmState::Unavailable { reason: "no qemu-system-x86_64 in PATH".to_owned() };
+        let none = said(none, false);
+        assert!(none.contains("none: no qemu-system-x86_64 in PATH; needed for"), "{none}");
+        assert!(none.contains("ten times slower"), "{none}");
+    }
 }
