@@ -178,8 +178,9 @@ pub enum NodeQuestion {
     ListVmImages,
     /// Whatever machines keep on this node, also those that nobody knows of any more.
     ListMachines,
-    /// Removes all that a machine keeps. The host has no such instance; what the runner's ledger
-    /// still has is refused all the same, and so is one that runs, unless by `force`.
+    /// Removes all that a machine keeps. The host has no such instance and never will again; one
+    /// that the runner's ledger still has is given up by its driver, the only writer. One that
+    /// runs is refused with `StartRefused`, unless by `force`.
     DeleteMachine { task_id: TaskId, force: bool },
 }
 

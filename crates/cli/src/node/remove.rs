@@ -43,18 +43,26 @@ pub async fn run(context: &Context, args: &RemoveArgs) -> Result<(), Failure> {
     } else {
         context.out.line(format!("node {name} is removed"));
     }
-    let left = left_behind(&answer);
+    let left = listed(&answer, "left_behind");
     if !left.is_empty() {
         context.out.note(format!(
             "note: these containers stay on that machine, where `docker rm -f` removes them: {}",
             left.join(" ")
         ));
     }
+    let left = listed(&answer, "left_machines");
+    if !left.is_empty() {
+        context.out.note(format!(
+            "note: these virtual machines stay on that machine, and run on: {}",
+            left.join(" ")
+        ));
+        context.out.hint("once it has joined again, `kohakuriver qemu cleanup` removes them");
+    }
     Ok(())
 }
 
 /// What the host cannot remove there any more.
-fn left_behind(answer: &serde_json::Value) -> Vec<&str> {
-    let names = answer.get("left_behind").and_then(serde_json::Value::as_array);
+fn listed<'a>(answer: &'a serde_json::Value, key: &str) -> Vec<&'a str> {
+    let names = answer.get(key).and_then(serde_json::Value::as_array);
     names.into_iter().flatten().filter_map(serde_json::Value::as_str).collect()
 }

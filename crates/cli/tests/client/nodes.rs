@@ -107,11 +107,14 @@ fn health_is_an_hour_at_a_glance() {
 #[test]
 fn what_a_removed_node_keeps_is_named() {
     let host = Host::start(|request| match request.method.as_str() {
-        "DELETE" => Answer::ok(json!({"message": "ok", "left_behind": ["kr-7", "kr-8"]})),
+        "DELETE" => Answer::ok(
+            json!({"message": "ok", "left_behind": ["kr-7", "kr-8"], "left_machines": ["9"]}),
+        ),
         _ => Answer::ok(node()),
     });
     let sandbox = Sandbox::new();
     let ran = sandbox.run(&host, &["node", "remove", "node1", "--force", "--yes"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "node node1 is removed\n"));
     assert!(ran.stderr.contains("docker rm -f") && ran.stderr.contains("kr-7 kr-8"));
+    assert!(ran.stderr.contains("run on: 9\n") && ran.stderr.contains("qemu cleanup"));
 }

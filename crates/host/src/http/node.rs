@@ -11,6 +11,7 @@ use kohakuriver_api::{
     ErrorBody, HealthSample, JoinToken, JoinTokenRequest, LabelChanges, Node, NodeHealth,
 };
 use kohakuriver_link::client::HostAddress;
+use kohakuriver_model::BackendKind;
 use kohakuriver_store::{NodeRow, StoreError};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -174,6 +175,8 @@ struct NodeMessage {
     message: String,
     /// Containers that stay on the machine: the cluster knows them no more.
     left_behind: Vec<String>,
+    /// Ids of virtual machines that stay there likewise.
+    left_machines: Vec<String>,
 }
 
 /// Removes a node: its certificate is worthless from now on.
@@ -207,8 +210,13 @@ async fn remove_node(
     app.changes.notify();
     tracing::info!(node.name = %name, "node removed");
     left.iter().for_each(|row| app.links.forget_task(row.id));
-    let left_behind = left.iter().map(|row| format!("kohakuriver-vps-{}", row.id)).collect();
-    Ok(Json(NodeMessage { message: format!("node '{name}' was removed"), left_behind }))
+    let (machines, containers): (Vec<_>, Vec<_>) =
+        left.iter().partition(|row| row.spec.backend() == BackendKind::Qemu);
+    Ok(Json(NodeMessage {
+        message: format!("node '{name}' was removed"),
+        left_behind: containers.iter().map(|row| format!("kohakuriver-vps-{}", row.id)).collect(),
+        left_machines: machines.iter().map(|row| row.id.to_string()).collect(),
+    }))
 }
 
 /// Makes a token with which one machine can join.

@@ -256,6 +256,19 @@ async fn a_machine_that_still_boots_has_a_console_and_nothing_else() -> Result<(
 }
 
 #[tokio::test]
+async fn a_node_that_is_removed_leaves_machines_and_containers_under_their_own_names() -> Result<()>
+{
+    let (host, _runner) = with_node(Reaction::Obey).await?;
+    let machine = create(&host, json!({})).await?;
+    let container = host.post("/api/vps/create", json!({"name": "box"})).await?;
+    let removed = host.delete("/api/nodes/n1?force=true").await?.body;
+    assert_eq!(removed["left_machines"], json!([machine.text("task_id")]));
+    let name = format!("kohakuriver-vps-{}", container.text("task_id"));
+    assert_eq!(removed["left_behind"], json!([name]));
+    Ok(())
+}
+
+#[tokio::test]
 async fn images_are_the_nodes_own_words() -> Result<()> {
     let (host, runner) = with_node(Reaction::Obey).await?;
     let answer = host.get("/api/vm/images/n1").await?;
