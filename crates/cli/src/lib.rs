@@ -43,7 +43,7 @@ mod wait;
 use std::process::ExitCode;
 
 pub use complete::complete_if_asked;
-pub use qemu::QemuCommand;
+pub use qemu::{OnNode, QemuCommand};
 // For the commands that need no host: they talk as these do.
 pub use ui::{Fit, Grid, Output, Progress, Tone, ago_ms};
 

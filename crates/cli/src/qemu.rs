@@ -5,8 +5,10 @@ mod cleanup;
 mod images;
 mod instances;
 
+use clap_complete::ArgValueCandidates;
 use kohakuriver_model::NodeName;
 
+use crate::complete;
 use crate::context::Context;
 use crate::failure::Failure;
 
@@ -19,6 +21,14 @@ pub enum QemuCommand {
     /// For `image list --node`, which the executable parses.
     #[command(skip)]
     Images(NodeName),
+}
+
+/// For commands that look at this machine unless another is named.
+#[derive(clap::Args, Clone, Debug)]
+pub struct OnNode {
+    /// What this node sees, asked through the host, instead of this machine
+    #[arg(long, value_name = "NODE", add = ArgValueCandidates::new(complete::nodes))]
+    pub node: Option<NodeName>,
 }
 
 pub async fn run(context: &Context, command: QemuCommand) -> Result<(), Failure> {

@@ -62,10 +62,12 @@ fn main() -> ExitCode {
         Command::Up(args) => up::run(args, &global),
         Command::Host(args) => host::run(args, &global),
         Command::Runner(args) => runner::run(args),
-        Command::Qemu(QemuCommand::Host(command)) => {
-            return kohakuriver_cli::run(global, ClientCommand::Qemu(command));
-        }
-        Command::Qemu(QemuCommand::Image(command)) => qemu::image::run(command, &global),
+        Command::Qemu(command) => match command.part() {
+            qemu::Part::Host(command) => {
+                return kohakuriver_cli::run(global, ClientCommand::Qemu(command));
+            }
+            qemu::Part::Here(command) => qemu::image::run(command, &global),
+        },
         Command::Agent(args) => agent::run(&args),
     };
     match result {

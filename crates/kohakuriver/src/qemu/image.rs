@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use kohakuriver_cli::{Fit, GlobalArgs, Grid, Output, Progress, Tone, ago_ms};
+use kohakuriver_cli::{Fit, GlobalArgs, Grid, OnNode, Output, Progress, Tone, ago_ms};
 use kohakuriver_model::spec::DEFAULT_VM_IMAGE;
 use kohakuriver_model::{Memory, VmImageName};
 use kohakuriver_vm::image::{
@@ -96,8 +96,11 @@ pub struct ImportArgs {
 #[command(after_help = "\
 Examples:
   kohakuriver qemu image list
-  kohakuriver qemu image list --json | jq -r '.[].name'")]
+  kohakuriver qemu image list --json | jq -r '.[].name'
+  kohakuriver qemu image list --node gpu-01")]
 pub struct ListArgs {
+    #[command(flatten)]
+    pub on: OnNode,
     #[command(flatten)]
     places: Places,
 }
