@@ -116,10 +116,13 @@ pub async fn prove(program: &Path, accel: VmAccel) -> Result<(), String> {
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
     command.stdin(disk).kill_on_drop(true);
     match timeout(PROBE_LIMIT, command.output()).await {
-        Err(_) => Err("a guest that is started under it hangs".to_owned()),
+        Err(_) => Err("a guest that is started under KVM hangs".to_owned()),
         Ok(Err(error)) => Err(format!("QEMU does not start: {error}")),
         Ok(Ok(output)) if output.status.code() == Some(RAN) => Ok(()),
-        Ok(Ok(output)) => Err(format!("QEMU gives up: {}", last_line(&output.stderr))),
+        Ok(Ok(output)) => {
+            tracing::debug!(said = last_line(&output.stderr), "a guest did not run");
+            Err("a guest that is started under KVM does not run".to_owned())
+        }
     }
 }
 
@@ -160,7 +163,7 @@ pub async fn choose(program: &Path, wish: AccelWish) -> Result<Choice, String> {
             Ok(()) => Choice { accel: VmAccel::Kvm, warning: None },
             Err(reason) => Choice {
                 accel: VmAccel::Tcg,
-                warning: Some(format!("emulated, so some ten times slower: no KVM ({reason})")),
+                warning: Some(format!("emulated, some ten times slower: {reason}")),
             },
         }),
     }

@@ -57,11 +57,11 @@ impl GuestAgent {
     async fn connect(run_dir: &Path) -> io::Result<Self> {
         let stream = connect_when_there(run_dir, GUEST_AGENT_SOCKET).await?;
         let mut agent = Self(BufReader::new(stream));
-        // Whoever spoke to it before may have left half an answer.
+        // What whoever spoke to it before was not there to hear comes first.
         let id: u32 = rand::random();
-        let answer = agent.ask("guest-sync", json!({"id": id})).await?;
-        if answer != json!(id) {
-            return Err(io::Error::other("the guest agent is out of step"));
+        let mut answer = agent.ask("guest-sync", json!({"id": id})).await?;
+        while answer != json!(id) {
+            answer = agent.hear().await?;
         }
         Ok(agent)
     }
@@ -72,8 +72,14 @@ impl GuestAgent {
             arguments => json!({"execute": command, "arguments": arguments}),
         };
         self.0.write_all(format!("{asked}\n").as_bytes()).await?;
+        self.hear().await
+    }
+
+    async fn hear(&mut self) -> io::Result<Value> {
         let mut line = String::new();
-        (&mut self.0).take(MAX_LINE).read_line(&mut line).await?;
+        if (&mut self.0).take(MAX_LINE).read_line(&mut line).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         let mut answer: Value = serde_json::from_str(&line)?;
         match answer.get_mut("return") {
             Some(result) => Ok(result.take()),

@@ -73,7 +73,8 @@ struct Shared {
     writer: tokio::sync::Mutex<OwnedWriteHalf>,
     next: AtomicU64,
     waiting: Waiting,
-    events: broadcast::Sender<Event>,
+    /// Whoever reads from QEMU has the only strong one: its end is the end of the events.
+    events: broadcast::WeakSender<Event>,
     reader: tokio::task::AbortHandle,
 }
 
@@ -104,10 +105,11 @@ impl Qmp {
         let (events, first) = broadcast::channel(EVENTS);
         drop(first);
         let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
-        let reading = tokio::spawn(read_on(reader, Arc::clone(&waiting), events.clone()));
+        let weak = events.downgrade();
+        let reading = tokio::spawn(read_on(reader, Arc::clone(&waiting), events));
         let writer = tokio::sync::Mutex::new(writer);
         let reader = reading.abort_handle();
-        let shared = Shared { writer, next: AtomicU64::new(1), waiting, events, reader };
+        let shared = Shared { writer, next: AtomicU64::new(1), waiting, events: weak, reader };
         let this = Self { shared: Arc::new(shared) };
         this.execute("qmp_capabilities", json!({})).await?;
         Ok(this)
@@ -148,7 +150,10 @@ impl Qmp {
 
     /// What QEMU tells from now on; it ends when QEMU is gone.
     pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.shared.events.subscribe()
+        match self.shared.events.upgrade() {
+            Some(events) => events.subscribe(),
+            None => broadcast::channel(1).1,
+        }
     }
 
     pub fn is_gone(&self) -> bool {
@@ -317,8 +322,11 @@ mod tests {
         qemu(dir.path(), |command| vec![json!({"id": command["id"], "return": {}})]);
         let qmp = Qmp::connect(dir.path(), "qmp.sock", Duration::from_secs(5)).await.unwrap();
         assert!(!qmp.is_gone());
+        let mut events = qmp.events();
         assert!(matches!(qmp.execute("quit", json!({})).await, Err(QmpError::Gone)));
         assert!(qmp.is_gone());
+        assert!(matches!(events.recv().await, Err(broadcast::error::RecvError::Closed)));
+        assert!(qmp.events().recv().await.is_err());
         assert!(matches!(qmp.execute("query-status", json!({})).await, Err(QmpError::Gone)));
     }
 

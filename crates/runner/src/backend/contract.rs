@@ -7,16 +7,19 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use kohakuriver_link::protocol::Order;
 use kohakuriver_model::{
-    DockerState, FailureCode, GpuRef, ImageSource, Intent, Inventory, NumaPin, SnapshotRef, TaskId,
+    BackendKind, DockerState, FailureCode, GpuRef, ImageSource, Intent, Inventory, NumaPin,
+    SnapshotRef, TaskId,
 };
 
 use super::docker::{DockerBackend, DockerConfig};
 use super::fake::FakeBackend;
 use super::{Backend, BackendError, Change, Life, SnapshotWish};
 use crate::agent_files;
-use crate::agent_stream::{self, AgentAddress};
+use crate::agent_stream;
 use crate::layout::Layout;
 use crate::plan::tests::order;
+
+mod machines;
 
 const IMAGE: &str = "kohakuriver-test/busybox:latest";
 
@@ -44,7 +47,7 @@ impl Node {
     }
 
     fn install(&self) {
-        agent_files::install_agent(&self.layout, &standin_agent()).unwrap();
+        agent_files::install_agent(&self.layout, &example("standin_agent")).unwrap();
     }
 }
 
@@ -80,9 +83,9 @@ fn fresh_order(image: &str) -> Order {
 }
 
 /// `cargo test` builds the examples beside the tests.
-fn standin_agent() -> PathBuf {
+fn example(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
-    let path = tests.parent().unwrap().parent().unwrap().join("examples/standin_agent");
+    let path = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
     assert!(path.exists(), "{} is missing: cargo test builds it", path.display());
     path
 }
@@ -91,9 +94,9 @@ async fn life(backend: &dyn Backend, id: TaskId) -> Option<Life> {
     backend.inspect(id).await.unwrap().map(|found| found.life)
 }
 
-async fn answers(layout: &Layout, id: TaskId) {
-    let agent = AgentAddress::Socket(layout.run(id));
-    for _ in 0..600 {
+async fn answers(backend: &dyn Backend, id: TaskId) {
+    for _ in 0..2400 {
+        let agent = backend.agent(id).unwrap();
         if agent_stream::ping(&agent).await.is_ok() {
             return;
         }
@@ -103,8 +106,7 @@ async fn answers(layout: &Layout, id: TaskId) {
 }
 
 /// The life of one instance; every act is done twice, as after a crash.
-async fn contract(backend: &dyn Backend, layout: &Layout) {
-    let order = fresh_order(IMAGE);
+async fn contract(backend: &dyn Backend, layout: &Layout, order: Order) {
     let id = order.task_id;
     agent_files::write_instance_files(layout, &order).unwrap();
     let mut events = backend.events();
@@ -121,7 +123,7 @@ async fn contract(backend: &dyn Backend, layout: &Layout) {
 
     backend.start(id).await.unwrap();
     backend.start(id).await.unwrap();
-    answers(layout, id).await;
+    answers(backend, id).await;
     let first_start = backend.inspect(id).await.unwrap().unwrap();
     assert!(first_start.is_running() && first_start.started.is_some());
     assert!(backend.list().await.unwrap().iter().any(|(found, _)| *found == id));
@@ -132,12 +134,15 @@ async fn contract(backend: &dyn Backend, layout: &Layout) {
         assert!(matches!(ended, Some(Life::Ended { exit_code: Some(_), .. })), "{ended:?}");
     }
     backend.start(id).await.unwrap();
-    answers(layout, id).await;
+    answers(backend, id).await;
     let second_start = backend.inspect(id).await.unwrap().unwrap();
     assert_ne!(first_start.started, second_start.started);
 
-    freezing_and_resizing(backend, &order).await;
-    snapshots(backend, layout, &order).await;
+    match order.spec.backend() {
+        BackendKind::Docker => freezing_and_resizing(backend, &order).await,
+        BackendKind::Qemu => refusing_while_it_runs(backend, &order).await,
+    }
+    snapshots(backend, &order).await;
 
     for _ in 0..2 {
         backend.remove(id).await.unwrap();
@@ -182,8 +187,31 @@ async fn freezing_and_resizing(backend: &dyn Backend, order: &Order) {
     }
 }
 
+/// What a machine cannot have while it runs. From running, and ends ended.
+async fn refusing_while_it_runs(backend: &dyn Backend, order: &Order) {
+    let id = order.task_id;
+    let mut spec = order.spec.clone();
+    (spec.cores, spec.memory_bytes) = (2, Some(192 << 20));
+    for refused in
+        [backend.pause(id).await, backend.resume(id).await, backend.resize(id, &spec).await]
+    {
+        assert!(matches!(refused, Err(BackendError::Refused { .. })), "{refused:?}");
+    }
+    for _ in 0..2 {
+        backend.kill(id).await.unwrap();
+        let ended = life(backend, id).await;
+        assert!(matches!(ended, Some(Life::Ended { exit_code: Some(137), .. })), "{ended:?}");
+        backend.pause(id).await.unwrap();
+    }
+    for spec in [&spec, &spec, &order.spec] {
+        backend.resize(id, spec).await.unwrap();
+        let found = backend.inspect(id).await.unwrap().unwrap();
+        assert_eq!((found.limits, found.oom), (backend.limits(spec), false));
+    }
+}
+
 /// From ended, and ends running on the disk of a snapshot.
-async fn snapshots(backend: &dyn Backend, layout: &Layout, order: &Order) {
+async fn snapshots(backend: &dyn Backend, order: &Order) {
     let id = order.task_id;
     let wish = SnapshotWish { name: Some("first".to_owned()), message: "a \"b\" $c".to_owned() };
     let first = backend.create_snapshot(id, &wish, 0).await.unwrap();
@@ -209,7 +237,7 @@ async fn snapshots(backend: &dyn Backend, layout: &Layout, order: &Order) {
     let found = backend.inspect(id).await.unwrap().unwrap();
     assert_eq!((found.life, found.disk), (Life::Created, restored.intent.disk_generation));
     backend.start(id).await.unwrap();
-    answers(layout, id).await;
+    answers(backend, id).await;
     backend.delete_snapshot(id, second.tag).await.unwrap();
     assert_eq!(tags().await, [third.tag]);
 }
@@ -218,14 +246,14 @@ async fn snapshots(backend: &dyn Backend, layout: &Layout, order: &Order) {
 async fn the_fake_keeps_the_contract() {
     let dir = tempfile::tempdir().unwrap();
     let layout = Layout::new(dir.path().join("data"), dir.path().join("shared"));
-    contract(&*FakeBackend::new(layout.clone()), &layout).await;
+    contract(&*FakeBackend::new(layout.clone()), &layout, fresh_order(IMAGE)).await;
 }
 
 #[tokio::test]
 async fn docker_keeps_the_contract() {
     let node = Node::new();
     node.install();
-    contract(&node.backend, &node.layout).await;
+    contract(&node.backend, &node.layout, fresh_order(IMAGE)).await;
 }
 
 #[tokio::test]
@@ -237,7 +265,7 @@ async fn docker_tells_when_an_instance_ends_by_itself() {
     let image = node.backend.prepare(&order, &|_, _| {}).await.unwrap();
     node.backend.create(&order, &image).await.unwrap();
     node.backend.start(order.task_id).await.unwrap();
-    answers(&node.layout, order.task_id).await;
+    answers(&node.backend, order.task_id).await;
     let mut events = node.backend.events();
     assert_eq!(events.next().await, Some(Change::Everything));
     let die = kohakuriver_link::protocol::StreamTarget::Tcp { port: 3 };
@@ -268,7 +296,7 @@ async fn running(node: &Node, order: &Order) {
     let image = node.backend.prepare(order, &|_, _| {}).await.unwrap();
     node.backend.create(order, &image).await.unwrap();
     node.backend.start(order.task_id).await.unwrap();
-    answers(&node.layout, order.task_id).await;
+    answers(&node.backend, order.task_id).await;
 }
 
 #[tokio::test]
@@ -296,7 +324,7 @@ async fn docker_tells_at_once_that_the_kernel_killed_for_lack_of_memory() {
     node.backend.kill(id).await.unwrap();
     assert!(node.backend.inspect(id).await.unwrap().unwrap().oom, "it is still known at the end");
     node.backend.start(id).await.unwrap();
-    answers(&node.layout, id).await;
+    answers(&node.backend, id).await;
     assert!(!node.backend.inspect(id).await.unwrap().unwrap().oom, "a new start is a new count");
 }
 

@@ -1,0 +1,259 @@
+//! The contract on real machines, and what only machines do. The guest is the tests' small one,
+//! which `scripts/vm-micro-image.sh` makes.
+
+use std::fs;
+use std::path::Path;
+
+use kohakuriver_link::protocol::StreamTarget;
+use kohakuriver_vm::accel::AccelWish;
+use kohakuriver_vm::launch::Process;
+use kohakuriver_wire::exec::{ExecExit, ExecInput, ExecOutput, ExecStart, Word};
+use kohakuriver_wire::{FrameReader, write};
+use tokio::net::UnixStream;
+
+use super::*;
+use crate::backend::qemu::{MachineSettings, QemuBackend, QemuConfig};
+
+/// A QEMU backend of its own; its machines go with it.
+struct MachineNode {
+    dir: tempfile::TempDir,
+    layout: Layout,
+    backend: QemuBackend,
+}
+
+impl MachineNode {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().join("data"), dir.path().join("shared"));
+        link_images(&layout.vm_images());
+        let backend = backend(&layout).await;
+        Self { dir, layout, backend }
+    }
+
+    /// Another runner on the same machine, as after a kill -9.
+    async fn restart(&mut self) {
+        self.backend = backend(&self.layout).await;
+    }
+
+    fn process(&self, id: TaskId) -> Process {
+        Process::recorded(&self.disk_dir(id).join("started")).unwrap()
+    }
+
+    fn disk_dir(&self, id: TaskId) -> PathBuf {
+        self.layout.machines_dir().join("disks").join(id.to_string())
+    }
+}
+
+impl Drop for MachineNode {
+    fn drop(&mut self) {
+        let disks = fs::read_dir(self.layout.machines_dir().join("disks"));
+        for entry in disks.into_iter().flatten().flatten() {
+            if let Some(process) = Process::recorded(&entry.path().join("started")) {
+                process.kill();
+            }
+        }
+        let _ = self.dir.path();
+    }
+}
+
+async fn backend(layout: &Layout) -> QemuBackend {
+    let settings = MachineSettings {
+        accel: AccelWish::Tcg,
+        stop_grace: Duration::from_secs(20),
+        ..MachineSettings::default()
+    };
+    let executable = example("machine_roles");
+    let backend = QemuBackend::new(QemuConfig { layout: layout.clone(), executable, settings });
+    backend.adopt().await;
+    backend
+}
+
+fn link_images(store: &Path) {
+    let tests = std::env::current_exe().unwrap();
+    let made = tests.ancestors().nth(4).unwrap().join("vm-images/micro");
+    assert!(made.exists(), "no {}: run scripts/vm-micro-image.sh target/vm-images", made.display());
+    fs::create_dir_all(store.join("micro")).unwrap();
+    for file in fs::read_dir(made).unwrap() {
+        let file = file.unwrap();
+        fs::hard_link(file.path(), store.join("micro").join(file.file_name())).unwrap();
+    }
+}
+
+fn machine() -> Order {
+    let mut order = fresh_order(IMAGE);
+    order.spec.image = ImageSource::VmImage { name: "micro".parse().unwrap() };
+    order.spec.memory_bytes = Some(160 << 20);
+    order.spec.cores = 1;
+    order.spec.vm_disk_bytes = Some(1 << 30);
+    order
+}
+
+async fn running(node: &MachineNode, order: &Order) {
+    agent_files::write_instance_files(&node.layout, order).unwrap();
+    let image = node.backend.prepare(order, &|_, _| {}).await.unwrap();
+    node.backend.create(order, &image).await.unwrap();
+    node.backend.start(order.task_id).await.unwrap();
+    answers(&node.backend, order.task_id).await;
+}
+
+/// What a command in the guest prints.
+async fn said(node: &MachineNode, id: TaskId, argv: &[&str]) -> String {
+    let agent = node.backend.agent(id).unwrap();
+    let stream = agent_stream::open(&agent, &StreamTarget::Exec).await.unwrap();
+    let (read, mut writer) = tokio::io::split(stream);
+    let argv = argv.iter().map(|word| Word::from(*word)).collect();
+    let start = ExecInput::Start(ExecStart { argv, ..ExecStart::default() });
+    write(&mut writer, &start).await.unwrap();
+    let mut reader = FrameReader::<_, ExecOutput>::new(read, &[]);
+    let mut text = Vec::new();
+    loop {
+        match reader.next().await.unwrap().unwrap() {
+            ExecOutput::Stdout(piece) => text.extend_from_slice(&piece),
+            ExecOutput::Exit(ExecExit::Code(0)) => return String::from_utf8(text).unwrap(),
+            ExecOutput::StdinTaken(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn machines_keep_the_contract() {
+    let node = MachineNode::new().await;
+    contract(&node.backend, &node.layout, machine()).await;
+    let left: Vec<_> = fs::read_dir(node.layout.machines_dir().join("disks")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_running_machine_is_taken_up_by_the_next_runner_and_its_own_end_is_told_right() {
+    let mut node = MachineNode::new().await;
+    let order = machine();
+    let id = order.task_id;
+    running(&node, &order).await;
+    let (before, started) = (node.process(id), node.backend.inspect(id).await.unwrap().unwrap());
+    node.restart().await;
+    let found = node.backend.inspect(id).await.unwrap().unwrap();
+    assert_eq!((found.life, found.started), (started.life, started.started));
+    assert_eq!(node.process(id), before, "it was not started again");
+    answers(&node.backend, id).await;
+
+    // It powers off while no runner is there; the next one knows how it ended.
+    let mut events = node.backend.events();
+    assert_eq!(events.next().await, Some(Change::Everything));
+    let _ = said(&node, id, &["poweroff"]).await;
+    let told = tokio::time::timeout(Duration::from_secs(30), events.next()).await;
+    assert_eq!(told.expect("it was told"), Some(Change::Instance(id)));
+    let ended = life(&node.backend, id).await;
+    assert!(matches!(ended, Some(Life::Ended { exit_code: Some(0), .. })), "{ended:?}");
+    assert!(!before.is_alive(), "nothing is left of it");
+}
+
+#[tokio::test]
+async fn a_killed_qemu_is_noticed_at_once() {
+    let node = MachineNode::new().await;
+    let order = machine();
+    let id = order.task_id;
+    running(&node, &order).await;
+    let mut events = node.backend.events();
+    assert_eq!(events.next().await, Some(Change::Everything));
+    node.process(id).kill();
+    let told = tokio::time::timeout(Duration::from_secs(2), events.next()).await;
+    assert_eq!(told.expect("it was told"), Some(Change::Instance(id)));
+    let ended = life(&node.backend, id).await;
+    assert!(matches!(ended, Some(Life::Ended { exit_code: Some(137), .. })), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_live_snapshot_has_the_disk_of_its_moment_and_the_machine_goes_on() {
+    let node = MachineNode::new().await;
+    let mut order = machine();
+    let id = order.task_id;
+    running(&node, &order).await;
+    let put = |text: &str| format!("echo {text} >/root/x; sync");
+    said(&node, id, &["sh", "-c", &put("one")]).await;
+    let first = node.backend.create_snapshot(id, &SnapshotWish::default(), 0).await.unwrap();
+    said(&node, id, &["sh", "-c", &put("two")]).await;
+    node.backend.create_snapshot(id, &SnapshotWish::default(), 0).await.unwrap();
+    said(&node, id, &["sh", "-c", &put("three")]).await;
+    node.backend.stop(id).await.unwrap();
+    node.backend.start(id).await.unwrap();
+    answers(&node.backend, id).await;
+    assert_eq!(said(&node, id, &["cat", "/root/x"]).await, "three\n");
+
+    order.intent = order.intent.restore();
+    order.spec.snapshot = Some(SnapshotRef { task_id: id, tag: first.tag });
+    node.backend.remove(id).await.unwrap();
+    running(&node, &order).await;
+    assert_eq!(said(&node, id, &["cat", "/root/x"]).await, "one\n");
+    assert!(node.backend.list_snapshots(id).await.unwrap()[1].in_use);
+    let refused = node.backend.delete_snapshot(id, first.tag).await;
+    assert!(matches!(refused, Err(BackendError::SnapshotInUse { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn the_console_is_shared_and_remembers() {
+    let node = MachineNode::new().await;
+    let order = machine();
+    running(&node, &order).await;
+    let attach = async || {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (backend, id) = (node.backend.clone(), order.task_id);
+        tokio::spawn(async move { backend.attach(id, far).await });
+        let (read, mut writer) = near.into_split();
+        write(&mut writer, &ExecInput::Start(ExecStart::default())).await.unwrap();
+        (FrameReader::<_, ExecOutput>::new(read, &[]), writer)
+    };
+    let (mut one, mut typing) = attach().await;
+    let (mut two, _hold) = attach().await;
+    let typed = ExecInput::Stdin("\necho on-$((40+2))-it\n".into());
+    write(&mut typing, &typed).await.unwrap();
+    for reader in [&mut one, &mut two] {
+        let mut seen = String::new();
+        while !seen.contains("on-42-it") {
+            let next = tokio::time::timeout(Duration::from_secs(20), reader.next()).await;
+            if let ExecOutput::Stdout(piece) = next.expect("it is said").unwrap().unwrap() {
+                seen.push_str(&String::from_utf8_lossy(&piece));
+            }
+        }
+    }
+    assert!(node.backend.log_tail(order.task_id).await.contains("on-42-it"));
+    let (mut late, _hold) = attach().await;
+    let Ok(Some(ExecOutput::Stdout(piece))) = late.next().await else { panic!("no backlog") };
+    assert!(String::from_utf8_lossy(&piece).contains("on-42-it"));
+}
+
+#[tokio::test]
+async fn a_start_that_qemu_refuses_says_why_and_leaves_nothing() {
+    let node = MachineNode::new().await;
+    let order = machine();
+    let id = order.task_id;
+    agent_files::write_instance_files(&node.layout, &order).unwrap();
+    let image = node.backend.prepare(&order, &|_, _| {}).await.unwrap();
+    node.backend.create(&order, &image).await.unwrap();
+    let disk = node.disk_dir(id).join("disk.qcow2");
+    let whole = fs::read(&disk).unwrap();
+    fs::write(&disk, b"nonsense").unwrap();
+    let refused = node.backend.start(id).await.unwrap_err();
+    assert!(refused.to_string().contains("not in qcow2 format"), "{refused}");
+    assert!(!node.disk_dir(id).join("seed.img").exists());
+    fs::write(&disk, whole).unwrap();
+    node.backend.start(id).await.unwrap();
+    answers(&node.backend, id).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_made_is_refused_before_anything_is() {
+    let node = MachineNode::new().await;
+    let mut order = machine();
+    order.spec.image = ImageSource::VmImage { name: "nowhere".parse().unwrap() };
+    let missing = node.backend.prepare(&order, &|_, _| {}).await.unwrap_err();
+    assert_eq!(missing.code(), FailureCode::ImageUnavailable);
+    assert!(missing.to_string().contains("micro"), "what there is, is told: {missing}");
+    let mut order = machine();
+    order.spec.vm_disk_bytes = Some(1 << 20);
+    agent_files::write_instance_files(&node.layout, &order).unwrap();
+    let image = node.backend.prepare(&order, &|_, _| {}).await.unwrap();
+    let small = node.backend.create(&order, &image).await.unwrap_err();
+    assert!(small.to_string().contains("can only be larger"), "{small}");
+    assert_eq!(life(&node.backend, order.task_id).await, None);
+}
