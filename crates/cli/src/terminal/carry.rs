@@ -235,7 +235,7 @@ mod tests {
         loop {
             match input.next().await {
                 Some(ExecInput::Stdin(data)) => {
-                    passed.push_str(std::str::from_utf8(&data).unwrap())
+                    passed.push_str(std::str::from_utf8(&data).unwrap());
                 }
                 Some(ExecInput::StdinEnd) => return (passed, false),
                 None => return (passed, true),

@@ -173,7 +173,9 @@ async fn serve(stream: std::net::TcpStream) {
                 write(&mut to_client, &ExecOutput::Stdout(data)).await.unwrap();
             }
             ExecInput::StdinEnd => break,
-            other => panic!("{other:?}"),
+            other @ (ExecInput::Start(_) | ExecInput::Signal(_) | ExecInput::Resize(_)) => {
+                panic!("{other:?}")
+            }
         }
     }
     write(&mut to_client, &ExecOutput::Exit(ExecExit::Code(0))).await.unwrap();
