@@ -52,6 +52,8 @@ const RELEASES: [(&str, &str, bool); 5] = [
 /// Quiet, on the serial console, without waiting for what virtual hardware has right.
 const ARGUMENTS: &str = "ro console=ttyS0,115200 quiet no_timer_check cryptomgr.notests \
     rcupdate.rcu_expedited=1 rcupdate.rcu_normal_after_boot=1";
+/// Only where the disk is as it was built, so that there is nothing to check.
+const FIRST_ARGUMENTS: &str = "fsck.mode=skip";
 /// Tree, raw disk and image together stay below.
 const ROOM: u64 = 3 << 30;
 
@@ -102,7 +104,10 @@ impl Create {
         let described = Described {
             virtual_bytes,
             firmware: Firmware::Bios,
-            kernel: Some(Kernel { cmdline: arguments, when: KernelWhen::FirstBoot }),
+            kernel: Some(Kernel {
+                cmdline: format!("{arguments} {FIRST_ARGUMENTS}"),
+                when: KernelWhen::FirstBoot,
+            }),
             agent: true,
             source: format!("packages of {}", release.codename),
         };

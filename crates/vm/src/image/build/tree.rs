@@ -14,14 +14,21 @@ const AUTOLOGIN: &str = include_str!("files/autologin.conf");
 const GRUB_CFG: &str = include_str!("files/grub.cfg");
 
 /// What a VPS has no use for and what costs time at each boot: waiting for networks, scrubbing
-/// LVM snapshots, firmware's crash records, screens, package lists by night.
+/// LVM snapshots, firmware's crash records, screens, package lists by night, and modules that are
+/// loaded when they are used in any case.
 const MASKED: &[&str] = &[
     "systemd-networkd-wait-online.service",
     "e2scrub_reap.service",
     "e2scrub_all.timer",
     "systemd-pstore.service",
+    "modprobe@configfs.service",
+    "modprobe@dm_mod.service",
     "modprobe@drm.service",
     "modprobe@efi_pstore.service",
+    "modprobe@fuse.service",
+    "modprobe@loop.service",
+    "sys-fs-fuse-connections.mount",
+    "sys-kernel-config.mount",
     "getty@tty1.service",
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
