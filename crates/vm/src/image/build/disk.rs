@@ -147,7 +147,7 @@ fn write_esp(file: &File, efi: &[u8]) -> io::Result<()> {
     let mut label = [b' '; 11];
     label[..3].copy_from_slice(b"ESP");
     let options = FormatVolumeOptions::new().volume_label(label).volume_id(rand::random());
-    fatfs::format_volume(&mut Window::new(file), options)?;
+    fatfs::format_volume(Window::new(file), options)?;
     let esp = FileSystem::new(Window::new(file), FsOptions::new())?;
     let dir = esp.root_dir().create_dir("EFI")?.create_dir("BOOT")?;
     // The name that firmware looks for on a disk it knows nothing of.
@@ -215,7 +215,7 @@ mod tests {
     fn a_disk_has_room_for_more_than_what_is_on_it() {
         assert_eq!(total_bytes(0), 1792 * MIB);
         let large = total_bytes(4096 * MIB);
-        assert!(large > 5120 * MIB && large % (256 * MIB) == 0);
+        assert!(large > 5120 * MIB && large.is_multiple_of(256 * MIB));
     }
 
     #[test]
