@@ -102,7 +102,8 @@ install_packages() {
   # `update` does not wait for a lock by itself.
   apt update || { sleep 20 && apt update; } || say "apt-get update failed: trying with what is known"
   forbid_service_starts
-  local install=(install --yes --no-install-recommends)
+  # Nobody asked for anything to be removed, which is how apt would make parts fit.
+  local install=(install --yes --no-install-recommends --no-remove)
   if apt --simulate "${install[@]}" "${packages[@]}" >/dev/null 2>&1; then
     apt "${install[@]}" "${packages[@]}" || die "apt-get could not install: ${packages[*]}"
   else

@@ -55,8 +55,7 @@ pub struct CreateArgs {
 Examples:
   kohakuriver qemu image import debian-12-generic-amd64.qcow2 --name debian-generic
   kohakuriver qemu image import https://example.org/noble.img --name noble --sha256 5da2...
-  kohakuriver qemu image import tiny.raw --name tiny --no-agent --kernel vmlinuz --initrd initrd.img \\
-      --append 'root=/dev/vda console=ttyS0'
+  kohakuriver qemu image import tiny.raw --name tiny --no-agent --kernel vmlinuz --initrd initrd
 
 qcow2, raw, VMDK and VHDX disks are taken. For an https:// address a --sha256 is strongly advised: \
 it is what shows that the server has what its publisher made. For http:// it must be given.")]
@@ -215,7 +214,8 @@ fn import(args: ImportArgs, out: Output) -> Result<(), Exit> {
         agent: !args.no_agent,
         replace: args.replace,
     };
-    if matches!(import.source, Source::Url(_)) && import.sha256.is_none() {
+    let secure = matches!(&import.source, Source::Url(url) if url.starts_with("https://"));
+    if secure && import.sha256.is_none() {
         out.note("note: without --sha256 nothing shows that this is what its publisher made");
     }
     let progress = progress(out);
@@ -316,7 +316,8 @@ fn made(store: &ImageStore, name: &VmImageName, out: Output) -> Result<(), Exit>
         size(image.meta.virtual_bytes),
         size(image.size_bytes)
     ));
-    out.hint(format!("kohakuriver vps create --backend qemu --vm-image {name} --ssh"));
+    let ssh = if image.meta.agent { " --ssh" } else { "" };
+    out.hint(format!("kohakuriver vps create --backend qemu --vm-image {name}{ssh}"));
     Ok(())
 }
 
