@@ -21,6 +21,8 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Pid, Uid, setgid, setgroups, setsid, setuid};
 
+use crate::network::inherit_tap;
+
 /// The word that the executable takes for this role.
 pub const ROLE: &str = "vm-launch";
 
@@ -36,6 +38,8 @@ pub struct Launch {
     pub user: Option<u32>,
     /// What that user's process may open besides: the group of `/dev/kvm`.
     pub group: Option<u32>,
+    /// The TAP that is open at [`TAP_FD`](crate::network::TAP_FD) in it.
+    pub tap: Option<String>,
     /// Only on these; empty: on all.
     pub cpus: Vec<u32>,
     /// Devices that are given to it whole read and write its memory, which must stay where it is.
@@ -50,6 +54,7 @@ impl Launch {
         let number = |value: Option<u32>| value.map_or("-".to_owned(), |value| value.to_string());
         words.push(number(self.user).into());
         words.push(number(self.group).into());
+        words.push(self.tap.as_deref().unwrap_or("-").into());
         let cpus: Vec<String> = self.cpus.iter().map(ToString::to_string).collect();
         words.push(cpus.join(",").into());
         words.push(if self.lock_memory { "lock" } else { "-" }.into());
@@ -61,7 +66,7 @@ impl Launch {
 
 /// What the launcher's arguments, without its own name and role, say.
 pub fn parse(words: &[OsString]) -> Option<(Launch, OsString, &[OsString])> {
-    let [dir, record, user, group, cpus, lock, program, args @ ..] = words else {
+    let [dir, record, user, group, tap, cpus, lock, program, args @ ..] = words else {
         return None;
     };
     let number = |word: &OsString| match word.to_str()? {
@@ -74,6 +79,7 @@ pub fn parse(words: &[OsString]) -> Option<(Launch, OsString, &[OsString])> {
         record: record.into(),
         user: number(user)?,
         group: number(group)?,
+        tap: Some(tap.to_str()?).filter(|tap| *tap != "-").map(str::to_owned),
         cpus: cpus.map(str::parse).collect::<Result<_, _>>().ok()?,
         lock_memory: lock == "lock",
     };
@@ -99,6 +105,9 @@ pub fn run(words: &[OsString]) -> io::Result<std::convert::Infallible> {
     }
     if launch.lock_memory {
         setrlimit(Resource::RLIMIT_MEMLOCK, nix::libc::RLIM_INFINITY, nix::libc::RLIM_INFINITY)?;
+    }
+    if let Some(tap) = &launch.tap {
+        inherit_tap(tap)?;
     }
     write_record(&launch.record)?;
     if let Some(user) = launch.user {
@@ -170,6 +179,7 @@ mod tests {
             record: "started".into(),
             user: Some(7),
             group: None,
+            tap: Some("kr0".into()),
             cpus: vec![0, 3],
             lock_memory: true,
         };
@@ -178,7 +188,7 @@ mod tests {
         assert_eq!(words[0], ROLE);
         let heard = parse(&words[1..]).unwrap();
         assert_eq!(heard, (launch, "/usr/bin/qemu".into(), args.as_slice()));
-        assert_eq!(parse(&words[1..6]), None);
+        assert_eq!(parse(&words[1..7]), None);
     }
 
     #[test]

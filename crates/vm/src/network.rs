@@ -32,6 +32,7 @@ mod nic;
 mod resolver;
 mod rules;
 mod subnet;
+mod tap;
 pub mod user;
 
 pub use bridge::{Network, NetworkConfig};
@@ -40,6 +41,7 @@ pub use names::{BridgeName, Owner, ParseBridgeNameError, tap_name, tap_owner};
 pub use nic::Nic;
 pub use resolver::nameservers;
 pub use subnet::{DEFAULT_SUBNET, Mac, ParseSubnetError, Subnet};
+pub use tap::{TAP_FD, inherit_tap};
 
 use std::net::Ipv4Addr;
 

@@ -8,6 +8,7 @@ mod guest;
 #[path = "support/space.rs"]
 mod space;
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use guest::{Guest, ICMP, TCP, UDP, arp, ethernet, ipv4, ping, syn, udp};
 use kohakuriver_model::TaskId;
+use kohakuriver_vm::launch::Launch;
 use kohakuriver_vm::network::{
     DEFAULT_SUBNET, Mac, Network, NetworkConfig, NetworkError, Owner, tap_name,
 };
@@ -496,23 +498,38 @@ fn a_tap_is_ready_in_far_less_than_fifty_milliseconds() {
 }
 
 #[test]
-fn qemu_takes_the_card_and_gives_up_root_afterwards() {
+fn a_qemu_that_is_nobody_is_given_its_tap_and_no_other() {
     let world = World::new();
     world.attach(2, address(2)).unwrap();
-    let args = world.network.nic(id(2), address(2), 7722).args;
-    let child = world.node.run(move || {
-        Command::new("qemu-system-x86_64")
-            .args(["-nodefaults", "-display", "none", "-M", "q35", "-accel", "tcg", "-m", "64"])
-            .args(["-sandbox", "on", "-run-with", "user=nobody", "-S"])
-            .args(args)
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
-    });
-    let _ends = Kill(child);
+    let nic = world.network.nic(id(2), address(2), 7722);
+    let dir = tempfile::tempdir().unwrap();
+    let launch = Launch {
+        dir: dir.path().to_owned(),
+        record: "started".into(),
+        user: Some(1_900_000_002),
+        tap: nic.tap,
+        ..Launch::default()
+    };
+    let qemu = "-nodefaults -display none -M q35 -accel tcg -m 64 -sandbox on,spawn=deny -S";
+    let args: Vec<OsString> =
+        qemu.split(' ').map(OsString::from).chain(nic.args.iter().map(OsString::from)).collect();
+    let words = launch.to_args(Path::new("qemu-system-x86_64"), &args);
+    let program = std::env::current_exe().unwrap();
+    let launcher = program.parent().unwrap().with_file_name("examples").join("launch");
+    let start = move || {
+        let mut command = Command::new(launcher);
+        command.args(&words[1..]).env("PATH", "/usr/local/bin:/usr/bin").stdin(Stdio::null());
+        command.spawn().expect("cargo build --example launch first")
+    };
+    let qemu = Kill(world.node.run(start));
     let carrier = format!("ip link show {} | grep -q LOWER_UP", tap_name(id(2)));
     world.node.sh(&format!("for i in $(seq 150); do {carrier} && exit 0; sleep 0.1; done; exit 1"));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", qemu.0.id())).unwrap();
+    assert!(status.contains("Uid:\t1900000002\t1900000002"), "{status}");
+    // What goes to the machine while it runs is QEMU's alone: the TAP cannot be opened twice.
+    let tap = tap_name(id(2));
+    let busy = world.node.run(move || kohakuriver_vm::network::inherit_tap(&tap).unwrap_err());
+    assert_eq!(busy.raw_os_error(), Some(libc::EBUSY));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 
 use super::command::{run, script};
 use super::kernel::{self, Device, Guest, Seen, bridge_alias, tap_alias};
-use super::{BridgeName, Mac, NetworkError, Nic, Owner, Subnet, firewall, rules, tap_name};
+use super::{BridgeName, Mac, NetworkError, Nic, Owner, Subnet, TAP_FD, firewall, rules, tap_name};
 
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 
@@ -43,7 +43,8 @@ impl Network {
         let mac = Mac::of(address);
         let tap = tap_name(id);
         Nic {
-            args: Nic::args(format!("tap,id=net0,ifname={tap},script=no,downscript=no"), mac),
+            args: Nic::args(format!("tap,id=net0,fd={TAP_FD}"), mac),
+            tap: Some(tap),
             mac,
             address,
             prefix: self.config.subnet.prefix(),

@@ -8,6 +8,8 @@ use super::Mac;
 pub struct Nic {
     /// QEMU's arguments, `-netdev` and `-device`.
     pub args: Vec<String>,
+    /// The TAP that QEMU is given at [`TAP_FD`](super::TAP_FD).
+    pub tap: Option<String>,
     pub mac: Mac,
     pub address: Ipv4Addr,
     pub prefix: u8,
@@ -58,6 +60,7 @@ mod tests {
         let address = Ipv4Addr::new(10, 200, 0, 2);
         let nic = Nic {
             args: Nic::args("user,id=net0".into(), Mac::of(address)),
+            tap: None,
             mac: Mac::of(address),
             address,
             prefix: 24,

@@ -41,6 +41,7 @@ pub fn nic(port: u16, guest_port: u16, outward: Outward) -> Nic {
     );
     Nic {
         args: Nic::args(netdev, mac),
+        tap: None,
         mac,
         address: ADDRESS,
         prefix: PREFIX,

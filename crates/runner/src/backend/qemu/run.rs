@@ -117,6 +117,7 @@ impl QemuBackend {
             record: STARTED.into(),
             user,
             group: kvm_group(choice.accel),
+            tap: None,
             cpus: machine.numa.as_ref().map(|pin| pin.cpus.clone()).unwrap_or_default(),
             lock_memory: !args.devices.is_empty(),
         };
