@@ -15,10 +15,11 @@ use kohakuriver_wire::exec::{ExecInput, ExecOutput};
 use kohakuriver_wire::files::{
     FilesInput, FilesOutput, MAX_NAME, is_forbidden, normalise, partial_name,
 };
+use kohakuriver_wire::proof::{admit_runner, prove_to_agent};
 use kohakuriver_wire::session::{SessionInput, SessionOutput};
 use kohakuriver_wire::tunnel::TunnelFrame;
 use kohakuriver_wire::watch::{WatchInput, WatchOutput};
-use kohakuriver_wire::{StreamReply, StreamTarget, decode_all, gateway, udp};
+use kohakuriver_wire::{GuestSecret, StreamReply, StreamTarget, decode_all, gateway, udp};
 use serde::de::DeserializeOwned;
 
 mod seeds;
@@ -28,7 +29,7 @@ pub use seeds::seeds;
 /// A name, as in `corpus/`, and what is run on each input.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     ("gateway-greeting", |bytes| {
         let _ = gateway::tunnel_request(bytes);
     }),
@@ -43,6 +44,7 @@ pub const TARGETS: [Target; 15] = [
         drop(serde_json::from_slice::<StreamTarget>(bytes));
         drop(serde_json::from_slice::<StreamReply>(bytes));
     }),
+    ("guest-proof", guest_proof),
     ("exec-frames", |bytes| {
         drop(decode_all::<ExecInput>(bytes));
         drop(decode_all::<ExecOutput>(bytes));
@@ -70,6 +72,25 @@ fn forward_frame(bytes: &[u8]) {
     if let Ok(frame) = TunnelFrame::decode(Bytes::copy_from_slice(bytes)) {
         assert_eq!(&frame.encode()[..], bytes, "a frame is written as it was read");
     }
+}
+
+/// Says the bytes to either end of the proof, neither of which may believe them.
+fn guest_proof(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(secret) = text.parse::<GuestSecret>()
+    {
+        assert!(text.trim_ascii().eq_ignore_ascii_case(&secret.to_text()), "a secret is one text");
+    }
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else {
+        return;
+    };
+    let secret = GuestSecret::random();
+    runtime.block_on(async {
+        let mut stream = tokio::io::join(bytes, tokio::io::sink());
+        assert!(admit_runner(&mut stream, &secret).await.is_err(), "nobody can prove a secret");
+        let mut stream = tokio::io::join(bytes, tokio::io::sink());
+        assert!(prove_to_agent(&mut stream, &secret).await.is_err(), "nor can an agent");
+    });
 }
 
 fn files_path(bytes: &[u8]) {

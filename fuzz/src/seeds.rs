@@ -35,6 +35,11 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             br#"{"target":"udp","port":53}"#.to_vec(),
             br#"{"ok":false,"error":"no"}"#.to_vec(),
         ],
+        "guest-proof" => vec![
+            [&b"KRGUEST1"[..], &[7; 32], &[9; 32]].concat(),
+            [0x5a; 64].to_vec(),
+            "0123456789abcdef".repeat(4).into_bytes(),
+        ],
         "exec-frames" => vec![frames(&exec_input()), frames(&exec_output())],
         "session-frames" => vec![frames(&session_input()), frames(&session_output())],
         "files-frames" => vec![frames(&files_input()), frames(&files_output())],

@@ -18,6 +18,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use kohakuriver_agent::SOCKET_FILE;
 use kohakuriver_net::Socket;
 use kohakuriver_wire::proof::{ProofError, prove_to_agent};
@@ -35,6 +37,10 @@ const OPEN_LIMIT: Duration = Duration::from_secs(10);
 /// A machine whose QEMU was killed says no goodbye: a connection that it does not answer on for
 /// this long is over.
 const SILENCE: Duration = Duration::from_secs(30);
+/// One that runs answers within milliseconds.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// By the time the eighth is sent, the kernel has asked again for the first.
+const MOST_ATTEMPTS: usize = 8;
 
 /// Where an instance's agent is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,11 +105,7 @@ async fn ask(agent: &AgentAddress, request: &StreamTarget) -> Result<Socket, Age
         AgentAddress::Socket(run_dir) => {
             connect(run_dir).await.map_err(AgentError::Unreachable)?.into()
         }
-        AgentAddress::Guest { address, secret } => {
-            let mut stream = connect_guest(*address).await.map_err(AgentError::Unreachable)?;
-            prove_to_agent(&mut stream, secret).await?;
-            stream.into()
-        }
+        AgentAddress::Guest { address, secret } => reach_guest(*address, secret).await?.into(),
     };
     write_request(&mut stream, request).await?;
     accepted(read_reply(&mut stream).await?)?;
@@ -114,6 +116,24 @@ fn accepted(reply: StreamReply) -> Result<(), AgentError> {
     match reply {
         StreamReply::Ready | StreamReply::Pong { .. } => Ok(()),
         StreamReply::Refused { error } => Err(AgentError::Refused(error)),
+    }
+}
+
+/// Tries again beside what it has tried, for as long as nothing answers: the kernel asks a second
+/// time only after a second, and a guest that has just come up shall not have to wait for that.
+async fn reach_guest(address: SocketAddr, secret: &GuestSecret) -> Result<TcpStream, AgentError> {
+    let mut attempts = FuturesUnordered::new();
+    loop {
+        if attempts.len() < MOST_ATTEMPTS {
+            attempts.push(async {
+                let mut stream = connect_guest(address).await.map_err(AgentError::Unreachable)?;
+                prove_to_agent(&mut stream, secret).await?;
+                Ok(stream)
+            });
+        }
+        if let Ok(Some(outcome)) = tokio::time::timeout(ASK_AGAIN, attempts.next()).await {
+            return outcome;
+        }
     }
 }
 
@@ -213,6 +233,24 @@ mod tests {
         let stranger = AgentAddress::Guest { address, secret: GuestSecret::random() };
         let error = ping(&stranger).await.unwrap_err();
         assert!(matches!(error, AgentError::Proof(ProofError::Rejected)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_was_silent_when_it_was_first_asked_is_not_waited_for_long() {
+        let secret = GuestSecret::random();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let agent =
+            AgentAddress::Guest { address: listener.local_addr().unwrap(), secret: secret.clone() };
+        tokio::spawn(async move {
+            let _silent = listener.accept().await.unwrap();
+            let (mut stream, _) = listener.accept().await.unwrap();
+            admit_runner(&mut stream, &secret).await.unwrap();
+            read_request(&mut stream).await.unwrap();
+            stream.write_all(b"{\"ok\":true}\n").await.unwrap();
+        });
+        let began = std::time::Instant::now();
+        ping(&agent).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(1));
     }
 
     #[tokio::test]
