@@ -2,10 +2,10 @@
 # do and can be run by themselves.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down build test chaos fuzz check bench release
+.PHONY: help up down build test test-vfio chaos fuzz check bench release
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 up: ## from a clone to a VPS you can log into, on this machine
 	@scripts/up.sh
@@ -22,6 +22,9 @@ check: ## sizes, format and lints: what needs nothing but Rust
 
 test: ## everything that must hold, with real Docker and real ssh (root or sudo)
 	@scripts/test.sh
+
+test-vfio: ## PCI passthrough in an emulated machine with an IOMMU: about a minute, no GPU needed (root or sudo)
+	@scripts/test-vfio.sh $(ARGS)
 
 chaos: ## 500 faults on a cluster of three namespaces (ARGS="FAULTS SEED")
 	@scripts/chaos.sh $(ARGS)

@@ -55,6 +55,7 @@ pub struct NumaNode {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gpu {
     pub index: u32,
+    /// NVIDIA's, which its driver tells; [`Gpu::identity_at`] of a card that driver never had.
     pub uuid: String,
     pub name: String,
     pub pci_address: String,
@@ -62,6 +63,62 @@ pub struct Gpu {
     /// The NUMA node it is plugged into, where the machine has several.
     #[serde(default)]
     pub numa: Option<u32>,
+    /// `None`: a container can have it. Otherwise why not, as a sentence part.
+    #[serde(default)]
+    pub no_container: Option<String>,
+    #[serde(default)]
+    pub vfio: GpuVfio,
+}
+
+impl Gpu {
+    /// The identity of a card that is known by its place only.
+    pub fn identity_at(address: &str) -> String {
+        format!("{BY_PLACE}{address}")
+    }
+
+    /// Whether it is one that containers can have at all: the others are not of NVIDIA's, or were
+    /// never seen with NVIDIA's driver.
+    pub fn is_for_containers(&self) -> bool {
+        !self.uuid.starts_with(BY_PLACE)
+    }
+}
+
+const BY_PLACE: &str = "PCI-";
+
+/// What giving a GPU to a virtual machine means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuVfio {
+    /// Its IOMMU group, which is given away whole.
+    pub group: Option<u32>,
+    /// Identities of the GPUs that go with it.
+    pub peers: Vec<String>,
+    /// Why it cannot be given, as a sentence.
+    pub refusal: Option<String>,
+    /// Four hexadecimal digits each.
+    #[serde(default)]
+    pub vendor_id: String,
+    #[serde(default)]
+    pub device_id: String,
+    /// Where the card's sound is.
+    #[serde(default)]
+    pub audio: Option<String>,
+    /// It is with vfio-pci now.
+    #[serde(default)]
+    pub bound: bool,
+}
+
+impl Default for GpuVfio {
+    fn default() -> Self {
+        Self {
+            group: None,
+            peers: Vec::new(),
+            refusal: Some("this runner has not looked at its IOMMU".to_owned()),
+            vendor_id: String::new(),
+            device_id: String::new(),
+            audio: None,
+            bound: false,
+        }
+    }
 }
 
 /// Whether the Docker backend can work.

@@ -4,7 +4,9 @@
 use crate::id::NodeId;
 use crate::memory::Memory;
 use crate::name::NodeName;
-use crate::spec::{GpuRef, NumaPin};
+use crate::spec::{BackendKind, GpuRef, NumaPin};
+
+mod gpus;
 
 /// What the instance takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub struct Demand {
     pub gpus: GpuDemand,
     /// The NUMA node it must run on.
     pub numa: Option<u32>,
+    /// What will run it: GPUs are handed over in another way by each.
+    pub backend: BackendKind,
 }
 
 /// Which GPUs.
@@ -65,6 +69,14 @@ pub struct GpuRoom {
     /// The NUMA node it is plugged into.
     pub numa: Option<u32>,
     pub taken_by: Option<String>,
+    /// Whether it is one of those that containers are given.
+    pub for_containers: bool,
+    /// Why no container can have it now, as a sentence part.
+    pub no_container: Option<String>,
+    /// Why no machine can have it, as a sentence.
+    pub no_machine: Option<String>,
+    /// Identities of those that a machine must take along.
+    pub peers: Vec<String>,
 }
 
 /// One NUMA node, with what is promised to instances that are pinned to it.
@@ -121,11 +133,8 @@ pub fn place(
             let reason = reason.clone();
             return Err(Refusal::NodeUnavailable { node: name.to_string(), reason });
         }
-        if let Some(reason) = &node.no_gpu_runtime
-            && demand.gpus.count() > 0
-            && !node.gpus.is_empty()
-        {
-            let reason = reason.clone();
+        if let Some(reason) = gpus::lacks_runtime(demand, node) {
+            let reason = reason.to_owned();
             return Err(Refusal::NoGpuRuntime { node: name.to_string(), reason });
         }
         return fit(demand, node).map_err(|shortage| Refusal::NoRoom {
@@ -183,7 +192,8 @@ fn free_memory(node: &NodeRoom) -> u64 {
 }
 
 fn free_gpus(node: &NodeRoom) -> usize {
-    node.gpus.iter().filter(|room| room.taken_by.is_none()).count()
+    let usable = |room: &&GpuRoom| room.for_containers || room.no_machine.is_none();
+    node.gpus.iter().filter(usable).filter(|room| room.taken_by.is_none()).count()
 }
 
 /// Why a node does not fit.
@@ -208,7 +218,7 @@ fn fit(demand: &Demand, node: &NodeRoom) -> Result<Placed, Shortage> {
         None => None,
         Some(wanted) => Some(numa(demand, node, wanted)?),
     };
-    let gpus = gpus(&demand.gpus, node, demand.numa)?;
+    let gpus = gpus::choose(demand, node)?;
     Ok(Placed { node: node.id.clone(), gpus, numa })
 }
 
@@ -256,66 +266,6 @@ fn numa(demand: &Demand, node: &NodeRoom, wanted: u32) -> Result<NumaPin, Shorta
     let free = room.memory_bytes.saturating_sub(room.memory_taken);
     memory(demand.memory_bytes, room.memory_bytes, free, &place)?;
     Ok(room.pin.clone())
-}
-
-fn gpus(demand: &GpuDemand, node: &NodeRoom, near: Option<u32>) -> Result<Vec<GpuRef>, Shortage> {
-    let name = &node.name;
-    if demand.count() == 0 {
-        return Ok(Vec::new());
-    }
-    if let (Some(reason), false) = (&node.no_gpu_runtime, node.gpus.is_empty()) {
-        return Err(Shortage::absolute(format!("node '{name}' {reason}")));
-    }
-    let free = |room: &GpuRoom| match &room.taken_by {
-        None => Ok(room.gpu.clone()),
-        Some(who) => {
-            let index = room.gpu.index;
-            Err(Shortage::absolute(format!("GPU {index} of node '{name}' is taken by {who}")))
-        }
-    };
-    match demand {
-        GpuDemand::None => Ok(Vec::new()),
-        GpuDemand::Indices(indices) => indices
-            .iter()
-            .map(|index| match node.gpus.iter().find(|room| room.gpu.index == *index) {
-                Some(room) => free(room),
-                None => {
-                    let has = node.gpus.len();
-                    Err(Shortage::absolute(format!(
-                        "node '{name}' has no GPU {index} (it has {has})"
-                    )))
-                }
-            })
-            .collect(),
-        GpuDemand::Same(gpus) => gpus
-            .iter()
-            .map(|gpu| match node.gpus.iter().find(|room| room.gpu.uuid == gpu.uuid) {
-                Some(room) => free(room),
-                None => {
-                    let uuid = &gpu.uuid;
-                    Err(Shortage::absolute(format!("node '{name}' has its GPU {uuid} no more")))
-                }
-            })
-            .collect(),
-        GpuDemand::Count(count) => {
-            let mut idle: Vec<_> =
-                node.gpus.iter().filter(|room| room.taken_by.is_none()).collect();
-            // Cards beside the processors it is pinned to are faster to reach.
-            idle.sort_by_key(|room| near.is_some() && room.numa != near);
-            let wanted = *count as usize;
-            if idle.len() >= wanted {
-                return Ok(idle[..wanted].iter().map(|room| room.gpu.clone()).collect());
-            }
-            let (idle, total) = (idle.len(), node.gpus.len());
-            Err(Shortage {
-                reason: format!(
-                    "node '{name}' has {idle} of {total} GPUs free, {wanted} are needed"
-                ),
-                share: idle as f64 / wanted as f64,
-                would_fit: (idle > 0).then(|| format!("--gpus {idle}")),
-            })
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What this machine has and how busy it is, read from the kernel and from `nvidia-smi`.
 
+use std::path::Path;
 use std::sync::LazyLock;
 
 use kohakuriver_model::{DockerState, Inventory};
@@ -8,16 +9,16 @@ use nix::sys::stat::Mode;
 
 use crate::backend::Backends;
 
-mod gpu;
+pub mod gpu;
 mod load;
 mod memory;
 mod numa;
 
 pub use load::LoadMeter;
 
-/// Looks at the whole machine.
-pub async fn detect_inventory(backends: &Backends) -> Inventory {
-    let gpus = gpu::detect().await;
+/// Looks at the whole machine. `data` is where the runner keeps what it must not forget.
+pub async fn detect_inventory(backends: &Backends, data: &Path) -> Inventory {
+    let gpus = gpu::detect(data).await;
     let mut inventory = Inventory { gpus, gpu_runtime: gpu::runtime(), ..detect_machine() };
     backends.describe(&mut inventory).await;
     inventory
@@ -39,7 +40,7 @@ fn detect_machine() -> Inventory {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let docker = DockerState::Unavailable { reason: String::new() };
     Inventory {
-        numa: numa::detect(std::path::Path::new("/sys/devices/system/node")),
+        numa: numa::detect(Path::new("/sys/devices/system/node")),
         kvm_device: nix::fcntl::open("/dev/kvm", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
             .is_ok(),
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),

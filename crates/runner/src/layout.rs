@@ -4,6 +4,8 @@
 //!  <data>/lock                              one runner at a time
 //!  <data>/agent/kohakuriver                 -> /.kohakuriver/bin  (read-only)
 //!  <data>/images/                           what is known of loaded environments; builds
+//!  <data>/gpus.json                         what NVIDIA's driver told of each card
+//!  <data>/vfio/<id>.json                    what PCI devices of a machine were before
 //!  <data>/instances/<id>/order.json         the ledger
 //!  <data>/instances/<id>/etc/               -> /.kohakuriver/etc  (read-only; the runner writes)
 //!  <data>/instances/<id>/run/               -> /.kohakuriver/run  (the container writes)

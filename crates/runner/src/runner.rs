@@ -130,7 +130,7 @@ impl Runner {
 
     /// What this machine has now.
     pub async fn inventory(&self) -> Inventory {
-        detect_inventory(&self.shared.backends).await
+        detect_inventory(&self.shared.backends, self.shared.layout.data()).await
     }
 
     /// The ways into this node's instances, for a host in the same process.

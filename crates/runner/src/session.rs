@@ -271,18 +271,20 @@ impl Session {
         let known = receiver.wait_for(Option::is_some).await.map(|inventory| inventory.clone());
         match known {
             Ok(Some(inventory)) => inventory,
-            Ok(None) | Err(_) => detect_inventory(&self.shared.backends).await,
+            Ok(None) | Err(_) => {
+                detect_inventory(&self.shared.backends, self.shared.layout.data()).await
+            }
         }
     }
 
     async fn keep_inventory(&self) {
-        let mut first = detect_inventory(&self.shared.backends).await;
+        let mut first = detect_inventory(&self.shared.backends, self.shared.layout.data()).await;
         self.inventory.send_replace(Some(first.clone()));
         // A GPU that comes or goes is rare and asking for it is slow; the engine is asked often.
         for round in 1u64.. {
             tokio::time::sleep(Duration::from_secs(5)).await;
             let now = if round.is_multiple_of(60) {
-                detect_inventory(&self.shared.backends).await
+                detect_inventory(&self.shared.backends, self.shared.layout.data()).await
             } else {
                 let mut now = first.clone();
                 self.shared.backends.describe(&mut now).await;

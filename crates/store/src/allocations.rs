@@ -34,6 +34,7 @@ pub(crate) fn demand_of(spec: &InstanceSpec) -> Demand {
         memory_bytes: spec.memory_bytes.unwrap_or(0),
         gpus,
         numa: spec.numa.as_ref().map(|pin| pin.node),
+        backend: spec.backend(),
     }
 }
 
@@ -69,6 +70,10 @@ pub(crate) async fn rooms(
                     gpu: GpuRef { index: gpu.index, uuid: gpu.uuid.clone() },
                     numa: gpu.numa,
                     taken_by: owners.get(&(node.id.clone(), gpu.uuid.clone())).cloned(),
+                    for_containers: gpu.is_for_containers(),
+                    no_container: gpu.no_container.clone(),
+                    no_machine: gpu.vfio.refusal.clone(),
+                    peers: gpu.vfio.peers.clone(),
                 })
                 .collect(),
             no_gpu_runtime: (!ready).then(|| NO_GPU_RUNTIME.to_owned()),

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use kohakuriver_model::node::Gpu;
+use kohakuriver_model::node::{Gpu, GpuVfio};
 use kohakuriver_model::{
     Act, Admission, Demand, Desired, DockerState, FailureCode, GpuDemand, GpuRuntime, ImageSource,
     InstanceSpec, Inventory, NodeId, Observation, Observed, SshAccess, TaskId, admission,
@@ -38,6 +38,18 @@ async fn cluster() -> Cluster {
         pci_address: String::new(),
         memory_bytes: 0,
         numa: None,
+        no_container: None,
+        // The last two share an IOMMU group.
+        vfio: GpuVfio {
+            group: Some(index.min(GPUS - 2)),
+            peers: match GPUS - index {
+                1 => vec![format!("GPU-{}", index - 1)],
+                2 => vec![format!("GPU-{}", index + 1)],
+                _ => Vec::new(),
+            },
+            refusal: None,
+            ..GpuVfio::default()
+        },
     };
     let docker = DockerState::Ready { version: "1".into() };
     let inventory = Inventory {
@@ -64,6 +76,7 @@ fn new(spec: InstanceSpec, gpus: GpuDemand) -> NewInstance {
         memory_bytes: spec.memory_bytes.unwrap_or(0),
         gpus,
         numa: None,
+        backend: spec.backend(),
     };
     let actor = "tester".to_owned();
     NewInstance { id: TaskId::from_u64(1), spec, target: None, demand, actor }
@@ -400,4 +413,29 @@ proptest! {
             }
         });
     }
+}
+
+#[tokio::test]
+async fn a_machine_takes_the_cards_of_a_group_at_once_and_no_container_gets_them() {
+    let cluster = cluster().await;
+    let name = "debian-12".parse().unwrap();
+    let machine = InstanceSpec::new(ImageSource::VmImage { name });
+    let row = cluster.create_with(machine.clone(), GpuDemand::Indices(vec![2])).await.unwrap();
+    let cards: Vec<u32> = row.spec.gpus.iter().map(|gpu| gpu.index).collect();
+    assert_eq!(cards, [2, 1], "the one that was asked for, and the other of its group");
+    let refused = cluster.create_with(spec(0, 0), GpuDemand::Indices(vec![1])).await.unwrap_err();
+    assert!(refused.to_string().contains("GPU 1 of node 'n1' is taken by"), "{refused}");
+    let container = cluster.create_with(spec(0, 0), GpuDemand::Count(1)).await.unwrap();
+    assert_eq!(container.spec.gpus[0].index, 0);
+    let refused = cluster.create_with(machine, GpuDemand::Indices(vec![0])).await.unwrap_err();
+    assert!(refused.to_string().contains("GPU 0 of node 'n1' is taken by"), "{refused}");
+    // Both come back with the proof of its end, and go again with its next start.
+    cluster.act(row.id, Act::Stop).await.unwrap();
+    let ended = Observed::Stopped { exit_code: Some(0), finished_at_ms: 1, oom: false };
+    let generation = cluster.row(row.id).await.unwrap().intent.generation;
+    assert!(cluster.observe(row.id, generation, ended).await);
+    let other = cluster.create_with(spec(0, 0), GpuDemand::Indices(vec![1])).await.unwrap();
+    let refused = cluster.act(row.id, Act::Restart).await.unwrap_err();
+    assert!(refused.to_string().contains("GPU 1 of node 'n1' is taken by"), "{refused}");
+    assert_eq!(other.spec.gpus.len(), 1);
 }

@@ -13,7 +13,7 @@ use kohakuriver_link::protocol::{
     Answer, Hello, Machine, NodeAnswer, NodeQuestion, Order, Question, Snapshot, StreamOpen,
     StreamOpened, ToHost, ToRunner, VERSIONS, VmImage,
 };
-use kohakuriver_model::node::{Gpu, NumaNode};
+use kohakuriver_model::node::{Gpu, GpuVfio, NumaNode};
 use kohakuriver_model::{
     BackendKind, Desired, DockerState, FailureCode, GpuRuntime, Inventory, Metrics, Observation,
     Observed, TaskId, VmAccel, VmState,
@@ -60,6 +60,8 @@ pub fn inventory() -> Inventory {
         pci_address: format!("00000000:0{index}:00.0"),
         memory_bytes: 80 << 30,
         numa: Some(index),
+        no_container: None,
+        vfio: GpuVfio::default(),
     };
     let numa =
         |id: u32| NumaNode { id, cpus: (id * 4..id * 4 + 4).collect(), memory_bytes: 8 << 30 };

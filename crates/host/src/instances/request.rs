@@ -121,6 +121,7 @@ pub fn validate(
         memory_bytes: spec.memory_bytes.unwrap_or(0),
         gpus: gpus(request)?,
         numa: request.target_numa_node_id,
+        backend: spec.backend(),
     };
     Ok(Wanted { spec, target, demand })
 }

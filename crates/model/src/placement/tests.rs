@@ -25,6 +25,10 @@ fn with_gpus(mut node: NodeRoom, taken: &[bool]) -> NodeRoom {
             gpu: GpuRef { index, uuid: format!("GPU-{index}") },
             numa: Some(index % 2),
             taken_by: taken.then(|| "VPS 'web'".to_owned()),
+            for_containers: true,
+            no_container: None,
+            no_machine: None,
+            peers: Vec::new(),
         })
         .collect();
     node
@@ -121,7 +125,116 @@ fn a_numa_node_has_its_own_account() {
     assert!(place(1, 7).unwrap_err().to_string().contains("no NUMA node 7 (it has 0, 1)"));
 }
 
+fn for_machine(gpus: GpuDemand) -> Demand {
+    Demand { gpus, backend: BackendKind::Qemu, ..Demand::default() }
+}
+
+/// Cards 1 and 2 share a group, card 3 was never NVIDIA's.
+fn with_groups() -> NodeRoom {
+    let mut node = with_gpus(node("n", 8, 0), &[false; 4]);
+    node.gpus[1].peers = vec!["GPU-2".to_owned()];
+    node.gpus[2].peers = vec!["GPU-1".to_owned()];
+    node.gpus[3].for_containers = false;
+    node.no_gpu_runtime = Some("lacks the toolkit".to_owned());
+    node
+}
+
+fn numbers(nodes: &[NodeRoom], demand: &Demand) -> Result<Vec<u32>, String> {
+    let placed = place(demand, Some(&name("n")), nodes).map_err(|refusal| refusal.to_string())?;
+    Ok(placed.gpus.iter().map(|gpu| gpu.index).collect())
+}
+
+#[test]
+fn a_machine_gets_whole_groups_and_needs_no_toolkit() {
+    let nodes = [with_groups()];
+    let numbers = |demand| numbers(&nodes, &for_machine(demand));
+    assert_eq!(numbers(GpuDemand::Indices(vec![2])), Ok(vec![2, 1]), "what was asked for is first");
+    assert_eq!(numbers(GpuDemand::Indices(vec![1, 2, 3])), Ok(vec![1, 2, 3]));
+    assert_eq!(numbers(GpuDemand::Count(1)), Ok(vec![0]));
+    assert_eq!(numbers(GpuDemand::Count(2)), Ok(vec![0, 3]));
+    assert_eq!(numbers(GpuDemand::Count(3)), Ok(vec![0, 1, 2]));
+    assert_eq!(numbers(GpuDemand::Count(4)).unwrap().len(), 4);
+    let same = |indices: &[usize]| {
+        GpuDemand::Same(indices.iter().map(|at| nodes[0].gpus[*at].gpu.clone()).collect())
+    };
+    assert_eq!(numbers(same(&[2, 1])), Ok(vec![2, 1]));
+    assert!(numbers(same(&[2])).unwrap_err().contains("GPU 1 of node 'n' shares an IOMMU group"));
+}
+
+#[test]
+fn a_group_of_which_one_is_taken_goes_to_nobody() {
+    let mut node = with_groups();
+    node.gpus[2].taken_by = Some("VPS 'web'".to_owned());
+    let nodes = [node];
+    let text = numbers(&nodes, &for_machine(GpuDemand::Indices(vec![1]))).unwrap_err();
+    assert!(text.contains("GPU 2 of node 'n' is taken by VPS 'web'"), "{text}");
+    assert_eq!(numbers(&nodes, &for_machine(GpuDemand::Count(2))), Ok(vec![0, 3]));
+    let text = numbers(&nodes, &for_machine(GpuDemand::Count(3))).unwrap_err();
+    assert!(text.contains("2 of 4 GPUs free, 3 are needed (GPU 1 goes only with"), "{text}");
+}
+
+#[test]
+fn what_no_machine_can_have_is_refused_with_the_reason() {
+    let mut node = with_groups();
+    for room in &mut node.gpus {
+        room.no_machine = Some("the IOMMU is off".to_owned());
+    }
+    let nodes = [node];
+    for demand in [GpuDemand::Indices(vec![0]), GpuDemand::Count(1)] {
+        let text = numbers(&nodes, &for_machine(demand)).unwrap_err();
+        assert!(text.contains("cannot be given to a virtual machine: the IOMMU is off"), "{text}");
+    }
+}
+
+#[test]
+fn a_container_gets_single_cards_that_are_nvidias_and_free_of_vfio() {
+    let mut node = with_groups();
+    node.no_gpu_runtime = None;
+    node.gpus[0].no_container = Some("is with vfio-pci".to_owned());
+    let nodes = [node];
+    assert_eq!(numbers(&nodes, &gpus(GpuDemand::Indices(vec![2]))), Ok(vec![2]));
+    assert_eq!(numbers(&nodes, &gpus(GpuDemand::Count(2))), Ok(vec![1, 2]));
+    let text = numbers(&nodes, &gpus(GpuDemand::Count(3))).unwrap_err();
+    assert!(text.contains("2 of 3 GPUs free, 3 are needed (GPU 0 of node 'n' is with"), "{text}");
+    let text = numbers(&nodes, &gpus(GpuDemand::Indices(vec![3]))).unwrap_err();
+    assert!(text.contains("for virtual machines only"), "{text}");
+    // A node without any of those lacks no toolkit.
+    let mut other = with_gpus(super::tests::node("n", 8, 0), &[false]);
+    other.gpus[0].for_containers = false;
+    other.no_gpu_runtime = Some("lacks the toolkit".to_owned());
+    let text = numbers(&[other], &gpus(GpuDemand::Count(1))).unwrap_err();
+    assert!(text.contains("0 of 0 GPUs free"), "{text}");
+}
+
 proptest! {
+    #[test]
+    fn a_machine_has_all_of_its_groups_and_nobody_elses(
+        cards in proptest::collection::vec((0u32..4, any::<bool>(), any::<bool>()), 0..8),
+        count in 0u32..8,
+    ) {
+        let taken: Vec<bool> = cards.iter().map(|(_, taken, _)| *taken).collect();
+        let mut node = with_gpus(node("n", 8, 0), &taken);
+        for (at, (group, _, refused)) in cards.iter().enumerate() {
+            node.gpus[at].peers = cards.iter().enumerate()
+                .filter(|(other, (its, ..))| *other != at && its == group)
+                .map(|(other, _)| format!("GPU-{other}")).collect();
+            node.gpus[at].no_machine = refused.then(|| "it stays".to_owned());
+        }
+        let demand = for_machine(GpuDemand::Count(count));
+        if let Ok(placed) = place(&demand, None, &[node.clone()]) {
+            prop_assert!(placed.gpus.len() >= count as usize);
+            for gpu in &placed.gpus {
+                let room = node.gpus.iter().find(|room| room.gpu == *gpu).unwrap();
+                prop_assert!(room.taken_by.is_none() && room.no_machine.is_none());
+                for peer in &room.peers {
+                    prop_assert!(placed.gpus.iter().any(|other| other.uuid == *peer));
+                }
+            }
+            let unique: std::collections::BTreeSet<_> = placed.gpus.iter().map(|g| g.index).collect();
+            prop_assert_eq!(unique.len(), placed.gpus.len());
+        }
+    }
+
     #[test]
     fn what_is_placed_always_fits(
         wanted in 0u32..10, memory in 0u64..120, count in 0u32..4,
@@ -133,7 +246,7 @@ proptest! {
             .map(|(i, (total, used, taken))| with_gpus(node(&format!("n{i}"), *total, *used), taken))
             .collect();
         let memory_bytes = memory << 30;
-        let demand = Demand { cores: wanted, memory_bytes, gpus: GpuDemand::Count(count), numa: None };
+        let demand = Demand { cores: wanted, memory_bytes, gpus: GpuDemand::Count(count), ..Demand::default() };
         let placed = place(&demand, None, &nodes);
         if let Ok(placed) = placed {
             let chosen = nodes.iter().find(|node| node.id == placed.node).unwrap();

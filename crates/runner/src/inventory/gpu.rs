@@ -1,42 +1,97 @@
-//! NVIDIA GPUs, as `nvidia-smi` lists them.
+//! The GPUs of this node: one list, whoever has which of them now.
+//!
+//! ```text
+//!   nvidia-smi: what NVIDIA's driver has --.
+//!   the book: what it had before ----------+--> first those, in the order of the bus
+//!   sysfs: displays behind an IOMMU -------'--> then the others
+//! ```
+//!
+//! `nvidia-smi` does not see a card that a machine has, and counts the others anew. So what it
+//! told of a card is kept in a book, by the card's place: a card keeps its identity and its number
+//! while it is with vfio-pci.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
 
-use kohakuriver_model::GpuRuntime;
-use kohakuriver_model::node::Gpu;
-use tokio::process::Command;
+use kohakuriver_model::node::{Gpu, GpuVfio};
+use kohakuriver_model::{GpuRef, GpuRuntime, TaskId};
+use kohakuriver_vm::vfio::{self, Function, Pci, PciAddress, Roots, Vfio, VfioError};
+
+use book::Book;
+
+mod book;
+mod nvidia_smi;
+mod pci_names;
 
 const HOOKS: [&str; 2] = ["nvidia-container-runtime-hook", "nvidia-container-toolkit"];
-/// A driver that is stuck must not hold the runner up.
-const LIMIT: Duration = Duration::from_secs(10);
+/// NVIDIA, AMD, Intel: whose displays compute. Others are the board's own small ones.
+const MAKERS: [u16; 3] = [0x10de, 0x1002, 0x8086];
 
-/// None where there is no such command, which is how a machine without NVIDIA's driver looks.
-pub async fn detect() -> Vec<Gpu> {
-    let command = Command::new("nvidia-smi")
-        .args([
-            "--query-gpu=index,uuid,name,pci.bus_id,memory.total",
-            "--format=csv,noheader,nounits",
-        ])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    match tokio::time::timeout(LIMIT, command).await {
-        Ok(Ok(output)) if output.status.success() => {
-            parse(&String::from_utf8_lossy(&output.stdout), Path::new("/sys/bus/pci/devices"))
+/// The cards as they are, and the book brought up to date.
+pub async fn detect(data: &Path) -> Vec<Gpu> {
+    let listed = nvidia_smi::list(Path::new("/sys/bus/pci/devices")).await;
+    let vfio = devices(data);
+    let data = data.to_owned();
+    let all = listed.clone();
+    let detected = tokio::task::spawn_blocking(move || {
+        let sight = Sight { pci: vfio.look()?, held: vfio.held()? };
+        let book = Book::load(&data);
+        let fresh = book.updated(&all, &sight.pci);
+        if fresh != book
+            && let Err(error) = fresh.save(&data)
+        {
+            tracing::warn!(%error, "the book of this node's GPUs cannot be written");
         }
-        Ok(Ok(output)) => {
-            tracing::warn!(status = %output.status, "nvidia-smi failed; no GPUs are offered");
-            Vec::new()
+        Ok::<_, VfioError>(sight.gpus(all, &fresh))
+    });
+    match detected.await {
+        Ok(Ok(gpus)) => gpus,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "this node's PCI devices cannot be read");
+            listed
         }
-        Ok(Err(_)) => Vec::new(),
-        Err(_) => {
-            tracing::warn!("nvidia-smi did not answer; no GPUs are offered");
-            Vec::new()
-        }
+        Err(_) => listed,
     }
+}
+
+/// What gives this node's cards to machines.
+pub fn devices(data: &Path) -> Vfio {
+    Vfio::new(data.join("vfio"), Roots::default())
+}
+
+/// A card that was promised and is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    #[error("this node has its GPU {0} no more: kohakuriver node status shows what it has")]
+    Gone(String),
+    #[error(transparent)]
+    Look(#[from] VfioError),
+}
+
+/// Where the cards of a machine are. Displays that are in no list but in a card's group, such as
+/// the board's own, go along.
+pub fn places(
+    data: &Path,
+    vfio: &Vfio,
+    gpus: &[GpuRef],
+) -> Result<BTreeSet<PciAddress>, FindError> {
+    let book = Book::load(data);
+    let pci = vfio.look()?;
+    let mut places = BTreeSet::new();
+    for gpu in gpus {
+        let place = book.place_of(&gpu.uuid).or_else(|| {
+            pci.gpus.iter().copied().find(|at| Gpu::identity_at(&at.to_string()) == gpu.uuid)
+        });
+        let place = place.filter(|place| pci.gpus.contains(place));
+        places.insert(place.ok_or_else(|| FindError::Gone(gpu.uuid.clone()))?);
+    }
+    let unlisted = |place: &PciAddress| {
+        pci.functions.get(place).is_some_and(|function| !MAKERS.contains(&function.vendor))
+    };
+    let along: Vec<PciAddress> =
+        places.iter().flat_map(|place| pci.peers(*place)).filter(unlisted).collect();
+    places.extend(along);
+    Ok(places)
 }
 
 /// Whether NVIDIA's container toolkit is there: the engine hands out GPUs through this hook, or
@@ -49,59 +104,81 @@ pub fn runtime() -> GpuRuntime {
     if found { GpuRuntime::Ready } else { GpuRuntime::Missing }
 }
 
-fn parse(text: &str, pci: &Path) -> Vec<Gpu> {
-    let mut gpus: Vec<Gpu> = text.lines().filter_map(parse_line).collect();
-    for gpu in &mut gpus {
-        gpu.numa = numa_of(pci, &gpu.pci_address);
+/// What the kernel shows, and what the journal says is with machines.
+struct Sight {
+    pci: Pci,
+    held: BTreeMap<PciAddress, TaskId>,
+}
+
+impl Sight {
+    fn gpus(&self, listed: Vec<Gpu>, book: &Book) -> Vec<Gpu> {
+        let mut gpus = book.with_missing(listed);
+        let known: BTreeSet<PciAddress> = gpus.iter().filter_map(place).collect();
+        let others = self.pci.gpus.iter().filter_map(|address| self.pci.functions.get(address));
+        let others: Vec<&Function> = others
+            .filter(|function| MAKERS.contains(&function.vendor) && function.group.is_some())
+            .filter(|function| !known.contains(&function.address))
+            .collect();
+        let names = pci_names::lookup(others.iter().map(|other| (other.vendor, other.device)));
+        for (other, name) in others.into_iter().zip(names) {
+            let address = other.address.to_string();
+            gpus.push(Gpu {
+                index: u32::try_from(gpus.len()).unwrap_or(u32::MAX),
+                uuid: Gpu::identity_at(&address),
+                name,
+                pci_address: address,
+                memory_bytes: 0,
+                numa: other.numa,
+                no_container: None,
+                vfio: GpuVfio::default(),
+            });
+        }
+        let identities: BTreeMap<PciAddress, String> =
+            gpus.iter().filter_map(|gpu| Some((place(gpu)?, gpu.uuid.clone()))).collect();
+        for gpu in &mut gpus {
+            if let Some(function) = place(gpu).and_then(|place| self.pci.functions.get(&place)) {
+                gpu.vfio = self.vfio(function, &identities);
+                gpu.no_container = gpu.no_container.take().and(self.no_container(function));
+            }
+        }
+        gpus
     }
-    gpus
+
+    fn vfio(&self, gpu: &Function, identities: &BTreeMap<PciAddress, String>) -> GpuVfio {
+        let unit = self.pci.unit(gpu.address);
+        let is_sound = |address: &&PciAddress| {
+            let function = self.pci.functions.get(address);
+            address.is_same_slot(gpu.address) && function.is_some_and(Function::is_audio)
+        };
+        let peers = self.pci.peers(gpu.address);
+        GpuVfio {
+            group: gpu.group,
+            peers: peers.iter().filter_map(|peer| identities.get(peer).cloned()).collect(),
+            refusal: vfio::refusal(&self.pci, gpu.address).map(|refusal| refusal.to_string()),
+            vendor_id: format!("{:04x}", gpu.vendor),
+            device_id: format!("{:04x}", gpu.device),
+            audio: unit.iter().find(is_sound).map(ToString::to_string),
+            bound: gpu.is_with_vfio(),
+        }
+    }
+
+    /// Why NVIDIA's driver does not list it. One that a machine has is in that machine's account,
+    /// and back when that ends.
+    fn no_container(&self, gpu: &Function) -> Option<String> {
+        let with_machine = gpu.is_with_vfio() && self.held.contains_key(&gpu.address);
+        match gpu.driver.as_deref() {
+            _ if with_machine => None,
+            Some("vfio-pci") => Some("was given to vfio-pci by hand".to_owned()),
+            Some("nvidia") => Some("is not listed by nvidia-smi: dmesg there says why".to_owned()),
+            Some(other) => Some(format!("is with the driver {other} instead of nvidia")),
+            None => Some("has no driver: modprobe nvidia there, and see dmesg".to_owned()),
+        }
+    }
 }
 
-/// The kernel writes the address with four digits where `nvidia-smi` has eight, and -1 where
-/// there is nothing to choose.
-fn numa_of(pci: &Path, address: &str) -> Option<u32> {
-    let (domain, rest) = address.split_once(':')?;
-    let domain = &domain[domain.len().saturating_sub(4)..];
-    let file = pci.join(format!("{domain}:{rest}")).join("numa_node");
-    std::fs::read_to_string(file).ok()?.trim().parse().ok()
-}
-
-fn parse_line(line: &str) -> Option<Gpu> {
-    let fields: Vec<&str> = line.split(',').map(str::trim).collect();
-    let &[index, uuid, name, pci_address, memory] = fields.as_slice() else {
-        return None;
-    };
-    let memory_mib: u64 = memory.parse().unwrap_or(0);
-    Some(Gpu {
-        index: index.parse().ok()?,
-        uuid: uuid.to_owned(),
-        name: name.to_owned(),
-        pci_address: pci_address.to_ascii_lowercase(),
-        memory_bytes: memory_mib << 20,
-        numa: None,
-    })
+fn place(gpu: &Gpu) -> Option<PciAddress> {
+    gpu.pci_address.parse().ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_recorded_answer_is_read() {
-        let text = "0, GPU-5c1b7f7e-0d0c-4ba6-a6a5-0d9a6c5b2f11, NVIDIA A100-SXM4-80GB, 00000000:07:00.0, 81920\n\
-                    1, GPU-0f6f0c54-9f3c-e5a1-7e3c-7e2f6a1f3d22, NVIDIA GeForce RTX 4090, 00000000:0F:00.0, [N/A]\n\
-                    No devices were found\n";
-        let pci = tempfile::tempdir().unwrap();
-        for (address, numa) in [("0000:07:00.0", "1\n"), ("0000:0f:00.0", "-1\n")] {
-            let device = pci.path().join(address);
-            std::fs::create_dir(&device).unwrap();
-            std::fs::write(device.join("numa_node"), numa).unwrap();
-        }
-        let gpus = parse(text, pci.path());
-        assert_eq!(gpus.len(), 2);
-        assert_eq!(gpus[0].memory_bytes, 80 << 30);
-        assert_eq!(gpus[1].pci_address, "00000000:0f:00.0");
-        assert_eq!(gpus[1].memory_bytes, 0);
-        assert_eq!((gpus[0].numa, gpus[1].numa), (Some(1), None));
-    }
-}
+mod tests;

@@ -1,0 +1,179 @@
+//! Which of a node's GPUs an instance gets.
+//!
+//! Containers and machines draw from one list and one account, so that no card is ever given
+//! twice. They differ in what stands against a card, and in that a machine takes whole IOMMU
+//! groups: the cards that share one with a card it gets come along.
+
+use super::{Demand, GpuDemand, GpuRoom, NodeRoom, Shortage};
+use crate::spec::{BackendKind, GpuRef};
+
+/// Why the node cannot give GPUs to containers, where that is asked for.
+pub(super) fn lacks_runtime<'a>(demand: &Demand, node: &'a NodeRoom) -> Option<&'a str> {
+    let asked = demand.gpus.count() > 0 && demand.backend == BackendKind::Docker;
+    let has_any = node.gpus.iter().any(|room| room.for_containers);
+    node.no_gpu_runtime.as_deref().filter(|_| asked && has_any)
+}
+
+pub(super) fn choose(demand: &Demand, node: &NodeRoom) -> Result<Vec<GpuRef>, Shortage> {
+    let name = &node.name;
+    if let Some(reason) = lacks_runtime(demand, node) {
+        return Err(Shortage::absolute(format!("node '{name}' {reason}")));
+    }
+    let desk = Desk { node, backend: demand.backend };
+    match &demand.gpus {
+        GpuDemand::None => Ok(Vec::new()),
+        GpuDemand::Indices(indices) => {
+            let mut given = Vec::new();
+            for index in indices {
+                desk.give(desk.numbered(*index)?, &mut given)?;
+            }
+            // A container gets each; a machine may have got one along with another already.
+            for room in given.clone() {
+                desk.take_along(room, &mut given)?;
+            }
+            Ok(refs(&given))
+        }
+        GpuDemand::Same(gpus) => {
+            let mut given = Vec::new();
+            for gpu in gpus {
+                desk.give(desk.known(gpu)?, &mut given)?;
+            }
+            let mut more = given.clone();
+            for room in &given {
+                desk.take_along(room, &mut more)?;
+            }
+            match more.get(given.len()) {
+                None => Ok(refs(&given)),
+                Some(other) => Err(Shortage::absolute(format!(
+                    "GPU {} of node '{name}' shares an IOMMU group with what this VPS has, and is \
+                     not its: create it anew, or plug the card elsewhere",
+                    other.gpu.index
+                ))),
+            }
+        }
+        GpuDemand::Count(count) => desk.so_many(*count as usize, demand.numa),
+    }
+}
+
+fn refs(given: &[&GpuRoom]) -> Vec<GpuRef> {
+    given.iter().map(|room| room.gpu.clone()).collect()
+}
+
+/// A node's GPUs, for one kind of instance.
+struct Desk<'a> {
+    node: &'a NodeRoom,
+    backend: BackendKind,
+}
+
+impl<'a> Desk<'a> {
+    /// Those that an instance of this kind is ever given.
+    fn mine(&self) -> impl Iterator<Item = &'a GpuRoom> {
+        let any = self.backend == BackendKind::Qemu;
+        self.node.gpus.iter().filter(move |room| any || room.for_containers)
+    }
+
+    fn numbered(&self, index: u32) -> Result<&'a GpuRoom, Shortage> {
+        self.node.gpus.iter().find(|room| room.gpu.index == index).ok_or_else(|| {
+            let (name, has) = (&self.node.name, self.mine().count());
+            Shortage::absolute(format!("node '{name}' has no GPU {index} (it has {has})"))
+        })
+    }
+
+    fn known(&self, gpu: &GpuRef) -> Result<&'a GpuRoom, Shortage> {
+        let uuid = &gpu.uuid;
+        self.node.gpus.iter().find(|room| room.gpu.uuid == *uuid).ok_or_else(|| {
+            let name = &self.node.name;
+            Shortage::absolute(format!("node '{name}' has its GPU {uuid} no more"))
+        })
+    }
+
+    fn give(&self, room: &'a GpuRoom, given: &mut Vec<&'a GpuRoom>) -> Result<(), Shortage> {
+        if let Some(reason) = self.refusal(room) {
+            return Err(Shortage::absolute(reason));
+        }
+        if !given.iter().any(|other| other.gpu.uuid == room.gpu.uuid) {
+            given.push(room);
+        }
+        Ok(())
+    }
+
+    /// Gives the others of its group with it.
+    fn take_along(&self, room: &'a GpuRoom, given: &mut Vec<&'a GpuRoom>) -> Result<(), Shortage> {
+        for peer in self.peers(room) {
+            self.give(peer, given).map_err(|shortage| {
+                let index = room.gpu.index;
+                Shortage::absolute(format!(
+                    "GPU {index} goes only with the others of its IOMMU group, and {}",
+                    shortage.reason
+                ))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn peers(&self, room: &'a GpuRoom) -> impl Iterator<Item = &'a GpuRoom> {
+        let along = self.backend == BackendKind::Qemu;
+        self.node.gpus.iter().filter(move |other| along && room.peers.contains(&other.gpu.uuid))
+    }
+
+    fn refusal(&self, room: &GpuRoom) -> Option<String> {
+        let place = format!("GPU {} of node '{}'", room.gpu.index, self.node.name);
+        if let Some(who) = &room.taken_by {
+            return Some(format!("{place} is taken by {who}"));
+        }
+        match self.backend {
+            BackendKind::Docker if !room.for_containers => {
+                Some(format!("{place} is for virtual machines only (--backend qemu)"))
+            }
+            BackendKind::Docker => room.no_container.as_ref().map(|why| format!("{place} {why}")),
+            BackendKind::Qemu => room
+                .no_machine
+                .as_ref()
+                .map(|why| format!("{place} cannot be given to a virtual machine: {why}")),
+        }
+    }
+
+    /// Whole groups of what is free, the smallest number that reaches the count as far as taking
+    /// one after the other finds it.
+    fn so_many(&self, wanted: usize, near: Option<u32>) -> Result<Vec<GpuRef>, Shortage> {
+        let mut total = 0;
+        let mut why_not = None;
+        let mut units: Vec<Vec<&GpuRoom>> = Vec::new();
+        for room in self.mine() {
+            total += 1;
+            if units.iter().flatten().any(|other| other.gpu.uuid == room.gpu.uuid) {
+                continue;
+            }
+            let mut unit = Vec::new();
+            let given = self.give(room, &mut unit).and_then(|()| self.take_along(room, &mut unit));
+            match given {
+                Ok(()) => units.push(unit),
+                Err(_) if room.taken_by.is_some() => {}
+                Err(shortage) => why_not = why_not.or(Some(shortage.reason)),
+            }
+        }
+        let idle: usize = units.iter().map(Vec::len).sum();
+        if idle < wanted {
+            let name = &self.node.name;
+            let because = why_not.map(|why| format!(" ({why})")).unwrap_or_default();
+            return Err(Shortage {
+                reason: format!(
+                    "node '{name}' has {idle} of {total} GPUs free, {wanted} are needed{because}"
+                ),
+                share: idle as f64 / wanted as f64,
+                would_fit: (idle > 0).then(|| format!("--gpus {idle}")),
+            });
+        }
+        // Cards beside the processors it is pinned to are faster to reach.
+        units.sort_by_key(|unit| near.is_some() && unit.iter().any(|room| room.numa != near));
+        let mut given: Vec<&GpuRoom> = Vec::new();
+        while given.len() < wanted {
+            let missing = wanted - given.len();
+            let fits = units.iter().position(|unit| unit.len() <= missing);
+            let smallest = || (0..units.len()).min_by_key(|at| units[*at].len());
+            let Some(at) = fits.or_else(smallest) else { break };
+            given.extend(units.remove(at));
+        }
+        Ok(refs(&given))
+    }
+}
