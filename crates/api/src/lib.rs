@@ -17,7 +17,7 @@ pub use fs::{
     FsContent, FsDone, FsEntry, FsList, FsMkdir, FsRename, FsRenamed, FsStat, FsWrite, FsWritten,
 };
 pub use node::{
-    GpuInfo, HealthSample, JoinToken, JoinTokenRequest, LabelChanges, Node, NodeHealth,
+    GpuInfo, HealthSample, JoinToken, JoinTokenRequest, LabelChanges, Node, NodeHealth, VfioGpu,
 };
 pub use snapshot::{LatestSnapshot, Snapshot, SnapshotCreated, SnapshotList, SnapshotsDeleted};
 pub use task::Task;

@@ -29,7 +29,8 @@ pub struct Node {
     pub current_max_temp: f32,
     /// Whether virtual machines can run here.
     pub vm_capable: bool,
-    pub vfio_gpus: Vec<GpuInfo>,
+    /// Those behind an IOMMU, where virtual machines can run.
+    pub vfio_gpus: Vec<VfioGpu>,
     pub runner_version: Option<String>,
 
     pub node_id: String,
@@ -75,6 +76,33 @@ pub struct GpuInfo {
     /// `pci_address` and memory under the original's names.
     pub pci_bus_id: String,
     pub memory_total_mib: f64,
+    /// It is with vfio-pci, for a virtual machine.
+    pub vfio_bound: bool,
+    /// Why no container can have it now, as the rest of a sentence.
+    pub unusable: Option<String>,
+}
+
+/// A GPU as virtual machines see it. Fields up to `iommu_group_peers` are the original API's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct VfioGpu {
+    pub gpu_id: u32,
+    pub pci_address: String,
+    pub name: String,
+    /// Four hexadecimal digits, as are `device_id`'s.
+    pub vendor_id: String,
+    pub device_id: String,
+    pub iommu_group: Option<u32>,
+    /// Its sound, which goes with it.
+    pub audio_pci: Option<String>,
+    /// PCI addresses of the GPUs that go with it.
+    pub iommu_group_peers: Vec<String>,
+
+    pub uuid: String,
+    /// A VPS holds it.
+    pub taken: bool,
+    /// Why it cannot be given to a virtual machine.
+    pub refusal: Option<String>,
 }
 
 /// How a node was at one moment of the last hour.

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use kohakuriver_api::{GpuInfo, Node, Task};
+use kohakuriver_api::{GpuInfo, Node, Task, VfioGpu};
+use kohakuriver_model::node::Gpu;
 use kohakuriver_model::{
     BackendKind, DockerState, FailureCode, GpuRuntime, ImageSource, InstanceSpec, Memory, NodeId,
     Observed, OnOom, Status, VmState, public_status, status,
@@ -238,19 +239,46 @@ pub fn node(app: &App, row: &NodeRow) -> Node {
             (numa.id.to_string(), facts)
         })
         .collect::<BTreeMap<_, _>>();
+    let taken = |gpu: &Gpu| row.gpus_taken.contains(&gpu.uuid);
     node.gpu_info = inventory
         .gpus
         .iter()
+        .filter(|gpu| gpu.is_for_containers())
         .map(|gpu| GpuInfo {
             gpu_id: gpu.index,
             name: gpu.name.clone(),
             uuid: gpu.uuid.clone(),
             pci_address: gpu.pci_address.clone(),
             memory_total_bytes: gpu.memory_bytes,
-            taken: row.gpus_taken.contains(&gpu.uuid),
+            taken: taken(gpu),
             pci_bus_id: gpu.pci_address.clone(),
             memory_total_mib: (gpu.memory_bytes >> 20) as f64,
+            vfio_bound: gpu.vfio.bound,
+            unusable: gpu.no_container.clone(),
         })
         .collect();
+    if matches!(inventory.vm, VmState::Ready { .. }) {
+        let behind_iommu = inventory.gpus.iter().filter(|gpu| gpu.vfio.group.is_some());
+        node.vfio_gpus = behind_iommu
+            .map(|gpu| VfioGpu { taken: taken(gpu), ..vfio_gpu(gpu, &inventory.gpus) })
+            .collect();
+    }
     node
+}
+
+fn vfio_gpu(gpu: &Gpu, all: &[Gpu]) -> VfioGpu {
+    let peers = all.iter().filter(|other| gpu.vfio.peers.contains(&other.uuid));
+    VfioGpu {
+        gpu_id: gpu.index,
+        pci_address: gpu.pci_address.clone(),
+        name: gpu.name.clone(),
+        vendor_id: gpu.vfio.vendor_id.clone(),
+        device_id: gpu.vfio.device_id.clone(),
+        iommu_group: gpu.vfio.group,
+        audio_pci: gpu.vfio.audio.clone(),
+        iommu_group_peers: peers.map(|peer| peer.pci_address.clone()).collect(),
+        uuid: gpu.uuid.clone(),
+        taken: false,
+        refusal: gpu.vfio.refusal.clone(),
+    }
 }

@@ -175,6 +175,9 @@ pub enum BackendError {
     SnapshotInUse { tag: u64 },
     #[error("this node's Docker engine cannot give GPUs to containers: {reason}")]
     NoGpuRuntime { reason: String },
+    /// A machine cannot have the cards it was promised.
+    #[error("this node cannot give it its GPUs: {reason}")]
+    NoGpu { reason: String },
     #[error("{by} would not {act} it: {reason}")]
     Refused { by: &'static str, act: &'static str, reason: String },
     /// The node cannot run virtual machines, or not this one.
@@ -193,7 +196,7 @@ impl BackendError {
             Self::EnvironmentNotFound { .. } => FailureCode::EnvironmentNotFound,
             Self::DiskFull { .. } => FailureCode::DiskFull,
             Self::SnapshotNotFound { .. } => FailureCode::SnapshotNotFound,
-            Self::NoGpuRuntime { .. } => FailureCode::GpuUnavailable,
+            Self::NoGpuRuntime { .. } | Self::NoGpu { .. } => FailureCode::GpuUnavailable,
             Self::Refused { .. } | Self::SnapshotInUse { .. } => FailureCode::StartRefused,
             Self::Slow { .. } => FailureCode::Internal,
         }
@@ -222,7 +225,8 @@ impl BackendError {
                 "install nvidia-container-toolkit on the node, then run 'nvidia-ctk runtime \
                  configure --runtime=docker' and restart Docker"
             }
-            Self::Refused { .. } | Self::Slow { .. } => return None,
+            // What to do is in the reason.
+            Self::NoGpu { .. } | Self::Refused { .. } | Self::Slow { .. } => return None,
         };
         Some(text.to_owned())
     }
@@ -238,6 +242,7 @@ impl BackendError {
             | Self::SnapshotNotFound { .. }
             | Self::SnapshotInUse { .. }
             | Self::NoGpuRuntime { .. }
+            | Self::NoGpu { .. }
             | Self::NoMachine { .. }
             | Self::Refused { .. } => false,
         }

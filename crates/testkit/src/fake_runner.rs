@@ -75,14 +75,24 @@ pub fn inventory() -> Inventory {
     }
 }
 
-/// The same machine with QEMU, which has to emulate.
+/// The same machine with QEMU, which has to emulate, and an IOMMU that has both GPUs in one group.
 pub fn vm_inventory() -> Inventory {
     let vm = VmState::Ready {
         version: "10.0".to_owned(),
         accel: VmAccel::Tcg,
         warning: Some("machines are emulated".to_owned()),
     };
-    Inventory { vm, ..inventory() }
+    let mut machine = Inventory { vm, ..inventory() };
+    let identities: Vec<String> = machine.gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
+    for gpu in &mut machine.gpus {
+        gpu.vfio = GpuVfio {
+            group: Some(12),
+            peers: identities.iter().filter(|other| **other != gpu.uuid).cloned().collect(),
+            refusal: None,
+            ..GpuVfio::default()
+        };
+    }
+    machine
 }
 
 impl FakeRunner {

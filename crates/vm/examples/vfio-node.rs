@@ -22,8 +22,7 @@ use std::time::{Duration, Instant};
 
 use kohakuriver_model::TaskId;
 use kohakuriver_vm::vfio::{
-    Given, Kernel, PciAddress, Roots, RunningKernel, Vfio, VfioError, explain, is_display,
-    locked_memory_bytes, refusal,
+    Given, Kernel, PciAddress, Roots, RunningKernel, Vfio, VfioError, explain, is_display, refusal,
 };
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
@@ -38,6 +37,8 @@ const CARD: [&str; 2] = ["0000:00:10.0", "0000:00:10.1"];
 /// Whom the inner QEMU runs as.
 const QEMU_UID: u32 = 1000;
 const GUEST_BYTES: u64 = 128 << 20;
+/// The guest's memory and what QEMU needs beside it.
+const LOCKED_BYTES: u64 = GUEST_BYTES + (1 << 30);
 /// The disk of the state outlives the guest's reboot, as a node's does.
 const JOURNAL: &str = "/state/vfio";
 const REBOOTED: &str = "/state/rebooted";
@@ -171,7 +172,7 @@ fn pass_through() -> Outcome {
     let before = state()?;
     let given = vfio().take(task(1), &both())?;
     same("groups", given.nodes.len(), 2)?;
-    let (status, said) = inner(&given, locked_memory_bytes(GUEST_BYTES), &[])?;
+    let (status, said) = inner(&given, LOCKED_BYTES, &[])?;
     // QEMU's own talk is of displays that cannot be reset, which real ones can.
     let is_guests = |line: &&str| !line.is_empty() && !line.starts_with("qemu-system");
     for line in said.lines().map(|line| line.trim_matches(['\0', '\r'])).filter(is_guests) {
@@ -194,10 +195,9 @@ fn pass_through() -> Outcome {
 /// QEMU that does not start: each reason has an advice, and the devices come back.
 fn limits_and_other_trouble() -> Outcome {
     let before = state()?;
-    let locked = locked_memory_bytes(GUEST_BYTES);
     let given = vfio().take(task(1), &both())?;
     told("too little memory to lock", inner(&given, 16 << 20, &[])?)?;
-    let dumb = inner(&given, locked, &["-device", "nonsense"])?;
+    let dumb = inner(&given, LOCKED_BYTES, &["-device", "nonsense"])?;
     same("status of a wrong argument", dumb.0, Some(1))?;
     same("advice", explain(&dumb.1), None)?;
     // Somebody binds the sound behind our back.
@@ -209,7 +209,10 @@ fn limits_and_other_trouble() -> Outcome {
     let arguments: Vec<String> = given.arguments.iter().filter(without_sound).cloned().collect();
     let arguments = arguments.chunks(2).filter(|pair| pair.len() == 2 && pair[1] != "-device");
     let arguments: Vec<String> = arguments.flatten().cloned().collect();
-    told("a function that another driver got", inner(&Given { arguments, ..given }, locked, &[])?)?;
+    told(
+        "a function that another driver got",
+        inner(&Given { arguments, ..given }, LOCKED_BYTES, &[])?,
+    )?;
     vfio().give_back(task(1))?;
     same("drivers", state()?, before.clone())?;
     same("journals", journals()?, 0)?;
@@ -217,7 +220,7 @@ fn limits_and_other_trouble() -> Outcome {
 
     let given = vfio().take(task(1), &both())?;
     vfio().give_back(task(1))?;
-    told("devices that were given back", inner(&given, locked, &[])?)?;
+    told("devices that were given back", inner(&given, LOCKED_BYTES, &[])?)?;
     same("drivers", state()?, before)?;
     ok("a QEMU that comes too late gets nothing");
     Ok(())
@@ -229,7 +232,7 @@ fn one_owner() -> Outcome {
     let given = vfio().take(task(1), &both())?;
     let mut qemu = paused(&given)?;
     println!("   {}", trouble(vfio().take(task(2), &set(&[DISK])?))?);
-    told("a second QEMU", inner(&given, locked_memory_bytes(GUEST_BYTES), &[])?)?;
+    told("a second QEMU", inner(&given, LOCKED_BYTES, &[])?)?;
     println!("   {}", without_numbers(&trouble(vfio().give_back(task(1)))?));
     same("it was kept", vfio().held()?.len(), 3)?;
     qemu.kill()?;
@@ -350,7 +353,7 @@ fn inner(given: &Given, locked_bytes: u64, more: &[&str]) -> Outcome<(Option<i32
 
 /// A machine that has its devices and does not run.
 fn paused(given: &Given) -> Outcome<Child> {
-    let mut qemu = qemu(given, locked_memory_bytes(GUEST_BYTES))?;
+    let mut qemu = qemu(given, LOCKED_BYTES)?;
     let child = qemu.arg("-S").stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     let fds = PathBuf::from(format!("/proc/{}/fd", child.id()));
     wait_for("QEMU to open its groups", || {

@@ -36,7 +36,7 @@ mod rebind;
 mod usage;
 
 pub use address::{AddressError, PciAddress};
-pub use arguments::{explain, locked_memory_bytes};
+pub use arguments::explain;
 pub use error::VfioError;
 pub use kernel::{Kernel, RunningKernel};
 pub use pci::{Function, Pci, Roots, is_display};
@@ -66,7 +66,8 @@ pub struct Vfio {
 /// What a machine got.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Given {
-    /// For QEMU's command line.
+    /// For QEMU's command line. A device reaches all of the guest's memory by itself, so QEMU
+    /// must be allowed to lock that (`RLIMIT_MEMLOCK`).
     pub arguments: Vec<String>,
     /// `/dev/vfio/GROUP`: QEMU's user must own these. `/dev/vfio/vfio` is for everybody.
     pub nodes: Vec<PathBuf>,

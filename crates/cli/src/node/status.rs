@@ -2,7 +2,7 @@
 
 use clap_complete::ArgValueCandidates;
 use jiff::Timestamp;
-use kohakuriver_api::{GpuInfo, Node};
+use kohakuriver_api::{GpuInfo, Node, VfioGpu};
 use kohakuriver_model::{Memory, NodeName};
 
 use super::list::{memory, status};
@@ -75,6 +75,10 @@ fn panel(node: &Node, now: Timestamp) -> Panel {
     for gpu in &node.gpu_info {
         panel.add("gpu", gpu_line(gpu));
     }
+    for gpu in &node.vfio_gpus {
+        let tone = if gpu.refusal.is_some() { Tone::Quiet } else { Tone::Plain };
+        panel.tinted("vm gpu", tone, vfio_line(gpu));
+    }
     if !node.gpu_info.is_empty() && !node.gpu_runtime {
         let text = "Docker cannot give GPUs to a VPS: NVIDIA's container toolkit is missing";
         panel.tinted("gpu runtime", Tone::Bad, text);
@@ -108,8 +112,25 @@ fn panel(node: &Node, now: Timestamp) -> Panel {
 
 fn gpu_line(gpu: &GpuInfo) -> String {
     let size = Memory::from_bytes(gpu.memory_total_bytes);
-    let state = if gpu.taken { "taken" } else { "free" };
+    let state = match &gpu.unusable {
+        _ if gpu.taken => "taken".to_owned(),
+        None => "free".to_owned(),
+        Some(why) => format!("not for containers ({why})"),
+    };
     format!("{}: {state}, {} {size} {} {}", gpu.gpu_id, gpu.name, gpu.pci_address, gpu.uuid)
+}
+
+/// What giving it to a virtual machine means.
+fn vfio_line(gpu: &VfioGpu) -> String {
+    let group = gpu.iommu_group.map_or("none".to_owned(), |group| group.to_string());
+    let mut text = format!("{}: {} {}, IOMMU group {group}", gpu.gpu_id, gpu.name, gpu.pci_address);
+    if !gpu.iommu_group_peers.is_empty() {
+        text.push_str(&format!(", goes with {}", gpu.iommu_group_peers.join(", ")));
+    }
+    if let Some(refusal) = &gpu.refusal {
+        text.push_str(&format!("; cannot: {refusal}"));
+    }
+    text
 }
 
 /// `disk=ssd room=b2`

@@ -337,3 +337,42 @@ async fn what_machines_keep_is_listed_and_orphans_are_removed() -> Result<()> {
     }
     panic!("the row stayed");
 }
+
+#[tokio::test]
+async fn a_machine_gets_a_gpu_with_its_group_and_no_container_has_them_then() -> Result<()> {
+    let (host, runner) = with_node(Reaction::Obey).await?;
+    let before = host.get("/api/nodes/n1").await?.body;
+    let card = &before["vfio_gpus"][0];
+    assert_eq!((&card["iommu_group"], &card["refusal"]), (&json!(12), &Value::Null));
+    assert_eq!(card["iommu_group_peers"], json!(["00000000:01:00.0"]));
+    let created = create(&host, json!({"required_gpus": [1]})).await?;
+    assert_eq!(created.status, 200, "{created:?}");
+    let spec = runner.order(id(created.text("task_id"))).unwrap().spec;
+    let cards: Vec<u32> = spec.gpus.iter().map(|gpu| gpu.index).collect();
+    assert_eq!(cards, [1, 0]);
+    let refused = host.post("/api/vps/create", json!({"required_gpus": [0]})).await?;
+    assert!(refused.text("detail").contains("GPU 0 of node 'n1' is taken by VPS 'vm'"));
+    let after = host.get("/api/nodes/n1").await?.body;
+    assert_eq!(
+        (&after["vfio_gpus"][0]["taken"], &after["gpu_info"][0]["taken"]),
+        (&json!(true), &json!(true))
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_gpu_that_no_machine_can_have_is_refused_with_the_reason() -> Result<()> {
+    let host = TestHost::start().await?;
+    let mut inventory = vm_inventory();
+    for gpu in &mut inventory.gpus {
+        gpu.vfio.refusal = Some("the IOMMU is off".to_owned());
+    }
+    let _runner = FakeRunner::join_as(&host, "n1", Reaction::Obey, inventory).await?;
+    for wish in [json!({"required_gpus": [0]}), json!({"gpu_count": 1})] {
+        let refused = create(&host, wish).await?;
+        assert!(refused.text("detail").contains("the IOMMU is off"), "{refused:?}");
+    }
+    let container = host.post("/api/vps/create", json!({"required_gpus": [0]})).await?;
+    assert_eq!(container.status, 200, "{container:?}");
+    Ok(())
+}

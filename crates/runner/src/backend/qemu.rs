@@ -6,6 +6,7 @@
 //!  run       what a start needs, and giving it back
 //!  live      a running QEMU, watched until it is gone
 //!  console   its serial console
+//!  devices   GPUs that machines have
 //!  snapshot  freeze, list, delete
 //!
 //!  <data>/vm/layers  disks/<id>  snapshots/<id>/<tag>.json  agent.img
@@ -42,6 +43,7 @@ use crate::clock;
 use crate::layout::Layout;
 
 mod console;
+mod devices;
 mod host;
 mod live;
 mod make;

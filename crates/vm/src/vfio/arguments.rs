@@ -4,15 +4,6 @@ use std::collections::BTreeSet;
 
 use super::address::PciAddress;
 
-/// What QEMU locks beyond the guest's memory: its own, and the devices' windows.
-const LOCKED_BESIDE_BYTES: u64 = 1 << 30;
-
-/// The limit of locked memory (`RLIMIT_MEMLOCK`) QEMU needs with passed functions: a device
-/// reaches all of the guest's memory by itself, so none of it may be moved.
-pub fn locked_memory_bytes(guest_bytes: u64) -> u64 {
-    guest_bytes.saturating_add(LOCKED_BESIDE_BYTES)
-}
-
 /// Each card on a port of its own, its functions beside each other as they are on the board:
 /// drivers look for a GPU's sound in the slot of the GPU.
 pub fn arguments(pass: &BTreeSet<PciAddress>) -> Vec<String> {

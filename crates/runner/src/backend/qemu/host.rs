@@ -7,10 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use kohakuriver_model::spec::DEFAULT_VM_MEMORY_BYTES;
-use kohakuriver_model::{GpuRef, InstanceSpec, TaskId, VmState};
+use kohakuriver_model::{InstanceSpec, TaskId, VmState};
 use kohakuriver_vm::accel::{self, AccelWish, Choice, Qemu};
 
 use super::QemuConfig;
+use super::devices::Devices;
 use super::record::MachineLimits;
 use crate::backend::BackendError;
 use crate::inventory;
@@ -19,6 +20,7 @@ use crate::inventory;
 #[derive(Debug)]
 pub struct Host {
     wish: AccelWish,
+    pub devices: Devices,
     known: Mutex<Option<Known>>,
     looking: tokio::sync::Mutex<()>,
 }
@@ -43,6 +45,7 @@ impl Host {
     pub fn new(config: &QemuConfig) -> Self {
         Self {
             wish: config.settings.accel,
+            devices: Devices::new(config.layout.data()),
             known: Mutex::default(),
             looking: tokio::sync::Mutex::default(),
         }
@@ -152,18 +155,9 @@ impl Host {
         Some((Ipv4Addr::LOCALHOST, port).into())
     }
 
-    pub async fn take_devices(
-        &self,
-        _id: TaskId,
-        _gpus: &[GpuRef],
-        _user: Option<u32>,
-    ) -> Result<Devices, BackendError> {
-        Ok(Devices::default())
+    pub async fn sweep(&self, living: &[TaskId]) {
+        self.devices.repair(living).await;
     }
-
-    pub async fn give_back_devices(&self, _id: TaskId) {}
-
-    pub async fn sweep(&self, _living: &[TaskId]) {}
 }
 
 /// Above what distributions and containers give out.
@@ -176,11 +170,6 @@ impl Nic {
     pub fn network_config(&self) -> String {
         "version: 2\nethernets:\n  net0:\n    match:\n      macaddress: \"52:54:00:12:34:56\"\n    addresses: [10.0.2.15/24]\n    routes:\n      - {to: 0.0.0.0/0, via: 10.0.2.2}\n    nameservers:\n      addresses: [10.0.2.3]\n".to_owned()
     }
-}
-
-#[derive(Default)]
-pub struct Devices {
-    pub args: Vec<String>,
 }
 
 /// What a specification comes to here: without a limit of cores, a processor for each of the node.

@@ -22,6 +22,7 @@ use kohakuriver_vm::disk::Disks;
 use kohakuriver_vm::image::{Firmware, INITRD_FILE, ImageMeta, KERNEL_FILE, KernelWhen};
 use kohakuriver_vm::launch::Launch;
 use kohakuriver_vm::seed::{Seed, write_agent_disk};
+use kohakuriver_vm::vfio;
 use tokio::process::{Child, Command};
 
 use super::live::{Live, Started};
@@ -95,7 +96,7 @@ impl QemuBackend {
         let refused = |reason: String| BackendError::Refused { by: "QEMU", act: "start", reason };
         let meta = self.image_of(&machine.base)?;
         let nic = host.plug(id, machine.address, user).await?;
-        let devices = host.take_devices(id, &machine.gpus, user).await?;
+        let devices = host.devices.take(id, &machine.gpus, user).await?;
         self.write_seed(id, dir, &nic.network_config()).map_err(files)?;
         let boot = boot(&self.shared.disks, dir, machine, &meta).map_err(refused)?;
         let agent_disk = machine.agent.then(|| self.agent_disk()).transpose().map_err(files)?;
@@ -110,7 +111,7 @@ impl QemuBackend {
             disk: machine.disk.clone(),
             agent_disk,
             nic: nic.args.clone(),
-            devices: devices.args,
+            devices,
         };
         let launch = Launch {
             dir: dir.path().to_owned(),
@@ -152,7 +153,7 @@ impl QemuBackend {
     /// Gives back what a machine that does not run had around it.
     pub(super) async fn clear_away(&self, id: TaskId) {
         self.shared.host.unplug(id).await;
-        self.shared.host.give_back_devices(id).await;
+        self.shared.host.devices.give_back(id).await;
         let _ = fs::remove_file(self.dir(id).path().join(SEED));
     }
 
@@ -322,6 +323,9 @@ fn last_words(dir: &MachineDir) -> String {
     let text = fs::read(dir.path().join(QEMU_LOG)).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    let line = line.trim_start_matches("qemu-system-x86_64: ");
-    line.chars().take(400).collect()
+    let line: String = line.trim_start_matches("qemu-system-x86_64: ").chars().take(400).collect();
+    match vfio::explain(&text) {
+        Some(advice) => format!("{line} ({advice})"),
+        None => line,
+    }
 }
