@@ -11,6 +11,8 @@ use kohakuriver_model::NodeName;
 use kohakuriver_runner::{DataDirLock, MachineSettings, Runner, RunnerConfig, lock_data_dir};
 
 use kohakuriver_vm::accel::AccelWish;
+use kohakuriver_vm::network::user::Outward;
+use kohakuriver_vm::network::{BridgeName, Subnet};
 
 use crate::exit::{Exit, FAILED, NOT_READY, REFUSED, USAGE};
 use crate::host::{host_name, runtime};
@@ -77,16 +79,14 @@ struct Machines {
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     vm_boot_limit: u64,
     /// Bridge that they are on
-    #[arg(long, value_name = "NAME", default_value = "kohaku-br0")]
-    vm_bridge: String,
+    #[arg(long, value_name = "NAME", default_value_t)]
+    vm_bridge: BridgeName,
     /// Where their addresses come from
-    #[arg(
-        long,
-        value_name = "PREFIX",
-        default_value = "10.200.0.0/24",
-        env = "KOHAKURIVER_VM_SUBNET"
-    )]
-    vm_subnet: String,
+    #[arg(long, value_name = "PREFIX", default_value_t, env = "KOHAKURIVER_VM_SUBNET")]
+    vm_subnet: Subnet,
+    /// Without root: let guests reach what this user reaches, this machine's loopback included
+    #[arg(long)]
+    vm_open_network: bool,
 }
 
 impl Machines {
@@ -94,7 +94,8 @@ impl Machines {
         MachineSettings {
             accel: self.vm_accel,
             bridge: self.vm_bridge.clone(),
-            subnet: self.vm_subnet.clone(),
+            subnet: self.vm_subnet,
+            outward: if self.vm_open_network { Outward::Open } else { Outward::Closed },
             stop_grace: Duration::from_secs(self.vm_stop_grace),
             boot_limit: Duration::from_secs(self.vm_boot_limit),
         }

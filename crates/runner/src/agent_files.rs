@@ -10,7 +10,7 @@ use std::path::Path;
 
 use kohakuriver_agent::{AgentConfig, CONFIG_FILE, GUEST_SECRET_FILE, HOST_KEY_FILE};
 use kohakuriver_link::protocol::Order;
-use kohakuriver_model::{InstanceSpec, TaskId};
+use kohakuriver_model::{BackendKind, InstanceSpec, TaskId};
 use kohakuriver_wire::GuestSecret;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
@@ -90,7 +90,8 @@ fn settings(order: &Order) -> io::Result<Vec<u8>> {
             .map(|ssh| ssh.authorized_keys.clone())
             .unwrap_or_default(),
         env: spec.env.clone(),
-        serve_port_22: true,
+        // A guest has its own, which would not start where this was quicker.
+        serve_port_22: spec.backend() == BackendKind::Docker,
     };
     serde_json::to_vec_pretty(&config).map_err(io::Error::other)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use kohakuriver_link::protocol::{Order, Snapshot};
+use kohakuriver_link::protocol::{Machine, NodeAnswer, Order, Snapshot};
 use kohakuriver_model::{BackendKind, FailureCode, InstanceSpec, Inventory, TaskId};
 use tokio::net::UnixStream;
 
@@ -103,6 +103,16 @@ pub trait Backend: Send + Sync + 'static {
     /// Serves one program of the exec protocol on the stream, by the backend's own means: neither
     /// the agent nor anything else of ours in the instance has to work.
     async fn attach(&self, id: TaskId, stream: UnixStream);
+
+    /// What this backend keeps on the node, also of instances that nobody knows of any more.
+    fn kept(&self) -> std::io::Result<Vec<Machine>> {
+        Ok(Vec::new())
+    }
+
+    /// The base images that instances can be made from.
+    fn images(&self) -> NodeAnswer {
+        NodeAnswer::VmImages { dir: String::new(), images: Vec::new() }
+    }
 
     /// Changes, as hints to look again. The stream never ends.
     fn events(&self) -> BoxStream<'static, Change>;

@@ -38,6 +38,11 @@ struct Handle {
     nudges: Arc<Notify>,
 }
 
+fn not_done(message: String) -> NodeAnswer {
+    let hint = Some("the cause is in the runner's log".to_owned());
+    NodeAnswer::Failed { code: FailureCode::Internal, message, hint }
+}
+
 impl Fleet {
     /// Takes up everything the ledger knows.
     pub fn new(shared: Arc<Shared>, records: Vec<Record>) -> Arc<Self> {
@@ -97,13 +102,63 @@ impl Fleet {
     }
 
     /// What this node keeps of virtual machines.
-    pub fn ask_node(&self, question: &NodeQuestion) -> NodeAnswer {
-        tracing::debug!(?question, "this runner has no backend for virtual machines");
-        NodeAnswer::Failed {
-            code: FailureCode::EngineUnavailable,
-            message: "this node's runner has no virtual machines".to_owned(),
-            hint: None,
+    pub async fn ask_node(&self, question: NodeQuestion) -> NodeAnswer {
+        match question {
+            NodeQuestion::ListVmImages => self.shared.backends.qemu.images(),
+            NodeQuestion::ListMachines => match self.shared.backends.qemu.kept() {
+                Ok(mut machines) => {
+                    let drivers = self.lock();
+                    for machine in &mut machines {
+                        machine.known = drivers.contains_key(&machine.task_id);
+                    }
+                    let dir = self.shared.layout.machines_dir().join("disks");
+                    NodeAnswer::Machines { dir: dir.display().to_string(), machines }
+                }
+                Err(error) => not_done(error.to_string()),
+            },
+            NodeQuestion::DeleteMachine { task_id, force } => {
+                self.delete_machine(task_id, force).await
+            }
         }
+    }
+
+    /// Removes a machine that the host has no row of. Its driver does it, if it has one.
+    async fn delete_machine(&self, id: TaskId, force: bool) -> NodeAnswer {
+        let qemu = &self.shared.backends.qemu;
+        let kept = qemu.kept().unwrap_or_default().into_iter().find(|kept| kept.task_id == id);
+        let Some(kept) = kept else {
+            return NodeAnswer::Failed {
+                code: FailureCode::Disappeared,
+                message: "there is no such machine on this node".to_owned(),
+                hint: None,
+            };
+        };
+        if kept.pid.is_some() && !force {
+            return NodeAnswer::Failed {
+                code: FailureCode::StartRefused,
+                message: "the machine runs".to_owned(),
+                hint: None,
+            };
+        }
+        let known = self.lock().get(&id).map(|handle| handle.orders.clone());
+        match known {
+            Some(orders) => {
+                let newest = orders.borrow().clone();
+                orders.send_replace(Order { intent: newest.intent.delete(), ..newest });
+                orders.closed().await;
+            }
+            None => {
+                let removed = async {
+                    qemu.remove(id).await?;
+                    qemu.delete_all_snapshots(id).await
+                };
+                if let Err(error) = removed.await {
+                    return not_done(error.to_string());
+                }
+                let _ = self.shared.ledger.forget(id);
+            }
+        }
+        NodeAnswer::Deleted { freed_bytes: kept.disk_bytes }
     }
 
     /// Passes the backend's hints on until the runner ends.

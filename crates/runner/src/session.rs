@@ -235,7 +235,7 @@ impl Session {
             ToRunner::AskNode { request, question } => {
                 let (fleet, answers) = (Arc::clone(&self.fleet), answers.clone());
                 tokio::spawn(async move {
-                    let answer = fleet.ask_node(&question);
+                    let answer = fleet.ask_node(question).await;
                     let _ = answers.send(ToHost::NodeAnswer { request, answer }).await;
                 });
             }

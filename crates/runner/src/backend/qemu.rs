@@ -4,6 +4,7 @@
 //!  record    what is written of a machine: how it was made, started, ended
 //!  make      image or snapshot -> layer -> a machine with a disk; its removal
 //!  run       what a start needs, and giving it back
+//!  host      QEMU and its accelerator; net, devices: what machines have around them
 //!  live      a running QEMU, watched until it is gone
 //!  console   its serial console
 //!  devices   GPUs that machines have
@@ -26,11 +27,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use kohakuriver_link::protocol::{Order, Snapshot};
+use kohakuriver_link::protocol::{self, NodeAnswer, Order, Snapshot};
 use kohakuriver_model::{InstanceSpec, Inventory, TaskId};
 use kohakuriver_vm::accel::AccelWish;
 use kohakuriver_vm::disk::{DiskError, Disks};
 use kohakuriver_vm::image::ImageStore;
+use kohakuriver_vm::network::user::Outward;
+use kohakuriver_vm::network::{BridgeName, Subnet};
 use tokio::net::UnixStream;
 use tokio::sync::broadcast;
 
@@ -45,8 +48,10 @@ use crate::layout::Layout;
 mod console;
 mod devices;
 mod host;
+mod kept;
 mod live;
 mod make;
+mod net;
 mod record;
 mod run;
 mod snapshot;
@@ -69,9 +74,11 @@ pub struct QemuConfig {
 pub struct MachineSettings {
     pub accel: AccelWish,
     /// The bridge that machines are on, where the runner is root.
-    pub bridge: String,
+    pub bridge: BridgeName,
     /// Where their addresses come from.
-    pub subnet: String,
+    pub subnet: Subnet,
+    /// What guests reach where the runner is not root.
+    pub outward: Outward,
     /// How long a guest may take to power off before it is ended.
     pub stop_grace: Duration,
     /// How long a guest's agent may take to answer after a start.
@@ -82,8 +89,9 @@ impl Default for MachineSettings {
     fn default() -> Self {
         Self {
             accel: AccelWish::Auto,
-            bridge: "kohaku-br0".to_owned(),
-            subnet: "10.200.0.0/24".to_owned(),
+            bridge: BridgeName::default(),
+            subnet: Subnet::default(),
+            outward: Outward::Closed,
             stop_grace: Duration::from_secs(60),
             boot_limit: Duration::from_secs(300),
         }
@@ -302,7 +310,9 @@ impl Backend for QemuBackend {
     fn remarks(&self, id: TaskId) -> Remarks {
         let machine = self.dir(id).machine().ok().flatten();
         Remarks {
-            address: machine.map(|machine| machine.address.into()),
+            address: machine
+                .and_then(|machine| self.shared.host.net.shown(machine.address))
+                .map(Into::into),
             warning: self.shared.host.warning(),
         }
     }
@@ -323,6 +333,14 @@ impl Backend for QemuBackend {
             Some(console) => console.serve(stream).await,
             None => console::refuse(stream, "the machine does not run").await,
         }
+    }
+
+    fn kept(&self) -> io::Result<Vec<protocol::Machine>> {
+        self.ids()?.into_iter().map(|id| self.kept_of(id)).collect()
+    }
+
+    fn images(&self) -> NodeAnswer {
+        self.list_images()
     }
 
     fn events(&self) -> BoxStream<'static, Change> {

@@ -30,6 +30,13 @@ pub enum ParseSubnetError {
     Special(Subnet),
 }
 
+impl Default for Subnet {
+    /// [`DEFAULT_SUBNET`].
+    fn default() -> Self {
+        Self { base: u32::from(Ipv4Addr::new(10, 200, 0, 0)), prefix: 24 }
+    }
+}
+
 impl Subnet {
     pub fn prefix(self) -> u8 {
         self.prefix

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use kohakuriver_link::protocol::StreamTarget;
 use kohakuriver_vm::accel::AccelWish;
@@ -16,8 +17,10 @@ use crate::backend::qemu::{MachineSettings, QemuBackend, QemuConfig};
 
 /// A QEMU backend of its own; its machines go with it.
 struct MachineNode {
-    dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
     layout: Layout,
+    /// Tells its network from those of the other tests.
+    number: u8,
     backend: QemuBackend,
 }
 
@@ -26,13 +29,14 @@ impl MachineNode {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path().join("data"), dir.path().join("shared"));
         link_images(&layout.vm_images());
-        let backend = backend(&layout).await;
-        Self { dir, layout, backend }
+        let number = NODES.fetch_add(1, Ordering::Relaxed);
+        let backend = backend(&layout, number).await;
+        Self { _dir: dir, layout, number, backend }
     }
 
     /// Another runner on the same machine, as after a kill -9.
     async fn restart(&mut self) {
-        self.backend = backend(&self.layout).await;
+        self.backend = backend(&self.layout, self.number).await;
     }
 
     fn process(&self, id: TaskId) -> Process {
@@ -52,12 +56,22 @@ impl Drop for MachineNode {
                 process.kill();
             }
         }
-        let _ = self.dir.path();
+        let _ = Command::new("ip").args(["link", "del", &bridge(self.number)]).output();
+        let _ =
+            Command::new("nft").args(["delete", "table", "inet", &bridge(self.number)]).output();
     }
 }
 
-async fn backend(layout: &Layout) -> QemuBackend {
+static NODES: AtomicU8 = AtomicU8::new(1);
+
+fn bridge(number: u8) -> String {
+    format!("krtest{number}")
+}
+
+async fn backend(layout: &Layout, number: u8) -> QemuBackend {
     let settings = MachineSettings {
+        bridge: bridge(number).parse().unwrap(),
+        subnet: format!("10.213.{number}.0/24").parse().unwrap(),
         accel: AccelWish::Tcg,
         stop_grace: Duration::from_secs(20),
         ..MachineSettings::default()
@@ -140,7 +154,10 @@ async fn a_running_machine_is_taken_up_by_the_next_runner_and_its_own_end_is_tol
     // It powers off while no runner is there; the next one knows how it ended.
     let mut events = node.backend.events();
     assert_eq!(events.next().await, Some(Change::Everything));
-    let _ = said(&node, id, &["poweroff"]).await;
+    let agent = node.backend.agent(id).unwrap();
+    let mut stream = agent_stream::open(&agent, &StreamTarget::Exec).await.unwrap();
+    let off = ExecStart { argv: vec![Word::from("poweroff")], ..ExecStart::default() };
+    write(&mut stream, &ExecInput::Start(off)).await.unwrap();
     let told = tokio::time::timeout(Duration::from_secs(30), events.next()).await;
     assert_eq!(told.expect("it was told"), Some(Change::Instance(id)));
     let ended = life(&node.backend, id).await;

@@ -1,7 +1,5 @@
 //! What the node gives machines: QEMU, an accelerator, processors and memory.
 
-use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
@@ -12,6 +10,7 @@ use kohakuriver_vm::accel::{self, AccelWish, Choice, Qemu};
 
 use super::QemuConfig;
 use super::devices::Devices;
+use super::net::Net;
 use super::record::MachineLimits;
 use crate::backend::BackendError;
 use crate::inventory;
@@ -20,6 +19,7 @@ use crate::inventory;
 #[derive(Debug)]
 pub struct Host {
     wish: AccelWish,
+    pub net: Net,
     pub devices: Devices,
     known: Mutex<Option<Known>>,
     looking: tokio::sync::Mutex<()>,
@@ -45,6 +45,7 @@ impl Host {
     pub fn new(config: &QemuConfig) -> Self {
         Self {
             wish: config.settings.accel,
+            net: Net::new(config),
             devices: Devices::new(config.layout.data()),
             known: Mutex::default(),
             looking: tokio::sync::Mutex::default(),
@@ -113,62 +114,10 @@ impl Host {
 }
 
 impl Host {
-    /// The lowest address of the subnet that nobody has.
-    pub fn free_address(&self, taken: &BTreeSet<Ipv4Addr>) -> Result<Ipv4Addr, BackendError> {
-        let first = u32::from(Ipv4Addr::new(10, 200, 0, 2));
-        (first..first + 253)
-            .map(Ipv4Addr::from)
-            .find(|address| !taken.contains(address))
-            .ok_or_else(|| BackendError::NoMachine {
-                reason: "no address is free".to_owned(),
-                hint: "delete a machine".to_owned(),
-            })
-    }
-
-    /// Who a machine's QEMU is; root gives each its own.
-    pub fn user(&self, address: Ipv4Addr) -> Option<u32> {
-        let root = nix::unistd::geteuid().is_root();
-        root.then(|| FIRST_USER + (u32::from(address) & 0xffff))
-    }
-
-    pub async fn plug(
-        &self,
-        id: TaskId,
-        _address: Ipv4Addr,
-        _user: Option<u32>,
-    ) -> Result<Nic, BackendError> {
-        let port = 20000 + (id.as_u64() % 20000) as u16;
-        Ok(Nic {
-            args: vec![
-                "-netdev".into(),
-                format!("user,id=net,hostfwd=tcp:127.0.0.1:{port}-:7722"),
-                "-device".into(),
-                "virtio-net-pci,netdev=net,romfile=,mac=52:54:00:12:34:56".into(),
-            ],
-        })
-    }
-
-    pub async fn unplug(&self, _id: TaskId) {}
-
-    pub fn agent_address(&self, id: TaskId, _address: Ipv4Addr) -> Option<SocketAddr> {
-        let port = 20000 + (id.as_u64() % 20000) as u16;
-        Some((Ipv4Addr::LOCALHOST, port).into())
-    }
-
+    /// Gives back what belongs to no living machine.
     pub async fn sweep(&self, living: &[TaskId]) {
+        self.net.sweep(living).await;
         self.devices.repair(living).await;
-    }
-}
-
-/// Above what distributions and containers give out.
-const FIRST_USER: u32 = 1_900_000_000;
-
-pub struct Nic {
-    pub args: Vec<String>,
-}
-impl Nic {
-    pub fn network_config(&self) -> String {
-        "version: 2\nethernets:\n  net0:\n    match:\n      macaddress: \"52:54:00:12:34:56\"\n    addresses: [10.0.2.15/24]\n    routes:\n      - {to: 0.0.0.0/0, via: 10.0.2.2}\n    nameservers:\n      addresses: [10.0.2.3]\n".to_owned()
     }
 }
 

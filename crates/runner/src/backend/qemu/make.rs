@@ -119,7 +119,7 @@ impl QemuBackend {
                 by: "the node",
                 act: "create",
                 reason: format!(
-                    "its image has a disk of {} GiB, and a disk can only be larger",
+                    "its image has a disk of {} GiB, and a disk can only be larger: give --vm-disk",
                     image_bytes.div_ceil(1 << 30)
                 ),
             });
@@ -138,6 +138,7 @@ impl QemuBackend {
             numa: spec.numa.clone(),
             gpus: spec.gpus.clone(),
             address: self.free_address()?,
+            agent_port: None,
             agent: meta.agent,
             // A copy of a disk that has lived has its own system on it.
             boots_itself: spec.snapshot.is_some(),
@@ -158,7 +159,7 @@ impl QemuBackend {
                 taken.insert(machine.address);
             }
         }
-        self.shared.host.free_address(&taken)
+        self.shared.host.net.free_address(&taken)
     }
 
     /// Removes a machine that does not run.

@@ -44,6 +44,9 @@ pub struct Machine {
     pub gpus: Vec<GpuRef>,
     /// Its address for as long as it exists.
     pub address: Ipv4Addr,
+    /// The port of this machine's loopback that leads to its agent, where there is no bridge.
+    #[serde(default)]
+    pub agent_port: Option<u16>,
     /// Something of ours answers inside.
     pub agent: bool,
     /// It has been started from its own disk's boot loader, or will be the next time.

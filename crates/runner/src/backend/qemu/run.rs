@@ -51,7 +51,7 @@ impl QemuBackend {
             return Err(refused("it has no disk".to_owned()));
         };
         self.ready_disk(&dir, &mut machine).await?;
-        let outcome = self.launch(id, &dir, &machine, &qemu, &choice).await;
+        let outcome = self.launch(id, &dir, &mut machine, &qemu, &choice).await;
         match outcome {
             Ok(started) => {
                 machine.boots_itself = true;
@@ -87,15 +87,19 @@ impl QemuBackend {
         &self,
         id: TaskId,
         dir: &MachineDir,
-        machine: &Machine,
+        machine: &mut Machine,
         qemu: &Qemu,
         choice: &Choice,
     ) -> Result<Started, BackendError> {
         let host = &self.shared.host;
-        let user = host.user(machine.address);
+        let user = host.net.user(machine.address);
         let refused = |reason: String| BackendError::Refused { by: "QEMU", act: "start", reason };
         let meta = self.image_of(&machine.base)?;
-        let nic = host.plug(id, machine.address, user).await?;
+        let nic = host.net.plug(id, machine).await?;
+        if user.is_none() && machine.agent_port != Some(nic.agent.port()) {
+            machine.agent_port = Some(nic.agent.port());
+            dir.write_machine(machine).map_err(files)?;
+        }
         let devices = host.devices.take(id, &machine.gpus, user).await?;
         self.write_seed(id, dir, &nic.network_config()).map_err(files)?;
         let boot = boot(&self.shared.disks, dir, machine, &meta).map_err(refused)?;
@@ -118,7 +122,7 @@ impl QemuBackend {
             record: STARTED.into(),
             user,
             group: kvm_group(choice.accel),
-            tap: None,
+            tap: nic.tap.clone(),
             cpus: machine.numa.as_ref().map(|pin| pin.cpus.clone()).unwrap_or_default(),
             lock_memory: !args.devices.is_empty(),
         };
@@ -152,7 +156,7 @@ impl QemuBackend {
 
     /// Gives back what a machine that does not run had around it.
     pub(super) async fn clear_away(&self, id: TaskId) {
-        self.shared.host.unplug(id).await;
+        self.shared.host.net.unplug(id).await;
         self.shared.host.devices.give_back(id).await;
         let _ = fs::remove_file(self.dir(id).path().join(SEED));
     }
@@ -219,7 +223,7 @@ impl QemuBackend {
             return None;
         }
         let secret = agent_files::guest_secret(&self.shared.config.layout, id).ok()?;
-        let address = self.shared.host.agent_address(id, machine.address)?;
+        let address = self.shared.host.net.agent(&machine)?;
         Some(AgentAddress::Guest { address, secret })
     }
 

@@ -1,0 +1,57 @@
+//! What the node keeps for machines: base images, and each machine's own files.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use kohakuriver_link::protocol::{self, NodeAnswer, VmImage};
+use kohakuriver_model::{FailureCode, TaskId};
+
+use super::QemuBackend;
+
+/// Names told of one machine; it has a handful.
+const MOST_FILES: usize = 50;
+
+impl QemuBackend {
+    pub(super) fn list_images(&self) -> NodeAnswer {
+        let images = match self.shared.images.list() {
+            Ok(listing) => listing.images,
+            Err(error) => {
+                return NodeAnswer::Failed {
+                    code: FailureCode::ImageUnavailable,
+                    message: error.to_string(),
+                    hint: error.hint(),
+                };
+            }
+        };
+        let told = images.into_iter().map(|image| VmImage {
+            file: format!("{}/{}", image.name, kohakuriver_vm::command::DISK),
+            name: image.name,
+            size_bytes: image.size_bytes,
+            virtual_bytes: image.meta.virtual_bytes,
+            modified_ms: i64::try_from(image.modified_ms).unwrap_or(i64::MAX),
+        });
+        let dir = self.shared.images.dir().display().to_string();
+        NodeAnswer::VmImages { dir, images: told.collect() }
+    }
+
+    /// One machine's own files; what it shares with others is not counted.
+    pub(super) fn kept_of(&self, task_id: TaskId) -> io::Result<protocol::Machine> {
+        let dir = self.dir(task_id);
+        let (mut disk_bytes, mut files) = (0, Vec::new());
+        for entry in fs::read_dir(dir.path())? {
+            let entry = entry?;
+            let about = entry.metadata()?;
+            if about.is_file() && about.nlink() == 1 {
+                disk_bytes += about.blocks() * 512;
+            }
+            files.push(entry.file_name().to_string_lossy().into_owned());
+        }
+        files.sort_unstable();
+        files.truncate(MOST_FILES);
+        let process =
+            dir.started().map(|(process, _)| process).filter(|process| process.is_alive());
+        let pid = process.and_then(|process| u32::try_from(process.pid).ok());
+        Ok(protocol::Machine { task_id, disk_bytes, files, pid, known: false })
+    }
+}
