@@ -62,6 +62,7 @@ pub struct Runner {
     shared: Arc<Shared>,
     identity: watch::Sender<RunnerIdentity>,
     streams: Arc<Streams>,
+    machines: QemuBackend,
     _lock: DataDirLock,
 }
 
@@ -86,15 +87,15 @@ impl Runner {
             default_image: config.default_image.clone(),
             stop_grace: config.stop_grace,
         }));
-        let qemu = Arc::new(QemuBackend::new(QemuConfig {
+        let machines = QemuBackend::new(QemuConfig {
             layout: layout.clone(),
             executable: config.executable.clone(),
             settings: config.machines.clone(),
-        }));
+        });
         // Before any driver looks: a running machine must be seen to run.
-        qemu.adopt().await;
-        let backends = Backends { docker, qemu };
-        Self::start_with(config, layout, identity, backends, lock).await
+        machines.adopt().await;
+        let backends = Backends { docker, qemu: Arc::new(machines.clone()) };
+        Self::start_with(config, layout, identity, backends, machines, lock).await
     }
 
     async fn start_with(
@@ -102,6 +103,7 @@ impl Runner {
         layout: Layout,
         identity: RunnerIdentity,
         backends: Backends,
+        machines: QemuBackend,
         lock: DataDirLock,
     ) -> Result<Self, RunnerError> {
         let ledger = Ledger::new(layout.clone());
@@ -125,7 +127,14 @@ impl Runner {
         });
         let fleet = Fleet::new(Arc::clone(&shared), records);
         let streams = Arc::new(Streams::new(Arc::clone(&fleet)));
-        Ok(Self { fleet, shared, identity: watch::Sender::new(identity), streams, _lock: lock })
+        Ok(Self {
+            fleet,
+            shared,
+            identity: watch::Sender::new(identity),
+            streams,
+            machines,
+            _lock: lock,
+        })
     }
 
     /// What this machine has now.
@@ -153,6 +162,7 @@ impl Runner {
         }
         self.shared.shutdown.cancel();
         self.fleet.finish(FINISH_LIMIT).await;
+        self.machines.leave();
         tracing::info!("runner stopped; its instances run on");
         Ok(())
     }

@@ -36,6 +36,7 @@ use kohakuriver_vm::network::user::Outward;
 use kohakuriver_vm::network::{BridgeName, Subnet};
 use tokio::net::UnixStream;
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 
 use crate::agent_files;
 use crate::agent_stream::AgentAddress;
@@ -116,6 +117,8 @@ struct Shared {
     /// Held while addresses are chosen, and while layers are collected.
     making: tokio::sync::Mutex<()>,
     events: broadcast::Sender<Change>,
+    /// The runner lets go of its machines.
+    left: CancellationToken,
 }
 
 impl QemuBackend {
@@ -133,8 +136,15 @@ impl QemuBackend {
             making: tokio::sync::Mutex::default(),
             events,
             config,
+            left: CancellationToken::new(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Lets go of every machine: they run on, for the next runner to take up.
+    pub fn leave(&self) {
+        self.shared.left.cancel();
+        self.lock().clear();
     }
 
     fn dir(&self, id: TaskId) -> MachineDir {

@@ -36,6 +36,8 @@ impl MachineNode {
 
     /// Another runner on the same machine, as after a kill -9.
     async fn restart(&mut self) {
+        self.backend.leave();
+        tokio::task::yield_now().await;
         self.backend = backend(&self.layout, self.number).await;
     }
 
@@ -151,7 +153,7 @@ async fn a_running_machine_is_taken_up_by_the_next_runner_and_its_own_end_is_tol
     assert_eq!(node.process(id), before, "it was not started again");
     answers(&node.backend, id).await;
 
-    // It powers off while no runner is there; the next one knows how it ended.
+    // The next runner hears of its end, and how it came.
     let mut events = node.backend.events();
     assert_eq!(events.next().await, Some(Change::Everything));
     let agent = node.backend.agent(id).unwrap();

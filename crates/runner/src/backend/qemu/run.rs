@@ -138,7 +138,7 @@ impl QemuBackend {
     fn follow(&self, id: TaskId, started: Started) {
         let live = Arc::clone(&started.live);
         self.lock().insert(id, Arc::clone(&live));
-        let this = self.clone();
+        let (this, left) = (self.clone(), self.shared.left.clone());
         tokio::spawn(async move {
             let clear = || async {
                 this.clear_away(id).await;
@@ -147,9 +147,10 @@ impl QemuBackend {
                     lives.remove(&id);
                 }
             };
-            started.follow(clear).await;
-            // Nobody may be listening.
-            let _ = this.shared.events.send(Change::Instance(id));
+            if left.run_until_cancelled(started.follow(clear)).await.is_some() {
+                // Nobody may be listening.
+                let _ = this.shared.events.send(Change::Instance(id));
+            }
         });
         let _ = self.shared.events.send(Change::Instance(id));
     }
