@@ -157,10 +157,12 @@ async fn files_are_served_over_the_guests_port_whole() {
     let mut read = Vec::new();
     loop {
         use kohakuriver_wire::files::FilesOutput;
-        match answers.next().await.unwrap() {
-            FilesOutput::Data(data) => read.extend_from_slice(&data),
-            FilesOutput::Done { .. } => break,
-            other => assert!(matches!(other, FilesOutput::Found(_)), "{other:?}"),
+        let answer = answers.next().await.unwrap();
+        if let FilesOutput::Data(data) = answer {
+            read.extend_from_slice(&data);
+        } else if !matches!(answer, FilesOutput::Found(_)) {
+            assert!(matches!(answer, FilesOutput::Done { .. }), "{answer:?}");
+            break;
         }
     }
     assert!(read == data);
@@ -211,9 +213,9 @@ async fn new_settings_take_the_old_ones_place_or_are_refused_with_the_reason() {
     assert_eq!(guest.send_settings(&text).await, StreamReply::Ready);
     assert_eq!(std::fs::read(&file).unwrap(), text);
 
-    let refused = |reply| match reply {
-        StreamReply::Refused { error } => error,
-        other => panic!("{other:?}"),
+    let refused = |reply| {
+        let StreamReply::Refused { error } = reply else { panic!("{reply:?}") };
+        error
     };
     new.task_id = "8".into();
     let others = serde_json::to_vec(&new).unwrap();
