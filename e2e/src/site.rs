@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU8, Ordering};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::docker::containers_under;
@@ -22,7 +25,11 @@ pub struct Site {
     dir: tempfile::TempDir,
     port: u16,
     ssh_port: u16,
+    /// Tells its machines' network from those of other sites.
+    number: u8,
 }
+
+static SITES: AtomicU8 = AtomicU8::new(1);
 
 impl Default for Site {
     fn default() -> Self {
@@ -35,7 +42,8 @@ impl Site {
         let dir =
             tempfile::Builder::new().prefix("kr-e2e").tempdir().expect("a temporary directory");
         fs::create_dir(dir.path().join("home")).expect("a fresh directory");
-        Self { dir, port: 0, ssh_port: 0 }
+        let number = SITES.fetch_add(1, Ordering::Relaxed);
+        Self { dir, port: 0, ssh_port: 0, number }
     }
 
     pub fn path(&self) -> &Path {
@@ -67,9 +75,47 @@ impl Site {
             .env("HOME", self.home())
             .env("NO_COLOR", "1")
             .env("KOHAKURIVER_HOST", "127.0.0.1")
+            .env("KOHAKURIVER_VM_BRIDGE", self.bridge())
+            .env("KOHAKURIVER_VM_SUBNET", format!("10.214.{}.0/24", self.number))
             .env("KOHAKURIVER_PORT", self.port.to_string())
             .env("KOHAKURIVER_SSH_PROXY_PORT", self.ssh_port.to_string());
         command
+    }
+
+    /// The bridge of this site's machines.
+    pub fn bridge(&self) -> String {
+        format!("kre2e{}", self.number)
+    }
+
+    /// Puts the tests' small guest among the images; `scripts/vm-micro-image.sh` makes it.
+    pub fn with_micro_image(self) -> Self {
+        let made = target_dir().join("vm-images/micro");
+        let image = self.data_dir().join("shared/vm-images/micro");
+        fs::create_dir_all(&image).expect("the site is writable");
+        let files = fs::read_dir(&made).unwrap_or_else(|error| {
+            panic!("{}: {error}: run scripts/vm-micro-image.sh target/vm-images", made.display())
+        });
+        for file in files {
+            let file = file.expect("the image can be read");
+            fs::copy(file.path(), image.join(file.file_name())).expect("the image fits");
+        }
+        self
+    }
+
+    /// The pids of this site's QEMUs.
+    pub fn machines(&self) -> Vec<i32> {
+        let below = self.path().join("data");
+        let processes = fs::read_dir("/proc").expect("/proc is there").flatten();
+        processes
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+            .filter(|pid| {
+                let is_qemu = fs::read_to_string(format!("/proc/{pid}/comm"))
+                    .is_ok_and(|name| name.starts_with("qemu-system"));
+                is_qemu
+                    && fs::read_link(format!("/proc/{pid}/cwd"))
+                        .is_ok_and(|dir| dir.starts_with(&below))
+            })
+            .collect()
     }
 
     /// Runs a client command.
@@ -178,10 +224,24 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
+        for pid in self.machines() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        let bridge = self.bridge();
+        if Path::new("/sys/class/net").join(&bridge).exists() {
+            let _ = run(Command::new("ip").args(["link", "del", &bridge]));
+        }
         for name in self.containers() {
             let _ = run(Command::new("docker").args(["rm", "--force", &name]));
         }
     }
+}
+
+/// Where Cargo puts what it builds.
+fn target_dir() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own file");
+    let dir = test.ancestors().nth(4).expect("tests are four levels below it");
+    dir.to_owned()
 }
 
 /// `KOHAKURIVER_BIN`, or the executable that was built beside this test.

@@ -79,7 +79,7 @@ struct Machines {
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     vm_boot_limit: u64,
     /// Bridge that they are on
-    #[arg(long, value_name = "NAME", default_value_t)]
+    #[arg(long, value_name = "NAME", default_value_t, env = "KOHAKURIVER_VM_BRIDGE")]
     vm_bridge: BridgeName,
     /// Where their addresses come from
     #[arg(long, value_name = "PREFIX", default_value_t, env = "KOHAKURIVER_VM_SUBNET")]

@@ -130,6 +130,11 @@ fn settled_status(intent: &Intent, state: &Observed) -> Status {
         (Observed::Stopped { oom: true, .. }, Desired::Running | Desired::Paused) => {
             Status::KilledOom
         }
+        // It went down by itself in good order, as a machine that is powered off from inside.
+        (
+            Observed::Stopped { exit_code: Some(0), oom: false, .. },
+            Desired::Running | Desired::Paused,
+        ) => Status::Stopped,
         // It was asked to be up and is not: its main process ended by itself.
         (Observed::Stopped { .. } | Observed::Absent, Desired::Running | Desired::Paused) => {
             Status::Failed

@@ -94,13 +94,7 @@ pub async fn ask_version(program: &Path) -> Result<Qemu, String> {
 pub async fn prove(program: &Path, accel: VmAccel) -> Result<(), String> {
     if accel == VmAccel::Kvm {
         let device = std::fs::File::options().read(true).write(true).open("/dev/kvm");
-        device.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => "there is no /dev/kvm".to_owned(),
-            io::ErrorKind::PermissionDenied => {
-                "/dev/kvm may not be opened: let this user into the group kvm".to_owned()
-            }
-            _ => format!("/dev/kvm: {error}"),
-        })?;
+        device.map_err(|error| why_no_kvm(&error))?;
     }
     let disk = boot_disk().map_err(|error| format!("no file for a guest: {error}"))?;
     let processor = match accel {
@@ -123,6 +117,16 @@ pub async fn prove(program: &Path, accel: VmAccel) -> Result<(), String> {
             tracing::debug!(said = last_line(&output.stderr), "a guest did not run");
             Err("a guest that is started under KVM does not run".to_owned())
         }
+    }
+}
+
+fn why_no_kvm(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::NotFound {
+        "there is no /dev/kvm".to_owned()
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        "/dev/kvm may not be opened: let this user into the group kvm".to_owned()
+    } else {
+        format!("/dev/kvm: {error}")
     }
 }
 

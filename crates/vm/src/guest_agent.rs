@@ -67,10 +67,10 @@ impl GuestAgent {
     }
 
     async fn ask(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
-        let asked = match arguments {
-            Value::Null => json!({"execute": command}),
-            arguments => json!({"execute": command, "arguments": arguments}),
-        };
+        let mut asked = json!({"execute": command});
+        if !arguments.is_null() {
+            asked["arguments"] = arguments;
+        }
         self.0.write_all(format!("{asked}\n").as_bytes()).await?;
         self.hear().await
     }

@@ -13,4 +13,5 @@ mod nodes;
 mod ssh_features;
 mod terminal;
 mod two_nodes;
+mod vms;
 mod websocket;

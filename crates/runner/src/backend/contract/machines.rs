@@ -127,7 +127,9 @@ async fn said(node: &MachineNode, id: TaskId, argv: &[&str]) -> String {
             ExecOutput::Stdout(piece) => text.extend_from_slice(&piece),
             ExecOutput::Exit(ExecExit::Code(0)) => return String::from_utf8(text).unwrap(),
             ExecOutput::StdinTaken(_) => {}
-            other => panic!("{other:?}"),
+            other @ (ExecOutput::Stderr(_) | ExecOutput::Exit(_) | ExecOutput::Failed(_)) => {
+                panic!("{other:?}")
+            }
         }
     }
 }

@@ -187,7 +187,7 @@ impl QemuBackend {
                 }
                 // It runs and cannot be spoken to: it is left alone, and seen to run.
                 Err(error) => {
-                    tracing::warn!(task_id = %id, error, "a running QEMU does not answer")
+                    tracing::warn!(task_id = %id, error, "a running QEMU does not answer");
                 }
             }
         }
