@@ -27,6 +27,9 @@ const HOOKS: [&str; 2] = ["nvidia-container-runtime-hook", "nvidia-container-too
 /// NVIDIA, AMD, Intel: whose displays compute. Others are the board's own small ones.
 const MAKERS: [u16; 3] = [0x10de, 0x1002, 0x8086];
 
+const NOT_ROOT: &str =
+    "the node's runner is not root, and only root can take a card from its driver";
+
 /// The cards as they are, and the book brought up to date.
 pub async fn detect(data: &Path) -> Vec<Gpu> {
     let listed = nvidia_smi::list(Path::new("/sys/bus/pci/devices")).await;
@@ -34,7 +37,8 @@ pub async fn detect(data: &Path) -> Vec<Gpu> {
     let data = data.to_owned();
     let all = listed.clone();
     let detected = tokio::task::spawn_blocking(move || {
-        let sight = Sight { pci: vfio.look()?, held: vfio.held()? };
+        let root = nix::unistd::geteuid().is_root();
+        let sight = Sight { pci: vfio.look()?, held: vfio.held()?, root };
         let book = Book::load(&data);
         let fresh = book.updated(&all, &sight.pci);
         if fresh != book
@@ -108,6 +112,8 @@ pub fn runtime() -> GpuRuntime {
 struct Sight {
     pci: Pci,
     held: BTreeMap<PciAddress, TaskId>,
+    /// Only root can take a card from its driver.
+    root: bool,
 }
 
 impl Sight {
@@ -154,7 +160,9 @@ impl Sight {
         GpuVfio {
             group: gpu.group,
             peers: peers.iter().filter_map(|peer| identities.get(peer).cloned()).collect(),
-            refusal: vfio::refusal(&self.pci, gpu.address).map(|refusal| refusal.to_string()),
+            refusal: vfio::refusal(&self.pci, gpu.address)
+                .map(|refusal| refusal.to_string())
+                .or_else(|| (!self.root).then(|| NOT_ROOT.to_owned())),
             vendor_id: format!("{:04x}", gpu.vendor),
             device_id: format!("{:04x}", gpu.device),
             audio: unit.iter().find(is_sound).map(ToString::to_string),

@@ -53,7 +53,7 @@ impl Machine {
     }
 
     fn sight(&self) -> Sight {
-        Sight { pci: self.vfio().look().unwrap(), held: BTreeMap::new() }
+        Sight { pci: self.vfio().look().unwrap(), held: BTreeMap::new(), root: true }
     }
 
     fn data(&self) -> &Path {
@@ -104,6 +104,8 @@ fn others_come_after_those_of_nvidia_and_the_boards_own_display_is_none() {
     assert_eq!((vfio.group, vfio.refusal.as_deref()), (Some(7), None));
     assert_eq!((vfio.vendor_id.as_str(), vfio.device_id.as_str()), ("10de", "1234"));
     assert_eq!(vfio.audio.as_deref(), Some("0000:07:00.1"));
+    let gpus = Sight { root: false, ..sight }.gpus(both(), &Book::default());
+    assert!(gpus[0].vfio.refusal.as_ref().unwrap().contains("not root"));
 }
 
 #[test]
