@@ -92,16 +92,21 @@ impl World {
 
     fn plug_in(&self, number: u8) -> Guest {
         let tap = tap_name(id(number.into()));
-        // The kernel takes its time to notice that somebody is there now.
-        let ready = format!(
-            "bridge link show dev {tap} | grep -q forwarding && ip link show kohaku-br0 | grep -q LOWER_UP"
-        );
         let guest = self.node.run(move || {
             let mac = Mac::of(address(number)).octets();
             Guest::plug_in(&tap, mac, address(number), Mac::of(GATEWAY).octets())
         });
-        self.node.sh(&format!("for i in $(seq 50); do {ready} && exit 0; sleep 0.1; done; exit 1"));
+        self.await_ready(number);
         guest
+    }
+
+    /// The kernel takes its time to notice that somebody is there now.
+    fn await_ready(&self, number: u8) {
+        let tap = tap_name(id(number.into()));
+        let ready = format!(
+            "bridge link show dev {tap} | grep -q forwarding && ip link show kohaku-br0 | grep -q LOWER_UP"
+        );
+        self.node.sh(&format!("for i in $(seq 50); do {ready} && exit 0; sleep 0.1; done; exit 1"));
     }
 
     fn listen_outside(&self, address: Ipv4Addr, port: u16) -> UdpSocket {
@@ -334,6 +339,27 @@ fn rules_that_somebody_flushed_come_back() {
     let rules = world.node.sh(list);
     world.with(|network| async move { network.repair().await.unwrap() });
     assert_eq!(world.node.sh(list), rules);
+}
+
+#[test]
+fn a_bridge_that_was_removed_under_its_guests_comes_back() {
+    let world = World::new();
+    let (mut one, mut other) = (world.guest(2), world.guest(3));
+    world.node.sh("ip link del kohaku-br0");
+    world.with(|network| async move { network.repair().await.unwrap() });
+    world.await_ready(2);
+    world.await_ready(3);
+    let server = world.listen_outside(OUTSIDE, 5000);
+    for guest in [&mut one, &mut other] {
+        guest.send_ip(OUTSIDE, UDP, &udp(4000, 5000, b"x"));
+        assert!(received(&server).is_some());
+    }
+    let runner = world.listen_on_node(Ipv4Addr::UNSPECIFIED, 6000);
+    runner.send_to(b"hello", (address(2), 7722)).unwrap();
+    assert!(one.hear_ip(GATEWAY, UDP).is_some());
+    assert_eq!(other.hear_ip(GATEWAY, UDP), None);
+    world.sweep(&[]);
+    assert_eq!(world.traces(), "");
 }
 
 #[test]

@@ -112,20 +112,27 @@ impl Network {
         self.remove_taps(|tap| !living.contains(&tap)).await
     }
 
-    /// Puts right what others changed: flushed rules, forwarding switched off. Does nothing where
-    /// no machine runs.
+    /// Puts right what others changed: flushed rules, forwarding switched off, a bridge that was
+    /// removed under its machines. Does nothing where no machine runs.
     ///
     /// # Errors
     /// It could not be put right.
     pub async fn repair(&self) -> Result<(), NetworkError> {
         let _changing = self.changing.lock().await;
         let seen = self.see().await?;
-        let guests = seen.guests(&self.config.bridge, &self.config.owner);
+        let mut guests = seen.guests(&self.config.bridge, &self.config.owner);
+        let stranded = seen.stranded(&self.config.owner);
+        let on_bridge = !guests.is_empty();
+        guests.extend_from_slice(&stranded);
         if guests.is_empty() {
             return Ok(());
         }
-        self.ensure_bridge(&seen, true).await?;
-        self.apply_rules(&guests, &seen).await
+        self.ensure_bridge(&seen, on_bridge).await?;
+        self.apply_rules(&guests, &seen).await?;
+        for guest in &stranded {
+            self.connect(guest, "").await?;
+        }
+        Ok(())
     }
 
     /// Removes everything, also under machines that run.
@@ -148,23 +155,30 @@ impl Network {
         guests: &[Guest],
         seen: &Seen,
     ) -> Result<(), NetworkError> {
-        let Guest { tap, address, .. } = guest;
-        let (bridge, mac) = (&self.config.bridge, Mac::of(*address));
-        let alias = tap_alias(&self.config.owner, *address);
         // They know the device by its name, before it is there: it never carries a frame unfiltered.
         self.apply_rules(guests, seen).await?;
+        let Guest { tap, address, .. } = guest;
+        let alias = tap_alias(&self.config.owner, *address);
+        let made =
+            format!("tuntap add dev {tap} mode tap user {uid}\nlink set dev {tap} alias {alias}\n");
+        self.connect(guest, &made).await
+    }
+
+    /// Puts a TAP on the bridge, after what makes it.
+    async fn connect(&self, guest: &Guest, made: &str) -> Result<(), NetworkError> {
+        let Guest { tap, address, .. } = guest;
+        let (bridge, mac) = (&self.config.bridge, Mac::of(*address));
         // Nothing is learned and nothing is flooded: where a frame goes is written down, and a
         // port talks to the bridge alone.
-        let made = format!(
-            "tuntap add dev {tap} mode tap user {uid}\n\
-             link set dev {tap} alias {alias}\n\
+        let batch = format!(
+            "{made}link set dev {tap} down\n\
              link set dev {tap} master {bridge}\n\
              link set dev {tap} type bridge_slave isolated on learning off flood off mcast_flood off bcast_flood off\n\
              {ipv6}link set dev {tap} up\n\
              neigh replace {address} lladdr {mac} dev {bridge} nud permanent\n",
             ipv6 = without_ipv6(tap),
         );
-        script("make the machine's network device", &["ip", "-batch", "-"], &made).await?;
+        script("make the machine's network device", &["ip", "-batch", "-"], &batch).await?;
         let frames = format!("fdb replace {mac} dev {tap} master static\n");
         let what = "write down the machine's network address";
         Ok(script(what, &["bridge", "-batch", "-"], &frames).await?)

@@ -100,9 +100,17 @@ impl Seen {
 
     /// The TAPs that are this runner's and on the bridge.
     pub fn guests(&self, bridge: &BridgeName, owner: &Owner) -> Vec<Guest> {
-        let on_bridge =
-            self.taps.iter().filter(|tap| tap.master.as_deref() == Some(bridge.as_str()));
-        on_bridge
+        self.guests_of(owner, Some(bridge.as_str()))
+    }
+
+    /// Those whose bridge somebody removed.
+    pub fn stranded(&self, owner: &Owner) -> Vec<Guest> {
+        self.guests_of(owner, None)
+    }
+
+    fn guests_of(&self, owner: &Owner, master: Option<&str>) -> Vec<Guest> {
+        let there = self.taps.iter().filter(|tap| tap.master.as_deref() == master);
+        there
             .filter_map(|tap| {
                 let id = tap_owner(&tap.name)?;
                 let address = guest_address(&tap.alias, owner)?;
