@@ -65,7 +65,7 @@ initrd() {
   mkdir -p "$root"/{bin,dev,proc,sys,root,modules}
   cp "$busybox" "$root/bin/busybox"
   install -m 755 "$initrd_init" "$root/init"
-  for module in virtio_pci virtio_blk ext4 virtio_net virtio_rng virtio_balloon vfat nls_cp437 nls_ascii button evdev; do
+  for module in virtio_pci virtio_blk ext4 virtio_net virtio_rng virtio_balloon vfat nls_cp437 nls_ascii button evdev pvpanic-pci; do
     # What is built in is no line.
     modprobe -d "$work/kernel" -S "$release" --show-depends "$module" | awk '$1 == "insmod" { print $2 }'
   done | awk '!seen[$0]++' | while read -r path; do

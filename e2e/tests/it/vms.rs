@@ -1,6 +1,8 @@
 //! Virtual machines as people meet them: the same commands as for containers, on real QEMU.
 
 use std::fs;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -74,17 +76,17 @@ fn every_verb_of_the_page_works_on_a_machine() {
     inside(
         &site,
         "vm",
-        "nohup sh -c 'while echo served | nc -l -p 8080; do :; done' >/dev/null 2>&1 &",
+        "setsid sh -c 'while :; do echo served | nc -l -p 8080; done' </dev/null >/dev/null 2>&1 &",
     );
-    let mut forward = Server::start(site.command().args(["forward", "vm", "8080:0"]));
-    let line = forward.wait_for_line("127.0.0.1:");
-    let port = line.split("127.0.0.1:").nth(1).unwrap();
-    let port: String = port.chars().take_while(char::is_ascii_digit).collect();
-    let served = std::net::TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
-    let mut text = String::new();
-    std::io::Read::read_to_string(&mut &served, &mut text).unwrap();
-    assert_eq!(text, "served\n");
-    forward.interrupt();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let forward = Server::start(site.command().args(["forward", "vm", &format!("8080:{port}")]));
+    wait_until("the service is reached", Duration::from_secs(10), || {
+        let mut text = String::new();
+        TcpStream::connect(("127.0.0.1", port))
+            .and_then(|mut stream| stream.read_to_string(&mut text))
+            .is_ok_and(|_| text == "served\n")
+    });
+    forward.kill();
 
     // What a machine cannot do is refused by name.
     for verb in ["pause", "resume"] {
@@ -207,7 +209,7 @@ fn a_guest_that_never_comes_up_is_told_with_its_consoles_last_words_and_can_be_w
     let text = fs::read_to_string(&image).unwrap().replace("panic=", "x=");
     fs::remove_file(&image).unwrap();
     fs::write(&image, text.replace("root=/dev/vda", "root=/dev/vdz")).unwrap();
-    let _server = site.up_with(&["--vm-boot-limit", "20"]);
+    let _server = site.up_with(&["--vm-boot-limit", "45", "--vm-stop-grace", "2"]);
     let mut client = site
         .command()
         .args(["vps", "create", "--backend", "qemu", "--vm-image", "micro", "--name", "vm"])
@@ -218,11 +220,12 @@ fn a_guest_that_never_comes_up_is_told_with_its_consoles_last_words_and_can_be_w
         .spawn()
         .unwrap();
     wait_until("QEMU runs", Duration::from_secs(15), || !site.machines().is_empty());
-    let mut console = Server::start(site.command().args(["terminal", "attach", "vm"]));
-    console.wait_for_line("vdz");
-    console.kill();
+    let mut console = Terminal::start(site.command().args(["terminal", "attach", "vm"]));
+    wait_until("it says why", BOOT, || console.shown().contains("vdz"));
+    console.type_in("\r~d");
+    assert_eq!(console.wait(), 0);
     let mut said = String::new();
-    std::io::Read::read_to_string(client.stderr.as_mut().unwrap(), &mut said).unwrap();
+    client.stderr.as_mut().unwrap().read_to_string(&mut said).unwrap();
     assert!(!client.wait().unwrap().success());
     assert!(said.contains("vdz"), "{said}");
     nothing_is_left(&site);
@@ -244,6 +247,7 @@ fn what_stands_in_a_machines_way_is_said_before_anything_is_made() {
 
     // Somebody else's device has the bridge's name.
     run(Command::new("ip").args(["link", "add", &site.bridge(), "type", "bridge"])).ok();
+    run(Command::new("ip").args(["link", "set", &site.bridge(), "up"])).ok();
     refused(&["--vm-image", "micro"], 1, &[&site.bridge(), "ip link del"]);
     nothing_is_left(&site);
 }

@@ -99,6 +99,9 @@ impl Default for MachineSettings {
     }
 }
 
+/// From an order to a QEMU that runs.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
 /// Cheap to clone: everything is shared.
 #[derive(Clone, Debug)]
 pub struct QemuBackend {
@@ -338,10 +341,10 @@ impl Backend for QemuBackend {
     }
 
     async fn attach(&self, id: TaskId, stream: UnixStream) {
-        let live = self.live(id);
+        let live = self.live_soon(id).await;
         match live.as_ref().and_then(|live| live.console.as_ref()) {
             Some(console) => console.serve(stream).await,
-            None => console::refuse(stream, "the machine does not run").await,
+            None => console::refuse(self.dir(id).path(), stream).await,
         }
     }
 
@@ -373,6 +376,19 @@ impl QemuBackend {
         }
         let reason = "virtual machines cannot be paused; stop and restart keep the disk".to_owned();
         Err(BackendError::Refused { by: "QEMU", act, reason })
+    }
+
+    /// Who attaches to a machine that is being made has seen it announced, and waits for it.
+    async fn live_soon(&self, id: TaskId) -> Option<Arc<Live>> {
+        let deadline = tokio::time::Instant::now() + START_LIMIT;
+        loop {
+            let live = self.live(id);
+            let rests = self.dir(id).ended().is_some();
+            if live.is_some() || rests || tokio::time::Instant::now() >= deadline {
+                return live;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     fn executable(&self) -> OsString {

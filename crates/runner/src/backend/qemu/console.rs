@@ -113,12 +113,16 @@ impl Console {
     }
 }
 
-/// Tells somebody that there is no console now.
-pub async fn refuse(stream: UnixStream, message: &str) {
+/// Tells somebody that there is no console now, and what it said last.
+pub async fn refuse(dir: &Path, stream: UnixStream) {
     let (read, mut writer) = stream.into_split();
     let mut reader = FrameReader::<_, ExecInput>::new(read, &[]);
-    let failed = ExecFailed { code: 126, message: message.to_owned() };
-    finish(&mut reader, &mut writer, &ExecOutput::Failed(failed)).await;
+    let before = tail(dir, BACKLOG);
+    if !before.is_empty() {
+        let _ = write(&mut writer, &ExecOutput::Stdout(before.into())).await;
+    }
+    let message = "the machine does not run".to_owned();
+    finish(&mut reader, &mut writer, &ExecOutput::Failed(ExecFailed { code: 126, message })).await;
 }
 
 async fn listen(mut read: OwnedReadHalf, said: broadcast::Sender<Bytes>, dir: PathBuf) {

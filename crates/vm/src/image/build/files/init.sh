@@ -3,6 +3,8 @@
 # what a machine with one virtio disk does not need.
 b=/bin/busybox
 $b mount -t devtmpfs dev /dev
+# The kernel looked for it before it was there.
+exec </dev/console >/dev/console 2>&1
 $b mount -t proc proc /proc
 $b mount -t sysfs sys /sys
 for module in $($b cat /modules/order); do $b insmod /modules/$module 2>/dev/null; done
