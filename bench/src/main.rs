@@ -18,6 +18,7 @@ mod sample;
 mod scale;
 mod sftp;
 mod start;
+mod vm;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -27,7 +28,7 @@ use sample::Line;
 /// A measurement by its name on the command line.
 type Bench = (&'static str, fn() -> Vec<Line>);
 
-const BENCHES: [Bench; 11] = [
+const BENCHES: [Bench; 12] = [
     ("start", start::run),
     ("create", create::run),
     ("bulk", bulk::run),
@@ -39,6 +40,7 @@ const BENCHES: [Bench; 11] = [
     ("reconcile", reconcile::run),
     ("scale", scale::run),
     ("memory", memory::run),
+    ("vm", vm::run),
 ];
 
 fn main() -> ExitCode {

@@ -1,0 +1,226 @@
+//! Virtual machines: from nothing to the first login, beside a QEMU command written by hand that
+//! boots the same image in the same way; what a machine costs its node.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kohakuriver_e2e::{Server, Site, run as run_command};
+use kohakuriver_vm::accel::{AccelWish, choose, find_qemu};
+use kohakuriver_vm::disk::Disks;
+use kohakuriver_vm::image::{Image, ImageStore};
+use kohakuriver_vm::seed::Seed;
+
+use crate::sample::{Line, timed};
+
+const ROUNDS: usize = 5;
+const MEMORY_MIB: u64 = 1024;
+const IMAGE: &str = "debian-12";
+
+pub fn run() -> Vec<Line> {
+    let store = store();
+    let image = ImageStore::new(&store)
+        .get(&IMAGE.parse().expect("a name"))
+        .unwrap_or_else(|e| panic!("{e}: scripts/bench.sh makes it ({})", store.display()));
+    let mut site = Site::new();
+    let images = site.data_dir().join("shared/vm-images");
+    fs::create_dir_all(images.parent().expect("it has one")).expect("the site is writable");
+    std::os::unix::fs::symlink(&store, images).expect("the site is writable");
+    let server = site.up();
+    let key = site.make_key("bench");
+    let public = fs::read_to_string(key.with_extension("pub")).expect("a pair has two halves");
+
+    let (mut by_hand, mut ours) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let mut guest = None;
+        by_hand.push(timed(|| guest = Some(ByHand::boot(site.path(), &image, &key, &public))));
+        drop(guest);
+        ours.push(timed(|| {
+            create(&site, &key);
+            let key = key.to_str().expect("our own path");
+            site.kr(&["ssh", "vm", "--key", key, "--", "true"]).ok();
+        }));
+        site.kr(&["vps", "delete", "vm", "--yes", "--force"]).ok();
+    }
+    let by_hand = Line::millis("qemu by hand; ssh to its sshd", &by_hand);
+    let ours = Line::millis("vps create --backend qemu; kohakuriver ssh", &ours).against(&by_hand);
+
+    let idle = processor_share(&server);
+    create(&site, &key);
+    // What a first boot does afterwards is over.
+    std::thread::sleep(Duration::from_secs(30));
+    let pid = site.machines()[0];
+    let beyond = beyond_guest_mebibytes(pid);
+    let with_machine = processor_share(&server);
+    let mut lines = vec![by_hand, ours, overlays(site.path(), &image)];
+    lines.push(Line::new("QEMU beyond its guest's memory, resident", "MiB", vec![beyond]));
+    lines.push(Line::new("host and runner, no machine, processor time", "ms/s", vec![idle]));
+    let what = "the same with an idle machine";
+    lines.push(Line::new(what, "ms/s", vec![with_machine]));
+    site.kr(&["vps", "delete", "vm", "--yes", "--force"]).ok();
+    lines
+}
+
+/// Where `scripts/bench.sh` puts images.
+fn store() -> PathBuf {
+    let executable = std::env::current_exe().expect("a program knows its own file");
+    executable.ancestors().nth(3).expect("it is three levels below").join("vm-images")
+}
+
+fn create(site: &Site, key: &Path) {
+    let public = format!("{}.pub", key.display());
+    let memory = MEMORY_MIB.to_string();
+    let arguments = ["vps", "create", "--backend", "qemu", "--name", "vm", "--vm-image", IMAGE];
+    let size = ["-c", "1", "--vm-memory", &memory, "--vm-disk", "8", "--public-key-file", &public];
+    site.kr(&[&arguments[..], &size].concat()).ok();
+}
+
+/// A machine that somebody started by hand.
+struct ByHand {
+    qemu: Child,
+    dir: tempfile::TempDir,
+}
+
+impl ByHand {
+    /// Returns when sshd lets in.
+    fn boot(site: &Path, image: &Image, key: &Path, public: &str) -> Self {
+        let dir = tempfile::tempdir_in(site).expect("the site is writable");
+        let disk = dir.path().join("disk.qcow2");
+        let mut overlay = Command::new("qemu-img");
+        overlay.args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]).arg(&image.disk);
+        run_command(overlay.arg(&disk).arg("8G")).ok();
+        let seed = dir.path().join("seed.img");
+        let network = "version: 2\nethernets:\n  all:\n    match: {name: \"en*\"}\n    \
+            addresses: [10.0.2.15/24]\n    routes:\n      - {to: 0.0.0.0/0, via: 10.0.2.2}\n";
+        let told = Seed {
+            instance_id: "by-hand".to_owned(),
+            hostname: "by-hand".to_owned(),
+            authorized_keys: vec![public.trim().to_owned()],
+            network_config: network.to_owned(),
+            settings: Vec::new(),
+        };
+        told.write(&seed).expect("the seed fits");
+        let port =
+            TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+        let qemu = Self::start(image, &disk, &seed, port);
+        let this = Self { qemu, dir };
+        let known = this.dir.path().join("known_hosts");
+        let login = || {
+            let mut ssh = Command::new("ssh");
+            ssh.args([
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                "BatchMode=yes",
+                "-o",
+                "LogLevel=ERROR",
+            ]);
+            ssh.args(["-o", "ConnectTimeout=1", "-o"])
+                .arg(format!("UserKnownHostsFile={}", known.display()));
+            ssh.arg("-i").arg(key).args(["-p", &port.to_string(), "root@127.0.0.1", "true"]);
+            run_command(&mut ssh).code == 0
+        };
+        let deadline = Instant::now() + Duration::from_secs(300);
+        while !login() {
+            assert!(Instant::now() < deadline, "the guest by hand does not let in");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        this
+    }
+
+    fn start(image: &Image, disk: &Path, seed: &Path, port: u16) -> Child {
+        let accel = futures_of(choose(&find_qemu().expect("QEMU"), AccelWish::Auto))
+            .expect("works")
+            .accel
+            .word();
+        let processor = if accel == "kvm" { "host" } else { "max,svm=off" };
+        let kernel = image.meta.kernel.as_ref().expect("our image has its kernel beside it");
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"]);
+        qemu.args([
+            "-machine",
+            &format!("q35,accel={accel},sata=off,smbus=off,i8042=off,vmport=off,hpet=off"),
+        ]);
+        qemu.args(["-cpu", processor, "-smp", "1", "-m", &format!("{MEMORY_MIB}M")]);
+        qemu.arg("-kernel").arg(image.kernel_file()).arg("-initrd").arg(image.initrd_file());
+        // There is nobody for the agent to serve.
+        qemu.args([
+            "-append",
+            &format!("{} systemd.mask=kohakuriver-agent.service", kernel.cmdline),
+        ]);
+        qemu.args([
+            "-drive",
+            &format!("if=virtio,format=qcow2,discard=unmap,file={}", disk.display()),
+        ]);
+        qemu.args(["-drive", &format!("if=virtio,format=raw,readonly=on,file={}", seed.display())]);
+        qemu.args(["-netdev", &format!("user,id=n,hostfwd=tcp:127.0.0.1:{port}-:22")]);
+        qemu.args(["-device", "virtio-net-pci,netdev=n,romfile=", "-device", "virtio-rng-pci"]);
+        qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        qemu.spawn().expect("QEMU starts")
+    }
+}
+
+impl Drop for ByHand {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+fn futures_of<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(work)
+}
+
+/// Disks over the image, one after the other.
+fn overlays(site: &Path, image: &Image) -> Line {
+    let disks = Disks::new(site.join("overlays"));
+    disks.prepare().expect("the site is writable");
+    let files = vec![(image.disk.clone(), "disk.qcow2")];
+    let bytes = image.meta.virtual_bytes;
+    futures_of(disks.adopt_image("image", files, bytes, |_| {})).expect("it is linked");
+    let samples: Vec<Duration> = (0..20)
+        .map(|number| {
+            let dir = disks.disks_dir().join(number.to_string());
+            fs::create_dir(&dir).expect("a fresh directory");
+            timed(|| futures_of(disks.create(&dir, "image", 8 << 30)).expect("it is made"))
+        })
+        .collect();
+    Line::millis("an overlay disk", &samples)
+}
+
+/// Resident memory of a QEMU without what is the guest's.
+fn beyond_guest_mebibytes(pid: i32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("the machine runs");
+    let (mut resident, mut size) = (0.0, 0.0);
+    for line in text.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let (field, number) =
+            (words.next(), words.next().and_then(|word| word.parse::<f64>().ok()));
+        match (field, number) {
+            (Some("Size:"), Some(kibibytes)) => size = kibibytes,
+            (Some("Rss:"), Some(kibibytes)) if size < (MEMORY_MIB * 1024) as f64 => {
+                resident += kibibytes;
+            }
+            _ => {}
+        }
+    }
+    resident / 1024.0
+}
+
+/// Milliseconds of processor time for each second of the clock, over ten.
+fn processor_share(server: &Server) -> f64 {
+    const SECONDS: u64 = 10;
+    let used = || {
+        let text = fs::read_to_string(format!("/proc/{}/stat", server.pid())).expect("it runs");
+        let fields: Vec<&str> = text.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+        let ticks: f64 =
+            [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<f64>().ok()).sum();
+        ticks * 10.0
+    };
+    let before = used();
+    std::thread::sleep(Duration::from_secs(SECONDS));
+    (used() - before) / SECONDS as f64
+}
