@@ -180,7 +180,7 @@ fn overlays(site: &Path, image: &Image) -> Line {
     disks.prepare().expect("the site is writable");
     let files = vec![(image.disk.clone(), "disk.qcow2")];
     let bytes = image.meta.virtual_bytes;
-    futures_of(disks.adopt_image("image", files, bytes, |_| {})).expect("it is linked");
+    futures_of(disks.adopt_image("image", files, bytes, |_| true, |_| {})).expect("it is linked");
     let samples: Vec<Duration> = (0..20)
         .map(|number| {
             let dir = disks.disks_dir().join(number.to_string());

@@ -225,7 +225,8 @@ impl BackendError {
                 "use one of the names listed, or put NAME-UNIXTIME.tar there"
             }
             Self::DiskFull { .. } => {
-                "free space on the node ('docker system df' shows where it is)"
+                "free space on the node: 'docker system df' and 'du -h' on its data directory show where \
+                 it is"
             }
             Self::SnapshotNotFound { .. } => "kohakuriver vps snapshot list VPS",
             Self::SnapshotInUse { .. } => {

@@ -20,14 +20,20 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use crate::command::DISK;
 
-/// A disk that is not the machine's yet.
-const FLAT: &str = "flat.qcow2";
+/// A disk that is not finished.
+const UNNAMED: &str = "unfinished.qcow2";
+const UNFINISHED: &str = ".unfinished-";
+const TOOL_LIMIT: Duration = Duration::from_secs(60);
+/// It copies what all the layers of a disk hold.
+const REBASE_LIMIT: Duration = Duration::from_secs(3600);
 const ABOUT: &str = "layer.json";
 /// Space that stays free on the node: what is running must be able to write.
 const RESERVE_BYTES: u64 = 1 << 30;
@@ -58,11 +64,12 @@ pub struct Layer {
 #[derive(Clone, Debug)]
 pub struct Disks {
     root: PathBuf,
+    adopting: Arc<Mutex<()>>,
 }
 
 impl Disks {
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), adopting: Arc::default() }
     }
 
     pub fn root(&self) -> &Path {
@@ -113,15 +120,17 @@ impl Disks {
 
     /// Makes a layer of an image's files, each a path and its name in the layer: further names of
     /// the files, or copies where the image is on another filesystem. Replacing or deleting the
-    /// image leaves the layer as it is.
+    /// image leaves the layer as it is. `whole` says of a directory that the files in it belong
+    /// together: the image may be replaced while it is linked.
     ///
     /// # Errors
-    /// The image cannot be read, or there is no space for a copy.
+    /// The image cannot be read or was replaced meanwhile, or there is no space for a copy.
     pub async fn adopt_image(
         &self,
         name: &str,
         files: Vec<(PathBuf, &'static str)>,
         virtual_bytes: u64,
+        whole: impl Fn(&Path) -> bool + Send + 'static,
         copying: impl Fn(u8) + Send + 'static,
     ) -> Result<(), DiskError> {
         if self.layer(name).is_ok() {
@@ -129,32 +138,49 @@ impl Disks {
         }
         let (this, name) = (self.clone(), name.to_owned());
         let work = tokio::task::spawn_blocking(move || {
-            let dir = this.layer_dir(&name);
-            make_dir(&dir)?;
-            for (from, to) in files {
-                let to = dir.join(to);
-                let _ = fs::remove_file(&to);
-                if fs::hard_link(&from, &to).is_err() {
-                    this.check_space(fs::metadata(&from)?.len())?;
-                    copy(&from, &to, &copying)?;
-                }
-                fs::set_permissions(&to, fs::Permissions::from_mode(0o444))?;
+            // Two machines of a new image at once make one layer.
+            let _turn = this.adopting.lock().unwrap_or_else(PoisonError::into_inner);
+            if this.layer(&name).is_ok() {
+                return Ok(());
             }
-            this.finish_layer(&name, &Layer { below: None, virtual_bytes })
+            let dir = this.layers_dir().join(format!("{UNFINISHED}{name}"));
+            let made = this.gather(&dir, files, virtual_bytes, &whole, &copying);
+            let made = made.and_then(|()| {
+                let _ = fs::remove_dir_all(this.layer_dir(&name));
+                fs::rename(&dir, this.layer_dir(&name))?;
+                Ok(sync_dir(&this.layers_dir())?)
+            });
+            if made.is_err() {
+                let _ = fs::remove_dir_all(&dir);
+            }
+            made
         });
         work.await.map_err(io::Error::other)?
     }
 
-    /// Writes the layer's description, which makes it one.
-    fn finish_layer(&self, name: &str, layer: &Layer) -> Result<(), DiskError> {
-        let dir = self.layer_dir(name);
-        let file = dir.join(DISK);
-        // Whoever runs over it reads it; nobody writes it.
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o444))?;
-        std::os::unix::fs::chown(&file, Some(0), Some(0)).or_else(unless_root)?;
-        let text = serde_json::to_vec(layer).map_err(io::Error::other)?;
-        write_durably(&dir.join(ABOUT), &text)?;
-        Ok(())
+    fn gather(
+        &self,
+        dir: &Path,
+        files: Vec<(PathBuf, &'static str)>,
+        virtual_bytes: u64,
+        whole: &impl Fn(&Path) -> bool,
+        copying: &impl Fn(u8),
+    ) -> Result<(), DiskError> {
+        let _ = fs::remove_dir_all(dir);
+        make_dir(dir)?;
+        for (from, to) in files {
+            let to = dir.join(to);
+            if fs::hard_link(&from, &to).is_err() {
+                self.check_space(fs::metadata(&from)?.len())?;
+                copy(&from, &to, copying)?;
+            }
+            fs::set_permissions(&to, fs::Permissions::from_mode(0o444))?;
+        }
+        if !whole(dir) {
+            let why = "the image was replaced in this very moment; try again";
+            return Err(io::Error::other(why).into());
+        }
+        describe(dir, &Layer { below: None, virtual_bytes })
     }
 
     /// # Errors
@@ -162,8 +188,12 @@ impl Disks {
     pub fn layer(&self, name: &str) -> Result<Layer, DiskError> {
         let dir = self.layer_dir(name);
         let missing = || DiskError::Layer(name.to_owned());
-        let text = fs::read(dir.join(ABOUT)).map_err(|_| missing())?;
-        if !dir.join(DISK).exists() {
+        let text = match fs::read(dir.join(ABOUT)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
+            Err(error) => return Err(error.into()),
+        };
+        if !dir.join(DISK).try_exists()? {
             return Err(missing());
         }
         serde_json::from_slice(&text).map_err(|_| missing())
@@ -217,9 +247,12 @@ impl Disks {
         let file = layer.join(DISK);
         let _ = fs::remove_file(&file);
         fs::hard_link(dir.join(current), &file)?;
-        let bytes = virtual_bytes(&file).await?;
-        overlay(dir, next, name, bytes).await?;
-        copy_owner(&dir.join(current), &dir.join(next))?;
+        let bytes = virtual_bytes(&file)?;
+        // It has its name when it is whole: who finds it knows that it can be gone over to.
+        overlay(dir, UNNAMED, name, bytes).await?;
+        copy_owner(&dir.join(current), &dir.join(UNNAMED))?;
+        fs::rename(dir.join(UNNAMED), dir.join(next))?;
+        sync_dir(dir)?;
         Ok(())
     }
 
@@ -227,10 +260,10 @@ impl Disks {
     ///
     /// # Errors
     /// The layer's files cannot be described.
-    pub async fn finish_freeze(&self, name: &str, below: &str) -> Result<(), DiskError> {
-        let virtual_bytes = virtual_bytes(&self.layer_dir(name).join(DISK)).await?;
-        let layer = Layer { below: Some(below.to_owned()), virtual_bytes };
-        self.finish_layer(name, &layer)
+    pub fn finish_freeze(&self, name: &str, below: &str) -> Result<(), DiskError> {
+        let dir = self.layer_dir(name);
+        let virtual_bytes = virtual_bytes(&dir.join(DISK))?;
+        describe(&dir, &Layer { below: Some(below.to_owned()), virtual_bytes })
     }
 
     /// Takes back the first half, for a QEMU that would not go over to the next disk.
@@ -244,40 +277,57 @@ impl Disks {
     ///
     /// # Errors
     /// The files cannot be read or described.
-    pub async fn settle(
+    pub fn settle(
         &self,
         dir: &Path,
         name: &str,
         next: &str,
         below: &str,
     ) -> Result<bool, DiskError> {
-        // A half-written disk is none: nothing can have gone over to it.
-        if info(&dir.join(next)).await.is_err() {
+        if !dir.join(next).try_exists()? {
             self.undo_freeze(dir, name, next);
             return Ok(false);
         }
-        self.finish_freeze(name, below).await?;
+        self.finish_freeze(name, below)?;
         Ok(true)
     }
 
-    /// Replaces a long chain below a disk by one layer over the image; reads get slower with each
-    /// layer. The machine must not run.
+    /// Has a disk lie directly over the image, with what the layers between held; reads get slower
+    /// with each layer. The machine must not run. `tool` runs qemu-img with these arguments in
+    /// `dir` as the user who may write the disk: what that one wrote there, names of files among
+    /// it, is not read by anybody who may read more.
     ///
     /// # Errors
     /// qemu-img fails, or there is no space; the disk is as it was then.
-    pub async fn flatten(&self, dir: &Path, current: &str, base: &str) -> Result<(), DiskError> {
-        let below = format!("backing_file=../../layers/{base}/{DISK},backing_fmt=qcow2");
-        let mut convert = tool(dir);
-        convert.args(["convert", "-q", "-f", "qcow2", "-O", "qcow2", "-o", &below]);
-        convert.args([current, FLAT]);
-        if let Err(error) = run(convert).await {
-            let _ = fs::remove_file(dir.join(FLAT));
-            return Err(error);
+    pub async fn flatten(
+        &self,
+        dir: &Path,
+        current: &str,
+        base: &str,
+        tool: impl FnOnce(&[&str]) -> Command,
+    ) -> Result<(), DiskError> {
+        let (from, to) = (dir.join(current), dir.join(UNNAMED));
+        let copied = tokio::task::spawn_blocking(move || {
+            let _ = fs::remove_file(&to);
+            copy(&from, &to, &|_| {})?;
+            copy_owner(&from, &to)
+        });
+        let flat = async {
+            copied.await.map_err(io::Error::other)??;
+            let below = format!("../../layers/{base}/{DISK}");
+            let mut rebase =
+                tool(&["rebase", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &below, UNNAMED]);
+            rebase.stdin(Stdio::null()).kill_on_drop(true);
+            run(rebase, REBASE_LIMIT).await?;
+            File::open(dir.join(UNNAMED))?.sync_all()?;
+            fs::rename(dir.join(UNNAMED), dir.join(current))?;
+            Ok(sync_dir(dir)?)
+        };
+        let outcome: Result<(), DiskError> = flat.await;
+        if outcome.is_err() {
+            let _ = fs::remove_file(dir.join(UNNAMED));
         }
-        copy_owner(&dir.join(current), &dir.join(FLAT))?;
-        fs::rename(dir.join(FLAT), dir.join(current))?;
-        sync_dir(dir)?;
-        Ok(())
+        outcome
     }
 
     /// Removes the files of disks that are not the machine's any more. It must not run.
@@ -303,8 +353,16 @@ impl Disks {
         let mut below = BTreeMap::new();
         for entry in read_dir(&self.layers_dir())? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            let layer = self.layer(&name).ok();
-            below.insert(name, layer.and_then(|layer| layer.below));
+            if name.starts_with(UNFINISHED) {
+                continue;
+            }
+            let next = match self.layer(&name) {
+                Ok(layer) => layer.below,
+                // Half of one: nothing can be built on it.
+                Err(DiskError::Layer(_)) => None,
+                Err(error) => return Err(io::Error::other(error)),
+            };
+            below.insert(name, next);
         }
         let mut kept = BTreeSet::new();
         for name in used {
@@ -377,20 +435,30 @@ async fn overlay(dir: &Path, name: &str, layer: &str, bytes: u64) -> Result<(), 
     // Unopened: a running machine has what is below it locked.
     create.args(["create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", &below, name]);
     create.arg(bytes.to_string());
-    run(create).await.map(drop)
+    run(create, TOOL_LIMIT).await
 }
 
-async fn virtual_bytes(disk: &Path) -> Result<u64, DiskError> {
-    let about = info(disk).await?;
-    about["virtual-size"].as_u64().ok_or_else(|| DiskError::Tool("no virtual size".to_owned()))
+/// What the header of a disk says of its size. Read here: the disk is QEMU's to write, and
+/// qemu-img would open whatever else its header names. Offsets are those of QEMU's
+/// docs/interop/qcow2.
+fn virtual_bytes(disk: &Path) -> Result<u64, DiskError> {
+    let mut header = [0; 32];
+    File::open(disk).and_then(|mut file| io::Read::read_exact(&mut file, &mut header))?;
+    let (magic, size) = (&header[..4], &header[24..]);
+    if magic != b"QFI\xfb" {
+        return Err(DiskError::Tool(format!("{} is not in qcow2 format", disk.display())));
+    }
+    Ok(size.iter().fold(0, |bytes, byte| bytes << 8 | u64::from(*byte)))
 }
 
-async fn info(disk: &Path) -> Result<serde_json::Value, DiskError> {
-    let mut info = tool(Path::new("/"));
-    // -U: also while a machine has it open.
-    info.args(["info", "-U", "-f", "qcow2", "--output=json"]).arg(disk);
-    let text = run(info).await?;
-    serde_json::from_slice(&text).map_err(|error| DiskError::Tool(error.to_string()))
+/// Writes a layer's description, which makes it one.
+fn describe(dir: &Path, layer: &Layer) -> Result<(), DiskError> {
+    let file = dir.join(DISK);
+    // Whoever runs over it reads it; nobody writes it.
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o444))?;
+    std::os::unix::fs::chown(&file, Some(0), Some(0)).or_else(unless_root)?;
+    let text = serde_json::to_vec(layer).map_err(io::Error::other)?;
+    Ok(write_durably(&dir.join(ABOUT), &text)?)
 }
 
 fn tool(dir: &Path) -> Command {
@@ -399,10 +467,13 @@ fn tool(dir: &Path) -> Command {
     command
 }
 
-async fn run(mut command: Command) -> Result<Vec<u8>, DiskError> {
-    let output = command.output().await.map_err(DiskError::NoTool)?;
+async fn run(mut command: Command, limit: Duration) -> Result<(), DiskError> {
+    let output = tokio::time::timeout(limit, command.output()).await;
+    let output = output
+        .map_err(|_| DiskError::Tool(format!("it did not end within {} s", limit.as_secs())))?
+        .map_err(DiskError::NoTool)?;
     if output.status.success() {
-        return Ok(output.stdout);
+        return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let said = said.trim().trim_start_matches("qemu-img: ").to_owned();

@@ -44,6 +44,13 @@ impl GuestAgent {
         }
     }
 
+    /// Lets a guest's filesystems go on that somebody may have left frozen.
+    pub async fn thaw_at(run_dir: &Path) {
+        if let Ok(Ok(agent)) = timeout(SYNC_LIMIT, Self::connect(run_dir)).await {
+            agent.thaw().await;
+        }
+    }
+
     /// Lets them go on.
     pub async fn thaw(mut self) {
         let thawed = timeout(ANSWER_LIMIT, self.ask("guest-fsfreeze-thaw", Value::Null)).await;

@@ -140,24 +140,33 @@ pub struct Process {
 impl Process {
     /// The one that wrote the record.
     pub fn recorded(path: &Path) -> Option<Self> {
-        Self::of_line(&fs::read_to_string(path).ok()?).map(|(process, _)| process)
+        Self::of_line(&fs::read(path).ok()?).map(|(process, _)| process)
     }
 
-    /// Fields 1, 3 and 22 of proc(5)'s stat. The name in parentheses may hold anything.
-    fn of_line(line: &str) -> Option<(Self, char)> {
-        let pid = line.split(' ').next()?.parse().ok()?;
-        let mut fields = line[line.rfind(')')? + 1..].split_ascii_whitespace();
-        let state = fields.next()?.chars().next()?;
+    /// Fields 1, 3 and 22 of proc(5)'s stat. The name in parentheses is the process's own to
+    /// choose, and may hold any byte.
+    fn of_line(line: &[u8]) -> Option<(Self, u8)> {
+        let pid = line.split(|byte| *byte == b' ').next()?;
+        let pid = std::str::from_utf8(pid).ok()?.parse().ok()?;
+        let end = line.iter().rposition(|byte| *byte == b')')?;
+        let fields = std::str::from_utf8(&line[end + 1..]).ok()?;
+        let mut fields = fields.split_ascii_whitespace();
+        let state = *fields.next()?.as_bytes().first()?;
         let start_time = fields.nth(18)?.parse().ok()?;
         Some((Self { pid, start_time }, state))
     }
 
-    /// It still runs; one that waits to be collected by its parent does not.
+    /// It still runs; one that waits to be collected by its parent does not. What cannot be told
+    /// counts as running: nobody's disk is given to somebody else for a failed look.
     pub fn is_alive(self) -> bool {
-        fs::read_to_string(format!("/proc/{}/stat", self.pid))
-            .ok()
-            .and_then(|line| Self::of_line(&line))
-            .is_some_and(|(now, state)| now == self && !matches!(state, 'Z' | 'X'))
+        match fs::read(format!("/proc/{}/stat", self.pid)) {
+            Ok(line) => Self::of_line(&line)
+                .is_none_or(|(now, state)| now == self && !matches!(state, b'Z' | b'X')),
+            Err(error) => {
+                error.kind() != io::ErrorKind::NotFound
+                    && error.raw_os_error() != Some(nix::libc::ESRCH)
+            }
+        }
     }
 
     /// Ends it at once.
@@ -202,11 +211,11 @@ mod tests {
         assert!(!Process { start_time: this.start_time + 1, ..this }.is_alive());
 
         let mut child = Command::new("true").spawn().unwrap();
-        let line = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let line = fs::read(format!("/proc/{}/stat", child.id())).unwrap();
         let (process, _) = Process::of_line(&line).unwrap();
         child.wait().unwrap();
         assert!(!process.is_alive());
-        let odd = "12 (a) b (c) S 1 1 1 0 -1 4 1 0 0 0 0 0 0 0 20 0 1 0 345 1 1";
+        let odd = b"12 (a\xff) b (c) S 1 1 1 0 -1 4 1 0 0 0 0 0 0 0 20 0 1 0 345 1 1";
         assert_eq!(Process::of_line(odd).unwrap().0, Process { pid: 12, start_time: 345 });
     }
 }

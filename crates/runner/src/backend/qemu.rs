@@ -102,6 +102,9 @@ impl Default for MachineSettings {
 /// From an order to a QEMU that runs.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
+const STALLED: &str = "it stands still: the node's disk is full, or cannot be written; it goes on \
+    by itself when there is space";
+
 /// Cheap to clone: everything is shared.
 #[derive(Clone, Debug)]
 pub struct QemuBackend {
@@ -119,6 +122,8 @@ struct Shared {
     promised: Mutex<BTreeSet<String>>,
     /// Held while addresses are chosen, and while layers are collected.
     making: tokio::sync::Mutex<()>,
+    /// Held while the disk with our executable is written.
+    agent_disk: tokio::sync::Mutex<()>,
     events: broadcast::Sender<Change>,
     /// The runner lets go of its machines.
     left: CancellationToken,
@@ -137,6 +142,7 @@ impl QemuBackend {
             live: Mutex::default(),
             promised: Mutex::default(),
             making: tokio::sync::Mutex::default(),
+            agent_disk: tokio::sync::Mutex::default(),
             events,
             config,
             left: CancellationToken::new(),
@@ -232,7 +238,7 @@ impl Backend for QemuBackend {
             live.stop(self.shared.config.settings.stop_grace).await;
             live.wait_gone().await;
         }
-        Ok(())
+        self.end_stray(id).await
     }
 
     async fn kill(&self, id: TaskId) -> Result<(), BackendError> {
@@ -240,11 +246,11 @@ impl Backend for QemuBackend {
             live.kill().await;
             live.wait_gone().await;
         }
-        Ok(())
+        self.end_stray(id).await
     }
 
     async fn resize(&self, id: TaskId, spec: &InstanceSpec) -> Result<(), BackendError> {
-        if self.live(id).is_some() {
+        if self.live(id).is_some() || self.stray(id).is_some() {
             let reason = "a running machine keeps its processors and its memory".to_owned();
             return Err(BackendError::Refused { by: "QEMU", act: "resize", reason });
         }
@@ -326,13 +332,13 @@ impl Backend for QemuBackend {
             address: machine
                 .and_then(|machine| self.shared.host.net.shown(machine.address))
                 .map(Into::into),
-            warning: self.shared.host.warning(),
+            warning: self.trouble(id).or_else(|| self.shared.host.warning()),
         }
     }
 
     async fn refresh_settings(&self, order: &Order) -> io::Result<()> {
         agent_files::refresh_settings(&self.shared.config.layout, order)?;
-        self.send_settings(order.task_id).await;
+        self.send_settings(order.task_id);
         Ok(())
     }
 
@@ -378,12 +384,25 @@ impl QemuBackend {
         Err(BackendError::Refused { by: "QEMU", act, reason })
     }
 
+    /// What is wrong with a machine that runs, or why it does not.
+    fn trouble(&self, id: TaskId) -> Option<String> {
+        if let Some(live) = self.live(id) {
+            return live.is_stalled().then(|| STALLED.to_owned());
+        }
+        let dir = self.dir(id);
+        let newest = dir.started().map(|(_, mark)| mark)?;
+        let ended = dir.ended().filter(|ended| ended.started == newest)?;
+        Some(ended.reason).filter(|reason| !reason.is_empty())
+    }
+
     /// Who attaches to a machine that is being made has seen it announced, and waits for it.
     async fn live_soon(&self, id: TaskId) -> Option<Arc<Live>> {
         let deadline = tokio::time::Instant::now() + START_LIMIT;
         loop {
             let live = self.live(id);
-            let rests = self.dir(id).ended().is_some();
+            let dir = self.dir(id);
+            let newest = dir.started().map(|(_, mark)| mark);
+            let rests = newest.is_some() && dir.ended().map(|ended| ended.started) == newest;
             if live.is_some() || rests || tokio::time::Instant::now() >= deadline {
                 return live;
             }

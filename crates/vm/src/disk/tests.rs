@@ -20,7 +20,7 @@ impl World {
         img(&["create", "-q", "-f", "qcow2", image.to_str().unwrap(), "16M"]);
         write(&image, "0x61");
         let files = vec![(image, DISK)];
-        disks.adopt_image("image-00", files, 16 * MIB, |_| {}).await.unwrap();
+        disks.adopt_image("image-00", files, 16 * MIB, |_| true, |_| {}).await.unwrap();
         let machine = disks.disks_dir().join("7");
         fs::create_dir(&machine).unwrap();
         disks.create(&machine, "image-00", 32 * MIB).await.unwrap();
@@ -34,7 +34,7 @@ impl World {
     async fn freeze(&self, current: &str, name: &str, below: &str) -> String {
         let next = format!("disk-{name}.qcow2");
         self.disks.begin_freeze(&self.machine, current, name, &next).await.unwrap();
-        self.disks.finish_freeze(name, below).await.unwrap();
+        self.disks.finish_freeze(name, below).unwrap();
         next
     }
 }
@@ -67,11 +67,11 @@ fn holds(disk: &Path, pattern: &str) -> bool {
 async fn a_disk_is_as_large_as_asked_and_starts_with_its_image() {
     let world = World::new().await;
     assert!(holds(&world.disk(), "0x61"));
-    assert_eq!(virtual_bytes(&world.disk()).await.unwrap(), 32 * MIB);
+    assert_eq!(virtual_bytes(&world.disk()).unwrap(), 32 * MIB);
     let small = world.disks.disks_dir().join("8");
     fs::create_dir(&small).unwrap();
     world.disks.create(&small, "image-00", MIB).await.unwrap();
-    assert_eq!(virtual_bytes(&small.join(DISK)).await.unwrap(), 16 * MIB, "no image is cut");
+    assert_eq!(virtual_bytes(&small.join(DISK)).unwrap(), 16 * MIB, "no image is cut");
 }
 
 #[tokio::test]
@@ -111,11 +111,11 @@ async fn a_freeze_that_is_cut_off_anywhere_loses_nothing() {
             1 => write(&next, "0x63"),
             // The next disk was not even written whole.
             _ => {
-                fs::write(&next, b"QFI").unwrap();
+                fs::rename(&next, machine.join(UNNAMED)).unwrap();
                 write(&world.disk(), "0x63");
             }
         }
-        let gone_over = disks.settle(machine, "7-1", "next.qcow2", "image-00").await.unwrap();
+        let gone_over = disks.settle(machine, "7-1", "next.qcow2", "image-00").unwrap();
         assert_eq!(gone_over, cut < 2);
         let (current, layer) = if gone_over { ("next.qcow2", "7-1") } else { (DISK, "image-00") };
         disks.drop_old_disks(machine, current).unwrap();
@@ -133,10 +133,44 @@ async fn a_layer_goes_when_nothing_is_built_on_it() {
     world.disks.drop_old_disks(&world.machine, &third).unwrap();
     world.disks.collect(&BTreeSet::from(["7-2".to_owned()])).unwrap();
     assert_eq!(world.disks.chain("7-2").unwrap(), ["7-2", "7-1", "image-00"]);
-    world.disks.flatten(&world.machine, &third, "image-00").await.unwrap();
-    world.disks.collect(&BTreeSet::from(["image-00".to_owned()])).unwrap();
-    assert!(matches!(world.disks.layer("7-1"), Err(DiskError::Layer(_))));
-    assert!(holds(&world.machine.join(third), "0x61"));
     world.disks.collect(&BTreeSet::new()).unwrap();
     assert_eq!(fs::read_dir(world.disks.layers_dir()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_flat_disk_has_what_every_layer_held() {
+    let world = World::new().await;
+    let at = |disk: &Path, pattern: &str, mebibyte: u64| {
+        let said = io(disk, &format!("write -P {pattern} {mebibyte}M 1M"));
+        assert!(said.contains("wrote 1048576"), "{said}");
+    };
+    at(&world.disk(), "0x62", 1);
+    let second = world.freeze(DISK, "7-1", "image-00").await;
+    at(&world.machine.join(&second), "0x63", 2);
+    let third = world.freeze(&second, "7-2", "7-1").await;
+    at(&world.machine.join(&third), "0x64", 3);
+    let rebase = |args: &[&str]| {
+        let mut command = tool(&world.machine);
+        command.args(args);
+        command
+    };
+    world.disks.flatten(&world.machine, &third, "image-00", rebase).await.unwrap();
+    world.disks.drop_old_disks(&world.machine, &third).unwrap();
+    world.disks.collect(&BTreeSet::from(["image-00".to_owned()])).unwrap();
+    assert!(matches!(world.disks.layer("7-1"), Err(DiskError::Layer(_))));
+    for (mebibyte, pattern) in ["0x61", "0x62", "0x63", "0x64"].into_iter().enumerate() {
+        let said = io(&world.machine.join(&third), &format!("read -P {pattern} {mebibyte}M 1M"));
+        assert!(said.contains("read 1048576") && !said.contains("failed"), "{pattern}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn an_image_that_is_replaced_while_it_is_linked_makes_no_layer() {
+    let world = World::new().await;
+    let files = vec![(world.dir.path().join("image.qcow2"), DISK)];
+    let adopted = world.disks.adopt_image("image-01", files, MIB, |_| false, |_| {}).await;
+    assert!(adopted.unwrap_err().to_string().contains("replaced"));
+    assert!(matches!(world.disks.layer("image-01"), Err(DiskError::Layer(_))));
+    let left = fs::read_dir(world.disks.layers_dir()).unwrap().count();
+    assert_eq!(left, 1, "only the first image's");
 }

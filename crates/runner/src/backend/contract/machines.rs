@@ -278,3 +278,70 @@ async fn what_cannot_be_made_is_refused_before_anything_is() {
     assert!(small.to_string().contains("can only be larger"), "{small}");
     assert_eq!(life(&node.backend, order.task_id).await, None);
 }
+
+#[tokio::test]
+async fn a_qemu_that_does_not_answer_can_be_killed_and_keeps_nothing() {
+    let mut node = MachineNode::new().await;
+    let order = machine();
+    let id = order.task_id;
+    running(&node, &order).await;
+    let process = node.process(id);
+    let pid = nix::unistd::Pid::from_raw(process.pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGSTOP).unwrap();
+    node.restart().await;
+    assert!(node.backend.inspect(id).await.unwrap().unwrap().is_running());
+    let refused = node.backend.create_snapshot(id, &SnapshotWish::default(), 0).await;
+    assert!(refused.is_err(), "what may be written is not taken for what rests");
+    node.backend.kill(id).await.unwrap();
+    assert!(!process.is_alive());
+    let ended = life(&node.backend, id).await;
+    assert!(matches!(ended, Some(Life::Ended { exit_code: Some(137), .. })), "{ended:?}");
+    node.backend.remove(id).await.unwrap();
+    assert!(!node.disk_dir(id).exists());
+}
+
+#[tokio::test]
+async fn a_disk_that_was_saved_often_is_made_one_layer_and_loses_nothing() {
+    let node = MachineNode::new().await;
+    let order = machine();
+    let id = order.task_id;
+    running(&node, &order).await;
+    for round in 0..10 {
+        let write = format!("echo {round} >>/root/rounds; sync");
+        said(&node, id, &["sh", "-c", &write]).await;
+        node.backend.create_snapshot(id, &SnapshotWish::default(), 2).await.unwrap();
+    }
+    node.backend.stop(id).await.unwrap();
+    node.backend.start(id).await.unwrap();
+    answers(&node.backend, id).await;
+    assert_eq!(
+        said(&node, id, &["sh", "-c", "tr '\\n' ' ' </root/rounds"]).await,
+        "0 1 2 3 4 5 6 7 8 9 "
+    );
+    let layers = fs::read_dir(node.layout.machines_dir().join("layers")).unwrap().count();
+    // The oldest of the two snapshots still has its chain.
+    assert!(layers >= 3, "{layers}");
+    let tags = node.backend.list_snapshots(id).await.unwrap();
+    for snapshot in tags {
+        node.backend.delete_snapshot(id, snapshot.tag).await.unwrap();
+    }
+    let layers = fs::read_dir(node.layout.machines_dir().join("layers")).unwrap().count();
+    assert_eq!(layers, 1, "only the image's is left");
+    assert!(said(&node, id, &["cat", "/root/rounds"]).await.ends_with("9\n"));
+}
+
+#[tokio::test]
+async fn what_a_removal_or_a_creation_that_was_cut_off_left_is_cleared_away() {
+    let mut node = MachineNode::new().await;
+    let order = machine();
+    running(&node, &order).await;
+    let disks = node.layout.machines_dir().join("disks");
+    fs::create_dir(disks.join(".gone-7")).unwrap();
+    fs::create_dir(disks.join(fresh_id().to_string())).unwrap();
+    fs::create_dir_all(node.layout.machines_dir().join("snapshots/7")).unwrap();
+    fs::write(node.layout.machines_dir().join("snapshots/7/.5.json.new"), b"{").unwrap();
+    node.restart().await;
+    assert_eq!(fs::read_dir(&disks).unwrap().count(), 1, "the living one's");
+    node.backend.remove(order.task_id).await.unwrap();
+    assert_eq!(node.backend.list().await.unwrap(), []);
+}

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ const OLD_LOG: &str = "console.old.log";
 /// What somebody who attaches sees of what was said before.
 const BACKLOG: u64 = 16 << 10;
 const LAST_LINES: usize = 12;
+const TYPE_LIMIT: Duration = Duration::from_secs(2);
 const START_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Pieces that somebody slow may be behind before they miss some.
@@ -92,7 +93,9 @@ impl Console {
                 },
                 message = reader.next() => match message {
                     Ok(Some(ExecInput::Stdin(data))) => {
-                        if self.typed.lock().await.write_all(&data).await.is_err() {
+                        // A guest that takes nothing must not keep others from typing.
+                        let typing = async { self.typed.lock().await.write_all(&data).await };
+                        if matches!(timeout(TYPE_LIMIT, typing).await, Ok(Err(_))) {
                             break;
                         }
                         let taken = u32::try_from(data.len()).unwrap_or(u32::MAX);
@@ -146,7 +149,12 @@ fn open_log(dir: &Path) -> io::Result<File> {
     let path = dir.join(RUN_DIR).join(CONSOLE_LOG);
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = File::options().read(true).write(true).custom_flags(flags).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    let about = file.metadata()?;
+    if about.is_file() && about.nlink() == 1 {
+        Ok(file)
+    } else {
+        Err(io::ErrorKind::InvalidInput.into())
+    }
 }
 
 /// QEMU appends to the log, so it may be cut under it.

@@ -38,11 +38,8 @@ impl Devices {
         self.wait(move |this| this.take_now(id, &gpus, user)).await
     }
 
-    pub async fn give_back(&self, id: TaskId) {
-        let outcome = self.wait(move |this| this.vfio.give_back(id).map_err(|e| refused(&e))).await;
-        if let Err(error) = outcome {
-            tracing::error!(task_id = %id, %error, "a machine's GPUs are not given back; its next start, or the runner's, tries again");
-        }
+    pub async fn give_back(&self, id: TaskId) -> Result<(), BackendError> {
+        self.wait(move |this| this.vfio.give_back(id).map_err(|e| refused(&e))).await
     }
 
     /// Gives back what belongs to no living machine.

@@ -1,8 +1,9 @@
 //! What the node gives machines: QEMU, an accelerator, processors and memory.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use kohakuriver_model::spec::DEFAULT_VM_MEMORY_BYTES;
 use kohakuriver_model::{InstanceSpec, TaskId, VmState};
@@ -29,6 +30,7 @@ pub struct Host {
 struct Known {
     of: Signs,
     outcome: Result<(Qemu, Choice), String>,
+    at: Instant,
 }
 
 /// What changes when the answer may.
@@ -36,10 +38,13 @@ struct Known {
 struct Signs {
     qemu: Option<SystemTime>,
     qemu_img: bool,
-    kvm: bool,
+    /// Whose `/dev/kvm` is, and who may open it.
+    kvm: Option<(u32, u32)>,
 }
 
-const INSTALL: &str = "apt-get install qemu-system-x86 qemu-utils (kohakuriver qemu check shows what else is missing)";
+const FAILURE_LASTS: Duration = Duration::from_secs(60);
+const CHECK: &str = "'kohakuriver qemu check' on the node shows what is missing; apt-get install \
+    qemu-system-x86 qemu-utils installs QEMU";
 
 impl Host {
     pub fn new(config: &QemuConfig) -> Self {
@@ -68,7 +73,7 @@ impl Host {
     pub async fn ready(&self) -> Result<(Qemu, Choice), BackendError> {
         self.look().await.map_err(|reason| BackendError::NoMachine {
             reason: format!("this node cannot run virtual machines: {reason}"),
-            hint: INSTALL.to_owned(),
+            hint: CHECK.to_owned(),
         })
     }
 
@@ -87,10 +92,12 @@ impl Host {
         let signs = Signs {
             qemu: program.as_deref().and_then(modified),
             qemu_img: accel::find_program("qemu-img").is_some(),
-            kvm: Path::new("/dev/kvm").exists(),
+            kvm: std::fs::metadata("/dev/kvm").ok().map(|about| (about.mode(), about.gid())),
         };
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(known) = known.filter(|known| known.of == signs) {
+        // A machine that was busy may have failed the test: a failure does not count for long.
+        let lasting = |known: &Known| known.outcome.is_ok() || known.at.elapsed() < FAILURE_LASTS;
+        if let Some(known) = known.filter(|known| known.of == signs && lasting(known)) {
             return known.outcome;
         }
         let outcome = match program {
@@ -102,7 +109,7 @@ impl Host {
             let warning = warning.as_deref().unwrap_or("");
             tracing::info!(version = qemu.version, accel = accel.word(), warning, "QEMU found");
         }
-        let known = Known { of: signs, outcome: outcome.clone() };
+        let known = Known { of: signs, outcome: outcome.clone(), at: Instant::now() };
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
         outcome
     }

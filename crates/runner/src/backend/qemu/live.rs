@@ -12,6 +12,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kohakuriver_vm::command::{QMP_SOCKET, RUN_DIR};
@@ -30,6 +31,8 @@ use super::record::MachineDir;
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 /// Between two presses of the power button: one that comes too early in a boot is not heard.
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
+/// Between two tries to let a machine go on that waits for space.
+const GO_ON_AGAIN: Duration = Duration::from_secs(5);
 /// QEMU writes back what it holds of the disk.
 const QUIT_LIMIT: Duration = Duration::from_secs(10);
 /// What a process that was ended by force has.
@@ -41,10 +44,11 @@ pub struct Live {
     process: Process,
     dir: MachineDir,
     gone: watch::Sender<bool>,
+    stalled: AtomicBool,
 }
 
 /// What a guest's own end means.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Verdict {
     exit_code: i64,
     reason: &'static str,
@@ -79,7 +83,8 @@ impl Live {
                 None
             }
         };
-        let live = Arc::new(Self { qmp, console, process, dir, gone: watch::Sender::new(false) });
+        let (gone, stalled) = (watch::Sender::new(false), AtomicBool::new(false));
+        let live = Arc::new(Self { qmp, console, process, dir, gone, stalled });
         Ok(Started { live, child })
     }
 
@@ -145,37 +150,74 @@ impl Live {
         }
     }
 
-    /// Listens until QEMU is gone.
-    async fn listen(&self) {
+    /// It waits for space on the node's disk.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+
+    /// Listens until QEMU is gone. `changed` is told of what people should know meanwhile.
+    async fn listen(&self, changed: &(dyn Fn() + Send + Sync)) {
         let mut events = self.qmp.events();
         // What happened before anybody listened.
-        let mut verdict = self.look().await;
+        let mut state = self.look().await;
         loop {
-            if let Some(Verdict { exit_code, reason }) = verdict.take() {
-                self.write_end(Some(exit_code), reason);
-                self.quit().await;
+            match state {
+                State::Over(Verdict { exit_code, reason }) => {
+                    self.write_end(Some(exit_code), reason);
+                    self.quit().await;
+                    return;
+                }
+                State::Stalled if !self.stalled.swap(true, Ordering::Relaxed) => changed(),
+                State::Runs if self.stalled.swap(false, Ordering::Relaxed) => changed(),
+                State::Stalled | State::Runs => {}
+            }
+            if self.qmp.is_gone() {
                 return;
             }
-            verdict = match events.recv().await {
-                Ok(event) => judge(&event),
-                Err(RecvError::Lagged(_)) => self.look().await,
-                Err(RecvError::Closed) => return,
+            let again = async {
+                match self.is_stalled() {
+                    true => sleep(GO_ON_AGAIN).await,
+                    false => std::future::pending().await,
+                }
             };
-            if verdict.is_none() && self.qmp.is_gone() {
-                return;
-            }
+            state = tokio::select! {
+                event = events.recv() => match event {
+                    Ok(event) => match judge(&event) {
+                        Some(verdict) => State::Over(verdict),
+                        // It stopped for a reason that only its state tells.
+                        None if event.name == "STOP" || event.name == "RESUME" => self.look().await,
+                        None => state,
+                    },
+                    Err(RecvError::Lagged(_)) => self.look().await,
+                    Err(RecvError::Closed) => return,
+                },
+                () = again => {
+                    let _ = self.qmp.execute("cont", json!({})).await;
+                    self.look().await
+                }
+            };
         }
     }
 
-    async fn look(&self) -> Option<Verdict> {
-        let state = self.qmp.execute("query-status", json!({})).await.ok()?;
-        match state["status"].as_str()? {
-            "shutdown" => Some(POWERED_OFF),
-            "guest-panicked" => Some(PANICKED),
-            "internal-error" => Some(BROKEN),
-            _ => None,
+    async fn look(&self) -> State {
+        let state = self.qmp.execute("query-status", json!({})).await.unwrap_or_default();
+        match state["status"].as_str() {
+            Some("shutdown") => State::Over(POWERED_OFF),
+            Some("guest-panicked") => State::Over(PANICKED),
+            Some("internal-error") => State::Over(BROKEN),
+            Some("io-error") => State::Stalled,
+            Some(_) | None => State::Runs,
         }
     }
+}
+
+/// What a machine's QEMU is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Runs,
+    /// Its disk cannot be written: it stands still until it is told to go on.
+    Stalled,
+    Over(Verdict),
 }
 
 /// One that was just connected to.
@@ -186,9 +228,13 @@ pub struct Started {
 
 impl Started {
     /// Follows it to its end, has `clear` clear away what it had, and says that it is gone.
-    pub async fn follow<F: Future<Output = ()>>(mut self, clear: impl FnOnce() -> F) {
+    pub async fn follow<F: Future<Output = ()>>(
+        mut self,
+        changed: &(dyn Fn() + Send + Sync),
+        clear: impl FnOnce() -> F,
+    ) {
         let live = &self.live;
-        live.listen().await;
+        live.listen(changed).await;
         let status = match &mut self.child {
             Some(child) => child.wait().await.ok(),
             None => None,

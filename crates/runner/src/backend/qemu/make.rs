@@ -10,13 +10,17 @@ use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use kohakuriver_link::protocol::Order;
 use kohakuriver_model::spec::DEFAULT_VM_DISK_BYTES;
 use kohakuriver_model::{ImageSource, TaskId, VmImageName};
 use kohakuriver_vm::command::DISK;
-use kohakuriver_vm::image::{INITRD_FILE, Image, ImageError, ImageMeta, KERNEL_FILE, META_FILE};
+use kohakuriver_vm::image::{
+    INITRD_FILE, Image, ImageError, ImageMeta, KERNEL_FILE, Listing, META_FILE,
+};
 use sha2::{Digest, Sha256};
 
 use super::record::{Machine, read};
@@ -24,6 +28,9 @@ use super::{QemuBackend, disk, files, host};
 use crate::agent_files;
 use crate::backend::{BackendError, Progress};
 
+/// Of what is being removed.
+const GONE: &str = ".gone-";
+const LIST_LIMIT: Duration = Duration::from_secs(5);
 /// What a machine writes while it boots for the first time, with room to spare.
 const FIRST_WRITES: u64 = 256 << 20;
 
@@ -46,7 +53,10 @@ impl QemuBackend {
             let reason = "its image is not one of virtual machines".to_owned();
             return Err(BackendError::Refused { by: "QEMU", act: "create", reason });
         };
-        let image = self.shared.images.get(name).map_err(|error| image_error(name, &error))?;
+        let (images, wanted) = (self.shared.images.clone(), name.clone());
+        let image = tokio::task::spawn_blocking(move || images.get(&wanted)).await;
+        let image = image.map_err(|error| files(io::Error::other(error)))?;
+        let image = image.map_err(|error| image_error(name, &error))?;
         self.link_image(&image, progress).await
     }
 
@@ -58,17 +68,26 @@ impl QemuBackend {
         progress("linking the image".to_owned(), None);
         let layer = layer_name(&image.meta);
         self.promise(&layer);
-        let mut parts = vec![(image.disk.clone(), DISK), (image.dir.join(META_FILE), META_FILE)];
+        let mut parts = vec![(image.disk.clone(), DISK)];
         if image.meta.kernel.is_some() {
             parts.push((image.kernel_file(), KERNEL_FILE));
             parts.push((image.initrd_file(), INITRD_FILE));
         }
         parts.retain(|(path, _)| path.exists());
+        // Last: where it is still the same, so is all that was linked before.
+        parts.push((image.dir.join(META_FILE), META_FILE));
+        let meta = image.meta.clone();
+        let whole = move |dir: &Path| {
+            let linked = read::<ImageMeta>(&dir.join(META_FILE)).ok().flatten();
+            let length = fs::metadata(dir.join(DISK)).map_or(0, |about| about.len());
+            linked.as_ref() == Some(&meta) && length == meta.disk_bytes
+        };
         let (report, mut copied) = tokio::sync::watch::channel(0);
         let adopted = self.shared.disks.adopt_image(
             &layer,
             parts,
             image.meta.virtual_bytes,
+            whole,
             move |percent| {
                 report.send_replace(percent);
             },
@@ -126,7 +145,7 @@ impl QemuBackend {
         }
         agent_files::guest_secret(&self.shared.config.layout, id).map_err(files)?;
 
-        let making = self.shared.making.lock().await;
+        let _making = self.shared.making.lock().await;
         let machine = Machine {
             disk_generation: order.intent.disk_generation,
             disk: DISK.to_owned(),
@@ -145,10 +164,11 @@ impl QemuBackend {
         };
         let _ = fs::remove_dir_all(dir.path());
         fs::DirBuilder::new().mode(0o711).create(dir.path()).map_err(files)?;
+        disks.create(dir.path(), layer, wanted).await.map_err(disk)?;
+        // What has a record is a machine: it comes last.
         dir.write_machine(&machine).map_err(files)?;
         self.shared.promised.lock().unwrap_or_else(PoisonError::into_inner).remove(layer);
-        drop(making);
-        self.shared.disks.create(dir.path(), layer, wanted).await.map_err(disk)
+        Ok(())
     }
 
     /// The lowest address that no machine of this node has.
@@ -165,26 +185,64 @@ impl QemuBackend {
     /// Removes a machine that does not run.
     pub(super) async fn unmake(&self, id: TaskId) -> Result<(), BackendError> {
         let _making = self.shared.making.lock().await;
-        self.clear_away(id).await;
-        match fs::remove_dir_all(self.dir(id).path()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(files(error)),
-            Ok(()) | Err(_) => {}
+        self.give_back(id).await?;
+        let dir = self.dir(id);
+        // A removal that is cut off is one: what is left has another name, and goes at the next start.
+        let gone = self.shared.disks.disks_dir().join(format!("{GONE}{id}"));
+        let removed = tokio::task::spawn_blocking(move || {
+            let _ = fs::remove_dir_all(&gone);
+            match fs::rename(dir.path(), &gone) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                other => other?,
+            }
+            fs::remove_dir_all(&gone)
+        });
+        removed.await.map_err(|error| files(io::Error::other(error)))?.map_err(files)?;
+        self.collect().await;
+        Ok(())
+    }
+
+    /// Removes what removals and creations that were cut off left.
+    pub(super) fn sweep_disks(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.shared.disks.disks_dir())? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let half = name
+                .parse::<TaskId>()
+                .is_ok_and(|id| self.dir(id).machine().is_ok_and(|machine| machine.is_none()));
+            if name.starts_with(GONE) || half {
+                fs::remove_dir_all(entry.path())?;
+            }
         }
-        self.collect().map_err(files)
+        Ok(())
     }
 
     /// Removes layers that nothing is built on. An image's own stays for as long as it is the
-    /// image's: where it is a copy, the next machine needs none.
-    pub(super) fn collect(&self) -> io::Result<()> {
+    /// image's: where it is a copy, the next machine needs none. What cannot be looked at now is
+    /// looked at after the next removal.
+    pub(super) async fn collect(&self) {
+        let images = self.shared.images.clone();
+        // Shared storage may hang.
+        let listed = tokio::task::spawn_blocking(move || images.list());
+        let Ok(Ok(Ok(listing))) = tokio::time::timeout(LIST_LIMIT, listed).await else {
+            tracing::debug!("the images cannot be listed now: no layer is collected");
+            return;
+        };
+        if let Err(error) = self.collect_but(&listing) {
+            tracing::warn!(%error, "layers that nothing is built on may be left");
+        }
+    }
+
+    fn collect_but(&self, listing: &Listing) -> io::Result<()> {
         let mut used = self.shared.promised.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for id in self.ids()? {
             if let Some(machine) = self.dir(id).machine()? {
                 used.insert(machine.layer);
+                used.extend(machine.freezing.map(|(layer, _)| layer));
             }
         }
         used.extend(self.snapshot_layers()?);
-        // Shared storage that is away for a moment is no reason to keep from collecting later.
-        let Ok(listing) = self.shared.images.list() else { return Ok(()) };
         used.extend(listing.images.iter().map(|image| layer_name(&image.meta)));
         self.shared.disks.collect(&used)
     }

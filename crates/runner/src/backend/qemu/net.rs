@@ -80,11 +80,10 @@ impl Net {
         }
     }
 
-    pub async fn unplug(&self, id: TaskId) {
-        if let Some(bridge) = &self.bridge
-            && let Err(error) = bridge.detach(id).await
-        {
-            tracing::warn!(task_id = %id, %error, "a machine's network device stays");
+    pub async fn unplug(&self, id: TaskId) -> Result<(), BackendError> {
+        match &self.bridge {
+            Some(bridge) => bridge.detach(id).await.map_err(|error| refused(&error)),
+            None => Ok(()),
         }
     }
 

@@ -13,14 +13,16 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kohakuriver_agent::{AgentConfig, CONFIG_FILE, GUEST_SECRET_FILE, HOST_KEY_FILE};
 use kohakuriver_model::{TaskId, VmAccel};
-use kohakuriver_vm::accel::{Choice, Qemu};
+use kohakuriver_vm::accel::{self, Choice, Qemu};
 use kohakuriver_vm::command::{self, Boot, RUN_DIR, SEED, UEFI_VARIABLES};
 use kohakuriver_vm::disk::Disks;
+use kohakuriver_vm::guest_agent::GuestAgent;
 use kohakuriver_vm::image::{Firmware, INITRD_FILE, ImageMeta, KERNEL_FILE, KernelWhen};
-use kohakuriver_vm::launch::Launch;
+use kohakuriver_vm::launch::{Launch, Process};
 use kohakuriver_vm::seed::{Seed, write_agent_disk};
 use kohakuriver_vm::vfio;
 use tokio::process::{Child, Command};
@@ -35,15 +37,22 @@ use crate::backend::{BackendError, Change};
 /// A longer chain of layers is made one at the next start.
 const MOST_LAYERS: usize = 8;
 const QEMU_LOG: &str = "qemu.log";
-const AGENT_DISK: &str = "agent.img";
+const AGENT_DISK: &str = "agent-";
+/// Between two tries to reach a QEMU that does not answer.
+const RETAKE: Duration = Duration::from_secs(5);
+const KILL_LIMIT: Duration = Duration::from_secs(20);
 const UEFI_DIRS: [&str; 4] =
     ["/usr/share/OVMF", "/usr/share/edk2/ovmf", "/usr/share/edk2/x64", "/usr/share/qemu"];
 
 impl QemuBackend {
     pub(super) async fn start_machine(&self, id: TaskId) -> Result<(), BackendError> {
-        if self.live(id).is_some() {
-            return Ok(());
+        if let Some(live) = self.live(id) {
+            live.settle().await;
+            if self.live(id).is_some() {
+                return Ok(());
+            }
         }
+        self.end_stray(id).await?;
         let (qemu, choice) = self.shared.host.ready().await?;
         let dir = self.dir(id);
         let refused = |reason: String| BackendError::Refused { by: "QEMU", act: "start", reason };
@@ -51,15 +60,15 @@ impl QemuBackend {
             return Err(refused("it has no disk".to_owned()));
         };
         self.ready_disk(&dir, &mut machine).await?;
-        let outcome = self.launch(id, &dir, &mut machine, &qemu, &choice).await;
-        match outcome {
+        match self.launch(id, &dir, &mut machine, &qemu, &choice).await {
             Ok(started) => {
-                machine.boots_itself = true;
-                dir.write_machine(&machine).map_err(files)?;
                 self.follow(id, started);
-                Ok(())
+                machine.boots_itself = true;
+                dir.write_machine(&machine).map_err(files)
             }
             Err(error) => {
+                // One that came up and does not answer must not keep what is given back.
+                self.end_stray(id).await?;
                 self.clear_away(id).await;
                 Err(error)
             }
@@ -72,15 +81,36 @@ impl QemuBackend {
         dir: &MachineDir,
         machine: &mut Machine,
     ) -> Result<(), BackendError> {
-        self.settle(dir, machine).await?;
+        self.settle(dir, machine)?;
         let disks = &self.shared.disks;
         disks.drop_old_disks(dir.path(), &machine.disk).map_err(files)?;
         if disks.chain(&machine.layer).map_err(super::disk)?.len() > MOST_LAYERS {
-            disks.flatten(dir.path(), &machine.disk, &machine.base).await.map_err(super::disk)?;
-            machine.layer.clone_from(&machine.base);
-            dir.write_machine(machine).map_err(files)?;
+            let as_user = |args: &[&str]| self.qemu_img(dir, machine, args);
+            match disks.flatten(dir.path(), &machine.disk, &machine.base, as_user).await {
+                Ok(()) => {
+                    machine.layer.clone_from(&machine.base);
+                    dir.write_machine(machine).map_err(files)?;
+                }
+                // A long chain is slower and as good.
+                Err(error) => tracing::warn!(%error, "a machine's layers are not made one"),
+            }
         }
         Ok(())
+    }
+
+    /// qemu-img in the machine's directory, as the machine's user.
+    fn qemu_img(&self, dir: &MachineDir, machine: &Machine, args: &[&str]) -> Command {
+        let launch = Launch {
+            dir: dir.path().to_owned(),
+            record: "qemu-img".into(),
+            user: self.shared.host.net.user(machine.address),
+            ..Launch::default()
+        };
+        let program = accel::find_program("qemu-img").unwrap_or_else(|| "qemu-img".into());
+        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        let mut command = Command::new(self.executable());
+        command.args(launch.to_args(&program, &args));
+        command
     }
 
     async fn launch(
@@ -103,7 +133,10 @@ impl QemuBackend {
         let devices = host.devices.take(id, &machine.gpus, user).await?;
         self.write_seed(id, dir, &nic.network_config()).map_err(files)?;
         let boot = boot(&self.shared.disks, dir, machine, &meta).map_err(refused)?;
-        let agent_disk = machine.agent.then(|| self.agent_disk()).transpose().map_err(files)?;
+        let agent_disk = match machine.agent {
+            true => Some(self.agent_disk().await.map_err(files)?),
+            false => None,
+        };
         give_files(dir, &machine.disk, user).map_err(files)?;
         let args = command::Machine {
             name: format!("vps-{id}"),
@@ -147,23 +180,64 @@ impl QemuBackend {
                     lives.remove(&id);
                 }
             };
-            if left.run_until_cancelled(started.follow(clear)).await.is_some() {
-                // Nobody may be listening.
-                let _ = this.shared.events.send(Change::Instance(id));
+            // Nobody may be listening.
+            let changed = || drop(this.shared.events.send(Change::Instance(id)));
+            if left.run_until_cancelled(started.follow(&changed, clear)).await.is_some() {
+                changed();
             }
         });
         let _ = self.shared.events.send(Change::Instance(id));
     }
 
     /// Gives back what a machine that does not run had around it.
-    pub(super) async fn clear_away(&self, id: TaskId) {
-        self.shared.host.net.unplug(id).await;
-        self.shared.host.devices.give_back(id).await;
+    pub(super) async fn give_back(&self, id: TaskId) -> Result<(), BackendError> {
         let _ = fs::remove_file(self.dir(id).path().join(SEED));
+        let (net, devices) = (&self.shared.host.net, &self.shared.host.devices);
+        let (unplugged, returned) = (net.unplug(id).await, devices.give_back(id).await);
+        unplugged.and(returned)
+    }
+
+    async fn clear_away(&self, id: TaskId) {
+        if let Err(error) = self.give_back(id).await {
+            tracing::error!(task_id = %id, %error, "not all that a machine had is given back; its next start or removal, or the runner's start, tries again");
+        }
+    }
+
+    /// A QEMU that runs and that nobody follows: it did not answer when it was started or found.
+    pub(super) fn stray(&self, id: TaskId) -> Option<Process> {
+        if self.live(id).is_some() {
+            return None;
+        }
+        self.dir(id).started().map(|(process, _)| process).filter(|process| process.is_alive())
+    }
+
+    /// Ends a QEMU that cannot be asked to end.
+    pub(super) async fn end_stray(&self, id: TaskId) -> Result<(), BackendError> {
+        let Some(process) = self.stray(id) else { return Ok(()) };
+        tracing::warn!(task_id = %id, pid = process.pid, "a QEMU that does not answer is killed");
+        process.kill();
+        let deadline = tokio::time::Instant::now() + KILL_LIMIT;
+        while process.is_alive() {
+            if tokio::time::Instant::now() >= deadline {
+                return Err(BackendError::Slow {
+                    act: "killing QEMU",
+                    seconds: KILL_LIMIT.as_secs(),
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let ended = self.dir(id).write_ended(Some(137), "its QEMU did not answer", false);
+        ended.map_err(files)?;
+        self.give_back(id).await
     }
 
     /// Takes up what an earlier runner left: running machines, and what dead ones had.
     pub async fn adopt(&self) {
+        if self.shared.disks.disks_dir().exists()
+            && let Err(error) = self.sweep_disks()
+        {
+            tracing::warn!(%error, "what was left of removed machines stays");
+        }
         let ids = self.ids().unwrap_or_else(|error| {
             tracing::warn!(%error, "the machines of this node cannot be listed");
             Vec::new()
@@ -175,23 +249,51 @@ impl QemuBackend {
                 continue;
             }
             living.push(id);
-            if let Ok(Some(mut machine)) = dir.machine()
-                && let Err(error) = self.settle(&dir, &mut machine).await
-            {
-                tracing::warn!(task_id = %id, %error, "a snapshot that was cut off is not finished");
-            }
+            self.settle_living(id, &dir).await;
             match Live::connect(dir, None).await {
                 Ok(started) => {
                     tracing::info!(task_id = %id, "a running machine is taken up");
                     self.follow(id, started);
                 }
-                // It runs and cannot be spoken to: it is left alone, and seen to run.
                 Err(error) => {
                     tracing::warn!(task_id = %id, error, "a running QEMU does not answer");
+                    self.retake(id);
                 }
             }
         }
         self.shared.host.sweep(&living).await;
+    }
+
+    /// Finishes a snapshot in the middle of which an earlier runner ended.
+    async fn settle_living(&self, id: TaskId, dir: &MachineDir) {
+        let Ok(Some(mut machine)) = dir.machine() else { return };
+        if machine.freezing.is_none() {
+            return;
+        }
+        // It may have left the guest's filesystems frozen.
+        GuestAgent::thaw_at(&dir.path().join(RUN_DIR)).await;
+        if let Err(error) = self.settle(dir, &mut machine) {
+            tracing::warn!(task_id = %id, %error, "a snapshot that was cut off is not finished");
+        }
+    }
+
+    /// Asks a QEMU that does not answer again and again, until it does or is gone.
+    fn retake(&self, id: TaskId) {
+        let (this, left) = (self.clone(), self.shared.left.clone());
+        tokio::spawn(left.run_until_cancelled_owned(async move {
+            while this.stray(id).is_some() {
+                tokio::time::sleep(RETAKE).await;
+                if let Ok(started) = Live::connect(this.dir(id), None).await {
+                    tracing::info!(task_id = %id, "a running machine is taken up after all");
+                    this.follow(id, started);
+                    return;
+                }
+            }
+            if this.live(id).is_none() {
+                this.clear_away(id).await;
+            }
+            let _ = this.shared.events.send(Change::Instance(id));
+        }));
     }
 
     fn write_seed(&self, id: TaskId, dir: &MachineDir, network_config: &str) -> io::Result<()> {
@@ -212,10 +314,13 @@ impl QemuBackend {
     }
 
     /// The disk with our executable, as QEMU finds it from a machine's directory.
-    fn agent_disk(&self) -> io::Result<OsString> {
-        let path = self.shared.disks.root().join(AGENT_DISK);
-        write_agent_disk(&self.shared.config.executable, &path)?;
-        Ok(format!("../../{AGENT_DISK}").into())
+    async fn agent_disk(&self) -> io::Result<OsString> {
+        // Many machines start at once after a reboot, and one disk does for all.
+        let _turn = self.shared.agent_disk.lock().await;
+        let (root, program) =
+            (self.shared.disks.root().to_owned(), self.shared.config.executable.clone());
+        let name = tokio::task::spawn_blocking(move || agent_disk(&program, &root));
+        Ok(format!("../../{}", name.await.map_err(io::Error::other)??).into())
     }
 
     pub(super) fn agent_address(&self, id: TaskId) -> Option<AgentAddress> {
@@ -228,15 +333,39 @@ impl QemuBackend {
         Some(AgentAddress::Guest { address, secret })
     }
 
-    /// Best effort: a guest that cannot be reached now has them at its next start.
-    pub(super) async fn send_settings(&self, id: TaskId) {
+    /// Best effort, and nobody waits for it: a guest that cannot be reached now has them at its
+    /// next start.
+    pub(super) fn send_settings(&self, id: TaskId) {
         let Some(agent) = self.live(id).and_then(|_| self.agent_address(id)) else { return };
         let path = self.shared.config.layout.etc(id).join(CONFIG_FILE);
         let Ok(settings) = fs::read(path) else { return };
-        if let Err(error) = agent_stream::send_settings(&agent, &settings).await {
-            tracing::warn!(task_id = %id, %error, "the guest's agent did not take new settings");
+        tokio::spawn(async move {
+            if let Err(error) = agent_stream::send_settings(&agent, &settings).await {
+                tracing::warn!(task_id = %id, %error, "the guest's agent did not take new settings");
+            }
+        });
+    }
+}
+
+/// Writes the disk with our executable unless it is there, and gives its name. Machines that run
+/// keep the one that they were started with.
+fn agent_disk(program: &Path, root: &Path) -> io::Result<String> {
+    let about = fs::metadata(program)?;
+    // Another build is another disk, be it older or newer.
+    let name =
+        format!("{AGENT_DISK}{:x}-{:x}-{:x}.img", about.len(), about.mtime(), about.mtime_nsec());
+    if root.join(&name).exists() {
+        return Ok(name);
+    }
+    write_agent_disk(program, &root.join(&name))?;
+    for entry in fs::read_dir(root)? {
+        let other = entry?.file_name();
+        let other = other.to_string_lossy();
+        if other.starts_with(AGENT_DISK) && other != name {
+            fs::remove_file(root.join(&*other))?;
         }
     }
+    Ok(name)
 }
 
 /// How the machine boots this time.
@@ -270,7 +399,9 @@ fn boot(
             let (code, variables) = uefi().ok_or(missing)?;
             let own = dir.path().join(UEFI_VARIABLES);
             if !own.exists() {
-                fs::copy(variables, &own).map_err(|error| error.to_string())?;
+                let half = own.with_extension("new");
+                let copied = fs::copy(variables, &half).and_then(|_| fs::rename(&half, &own));
+                copied.map_err(|error| error.to_string())?;
             }
             Ok(Boot::Uefi { code })
         }

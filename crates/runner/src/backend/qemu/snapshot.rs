@@ -76,47 +76,59 @@ impl QemuBackend {
         let Some(mut machine) = dir.machine().map_err(files)? else {
             return Err(refused("it has no disk".to_owned()));
         };
+        if self.stray(id).is_some() {
+            return Err(refused("its QEMU does not answer".to_owned()));
+        }
         let disks = &self.shared.disks;
-        self.settle(&dir, &mut machine).await?;
+        self.settle(&dir, &mut machine)?;
         disks.check_space(0).map_err(disk)?;
         let newest = self.tags(id).map_err(files)?.first().copied().unwrap_or(0);
         let now = u64::try_from(clock::now_ms() / 1000).unwrap_or(0);
         let tag = now.max(newest + 1);
-        let (layer, next) = (format!("{id}-{tag}"), format!("disk-{tag}.qcow2"));
-        let making = self.shared.making.lock().await;
+        // Not to be guessed by another machine's QEMU, which may pass through the layers' directory.
+        let (layer, next) =
+            (format!("{id}-{tag}-{:032x}", rand::random::<u128>()), format!("disk-{tag}.qcow2"));
         machine.freezing = Some((layer.clone(), next.clone()));
         dir.write_machine(&machine).map_err(files)?;
         disks.begin_freeze(dir.path(), &machine.disk, &layer, &next).await.map_err(disk)?;
         if let Some(live) = self.live(id)
             && let Err(error) = go_over(&live, &dir, &next, tag).await
         {
-            disks.undo_freeze(dir.path(), &layer, &next);
-            machine.freezing = None;
-            dir.write_machine(&machine).map_err(files)?;
+            match &error {
+                QmpError::Refused { .. } => {
+                    machine.freezing = None;
+                    dir.write_machine(&machine).map_err(files)?;
+                    disks.undo_freeze(dir.path(), &layer, &next);
+                }
+                // It may have gone over, or be about to: the next disk is right either way.
+                QmpError::Socket(_) | QmpError::Nonsense(_) | QmpError::Silent | QmpError::Gone => {
+                    self.settle(&dir, &mut machine)?;
+                }
+            }
             return Err(refused(live::reason(&error)));
         }
-        self.settle(&dir, &mut machine).await?;
+        self.settle(&dir, &mut machine)?;
         let file = SnapshotFile { name: wish.name.clone(), message: wish.message.clone(), layer };
         durable::private_dir(&self.snapshots_dir(id)).map_err(files)?;
         let text = serde_json::to_vec(&file).map_err(|error| files(error.into()))?;
         durable::write(&self.snapshot_file(id, tag), &text, 0o600).map_err(files)?;
-        drop(making);
         self.keep_newest(id, keep).await?;
         let made = self.snapshots(id)?.into_iter().find(|snapshot| snapshot.tag == tag);
         made.ok_or_else(|| BackendError::SnapshotNotFound { which: tag.to_string() })
     }
 
     /// Finishes a freeze that was begun, also by a runner that crashed in the middle of it.
-    pub(super) async fn settle(
+    pub(super) fn settle(
         &self,
         dir: &MachineDir,
         machine: &mut Machine,
     ) -> Result<(), BackendError> {
-        let Some((layer, next)) = machine.freezing.take() else { return Ok(()) };
+        let Some((layer, next)) = machine.freezing.clone() else { return Ok(()) };
         let disks = &self.shared.disks;
-        if disks.settle(dir.path(), &layer, &next, &machine.layer).await.map_err(disk)? {
+        if disks.settle(dir.path(), &layer, &next, &machine.layer).map_err(disk)? {
             (machine.layer, machine.disk) = (layer, next);
         }
+        machine.freezing = None;
         dir.write_machine(machine).map_err(files)
     }
 
@@ -172,7 +184,10 @@ impl QemuBackend {
             return Err(BackendError::SnapshotInUse { tag });
         }
         match fs::remove_file(self.snapshot_file(id, tag)) {
-            Ok(()) => self.collect().map_err(files),
+            Ok(()) => {
+                self.collect().await;
+                Ok(())
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(BackendError::SnapshotNotFound { which: tag.to_string() })
             }
@@ -186,7 +201,8 @@ impl QemuBackend {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(files(error)),
             Ok(()) | Err(_) => {}
         }
-        self.collect().map_err(files)
+        self.collect().await;
+        Ok(())
     }
 
     /// What snapshots of whatever machine are built on.
@@ -198,8 +214,11 @@ impl QemuBackend {
             Err(error) => return Err(error),
         };
         for owner in owners {
-            for file in fs::read_dir(owner?.path())? {
-                if let Some(snapshot) = read::<SnapshotFile>(&file?.path())? {
+            let Some(Ok(id)) = owner?.file_name().to_str().map(str::parse::<TaskId>) else {
+                continue;
+            };
+            for tag in self.tags(id)? {
+                if let Some(snapshot) = read::<SnapshotFile>(&self.snapshot_file(id, tag))? {
                     layers.insert(snapshot.layer);
                 }
             }
