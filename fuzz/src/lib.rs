@@ -29,7 +29,7 @@ pub use seeds::seeds;
 /// A name, as in `corpus/`, and what is run on each input.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     ("gateway-greeting", |bytes| {
         let _ = gateway::tunnel_request(bytes);
     }),
@@ -45,6 +45,7 @@ pub const TARGETS: [Target; 16] = [
         drop(serde_json::from_slice::<StreamReply>(bytes));
     }),
     ("guest-proof", guest_proof),
+    ("qmp-line", |bytes| drop(kohakuriver_vm::qmp::parse(bytes))),
     ("exec-frames", |bytes| {
         drop(decode_all::<ExecInput>(bytes));
         drop(decode_all::<ExecOutput>(bytes));

@@ -35,6 +35,12 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             br#"{"target":"udp","port":53}"#.to_vec(),
             br#"{"ok":false,"error":"no"}"#.to_vec(),
         ],
+        "qmp-line" => vec![
+            br#"{"QMP": {"version": {}, "capabilities": ["oob"]}}"#.to_vec(),
+            br#"{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}"#.to_vec(),
+            br#"{"id": 7, "return": {"status": "running"}}"#.to_vec(),
+            br#"{"id": 8, "error": {"class": "GenericError", "desc": "no"}}"#.to_vec(),
+        ],
         "guest-proof" => vec![
             [&b"KRGUEST1"[..], &[7; 32], &[9; 32]].concat(),
             [0x5a; 64].to_vec(),

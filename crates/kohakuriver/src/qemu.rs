@@ -1,5 +1,6 @@
 //! `kohakuriver qemu`: what a machine has for virtual machines.
 
+pub mod check;
 pub mod image;
 
 use kohakuriver_cli::OnNode;
@@ -8,6 +9,8 @@ use image::{ImageCommand, ListArgs};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum QemuCommand {
+    /// Tell what this machine has for virtual machines, and what is missing
+    Check(check::CheckArgs),
     /// Make, list and delete the images that virtual machines are made from
     #[command(subcommand)]
     Image(ImageCommand),
