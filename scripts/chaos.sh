@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # chaos.sh [FAULTS [SEED]]
 # The long run of the chaos suite: a host and two nodes in network namespaces, each node with a
-# Docker engine of its own; everything is killed, cut and filled while people go on. Needs root.
+# Docker engine of its own and virtual machines; everything is killed, cut, removed and filled while
+# people go on. Needs root.
 # KOHAKURIVER_CHAOS_CLOCK=1 also moves this machine's clock back and forth.
 set -euo pipefail
 . "$(dirname -- "$0")/lib.sh"
@@ -12,6 +13,7 @@ started=$(scripts/docker.sh start)
 finish() { if [ "$started" = started ]; then scripts/docker.sh stop; fi; }
 trap finish EXIT
 scripts/e2e-images.sh
+scripts/vm-micro-image.sh "$(target_dir)/vm-images"
 add_cargo_to_path
 as_invoking_user cargo build --workspace --all-targets --locked
 KOHAKURIVER_BIN=$(target_dir)/$(host_triple)/debug/kohakuriver

@@ -69,7 +69,7 @@ step sizes scripts/sizes.sh || true
 step format as_invoking_user cargo fmt --all --check || true
 step "docker engine" start_docker || true
 step "docker images" scripts/e2e-images.sh --with-debian || true
-step "virtual machine" as_root scripts/vm-micro-image.sh "$(target_dir)/vm-images" || true
+step "machine image" scripts/vm-micro-image.sh "$(target_dir)/vm-images" || true
 step clippy as_invoking_user cargo clippy --workspace --all-targets --locked -- -D warnings || true
 if step build build; then
   KOHAKURIVER_BIN=$(target_dir)/$(host_triple)/debug/kohakuriver

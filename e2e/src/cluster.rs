@@ -1,13 +1,15 @@
 //! A host and two nodes as three machines: namespaces on a switch, each node with a Docker engine
-//! of its own, and every part killable by itself.
+//! and a network for virtual machines of its own, and every part killable by itself.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
 
 use crate::disk::SmallDisk;
 use crate::engine::Engine;
+use crate::machine::{Qemu, put_micro_image};
 use crate::network::Network;
 use crate::process::{Output, Server, run};
 use crate::site::executable;
@@ -16,6 +18,8 @@ pub const NODES: [&str; 2] = ["n1", "n2"];
 const HOST: &str = "host";
 const PORT: &str = "8000";
 const SSH_PORT: &str = "8002";
+/// Seconds. A guest that is on its way down, or does not listen yet, has no more.
+const STOP_GRACE: &str = "15";
 
 /// The cluster. Dropping it stops and removes everything.
 #[derive(Debug)]
@@ -32,7 +36,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts all of it and waits until both nodes are online.
+    /// Starts all of it, both nodes with the tests' small guest among their images.
     pub fn start(lost_after_seconds: u32) -> Self {
         let dir = tempfile::Builder::new().prefix("kr-c").tempdir().expect("a temporary directory");
         fs::create_dir(dir.path().join("home")).expect("a fresh directory");
@@ -48,6 +52,7 @@ impl Cluster {
         let mut cluster = Self { host: None, runners, engines, network, disk, dir, lost_after };
         cluster.start_host();
         for index in 0..NODES.len() {
+            put_micro_image(&cluster.runner_dir(index).join("shared"));
             let token = cluster.json(&["node", "token", "create"])["token"].clone();
             cluster.start_runner(index, Some(token.as_str().expect("a token is text")));
         }
@@ -56,7 +61,10 @@ impl Cluster {
 
     /// A client command on the host's machine.
     pub fn command(&self) -> Command {
-        let mut command = self.network.command(HOST, executable());
+        self.with_settings(self.network.command(HOST, executable()))
+    }
+
+    fn with_settings(&self, mut command: Command) -> Command {
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -70,6 +78,24 @@ impl Cluster {
 
     pub fn kr(&self, arguments: &[&str]) -> Output {
         run(self.command().args(arguments))
+    }
+
+    /// Runs a line of shell inside a VPS that may be out of reach.
+    pub fn inside(&self, name: &str, line: &str) -> Output {
+        let mut command = self.network.command(HOST, "timeout");
+        command.args(["--signal", "KILL", "5"]).arg(executable());
+        command.args(["terminal", "exec", name, "--", "sh", "-c", line]);
+        run(&mut self.with_settings(command))
+    }
+
+    /// Where a node keeps everything.
+    pub fn runner_dir(&self, index: usize) -> PathBuf {
+        self.dir.path().join(format!("runner-{}", NODES[index]))
+    }
+
+    /// The virtual machines that run on a node.
+    pub fn qemus(&self, index: usize) -> Vec<Qemu> {
+        Qemu::all_under(&self.runner_dir(index))
     }
 
     #[track_caller]
@@ -99,7 +125,7 @@ impl Cluster {
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.dir.path().join("home"));
         command.args(["runner", "--name", name, "--data-dir"]);
-        command.arg(self.dir.path().join(format!("runner-{name}")));
+        command.arg(self.runner_dir(index)).args(["--vm-stop-grace", STOP_GRACE]);
         command.arg("--docker-socket").arg(self.engines[index].socket());
         if let Some(token) = token {
             command.args(["--join", token]);
@@ -133,5 +159,15 @@ impl Cluster {
             tail(log(first)),
             tail(log(second))
         )
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Nobody shall start again what is ended here.
+        (self.host, self.runners) = (None, [None, None]);
+        for qemu in Qemu::all_under(self.dir.path()) {
+            qemu.kill();
+        }
     }
 }

@@ -2,13 +2,14 @@
 //! engine, the real `ssh` and `scp`. Everything a test starts is stopped by pid and every
 //! container it made is removed when its [`Site`] is dropped, also when the test fails.
 //!
-//! Needs root, a Docker engine, OpenSSH's client, and the images of `scripts/e2e-images.sh`;
-//! `make test` sees to all of it. What is missing fails the test.
+//! Needs root, a Docker engine, QEMU, OpenSSH's client, and the images of `scripts/e2e-images.sh`
+//! and `scripts/vm-micro-image.sh`; `make test` sees to all of it. What is missing fails the test.
 
 mod cluster;
 mod disk;
 mod docker;
 mod engine;
+mod machine;
 mod network;
 mod process;
 mod pty;
@@ -19,6 +20,7 @@ pub use cluster::{Cluster, NODES};
 pub use disk::SmallDisk;
 pub use docker::{Relay, containers_under};
 pub use engine::Engine;
+pub use machine::Qemu;
 pub use network::Network;
 pub use process::{Output, Server, run, run_with_input};
 pub use pty::Terminal;

@@ -60,6 +60,21 @@ impl Network {
         ip(&["-n", &self.namespace("sw"), "link", "set", &format!("p-{name}"), "up"]);
     }
 
+    /// Names of the network devices that one of the machines has.
+    pub fn devices(&self, name: &str) -> Vec<String> {
+        let space = self.namespace(name);
+        let list = run(Command::new("ip").args(["-n", &space, "-brief", "link"])).ok();
+        let words = list.lines().filter_map(|line| line.split_whitespace().next());
+        // A pair's end has the other's number behind its name.
+        words.filter_map(|word| word.split('@').next()).map(ToOwned::to_owned).collect()
+    }
+
+    /// Removes a device of one of the machines, if it is there.
+    pub fn remove_device(&self, name: &str, device: &str) {
+        let space = self.namespace(name);
+        let _ = run(Command::new("ip").args(["-n", &space, "link", "del", device]));
+    }
+
     fn namespace(&self, name: &str) -> String {
         format!("{}-{name}", self.prefix)
     }

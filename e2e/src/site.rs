@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::docker::containers_under;
+use crate::machine::{Qemu, put_micro_image};
 use crate::process::{Output, Server, run};
 
 /// BusyBox alone: no sshd, no bash.
@@ -87,35 +86,15 @@ impl Site {
         format!("kre2e{}", self.number)
     }
 
-    /// Puts the tests' small guest among the images; `scripts/vm-micro-image.sh` makes it.
+    /// Has the tests' small guest among its images.
     pub fn with_micro_image(self) -> Self {
-        let made = target_dir().join("vm-images/micro");
-        let image = self.data_dir().join("shared/vm-images/micro");
-        fs::create_dir_all(&image).expect("the site is writable");
-        let files = fs::read_dir(&made).unwrap_or_else(|error| {
-            panic!("{}: {error}: run scripts/vm-micro-image.sh target/vm-images", made.display())
-        });
-        for file in files {
-            let file = file.expect("the image can be read");
-            fs::copy(file.path(), image.join(file.file_name())).expect("the image fits");
-        }
+        put_micro_image(&self.data_dir().join("shared"));
         self
     }
 
     /// The pids of this site's QEMUs.
     pub fn machines(&self) -> Vec<i32> {
-        let below = self.path().join("data");
-        let processes = fs::read_dir("/proc").expect("/proc is there").flatten();
-        processes
-            .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-            .filter(|pid| {
-                let is_qemu = fs::read_to_string(format!("/proc/{pid}/comm"))
-                    .is_ok_and(|name| name.starts_with("qemu-system"));
-                is_qemu
-                    && fs::read_link(format!("/proc/{pid}/cwd"))
-                        .is_ok_and(|dir| dir.starts_with(&below))
-            })
-            .collect()
+        Qemu::all_under(&self.data_dir()).into_iter().map(|qemu| qemu.pid).collect()
     }
 
     /// Runs a client command.
@@ -224,8 +203,8 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        for pid in self.machines() {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        for qemu in Qemu::all_under(&self.data_dir()) {
+            qemu.kill();
         }
         let bridge = self.bridge();
         if Path::new("/sys/class/net").join(&bridge).exists() {
@@ -235,13 +214,6 @@ impl Drop for Site {
             let _ = run(Command::new("docker").args(["rm", "--force", &name]));
         }
     }
-}
-
-/// Where Cargo puts what it builds.
-fn target_dir() -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its own file");
-    let dir = test.ancestors().nth(4).expect("tests are four levels below it");
-    dir.to_owned()
 }
 
 /// `KOHAKURIVER_BIN`, or the executable that was built beside this test.

@@ -344,7 +344,11 @@ fn rules_that_somebody_flushed_come_back() {
 #[test]
 fn a_bridge_that_was_removed_under_its_guests_comes_back() {
     let world = World::new();
-    let (mut one, mut other) = (world.guest(2), world.guest(3));
+    let mut one = world.guest(2);
+    world.node.sh("ip link del kohaku-br0");
+    // With the next guest, and with a repair.
+    let mut other = world.guest(3);
+    world.await_ready(2);
     world.node.sh("ip link del kohaku-br0");
     world.with(|network| async move { network.repair().await.unwrap() });
     world.await_ready(2);

@@ -1,249 +1,298 @@
-//! What people asked for, as far as they were told that it was taken; and whether the cluster is
-//! so. An act whose answer was lost may have been taken or not: then either is right.
+//! What people asked for, as far as they were told that it was taken. An act whose answer was lost
+//! may have been taken or not: then either is right.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use kohakuriver_e2e::{BUSYBOX, Cluster, NODES};
+use kohakuriver_e2e::{BUSYBOX, Cluster};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use serde_json::Value;
 
+use crate::disk::Disk;
+use crate::guest::Guest;
+
 const MOST: usize = 8;
+/// They boot for seconds each where nothing but the processor executes them.
+const MOST_MACHINES: usize = 3;
 
 /// What a VPS should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wish {
+pub enum Wish {
     Up,
     Paused,
     Stopped,
     Killed,
     Gone,
+    /// It ended by itself and nobody has asked for it since.
+    Down,
+    /// It ended by itself while something was being done to it: up or down.
+    Struck,
     /// An answer was lost.
     Either,
+}
+
+#[derive(Debug)]
+pub struct Vps {
+    pub wish: Wish,
+    pub machine: Option<Machine>,
+    /// Something was asked of it in this round.
+    touched: bool,
+}
+
+/// What a virtual machine has besides.
+#[derive(Debug, Default)]
+pub struct Machine {
+    /// Empty where the answer to its create was lost.
+    task_id: String,
+    pub disk: Disk,
+    /// Somebody removed its network device: until its next start nobody gets in.
+    pub cut_off: bool,
+}
+
+/// How a command went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Taken,
+    Refused,
+    NoAnswer,
 }
 
 #[derive(Debug, Default)]
 pub struct Model {
     /// By name.
-    wishes: BTreeMap<String, Wish>,
+    pub vpses: BTreeMap<String, Vps>,
+    /// Names and numbers given out.
     made: u32,
+    /// What must never happen and did.
+    pub outrage: Option<String>,
 }
 
 impl Model {
     pub fn len(&self) -> usize {
-        self.wishes.len()
+        self.vpses.len()
+    }
+
+    pub fn machines(&self) -> usize {
+        self.vpses.values().filter(|vps| vps.machine.is_some()).count()
+    }
+
+    pub fn machine(&self, name: &str) -> Option<&Machine> {
+        self.vpses.get(name)?.machine.as_ref()
     }
 
     /// One random act; answers what it was and how it went.
     pub fn act(&mut self, cluster: &Cluster, random: &mut StdRng) -> String {
-        let names: Vec<String> = self.wishes.keys().cloned().collect();
+        let names: Vec<String> = self.vpses.keys().cloned().collect();
         if names.is_empty() || (names.len() < MOST && random.random_range(0..4) == 0) {
             return self.create(cluster, random);
         }
         let name = &names[random.random_range(0..names.len())];
+        let is_machine = self.vpses[name].machine.is_some();
         let cores = random.random_range(0..2).to_string();
-        let (arguments, wish): (Vec<&str>, Option<Wish>) = match random.random_range(0..9) {
+        let choices = if is_machine { 13 } else { 9 };
+        let (arguments, wish): (Vec<&str>, Option<Wish>) = match random.random_range(0..choices) {
             0 => (vec!["stop", name, "--no-wait"], Some(Wish::Stopped)),
             1 => (vec!["kill", name, "--no-wait"], Some(Wish::Killed)),
             2 | 3 => (vec!["restart", name, "--no-wait"], Some(Wish::Up)),
             4 => (vec!["pause", name, "--no-wait"], Some(Wish::Paused)),
             5 => (vec!["resume", name, "--no-wait"], Some(Wish::Up)),
             6 => (vec!["update", name, "--cores", &cores, "--no-wait"], None),
+            7 if is_machine => return self.snapshot(cluster, name),
             7 => (vec!["snapshot", "create", name], None),
-            _ => (vec!["delete", name, "--yes", "--force", "--no-wait"], Some(Wish::Gone)),
+            8 => (vec!["delete", name, "--yes", "--force", "--no-wait"], Some(Wish::Gone)),
+            9 | 10 => return self.restore(cluster, random, name),
+            _ => return self.write(cluster, name),
         };
-        let output = cluster.kr(&[&["vps"], &arguments[..]].concat());
-        let told = match output.code {
-            0 => "taken",
-            3 => "no answer",
-            _ => "refused",
-        };
+        let (told, line) = ask(cluster, &arguments);
+        let freezes = matches!(arguments[0], "pause" | "resume");
+        if is_machine && freezes && told == Told::Taken {
+            self.outrage = Some(format!("{name} is a machine, and {} was taken", arguments[0]));
+        }
         if let Some(wish) = wish {
             match told {
-                "taken" => self.taken(name, wish),
+                Told::Taken => self.taken(name, wish),
                 // Refused by a host that answered changes nothing.
-                "refused" => {}
-                _ => drop(self.wishes.insert(name.clone(), Wish::Either)),
+                Told::Refused => {}
+                Told::NoAnswer if is_machine && freezes => {}
+                Told::NoAnswer => self.vps(name).wish = Wish::Either,
             }
         }
-        format!("{}: {told} {}", arguments.join(" "), output.stderr.replace('\n', " "))
+        line
+    }
+
+    fn vps(&mut self, name: &str) -> &mut Vps {
+        let vps = self.vpses.get_mut(name).unwrap();
+        vps.touched = true;
+        vps
     }
 
     fn taken(&mut self, name: &str, wish: Wish) {
+        let vps = self.vps(name);
+        if let Some(machine) = &mut vps.machine {
+            // Whatever this is, its next start plugs it in again.
+            machine.cut_off = false;
+        }
         // Stopping what is being killed, and the like, is taken and changes nothing.
-        let old = self.wishes[name];
-        let new = match (old, wish) {
+        let old = vps.wish;
+        vps.wish = match (old, wish) {
             (Wish::Either | Wish::Gone, _) if wish != Wish::Gone => old,
-            (Wish::Killed, Wish::Stopped) => Wish::Killed,
+            (Wish::Killed, Wish::Stopped) => old,
+            // While it is not known to be down, a start is under way already.
+            (Wish::Struck, Wish::Up) => old,
             _ => wish,
         };
-        self.wishes.insert(name.to_owned(), new);
     }
 
     fn create(&mut self, cluster: &Cluster, random: &mut StdRng) -> String {
         self.made += 1;
         let name = format!("v{}", self.made);
-        let mut arguments = vec!["vps", "create", "--name", &name, "--image", BUSYBOX, "--detach"];
-        if random.random_range(0..2) == 0 {
-            arguments.extend(["--cores", "1"]);
+        let mut arguments = vec!["create", "--name", &name, "--detach", "--json"];
+        let is_machine = self.machines() < MOST_MACHINES && random.random_range(0..2) == 0;
+        if is_machine {
+            arguments.extend(["--backend", "qemu", "--vm-image", "micro", "--cores", "1"]);
+            arguments.extend(["--vm-memory", "160", "--vm-disk", "1"]);
+        } else {
+            arguments.extend(["--image", BUSYBOX]);
+            if random.random_range(0..2) == 0 {
+                arguments.extend(["--cores", "1"]);
+            }
         }
         if random.random_range(0..2) == 0 {
             arguments.push("--ssh");
         }
-        let output = cluster.kr(&arguments);
-        let told = match output.code {
-            0 => {
-                self.wishes.insert(name.clone(), Wish::Up);
-                "taken"
-            }
-            3 => {
-                self.wishes.insert(name.clone(), Wish::Either);
-                "no answer"
-            }
-            _ => "refused",
+        let output = cluster.kr(&[&["vps"], &arguments[..]].concat());
+        let (told, line) = heard(&arguments, output.code, &output.stderr);
+        let wish = match told {
+            Told::Taken => Wish::Up,
+            Told::NoAnswer => Wish::Either,
+            Told::Refused => return line,
         };
-        format!("create {name}: {told} {}", output.stderr.replace('\n', " "))
+        let task: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
+        let task_id = task["task_id"].as_str().unwrap_or_default().to_owned();
+        let machine = is_machine.then(|| Machine { task_id, ..Machine::default() });
+        self.vpses.insert(name, Vps { wish, machine, touched: true });
+        line
     }
 
-    /// Compares wishes, the host's words and the engines' containers.
-    pub fn check(&self, cluster: &Cluster) -> Result<(), String> {
-        let listed = cluster.kr(&["vps", "list", "--all", "--json"]);
-        if listed.code != 0 {
-            return Err(format!("no list: {}", listed.stderr));
+    fn snapshot(&mut self, cluster: &Cluster, name: &str) -> String {
+        self.made += 1;
+        let snapshot = format!("s{}", self.made);
+        let (told, line) = ask(cluster, &["snapshot", "create", name, "--name", &snapshot]);
+        if let Some(machine) = &mut self.vps(name).machine {
+            machine.disk.saved(&snapshot, told == Told::Taken);
         }
-        let tasks: Vec<Value> = serde_json::from_str(&listed.stdout).map_err(|e| e.to_string())?;
-        let by_name: BTreeMap<&str, &Value> =
-            tasks.iter().filter_map(|task| Some((task["name"].as_str()?, task))).collect();
-        if by_name.len() != tasks.len() {
-            return Err("a VPS without a name, or two of one".to_owned());
+        line
+    }
+
+    fn restore(&mut self, cluster: &Cluster, random: &mut StdRng, name: &str) -> String {
+        let disk = &self.vpses[name].machine.as_ref().unwrap().disk;
+        let snapshots: Vec<String> = disk.snapshots().map(ToOwned::to_owned).collect();
+        let Some(last) = snapshots.len().checked_sub(1) else {
+            return self.snapshot(cluster, name);
+        };
+        let snapshot = &snapshots[random.random_range(0..=last)];
+        let arguments = ["snapshot", "restore", name, snapshot, "--yes", "--no-wait"];
+        let (told, line) = ask(cluster, &arguments);
+        if told == Told::Refused {
+            return line;
         }
-        for (name, wish) in &self.wishes {
-            let status = by_name.get(name.as_str()).map(|task| text(task, "status"));
-            let right = match wish {
-                Wish::Either => true,
-                Wish::Up => {
-                    status == Some("running")
-                        || status == Some("failed")
-                            && by_name.get(name.as_str()).is_some_and(|task| never_created(task))
-                }
-                Wish::Paused => status == Some("paused"),
-                Wish::Stopped => matches!(status, Some("stopped")),
-                Wish::Killed => status == Some("killed"),
-                Wish::Gone => status.is_none(),
-            };
-            if !right {
-                let task = by_name.get(name.as_str());
-                return Err(format!("{name} should be {wish:?} and is {status:?}: {task:?}"));
+        if told == Told::Taken {
+            self.taken(name, Wish::Up);
+        }
+        let vps = self.vps(name);
+        if told == Told::NoAnswer && vps.wish != Wish::Gone {
+            vps.wish = Wish::Either;
+        } else if vps.wish == Wish::Struck {
+            // Another disk is another start.
+            vps.wish = Wish::Up;
+        }
+        if let Some(machine) = &mut vps.machine {
+            machine.disk.restored(snapshot, told == Told::Taken);
+        }
+        line
+    }
+
+    fn write(&mut self, cluster: &Cluster, name: &str) -> String {
+        self.made += 1;
+        let number = self.made;
+        let output = cluster.inside(name, &Disk::write(number));
+        if let Some(machine) = &mut self.vpses.get_mut(name).unwrap().machine {
+            machine.disk.written(number, output.code == 0);
+        }
+        format!("write {number} in {name}: {} {}", output.code, output.stderr.replace('\n', " "))
+    }
+
+    /// A machine whose network device was removed.
+    pub fn is_cut_off(&mut self, name: &str) {
+        if let Some(machine) = self.vpses.get_mut(name).and_then(|vps| vps.machine.as_mut()) {
+            machine.cut_off = true;
+        }
+    }
+
+    /// A machine that nobody asked to end did, or may have.
+    pub fn is_struck(&mut self, task_id: &str, surely: bool) {
+        for vps in self.vpses.values_mut() {
+            let Some(machine) = &vps.machine else { continue };
+            if (machine.task_id == task_id || machine.task_id.is_empty()) && vps.wish == Wish::Up {
+                vps.wish = if surely && !vps.touched { Wish::Down } else { Wish::Struck };
             }
         }
-        for (name, task) in &by_name {
-            if !self.wishes.contains_key(*name) {
-                return Err(format!("nobody asked for {name}"));
-            }
-            if !task["transition"].is_null() {
-                return Err(format!("{name} is still {}", task["transition"]));
-            }
-        }
-        containers(cluster, &by_name)?;
-        allocations(cluster, &tasks)
+    }
+
+    /// One of the machines that run and that nobody has asked anything of since the last round.
+    pub fn one_that_runs(&self, cluster: &Cluster, pick: usize) -> Option<Guest> {
+        let guests = Guest::all(cluster).ok()?;
+        let calm = |guest: &Guest| {
+            guest.is_up()
+                && self.vpses.get(&guest.name).is_some_and(|vps| {
+                    let cut_off = vps.machine.as_ref().is_some_and(|machine| machine.cut_off);
+                    vps.wish == Wish::Up && !vps.touched && !cut_off
+                })
+        };
+        let calm: Vec<Guest> = guests.into_iter().filter(calm).collect();
+        calm.get(pick % calm.len().max(1)).cloned()
     }
 
     /// After a round that was right: what is there is what it is, what is not there is gone.
     pub fn forget_uncertain(&mut self, cluster: &Cluster) {
         let tasks = cluster.json(&["vps", "list", "--all"]);
-        let status = |name: &str| {
-            let task = tasks.as_array().unwrap().iter().find(|task| task["name"] == name)?;
-            task["status"].as_str()
-        };
-        self.wishes.retain(|name, wish| {
-            let now = match status(name) {
+        let find = |name: &str| tasks.as_array().unwrap().iter().find(|task| task["name"] == name);
+        self.vpses.retain(|name, vps| {
+            let Some(task) = find(name) else { return false };
+            vps.touched = false;
+            vps.wish = match task["status"].as_str() {
                 Some("running") => Wish::Up,
                 Some("paused") => Wish::Paused,
                 Some("stopped") => Wish::Stopped,
                 Some("killed") => Wish::Killed,
-                Some(_) => Wish::Either,
-                None => return false,
+                Some("failed") if vps.machine.is_some() => Wish::Down,
+                _ => Wish::Either,
             };
-            *wish = now;
+            if let Some(machine) = &mut vps.machine {
+                machine.task_id = task["task_id"].as_str().unwrap_or_default().to_owned();
+                machine.cut_off &= vps.wish == Wish::Up;
+                if vps.wish == Wish::Up && !machine.cut_off && !machine.disk.is_certain() {
+                    let read = cluster.inside(name, &Disk::read());
+                    if let Ok(number) = read.stdout.trim().parse() {
+                        machine.disk.written(number, true);
+                    }
+                }
+            }
             true
         });
     }
 }
 
-/// Each VPS has its one container, on its node, in its state; and there are no others.
-fn containers(cluster: &Cluster, by_name: &BTreeMap<&str, &Value>) -> Result<(), String> {
-    let mut found = BTreeMap::new();
-    for (index, engine) in cluster.engines.iter().enumerate() {
-        for (container, state) in engine.containers() {
-            if found.insert(container.clone(), (NODES[index], state)).is_some() {
-                return Err(format!("{container} is there twice"));
-            }
-        }
-    }
-    for (name, task) in by_name {
-        let container = format!("kohakuriver-vps-{}", text(task, "task_id"));
-        if never_created(task) && !found.contains_key(&container) {
-            continue;
-        }
-        let Some((node, state)) = found.remove(&container) else {
-            return Err(format!("{name} is {} and has no container", task["status"]));
-        };
-        if node != text(task, "assigned_node") {
-            return Err(format!("{name} is on {node}, not on {}", task["assigned_node"]));
-        }
-        let right = match text(task, "status") {
-            "running" => state == "running",
-            "paused" => state == "paused",
-            _ => state == "exited" || state == "created",
-        };
-        if !right {
-            return Err(format!(
-                "{name} is said to be {} and its container {state}",
-                task["status"]
-            ));
-        }
-    }
-    match found.keys().next() {
-        Some(container) => Err(format!("{container} belongs to nothing")),
-        None => Ok(()),
-    }
+fn ask(cluster: &Cluster, arguments: &[&str]) -> (Told, String) {
+    let output = cluster.kr(&[&["vps"], arguments].concat());
+    heard(arguments, output.code, &output.stderr)
 }
 
-/// The nodes' accounts are the sums of what is up, and no port is given twice.
-fn allocations(cluster: &Cluster, tasks: &[Value]) -> Result<(), String> {
-    let nodes = cluster.json(&["node", "list"]);
-    for node in nodes.as_array().unwrap() {
-        let up = tasks.iter().filter(|task| {
-            task["assigned_node"] == node["hostname"]
-                && matches!(text(task, "status"), "running" | "paused")
-        });
-        let cores: u64 = up.map(|task| task["required_cores"].as_u64().unwrap()).sum();
-        if node["cores_in_use"] != cores {
-            return Err(format!(
-                "{cores} cores are in use, and the account says {}",
-                node["cores_in_use"]
-            ));
-        }
-    }
-    let ports: Vec<u64> = tasks
-        .iter()
-        .filter_map(|task| task["ssh_port"].as_u64())
-        .filter(|port| *port > 0)
-        .collect();
-    let unique: BTreeSet<_> = ports.iter().collect();
-    if unique.len() == ports.len() { Ok(()) } else { Err(format!("ports given twice: {ports:?}")) }
-}
-
-/// A create that came while its node's engine was away fails cleanly, and one that was stopped
-/// before it began stays unmade: it is said, and nothing of it is there.
-fn never_created(task: &Value) -> bool {
-    match text(task, "status") {
-        "failed" => text(task, "error_code") == "engine_unavailable",
-        "stopped" | "killed" => task["exit_code"].is_null(),
-        _ => false,
-    }
-}
-
-fn text<'a>(task: &'a Value, key: &str) -> &'a str {
-    task[key].as_str().unwrap_or_default()
+fn heard(arguments: &[&str], code: i32, said: &str) -> (Told, String) {
+    let told = match code {
+        0 => Told::Taken,
+        3 => Told::NoAnswer,
+        _ => Told::Refused,
+    };
+    (told, format!("{}: {told:?} {}", arguments.join(" "), said.replace('\n', " ")))
 }

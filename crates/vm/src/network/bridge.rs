@@ -72,6 +72,11 @@ impl Network {
         }
         let seen = self.see().await?;
         let mut guests = seen.guests(&self.config.bridge, &self.config.owner);
+        let has_guests = guests.iter().any(|other| other.id != id);
+        // Where the bridge was removed, those that were on it come along.
+        let mut stranded = seen.stranded(&self.config.owner);
+        stranded.retain(|other| other.id != id);
+        guests.extend_from_slice(&stranded);
         let guest = Guest { id, tap: tap_name(id), address };
         guests.retain(|other| other.id != id);
         if let Some(other) = guests.iter().find(|other| other.address == address) {
@@ -81,7 +86,7 @@ impl Network {
         if in_the_way && !seen.own_taps(&self.config.owner).any(|(own, _)| own == id) {
             return Err(NetworkError::DeviceTaken { name: guest.tap });
         }
-        self.ensure_bridge(&seen, !guests.is_empty()).await?;
+        self.ensure_bridge(&seen, has_guests).await?;
         if in_the_way {
             delete(&guest.tap).await?;
         }
@@ -90,6 +95,12 @@ impl Network {
         if plugged.is_err() {
             // What failed is the news; the next change puts the rest right.
             let _ = delete(&guest.tap).await;
+        }
+        for other in &stranded {
+            // Theirs is no failure of this one.
+            if let Err(error) = self.connect(other, "").await {
+                tracing::warn!(id = %other.id, %error, "a machine does not come back to the bridge");
+            }
         }
         plugged
     }
