@@ -37,7 +37,8 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         ],
         "qmp-line" => vec![
             br#"{"QMP": {"version": {}, "capabilities": ["oob"]}}"#.to_vec(),
-            br#"{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}"#.to_vec(),
+            br#"{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}"#
+                .to_vec(),
             br#"{"id": 7, "return": {"status": "running"}}"#.to_vec(),
             br#"{"id": 8, "error": {"class": "GenericError", "desc": "no"}}"#.to_vec(),
         ],

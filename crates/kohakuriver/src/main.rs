@@ -66,6 +66,7 @@ fn main() -> ExitCode {
             qemu::Part::Host(command) => {
                 return kohakuriver_cli::run(global, ClientCommand::Qemu(command));
             }
+            qemu::Part::Check(args) => qemu::check::run(&args, &global),
             qemu::Part::Here(command) => qemu::image::run(command, &global),
         },
         Command::Agent(args) => agent::run(&args),

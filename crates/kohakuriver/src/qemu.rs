@@ -21,6 +21,7 @@ pub enum QemuCommand {
 
 /// Who does it.
 pub enum Part {
+    Check(check::CheckArgs),
     Here(ImageCommand),
     Host(kohakuriver_cli::QemuCommand),
 }
@@ -28,6 +29,7 @@ pub enum Part {
 impl QemuCommand {
     pub fn part(self) -> Part {
         match self {
+            Self::Check(args) => Part::Check(args),
             Self::Host(command) => Part::Host(command),
             Self::Image(ImageCommand::List(ListArgs {
                 on: OnNode { node: Some(node) }, ..

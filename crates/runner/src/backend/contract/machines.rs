@@ -237,6 +237,13 @@ async fn the_console_is_shared_and_remembers() {
             }
         }
     }
+    // QEMU writes its log after it has told us.
+    for _ in 0..100 {
+        if node.backend.log_tail(order.task_id).await.contains("on-42-it") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     assert!(node.backend.log_tail(order.task_id).await.contains("on-42-it"));
     let (mut late, _hold) = attach().await;
     let Ok(Some(ExecOutput::Stdout(piece))) = late.next().await else { panic!("no backlog") };
