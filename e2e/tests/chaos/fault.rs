@@ -1,6 +1,6 @@
 //! What goes wrong.
 
-use kohakuriver_e2e::{Cluster, NODES};
+use kohakuriver_e2e::{Cluster, NODES, Qemu};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use rand::RngExt;
@@ -23,6 +23,8 @@ pub enum Fault {
     HostDiskFull,
     QemuKilled(usize, Pick),
     QemuAndRunnerKilled(usize, Pick),
+    /// For as long as it lasts they do nothing.
+    QemusFrozen(usize),
     GuestPoweredOff(Pick),
     GuestPanicked(Pick),
     GuestReset(Pick),
@@ -38,7 +40,7 @@ impl Fault {
     pub fn random(random: &mut StdRng, clock: bool) -> Self {
         let node = random.random_range(0..NODES.len());
         let pick = random.random_range(0..60);
-        match random.random_range(0..if clock { 15 } else { 14 }) {
+        match random.random_range(0..if clock { 16 } else { 15 }) {
             0 => Self::HostKilled,
             1 => Self::RunnerKilled(node),
             2 => Self::HostAndRunnerKilled(node),
@@ -53,6 +55,7 @@ impl Fault {
             11 => Self::GuestReset(pick),
             12 => Self::TapRemoved(pick),
             13 => Self::BridgeRemovedAndRunnerKilled(node),
+            14 => Self::QemusFrozen(node),
             _ => Self::ClockMoved(random.random_range(-7200..7200)),
         }
     }
@@ -77,6 +80,10 @@ impl Fault {
             Self::QemuAndRunnerKilled(node, pick) => {
                 cluster.kill_runner(node);
                 kill_qemu(cluster, model, node, pick);
+            }
+            Self::QemusFrozen(node) => {
+                cluster.qemus(node).iter().for_each(Qemu::freeze);
+                return !cluster.qemus(node).is_empty();
             }
             Self::GuestPoweredOff(pick) => return end_guest(cluster, model, pick, "poweroff -f"),
             Self::GuestPanicked(pick) => {
@@ -118,6 +125,7 @@ impl Fault {
             }
             Self::CablePulled(node) => cluster.network.mend(NODES[node]),
             Self::HostDiskFull => cluster.disk.free(),
+            Self::QemusFrozen(node) => cluster.qemus(node).iter().for_each(Qemu::thaw),
             Self::ClockMoved(seconds) => move_clock(-seconds),
             // Theirs to mend, or nobody's.
             Self::QemuKilled(..)

@@ -118,7 +118,7 @@ fn files(runner: &Path, here: &[&Guest]) -> Result<(), String> {
             }
         }
     }
-    let mut tops = Vec::new();
+    let (mut tops, mut begun) = (Vec::new(), BTreeSet::new());
     for guest in here {
         let dir = vm.join("disks").join(&guest.task_id);
         let Some(machine) = json(&dir.join("machine.json")) else {
@@ -128,6 +128,8 @@ fn files(runner: &Path, here: &[&Guest]) -> Result<(), String> {
             return Err(format!("{} is {} and has no disk", guest.name, guest.status));
         };
         tops.push(text(&machine, "layer").to_owned());
+        // A snapshot that was cut off is finished at the next start.
+        begun.extend(machine["freezing"][0].as_str().map(ToOwned::to_owned));
         let snapshots = vm.join("snapshots").join(&guest.task_id);
         let saved = names(&snapshots).into_iter().filter_map(|file| json(&snapshots.join(file)));
         tops.extend(saved.map(|snapshot| text(&snapshot, "layer").to_owned()));
@@ -135,12 +137,12 @@ fn files(runner: &Path, here: &[&Guest]) -> Result<(), String> {
             is_whole(&dir.join(text(&machine, "disk")))?;
         }
     }
-    layers(&vm.join("layers"), tops)
+    layers(&vm.join("layers"), tops, begun)
 }
 
 /// The layers are those that disks and snapshots are built on, and the image's.
-fn layers(dir: &Path, mut tops: Vec<String>) -> Result<(), String> {
-    let mut used = BTreeSet::new();
+fn layers(dir: &Path, mut tops: Vec<String>, begun: BTreeSet<String>) -> Result<(), String> {
+    let mut used = begun;
     while let Some(name) = tops.pop() {
         let Some(layer) = json(&dir.join(&name).join("layer.json")) else {
             return Err(format!("layer {name} is missing"));

@@ -16,7 +16,7 @@
 //! All that is known of a machine is in its directory and in its process, so a runner that was
 //! killed anywhere takes up again what it finds ([`QemuBackend::adopt`]).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -105,6 +105,8 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 const STALLED: &str = "it stands still: the node's disk is full, or cannot be written; it goes on \
     by itself when there is space";
 
+type Retaking = tokio::task::JoinHandle<Option<()>>;
+
 /// Cheap to clone: everything is shared.
 #[derive(Clone, Debug)]
 pub struct QemuBackend {
@@ -118,9 +120,11 @@ struct Shared {
     images: ImageStore,
     host: Host,
     live: Mutex<HashMap<TaskId, Arc<Live>>>,
-    /// Layers that are about to be built on.
-    promised: Mutex<BTreeSet<String>>,
-    /// Held while addresses are chosen, and while layers are collected.
+    /// Who asks machines that did not answer again.
+    retaking: Mutex<HashMap<TaskId, Retaking>>,
+    /// Layers that are about to be built on, and by whom.
+    promised: Mutex<HashMap<TaskId, String>>,
+    /// Held while addresses are chosen, and while layers are begun or collected.
     making: tokio::sync::Mutex<()>,
     /// Held while the disk with our executable is written.
     agent_disk: tokio::sync::Mutex<()>,
@@ -140,6 +144,7 @@ impl QemuBackend {
             images,
             host,
             live: Mutex::default(),
+            retaking: Mutex::default(),
             promised: Mutex::default(),
             making: tokio::sync::Mutex::default(),
             agent_disk: tokio::sync::Mutex::default(),
@@ -166,6 +171,10 @@ impl QemuBackend {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Live>>> {
         self.shared.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn retaking(&self) -> MutexGuard<'_, HashMap<TaskId, Retaking>> {
+        self.shared.retaking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The machines whose directories are there.

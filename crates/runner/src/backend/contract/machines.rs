@@ -303,8 +303,36 @@ async fn a_qemu_that_does_not_answer_can_be_killed_and_keeps_nothing() {
     assert!(!process.is_alive());
     let ended = life(&node.backend, id).await;
     assert!(matches!(ended, Some(Life::Ended { exit_code: Some(137), .. })), "{ended:?}");
+
+    // Whoever asked the old one again leaves the next one alone.
+    node.backend.start(id).await.unwrap();
+    answers(&node.backend, id).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    said(&node, id, &["true"]).await;
+    node.backend.stop(id).await.unwrap();
+    let ended = life(&node.backend, id).await;
+    assert!(matches!(ended, Some(Life::Ended { exit_code: Some(0), .. })), "{ended:?}");
     node.backend.remove(id).await.unwrap();
     assert!(!node.disk_dir(id).exists());
+}
+
+#[tokio::test]
+async fn a_restore_that_was_given_up_leaves_no_layer() {
+    let node = MachineNode::new().await;
+    let mut order = machine();
+    let id = order.task_id;
+    agent_files::write_instance_files(&node.layout, &order).unwrap();
+    let image = node.backend.prepare(&order, &|_, _| {}).await.unwrap();
+    node.backend.create(&order, &image).await.unwrap();
+    let saved = node.backend.create_snapshot(id, &SnapshotWish::default(), 0).await.unwrap();
+    order.spec.snapshot = Some(SnapshotRef { task_id: id, tag: saved.tag });
+    let layer = node.backend.prepare(&order, &|_, _| {}).await.unwrap();
+    let layer = node.layout.machines_dir().join("layers").join(layer);
+    // The old disk is given up, and then the machine.
+    node.backend.remove(id).await.unwrap();
+    assert!(layer.exists());
+    node.backend.delete_all_snapshots(id).await.unwrap();
+    assert!(!layer.exists());
 }
 
 #[tokio::test]

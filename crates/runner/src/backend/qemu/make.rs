@@ -5,13 +5,13 @@
 //!  make:    record (address taken) -> disk     unmake: directory, then what nothing is built on
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kohakuriver_link::protocol::Order;
@@ -46,7 +46,7 @@ impl QemuBackend {
         self.shared.disks.prepare().map_err(files)?;
         if let Some(wanted) = order.spec.snapshot {
             let layer = self.snapshot_layer(wanted)?;
-            self.promise(&layer);
+            self.promise(order.task_id, &layer);
             return Ok(layer);
         }
         let ImageSource::VmImage { name } = &order.spec.image else {
@@ -57,6 +57,7 @@ impl QemuBackend {
         let image = tokio::task::spawn_blocking(move || images.get(&wanted)).await;
         let image = image.map_err(|error| files(io::Error::other(error)))?;
         let image = image.map_err(|error| image_error(name, &error))?;
+        self.promise(order.task_id, &layer_name(&image.meta));
         self.link_image(&image, progress).await
     }
 
@@ -67,7 +68,6 @@ impl QemuBackend {
     ) -> Result<String, BackendError> {
         progress("linking the image".to_owned(), None);
         let layer = layer_name(&image.meta);
-        self.promise(&layer);
         let mut parts = vec![(image.disk.clone(), DISK)];
         if image.meta.kernel.is_some() {
             parts.push((image.kernel_file(), KERNEL_FILE));
@@ -106,9 +106,13 @@ impl QemuBackend {
         }
     }
 
-    fn promise(&self, layer: &str) {
-        let mut promised = self.shared.promised.lock().unwrap_or_else(PoisonError::into_inner);
-        promised.insert(layer.to_owned());
+    /// Until its disk is made, or it is given up.
+    fn promise(&self, id: TaskId, layer: &str) {
+        self.promised().insert(id, layer.to_owned());
+    }
+
+    pub(super) fn promised(&self) -> MutexGuard<'_, HashMap<TaskId, String>> {
+        self.shared.promised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the image of a layer says about booting it.
@@ -167,7 +171,7 @@ impl QemuBackend {
         disks.create(dir.path(), layer, wanted).await.map_err(disk)?;
         // What has a record is a machine: it comes last.
         dir.write_machine(&machine).map_err(files)?;
-        self.shared.promised.lock().unwrap_or_else(PoisonError::into_inner).remove(layer);
+        self.promised().remove(&id);
         Ok(())
     }
 
@@ -235,7 +239,7 @@ impl QemuBackend {
     }
 
     fn collect_but(&self, listing: &Listing) -> io::Result<()> {
-        let mut used = self.shared.promised.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut used: BTreeSet<String> = self.promised().values().cloned().collect();
         for id in self.ids()? {
             if let Some(machine) = self.dir(id).machine()? {
                 used.insert(machine.layer);

@@ -90,6 +90,8 @@ impl QemuBackend {
                 Ok(()) => {
                     machine.layer.clone_from(&machine.base);
                     dir.write_machine(machine).map_err(files)?;
+                    let _making = self.shared.making.lock().await;
+                    self.collect().await;
                 }
                 // A long chain is slower and as good.
                 Err(error) => tracing::warn!(%error, "a machine's layers are not made one"),
@@ -205,14 +207,24 @@ impl QemuBackend {
 
     /// A QEMU that runs and that nobody follows: it did not answer when it was started or found.
     pub(super) fn stray(&self, id: TaskId) -> Option<Process> {
-        if self.live(id).is_some() {
-            return None;
-        }
+        if self.live(id).is_some() { None } else { self.process(id) }
+    }
+
+    fn process(&self, id: TaskId) -> Option<Process> {
         self.dir(id).started().map(|(process, _)| process).filter(|process| process.is_alive())
     }
 
     /// Ends a QEMU that cannot be asked to end.
     pub(super) async fn end_stray(&self, id: TaskId) -> Result<(), BackendError> {
+        // Whoever asks it again must not take the next one for it, nor clear away what that has.
+        let asking = self.retaking().remove(&id);
+        if let Some(asking) = asking {
+            asking.abort();
+            let _ = asking.await;
+            if self.process(id).is_none() {
+                return self.give_back(id).await;
+            }
+        }
         let Some(process) = self.stray(id) else { return Ok(()) };
         tracing::warn!(task_id = %id, pid = process.pid, "a QEMU that does not answer is killed");
         process.kill();
@@ -245,7 +257,7 @@ impl QemuBackend {
         let mut living = Vec::new();
         for id in ids {
             let dir = self.dir(id);
-            if !dir.started().is_some_and(|(process, _)| process.is_alive()) {
+            if self.process(id).is_none() {
                 continue;
             }
             living.push(id);
@@ -262,6 +274,7 @@ impl QemuBackend {
             }
         }
         self.shared.host.sweep(&living).await;
+        self.collect().await;
     }
 
     /// Finishes a snapshot in the middle of which an earlier runner ended.
@@ -280,7 +293,7 @@ impl QemuBackend {
     /// Asks a QEMU that does not answer again and again, until it does or is gone.
     fn retake(&self, id: TaskId) {
         let (this, left) = (self.clone(), self.shared.left.clone());
-        tokio::spawn(left.run_until_cancelled_owned(async move {
+        let asking = tokio::spawn(left.run_until_cancelled_owned(async move {
             while this.stray(id).is_some() {
                 tokio::time::sleep(RETAKE).await;
                 if let Ok(started) = Live::connect(this.dir(id), None).await {
@@ -294,6 +307,7 @@ impl QemuBackend {
             }
             let _ = this.shared.events.send(Change::Instance(id));
         }));
+        self.retaking().insert(id, asking);
     }
 
     fn write_seed(&self, id: TaskId, dir: &MachineDir, network_config: &str) -> io::Result<()> {

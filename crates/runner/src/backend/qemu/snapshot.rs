@@ -88,9 +88,12 @@ impl QemuBackend {
         // Not to be guessed by another machine's QEMU, which may pass through the layers' directory.
         let (layer, next) =
             (format!("{id}-{tag}-{:032x}", rand::random::<u128>()), format!("disk-{tag}.qcow2"));
+        // Whoever collects at this moment must know of the layer before it is there.
+        let making = self.shared.making.lock().await;
         machine.freezing = Some((layer.clone(), next.clone()));
         dir.write_machine(&machine).map_err(files)?;
         disks.begin_freeze(dir.path(), &machine.disk, &layer, &next).await.map_err(disk)?;
+        drop(making);
         if let Some(live) = self.live(id)
             && let Err(error) = go_over(&live, &dir, &next, tag).await
         {
@@ -197,6 +200,8 @@ impl QemuBackend {
 
     pub(super) async fn forget_snapshots(&self, id: TaskId) -> Result<(), BackendError> {
         let _making = self.shared.making.lock().await;
+        // A disk that was to be made, and is not wanted any more.
+        self.promised().remove(&id);
         match fs::remove_dir_all(self.snapshots_dir(id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(files(error)),
             Ok(()) | Err(_) => {}
