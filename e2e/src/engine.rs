@@ -106,5 +106,8 @@ impl Drop for Engine {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
             let _ = child.wait();
         }
+        // Each one that was killed has left the mount that an engine makes of its data.
+        let data = self.dir.join("data");
+        while run(Command::new("umount").arg("--lazy").arg(&data)).code == 0 {}
     }
 }
