@@ -11,11 +11,13 @@ use kohakuriver_e2e::{Server, Site, run as run_command};
 use kohakuriver_vm::accel::{AccelWish, choose, find_qemu};
 use kohakuriver_vm::disk::Disks;
 use kohakuriver_vm::image::{Image, ImageStore};
+use kohakuriver_vm::network::Nic;
+use kohakuriver_vm::network::user::{self, Outward};
 use kohakuriver_vm::seed::Seed;
 
 use crate::sample::{Line, timed};
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 const MEMORY_MIB: u64 = 1024;
 const IMAGE: &str = "debian-12";
 
@@ -92,19 +94,19 @@ impl ByHand {
         overlay.args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]).arg(&image.disk);
         run_command(overlay.arg(&disk).arg("8G")).ok();
         let seed = dir.path().join("seed.img");
-        let network = "version: 2\nethernets:\n  all:\n    match: {name: \"en*\"}\n    \
-            addresses: [10.0.2.15/24]\n    routes:\n      - {to: 0.0.0.0/0, via: 10.0.2.2}\n";
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("it has one").port();
+        drop(listener);
+        let nic = user::nic(port, 22, Outward::Open);
         let told = Seed {
             instance_id: "by-hand".to_owned(),
             hostname: "by-hand".to_owned(),
             authorized_keys: vec![public.trim().to_owned()],
-            network_config: network.to_owned(),
+            network_config: nic.network_config(),
             settings: Vec::new(),
         };
         told.write(&seed).expect("the seed fits");
-        let port =
-            TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-        let qemu = Self::start(image, &disk, &seed, port);
+        let qemu = Self::start(image, &disk, &seed, &nic);
         let this = Self { qemu, dir };
         let known = this.dir.path().join("known_hosts");
         let login = || {
@@ -130,7 +132,7 @@ impl ByHand {
         this
     }
 
-    fn start(image: &Image, disk: &Path, seed: &Path, port: u16) -> Child {
+    fn start(image: &Image, disk: &Path, seed: &Path, nic: &Nic) -> Child {
         let accel = futures_of(choose(&find_qemu().expect("QEMU"), AccelWish::Auto))
             .expect("works")
             .accel
@@ -155,8 +157,7 @@ impl ByHand {
             &format!("if=virtio,format=qcow2,discard=unmap,file={}", disk.display()),
         ]);
         qemu.args(["-drive", &format!("if=virtio,format=raw,readonly=on,file={}", seed.display())]);
-        qemu.args(["-netdev", &format!("user,id=n,hostfwd=tcp:127.0.0.1:{port}-:22")]);
-        qemu.args(["-device", "virtio-net-pci,netdev=n,romfile=", "-device", "virtio-rng-pci"]);
+        qemu.args(&nic.args).args(["-device", "virtio-rng-pci"]);
         qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         qemu.spawn().expect("QEMU starts")
     }
