@@ -31,6 +31,14 @@ pub use vps::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// Answer of `GET /api/auth/ca`: who signs this host's certificate.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct CaCertificate {
+    pub ca_pem: String,
+    /// SHA-256 of the certificate, hex.
+    pub fingerprint: String,
+}
+
 /// Answer of `GET /api/health`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Health {

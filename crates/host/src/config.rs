@@ -4,7 +4,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use kohakuriver_link::client::HostAddress;
+
+use crate::people_tls::PeopleTls;
 
 /// The host's settings; the executable fills them from flags.
 #[derive(Clone, Debug)]
@@ -17,6 +20,10 @@ pub struct HostConfig {
     pub ssh_port: u16,
     /// Names of this machine under which programs and pages may reach the API.
     pub names: Vec<String>,
+    /// Whether and how API and pages are served by TLS.
+    pub people_tls: PeopleTls,
+    /// Whose word on where a request came from is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Where runners dial in. Mutual TLS, so it may listen everywhere.
     pub link_bind: IpAddr,
     pub link_port: u16,

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::links::{Links, LocalNode};
+use crate::people_tls::{PeopleServer, PeopleTls, TlsError};
 use crate::watch::Changes;
 use crate::{Clock, HostConfig, gateway, http, join, link_server, view};
 
@@ -62,6 +63,8 @@ pub enum StartError {
     Listen { bind: IpAddr, port: u16, source: io::Error },
     #[error(transparent)]
     Pki(#[from] PkiError),
+    #[error(transparent)]
+    PeopleTls(#[from] TlsError),
     #[error("the database in {} cannot be opened", path.display())]
     Store { path: PathBuf, source: StoreError },
     #[error("the gateway's host key cannot be used")]
@@ -94,7 +97,11 @@ impl Host {
         }
         let now_ms = clock.now_ms();
         let ca = Ca::load_or_create(&config.data_dir, now_ms)?;
-        let tls = tls::host_config(&ca, ca.issue_host(now_ms)?)?;
+        let link_tls = tls::host_config(&ca, ca.issue_host(now_ms)?)?;
+        let people = PeopleServer::new(&config, &ca, now_ms)?;
+        if let Some(people) = &people {
+            config.names.extend_from_slice(people.names());
+        }
         let gateway_configs =
             gateway::ssh_configs(&config.data_dir).map_err(StartError::GatewayKey)?;
         let path = config.data_dir.join("host.db");
@@ -116,9 +123,13 @@ impl Host {
         });
         let shutdown = app.shutdown.clone();
         let tasks = &app.tasks;
-        tasks.spawn(http::serve(app.clone(), http, shutdown.clone()));
+        let tls = people.as_ref().map(PeopleServer::config);
+        tasks.spawn(http::serve(app.clone(), http, tls, shutdown.clone()));
+        if let Some(people) = people {
+            tasks.spawn(people.keep_fresh(app.clone(), shutdown.clone()));
+        }
         tasks.spawn(gateway::serve(app.clone(), ssh, gateway_configs, shutdown.clone()));
-        tasks.spawn(link_server::serve(app.clone(), link, tls, shutdown.clone()));
+        tasks.spawn(link_server::serve(app.clone(), link, link_tls, shutdown.clone()));
         tasks.spawn(watch_silence(app.clone(), shutdown.clone()));
         Ok(Self { app, shutdown, _lock: lock })
     }
@@ -126,6 +137,16 @@ impl Host {
     /// Where clients find the API.
     pub fn api_address(&self) -> SocketAddr {
         SocketAddr::new(self.app.config.bind, self.app.config.port)
+    }
+
+    /// What comes before that address in a link.
+    pub fn scheme(&self) -> &'static str {
+        if self.app.config.people_tls == PeopleTls::Off { "http" } else { "https" }
+    }
+
+    /// The fingerprint that people compare, where this host's own CA signs what they are shown.
+    pub fn people_fingerprint(&self) -> Option<String> {
+        (self.app.config.people_tls == PeopleTls::OwnCa).then(|| self.app.ca.fingerprint())
     }
 
     /// Where the SSH gateway listens.

@@ -1,5 +1,6 @@
 //! The HTTP API. Handlers extract, authorise, call and map; nothing is decided here.
 
+mod ca;
 mod error;
 mod forward;
 mod fs;
@@ -7,6 +8,7 @@ mod health;
 mod lifecycle;
 mod node;
 mod serve;
+mod slots;
 mod snapshots;
 mod socket;
 mod stream;
@@ -51,6 +53,7 @@ fn router(app: Arc<App>) -> Router {
         OpenApiRouter::with_openapi(Document::openapi())
             .merge(health::routes())
             .routes(routes!(auth_status))
+            .merge(ca::routes())
             .merge(vps::routes())
             .merge(lifecycle::routes())
             .merge(snapshots::routes())

@@ -16,6 +16,7 @@
 //! made from the same macro, so it cannot drift.
 
 mod access;
+mod client_address;
 mod clock;
 mod config;
 mod enter;
@@ -27,6 +28,7 @@ mod instances;
 mod join;
 mod link_server;
 mod links;
+mod people_tls;
 mod streams;
 mod view;
 mod watch;
@@ -34,4 +36,6 @@ mod watch;
 pub use clock::Clock;
 pub use config::HostConfig;
 pub use host::{Host, StartError};
+pub use ipnet::IpNet;
 pub use links::LocalNode;
+pub use people_tls::{PeopleTls, TlsError};

@@ -9,6 +9,7 @@ use kohakuriver_host::{Clock, Host, HostConfig, StartError};
 use kohakuriver_link::client::HostAddress;
 
 use crate::exit::{Exit, FAILED, NOT_READY, USAGE};
+use crate::tls::TlsArgs;
 use crate::{logging, paths, signals};
 
 #[derive(Debug, clap::Args)]
@@ -16,6 +17,7 @@ use crate::{logging, paths, signals};
 Examples:
   kohakuriver host                                       on this machine, API on loopback
   kohakuriver host --advertise 10.0.0.5                  runners of other machines dial 10.0.0.5
+  kohakuriver host --tls                                 https with a certificate of its own CA
   kohakuriver node token create                          then: what to type on the other machine")]
 pub struct HostArgs {
     /// Where state is kept [default: /var/lib/kohakuriver as root]
@@ -27,6 +29,8 @@ pub struct HostArgs {
     /// Let everybody who can reach the address do everything: there is no log-in in this version
     #[arg(long)]
     open_to_the_network_without_login: bool,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Port of the SSH gateway
     #[arg(long, value_name = "PORT", env = "KOHAKURIVER_SSH_PROXY_PORT", default_value_t = 8002)]
     ssh_port: u16,
@@ -55,12 +59,15 @@ pub fn run(args: HostArgs, global: &GlobalArgs) -> Result<(), Exit> {
     }
     let port = api_port(global)?;
     let advertise = args.advertise.unwrap_or_else(host_name);
+    let people_tls = args.tls.mode(args.bind);
     let config = HostConfig {
         data_dir: paths::absolute(paths::data_dir(args.data_dir)).join("host"),
         bind: args.bind,
         port,
         ssh_port: args.ssh_port,
-        names: vec![host_name(), advertise.clone()],
+        names: args.tls.names(&[host_name(), advertise.clone()]),
+        people_tls,
+        trusted_proxies: args.tls.trusted_proxy,
         link_bind: args.link_bind,
         link_port: args.link_port,
         link_address: HostAddress { host: advertise, port: args.link_port },
@@ -71,9 +78,16 @@ pub fn run(args: HostArgs, global: &GlobalArgs) -> Result<(), Exit> {
         let shutdown = signals::shutdown().map_err(|error| Exit::from_error(FAILED, &error))?;
         let host = start(config).await?;
         tracing::info!(
-            api = %host.api_address(), ssh = %host.ssh_address(), link = %host.link_address(),
+            api = format!("{}://{}", host.scheme(), host.api_address()), ssh = %host.ssh_address(), link = %host.link_address(),
             "host is up; to add a machine: kohakuriver node token create"
         );
+        if let Some(fingerprint) = host.people_fingerprint() {
+            tracing::info!(
+                fingerprint,
+                "API and pages are served with a certificate of this host's own CA; \
+                 compare its fingerprint at the first log-in"
+            );
+        }
         shutdown.cancelled().await;
         host.stop().await;
         Ok(())
@@ -105,6 +119,9 @@ pub async fn start(config: HostConfig) -> Result<Host, Exit> {
                 exit.hint("it is in use already: try kohakuriver status, or give another --data-dir")
             }
             StartError::DataDir { .. } => exit.hint("run as root, or give a --data-dir you may write to"),
+            StartError::PeopleTls(_) => {
+                exit.hint("--tls-cert is the whole chain in PEM, the host's first; --tls-key its key")
+            }
             StartError::Listen { .. }
             | StartError::Pki(_)
             | StartError::Store { .. }

@@ -9,6 +9,7 @@ mod paths;
 mod qemu;
 mod runner;
 mod signals;
+mod tls;
 mod up;
 
 use std::process::ExitCode;

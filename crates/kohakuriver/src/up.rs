@@ -18,6 +18,7 @@ use kohakuriver_runner::Streams;
 use crate::exit::{Exit, FAILED, NOT_READY};
 use crate::host::{api_port, runtime};
 use crate::runner::{self, Places};
+use crate::tls::TlsArgs;
 use crate::{findings, host, logging, signals};
 
 #[derive(Debug, clap::Args)]
@@ -35,6 +36,8 @@ pub struct UpArgs {
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     link_port: u16,
     #[command(flatten)]
+    tls: TlsArgs,
+    #[command(flatten)]
     places: Places,
 }
 
@@ -46,7 +49,9 @@ pub fn run(args: UpArgs, global: &GlobalArgs) -> Result<(), Exit> {
         bind: loopback,
         port,
         ssh_port: args.ssh_port,
-        names: vec![host::host_name()],
+        names: args.tls.names(&[host::host_name()]),
+        people_tls: args.tls.mode(loopback),
+        trusted_proxies: args.tls.trusted_proxy,
         link_bind: loopback,
         link_port: args.link_port,
         link_address: HostAddress { host: loopback.to_string(), port: args.link_port },
@@ -120,14 +125,21 @@ fn greet(host: &Host, identity: &RunnerIdentity, findings: &[String]) {
         say(&format!("  {line}"));
     }
     let (api, ssh) = (host.api_address(), host.ssh_address());
-    say(&format!("  API      http://{api}   SSH gateway {ssh}"));
+    let scheme = host.scheme();
+    say(&format!("  API      {scheme}://{api}   SSH gateway {ssh}"));
+    if let Some(fingerprint) = host.people_fingerprint() {
+        say(&format!("  its CA   {fingerprint} (compare it at the first log-in)"));
+    }
+    let mut settings = Vec::new();
+    if scheme == "https" {
+        settings.push(format!("KOHAKURIVER_HOST=https://{}", api.ip()));
+    }
     if api.port() != 8000 || ssh.port() != 8002 {
-        let line = format!(
-            "export KOHAKURIVER_PORT={} KOHAKURIVER_SSH_PROXY_PORT={}",
-            api.port(),
-            ssh.port()
-        );
-        say(&format!("in other shells first: {line}"));
+        settings.push(format!("KOHAKURIVER_PORT={}", api.port()));
+        settings.push(format!("KOHAKURIVER_SSH_PROXY_PORT={}", ssh.port()));
+    }
+    if !settings.is_empty() {
+        say(&format!("in other shells first: export {}", settings.join(" ")));
     }
     say("next: kohakuriver vps create --name first --ssh   then: kohakuriver ssh first");
 }

@@ -34,6 +34,7 @@ const DAY_MS: i64 = 24 * 3600 * 1000;
 const CA_DAYS: i64 = 20 * 365;
 const HOST_DAYS: i64 = 5 * 365;
 const RUNNER_DAYS: i64 = 90;
+const PEOPLE_DAYS: i64 = 90;
 /// A runner asks for a new certificate when less than this is left.
 const RENEW_BEFORE_DAYS: i64 = 30;
 
@@ -124,7 +125,38 @@ impl Ca {
         params.subject_alt_names =
             vec![rcgen::SanType::DnsName(SERVER_DNS_NAME.try_into().map_err(|_| PkiError::Parse)?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let certificate = params.signed_by(&key, &self.issuer)?;
+        self.certify(&params, &key)
+    }
+
+    /// A fresh key and certificate for browsers and command lines, which reach the host under
+    /// these names and addresses, and when it should be followed by another.
+    pub fn issue_people(
+        &self,
+        names: &[String],
+        now_ms: i64,
+    ) -> Result<(HostCertificate, i64), PkiError> {
+        let key = KeyPair::generate()?;
+        let mut params = params("KohakuRiver", now_ms, PEOPLE_DAYS)?;
+        // A machine may be called what no certificate can say; its other names still work.
+        params.subject_alt_names = names
+            .iter()
+            .filter_map(|name| match name.parse() {
+                Ok(address) => Some(rcgen::SanType::IpAddress(address)),
+                Err(_) => name.as_str().try_into().ok().map(rcgen::SanType::DnsName),
+            })
+            .collect();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = self.certify(&params, &key)?;
+        Ok((certificate, now_ms + (PEOPLE_DAYS - RENEW_BEFORE_DAYS) * DAY_MS))
+    }
+
+    fn certify(
+        &self,
+        params: &CertificateParams,
+        key: &KeyPair,
+    ) -> Result<HostCertificate, PkiError> {
+        let certificate = params.signed_by(key, &self.issuer)?;
         let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|_| PkiError::Parse)?;
         Ok(HostCertificate {
             chain: vec![certificate.der().clone(), self.certificate.clone()],
@@ -298,6 +330,19 @@ mod tests {
         assert_eq!(node_of_certificate(&der), Some(NodeId::new("n-1")));
         let (_, parsed) = X509Certificate::from_der(&der).unwrap();
         assert!(parsed.subject_alternative_name().unwrap().is_none());
+    }
+
+    #[test]
+    fn peoples_certificate_has_names_and_addresses_and_leaves_out_what_is_neither() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::load_or_create(dir.path(), NOW).unwrap();
+        let names = ["river", "10.0.0.5", "::1", "fl\u{fc}sse"].map(str::to_owned);
+        let (certificate, renew_at) = ca.issue_people(&names, NOW).unwrap();
+        assert_eq!(renew_at, NOW + 60 * DAY_MS);
+        let (_, parsed) = X509Certificate::from_der(&certificate.chain[0]).unwrap();
+        let names = parsed.subject_alternative_name().unwrap().unwrap();
+        assert_eq!(names.value.general_names.len(), 3);
+        assert!(!parsed.is_ca());
     }
 
     #[test]

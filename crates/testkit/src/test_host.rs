@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use kohakuriver_host::{Clock, Host, HostConfig};
+use kohakuriver_host::{Clock, Host, HostConfig, PeopleTls};
 use kohakuriver_link::client::HostAddress;
 use kohakuriver_link::token::JoinToken;
 use serde_json::Value;
@@ -18,6 +18,7 @@ pub struct TestHost {
     pub host: Host,
     now_ms: Arc<AtomicI64>,
     dir: tempfile::TempDir,
+    config: HostConfig,
     http: reqwest::Client,
 }
 
@@ -38,18 +39,43 @@ impl Answer {
 
 impl TestHost {
     pub async fn start() -> Result<Self> {
-        let now_ms = Arc::new(AtomicI64::new(1_790_000_000_000));
+        Self::start_with(|_| {}).await
+    }
+
+    /// A host with other settings.
+    pub async fn start_with(configure: impl FnOnce(&mut HostConfig)) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let host = start(dir.path(), &now_ms).await?;
-        Ok(Self { host, now_ms, dir, http: reqwest::Client::new() })
+        let mut config = config(dir.path());
+        configure(&mut config);
+        // Who checks certificates has the real time.
+        let now_ms = match config.people_tls {
+            PeopleTls::Off => 1_790_000_000_000,
+            PeopleTls::OwnCa | PeopleTls::Files { .. } => {
+                i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?
+            }
+        };
+        let now_ms = Arc::new(AtomicI64::new(now_ms));
+        Self::on(dir, config, now_ms).await
     }
 
     /// Ends the host and starts another on the same data.
     pub async fn restart(self) -> Result<Self> {
-        let Self { host, now_ms, dir, http } = self;
+        let Self { host, now_ms, dir, config, http: _ } = self;
         host.stop().await;
-        let host = start(dir.path(), &now_ms).await?;
-        Ok(Self { host, now_ms, dir, http })
+        Self::on(dir, config, now_ms).await
+    }
+
+    async fn on(
+        dir: tempfile::TempDir,
+        config: HostConfig,
+        now_ms: Arc<AtomicI64>,
+    ) -> Result<Self> {
+        let host = Host::start(config.clone(), Clock::Manual(now_ms.clone())).await?;
+        let http = match config.people_tls {
+            PeopleTls::OwnCa => trusting(&dir.path().join("ca.pem"))?,
+            PeopleTls::Off | PeopleTls::Files { .. } => reqwest::Client::new(),
+        };
+        Ok(Self { host, now_ms, dir, config, http })
     }
 
     pub fn data_dir(&self) -> &Path {
@@ -107,7 +133,7 @@ impl TestHost {
     }
 
     fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.host.api_address())
+        format!("{}://{}{path}", self.host.scheme(), self.host.api_address())
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer> {
@@ -118,18 +144,27 @@ impl TestHost {
     }
 }
 
-async fn start(dir: &Path, now_ms: &Arc<AtomicI64>) -> Result<Host> {
+/// A client that believes this CA and no other.
+fn trusting(ca: &Path) -> Result<reqwest::Client> {
+    let pem = std::fs::read_to_string(ca)?;
+    let start = pem.find("-----BEGIN CERTIFICATE").context("the CA has a certificate")?;
+    let ca = reqwest::Certificate::from_pem(&pem.as_bytes()[start..])?;
+    Ok(reqwest::Client::builder().tls_certs_only([ca]).build()?)
+}
+
+fn config(dir: &Path) -> HostConfig {
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let config = HostConfig {
+    HostConfig {
         data_dir: dir.to_owned(),
         bind: loopback,
         port: 0,
         ssh_port: 0,
         names: Vec::new(),
+        people_tls: PeopleTls::Off,
+        trusted_proxies: Vec::new(),
         link_bind: loopback,
         link_port: 0,
         link_address: HostAddress { host: loopback.to_string(), port: 0 },
         lost_after: Duration::from_secs(30),
-    };
-    Ok(Host::start(config, Clock::Manual(now_ms.clone())).await?)
+    }
 }

@@ -1,70 +1,181 @@
-//! The API's port: accepts connections and serves HTTP on each.
+//! The API's port: accepts connections, speaks TLS where the host does, and serves HTTP on each.
+//!
+//! What a request's connection tells of it, handlers find in its extensions: [`ClientAddress`]
+//! and [`Secure`], whatever stands between.
+//!
+//! [`ClientAddress`]: crate::client_address::ClientAddress
+//! [`Secure`]: crate::client_address::Secure
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::Body;
+use axum::response::IntoResponse;
+use http::StatusCode;
+use http::header::HOST;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use ipnet::IpNet;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use super::error::ApiError;
 use super::router;
+use super::slots::Slots;
+use crate::client_address::origin;
 use crate::host::App;
 
 /// A client that takes longer to send its request's head is not one.
 const HEADER_LIMIT: Duration = Duration::from_secs(10);
-/// Connections at once; long-polling clients hold one each.
-const MAX_CONNECTIONS: usize = 1024;
+/// From the connection to the end of the TLS handshake.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// How every TLS connection begins, and no HTTP request.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Accepts until told to stop, then lets open requests finish.
-pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: CancellationToken) {
-    let router = router(app.clone());
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+pub async fn serve(
+    app: Arc<App>,
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    shutdown: CancellationToken,
+) {
+    let server = Server {
+        router: router(app.clone()),
+        tls: tls.map(TlsAcceptor::from),
+        proxies: app.config.trusted_proxies.clone(),
+        shutdown,
+    };
+    accept(Arc::new(server), listener, &app.tasks).await;
+}
+
+/// What all connections share.
+struct Server {
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    proxies: Vec<IpNet>,
+    shutdown: CancellationToken,
+}
+
+async fn accept(server: Arc<Server>, listener: TcpListener, tasks: &TaskTracker) {
+    let slots = Slots::new(server.proxies.clone());
     loop {
         let accepted = tokio::select! {
-            () = shutdown.cancelled() => return,
+            () = server.shutdown.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
             Err(error) => {
                 crate::host::accept_failed("API", &error).await;
                 continue;
             }
         };
-        let Ok(slot) = slots.clone().acquire_owned().await else {
-            return;
+        let Some(slot) = slots.take(peer).await else {
+            tracing::warn!(%peer, "too many API connections of one address; one was dropped");
+            continue;
         };
         // Answers are small and somebody waits for each.
         let _: io::Result<()> = stream.set_nodelay(true);
-        let (router, shutdown) = (router.clone(), shutdown.clone());
-        app.tasks.spawn(async move {
-            let service = TowerToHyperService::new(tower::service_fn(
-                move |request: http::Request<Incoming>| {
-                    tower::ServiceExt::oneshot(router.clone(), request.map(axum::body::Body::new))
-                },
-            ));
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_LIMIT)
-                .serve_connection(TokioIo::new(stream), service)
-                .with_upgrades();
-            let mut connection = std::pin::pin!(connection);
-            let result = tokio::select! {
-                result = connection.as_mut() => result,
-                () = shutdown.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = result {
-                tracing::debug!(%error, "an API connection ended early");
-            }
+        let server = server.clone();
+        tasks.spawn(async move {
+            server.connection(stream, peer).await;
             drop(slot);
         });
     }
 }
+
+/// What a client of a TLS port turned out to speak.
+enum Spoken {
+    Tls(Box<TlsStream<TcpStream>>),
+    Plain(TcpStream),
+}
+
+impl Server {
+    async fn connection(&self, stream: TcpStream, peer: IpAddr) {
+        let Some(acceptor) = &self.tls else {
+            return self.http(stream, peer, self.router.clone(), false).await;
+        };
+        let spoken = tokio::select! {
+            () = self.shutdown.cancelled() => return,
+            spoken = timeout(HANDSHAKE_LIMIT, listen_first(acceptor, stream)) => spoken,
+        };
+        match spoken {
+            Ok(Ok(Spoken::Tls(stream))) => {
+                self.http(*stream, peer, self.router.clone(), true).await;
+            }
+            Ok(Ok(Spoken::Plain(stream))) => self.http(stream, peer, needs_tls(), false).await,
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+        }
+    }
+
+    async fn http<S>(&self, stream: S, peer: IpAddr, router: Router, over_tls: bool)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service =
+            TowerToHyperService::new(tower::service_fn(move |request: http::Request<Incoming>| {
+                let (client, secure) = origin(peer, over_tls, request.headers(), &self.proxies);
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(client);
+                request.extensions_mut().insert(secure);
+                tower::ServiceExt::oneshot(router.clone(), request)
+            }));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_LIMIT)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = self.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "an API connection ended early");
+        }
+    }
+}
+
+/// The first byte tells, and is left where it is.
+async fn listen_first(acceptor: &TlsAcceptor, stream: TcpStream) -> io::Result<Spoken> {
+    let mut byte = [0];
+    if stream.peek(&mut byte).await? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if byte == [TLS_HANDSHAKE] {
+        return Ok(Spoken::Tls(Box::new(acceptor.accept(stream).await?)));
+    }
+    Ok(Spoken::Plain(stream))
+}
+
+/// All that is answered to who forgot the s of https.
+fn needs_tls() -> Router {
+    Router::new().fallback(async |request: http::Request<Body>| {
+        let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+        let hint = match host {
+            Some(host) => format!("use https://{host}{}", request.uri().path()),
+            None => "write https:// instead of http://".to_owned(),
+        };
+        let detail = "this port speaks https only";
+        let answer = ApiError::new(StatusCode::BAD_REQUEST, "https_only", detail).hint(hint);
+        // Nothing else is to come on a connection that anybody can read.
+        ([(http::header::CONNECTION, "close")], answer).into_response()
+    })
+}
+
+#[cfg(test)]
+mod tests;

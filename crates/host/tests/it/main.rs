@@ -9,3 +9,4 @@ mod lifecycle;
 mod machines;
 mod nodes;
 mod openapi;
+mod tls;

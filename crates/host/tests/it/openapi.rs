@@ -9,6 +9,7 @@ async fn every_path_of_this_version_is_in_the_document() -> Result<()> {
     let document = host.get("/openapi.json").await?.body;
     let paths: Vec<_> = document["paths"].as_object().unwrap().keys().cloned().collect();
     let expected = [
+        "/api/auth/ca",
         "/api/auth/status",
         "/api/command/{task}/{command}",
         "/api/fs/{task}/delete",

@@ -1,0 +1,150 @@
+//! Where a request comes from, and whether nobody on the way could read it.
+//!
+//! A proxy says both in headers, as anybody can: they are believed only when the connection is
+//! from a trusted proxy, and only as far as trusted proxies wrote them. Each appends the address
+//! it was reached from, so the list is read from its end: the first address that is no trusted
+//! proxy is the client.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::HeaderMap;
+use ipnet::IpNet;
+
+/// Extension of every request: who sent it, as far as that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientAddress(pub IpAddr);
+
+/// Extension of every request: whether it came by TLS, to this host or to a trusted proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Secure(pub bool);
+
+/// Whether the connection's other end may speak for others.
+pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|network| network.contains(&address))
+}
+
+/// What to believe of a request that `peer` sent.
+pub fn origin(
+    peer: IpAddr,
+    over_tls: bool,
+    headers: &HeaderMap,
+    trusted: &[IpNet],
+) -> (ClientAddress, Secure) {
+    if !is_trusted(peer, trusted) {
+        return (ClientAddress(peer), Secure(over_tls));
+    }
+    let hops = if headers.contains_key("x-forwarded-for") {
+        from_the_end(headers, "x-forwarded-for").map(address).collect::<Vec<_>>()
+    } else {
+        from_the_end(headers, "forwarded")
+            .map(|hop| parameter(hop, "for").and_then(address))
+            .collect()
+    };
+    let mut client = peer;
+    for hop in hops {
+        // What cannot be read says nothing, and neither does what stands before it.
+        let Some(hop) = hop else { break };
+        client = hop;
+        if !is_trusted(hop, trusted) {
+            break;
+        }
+    }
+    let scheme = from_the_end(headers, "x-forwarded-proto").next().or_else(|| {
+        from_the_end(headers, "forwarded").next().and_then(|hop| parameter(hop, "proto"))
+    });
+    let secure = scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"));
+    (ClientAddress(client), Secure(over_tls || secure))
+}
+
+/// The elements of a list that may be spread over several headers, the last one first.
+fn from_the_end<'a>(
+    headers: &'a HeaderMap,
+    name: &'static str,
+) -> impl Iterator<Item = &'a str> + use<'a> {
+    let values: Vec<_> = headers.get_all(name).iter().collect();
+    values
+        .into_iter()
+        .rev()
+        .flat_map(|value| value.to_str().unwrap_or_default().rsplit(','))
+        .map(str::trim)
+}
+
+/// `for=192.0.2.60;proto=https`, each value perhaps quoted.
+fn parameter<'a>(hop: &'a str, name: &str) -> Option<&'a str> {
+    hop.split(';').find_map(|pair| {
+        let (key, value) = pair.split_once('=')?;
+        key.trim().eq_ignore_ascii_case(name).then(|| value.trim().trim_matches('"'))
+    })
+}
+
+/// `10.0.0.1`, `10.0.0.1:80`, `::1`, `[::1]`, `[::1]:80`.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let parsed = bare.parse().ok();
+    let parsed = parsed.or_else(|| text.parse().ok().map(|socket: SocketAddr| socket.ip()));
+    parsed.map(|address| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(peer: &str, headers: &[(&'static str, &str)]) -> (String, bool) {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().unwrap());
+        }
+        let trusted = ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
+        let (client, secure) = origin(peer.parse().unwrap(), false, &map, &trusted);
+        (client.0.to_string(), secure.0)
+    }
+
+    #[test]
+    fn a_strangers_word_on_who_it_is_counts_for_nothing() {
+        let lies = [
+            ("x-forwarded-for", "127.0.0.1"),
+            ("forwarded", "for=127.0.0.1;proto=https"),
+            ("x-forwarded-proto", "https"),
+        ];
+        assert_eq!(from("192.0.2.9", &lies), ("192.0.2.9".to_owned(), false));
+    }
+
+    #[test]
+    fn the_last_address_that_is_no_trusted_proxy_is_the_client() {
+        for (value, client) in [
+            ("203.0.113.7", "203.0.113.7"),
+            ("127.0.0.1, 203.0.113.7", "203.0.113.7"),
+            ("127.0.0.1, 203.0.113.7:5000,10.1.1.1", "203.0.113.7"),
+            ("10.9.9.9", "10.9.9.9"),
+            ("[2001:db8::7]:99", "2001:db8::7"),
+            ("::ffff:203.0.113.7", "203.0.113.7"),
+            ("203.0.113.7, rubbish, 10.1.1.1", "10.1.1.1"),
+            ("rubbish", "10.0.0.1"),
+            ("", "10.0.0.1"),
+        ] {
+            assert_eq!(from("10.0.0.1", &[("x-forwarded-for", value)]).0, client, "{value}");
+        }
+        let two = [("x-forwarded-for", "127.0.0.1"), ("x-forwarded-for", "203.0.113.7")];
+        assert_eq!(from("10.0.0.1", &two).0, "203.0.113.7");
+    }
+
+    #[test]
+    fn a_proxy_that_writes_the_standard_header_is_understood() {
+        let header = |value| [("forwarded", value)];
+        let value = "for=127.0.0.1, For=\"[2001:db8::7]:4711\";proto=https;by=x";
+        assert_eq!(from("::1", &header(value)), ("2001:db8::7".to_owned(), true));
+        assert_eq!(from("::1", &header("for=_hidden")), ("::1".to_owned(), false));
+        // One that writes the other header passes this one on as a client wrote it.
+        let both = [("forwarded", "for=127.0.0.1"), ("x-forwarded-for", "203.0.113.7")];
+        assert_eq!(from("::1", &both).0, "203.0.113.7");
+    }
+
+    #[test]
+    fn what_the_nearest_proxy_says_of_tls_is_believed() {
+        let said = |value| from("10.0.0.1", &[("x-forwarded-proto", value)]).1;
+        assert!(said("https"));
+        assert!(!said("http"));
+        assert!(!said("https, http"));
+        assert!(!from("10.0.0.1", &[]).1);
+    }
+}

@@ -1,0 +1,143 @@
+//! TLS for people: browsers and command lines. Runners have their own (`kohakuriver-link`).
+//!
+//! The certificate is either the host's own, signed by the CA that runners know too, or two files
+//! that something else renews. What a handshake shows can be exchanged at any time; connections
+//! that stand keep what they were shown.
+
+mod files;
+mod own;
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use kohakuriver_link::pki::{Ca, PkiError};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio_util::sync::CancellationToken;
+
+use crate::HostConfig;
+use crate::host::App;
+use files::Files;
+use own::Own;
+
+/// How often files are looked at, and whether it is time for another certificate of our own.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How people's connections are protected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PeopleTls {
+    /// Plain HTTP: on loopback, or behind a proxy.
+    #[default]
+    Off,
+    /// The host's CA signs a certificate for this machine's names and addresses.
+    OwnCa,
+    /// A chain and its key, PEM.
+    Files { cert: PathBuf, key: PathBuf },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("cannot read {}", path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("{} holds no certificate in PEM", path.display())]
+    NoCertificate { path: PathBuf },
+    #[error("{} holds no private key in PEM without a password", path.display())]
+    NoKey { path: PathBuf },
+    #[error("{} and {} do not belong together", cert.display(), key.display())]
+    Mismatch { cert: PathBuf, key: PathBuf, source: rustls::Error },
+    #[error("the certificate for people cannot be made")]
+    Own(#[from] PkiError),
+    #[error("TLS for people cannot be set up")]
+    Setup(#[source] rustls::Error),
+}
+
+/// What handshakes show at the moment.
+#[derive(Debug)]
+struct Shown(RwLock<Arc<CertifiedKey>>);
+
+impl Shown {
+    fn exchange(&self, new: CertifiedKey) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+/// Where what is shown comes from.
+#[derive(Debug)]
+enum Source {
+    Own(Own),
+    Files(Files),
+}
+
+/// The settings of the API's port, and what keeps them fresh.
+#[derive(Debug)]
+pub struct PeopleServer {
+    config: Arc<ServerConfig>,
+    shown: Arc<Shown>,
+    source: Source,
+    names: Vec<String>,
+}
+
+impl PeopleServer {
+    /// `None` where the host speaks plain HTTP.
+    pub fn new(host: &HostConfig, ca: &Ca, now_ms: i64) -> Result<Option<Self>, TlsError> {
+        let (source, first, names) = match &host.people_tls {
+            PeopleTls::Off => return Ok(None),
+            PeopleTls::OwnCa => {
+                let (own, first) = Own::new(host, ca, now_ms)?;
+                (Source::Own(own), first, Vec::new())
+            }
+            PeopleTls::Files { cert, key } => {
+                let (files, first) = Files::new(cert.clone(), key.clone())?;
+                let names = files::dns_names(&first);
+                files.warn_of_age(&first, now_ms);
+                (Source::Files(files), first, names)
+            }
+        };
+        let shown = Arc::new(Shown(RwLock::new(Arc::new(first))));
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+                .map_err(TlsError::Setup)?
+                .with_no_client_auth()
+                .with_cert_resolver(shown.clone());
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Some(Self { config: Arc::new(config), shown, source, names }))
+    }
+
+    /// For the API's port.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        self.config.clone()
+    }
+
+    /// What the certificate says this machine is called, beyond what it was told.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Shows new certificates as they come, until told to stop.
+    pub async fn keep_fresh(mut self, app: Arc<App>, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            let now_ms = app.clock.now_ms();
+            let fresh = match &mut self.source {
+                Source::Own(own) => own.look(&app.config, &app.ca, now_ms),
+                Source::Files(files) => files.look(now_ms),
+            };
+            if let Some(fresh) = fresh {
+                self.shown.exchange(fresh);
+            }
+        }
+    }
+}

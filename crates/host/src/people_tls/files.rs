@@ -1,0 +1,126 @@
+//! A certificate and its key in two files that something else renews.
+//!
+//! Whoever writes them writes one after the other. So a change is taken up when the files have
+//! stood still for a moment, and what makes no pair is refused: the old one stays.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::TlsError;
+
+/// A chain has a few kilobytes.
+const MAX_BYTES: u64 = 1024 * 1024;
+const DAY_MS: i64 = 24 * 3600 * 1000;
+/// Who renews does so a month ahead; with less left than this, nobody does.
+const WARN_BEFORE_DAYS: i64 = 14;
+
+/// What tells one version of a file from another.
+type Stamp = Option<(u64, i64, i64, u64)>;
+
+/// The two files, as they were looked at last.
+#[derive(Debug)]
+pub struct Files {
+    cert: PathBuf,
+    key: PathBuf,
+    /// What was taken up or refused.
+    done: [Stamp; 2],
+    /// What stood there a moment ago.
+    seen: [Stamp; 2],
+}
+
+impl Files {
+    pub fn new(cert: PathBuf, key: PathBuf) -> Result<(Self, CertifiedKey), TlsError> {
+        let stamps = [stamp(&cert), stamp(&key)];
+        let first = load(&cert, &key)?;
+        Ok((Self { cert, key, done: stamps, seen: stamps }, first))
+    }
+
+    /// The new pair, when there is one.
+    pub fn look(&mut self, now_ms: i64) -> Option<CertifiedKey> {
+        let stamps = [stamp(&self.cert), stamp(&self.key)];
+        let still = std::mem::replace(&mut self.seen, stamps) == stamps;
+        if !still || stamps == self.done {
+            return None;
+        }
+        self.done = stamps;
+        match load(&self.cert, &self.key) {
+            Ok(fresh) => {
+                tracing::info!(cert = %self.cert.display(), "people are shown the new certificate");
+                self.warn_of_age(&fresh, now_ms);
+                Some(fresh)
+            }
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(
+                    %error, cause = cause.unwrap_or_default(),
+                    "the new certificate is no good; people are shown the old one still"
+                );
+                None
+            }
+        }
+    }
+
+    /// Says when nobody seems to renew it.
+    pub fn warn_of_age(&self, shown: &CertifiedKey, now_ms: i64) {
+        let Some(parsed) = parse(shown) else { return };
+        let end_ms = parsed.validity().not_after.timestamp().saturating_mul(1000);
+        let days = (end_ms - now_ms).div_euclid(DAY_MS);
+        if days < WARN_BEFORE_DAYS {
+            let cert = self.cert.display();
+            tracing::warn!(%cert, days, "the certificate for people ends in so many days");
+        }
+    }
+}
+
+/// The names it is for; of a wildcard, nothing follows about this machine.
+pub fn dns_names(shown: &CertifiedKey) -> Vec<String> {
+    let Some(parsed) = parse(shown) else { return Vec::new() };
+    let Ok(Some(names)) = parsed.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let name = |name: &GeneralName<'_>| {
+        let GeneralName::DNSName(name) = name else { return None };
+        (!name.contains('*')).then(|| (*name).to_owned())
+    };
+    names.value.general_names.iter().filter_map(name).collect()
+}
+
+fn parse(shown: &CertifiedKey) -> Option<X509Certificate<'_>> {
+    X509Certificate::from_der(shown.cert.first()?).ok().map(|(_, parsed)| parsed)
+}
+
+/// Also new when a link leads elsewhere, as those of certbot do after a renewal.
+fn stamp(path: &Path) -> Stamp {
+    let file = fs::metadata(path).ok()?;
+    Some((file.ino(), file.mtime(), file.mtime_nsec(), file.size()))
+}
+
+fn load(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&read(cert)?)
+        .collect::<Result<_, _>>()
+        .map_err(|_| TlsError::NoCertificate { path: cert.to_owned() })?;
+    if chain.is_empty() {
+        return Err(TlsError::NoCertificate { path: cert.to_owned() });
+    }
+    let private = PrivateKeyDer::from_pem_slice(&read(key)?)
+        .map_err(|_| TlsError::NoKey { path: key.to_owned() })?;
+    CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider())
+        .map_err(|source| TlsError::Mismatch { cert: cert.to_owned(), key: key.to_owned(), source })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path);
+    match file.and_then(|file| file.take(MAX_BYTES).read_to_end(&mut bytes)) {
+        Ok(_) => Ok(bytes),
+        Err(source) => Err(TlsError::File { path: path.to_owned(), source }),
+    }
+}
