@@ -4,6 +4,7 @@
 //! what is new follows the same style. Ids are strings in JSON. Times are ISO 8601 with a zone.
 //! Unknown request fields are ignored, because existing clients send some that mean nothing here.
 
+pub mod account;
 pub mod error;
 pub mod fs;
 pub mod node;
@@ -12,6 +13,9 @@ pub mod task;
 pub mod vm;
 pub mod vps;
 
+pub use account::{
+    AuthStatus, ChangePassword, LoggedIn, Login, Note, Register, ResetPassword, Secret, User,
+};
 pub use error::ErrorBody;
 pub use fs::{
     FsContent, FsDone, FsEntry, FsList, FsMkdir, FsRename, FsRenamed, FsStat, FsWrite, FsWritten,
@@ -20,7 +24,7 @@ pub use node::{
     GpuInfo, HealthSample, JoinToken, JoinTokenRequest, LabelChanges, Node, NodeHealth, VfioGpu,
 };
 pub use snapshot::{LatestSnapshot, Snapshot, SnapshotCreated, SnapshotList, SnapshotsDeleted};
-pub use task::Task;
+pub use task::{Assignee, Share, Task};
 pub use vm::{
     VmImage, VmImages, VmInstance, VmInstanceDeleted, VmInstances, VmNode, VmSummary, VmTask,
 };
@@ -68,11 +72,4 @@ pub struct HealthAggregate {
     pub max_avg_cpu_temp: f32,
     pub max_max_cpu_temp: f32,
     pub last_updated: String,
-}
-
-/// Answer of `GET /api/auth/status`.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct AuthStatus {
-    pub auth_enabled: bool,
-    pub session_expire_hours: Option<u32>,
 }

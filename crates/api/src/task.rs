@@ -16,7 +16,8 @@ pub struct Task {
     pub name: Option<String>,
     pub owner_id: Option<i64>,
     pub owner_username: Option<String>,
-    pub assignees: Vec<serde_json::Value>,
+    /// The users it is shared with, whatever the level.
+    pub assignees: Vec<Assignee>,
     pub approval_status: Option<String>,
     pub approved_by_id: Option<i64>,
     pub approved_by_username: Option<String>,
@@ -82,4 +83,30 @@ pub struct Task {
     pub keep_snapshots: u32,
     /// `end` or `keep`; empty for a virtual machine, whose own kernel decides.
     pub on_oom: String,
+    /// With whom it is shared, and how much of it.
+    pub shares: Vec<Share>,
+    /// What the caller is to it: `owner`, `view`, `use`, `manage`, or their role.
+    pub access: Option<String>,
+    /// Of a request: the node that was asked for.
+    pub requested_node: Option<String>,
+    /// Of a request: how many GPUs were asked for.
+    pub gpu_count: Option<u32>,
+}
+
+/// A user whom a VPS is shared with.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Assignee {
+    pub id: i64,
+    pub username: String,
+    pub display_name: String,
+}
+
+/// A share of a VPS.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Share {
+    /// `user` or `group`.
+    pub kind: String,
+    pub name: String,
+    /// `view`, `use` or `manage`.
+    pub level: String,
 }

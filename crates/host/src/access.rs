@@ -1,54 +1,176 @@
 //! Who may do what: the only module that makes the proof which acting functions ask for.
 //!
-//! In this version authentication is off, everybody is the one user, and the host listens on
-//! loopback only unless its operator said otherwise. What is checked here already is that a
-//! request comes from a program of that user and not from a web page in their browser.
+//! ```text
+//!  request -> accounts: who is it -> routes: what the path asks for -> handler
+//!          -> authorize: what somebody is to this instance -> Authorized -> the act
+//! ```
+//!
+//! [`policy`] is the table of acts on instances, [`routes`] that of the paths. Where nobody logs
+//! in, everybody is the one user; the host listens on loopback only then, unless its operator
+//! said otherwise.
 
+pub mod origin;
+pub mod policy;
+pub mod routes;
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+
+use axum::extract::FromRequestParts;
 use http::HeaderMap;
-use http::header::{HOST, ORIGIN};
-use kohakuriver_model::TaskId;
+use http::request::Parts;
+use kohakuriver_model::{Role, TaskId, UserId};
+use kohakuriver_store::{Relation, Scope, StoreError};
 
-/// Who asks.
+use crate::host::App;
+use policy::Verdict;
+pub use policy::Wish;
+
+/// What proved who somebody is, to be looked at again while they go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Caller {
-    /// Authentication is off. `said`: who the program says it is run by; nobody has checked it.
-    Anyone { said: Option<String> },
+pub enum Proof {
+    /// The SHA-256 of a session's id, in hex.
+    Session(String),
+    /// Of an API token.
+    Token(String),
+    /// A registered SSH key, by its fingerprint.
+    Key(String),
+    /// A certificate that this host signed.
+    Certificate,
+}
+
+/// Somebody with an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Person {
+    pub id: UserId,
+    pub username: String,
+    /// What they may be here: less than they are where their token says so.
+    pub role: Role,
+    pub proof: Proof,
+    /// When the proof is none any more.
+    pub expires_ms: Option<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Nobody logs in here. `said`: who the program says it is run by; nobody has checked it.
+    Everybody {
+        said: Option<String>,
+    },
+    /// One should log in here, and this one has not.
+    Nobody,
+    Somebody(Arc<Person>),
+}
+
+/// Who asks, for the length of one request or connection.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub who: Who,
+    /// Where they come from, if that is known.
+    pub address: Option<IpAddr>,
+    /// The instance it turned out to be about, for the audit log.
+    touched: Arc<OnceLock<TaskId>>,
 }
 
 /// The name a program of ours gives for the person who runs it.
 const USER_HEADER: &str = "x-kohakuriver-user";
 
 impl Caller {
-    /// From a request's headers.
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn new(who: Who, address: Option<IpAddr>) -> Self {
+        Self { who, address, touched: Arc::default() }
+    }
+
+    /// Where nobody logs in.
+    pub fn everybody(headers: &HeaderMap, address: Option<IpAddr>) -> Self {
         let said = headers
             .get(USER_HEADER)
             .and_then(|value| value.to_str().ok())
             .filter(|name| !name.is_empty() && name.len() <= 64)
+            .filter(|name| !name.chars().any(char::is_control))
             .map(ToOwned::to_owned);
-        Self::Anyone { said }
+        Self::new(Who::Everybody { said }, address)
     }
 
     /// A way in that tells nothing of who uses it.
-    pub fn unnamed() -> Self {
-        Self::Anyone { said: None }
+    pub fn unnamed(app: &App, address: Option<IpAddr>) -> Self {
+        let who = if app.config.auth.enabled { Who::Nobody } else { Who::Everybody { said: None } };
+        Self::new(who, address)
     }
 
-    /// For the history of an instance.
+    /// For histories.
     pub fn name(&self) -> String {
-        match self {
-            Self::Anyone { said } => said.clone().unwrap_or_else(|| "anonymous".to_owned()),
+        match &self.who {
+            Who::Everybody { said } => said.clone().unwrap_or_else(|| "anonymous".to_owned()),
+            Who::Nobody => "anonymous".to_owned(),
+            Who::Somebody(person) => person.username.clone(),
         }
+    }
+
+    /// Their account, if they have one here.
+    pub fn person(&self) -> Option<&Person> {
+        match &self.who {
+            Who::Somebody(person) => Some(person),
+            Who::Everybody { .. } | Who::Nobody => None,
+        }
+    }
+
+    pub fn user_id(&self) -> Option<UserId> {
+        self.person().map(|person| person.id)
+    }
+
+    pub fn role(&self) -> Role {
+        match &self.who {
+            Who::Everybody { .. } => Role::Admin,
+            Who::Nobody => Role::Anony,
+            Who::Somebody(person) => person.role,
+        }
+    }
+
+    /// What they may know of.
+    pub fn scope(&self) -> Scope {
+        Scope { me: self.user_id(), all: self.role() >= Role::Operator }
+    }
+
+    pub fn touched(&self) -> Option<TaskId> {
+        self.touched.get().copied()
+    }
+
+    /// Whether they have at least this role.
+    ///
+    /// # Errors
+    /// They have not; the answer is the same for everything that asks for it.
+    pub fn require(&self, role: Role) -> Result<(), Denied> {
+        if self.role() >= role {
+            return Ok(());
+        }
+        Err(if self.who == Who::Nobody { Denied::LogIn } else { Denied::Role { needed: role } })
     }
 }
 
-/// What somebody wants with an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
-    See,
-    Change,
-    /// Get inside: SSH, terminals, forwards, files.
-    Enter,
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    /// The guard has put it there. Without one it is nobody, who may do nothing.
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get().cloned().unwrap_or_else(|| Self::new(Who::Nobody, None)))
+    }
+}
+
+/// Why somebody may not.
+#[derive(Debug, thiserror::Error)]
+pub enum Denied {
+    #[error("Not authenticated")]
+    LogIn,
+    #[error("this needs the role {needed}")]
+    Role { needed: Role },
+    #[error("you may see this VPS, but not {what}")]
+    Act { what: &'static str },
+    /// They must not learn that it exists.
+    #[error("hidden")]
+    Hidden,
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// Proof that a caller may do something with one instance. Only [`authorize`] makes it.
@@ -68,66 +190,65 @@ impl Authorized {
     }
 }
 
-/// The one decision. With authentication off everything is allowed.
-pub fn authorize(caller: &Caller, wish: Wish, task_id: TaskId) -> Authorized {
-    match caller {
-        Caller::Anyone { .. } => Authorized { task_id, wish },
-    }
-}
-
-/// Whether the request is from a web page of somebody else: one that names another origin, or
-/// one that reaches us under a name that an attacker's DNS points at this machine. `names` are
-/// this machine's own.
-pub fn is_foreign_page(headers: &HeaderMap, names: &[String]) -> bool {
-    let host = headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !is_ours(host, names) {
-        return true;
-    }
-    match headers.get(ORIGIN).map(|value| value.to_str().unwrap_or("null")) {
-        None => false,
-        Some(origin) => origin.split_once("://").is_none_or(|(_, authority)| authority != host),
-    }
-}
-
-/// A page can only name its own domain in `Host`, so an address, `localhost` and the names that
-/// this machine has for itself are safe.
-fn is_ours(host: &str, names: &[String]) -> bool {
-    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, _)) => address,
-        None => host.split_once(':').map_or(host, |(name, _)| name),
+/// The one decision about an instance, or a request for one.
+///
+/// # Errors
+/// The caller may not do this.
+pub async fn authorize(
+    app: &App,
+    caller: &Caller,
+    wish: Wish,
+    task_id: TaskId,
+) -> Result<Authorized, Denied> {
+    let _ = caller.touched.set(task_id);
+    let verdict = match &caller.who {
+        Who::Everybody { .. } => Verdict::Allow,
+        Who::Nobody => return Err(Denied::LogIn),
+        Who::Somebody(person) => verdict(app, person, wish, task_id).await?,
     };
-    name.parse::<std::net::IpAddr>().is_ok()
-        || name.eq_ignore_ascii_case("localhost")
-        || names.iter().any(|own| own.eq_ignore_ascii_case(name))
+    match verdict {
+        Verdict::Allow => Ok(Authorized { task_id, wish }),
+        Verdict::Forbid => Err(Denied::Act { what: phrase(wish) }),
+        Verdict::Hide => Err(Denied::Hidden),
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+async fn verdict(
+    app: &App,
+    person: &Person,
+    wish: Wish,
+    task_id: TaskId,
+) -> Result<Verdict, StoreError> {
+    let relation = app.store.relation(Some(person.id), task_id).await?;
+    Ok(relation.map_or(Verdict::Hide, |relation| policy::on_instance(person.role, relation, wish)))
+}
 
-    fn foreign(host: &str, origin: Option<&str>) -> bool {
-        let mut headers = HeaderMap::new();
-        headers.insert(HOST, host.parse().unwrap());
-        if let Some(origin) = origin {
-            headers.insert(ORIGIN, origin.parse().unwrap());
-        }
-        is_foreign_page(&headers, &["river".to_owned()])
+/// Whether somebody who is in may stay, asked again when anything about accounts has changed.
+pub async fn still_authorized(app: &App, caller: &Caller, wish: Wish, task_id: TaskId) -> bool {
+    let Who::Somebody(person) = &caller.who else { return true };
+    // A database that fails now says nothing about anybody's rights.
+    let Ok(role) = app.accounts.role_now(app, person).await else { return true };
+    let Some(role) = role else { return false };
+    let person = Person { role, ..person.as_ref().clone() };
+    !matches!(verdict(app, &person, wish, task_id).await, Ok(Verdict::Forbid | Verdict::Hide))
+}
+
+/// What somebody is to all that is shared with them, for lists.
+pub fn may(caller: &Caller, relation: Relation, wish: Wish) -> bool {
+    match &caller.who {
+        Who::Everybody { .. } => true,
+        Who::Nobody => false,
+        Who::Somebody(person) => policy::on_instance(person.role, relation, wish) == Verdict::Allow,
     }
+}
 
-    #[test]
-    fn programs_and_our_own_page_pass() {
-        assert!(!foreign("127.0.0.1:8000", None));
-        assert!(!foreign("localhost:8000", Some("http://localhost:8000")));
-        assert!(!foreign("[::1]:8000", None));
-        assert!(!foreign("River:8000", Some("http://River:8000")));
-    }
-
-    #[test]
-    fn other_peoples_pages_do_not_pass() {
-        assert!(foreign("127.0.0.1:8000", Some("http://evil.example")));
-        assert!(foreign("rebound.evil.example:8000", None));
-        assert!(foreign("127.0.0.1:8000", Some("null")));
-        assert!(foreign("localhost:8000", Some("http://localhost:3000")));
-        assert!(foreign("river.evil.example", None));
+fn phrase(wish: Wish) -> &'static str {
+    match wish {
+        Wish::See => "look at it",
+        Wish::Enter => "get into it: its owner can share it with you at the level 'use'",
+        Wish::Secrets => "read this of it: its owner can share it with you at the level 'manage'",
+        Wish::Change => "change it: its owner can share it with you at the level 'manage'",
+        Wish::Delete => "delete it: only its owner and operators may",
+        Wish::Share => "share it: only its owner and operators may",
     }
 }

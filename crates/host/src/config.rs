@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use kohakuriver_link::client::HostAddress;
 
+use crate::accounts::AuthConfig;
 use crate::people_tls::PeopleTls;
 
 /// The host's settings; the executable fills them from flags.
@@ -31,4 +32,5 @@ pub struct HostConfig {
     pub link_address: HostAddress,
     /// How long a silent node's instances keep their last status before they are `lost`.
     pub lost_after: Duration,
+    pub auth: AuthConfig,
 }

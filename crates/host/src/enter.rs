@@ -7,6 +7,7 @@ use kohakuriver_model::{BackendKind, Status};
 use crate::access::{Caller, Wish, authorize};
 use crate::host::App;
 use crate::instances::{self, InstanceError, display_name};
+use crate::presence::Guard;
 use crate::streams::{self, InstanceStream, StreamError};
 use crate::view;
 
@@ -66,15 +67,22 @@ impl EnterError {
     }
 }
 
+/// Somebody inside: the stream, and the right to be there.
+#[derive(Debug)]
+pub struct Entered {
+    pub stream: InstanceStream,
+    pub guard: Guard,
+}
+
 /// Opens a stream into the instance that `text` means.
 pub async fn enter(
     app: &App,
     caller: &Caller,
     text: &str,
     target: StreamTarget,
-) -> Result<InstanceStream, EnterError> {
-    let id = instances::find(app, text).await?;
-    let access = authorize(caller, Wish::Enter, id);
+) -> Result<Entered, EnterError> {
+    let id = instances::find(app, caller, text).await?;
+    let access = authorize(app, caller, Wish::Enter, id).await.map_err(instances::denied(text))?;
     let row = instances::get(app, &access).await?;
     let name = display_name(row.id, &row.spec);
     let status = view::status_of(app, &row);
@@ -102,5 +110,32 @@ pub async fn enter(
         | Status::Stopped => return Err(EnterError::NotRunning { name, status, backend }),
     }
     let node = (&row.node_id, row.node_name.as_str());
-    Ok(streams::open(app, &access, node, target).await?)
+    // From here on: what is revoked while the stream opens must not be missed.
+    let mut guard = app.presence.arrive(caller, id);
+    let what = words(&target);
+    let opened = streams::open(app, &access, node, target).await;
+    let stream = match (opened, guard.during(std::future::ready(())).await) {
+        (Ok(stream), Some(())) => stream,
+        (Err(error), _) => return Err(error.into()),
+        (Ok(_), None) => return Err(InstanceError::Unknown(text.to_owned()).into()),
+    };
+    if let Some(what) = what {
+        guard.announce(what);
+    }
+    Ok(Entered { stream, guard })
+}
+
+/// What the audit log calls it; `None` for what is no stay.
+fn words(target: &StreamTarget) -> Option<String> {
+    Some(match target {
+        StreamTarget::Ssh => "ssh".to_owned(),
+        StreamTarget::Tcp { port } => format!("forward tcp {port}"),
+        StreamTarget::Udp { port } => format!("forward udp {port}"),
+        StreamTarget::Exec => "exec".to_owned(),
+        StreamTarget::Attach => "attach".to_owned(),
+        StreamTarget::Session => "terminal".to_owned(),
+        StreamTarget::Watch => "watch".to_owned(),
+        StreamTarget::Files => "files".to_owned(),
+        StreamTarget::Ping | StreamTarget::Settings => return None,
+    })
 }

@@ -5,8 +5,9 @@ use kohakuriver_wire::files::{Answers, Ask, ClientError, Entry, FilesOutput, Ord
 use tokio::io::{ReadHalf, WriteHalf};
 
 use crate::access::Caller;
-use crate::enter::{EnterError, enter};
+use crate::enter::{EnterError, Entered, enter};
 use crate::host::App;
+use crate::presence::Guard;
 use crate::streams::InstanceStream;
 
 /// An open stream of requests for files. Dropping it ends what is going on.
@@ -14,14 +15,15 @@ use crate::streams::InstanceStream;
 pub struct Files {
     pub orders: Orders<WriteHalf<InstanceStream>>,
     pub answers: Answers<ReadHalf<InstanceStream>>,
+    _guard: Guard,
 }
 
 impl Files {
     /// Of the instance that `text` means.
     pub async fn open(app: &App, caller: &Caller, text: &str) -> Result<Self, EnterError> {
-        let stream = enter(app, caller, text, StreamTarget::Files).await?;
+        let Entered { stream, guard } = enter(app, caller, text, StreamTarget::Files).await?;
         let (orders, answers) = split(stream);
-        Ok(Self { orders, answers })
+        Ok(Self { orders, answers, _guard: guard })
     }
 
     /// Asks, and returns the first message of the answer.

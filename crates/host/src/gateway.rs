@@ -5,12 +5,14 @@
 //!  "REQUEST_TUNNEL id\n"  "SUCCESS\n" or "ERROR text\n", then bytes                     [tunnel]
 //! ```
 //!
-//! Either way the encryption of the inner SSH session runs from the person's machine to the
+//! Where people log in, a jump asks for a key that its owner has registered, and a tunnel for an
+//! API token. Either way the encryption of the inner SSH session runs from the person's machine to the
 //! agent inside the instance; the gateway sees ciphertext.
 
 mod jump;
 mod tunnel;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,17 +72,17 @@ pub async fn serve(
             keep_alive(&stream);
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = route(app, stream, configs) => {}
+                () = route(app, stream, peer.ip().to_canonical(), configs) => {}
             }
             drop(slot);
         });
     }
 }
 
-async fn route(app: Arc<App>, stream: TcpStream, configs: Arc<jump::Configs>) {
+async fn route(app: Arc<App>, stream: TcpStream, address: IpAddr, configs: Arc<jump::Configs>) {
     match timeout(FIRST_BYTES_LIMIT, first_byte(&stream)).await {
-        Ok(Ok(Some(b'S'))) => jump::serve(app, stream, &configs).await,
-        Ok(Ok(Some(_))) => tunnel::serve(&app, stream).await,
+        Ok(Ok(Some(b'S'))) => jump::serve(app, stream, address, &configs).await,
+        Ok(Ok(Some(_))) => tunnel::serve(&app, stream, address).await,
         Ok(Ok(None)) => {}
         Ok(Err(error)) => tracing::debug!(%error, "an SSH connection ended before its first byte"),
         Err(_) => tracing::debug!("an SSH client said nothing"),

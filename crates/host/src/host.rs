@@ -19,10 +19,13 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accounts::Accounts;
+use crate::audit::Audit;
 use crate::links::{Links, LocalNode};
 use crate::people_tls::{PeopleServer, PeopleTls, TlsError};
+use crate::presence::Presence;
 use crate::watch::Changes;
-use crate::{Clock, HostConfig, gateway, http, join, link_server, view};
+use crate::{Clock, HostConfig, accounts, gateway, http, join, link_server, presence, view};
 
 /// After this, connections that are still open are cut.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
@@ -38,6 +41,9 @@ pub struct App {
     pub config: HostConfig,
     pub store: Store,
     pub ca: Ca,
+    pub accounts: Accounts,
+    pub audit: Arc<Audit>,
+    pub presence: Arc<Presence>,
     pub links: Links,
     pub changes: Changes,
     pub clock: Clock,
@@ -108,7 +114,11 @@ impl Host {
         let store = Store::open(&path)
             .await
             .map_err(|source| StartError::Store { path: config.data_dir.clone(), source })?;
+        let audit = Arc::new(Audit::start(store.clone(), clock.clone()));
         let app = Arc::new(App {
+            accounts: Accounts::default(),
+            presence: Presence::new(audit.clone(), clock.clone()),
+            audit,
             cluster: u16::from_str_radix(&ca.fingerprint()[..4], 16).unwrap_or(0),
             config,
             store,
@@ -131,6 +141,7 @@ impl Host {
         tasks.spawn(gateway::serve(app.clone(), ssh, gateway_configs, shutdown.clone()));
         tasks.spawn(link_server::serve(app.clone(), link, link_tls, shutdown.clone()));
         tasks.spawn(watch_silence(app.clone(), shutdown.clone()));
+        tasks.spawn(presence::watch(app.clone(), shutdown.clone()));
         Ok(Self { app, shutdown, _lock: lock })
     }
 
@@ -147,6 +158,11 @@ impl Host {
     /// The fingerprint that people compare, where this host's own CA signs what they are shown.
     pub fn people_fingerprint(&self) -> Option<String> {
         (self.app.config.people_tls == PeopleTls::OwnCa).then(|| self.app.ca.fingerprint())
+    }
+
+    /// An invitation for the first admin, where people log in and there is none.
+    pub async fn setup_invitation(&self) -> Result<Option<String>, StoreError> {
+        self.app.accounts.setup_invitation(&self.app).await
     }
 
     /// Where the SSH gateway listens.
@@ -189,6 +205,7 @@ impl Host {
         if tokio::time::timeout(DRAIN_LIMIT, self.app.tasks.wait()).await.is_err() {
             tracing::debug!("cutting connections that did not end");
         }
+        self.app.audit.finish().await;
         self.app.store.close().await;
     }
 }
@@ -245,7 +262,11 @@ async fn watch_silence(app: Arc<App>, shutdown: CancellationToken) {
             if let Err(error) = app.store.prune(now_ms).await {
                 tracing::warn!(%error, "old events were not removed");
             }
+            if let Err(error) = app.store.prune_credentials(now_ms).await {
+                tracing::warn!(%error, "expired sessions were not removed");
+            }
         }
+        expire_requests(&app, now_ms).await;
         let Ok(nodes) = app.store.list_nodes().await else {
             continue;
         };
@@ -264,6 +285,19 @@ async fn watch_silence(app: Arc<App>, shutdown: CancellationToken) {
             app.links.count_change(&node.id);
             app.changes.notify();
         }
+    }
+}
+
+/// Rejects what nobody has decided on for too long.
+async fn expire_requests(app: &App, now_ms: i64) {
+    let life = app.config.auth.request_life;
+    let days = life.as_secs() / (24 * 3600);
+    let reason = format!("nobody decided on it within {days} days");
+    let before_ms = now_ms - accounts::millis(life);
+    match app.store.expire_requests(before_ms, &reason, now_ms).await {
+        Ok(0) => {}
+        Ok(_) => app.changes.notify(),
+        Err(error) => tracing::warn!(%error, "old requests were not rejected"),
     }
 }
 

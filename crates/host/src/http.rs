@@ -1,9 +1,11 @@
 //! The HTTP API. Handlers extract, authorise, call and map; nothing is decided here.
 
+mod auth;
 mod ca;
 mod error;
 mod forward;
 mod fs;
+mod guard;
 mod health;
 mod lifecycle;
 mod node;
@@ -18,17 +20,14 @@ mod vps;
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use kohakuriver_api::AuthStatus;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
-use crate::access::is_foreign_page;
 use crate::host::App;
 
 use error::ApiError;
@@ -52,7 +51,7 @@ fn router(app: Arc<App>) -> Router {
     let (router, document): (Router<Arc<App>>, _) =
         OpenApiRouter::with_openapi(Document::openapi())
             .merge(health::routes())
-            .routes(routes!(auth_status))
+            .merge(auth::routes())
             .merge(ca::routes())
             .merge(vps::routes())
             .merge(lifecycle::routes())
@@ -71,7 +70,7 @@ fn router(app: Arc<App>) -> Router {
         .fallback(elsewhere)
         .method_not_allowed_fallback(async || ApiError::wrong_method())
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(from_fn_with_state(app.clone(), refuse_foreign_pages))
+        .layer(from_fn_with_state(app.clone(), guard::guard))
         .with_state(app)
 }
 
@@ -84,21 +83,4 @@ async fn elsewhere(uri: http::Uri) -> Response {
         }
         None => ApiError::unknown_route().into_response(),
     }
-}
-
-async fn refuse_foreign_pages(
-    State(app): State<Arc<App>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    if is_foreign_page(request.headers(), &app.config.names) {
-        return ApiError::foreign_page().into_response();
-    }
-    next.run(request).await
-}
-
-/// Whether people log in here. Public.
-#[utoipa::path(get, path = "/api/auth/status", tag = "cluster", responses((status = 200, body = AuthStatus)))]
-async fn auth_status() -> Json<AuthStatus> {
-    Json(AuthStatus { auth_enabled: false, session_expire_hours: None })
 }

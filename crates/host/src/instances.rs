@@ -4,28 +4,28 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use kohakuriver_api::{CreateVps, Task};
+use kohakuriver_api::Task;
 use kohakuriver_link::protocol::Order;
 use kohakuriver_model::status::transition;
 use kohakuriver_model::{
-    Act, Admission, BackendKind, DockerState, FailureCode, InstanceSpec, Inventory, NodeId,
-    NodeName, Status, TaskId, VmState, admission,
+    Act, Admission, BackendKind, DockerState, FailureCode, Holdings, InstanceSpec, Inventory,
+    NodeId, NodeName, Role, Status, TaskId, VmState, admission,
 };
-use kohakuriver_store::{
-    Change, CreateError, InstanceRow, NewEvent, NewInstance, Resolve, StoreError,
-};
+use kohakuriver_store::{Change, CreateError, InstanceRow, NewEvent, Resolve, StoreError};
 use tokio::time::{Instant, timeout_at};
 
-use crate::access::{Authorized, Caller};
+use crate::access::{Authorized, Caller, Denied};
 use crate::host::App;
 use crate::view;
 
 pub mod keys;
 pub mod machines;
 pub mod request;
+pub mod requested;
+pub mod shown;
 pub mod snapshots;
 
-use request::{RequestError, Wanted};
+use request::RequestError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum InstanceError {
@@ -60,6 +60,15 @@ pub enum InstanceError {
     /// The node could not do it; its own words.
     #[error("{message}")]
     Node { code: FailureCode, message: String, hint: Option<String> },
+    /// The caller may not; what they must not know of is `Unknown`.
+    #[error(transparent)]
+    Denied(Denied),
+    #[error("this request was decided on already, or withdrawn")]
+    Decided,
+    #[error("the account of '{name}' is disabled")]
+    OwnerGone { name: String },
+    #[error("VPS {name} would get more than it was approved with")]
+    NeedsOperator { name: String },
     #[error(transparent)]
     Request(#[from] RequestError),
     #[error(transparent)]
@@ -74,12 +83,21 @@ const RETRIES: u32 = 5;
 /// How long an answer is held back for a failed create's removal.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(5);
 
-/// Finds the one instance a text means.
-pub async fn find(app: &App, text: &str) -> Result<TaskId, InstanceError> {
-    match app.store.resolve_instance(text).await? {
+/// Finds the one instance, or request for one, that a text means to the caller.
+pub async fn find(app: &App, caller: &Caller, text: &str) -> Result<TaskId, InstanceError> {
+    match app.store.resolve_instance(text, caller.scope()).await? {
         Resolve::One(id) => Ok(id),
         Resolve::None => Err(InstanceError::Unknown(text.to_owned())),
         Resolve::Many(ids) => Err(InstanceError::Ambiguous { text: text.to_owned(), ids }),
+    }
+}
+
+/// A refusal in the words of an instance that somebody called `text`.
+pub fn denied(text: &str) -> impl FnOnce(Denied) -> InstanceError {
+    move |denied| match denied {
+        Denied::Hidden => InstanceError::Unknown(text.to_owned()),
+        Denied::Store(error) => error.into(),
+        Denied::LogIn | Denied::Role { .. } | Denied::Act { .. } => InstanceError::Denied(denied),
     }
 }
 
@@ -87,33 +105,6 @@ pub async fn find(app: &App, text: &str) -> Result<TaskId, InstanceError> {
 pub async fn get(app: &App, access: &Authorized) -> Result<InstanceRow, InstanceError> {
     let id = access.task_id();
     app.store.lookup_instance(id).await?.ok_or_else(|| InstanceError::Unknown(id.to_string()))
-}
-
-/// Checks the request, takes the resources, and tells the node.
-pub async fn create(
-    app: &App,
-    caller: &Caller,
-    request: &CreateVps,
-) -> Result<InstanceRow, InstanceError> {
-    let source = match &request.from_vps {
-        Some(text) => Some(snapshots::find_source(app, caller, text).await?),
-        None => None,
-    };
-    let original = source.as_ref().map(|(_, row)| &row.spec);
-    let Wanted { mut spec, mut target, demand } = request::validate(request, original)?;
-    if let Some((access, row)) = source {
-        let which = request.from_snapshot.as_deref();
-        spec.snapshot = Some(snapshots::choose_for_copy(app, &access, which).await?);
-        target = Some(row.node_name);
-    }
-    let now_ms = app.clock.now_ms();
-    let id = TaskId::at(now_ms.unsigned_abs(), app.cluster);
-    let unavailable = unavailable_nodes(app, spec.backend(), &request.node_labels).await?;
-    let new = NewInstance { id, spec, target, demand, actor: caller.name() };
-    let row = app.store.create_instance(new, &unavailable, now_ms).await?;
-    tracing::info!(task.id = %row.id, node.name = %row.node_name, "created");
-    tell(app, &row);
-    Ok(row)
 }
 
 /// Does what a person asks. Asking for what is so already changes nothing.
@@ -154,7 +145,8 @@ pub async fn act_with(
         // engine cannot take back what it has given up.
         let unavailable = unavailable_nodes(app, backend, &BTreeMap::new()).await?;
         let event = NewEvent { kind: act.verb(), actor: caller.name(), detail: detail.clone() };
-        let change = Change { intent, spec, event };
+        let asker = caller.user_id().filter(|_| caller.role() < Role::Operator);
+        let change = Change { intent, spec, event, asker };
         match app.store.change_instance(&row, &change, &unavailable, app.clock.now_ms()).await {
             Ok(()) => {}
             Err(CreateError::Store(StoreError::Stale)) if tries < RETRIES => {
@@ -170,10 +162,31 @@ pub async fn act_with(
     }
 }
 
+/// Whether the caller may change this much: more than was approved needs an operator, or a rule.
+pub async fn require_modest(
+    app: &App,
+    caller: &Caller,
+    access: &Authorized,
+    edit: impl Fn(&InstanceSpec) -> Result<InstanceSpec, RequestError>,
+) -> Result<(), InstanceError> {
+    let Some(person) = caller.person().filter(|person| person.role < Role::Operator) else {
+        return Ok(());
+    };
+    let row = get(app, access).await?;
+    let new = edit(&row.spec)?;
+    if requested::asks_for_more(&row.spec, &new)
+        && requested::rule(app, person.id, &Holdings::of(&new, true)).await?.is_none()
+    {
+        return Err(InstanceError::NeedsOperator { name: display_name(row.id, &row.spec) });
+    }
+    Ok(())
+}
+
 /// Waits until the task's revision is not `since` any more, or the time is over; then answers
 /// what it is. An unknown id, also one that was deleted while waiting, is an error.
 pub async fn wait_for_change(
     app: &App,
+    caller: &Caller,
     text: &str,
     since: Option<u64>,
     limit: Duration,
@@ -181,14 +194,16 @@ pub async fn wait_for_change(
     let deadline = Instant::now() + limit;
     let mut changes = app.changes.subscribe();
     loop {
-        let id = find(app, text).await?;
+        let id = find(app, caller, text).await?;
         let Some(since) = since else { return Ok(id) };
-        let row = app.store.lookup_instance(id).await?;
-        let row = row.ok_or_else(|| InstanceError::Unknown(text.to_owned()))?;
-        if view::revision(app, &row) != since {
-            return Ok(id);
-        }
-        if timeout_at(deadline, changes.changed()).await.is_err() {
+        let revision = match app.store.lookup_instance(id).await? {
+            Some(row) => view::revision(app, &row),
+            None => match app.store.lookup_request(id).await? {
+                Some(row) => view::request_revision(&row),
+                None => return Err(InstanceError::Unknown(text.to_owned())),
+            },
+        };
+        if revision != since || timeout_at(deadline, changes.changed()).await.is_err() {
             return Ok(id);
         }
     }

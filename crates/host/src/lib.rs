@@ -16,6 +16,8 @@
 //! made from the same macro, so it cannot drift.
 
 mod access;
+mod accounts;
+mod audit;
 mod client_address;
 mod clock;
 mod config;
@@ -29,10 +31,12 @@ mod join;
 mod link_server;
 mod links;
 mod people_tls;
+mod presence;
 mod streams;
 mod view;
 mod watch;
 
+pub use accounts::AuthConfig;
 pub use clock::Clock;
 pub use config::HostConfig;
 pub use host::{Host, StartError};

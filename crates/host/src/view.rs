@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use kohakuriver_api::{GpuInfo, Node, Task, VfioGpu};
+use kohakuriver_api::{CreateVps, GpuInfo, Node, Task, VfioGpu};
 use kohakuriver_model::node::Gpu;
 use kohakuriver_model::{
     BackendKind, DockerState, FailureCode, GpuRuntime, ImageSource, InstanceSpec, Memory, NodeId,
     Observed, OnOom, Status, VmState, public_status, status,
 };
-use kohakuriver_store::{InstanceRow, NodeRow};
+use kohakuriver_store::{InstanceRow, NodeRow, RequestRow, RequestState};
 
 use crate::clock::iso;
 use crate::host::App;
@@ -39,31 +39,26 @@ pub fn revision(app: &App, row: &InstanceRow) -> u64 {
 /// The task object of one instance.
 pub fn task(app: &App, row: &InstanceRow) -> Task {
     let status = status_of(app, row);
-    let spec = &row.spec;
     let mut task = Task {
         task_id: row.id.to_string(),
-        task_type: "vps".to_owned(),
-        name: spec.name.as_ref().map(ToString::to_string),
-        command: "vps".to_owned(),
-        env_vars: spec.env.clone(),
-        required_cores: spec.cores,
-        required_memory_bytes: spec.memory_bytes,
-        required_gpus: spec.gpus.iter().map(|gpu| gpu.index).collect(),
-        gpu_uuids: spec.gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
-        target_numa_node_id: spec.numa.as_ref().map(|pin| pin.node),
-        from_snapshot: spec.snapshot.map(|from| format!("{}:{}", from.task_id, from.tag)),
-        snapshot_on_stop: spec.snapshots.on_stop,
-        keep_snapshots: spec.snapshots.keep,
         status: status.to_string(),
         desired: word(row.intent.desired).unwrap_or_default(),
         assigned_node: Some(row.node_name.to_string()),
         ssh_port: Some(row.ssh_port.map_or(0, u32::from)),
-        vps_backend: spec.backend().word().to_owned(),
         submitted_at: Some(iso(row.created_ms)),
         revision: revision(app, row),
-        ..Task::default()
+        ..of_spec(&row.spec)
     };
-    show_backend(&mut task, spec);
+    if let Some(owner) = &row.owner {
+        task.owner_id = Some(owner.id.0);
+        task.owner_username = Some(owner.username.clone());
+    }
+    if let Some(approval) = &row.approval {
+        task.approval_status = Some("approved".to_owned());
+        task.approved_by_id = approval.by_id;
+        task.approved_by_username = Some(approval.by.clone());
+        task.approved_at = Some(iso(approval.at_ms));
+    }
     if let Some(word) = status::transition(&row.intent, row.observation.as_ref()) {
         task.transition = Some(word.to_owned());
         task.transition_since = Some(iso(row.intent_ms));
@@ -86,6 +81,67 @@ pub fn task(app: &App, row: &InstanceRow) -> Task {
         }
     }
     task
+}
+
+/// What the specification alone says.
+fn of_spec(spec: &InstanceSpec) -> Task {
+    let mut task = Task {
+        task_type: "vps".to_owned(),
+        name: spec.name.as_ref().map(ToString::to_string),
+        command: "vps".to_owned(),
+        env_vars: spec.env.clone(),
+        required_cores: spec.cores,
+        required_memory_bytes: spec.memory_bytes,
+        required_gpus: spec.gpus.iter().map(|gpu| gpu.index).collect(),
+        gpu_uuids: spec.gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
+        target_numa_node_id: spec.numa.as_ref().map(|pin| pin.node),
+        from_snapshot: spec.snapshot.map(|from| format!("{}:{}", from.task_id, from.tag)),
+        snapshot_on_stop: spec.snapshots.on_stop,
+        keep_snapshots: spec.snapshots.keep,
+        vps_backend: spec.backend().word().to_owned(),
+        ..Task::default()
+    };
+    show_backend(&mut task, spec);
+    task
+}
+
+/// The task object of a request that is no instance yet, or never will be one. `wish`: what it
+/// asks for, where that is still valid.
+pub fn requested(row: &RequestRow, wish: Option<(InstanceSpec, CreateVps)>) -> Task {
+    let mut task = match wish {
+        Some((spec, wish)) => Task {
+            required_gpus: wish.required_gpus.clone().unwrap_or_default(),
+            gpu_count: wish.gpu_count,
+            target_numa_node_id: wish.target_numa_node_id,
+            requested_node: wish.target_hostname.filter(|name| !name.is_empty()),
+            from_snapshot: wish
+                .from_vps
+                .map(|vps| format!("{vps}:{}", wish.from_snapshot.as_deref().unwrap_or("latest"))),
+            ..of_spec(&spec)
+        },
+        None => Task::default(),
+    };
+    let rejected = row.state == RequestState::Rejected;
+    task.task_id = row.id.to_string();
+    task.task_type = "vps".to_owned();
+    task.owner_id = Some(row.owner.0);
+    task.owner_username = Some(row.owner_name.clone());
+    task.status = if rejected { Status::Rejected } else { Status::PendingApproval }.to_string();
+    task.desired = "running".to_owned();
+    task.approval_status = Some(if rejected { "rejected" } else { "pending" }.to_owned());
+    task.approved_by_id = row.decided_by_id;
+    task.approved_by_username.clone_from(&row.decided_by);
+    task.approved_at = row.decided_ms.map(iso);
+    task.rejection_reason.clone_from(&row.reason);
+    task.ssh_port = Some(0);
+    task.submitted_at = Some(iso(row.created_ms));
+    task.revision = request_revision(row);
+    task
+}
+
+/// Never one that the instance that becomes of it has.
+pub fn request_revision(row: &RequestRow) -> u64 {
+    row.revision
 }
 
 /// What only containers or only virtual machines have.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kohakuriver_cli::GlobalArgs;
-use kohakuriver_host::{Clock, Host, HostConfig, StartError};
+use kohakuriver_host::{AuthConfig, Clock, Host, HostConfig, StartError};
 use kohakuriver_link::client::HostAddress;
 
 use crate::exit::{Exit, FAILED, NOT_READY, USAGE};
@@ -72,6 +72,7 @@ pub fn run(args: HostArgs, global: &GlobalArgs) -> Result<(), Exit> {
         link_port: args.link_port,
         link_address: HostAddress { host: advertise, port: args.link_port },
         lost_after: Duration::from_secs(args.lost_after),
+        auth: AuthConfig::default(),
     };
     logging::start();
     runtime()?.block_on(async {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kohakuriver_cli::GlobalArgs;
-use kohakuriver_host::{Host, HostConfig, LocalNode};
+use kohakuriver_host::{AuthConfig, Host, HostConfig, LocalNode};
 use kohakuriver_link::client::HostAddress;
 use kohakuriver_link::pki::RunnerIdentity;
 use kohakuriver_link::protocol::StreamOpen;
@@ -56,6 +56,7 @@ pub fn run(args: UpArgs, global: &GlobalArgs) -> Result<(), Exit> {
         link_port: args.link_port,
         link_address: HostAddress { host: loopback.to_string(), port: args.link_port },
         lost_after: Duration::from_secs(30),
+        auth: AuthConfig::default(),
     };
     logging::start();
     runtime()?.block_on(async {

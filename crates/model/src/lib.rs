@@ -2,9 +2,11 @@
 //!
 //! Everything here is plain data and pure functions: ids, the target grammar, amounts of memory,
 //! what an instance should be ([`intent`]), what was seen of it ([`observe`]), the public status
-//! that follows from both ([`status`]), what a person may ask for next ([`admission`]) and which
-//! node gets new work ([`placement`]). Time comes in as a parameter; nothing here asks a clock.
+//! that follows from both ([`status`]), what a person may ask for next ([`admission`]), which
+//! node gets new work ([`placement`]) and what accounts may hold ([`account`]). Time comes in as a
+//! parameter; nothing here asks a clock.
 
+pub mod account;
 pub mod admission;
 pub mod id;
 pub mod intent;
@@ -17,6 +19,7 @@ pub mod spec;
 pub mod status;
 pub mod target;
 
+pub use account::{AccountError, GroupId, Holdings, OverQuota, Quota, Role, ShareLevel, UserId};
 pub use admission::{Act, Admission};
 pub use id::{NodeId, TaskId};
 pub use intent::{Desired, Intent};

@@ -13,11 +13,12 @@ use std::collections::HashMap;
 
 use kohakuriver_model::placement::{GpuRoom, NumaRoom};
 use kohakuriver_model::{
-    Demand, GpuDemand, GpuRef, GpuRuntime, InstanceSpec, NodeId, NodeRoom, NumaPin, TaskId,
+    Demand, GpuDemand, GpuRef, GpuRuntime, InstanceSpec, NodeId, NodeRoom, NumaPin, TaskId, UserId,
 };
 use sqlx::{Row, Sqlite, Transaction};
 
 use crate::instances::CreateError;
+use crate::quota::{start_gpu_time, stop_gpu_time};
 use crate::{Store, StoreError};
 
 /// Ports given to VPSes with SSH start here; the page promises it.
@@ -38,13 +39,15 @@ pub(crate) fn demand_of(spec: &InstanceSpec) -> Demand {
     }
 }
 
-/// All nodes as placement sees them, inside the transaction that will take.
+/// All nodes as placement sees them, inside the transaction that will take. `asker` reads the
+/// names of their own instances only.
 pub(crate) async fn rooms(
     tx: &mut Transaction<'_, Sqlite>,
     unavailable: &HashMap<NodeId, String>,
+    asker: Option<UserId>,
 ) -> Result<Vec<NodeRoom>, StoreError> {
     let nodes = Store::list_nodes_in(tx).await?;
-    let owners = gpu_owners(tx).await?;
+    let owners = gpu_owners(tx, asker).await?;
     let pinned = pinned(tx).await?;
     let rooms = nodes.into_iter().map(|node| {
         let reason = match &node.inventory {
@@ -101,17 +104,20 @@ const NO_GPU_RUNTIME: &str = "has GPUs that its Docker engine cannot give to con
     nvidia-container-toolkit there, then nvidia-ctk runtime configure --runtime=docker and restart \
     Docker";
 
-/// The names of those who have GPUs.
+/// The names of those who have GPUs, as far as `asker` may know them.
 async fn gpu_owners(
     tx: &mut Transaction<'_, Sqlite>,
+    asker: Option<UserId>,
 ) -> Result<HashMap<(NodeId, String), String>, StoreError> {
-    let sql = "SELECT g.node_id, g.gpu, i.id, i.name FROM gpu_allocations g
+    let sql = "SELECT g.node_id, g.gpu, i.id, i.label, ifnull(i.owner_id = $1, $1 IS NULL) AS known
+        FROM gpu_allocations g
         JOIN instances i ON i.id = g.instance_id";
-    let rows = sqlx::query(sql).fetch_all(&mut **tx).await?;
+    let rows = sqlx::query(sql).bind(asker.map(|user| user.0)).fetch_all(&mut **tx).await?;
     let mut owners = HashMap::new();
     for row in rows {
         let node = NodeId::new(row.try_get::<String, _>("node_id")?);
-        let owner = match row.try_get::<Option<String>, _>("name")? {
+        let owner = match row.try_get::<Option<String>, _>("label")? {
+            _ if !row.try_get::<bool, _>("known")? => "somebody else".to_owned(),
             Some(name) => format!("VPS '{name}'"),
             None => format!("VPS {}", row.try_get::<i64, _>("id")?),
         };
@@ -144,7 +150,9 @@ pub(crate) async fn allocate(
     id: TaskId,
     node: &NodeId,
     spec: &InstanceSpec,
+    now_ms: i64,
 ) -> Result<(), StoreError> {
+    start_gpu_time(tx, id, spec, now_ms).await?;
     sqlx::query(
         "INSERT INTO allocations (instance_id, node_id, cores, memory_bytes, numa)
          VALUES ($1, $2, $3, $4, $5)",
@@ -175,7 +183,9 @@ pub(crate) async fn allocate(
 pub(crate) async fn release(
     tx: &mut Transaction<'_, Sqlite>,
     id: TaskId,
+    now_ms: i64,
 ) -> Result<(), StoreError> {
+    stop_gpu_time(tx, id, now_ms).await?;
     sqlx::query("DELETE FROM allocations WHERE instance_id = $1")
         .bind(id.as_i64())
         .execute(&mut **tx)

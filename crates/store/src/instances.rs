@@ -3,14 +3,17 @@
 use std::collections::HashMap;
 
 use kohakuriver_model::{
-    Demand, Desired, InstanceName, InstanceSpec, Intent, NodeId, NodeName, Observation, Observed,
-    Refusal, TaskId, place,
+    Demand, Desired, Holdings, InstanceName, InstanceSpec, Intent, NodeId, NodeName, Observation,
+    Observed, OverQuota, Refusal, TaskId, UserId, place,
 };
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, Sqlite, Transaction};
 
 use crate::allocations::{allocate, demand_of, release, rooms, take_port};
 use crate::events::{NewEvent, insert_event};
+use crate::quota::require_room;
+use crate::requests::{Consent, consent, record_rule};
+use crate::shares::Scope;
 use crate::{Store, StoreError};
 
 /// An instance as the host knows it.
@@ -30,6 +33,23 @@ pub struct InstanceRow {
     pub ssh_port: Option<u16>,
     /// Whether it holds cores and memory now.
     pub holds_compute: bool,
+    /// `None`: made while nobody logged in.
+    pub owner: Option<Owner>,
+    /// Who agreed to it, where somebody had to.
+    pub approval: Option<Approval>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub id: UserId,
+    pub username: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approval {
+    pub by: String,
+    pub by_id: Option<i64>,
+    pub at_ms: i64,
 }
 
 /// What is asked for.
@@ -43,6 +63,11 @@ pub struct NewInstance {
     pub demand: Demand,
     /// Written down with it.
     pub actor: String,
+    /// `None`: nobody logs in here.
+    pub owner: Option<UserId>,
+    pub consent: Consent,
+    /// Whether a refusal may name others' instances.
+    pub names_others: bool,
 }
 
 /// What a person's act makes of an instance.
@@ -51,6 +76,8 @@ pub struct Change {
     pub intent: Intent,
     pub spec: InstanceSpec,
     pub event: NewEvent,
+    /// Who must not learn others' names from a refusal.
+    pub asker: Option<UserId>,
 }
 
 /// Why an instance was not created or not restarted.
@@ -60,6 +87,13 @@ pub enum CreateError {
     Refused(#[from] Refusal),
     #[error("a VPS named '{0}' exists already")]
     NameTaken(InstanceName),
+    #[error(transparent)]
+    OverQuota(OverQuota),
+    /// Of approving a request: somebody else was faster.
+    #[error("this request was decided on already, or withdrawn")]
+    Decided,
+    #[error("too many of your requests wait for an operator already")]
+    TooManyRequests,
     #[error("all SSH ports are taken")]
     NoPort,
     #[error(transparent)]
@@ -81,8 +115,11 @@ pub enum Resolve {
 }
 
 const SELECT: &str = "SELECT i.*, n.name AS node_name, p.port AS ssh_port,
-    a.instance_id IS NOT NULL AS holds_compute
+    a.instance_id IS NOT NULL AS holds_compute, u.username AS owner_name,
+    r.decided_by, r.decided_by_id, r.decided_ms
     FROM instances i JOIN nodes n ON n.id = i.node_id
+    LEFT JOIN users u ON u.id = i.owner_id
+    LEFT JOIN requests r ON r.id = i.id
     LEFT JOIN ssh_ports p ON p.instance_id = i.id
     LEFT JOIN allocations a ON a.instance_id = i.id";
 
@@ -106,25 +143,39 @@ impl Store {
         row.as_ref().map(read_instance).transpose()
     }
 
-    /// Finds what a person means: an id, a unique prefix of one, or a name.
-    pub async fn resolve_instance(&self, text: &str) -> Result<Resolve, StoreError> {
+    /// Finds what a person means, among what they may know of: an id, a unique prefix of one, or a
+    /// name. Of several with that name, the person's own one is meant.
+    pub async fn resolve_instance(&self, text: &str, scope: Scope) -> Result<Resolve, StoreError> {
         if text.is_empty() || text.len() > 63 {
             return Ok(Resolve::None);
         }
         let digits = text.bytes().all(|b| b.is_ascii_digit());
-        let sql = if digits {
-            "SELECT id FROM instances WHERE CAST(id AS TEXT) LIKE $1 || '%' ORDER BY id LIMIT 6"
-        } else {
-            "SELECT id FROM instances WHERE name = $1"
-        };
-        let rows = sqlx::query(sql).bind(text).fetch_all(&self.readers).await?;
+        let what = if digits { "CAST(id AS TEXT) LIKE $1 || '%'" } else { "label = $1" };
+        let sql = format!(
+            "SELECT id, ifnull(owner_id = $2, 0) AS mine FROM (
+                 SELECT id, label, owner_id FROM instances
+                 UNION ALL SELECT id, label, owner_id FROM requests WHERE state <> 'approved')
+             WHERE {what} AND ($3 OR owner_id = $2 OR id IN (
+                 SELECT instance_id FROM shares WHERE user_id = $2 OR group_id IN (
+                     SELECT group_id FROM group_members WHERE user_id = $2)))
+             ORDER BY mine DESC, id LIMIT 6"
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(text)
+            .bind(scope.me.map(|user| user.0))
+            .bind(scope.all)
+            .fetch_all(&self.readers)
+            .await?;
         let mut found = Vec::with_capacity(rows.len());
+        let mut own = 0;
         for row in rows {
             found.push(TaskId::from_u64(row.try_get::<i64, _>("id")? as u64));
+            own += usize::from(row.try_get::<bool, _>("mine")?);
         }
         Ok(match found.as_slice() {
             [] => Resolve::None,
             [one] => Resolve::One(*one),
+            [mine, ..] if !digits && own == 1 => Resolve::One(*mine),
             many => match many.iter().find(|id| id.to_string() == text) {
                 Some(exact) => Resolve::One(*exact),
                 None => Resolve::Many(found),
@@ -142,26 +193,24 @@ impl Store {
         now_ms: i64,
     ) -> Result<InstanceRow, CreateError> {
         let mut tx = self.begin().await?;
+        let requested = consent(&mut tx, &new.consent, now_ms).await?;
         if let Some(name) = &new.spec.name {
-            let taken = sqlx::query("SELECT 1 FROM instances WHERE name = $1")
-                .bind(name.as_str())
-                .fetch_optional(&mut *tx)
-                .await?;
-            if taken.is_some() {
-                return Err(CreateError::NameTaken(name.clone()));
-            }
+            require_free_name(&mut tx, new.owner, name, requested).await?;
         }
-        let rooms = rooms(&mut tx, unavailable).await?;
+        let asker = if new.names_others { None } else { new.owner };
+        let rooms = rooms(&mut tx, unavailable, asker).await?;
         let placed = place(&new.demand, new.target.as_ref(), &rooms)?;
         let spec = InstanceSpec { gpus: placed.gpus, numa: placed.numa, ..new.spec };
-        let last: i64 =
-            sqlx::query("SELECT id FROM last_id").fetch_one(&mut *tx).await?.try_get("id")?;
-        let id = TaskId::from_u64(new.id.as_u64().max(last as u64 + 1));
-        sqlx::query("UPDATE last_id SET id = $1").bind(id.as_i64()).execute(&mut *tx).await?;
+        require_room(&mut tx, new.owner, &Holdings::of(&spec, true), now_ms).await?;
+        let id = match requested {
+            Some(id) => id,
+            None => next_id(&mut tx, new.id).await?,
+        };
+        record_rule(&mut tx, id, new.owner, &new.consent, now_ms).await?;
         let intent = Intent::created();
         sqlx::query(
-            "INSERT INTO instances (id, name, node_id, spec, desired, generation, start_generation,
-             intent_ms, created_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
+            "INSERT INTO instances (id, label, node_id, spec, desired, generation, start_generation,
+             intent_ms, created_ms, owner_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)",
         )
         .bind(id.as_i64())
         .bind(spec.name.as_ref().map(InstanceName::as_str))
@@ -171,9 +220,10 @@ impl Store {
         .bind(intent.generation as i64)
         .bind(intent.start_generation as i64)
         .bind(now_ms)
+        .bind(new.owner.map(|owner| owner.0))
         .execute(&mut *tx)
         .await?;
-        allocate(&mut tx, id, &placed.node, &spec).await?;
+        allocate(&mut tx, id, &placed.node, &spec, now_ms).await?;
         if spec.ssh.is_some() {
             take_port(&mut tx, id).await?;
         }
@@ -196,7 +246,7 @@ impl Store {
         unavailable: &HashMap<NodeId, String>,
         now_ms: i64,
     ) -> Result<(), CreateError> {
-        let Change { intent, spec, event } = change;
+        let Change { intent, spec, event, asker } = change;
         let mut tx = self.begin().await?;
         let changed = sqlx::query(
             "UPDATE instances SET desired = $3, generation = $4, start_generation = $5,
@@ -225,17 +275,19 @@ impl Store {
         let other = demand_of(spec) != demand_of(&row.spec);
         if held && other {
             // Its own share counts as free for what it takes instead.
-            release(&mut tx, row.id).await?;
+            release(&mut tx, row.id, now_ms).await?;
         }
         let fresh_start = intent.start_generation > row.intent.start_generation;
         if (held && other) || (!held && fresh_start) {
-            let mut rooms = rooms(&mut tx, unavailable).await?;
+            let mut rooms = rooms(&mut tx, unavailable, *asker).await?;
             if held {
                 // A node that is drained or away keeps what it has, and can change it.
                 rooms.iter_mut().for_each(|room| room.unavailable = None);
             }
             place(&demand_of(spec), Some(&row.node_name), &rooms)?;
-            allocate(&mut tx, row.id, &row.node_id, spec).await?;
+            let owner = row.owner.as_ref().map(|owner| owner.id);
+            require_room(&mut tx, owner, &Holdings::of(spec, false), now_ms).await?;
+            allocate(&mut tx, row.id, &row.node_id, spec, now_ms).await?;
         }
         insert_event(&mut tx, row.id, event, now_ms).await?;
         tx.commit().await?;
@@ -269,6 +321,11 @@ impl Store {
             && row.intent.desired == Desired::Deleted
             && observation.state == Observed::Absent
         {
+            release(&mut tx, id, now_ms).await?;
+            sqlx::query("DELETE FROM requests WHERE id = $1")
+                .bind(id.as_i64())
+                .execute(&mut *tx)
+                .await?;
             sqlx::query("DELETE FROM instances WHERE id = $1")
                 .bind(id.as_i64())
                 .execute(&mut *tx)
@@ -291,14 +348,45 @@ impl Store {
             insert_event(&mut tx, id, &event, now_ms).await?;
         }
         if current && observation.state.is_at_rest() {
-            release(&mut tx, id).await?;
+            release(&mut tx, id, now_ms).await?;
         } else if !row.holds_compute && !observation.state.is_at_rest() {
             // Somebody started it behind our back. What runs is counted, room or no room.
-            allocate(&mut tx, id, &row.node_id, &row.spec).await?;
+            allocate(&mut tx, id, &row.node_id, &row.spec, now_ms).await?;
         }
         tx.commit().await?;
         Ok(true)
     }
+}
+
+/// The next id that was never given out.
+pub(crate) async fn next_id(
+    tx: &mut Transaction<'_, Sqlite>,
+    wanted: TaskId,
+) -> Result<TaskId, StoreError> {
+    let last: i64 =
+        sqlx::query("SELECT id FROM last_id").fetch_one(&mut **tx).await?.try_get("id")?;
+    let id = TaskId::from_u64(wanted.as_u64().max(last as u64 + 1));
+    sqlx::query("UPDATE last_id SET id = $1").bind(id.as_i64()).execute(&mut **tx).await?;
+    Ok(id)
+}
+
+/// Whether the owner has nothing of this name, nor asks for it; but the request that is `itself`.
+pub(crate) async fn require_free_name(
+    tx: &mut Transaction<'_, Sqlite>,
+    owner: Option<UserId>,
+    name: &InstanceName,
+    itself: Option<TaskId>,
+) -> Result<(), CreateError> {
+    let sql = "SELECT 1 FROM instances WHERE label = $1 AND ifnull(owner_id, 0) = $2
+        UNION ALL SELECT 1 FROM requests
+        WHERE label = $1 AND owner_id = $2 AND state = 'pending' AND id <> $3";
+    let taken = sqlx::query(sql)
+        .bind(name.as_str())
+        .bind(owner.map_or(0, |owner| owner.0))
+        .bind(itself.map_or(0, TaskId::as_i64))
+        .fetch_optional(&mut **tx)
+        .await?;
+    if taken.is_some() { Err(CreateError::NameTaken(name.clone())) } else { Ok(()) }
 }
 
 fn json<T: serde::Serialize>(value: &T, column: &'static str) -> Result<String, StoreError> {
@@ -331,7 +419,21 @@ fn read_instance(row: &SqliteRow) -> Result<InstanceRow, StoreError> {
         Some(text) => Some(serde_json::from_str(&text).map_err(|_| damaged("observation"))?),
     };
     let ssh_port: Option<i64> = row.try_get("ssh_port")?;
+    let owner = match row.try_get::<Option<i64>, _>("owner_id")? {
+        Some(id) => Some(Owner { id: UserId(id), username: row.try_get("owner_name")? }),
+        None => None,
+    };
+    let approval = match row.try_get::<Option<String>, _>("decided_by")? {
+        Some(by) => Some(Approval {
+            by,
+            by_id: row.try_get("decided_by_id")?,
+            at_ms: row.try_get("decided_ms")?,
+        }),
+        None => None,
+    };
     Ok(InstanceRow {
+        owner,
+        approval,
         id: TaskId::from_u64(row.try_get::<i64, _>("id")? as u64),
         node_id: NodeId::new(row.try_get::<String, _>("node_id")?),
         node_name: row.try_get::<String, _>("node_name")?.parse().map_err(|_| damaged("node"))?,

@@ -1,4 +1,5 @@
-//! The truth on disk: nodes, join tokens, instances and what they hold.
+//! The truth on disk: nodes, join tokens, instances and what they hold, accounts and what lets
+//! them in, requests, and the audit log.
 //!
 //! SQLite in WAL mode with foreign keys on. One connection writes, a few read. Every change is
 //! one transaction that is visible in one function; it compares what it expected with what it
@@ -6,16 +7,29 @@
 //! allocations are written together, so no crash leaves one without the other.
 
 mod allocations;
+mod audit;
+mod credentials;
 mod error;
 mod events;
 mod instances;
 mod nodes;
 mod open;
+mod quota;
+mod requests;
+mod shares;
 mod tokens;
+mod users;
 
+pub use audit::{AuditFilter, AuditRow, NewAudit, Verified};
+pub use credentials::{
+    Credential, InvitationError, InvitationRow, NewInvitation, TokenRow, UserKeyRow,
+};
 pub use error::StoreError;
 pub use events::{EventRow, NewEvent};
-pub use instances::{Change, CreateError, InstanceRow, NewInstance, Resolve};
+pub use instances::{Approval, Change, CreateError, InstanceRow, NewInstance, Owner, Resolve};
 pub use nodes::NodeRow;
 pub use open::Store;
+pub use requests::{Consent, Decision, NewRequest, RequestRow, RequestState};
+pub use shares::{Grantee, Relation, Scope, ShareRow};
 pub use tokens::RedeemError;
+pub use users::{GroupRow, NewUser, UserChange, UserError, UserRow};

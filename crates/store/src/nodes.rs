@@ -134,7 +134,12 @@ impl Store {
 
     /// Removes a node. With `force` its instances' rows go too: whatever is left on the machine
     /// is no longer this cluster's.
-    pub async fn remove_node(&self, name: &NodeName, force: bool) -> Result<NodeId, StoreError> {
+    pub async fn remove_node(
+        &self,
+        name: &NodeName,
+        force: bool,
+        now_ms: i64,
+    ) -> Result<NodeId, StoreError> {
         let mut tx = self.begin().await?;
         let row = sqlx::query("SELECT id FROM nodes WHERE name = $1")
             .bind(name.as_str())
@@ -151,6 +156,14 @@ impl Store {
             return Err(StoreError::Conflict {
                 what: format!("node '{name}' has {count} VPSes and"),
             });
+        }
+        for sql in [
+            "UPDATE gpu_time SET to_ms = $2 WHERE to_ms IS NULL
+             AND instance_id IN (SELECT id FROM instances WHERE node_id = $1)",
+            "DELETE FROM requests WHERE $2 > 0
+             AND id IN (SELECT id FROM instances WHERE node_id = $1)",
+        ] {
+            sqlx::query(sql).bind(&id).bind(now_ms).execute(&mut *tx).await?;
         }
         sqlx::query("DELETE FROM instances WHERE node_id = $1").bind(&id).execute(&mut *tx).await?;
         sqlx::query("DELETE FROM nodes WHERE id = $1").bind(&id).execute(&mut *tx).await?;

@@ -87,6 +87,7 @@ fn migrations() -> Migrator {
     let scripts = [
         (1, "start", include_str!("../migrations/0001_start.sql")),
         (2, "lifecycle", include_str!("../migrations/0002_lifecycle.sql")),
+        (3, "accounts", include_str!("../migrations/0003_accounts.sql")),
     ];
     let migrations = scripts.map(|(version, name, sql)| {
         let sql = sqlx::SqlStr::from_static(sql);

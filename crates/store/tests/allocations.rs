@@ -11,7 +11,8 @@ use kohakuriver_model::{
     public_status,
 };
 use kohakuriver_store::{
-    Change, CreateError, InstanceRow, NewEvent, NewInstance, RedeemError, Resolve, Store,
+    Change, Consent, CreateError, InstanceRow, NewEvent, NewInstance, RedeemError, Resolve, Scope,
+    Store,
 };
 use proptest::prelude::*;
 
@@ -79,7 +80,16 @@ fn new(spec: InstanceSpec, gpus: GpuDemand) -> NewInstance {
         backend: spec.backend(),
     };
     let actor = "tester".to_owned();
-    NewInstance { id: TaskId::from_u64(1), spec, target: None, demand, actor }
+    NewInstance {
+        id: TaskId::from_u64(1),
+        spec,
+        target: None,
+        demand,
+        actor,
+        owner: None,
+        consent: Consent::NotNeeded,
+        names_others: true,
+    }
 }
 
 impl Cluster {
@@ -117,7 +127,7 @@ impl Cluster {
             Admission::Change(intent) => {
                 let event =
                     NewEvent { kind: act.verb(), actor: "tester".into(), detail: "".into() };
-                let change = Change { intent, spec: edit(row.spec.clone()), event };
+                let change = Change { intent, spec: edit(row.spec.clone()), event, asker: None };
                 self.store.change_instance(&row, &change, &HashMap::new(), 6).await
             }
             Admission::Already | Admission::Refused { .. } | Admission::Unsupported => Ok(()),
@@ -256,7 +266,8 @@ async fn ids_prefixes_and_names_find_one_instance_or_say_why_not() {
     let new = NewInstance { id, ..new(named, GpuDemand::None) };
     let web = cluster.store.create_instance(new.clone(), &HashMap::new(), 1).await.unwrap();
     let other = cluster.create(spec(0, 0)).await.unwrap();
-    let resolve = async |text: &str| cluster.store.resolve_instance(text).await.unwrap();
+    let resolve =
+        async |text: &str| cluster.store.resolve_instance(text, Scope::ALL).await.unwrap();
     assert_eq!(resolve("web").await, Resolve::One(web.id));
     assert_eq!(resolve(&web.id.to_string()).await, Resolve::One(web.id));
     assert_eq!(resolve(&other.id.to_string()).await, Resolve::One(other.id));

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use kohakuriver_host::{Clock, Host, HostConfig, PeopleTls};
+use kohakuriver_host::{AuthConfig, Clock, Host, HostConfig, PeopleTls};
 use kohakuriver_link::client::HostAddress;
 use kohakuriver_link::token::JoinToken;
 use serde_json::Value;
@@ -166,5 +166,6 @@ fn config(dir: &Path) -> HostConfig {
         link_port: 0,
         link_address: HostAddress { host: loopback.to_string(), port: 0 },
         lost_after: Duration::from_secs(30),
+        auth: AuthConfig::default(),
     }
 }

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fs;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::pin::Pin;
@@ -16,8 +17,11 @@ use std::time::Duration;
 use kohakuriver_link::protocol::StreamTarget;
 use kohakuriver_net::relay;
 use russh::keys::ssh_key::LineEnding;
-use russh::keys::{Algorithm, PrivateKey};
-use russh::server::{Auth, ChannelOpenHandle, Config, Handle, Handler, Msg, Session};
+use russh::keys::{Algorithm, HashAlg, PrivateKey, PublicKey};
+use russh::server::{
+    Auth, ChannelOpenHandle, Config, Handle, Handler, Msg, PublicKeyOffer, Session,
+    VerifiedPublicKey,
+};
 use russh::{
     Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet, Preferred, SshId, cipher,
 };
@@ -26,8 +30,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use super::KeyError;
-use crate::access::Caller;
-use crate::enter::enter;
+use crate::access::{Caller, Person, Proof, Who};
+use crate::enter::{Entered, enter};
 use crate::host::App;
 
 /// Connections one SSH client may have open through the gateway.
@@ -113,12 +117,13 @@ fn load_or_create_key(path: &Path) -> Result<PrivateKey, KeyError> {
     }
 }
 
-pub async fn serve(app: Arc<App>, stream: TcpStream, configs: &Configs) {
+pub async fn serve(app: Arc<App>, stream: TcpStream, address: IpAddr, configs: &Configs) {
     let config = Arc::clone(match is_openssh(&stream).await {
         Ok(true) => &configs.fast,
         Ok(false) | Err(_) => &configs.compatible,
     });
-    let jump = Jump { app, slots: Arc::new(Semaphore::new(MAX_CHANNELS)) };
+    let caller = Caller::unnamed(&app, Some(address));
+    let jump = Jump { app, caller, slots: Arc::new(Semaphore::new(MAX_CHANNELS)) };
     // The library asks for four bytes, then for the rest of each packet.
     let stream = BufReader::with_capacity(READ_AHEAD, stream);
     match russh::server::run_stream(config, stream, jump).await {
@@ -143,15 +148,61 @@ async fn is_openssh(stream: &TcpStream) -> io::Result<bool> {
 /// One client's connection.
 struct Jump {
     app: Arc<App>,
+    /// Nobody until a key has said who it is.
+    caller: Caller,
     /// Open jumps, not all there ever were: one connection may live for days.
     slots: Arc<Semaphore>,
+}
+
+impl Jump {
+    /// Who has registered this key.
+    async fn owner_of(&self, key: &PublicKey) -> Option<Person> {
+        let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
+        match self.app.store.user_of_key(&fingerprint).await {
+            Ok(user) => user.map(|user| Person {
+                id: user.id,
+                username: user.username,
+                role: user.role,
+                proof: Proof::Key(fingerprint),
+                expires_ms: None,
+            }),
+            Err(error) => {
+                tracing::warn!(%error, "a key was not looked up");
+                None
+            }
+        }
+    }
 }
 
 impl Handler for Jump {
     type Error = russh::Error;
 
-    /// Authentication is off in this version: the instance's own SSH server asks for the key.
+    /// Enough where nobody logs in: the instance's own SSH server asks for a key.
     async fn auth_none(&mut self, _user: &str) -> Result<Auth, Self::Error> {
+        Ok(if self.caller.who == Who::Nobody { Auth::reject() } else { Auth::Accept })
+    }
+
+    async fn auth_publickey_offered(
+        &mut self,
+        _user: &str,
+        offer: PublicKeyOffer<'_>,
+    ) -> Result<Auth, Self::Error> {
+        let known = self.owner_of(offer.public_key).await.is_some();
+        Ok(if known || self.caller.who != Who::Nobody { Auth::Accept } else { Auth::reject() })
+    }
+
+    /// Whose key it is counts, whatever name is written before the `@`.
+    async fn auth_publickey(
+        &mut self,
+        _user: &str,
+        key: VerifiedPublicKey<'_>,
+    ) -> Result<Auth, Self::Error> {
+        if self.caller.who != Who::Nobody {
+            return Ok(Auth::Accept);
+        }
+        let Some(person) = self.owner_of(key.public_key).await else { return Ok(Auth::reject()) };
+        tracing::info!(user = person.username, "logged in at the SSH gateway");
+        self.caller = Caller::new(Who::Somebody(Arc::new(person)), self.caller.address);
         Ok(Auth::Accept)
     }
 
@@ -169,16 +220,16 @@ impl Handler for Jump {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         };
-        let app = self.app.clone();
+        let (app, caller) = (self.app.clone(), self.caller.clone());
         let text = host_to_connect.to_ascii_lowercase();
         let handle = session.handle();
         self.app.tasks.spawn(async move {
             let _slot = slot;
-            match enter(&app, &Caller::unnamed(), &text, StreamTarget::Ssh).await {
-                Ok(instance) => {
+            match enter(&app, &caller, &text, StreamTarget::Ssh).await {
+                Ok(Entered { stream, guard }) => {
                     reply.accept().await;
                     let channel = Granting::new(channel, handle);
-                    if let Err(error) = relay(channel, instance).await {
+                    if let Some(Err(error)) = guard.during(relay(channel, stream)).await {
                         tracing::debug!(%error, "a jump ended early");
                     }
                 }

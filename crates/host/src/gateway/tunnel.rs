@@ -1,5 +1,7 @@
-//! `REQUEST_TUNNEL <id>\n`: the protocol of existing clients and of our own ProxyCommand.
+//! `REQUEST_TUNNEL <id>\n`: the protocol of existing clients and of our own ProxyCommand. Where
+//! people log in, an API token follows the id.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,14 +11,14 @@ use tokio::time::timeout;
 use kohakuriver_link::protocol::StreamTarget;
 use kohakuriver_wire::gateway::{MAX_GREETING, tunnel_request};
 
-use crate::access::Caller;
-use crate::enter::enter;
+use crate::access::{Caller, Who};
+use crate::enter::{Entered, enter};
 use crate::host::App;
 use crate::streams::relay_tcp;
 
 const LINE_LIMIT: Duration = Duration::from_secs(10);
 
-pub async fn serve(app: &App, mut stream: TcpStream) {
+pub async fn serve(app: &App, mut stream: TcpStream, address: IpAddr) {
     let line = match timeout(LINE_LIMIT, read_line(&mut stream)).await {
         Ok(Ok(line)) => line,
         Ok(Err(error)) => return tracing::debug!(%error, "a tunnel request broke off"),
@@ -24,18 +26,20 @@ pub async fn serve(app: &App, mut stream: TcpStream) {
     };
     let answer = match tunnel_request(&line) {
         None => Err("this is the SSH gateway: use ssh -J, or REQUEST_TUNNEL <id>".to_owned()),
-        Some(text) => {
-            enter(app, &Caller::unnamed(), text, StreamTarget::Ssh).await.map_err(|error| {
-                match error.hint() {
-                    Some(hint) => format!("{error}; {hint}"),
-                    None => error.to_string(),
-                }
+        Some((text, token)) => {
+            let caller = caller(app, token, address).await;
+            enter(app, &caller, text, StreamTarget::Ssh).await.map_err(|error| match error.hint() {
+                Some(hint) => format!("{error}; {hint}"),
+                None => error.to_string(),
             })
         }
     };
     let result = match answer {
-        Ok(instance) => match stream.write_all(b"SUCCESS\n").await {
-            Ok(()) => relay_tcp(instance, stream, &[]).await.map(drop),
+        Ok(Entered { stream: instance, guard }) => match stream.write_all(b"SUCCESS\n").await {
+            Ok(()) => {
+                let relayed = guard.during(relay_tcp(instance, stream, &[])).await;
+                relayed.map_or(Ok(()), |relayed| relayed.map(drop))
+            }
             Err(error) => Err(error),
         },
         Err(text) => {
@@ -48,6 +52,20 @@ pub async fn serve(app: &App, mut stream: TcpStream) {
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a tunnel ended early");
+    }
+}
+
+/// Whoever the token behind the id is of. Without logging in there is none.
+async fn caller(app: &App, token: Option<&str>, address: IpAddr) -> Caller {
+    let nobody = Caller::unnamed(app, Some(address));
+    let Some(token) = token.filter(|_| nobody.who == Who::Nobody) else { return nobody };
+    match app.accounts.of_token(app, token).await {
+        Ok(Some(person)) => Caller::new(Who::Somebody(person), Some(address)),
+        Ok(None) => nobody,
+        Err(error) => {
+            tracing::warn!(%error, "a token was not looked up");
+            nobody
+        }
     }
 }
 

@@ -3,15 +3,22 @@
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::header::WWW_AUTHENTICATE;
+use http::{HeaderValue, StatusCode};
 use kohakuriver_api::ErrorBody;
 use kohakuriver_model::{FailureCode, Refusal};
-use kohakuriver_store::{CreateError, StoreError};
+use kohakuriver_store::{CreateError, InvitationError, StoreError, UserError};
 
+use crate::access::Denied;
+use crate::accounts::{LoginError, PasswordError};
 use crate::enter::EnterError;
 use crate::instances::InstanceError;
 use crate::instances::request::RequestError;
 use crate::streams::StreamError;
+
+/// The code of a refusal, for the audit log.
+#[derive(Clone, Debug)]
+pub struct ErrorCode(pub String);
 
 /// A refused request.
 #[derive(Debug)]
@@ -50,6 +57,16 @@ impl ApiError {
         .hint("reach the host by its address or as localhost")
     }
 
+    /// A path that nobody has said who may call.
+    pub fn no_policy() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "no_policy", "nobody may call this")
+    }
+
+    pub fn log_in() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "not_authenticated", "Not authenticated")
+            .hint("log in: kohakuriver auth login")
+    }
+
     fn internal(what: &str, error: &dyn std::error::Error) -> Self {
         let mut chain = error.to_string();
         let mut source = error.source();
@@ -66,7 +83,13 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(self.body)).into_response()
+        let code = ErrorCode(self.body.code.clone());
+        let mut response = (self.status, Json(self.body)).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response.extensions_mut().insert(code);
+        response
     }
 }
 
@@ -105,6 +128,72 @@ impl From<StoreError> for ApiError {
             StoreError::Inconsistent { .. } | StoreError::Driver(_) => {
                 Self::internal("the database failed", &error)
             }
+        }
+    }
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        let text = denied.to_string();
+        match denied {
+            Denied::LogIn => Self::log_in(),
+            Denied::Role { .. } => Self::new(StatusCode::FORBIDDEN, "role", text)
+                .hint("kohakuriver auth whoami shows yours; an admin can give you another"),
+            Denied::Act { .. } => Self::new(StatusCode::FORBIDDEN, "not_yours", text),
+            Denied::Hidden => Self::new(StatusCode::NOT_FOUND, "not_found", "there is no such VPS"),
+            Denied::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<PasswordError> for ApiError {
+    fn from(error: PasswordError) -> Self {
+        match &error {
+            PasswordError::Short | PasswordError::Long | PasswordError::Name(_) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", error.to_string())
+            }
+            PasswordError::Hash => Self::internal("hashing a password failed", &error),
+        }
+    }
+}
+
+impl From<UserError> for ApiError {
+    fn from(error: UserError) -> Self {
+        let text = error.to_string();
+        match error {
+            UserError::Unknown => {
+                Self::new(StatusCode::NOT_FOUND, "not_found", text).hint("kohakuriver auth users")
+            }
+            UserError::NameTaken(_) => Self::new(StatusCode::CONFLICT, "name_taken", text),
+            UserError::LastAdmin => Self::new(StatusCode::CONFLICT, "last_admin", text)
+                .hint("make somebody else an admin first"),
+            UserError::HasInstances(_) => Self::new(StatusCode::CONFLICT, "has_vps", text).hint(
+                "delete them, give them to others (kohakuriver vps give), or disable the account",
+            ),
+            UserError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<LoginError> for ApiError {
+    fn from(error: LoginError) -> Self {
+        let text = error.to_string();
+        match error {
+            LoginError::Off => Self::new(StatusCode::SERVICE_UNAVAILABLE, "auth_off", text),
+            LoginError::Wrong => Self::new(StatusCode::UNAUTHORIZED, "wrong_password", text),
+            LoginError::Disabled => Self::new(StatusCode::FORBIDDEN, "disabled", text)
+                .hint("an admin can enable it again"),
+            LoginError::Slow(_) => Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_tries", text),
+            LoginError::NoReset => Self::new(StatusCode::BAD_REQUEST, "no_reset", text)
+                .hint("an admin can make another: kohakuriver auth user reset NAME"),
+            LoginError::Invitation(InvitationError::User(error)) => error.into(),
+            LoginError::Invitation(InvitationError::Unknown | InvitationError::Spent) => {
+                Self::new(StatusCode::BAD_REQUEST, "invitation", text)
+                    .hint("ask for another: kohakuriver auth invite")
+            }
+            LoginError::Password(error) => error.into(),
+            LoginError::User(error) => error.into(),
+            LoginError::Store(error) => error.into(),
         }
     }
 }
@@ -174,6 +263,15 @@ impl From<CreateError> for ApiError {
             }
             CreateError::NameTaken(name) => Self::new(StatusCode::CONFLICT, "name_taken", text)
                 .hint(format!("choose another name, or look at it: kohakuriver vps status {name}")),
+            CreateError::OverQuota(_) => Self::new(StatusCode::FORBIDDEN, "over_quota", text)
+                .hint("stop or delete something, or ask an admin for more: kohakuriver auth quota"),
+            CreateError::Decided => {
+                Self::new(StatusCode::CONFLICT, "decided", text).hint("kohakuriver approval list")
+            }
+            CreateError::TooManyRequests => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", text)
+                    .hint("withdraw some: kohakuriver vps delete")
+            }
             CreateError::NoPort => Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_port", text)
                 .hint("delete VPSes that nobody needs: kohakuriver vps list --all"),
             CreateError::Store(error) => error.into(),
@@ -273,6 +371,17 @@ impl From<InstanceError> for ApiError {
                 }
             }
             InstanceError::Leaving { .. } => Self::new(StatusCode::CONFLICT, "deleting", text),
+            InstanceError::Denied(denied) => denied.into(),
+            InstanceError::Decided => {
+                Self::new(StatusCode::CONFLICT, "decided", text).hint("kohakuriver approval list")
+            }
+            InstanceError::OwnerGone { .. } => {
+                Self::new(StatusCode::CONFLICT, "owner_gone", text).hint("reject it")
+            }
+            InstanceError::NeedsOperator { .. } => {
+                Self::new(StatusCode::FORBIDDEN, "needs_operator", text)
+                    .hint("ask an operator to change it, or create another with more")
+            }
             InstanceError::Request(error) => error.into(),
             InstanceError::Create(error) => error.into(),
             InstanceError::Store(error) => error.into(),

@@ -25,7 +25,6 @@ use axum::response::Response;
 use axum::routing::get;
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
-use http::HeaderMap;
 use kohakuriver_link::protocol::StreamTarget;
 use kohakuriver_wire::tunnel::{Kind, Proto, TunnelFrame};
 use kohakuriver_wire::udp;
@@ -38,7 +37,7 @@ use tokio::time::timeout;
 use super::socket::{self, NORMAL, REFUSED, Sender, TROUBLE};
 use super::stream::slot;
 use crate::access::Caller;
-use crate::enter::enter;
+use crate::enter::{Entered, enter};
 use crate::host::App;
 use crate::streams::InstanceStream;
 
@@ -66,10 +65,9 @@ async fn forward(
     State(app): State<Arc<App>>,
     Path((text, port)): Path<(String, String)>,
     Query(query): Query<ForwardQuery>,
-    headers: HeaderMap,
+    caller: Caller,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, super::error::ApiError> {
-    let caller = Caller::of(&headers);
     socket::serve(app, upgrade, async move |app, socket| {
         let proto = query.proto.unwrap_or_else(|| "tcp".to_owned());
         serve(app, caller, text, (&port, &proto), socket).await;
@@ -207,12 +205,15 @@ impl Tunnel {
         self.tasks.spawn(async move {
             let _slot = slot;
             match enter(&app, &caller, &text, target).await {
-                Ok(stream) => {
+                Ok(Entered { stream, guard }) => {
                     out.send(Kind::Connected, Bytes::new()).await;
-                    match proto {
-                        Proto::Tcp => relay(stream, queue, &out).await,
-                        Proto::Udp => relay_datagrams(stream, queue, &out).await,
-                    }
+                    let relayed = async {
+                        match proto {
+                            Proto::Tcp => relay(stream, queue, &out).await,
+                            Proto::Udp => relay_datagrams(stream, queue, &out).await,
+                        }
+                    };
+                    guard.during(relayed).await;
                     out.send(Kind::Close, Bytes::new()).await;
                 }
                 Err(error) => out.send(Kind::Error, Bytes::from(error.to_string())).await,

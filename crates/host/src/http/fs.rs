@@ -19,7 +19,7 @@ use std::time::Duration;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::{Json, Router};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use kohakuriver_api::{ErrorBody, FsDone, FsList, FsMkdir, FsRename, FsRenamed, FsStat};
 use kohakuriver_wire::files::{Ask, ClientError, Code, Failed, MAX_LIST, Word};
 use serde::Deserialize;
@@ -56,20 +56,20 @@ pub fn sockets() -> Router<Arc<App>> {
 /// Opens the files of a VPS and does something with them, all in the time that a request has.
 async fn with_files<T>(
     app: &App,
-    headers: &HeaderMap,
+    caller: &Caller,
     text: &str,
     work: impl AsyncFnOnce(&mut Files) -> Result<T, ClientError>,
 ) -> Result<T, ApiError> {
     let _slot = slot(app)?;
     in_time(async {
-        let mut files = open(app, headers, text).await?;
+        let mut files = open(app, caller, text).await?;
         work(&mut files).await.map_err(refused)
     })
     .await
 }
 
-async fn open(app: &App, headers: &HeaderMap, text: &str) -> Result<Files, ApiError> {
-    Files::open(app, &Caller::of(headers), text).await.map_err(|error| match error {
+async fn open(app: &App, caller: &Caller, text: &str) -> Result<Files, ApiError> {
+    Files::open(app, caller, text).await.map_err(|error| match error {
         // Existing clients know this one by its number.
         EnterError::NotRunning { .. } | EnterError::Paused { .. } => {
             let answer = ApiError::new(StatusCode::BAD_REQUEST, "not_running", error.to_string());
@@ -143,7 +143,7 @@ fn root() -> String {
         (status = 404, body = ErrorBody), (status = 502, body = ErrorBody), (status = 503, body = ErrorBody)))]
 async fn list_files(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<FsList>, ApiError> {
@@ -151,7 +151,7 @@ async fn list_files(
     let path = shown::normal(&path)?;
     let ask = Ask::List { path: Word::from(path.as_str()), limit: MAX_LIST };
     let (entries, truncated) =
-        with_files(&app, &headers, &text, async |files| files.list(ask).await).await?;
+        with_files(&app, &caller, &text, async |files| files.list(ask).await).await?;
     let entries = entries.into_iter().map(|entry| shown::entry(&path, entry)).collect();
     let parent = std::path::Path::new(&path).parent();
     let parent = parent.map(|parent| parent.to_string_lossy().into_owned());
@@ -170,14 +170,14 @@ struct PathQuery {
         (status = 404, body = ErrorBody), (status = 502, body = ErrorBody), (status = 503, body = ErrorBody)))]
 async fn stat_file(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
     query: Result<Query<PathQuery>, QueryRejection>,
 ) -> Result<Json<FsStat>, ApiError> {
     let Query(PathQuery { path }) = query?;
     let path = shown::normal(&path)?;
     let ask = Ask::Stat { path: Word::from(path.as_str()), follow: false };
-    let entry = with_files(&app, &headers, &text, async |files| files.find(ask).await).await?;
+    let entry = with_files(&app, &caller, &text, async |files| files.find(ask).await).await?;
     Ok(Json(shown::stat(path, &entry)))
 }
 
@@ -187,14 +187,14 @@ async fn stat_file(
         (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = 507, body = ErrorBody)))]
 async fn make_directory(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
     body: Result<Json<FsMkdir>, JsonRejection>,
 ) -> Result<Json<FsDone>, ApiError> {
     let Json(FsMkdir { path, parents }) = body?;
     let path = shown::normal(&path)?;
     let ask = Ask::Mkdir { path: Word::from(path.as_str()), parents, mode: None };
-    with_files(&app, &headers, &text, async |files| files.act(ask).await).await?;
+    with_files(&app, &caller, &text, async |files| files.act(ask).await).await?;
     Ok(Json(FsDone { message: format!("Directory created: {path}"), path }))
 }
 
@@ -204,7 +204,7 @@ async fn make_directory(
         (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn rename_file(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
     body: Result<Json<FsRename>, JsonRejection>,
 ) -> Result<Json<FsRenamed>, ApiError> {
@@ -212,7 +212,7 @@ async fn rename_file(
     let (source, destination) = (shown::normal(&source)?, shown::normal(&destination)?);
     let (from, to) = (Word::from(source.as_str()), Word::from(destination.as_str()));
     let ask = Ask::Rename { from, to, overwrite };
-    with_files(&app, &headers, &text, async |files| files.act(ask).await).await?;
+    with_files(&app, &caller, &text, async |files| files.act(ask).await).await?;
     let message = format!("Renamed: {source} to {destination}");
     Ok(Json(FsRenamed { message, source, destination }))
 }
@@ -232,13 +232,13 @@ struct DeleteQuery {
         (status = 404, body = ErrorBody), (status = 502, body = ErrorBody), (status = 503, body = ErrorBody)))]
 async fn delete_file(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
     query: Result<Query<DeleteQuery>, QueryRejection>,
 ) -> Result<Json<FsDone>, ApiError> {
     let Query(DeleteQuery { path, recursive }) = query?;
     let path = shown::normal(&path)?;
     let ask = Ask::Delete { path: Word::from(path.as_str()), recursive };
-    with_files(&app, &headers, &text, async |files| files.act(ask).await).await?;
+    with_files(&app, &caller, &text, async |files| files.act(ask).await).await?;
     Ok(Json(FsDone { message: format!("Deleted: {path}"), path }))
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use kohakuriver_api::{ErrorBody, Message, UpdateVps};
-use kohakuriver_model::Act;
-use kohakuriver_store::InstanceRow;
+use kohakuriver_model::{Act, Status};
+use kohakuriver_store::{InstanceRow, RequestRow};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -19,7 +19,7 @@ use super::error::ApiError;
 use super::vps::reach;
 use crate::access::{Caller, Wish};
 use crate::host::App;
-use crate::instances::{self, request, snapshots};
+use crate::instances::{self, InstanceError, request, requested, snapshots};
 
 /// Existing clients of pausing read from the answer whether it worked.
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
@@ -43,10 +43,10 @@ type Accepted = Result<(StatusCode, Json<Message>), ApiError>;
     responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn stop_vps(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
 ) -> Accepted {
-    change(&app, &headers, &text, Act::Stop, "is stopping").await
+    change(&app, &caller, &text, Act::Stop, "is stopping").await
 }
 
 /// The order of words that some existing clients use.
@@ -54,10 +54,10 @@ async fn stop_vps(
     responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn stop_vps_alias(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
 ) -> Accepted {
-    change(&app, &headers, &text, Act::Stop, "is stopping").await
+    change(&app, &caller, &text, Act::Stop, "is stopping").await
 }
 
 /// Ends a VPS without asking its processes first; its disk stays.
@@ -65,10 +65,10 @@ async fn stop_vps_alias(
     responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn kill_vps(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
 ) -> Accepted {
-    change(&app, &headers, &text, Act::Kill, "is being killed").await
+    change(&app, &caller, &text, Act::Kill, "is being killed").await
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -84,15 +84,14 @@ struct RestartQuery {
     responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn restart_vps(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
     query: Result<Query<RestartQuery>, QueryRejection>,
 ) -> Accepted {
     let Query(query) = query?;
     let Some(which) = query.from_snapshot else {
-        return change(&app, &headers, &text, Act::Restart, "is restarting").await;
+        return change(&app, &caller, &text, Act::Restart, "is restarting").await;
     };
-    let caller = Caller::of(&headers);
     let access = reach(&app, &caller, &text, Wish::Change).await?;
     let row = snapshots::restore(&app, &caller, &access, Some(&which)).await?;
     Ok(accepted(&row, "is being restored"))
@@ -103,10 +102,10 @@ async fn restart_vps(
     responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn pause_vps(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
 ) -> Accepted {
-    change(&app, &headers, &text, Act::Pause, "is pausing").await
+    change(&app, &caller, &text, Act::Pause, "is pausing").await
 }
 
 /// Lets a paused VPS go on.
@@ -114,10 +113,10 @@ async fn pause_vps(
     responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn resume_vps(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
 ) -> Accepted {
-    change(&app, &headers, &text, Act::Resume, "is resuming").await
+    change(&app, &caller, &text, Act::Resume, "is resuming").await
 }
 
 /// `pause` or `resume` as existing clients ask for it: the answer comes when it is done, and
@@ -128,7 +127,7 @@ async fn resume_vps(
         (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn command_vps(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path((text, command)): Path<(String, String)>,
 ) -> Result<Json<Message>, ApiError> {
     let (act, done) = match command.as_str() {
@@ -140,7 +139,6 @@ async fn command_vps(
                 .hint("use pause or resume"));
         }
     };
-    let caller = Caller::of(&headers);
     let access = reach(&app, &caller, &text, Wish::Change).await?;
     let row = instances::act(&app, &caller, &access, act).await?;
     let task = instances::wait_for_act(&app, &access, COMMAND_LIMIT).await?;
@@ -161,15 +159,15 @@ async fn command_vps(
         (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)))]
 async fn update_vps(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
     body: Result<Json<UpdateVps>, JsonRejection>,
 ) -> Accepted {
     let Json(wish) = body?;
-    let caller = Caller::of(&headers);
     let access = reach(&app, &caller, &text, Wish::Change).await?;
     let detail = serde_json::to_string(&wish).unwrap_or_default();
     let edit = |spec: &kohakuriver_model::InstanceSpec| request::update(spec, &wish);
+    instances::require_modest(&app, &caller, &access, edit).await?;
     let row = instances::act_with(&app, &caller, &access, Act::Update, detail, edit).await?;
     Ok(accepted(&row, "is being updated"))
 }
@@ -187,18 +185,49 @@ struct DeleteQuery {
     responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn delete_vps(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
     query: Result<Query<DeleteQuery>, QueryRejection>,
 ) -> Accepted {
     let Query(query) = query?;
-    change(&app, &headers, &text, Act::Delete { force: query.force }, "is being deleted").await
+    change(&app, &caller, &text, Act::Delete { force: query.force }, "is being deleted").await
 }
 
-async fn change(app: &App, headers: &HeaderMap, text: &str, act: Act, outcome: &str) -> Accepted {
-    let caller = Caller::of(headers);
-    let access = reach(app, &caller, text, Wish::Change).await?;
-    Ok(accepted(&instances::act(app, &caller, &access, act).await?, outcome))
+async fn change(app: &App, caller: &Caller, text: &str, act: Act, outcome: &str) -> Accepted {
+    let wish = match act {
+        Act::Delete { .. } => Wish::Delete,
+        Act::Stop
+        | Act::Kill
+        | Act::Restart
+        | Act::Restore
+        | Act::Pause
+        | Act::Resume
+        | Act::Update => Wish::Change,
+    };
+    let access = reach(app, caller, text, wish).await?;
+    if let Some(row) = requested::lookup(app, &access).await? {
+        return withdraw(app, row, act).await;
+    }
+    Ok(accepted(&instances::act(app, caller, &access, act).await?, outcome))
+}
+
+/// What ends an instance takes back the wish for one.
+async fn withdraw(app: &App, row: RequestRow, act: Act) -> Accepted {
+    let status = requested::status(&row);
+    if !matches!(act, Act::Stop | Act::Kill | Act::Delete { .. }) {
+        let error = InstanceError::NotNow {
+            name: row.id.to_string(),
+            status,
+            transition: None,
+            possible: &["delete"],
+            act: act.verb(),
+        };
+        return Err(error.into());
+    }
+    requested::withdraw(app, &row).await?;
+    let outcome = if status == Status::Rejected { "is gone" } else { "is withdrawn" };
+    let message = format!("the request {} {outcome}", row.id);
+    Ok((StatusCode::ACCEPTED, Json(Message { message, task_id: row.id.to_string() })))
 }
 
 pub fn accepted(row: &InstanceRow, outcome: &str) -> (StatusCode, Json<Message>) {

@@ -191,7 +191,7 @@ async fn remove_node(
     let name = parse_node(&text)?;
     let row = find(&app, &text).await?;
     let left: Vec<_> = app.store.list_instances_of(&row.id).await?;
-    let id = match app.store.remove_node(&name, query.force).await {
+    let id = match app.store.remove_node(&name, query.force, app.clock.now_ms()).await {
         Ok(id) => id,
         Err(StoreError::Conflict { .. }) => {
             return Err(ApiError::new(

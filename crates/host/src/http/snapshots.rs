@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use kohakuriver_api::{
     ErrorBody, LatestSnapshot, Message, Snapshot, SnapshotCreated, SnapshotList, SnapshotsDeleted,
 };
@@ -37,9 +37,10 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     responses((status = 200, body = SnapshotList), (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
 async fn list_snapshots(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(text): Path<String>,
 ) -> Result<Json<SnapshotList>, ApiError> {
-    let access = reach(&app, &Caller::unnamed(), &text, Wish::See).await?;
+    let access = reach(&app, &caller, &text, Wish::See).await?;
     let found = snapshots::list(&app, &access).await?;
     let id = access.task_id();
     let snapshots: Vec<_> = found.into_iter().map(|found| shown(id, found)).collect();
@@ -61,14 +62,13 @@ struct CreateQuery {
         (status = 409, body = ErrorBody), (status = 503, body = ErrorBody), (status = 507, body = ErrorBody)))]
 async fn create_snapshot(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
     query: Result<Query<CreateQuery>, QueryRejection>,
 ) -> Result<Json<SnapshotCreated>, ApiError> {
     let Query(query) = query?;
     let name = request::snapshot_name(query.name)?;
     let message = request::snapshot_message(query.message)?;
-    let caller = Caller::of(&headers);
     let access = reach(&app, &caller, &text, Wish::Change).await?;
     let found = snapshots::create(&app, &caller, &access, name, message).await?;
     let snapshot = shown(access.task_id(), found);
@@ -81,9 +81,10 @@ async fn create_snapshot(
     responses((status = 200, body = LatestSnapshot), (status = 404, body = ErrorBody)))]
 async fn latest_snapshot(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(text): Path<String>,
 ) -> Result<Json<LatestSnapshot>, ApiError> {
-    let access = reach(&app, &Caller::unnamed(), &text, Wish::See).await?;
+    let access = reach(&app, &caller, &text, Wish::See).await?;
     let found = snapshots::list(&app, &access).await?;
     let id = access.task_id();
     let Some(newest) = found.first() else {
@@ -99,10 +100,9 @@ async fn latest_snapshot(
     responses((status = 200, body = SnapshotsDeleted), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn delete_snapshot(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path((text, which)): Path<(String, String)>,
 ) -> Result<Json<SnapshotsDeleted>, ApiError> {
-    let caller = Caller::of(&headers);
     let access = reach(&app, &caller, &text, Wish::Change).await?;
     snapshots::delete(&app, &caller, &access, &which).await?;
     let message = format!("Snapshot {which} deleted");
@@ -114,10 +114,9 @@ async fn delete_snapshot(
     responses((status = 200, body = SnapshotsDeleted), (status = 404, body = ErrorBody)))]
 async fn delete_all_snapshots(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
 ) -> Result<Json<SnapshotsDeleted>, ApiError> {
-    let caller = Caller::of(&headers);
     let access = reach(&app, &caller, &text, Wish::Change).await?;
     let deleted_count = snapshots::delete_all(&app, &caller, &access).await?;
     let message = format!("{deleted_count} snapshots deleted");
@@ -130,10 +129,9 @@ async fn delete_all_snapshots(
     responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn restore_snapshot(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path((text, which)): Path<(String, String)>,
 ) -> Result<(StatusCode, Json<Message>), ApiError> {
-    let caller = Caller::of(&headers);
     let access = reach(&app, &caller, &text, Wish::Change).await?;
     let row = snapshots::restore(&app, &caller, &access, Some(&which)).await?;
     Ok(accepted(&row, "is being restored"))

@@ -24,7 +24,7 @@ use utoipa_axum::routes;
 
 use super::error::ApiError;
 use crate::access::Caller;
-use crate::enter::enter;
+use crate::enter::{Entered, enter};
 use crate::host::App;
 use crate::streams::{InstanceStream, relay_tcp};
 
@@ -85,6 +85,7 @@ async fn open_stream(
     State(app): State<Arc<App>>,
     Path(text): Path<String>,
     query: Result<Query<StreamQuery>, QueryRejection>,
+    caller: Caller,
     mut request: Request,
 ) -> Result<Response, ApiError> {
     let Query(query) = query?;
@@ -97,14 +98,13 @@ async fn open_stream(
         return Err(ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail));
     };
     let slot = slot(&app)?;
-    let caller = Caller::of(request.headers());
-    let stream = enter(&app, &caller, &text, target).await?;
+    let Entered { stream, guard } = enter(&app, &caller, &text, target).await?;
     let tasks = app.tasks.clone();
     tasks.spawn(async move {
         let _slot = slot;
         tokio::select! {
             () = app.shutdown.cancelled() => {}
-            () = join(upgrade, stream) => {}
+            _ = guard.during(join(upgrade, stream)) => {}
         }
     });
     let headers = [

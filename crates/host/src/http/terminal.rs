@@ -24,7 +24,6 @@ use axum::response::Response;
 use axum::routing::get;
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
-use http::HeaderMap;
 use kohakuriver_link::protocol::StreamTarget;
 use kohakuriver_wire::exec::Size;
 use kohakuriver_wire::session::{Attach, SessionInput, SessionOutput};
@@ -35,7 +34,7 @@ use tokio::time::timeout;
 
 use super::socket::{self, NORMAL, REFUSED, Sender, TROUBLE};
 use crate::access::Caller;
-use crate::enter::{EnterError, enter};
+use crate::enter::{EnterError, Entered, enter};
 use crate::host::App;
 use crate::streams::InstanceStream;
 
@@ -83,13 +82,14 @@ impl ToClient<'_> {
 async fn session(
     State(app): State<Arc<App>>,
     Path(text): Path<String>,
-    headers: HeaderMap,
+    caller: Caller,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, super::error::ApiError> {
     // Before the upgrade: a client of ours reads the refusal as it reads any other.
-    let caller = Caller::of(&headers);
-    let stream = enter(&app, &caller, &text, StreamTarget::Session).await?;
-    socket::serve(app, upgrade, async move |_, socket| carry(socket, stream).await)
+    let Entered { stream, guard } = enter(&app, &caller, &text, StreamTarget::Session).await?;
+    socket::serve(app, upgrade, async move |_, socket| {
+        guard.during(carry(socket, stream)).await;
+    })
 }
 
 /// Binary messages to bytes and back, however they are cut.
@@ -133,10 +133,9 @@ async fn json_terminal(
     State(app): State<Arc<App>>,
     Path(text): Path<String>,
     Query(query): Query<TerminalQuery>,
-    headers: HeaderMap,
+    caller: Caller,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, super::error::ApiError> {
-    let caller = Caller::of(&headers);
     socket::serve(app, upgrade, async move |app, socket| {
         serve_json(&app, &caller, &text, query, socket).await;
     })
@@ -150,8 +149,8 @@ async fn serve_json(
     mut socket: WebSocket,
 ) {
     let opened = enter(app, caller, text, StreamTarget::Session).await;
-    let stream = match opened {
-        Ok(stream) => stream,
+    let Entered { stream, guard } = match opened {
+        Ok(entered) => entered,
         Err(error) => {
             let code = if error.is_refusal() { REFUSED } else { TROUBLE };
             return refuse(&mut socket, code, &sentence(&error)).await;
@@ -205,6 +204,7 @@ async fn serve_json(
     tokio::select! {
         () = upward => {}
         () = downward(FrameReader::new(from_agent, &[]), &mut to_client) => {}
+        () = guard.cut() => {}
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use http::HeaderMap;
 use kohakuriver_api::{
     ErrorBody, VmImage, VmImages, VmInstance, VmInstanceDeleted, VmInstances, VmNode, VmSummary,
     VmTask,
@@ -129,7 +128,7 @@ struct DeleteQuery {
         (status = 502, body = ErrorBody), (status = 503, body = ErrorBody)))]
 async fn delete_vm_instance(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
     query: Result<Query<DeleteQuery>, QueryRejection>,
 ) -> Result<Json<VmInstanceDeleted>, ApiError> {
@@ -138,7 +137,6 @@ async fn delete_vm_instance(
         Some(name) => Some(node::find(&app, &name).await?),
         None => None,
     };
-    let caller = Caller::of(&headers);
     let removed = machines::delete(&app, &caller, &text, node, query.force).await?;
     Ok(Json(VmInstanceDeleted {
         message: removed.message,

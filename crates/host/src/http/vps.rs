@@ -6,11 +6,11 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use kohakuriver_api::{
     AssignedNode, CreateVps, CreatedVps, ErrorBody, Event, RunnerResponse, SshKey, Task,
 };
-use kohakuriver_model::{BackendKind, Status};
+use kohakuriver_model::{BackendKind, Role, Status};
 use kohakuriver_store::EventRow;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
@@ -23,7 +23,8 @@ use super::error::ApiError;
 use crate::access::{Authorized, Caller, Wish, authorize};
 use crate::clock::iso;
 use crate::host::App;
-use crate::{instances, view};
+use crate::instances::requested::{self, Created};
+use crate::instances::{self, shown};
 
 /// A long poll ends after this at the latest; proxies cut longer ones.
 const LONGEST_POLL: u64 = 30;
@@ -46,7 +47,8 @@ pub async fn reach(
     text: &str,
     wish: Wish,
 ) -> Result<Authorized, ApiError> {
-    Ok(authorize(caller, wish, instances::find(app, text).await?))
+    let id = instances::find(app, caller, text).await?;
+    Ok(authorize(app, caller, wish, id).await.map_err(instances::denied(text))?)
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -69,19 +71,25 @@ fn yes() -> bool {
         (status = 502, body = ErrorBody), (status = 503, body = ErrorBody)))]
 async fn create_vps(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     query: Result<Query<CreateQuery>, QueryRejection>,
     body: Result<Json<CreateVps>, JsonRejection>,
 ) -> Result<Json<CreatedVps>, ApiError> {
     let Query(query) = query?;
     let Json(mut request) = body?;
     let generated = generate_key(&mut request)?;
-    let caller = Caller::of(&headers);
-    let row = instances::create(&app, &caller, &request).await?;
-    let mut task = view::task(&app, &row);
+    let row = match requested::create(&app, &caller, &request).await? {
+        Created::Instance(row) => *row,
+        Created::Requested(row) => {
+            let access = authorize(&app, &caller, Wish::See, row.id).await?;
+            let task = shown::one(&app, &caller, &access).await?;
+            return Ok(waits(&request, task, generated));
+        }
+    };
+    let access = authorize(&app, &caller, Wish::See, row.id).await?;
+    let mut task = shown::one(&app, &caller, &access).await?;
     let mut message = "VPS is being created".to_owned();
     if query.wait {
-        let access = authorize(&caller, Wish::Change, row.id);
         task = instances::wait_settled(&app, &access).await?;
         if task.status != Status::Running.as_str() && task.error_code.is_some() {
             instances::remove_failed(&app, &caller, &access).await?;
@@ -114,6 +122,30 @@ async fn create_vps(
     }))
 }
 
+/// The answer to one whose wish an operator decides on.
+fn waits(request: &CreateVps, task: Task, generated: Option<(String, String)>) -> Json<CreatedVps> {
+    let (ssh_private_key, ssh_public_key) = generated.unzip();
+    Json(CreatedVps {
+        message: "VPS requested: an operator has to approve it".to_owned(),
+        task_id: task.task_id.clone(),
+        vps_backend: task.vps_backend.clone(),
+        ssh_key_mode: request.ssh_key_mode.clone(),
+        ssh_port: 0,
+        assigned_node: AssignedNode { hostname: String::new(), url: None },
+        status: task.status.clone(),
+        runner_response: RunnerResponse {
+            success: false,
+            ssh_port: 0,
+            container_name: String::new(),
+            vm_ip: None,
+        },
+        vm_ip: None,
+        task,
+        ssh_private_key,
+        ssh_public_key,
+    })
+}
+
 fn failed(task: Task) -> ApiError {
     let code = task.error_code.unwrap_or_else(|| "failed".to_owned());
     let detail = task.error_message.unwrap_or_else(|| "the node could not create it".to_owned());
@@ -140,25 +172,39 @@ fn generate_key(request: &mut CreateVps) -> Result<Option<(String, String)>, Api
     Ok(Some((private, public)))
 }
 
-/// All VPSes, newest first.
+/// All VPSes that the caller may know of, and requests for some; newest first.
 #[utoipa::path(get, path = "/api/vps", tag = "vps", responses((status = 200, body = [Task])))]
-async fn list_vps(State(app): State<Arc<App>>) -> Result<Json<Vec<Task>>, ApiError> {
-    let rows = app.store.list_instances().await?;
-    Ok(Json(rows.iter().map(|row| view::task(&app, row)).collect()))
+async fn list_vps(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+) -> Result<Json<Vec<Task>>, ApiError> {
+    Ok(Json(shown::list(&app, &caller).await?))
 }
 
-/// The VPSes that run, are on their way there, or are lost; newest first.
+/// The VPSes that run, are on their way there, wait for an operator, or are lost; newest first.
 #[utoipa::path(get, path = "/api/vps/status", tag = "vps", responses((status = 200, body = [Task])))]
-async fn list_active_vps(State(app): State<Arc<App>>) -> Result<Json<Vec<Task>>, ApiError> {
-    let rows = app.store.list_instances().await?;
-    let active = rows.iter().filter(|row| view::status_of(&app, row).is_active());
-    Ok(Json(active.map(|row| view::task(&app, row)).collect()))
+async fn list_active_vps(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+) -> Result<Json<Vec<Task>>, ApiError> {
+    let mut tasks = shown::list(&app, &caller).await?;
+    tasks.retain(|task| task.status.parse().is_ok_and(Status::is_active));
+    Ok(Json(tasks))
 }
 
-/// The VPSes that belong to the caller; all of them while nobody logs in. Newest first.
+/// The VPSes that belong to the caller or are shared with them; all of them while nobody logs
+/// in. Newest first.
 #[utoipa::path(get, path = "/api/vps/my", tag = "vps", responses((status = 200, body = [Task])))]
-async fn list_my_vps(app: State<Arc<App>>) -> Result<Json<Vec<Task>>, ApiError> {
-    list_vps(app).await
+async fn list_my_vps(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+) -> Result<Json<Vec<Task>>, ApiError> {
+    let mut tasks = shown::list(&app, &caller).await?;
+    if let Some(person) = caller.person() {
+        let role = person.role.to_string();
+        tasks.retain(|task| task.access.as_ref() != Some(&role));
+    }
+    Ok(Json(tasks))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -175,14 +221,15 @@ struct StatusQuery {
     responses((status = 200, body = Task), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn get_status(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(text): Path<String>,
     query: Result<Query<StatusQuery>, QueryRejection>,
 ) -> Result<Json<Task>, ApiError> {
     let Query(query) = query?;
     let limit = Duration::from_secs(query.timeout.unwrap_or(LONGEST_POLL).min(LONGEST_POLL));
-    let id = instances::wait_for_change(&app, &text, query.since, limit).await?;
-    let access = authorize(&Caller::unnamed(), Wish::See, id);
-    Ok(Json(view::task(&app, &instances::get(&app, &access).await?)))
+    let id = instances::wait_for_change(&app, &caller, &text, query.since, limit).await?;
+    let access = authorize(&app, &caller, Wish::See, id).await.map_err(instances::denied(&text))?;
+    Ok(Json(shown::one(&app, &caller, &access).await?))
 }
 
 /// The public keys that may log in to a VPS; `PATCH /api/vps/{task}` changes them.
@@ -190,10 +237,10 @@ async fn get_status(
     responses((status = 200, body = [SshKey]), (status = 404, body = ErrorBody)))]
 async fn list_keys(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
 ) -> Result<Json<Vec<SshKey>>, ApiError> {
-    let access = reach(&app, &Caller::of(&headers), &text, Wish::See).await?;
+    let access = reach(&app, &caller, &text, Wish::See).await?;
     let row = instances::get(&app, &access).await?;
     let lines = row.spec.ssh.map(|ssh| ssh.authorized_keys).unwrap_or_default();
     Ok(Json(instances::keys::describe(&lines)))
@@ -211,19 +258,21 @@ struct EventsQuery {
     responses((status = 200, body = [Event]), (status = 404, body = ErrorBody)))]
 async fn list_events(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(text): Path<String>,
     query: Result<Query<EventsQuery>, QueryRejection>,
 ) -> Result<Json<Vec<Event>>, ApiError> {
     let Query(query) = query?;
-    let id = match instances::find(&app, &text).await {
-        Ok(id) => id,
-        Err(unknown) => {
-            app.store.resolve_event_instance(&text).await?.ok_or(ApiError::from(unknown))?
+    let id = match reach(&app, &caller, &text, Wish::See).await {
+        Ok(access) => access.task_id(),
+        // What is gone belongs to nobody; who runs the cluster may still look.
+        Err(unknown) if caller.role() >= Role::Operator => {
+            app.store.resolve_event_instance(&text).await?.ok_or(unknown)?
         }
+        Err(unknown) => return Err(unknown),
     };
-    let access = authorize(&Caller::unnamed(), Wish::See, id);
     let limit = query.limit.unwrap_or(200).clamp(1, 1000);
-    let rows = app.store.list_events(access.task_id(), limit).await?;
+    let rows = app.store.list_events(id, limit).await?;
     let event = |row: EventRow| Event {
         id: row.id,
         task_id: row.instance.to_string(),

@@ -4,7 +4,7 @@ use kohakuriver_link::protocol::{Answer, Question, Snapshot};
 use kohakuriver_model::{FailureCode, InstanceSpec, SnapshotRef};
 use kohakuriver_store::{InstanceRow, NewEvent};
 
-use super::{InstanceError, act_with, display_name, find, get};
+use super::{InstanceError, act_with, denied, display_name, find, get};
 use crate::access::{Authorized, Caller, Wish, authorize};
 use crate::host::App;
 use kohakuriver_model::Act;
@@ -91,7 +91,9 @@ pub async fn find_source(
     caller: &Caller,
     text: &str,
 ) -> Result<(Authorized, InstanceRow), InstanceError> {
-    let access = authorize(caller, Wish::Enter, find(app, text).await?);
+    let id = find(app, caller, text).await?;
+    // Whoever has a copy reads all that is in it.
+    let access = authorize(app, caller, Wish::Secrets, id).await.map_err(denied(text))?;
     let row = get(app, &access).await?;
     Ok((access, row))
 }

@@ -9,7 +9,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use bytes::Bytes;
 use data_encoding::BASE64;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use kohakuriver_api::{ErrorBody, FsContent, FsWrite, FsWritten};
 use kohakuriver_wire::files::{Ask, CHUNK, ClientError, FilesInput, FilesOutput, Word, Write};
 use serde::Deserialize;
@@ -20,6 +20,7 @@ use utoipa_axum::routes;
 
 use super::super::error::ApiError;
 use super::{in_time, open, refused, shown, with_files};
+use crate::access::Caller;
 use crate::files::Files;
 use crate::host::App;
 
@@ -80,7 +81,7 @@ fn max_read() -> u64 {
         (status = 404, body = ErrorBody), (status = 422, body = ErrorBody), (status = 502, body = ErrorBody)))]
 async fn read_file(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
     query: Result<Query<ReadQuery>, QueryRejection>,
 ) -> Result<Json<FsContent>, ApiError> {
@@ -90,7 +91,7 @@ async fn read_file(
     let limit = limit.min(MAX_READ);
     let ask = Ask::Read { path: Word::from(path.as_str()), offset: 0, limit: Some(limit) };
     let (size, bytes) =
-        with_files(&app, &headers, &text, async |files| read(files, ask).await).await?;
+        with_files(&app, &caller, &text, async |files| read(files, ask).await).await?;
     let content = match how {
         Encoding::Utf8 => String::from_utf8_lossy(&bytes).into_owned(),
         Encoding::Base64 => BASE64.encode(&bytes),
@@ -130,7 +131,7 @@ fn yes() -> bool {
         (status = 404, body = ErrorBody), (status = 413, body = ErrorBody), (status = 507, body = ErrorBody)))]
 async fn write_file(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(text): Path<String>,
     request: Request,
 ) -> Result<Json<FsWritten>, ApiError> {
@@ -156,7 +157,7 @@ async fn write_file(
         if length > MAX_WRITE + 2 {
             return Err(too_large());
         }
-        let mut files = open(&app, &headers, &text).await?;
+        let mut files = open(&app, &caller, &text).await?;
         let order = Write {
             path: Word::from(path.as_str()),
             offset: 0,

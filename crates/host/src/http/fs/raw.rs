@@ -28,6 +28,7 @@ use utoipa_axum::routes;
 use super::super::error::ApiError;
 use super::super::stream::slot;
 use super::{in_time, open, refused, shown};
+use crate::access::Caller;
 use crate::files::Files;
 use crate::host::App;
 
@@ -48,6 +49,7 @@ struct GetQuery {
         (status = 416, body = ErrorBody), (status = 502, body = ErrorBody)))]
 async fn get_raw(
     State(app): State<Arc<App>>,
+    caller: Caller,
     headers: HeaderMap,
     Path(text): Path<String>,
     query: Result<Query<GetQuery>, QueryRejection>,
@@ -56,7 +58,7 @@ async fn get_raw(
     let path = Word::from(shown::normal(&path)?.as_str());
     let slot = slot(&app)?;
     in_time(async {
-        let mut files = open(&app, &headers, &text).await?;
+        let mut files = open(&app, &caller, &text).await?;
         let stat = Ask::Stat { path: path.clone(), follow: true };
         let entry = files.find(stat).await.map_err(refused)?;
         let tag = tag(&entry);
@@ -183,6 +185,7 @@ fn yes() -> bool {
 async fn put_raw(
     State(app): State<Arc<App>>,
     Path(text): Path<String>,
+    caller: Caller,
     query: Result<Query<PutQuery>, QueryRejection>,
     request: Request,
 ) -> Result<Json<FsWritten>, ApiError> {
@@ -190,7 +193,7 @@ async fn put_raw(
     let path = shown::normal(&query.path)?;
     let mode = query.mode.as_deref().map(permission_bits).transpose()?;
     let _slot = slot(&app)?;
-    let mut files = in_time(open(&app, request.headers(), &text)).await?;
+    let mut files = in_time(open(&app, &caller, &text)).await?;
     let order = Write {
         path: Word::from(path.as_str()),
         offset: 0,
@@ -220,7 +223,7 @@ fn permission_bits(text: &str) -> Result<u32, ApiError> {
 }
 
 async fn write(files: &mut Files, order: Write, mut body: BodyDataStream) -> Result<u64, ApiError> {
-    let Files { orders, answers } = files;
+    let Files { orders, answers, .. } = files;
     let lost = |error: std::io::Error| refused(error.into());
     orders.ask(Ask::Write(order)).await.map_err(lost)?;
     orders.flush().await.map_err(lost)?;

@@ -19,7 +19,6 @@ use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use http::HeaderMap;
 use kohakuriver_link::protocol::StreamTarget;
 use kohakuriver_wire::files::Word;
 use kohakuriver_wire::watch::{Change, Event, Method, WatchInput, WatchOutput, Watching};
@@ -32,7 +31,7 @@ use super::super::error::ApiError;
 use super::super::socket::{self, NORMAL, Sender};
 use super::shown;
 use crate::access::Caller;
-use crate::enter::enter;
+use crate::enter::{Entered, enter};
 use crate::host::App;
 use crate::streams::InstanceStream;
 
@@ -91,10 +90,9 @@ async fn watch(
     State(app): State<Arc<App>>,
     Path(text): Path<String>,
     Query(query): Query<WatchQuery>,
-    headers: HeaderMap,
+    caller: Caller,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, ApiError> {
-    let caller = Caller::of(&headers);
     socket::serve(app, upgrade, async move |app, socket| {
         serve(&app, &caller, &text, &query.paths, socket).await;
     })
@@ -102,8 +100,8 @@ async fn watch(
 
 async fn serve(app: &App, caller: &Caller, text: &str, paths: &str, socket: WebSocket) {
     let (mut to_client, mut from_client) = socket.split();
-    let stream = match enter(app, caller, text, StreamTarget::Watch).await {
-        Ok(stream) => stream,
+    let Entered { stream, guard } = match enter(app, caller, text, StreamTarget::Watch).await {
+        Ok(entered) => entered,
         Err(error) => {
             let message = match error.hint() {
                 Some(hint) => format!("{error}; {hint}"),
@@ -131,6 +129,7 @@ async fn serve(app: &App, caller: &Caller, text: &str, paths: &str, socket: WebS
     tokio::select! {
         () = upward => {}
         () = downward(FrameReader::new(from_agent, &[]), pongs, &mut to_client) => {}
+        () = guard.cut() => {}
     }
 }
 

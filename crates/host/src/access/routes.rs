@@ -1,0 +1,155 @@
+//! What each path of the API asks for. A path without a row here answers nobody, and fails the
+//! test that walks all of them.
+
+use http::Method;
+use kohakuriver_model::Role;
+
+use super::policy::Wish;
+
+/// What a path asks for before its handler runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Nothing: it is how one logs in, or says no more than that this is a KohakuRiver host.
+    Public,
+    Role(Role),
+    /// At least a viewer; its handler then asks for the proof that this is allowed with the
+    /// instance that the path names.
+    Instance(Wish),
+}
+
+/// Which requests the audit log has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audit {
+    No,
+    /// Written before the answer goes out. The action's name.
+    Act(&'static str),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    pub method: &'static str,
+    /// As the router writes it.
+    pub path: &'static str,
+    pub rule: Rule,
+    pub audit: Audit,
+}
+
+const fn row(method: &'static str, path: &'static str, rule: Rule, audit: Audit) -> Row {
+    Row { method, path, rule, audit }
+}
+
+const fn get(path: &'static str, rule: Rule) -> Row {
+    row("GET", path, rule, Audit::No)
+}
+
+const fn act(method: &'static str, path: &'static str, rule: Rule, name: &'static str) -> Row {
+    row(method, path, rule, Audit::Act(name))
+}
+
+const PUBLIC: Rule = Rule::Public;
+const VIEWER: Rule = Rule::Role(Role::Viewer);
+const USER: Rule = Rule::Role(Role::User);
+const OPERATOR: Rule = Rule::Role(Role::Operator);
+const ADMIN: Rule = Rule::Role(Role::Admin);
+const SEE: Rule = Rule::Instance(Wish::See);
+const ENTER: Rule = Rule::Instance(Wish::Enter);
+const CHANGE: Rule = Rule::Instance(Wish::Change);
+const DELETE: Rule = Rule::Instance(Wish::Delete);
+const SHARE: Rule = Rule::Instance(Wish::Share);
+
+pub const ROWS: &[Row] = &[
+    // The cluster.
+    get("/api/auth/status", PUBLIC),
+    get("/api/auth/ca", PUBLIC),
+    get("/api/health", PUBLIC),
+    get("/openapi.json", VIEWER),
+    get("/api/nodes", VIEWER),
+    get("/api/nodes/{name}", VIEWER),
+    get("/api/nodes/{name}/health", VIEWER),
+    act("POST", "/api/nodes/{name}/drain", OPERATOR, "node.drain"),
+    act("POST", "/api/nodes/{name}/undrain", OPERATOR, "node.undrain"),
+    act("PATCH", "/api/nodes/{name}/labels", OPERATOR, "node.label"),
+    act("DELETE", "/api/nodes/{name}", ADMIN, "node.remove"),
+    act("POST", "/api/nodes/tokens", ADMIN, "node.token"),
+    get("/api/vm/images/{hostname}", VIEWER),
+    get("/api/vps/vm-instances", ADMIN),
+    act("DELETE", "/api/vps/vm-instances/{task}", ADMIN, "vm.cleanup"),
+    // Accounts.
+    act("POST", "/api/auth/login", PUBLIC, "auth.login"),
+    act("POST", "/api/auth/logout", PUBLIC, "auth.logout"),
+    act("POST", "/api/auth/register", PUBLIC, "auth.register"),
+    act("POST", "/api/auth/password/reset", PUBLIC, "auth.password.reset"),
+    get("/api/auth/me", PUBLIC),
+    act("POST", "/api/auth/password", VIEWER, "auth.password.change"),
+    // Instances.
+    act("POST", "/api/vps/create", USER, "vps.create"),
+    get("/api/vps", VIEWER),
+    get("/api/vps/status", VIEWER),
+    get("/api/vps/my", VIEWER),
+    get("/api/status/{task}", SEE),
+    get("/api/vps/{task}/events", SEE),
+    get("/api/vps/{task}/keys", SEE),
+    act("POST", "/api/vps/stop/{task}", CHANGE, "vps.stop"),
+    act("POST", "/api/vps/{task}/stop", CHANGE, "vps.stop"),
+    act("POST", "/api/vps/restart/{task}", CHANGE, "vps.restart"),
+    act("POST", "/api/vps/pause/{task}", CHANGE, "vps.pause"),
+    act("POST", "/api/vps/resume/{task}", CHANGE, "vps.resume"),
+    act("POST", "/api/kill/{task}", CHANGE, "vps.kill"),
+    act("POST", "/api/command/{task}/{command}", CHANGE, "vps.command"),
+    act("PATCH", "/api/vps/{task}", CHANGE, "vps.update"),
+    act("DELETE", "/api/vps/{task}", DELETE, "vps.delete"),
+    get("/api/vps/snapshots/{task}", SEE),
+    act("POST", "/api/vps/snapshots/{task}", CHANGE, "snapshot.create"),
+    act("DELETE", "/api/vps/snapshots/{task}", CHANGE, "snapshot.delete_all"),
+    get("/api/vps/snapshots/{task}/latest", SEE),
+    act("DELETE", "/api/vps/snapshots/{task}/{which}", CHANGE, "snapshot.delete"),
+    act("POST", "/api/vps/snapshots/{task}/{which}/restore", CHANGE, "snapshot.restore"),
+    // Files.
+    get("/api/fs/{task}/list", ENTER),
+    get("/api/fs/{task}/stat", ENTER),
+    row("GET", "/api/fs/{task}/read", ENTER, Audit::Act("file.read")),
+    row("GET", "/api/fs/{task}/raw", ENTER, Audit::Act("file.read")),
+    act("POST", "/api/fs/{task}/mkdir", ENTER, "file.mkdir"),
+    act("POST", "/api/fs/{task}/rename", ENTER, "file.rename"),
+    act("DELETE", "/api/fs/{task}/delete", ENTER, "file.delete"),
+    act("POST", "/api/fs/{task}/write", ENTER, "file.write"),
+    act("PUT", "/api/fs/{task}/raw", ENTER, "file.write"),
+    // Ways in. Their beginnings and ends are written down where they are made.
+    get("/api/vps/{task}/stream", ENTER),
+    get("/ws/task/{task}/terminal", ENTER),
+    get("/ws/task/{task}/session", ENTER),
+    get("/ws/forward/{task}/{port}", ENTER),
+    get("/ws/fs/{task}/watch", ENTER),
+];
+
+/// The row of a request; HEAD asks for what GET does.
+pub fn find(method: &Method, path: &str) -> Option<&'static Row> {
+    let method = if method == Method::HEAD { "GET" } else { method.as_str() };
+    ROWS.iter().find(|row| row.method == method && row.path == path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_path_has_two_rows() {
+        for (at, row) in ROWS.iter().enumerate() {
+            let again = ROWS[..at].iter().any(|r| r.method == row.method && r.path == row.path);
+            assert!(!again, "{} {}", row.method, row.path);
+        }
+    }
+
+    #[test]
+    fn whatever_changes_something_is_written_down() {
+        for row in ROWS.iter().filter(|row| row.method != "GET") {
+            assert_ne!(row.audit, Audit::No, "{} {}", row.method, row.path);
+        }
+    }
+
+    #[test]
+    fn head_is_judged_as_get() {
+        assert!(find(&Method::HEAD, "/api/vps").is_some());
+        assert!(find(&Method::PUT, "/api/vps").is_none());
+    }
+}

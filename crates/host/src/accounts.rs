@@ -1,0 +1,444 @@
+//! Who somebody is: sessions, tokens, passwords.
+//!
+//! Every secret is 256 random bits and known here by its SHA-256 only. What a request shows is
+//! remembered for a moment, so that an authenticated request costs a look into a table; any
+//! change of accounts empties it.
+
+mod password;
+mod throttle;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, COOKIE};
+use kohakuriver_model::{Role, UserId};
+use kohakuriver_store::{
+    Credential, InvitationError, NewInvitation, NewUser, StoreError, UserChange, UserError, UserRow,
+};
+use rand::Rng;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use crate::access::{Caller, Person, Proof, Who};
+use crate::host::App;
+
+pub use password::{PasswordError, Passwords};
+pub use throttle::{Slow, Throttle};
+
+/// The session's cookie, as existing clients know it.
+pub const COOKIE_NAME: &str = "kohakuriver_session";
+/// How long what a request showed is believed without looking again.
+const REMEMBERED_MS: i64 = 5_000;
+const MOST_REMEMBERED: usize = 1024;
+/// The invitation of the first admin.
+const SETUP_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// How people log in here.
+#[derive(Clone, Debug)]
+pub struct AuthConfig {
+    pub enabled: bool,
+    pub session_life: Duration,
+    /// How long a request waits for an operator before it is rejected.
+    pub request_life: Duration,
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        let day = Duration::from_secs(24 * 3600);
+        Self { enabled: false, session_life: 30 * day, request_life: 14 * day }
+    }
+}
+
+/// What all requests share about accounts.
+#[derive(Debug)]
+pub struct Accounts {
+    pub passwords: Passwords,
+    pub throttle: Throttle,
+    remembered: Mutex<HashMap<(Kind, [u8; 32]), Remembered>>,
+    /// Counts changes of accounts, shares and keys, for those who are in already.
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Session,
+    Token,
+}
+
+#[derive(Clone, Debug)]
+struct Remembered {
+    person: Arc<Person>,
+    until_ms: i64,
+}
+
+/// Why nobody was logged in.
+#[derive(Debug, thiserror::Error)]
+pub enum LoginError {
+    #[error("nobody logs in on this host: authentication is off")]
+    Off,
+    #[error("wrong user name or password")]
+    Wrong,
+    #[error("this account is disabled")]
+    Disabled,
+    #[error(transparent)]
+    Slow(#[from] Slow),
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    #[error(transparent)]
+    Invitation(#[from] InvitationError),
+    #[error("this link to set a password is not known here, or it expired")]
+    NoReset,
+    #[error(transparent)]
+    User(#[from] UserError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A session that was just begun.
+#[derive(Debug)]
+pub struct Session {
+    /// For the cookie; nothing here keeps it.
+    pub secret: String,
+    pub user: UserRow,
+    pub life: Duration,
+}
+
+impl Default for Accounts {
+    fn default() -> Self {
+        Self {
+            passwords: Passwords::default(),
+            throttle: Throttle::default(),
+            remembered: Mutex::default(),
+            changed: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Accounts {
+    /// Something about accounts, shares or keys is another now: nothing remembered counts.
+    pub fn changed(&self) {
+        self.lock().clear();
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Kind, [u8; 32]), Remembered>> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who sends this request. A cookie that is none does not stop a token from being one.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn caller(
+        &self,
+        app: &App,
+        headers: &HeaderMap,
+        address: Option<IpAddr>,
+    ) -> Result<Caller, StoreError> {
+        if !app.config.auth.enabled {
+            return Ok(Caller::everybody(headers, address));
+        }
+        let shown = [(Kind::Session, cookie(headers)), (Kind::Token, bearer(headers))];
+        for (kind, secret) in shown {
+            if let Some(secret) = secret
+                && let Some(person) = self.person(app, kind, secret).await?
+            {
+                return Ok(Caller::new(Who::Somebody(person), address));
+            }
+        }
+        Ok(Caller::new(Who::Nobody, address))
+    }
+
+    /// Whose token this is.
+    pub async fn of_token(
+        &self,
+        app: &App,
+        secret: &str,
+    ) -> Result<Option<Arc<Person>>, StoreError> {
+        self.person(app, Kind::Token, secret).await
+    }
+
+    async fn person(
+        &self,
+        app: &App,
+        kind: Kind,
+        secret: &str,
+    ) -> Result<Option<Arc<Person>>, StoreError> {
+        if !is_secret(secret) {
+            return Ok(None);
+        }
+        let digest: [u8; 32] = Sha256::digest(secret).into();
+        let now_ms = app.clock.now_ms();
+        if let Some(known) = self.lock().get(&(kind, digest))
+            && now_ms < known.until_ms
+        {
+            return Ok(Some(known.person.clone()));
+        }
+        // A change after this moment must not be missed by what is remembered below.
+        let seen = *self.changed.borrow();
+        let hash = HEXLOWER.encode(&digest);
+        let found = match kind {
+            Kind::Session => app.store.session(&hash, now_ms).await?,
+            Kind::Token => app.store.token(&hash, now_ms).await?,
+        };
+        let Some(Credential { user, role, expires_ms }) = found else { return Ok(None) };
+        let proof = match kind {
+            Kind::Session => Proof::Session(hash),
+            Kind::Token => Proof::Token(hash),
+        };
+        let person =
+            Arc::new(Person { id: user.id, username: user.username, role, proof, expires_ms });
+        let until_ms = (now_ms + REMEMBERED_MS).min(expires_ms.unwrap_or(i64::MAX));
+        let mut remembered = self.lock();
+        if remembered.len() >= MOST_REMEMBERED {
+            remembered.clear();
+        }
+        if *self.changed.borrow() == seen {
+            let entry = Remembered { person: person.clone(), until_ms };
+            remembered.insert((kind, digest), entry);
+        }
+        Ok(Some(person))
+    }
+
+    /// What somebody who is in may be now; `None` where what let them in does so no more.
+    pub async fn role_now(&self, app: &App, person: &Person) -> Result<Option<Role>, StoreError> {
+        let now_ms = app.clock.now_ms();
+        Ok(match &person.proof {
+            Proof::Session(hash) => app.store.session(hash, now_ms).await?.map(|c| c.role),
+            Proof::Token(hash) => app.store.token(hash, now_ms).await?.map(|c| c.role),
+            Proof::Key(fingerprint) => app
+                .store
+                .user_of_key(fingerprint)
+                .await?
+                .filter(|user| user.id == person.id)
+                .map(|user| user.role),
+            Proof::Certificate => app
+                .store
+                .lookup_user(person.id)
+                .await?
+                .filter(|user| user.is_active)
+                .map(|user| user.role),
+        })
+    }
+
+    /// Begins a session for whoever knows the password.
+    ///
+    /// # Errors
+    /// The password is wrong, there is no such account, it is disabled, or there were too many
+    /// tries. The first two look and last the same.
+    pub async fn log_in(
+        &self,
+        app: &App,
+        username: &str,
+        password: String,
+        address: Option<IpAddr>,
+    ) -> Result<Session, LoginError> {
+        require_on(app)?;
+        self.throttle.admit(username, address, app.clock.now_ms())?;
+        let user = app.store.lookup_username(username).await?;
+        let hash = user.as_ref().and_then(|user| user.password.clone());
+        let right = self.passwords.verify(password, hash).await?;
+        let Some(user) = user.filter(|_| right) else { return Err(LoginError::Wrong) };
+        if !user.is_active {
+            return Err(LoginError::Disabled);
+        }
+        self.throttle.forgive(username, address);
+        begin_session(app, user).await
+    }
+
+    /// Makes the account that an invitation is for, and logs it in.
+    pub async fn register(
+        &self,
+        app: &App,
+        invitation: &str,
+        username: &str,
+        display_name: Option<String>,
+        password: String,
+        address: Option<IpAddr>,
+    ) -> Result<Session, LoginError> {
+        require_on(app)?;
+        self.throttle.admit("", address, app.clock.now_ms())?;
+        let name = kohakuriver_model::account::user_name(username).map_err(PasswordError::from)?;
+        let hashed = self.passwords.hash(password).await?;
+        let new = NewUser {
+            display_name: display_name.unwrap_or_else(|| name.clone()),
+            username: name,
+            role: Role::Anony,
+            password: Some(hashed),
+            external: None,
+        };
+        let user =
+            app.store.redeem_invitation(&digest(invitation), &new, app.clock.now_ms()).await?;
+        self.changed();
+        begin_session(app, user).await
+    }
+
+    /// Puts a new password in the place of one that the person knows. All their sessions end.
+    pub async fn change_password(
+        &self,
+        app: &App,
+        person: &Person,
+        old: String,
+        new: String,
+        address: Option<IpAddr>,
+    ) -> Result<Session, LoginError> {
+        self.throttle.admit(&person.username, address, app.clock.now_ms())?;
+        let user = app.store.lookup_user(person.id).await?.ok_or(LoginError::Wrong)?;
+        if !self.passwords.verify(old, user.password).await? {
+            return Err(LoginError::Wrong);
+        }
+        self.set_password(app, person.id, new).await
+    }
+
+    /// Makes a link with which somebody sets a new password, once. Answers its secret.
+    pub async fn create_reset(
+        &self,
+        app: &App,
+        user: UserId,
+        life: Duration,
+    ) -> Result<(String, i64), StoreError> {
+        let secret = new_secret();
+        let expires_ms = app.clock.now_ms() + millis(life);
+        app.store.create_password_reset(user, &digest(&secret), expires_ms).await?;
+        Ok((secret, expires_ms))
+    }
+
+    pub async fn reset_password(
+        &self,
+        app: &App,
+        secret: &str,
+        new: String,
+        address: Option<IpAddr>,
+    ) -> Result<Session, LoginError> {
+        require_on(app)?;
+        self.throttle.admit("", address, app.clock.now_ms())?;
+        // Checked first: a link that was used up for a bad password would be lost.
+        password::check(&new)?;
+        let user = app.store.take_password_reset(&digest(secret), app.clock.now_ms()).await?;
+        self.set_password(app, user.ok_or(LoginError::NoReset)?, new).await
+    }
+
+    async fn set_password(
+        &self,
+        app: &App,
+        user: UserId,
+        new: String,
+    ) -> Result<Session, LoginError> {
+        let password = Some(self.passwords.hash(new).await?);
+        let change = UserChange { password, ..UserChange::default() };
+        let user = app.store.change_user(user, &change).await?;
+        self.changed();
+        if !user.is_active {
+            return Err(LoginError::Disabled);
+        }
+        begin_session(app, user).await
+    }
+
+    /// An invitation for the first admin, in the place of earlier ones; `None` where there is
+    /// one, or nobody logs in here.
+    pub async fn setup_invitation(&self, app: &App) -> Result<Option<String>, StoreError> {
+        if !app.config.auth.enabled || app.store.has_admin().await? {
+            return Ok(None);
+        }
+        app.store.delete_setup_invitations().await?;
+        let secret = new_secret();
+        let new = NewInvitation {
+            hash: digest(&secret),
+            shown: shown(&secret),
+            role: Role::Admin,
+            group: None,
+            max_usage: 1,
+            expires_ms: app.clock.now_ms() + millis(SETUP_LIFE),
+            created_by: None,
+        };
+        app.store.create_invitation(&new, app.clock.now_ms()).await?;
+        Ok(Some(secret))
+    }
+}
+
+fn require_on(app: &App) -> Result<(), LoginError> {
+    if app.config.auth.enabled { Ok(()) } else { Err(LoginError::Off) }
+}
+
+/// Begins a session for somebody who has proven who they are.
+pub async fn begin_session(app: &App, user: UserRow) -> Result<Session, LoginError> {
+    let secret = new_secret();
+    let now_ms = app.clock.now_ms();
+    let life = app.config.auth.session_life;
+    app.store.create_session(user.id, &digest(&secret), now_ms, now_ms + millis(life)).await?;
+    Ok(Session { secret, user, life })
+}
+
+/// 256 random bits as existing clients expect them: 64 lower-case hexadecimal digits.
+pub fn new_secret() -> String {
+    let mut bytes = [0; 32];
+    rand::rng().fill_bytes(&mut bytes);
+    HEXLOWER.encode(&bytes)
+}
+
+/// What is kept of a secret.
+pub fn digest(secret: &str) -> String {
+    HEXLOWER.encode(&Sha256::digest(secret))
+}
+
+/// Enough to tell a secret from others, and too little to guess it.
+pub fn shown(secret: &str) -> String {
+    secret.get(..8).unwrap_or_default().to_owned()
+}
+
+pub fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
+}
+
+/// Only what can be one is looked up.
+fn is_secret(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// The session's id, from however many cookies and headers of them there are.
+pub fn cookie(headers: &HeaderMap) -> Option<&str> {
+    headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(name, _)| *name == COOKIE_NAME)
+        .map(|(_, value)| value)
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, secret) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_session_is_found_among_other_cookies() {
+        let mut headers = HeaderMap::new();
+        headers.append(COOKIE, "a=b; theme=dark".parse().unwrap());
+        headers.append(COOKIE, "x=1;kohakuriver_session=feed ; y=2".parse().unwrap());
+        assert_eq!(cookie(&headers), Some("feed"));
+        assert_eq!(cookie(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn only_hex_of_the_right_length_is_looked_up() {
+        assert!(is_secret(&new_secret()));
+        for bad in ["", "x", &"g".repeat(64), &"a".repeat(65)] {
+            assert!(!is_secret(bad), "{bad:?}");
+        }
+    }
+}

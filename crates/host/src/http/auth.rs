@@ -1,0 +1,213 @@
+//! Logging in and out, and one's own account.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use http::header::SET_COOKIE;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use kohakuriver_api::{
+    AuthStatus, ChangePassword, ErrorBody, LoggedIn, Login, Note, Register, ResetPassword, User,
+};
+use kohakuriver_store::UserRow;
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::error::ApiError;
+use super::guard::Made;
+use crate::access::{Caller, Who};
+use crate::accounts::{self, COOKIE_NAME, LoginError, Session};
+use crate::client_address::Secure;
+use crate::clock::iso;
+use crate::host::App;
+
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(auth_status))
+        .routes(routes!(login))
+        .routes(routes!(logout))
+        .routes(routes!(register))
+        .routes(routes!(me))
+        .routes(routes!(change_password))
+        .routes(routes!(reset_password))
+}
+
+/// An account, as everybody may see it who may see accounts.
+pub fn user(row: &UserRow) -> User {
+    User {
+        id: row.id.0,
+        username: row.username.clone(),
+        display_name: Some(row.display_name.clone()),
+        is_active: row.is_active,
+        role: row.role.to_string(),
+        created_at: Some(iso(row.created_ms)),
+        external: row.external.is_some(),
+    }
+}
+
+/// Whether people log in here. Public.
+#[utoipa::path(get, path = "/api/auth/status", tag = "accounts", responses((status = 200, body = AuthStatus)))]
+async fn auth_status(State(app): State<Arc<App>>) -> Json<AuthStatus> {
+    let auth = &app.config.auth;
+    let hours = u32::try_from(auth.session_life.as_secs() / 3600).unwrap_or(u32::MAX);
+    Json(AuthStatus {
+        auth_enabled: auth.enabled,
+        session_expire_hours: auth.enabled.then_some(hours),
+        needs_setup: auth.enabled && !app.store.has_admin().await.unwrap_or(true),
+    })
+}
+
+/// Begins a session: its cookie comes with the answer.
+#[utoipa::path(post, path = "/api/auth/login", tag = "accounts", request_body = Login,
+    responses((status = 200, body = LoggedIn), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+async fn login(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    secure: Option<Extension<Secure>>,
+    body: Result<Json<Login>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(Login { username, password }) = body?;
+    let named = Made(format!("user {}", username.chars().take(50).collect::<String>()));
+    match app.accounts.log_in(&app, &username, password.0, caller.address).await {
+        Ok(session) => Ok(logged_in("Logged in", session, secure)),
+        Err(error) => {
+            let mut response = ApiError::from(error).into_response();
+            response.extensions_mut().insert(named);
+            Ok(response)
+        }
+    }
+}
+
+/// Ends the session of the cookie, if there is one.
+#[utoipa::path(post, path = "/api/auth/logout", tag = "accounts", responses((status = 200, body = Note)))]
+async fn logout(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    if let Some(secret) = accounts::cookie(&headers) {
+        app.store.delete_session(&accounts::digest(secret)).await?;
+        app.accounts.changed();
+    }
+    let gone = format!("{COOKIE_NAME}=; HttpOnly; Max-Age=0; Path=/; SameSite=Lax");
+    let mut response = Json(Note { message: "Logged out".to_owned() }).into_response();
+    set_cookie(&mut response, &gone);
+    Ok(response)
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct RegisterQuery {
+    /// An invitation.
+    #[serde(default)]
+    token: String,
+}
+
+/// Makes the account that an invitation is for, and begins a session.
+#[utoipa::path(post, path = "/api/auth/register", tag = "accounts", params(RegisterQuery), request_body = Register,
+    responses((status = 200, body = LoggedIn), (status = 400, body = ErrorBody),
+        (status = 409, body = ErrorBody), (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)))]
+async fn register(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    secure: Option<Extension<Secure>>,
+    query: Result<Query<RegisterQuery>, QueryRejection>,
+    body: Result<Json<Register>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Query(query) = query?;
+    let Json(Register { username, password, display_name }) = body?;
+    let shown = display_name.filter(|name| !name.is_empty());
+    if shown.as_ref().is_some_and(|name| name.chars().count() > 100) {
+        let detail = "a displayed name has at most 100 characters";
+        return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail));
+    }
+    let session = app
+        .accounts
+        .register(&app, &query.token, &username, shown, password.0, caller.address)
+        .await?;
+    Ok(logged_in("Registered", session, secure))
+}
+
+/// Who one is. Somebody who has not logged in is `_anonymous`.
+#[utoipa::path(get, path = "/api/auth/me", tag = "accounts",
+    responses((status = 200, body = User), (status = 503, body = ErrorBody)))]
+async fn me(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<User>, ApiError> {
+    match &caller.who {
+        Who::Everybody { .. } => Err(LoginError::Off.into()),
+        Who::Nobody => Ok(Json(User {
+            id: -1,
+            username: "_anonymous".to_owned(),
+            role: caller.role().to_string(),
+            is_active: true,
+            ..User::default()
+        })),
+        Who::Somebody(person) => {
+            let row = app.store.lookup_user(person.id).await?;
+            let row = row.ok_or_else(ApiError::log_in)?;
+            // What they may be with what they showed.
+            Ok(Json(User { role: person.role.to_string(), ..user(&row) }))
+        }
+    }
+}
+
+/// Another password for oneself. All other sessions end.
+#[utoipa::path(post, path = "/api/auth/password", tag = "accounts", request_body = ChangePassword,
+    responses((status = 200, body = LoggedIn), (status = 401, body = ErrorBody), (status = 422, body = ErrorBody)))]
+async fn change_password(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    secure: Option<Extension<Secure>>,
+    body: Result<Json<ChangePassword>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(ChangePassword { old_password, new_password }) = body?;
+    let person = caller.person().ok_or(LoginError::Off)?;
+    let session = app
+        .accounts
+        .change_password(&app, person, old_password.0, new_password.0, caller.address)
+        .await?;
+    Ok(logged_in("Password changed", session, secure))
+}
+
+/// Sets a password with a link that an admin made.
+#[utoipa::path(post, path = "/api/auth/password/reset", tag = "accounts", request_body = ResetPassword,
+    responses((status = 200, body = LoggedIn), (status = 400, body = ErrorBody), (status = 422, body = ErrorBody)))]
+async fn reset_password(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    secure: Option<Extension<Secure>>,
+    body: Result<Json<ResetPassword>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(ResetPassword { token, new_password }) = body?;
+    let session =
+        app.accounts.reset_password(&app, &token.0, new_password.0, caller.address).await?;
+    Ok(logged_in("Password set", session, secure))
+}
+
+/// The answer that begins a session.
+pub fn logged_in(message: &str, session: Session, secure: Option<Extension<Secure>>) -> Response {
+    let named = Made(format!("user {}", session.user.username));
+    let body = LoggedIn { message: message.to_owned(), user: user(&session.user) };
+    let mut response = Json(body).into_response();
+    set_cookie(&mut response, &session_cookie(&session, secure));
+    response.extensions_mut().insert(named);
+    response
+}
+
+/// For a browser: only sent to us, and over TLS only where it came so.
+pub fn session_cookie(session: &Session, secure: Option<Extension<Secure>>) -> String {
+    let secure = secure.is_some_and(|Extension(Secure(secure))| secure);
+    let only_tls = if secure { "; Secure" } else { "" };
+    format!(
+        "{COOKIE_NAME}={}; HttpOnly; Max-Age={}; Path=/; SameSite=Lax{only_tls}",
+        session.secret,
+        session.life.as_secs()
+    )
+}
+
+fn set_cookie(response: &mut Response, cookie: &str) {
+    if let Ok(mut value) = HeaderValue::from_str(cookie) {
+        value.set_sensitive(true);
+        response.headers_mut().append(SET_COOKIE, value);
+    }
+}

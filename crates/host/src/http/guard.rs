@@ -1,0 +1,80 @@
+//! What every request passes before its handler: is it from a page of somebody else, who sends
+//! it, may they call this path at all. What changes something is in the audit log before the
+//! answer goes out.
+
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, RawPathParams, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use kohakuriver_model::Role;
+
+use super::error::{ApiError, ErrorCode};
+use crate::access::origin::is_foreign_page;
+use crate::access::routes::{self, Audit, Rule};
+use crate::access::{Caller, Who};
+use crate::audit::Entry;
+use crate::client_address::ClientAddress;
+use crate::host::App;
+
+/// What a handler made, for the audit log: an account, a new instance.
+#[derive(Clone, Debug)]
+pub struct Made(pub String);
+
+pub async fn guard(
+    State(app): State<Arc<App>>,
+    path: Option<MatchedPath>,
+    params: RawPathParams,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let config = &app.config;
+    if is_foreign_page(request.headers(), &config.names, config.auth.enabled) {
+        return ApiError::foreign_page().into_response();
+    }
+    // What no route matches is answered as such, whoever asks.
+    let Some(path) = path else { return next.run(request).await };
+    let Some(row) = routes::find(request.method(), path.as_str()) else {
+        return ApiError::no_policy().into_response();
+    };
+    let address = request.extensions().get::<ClientAddress>().map(|client| client.0);
+    let caller = match app.accounts.caller(&app, request.headers(), address).await {
+        Ok(caller) => caller,
+        Err(error) => return ApiError::from(error).into_response(),
+    };
+    let least = match row.rule {
+        Rule::Public => Role::Anony,
+        Rule::Role(role) => role,
+        Rule::Instance(_) => Role::Viewer,
+    };
+    let allowed = caller.require(least);
+    let response = match allowed {
+        Ok(()) => {
+            request.extensions_mut().insert(caller.clone());
+            next.run(request).await
+        }
+        Err(denied) => ApiError::from(denied).into_response(),
+    };
+    let Audit::Act(action) = row.audit else { return response };
+    // A stranger's knocking would fill the disk; that of one who tries to log in is throttled.
+    if caller.who == Who::Nobody && row.rule != Rule::Public {
+        return response;
+    }
+    let object = object(&caller, &params, &response);
+    let result = response.extensions().get::<ErrorCode>().map_or("ok", |code| code.0.as_str());
+    let entry = Entry { action, object, result, detail: String::new() };
+    app.audit.record(&caller, entry).await;
+    response
+}
+
+/// What it was about: what the handler says, the instance that was found, or what the path names.
+fn object(caller: &Caller, params: &RawPathParams, response: &Response) -> String {
+    if let Some(Made(what)) = response.extensions().get() {
+        return what.clone();
+    }
+    if let Some(id) = caller.touched() {
+        return format!("vps {id}");
+    }
+    let named: Vec<String> = params.iter().map(|(key, value)| format!("{key} {value}")).collect();
+    named.join(" ")
+}

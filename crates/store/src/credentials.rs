@@ -1,0 +1,397 @@
+//! What lets people in: sessions, API tokens, invitations, password resets, SSH keys. Of every
+//! secret there is only its SHA-256, in hex.
+
+use kohakuriver_model::{GroupId, Role, UserId};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use crate::users::{NewUser, UserError, UserRow, insert_user, read_user};
+use crate::{Store, StoreError};
+
+/// How often "last used" is written at most.
+const USED_EVERY_MS: i64 = 60 * 1000;
+
+/// Who a credential belongs to, and the most it may be used for.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    pub user: UserRow,
+    pub role: Role,
+    pub expires_ms: Option<i64>,
+}
+
+#[derive(Clone, Debug)]
+pub struct TokenRow {
+    pub id: i64,
+    pub name: String,
+    pub role: Role,
+    pub created_ms: i64,
+    pub expires_ms: Option<i64>,
+    pub used_ms: Option<i64>,
+}
+
+#[derive(Clone, Debug)]
+pub struct InvitationRow {
+    pub id: i64,
+    /// The first characters of its secret.
+    pub shown: String,
+    pub role: Role,
+    pub group: Option<GroupId>,
+    pub max_usage: u32,
+    pub usage_count: u32,
+    pub expires_ms: i64,
+    pub created_by: Option<UserId>,
+    pub created_ms: i64,
+}
+
+#[derive(Clone, Debug)]
+pub struct NewInvitation {
+    pub hash: String,
+    pub shown: String,
+    pub role: Role,
+    pub group: Option<GroupId>,
+    pub max_usage: u32,
+    pub expires_ms: i64,
+    pub created_by: Option<UserId>,
+}
+
+#[derive(Clone, Debug)]
+pub struct UserKeyRow {
+    pub id: i64,
+    pub user: UserId,
+    pub fingerprint: String,
+    /// One OpenSSH public key line.
+    pub line: String,
+    pub created_ms: i64,
+}
+
+/// Why an invitation lets nobody in.
+#[derive(Debug, thiserror::Error)]
+pub enum InvitationError {
+    #[error("this invitation is not known here")]
+    Unknown,
+    #[error("this invitation expired or was used up")]
+    Spent,
+    #[error(transparent)]
+    User(#[from] UserError),
+}
+
+impl From<sqlx::Error> for InvitationError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::User(error.into())
+    }
+}
+
+impl From<StoreError> for InvitationError {
+    fn from(error: StoreError) -> Self {
+        Self::User(error.into())
+    }
+}
+
+impl Store {
+    pub async fn create_session(
+        &self,
+        user: UserId,
+        hash: &str,
+        now_ms: i64,
+        expires_ms: i64,
+    ) -> Result<(), StoreError> {
+        let sql = "INSERT INTO sessions (hash, user_id, created_ms, expires_ms)
+            VALUES ($1, $2, $3, $4)";
+        sqlx::query(sql)
+            .bind(hash)
+            .bind(user.0)
+            .bind(now_ms)
+            .bind(expires_ms)
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// Returns whose it was.
+    pub async fn delete_session(&self, hash: &str) -> Result<Option<UserId>, StoreError> {
+        let sql = "DELETE FROM sessions WHERE hash = $1 RETURNING user_id";
+        let row = sqlx::query(sql).bind(hash).fetch_optional(&self.writer).await?;
+        Ok(row.map(|row| row.try_get("user_id").map(UserId)).transpose()?)
+    }
+
+    /// Whose session this is, while it lives and its owner is active.
+    pub async fn session(&self, hash: &str, now_ms: i64) -> Result<Option<Credential>, StoreError> {
+        let sql =
+            "SELECT u.*, s.expires_ms AS until FROM sessions s JOIN users u ON u.id = s.user_id
+            WHERE s.hash = $1 AND s.expires_ms > $2 AND u.is_active = 1";
+        let row = sqlx::query(sql).bind(hash).bind(now_ms).fetch_optional(&self.readers).await?;
+        let Some(row) = row else { return Ok(None) };
+        let user = read_user(&row)?;
+        Ok(Some(Credential { role: user.role, expires_ms: Some(row.try_get("until")?), user }))
+    }
+
+    pub async fn create_token(
+        &self,
+        user: UserId,
+        name: &str,
+        hash: &str,
+        role: Role,
+        now_ms: i64,
+        expires_ms: Option<i64>,
+    ) -> Result<i64, StoreError> {
+        let sql = "INSERT INTO api_tokens (user_id, name, hash, role, created_ms, expires_ms)
+            VALUES ($1, $2, $3, $4, $5, $6)";
+        let done = sqlx::query(sql)
+            .bind(user.0)
+            .bind(name)
+            .bind(hash)
+            .bind(role.as_str())
+            .bind(now_ms)
+            .bind(expires_ms)
+            .execute(&self.writer)
+            .await?;
+        Ok(done.last_insert_rowid())
+    }
+
+    /// Newest first.
+    pub async fn list_tokens(&self, user: UserId) -> Result<Vec<TokenRow>, StoreError> {
+        let sql = "SELECT * FROM api_tokens WHERE user_id = $1 ORDER BY id DESC";
+        let rows = sqlx::query(sql).bind(user.0).fetch_all(&self.readers).await?;
+        rows.iter().map(read_token).collect()
+    }
+
+    /// False where the person has no such token.
+    pub async fn delete_token(&self, user: UserId, id: i64) -> Result<bool, StoreError> {
+        let sql = "DELETE FROM api_tokens WHERE id = $1 AND user_id = $2";
+        let done = sqlx::query(sql).bind(id).bind(user.0).execute(&self.writer).await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Whose token this is, while it lives and its owner is active.
+    pub async fn token(&self, hash: &str, now_ms: i64) -> Result<Option<Credential>, StoreError> {
+        let sql = "SELECT u.*, t.id AS token_id, t.role AS cap, t.expires_ms AS until, t.used_ms
+            FROM api_tokens t JOIN users u ON u.id = t.user_id
+            WHERE t.hash = $1 AND ifnull(t.expires_ms > $2, 1) AND u.is_active = 1";
+        let row = sqlx::query(sql).bind(hash).bind(now_ms).fetch_optional(&self.readers).await?;
+        let Some(row) = row else { return Ok(None) };
+        let used_ms: Option<i64> = row.try_get("used_ms")?;
+        if used_ms.is_none_or(|used| used + USED_EVERY_MS <= now_ms) {
+            sqlx::query("UPDATE api_tokens SET used_ms = $2 WHERE id = $1")
+                .bind(row.try_get::<i64, _>("token_id")?)
+                .bind(now_ms)
+                .execute(&self.writer)
+                .await?;
+        }
+        let user = read_user(&row)?;
+        let cap = role_of(&row, "cap", "api_tokens")?;
+        let expires_ms = row.try_get("until")?;
+        Ok(Some(Credential { role: user.role.min(cap), expires_ms, user }))
+    }
+
+    pub async fn create_invitation(
+        &self,
+        new: &NewInvitation,
+        now_ms: i64,
+    ) -> Result<InvitationRow, StoreError> {
+        let done = sqlx::query(
+            "INSERT INTO invitations (hash, shown, role, group_id, max_usage, expires_ms, created_by,
+             created_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(&new.hash)
+        .bind(&new.shown)
+        .bind(new.role.as_str())
+        .bind(new.group.map(|group| group.0))
+        .bind(i64::from(new.max_usage))
+        .bind(new.expires_ms)
+        .bind(new.created_by.map(|user| user.0))
+        .bind(now_ms)
+        .execute(&self.writer)
+        .await?;
+        Ok(InvitationRow {
+            id: done.last_insert_rowid(),
+            shown: new.shown.clone(),
+            role: new.role,
+            group: new.group,
+            max_usage: new.max_usage,
+            usage_count: 0,
+            expires_ms: new.expires_ms,
+            created_by: new.created_by,
+            created_ms: now_ms,
+        })
+    }
+
+    /// Newest first.
+    pub async fn list_invitations(&self) -> Result<Vec<InvitationRow>, StoreError> {
+        let sql = "SELECT * FROM invitations ORDER BY id DESC";
+        let rows = sqlx::query(sql).fetch_all(&self.readers).await?;
+        rows.iter().map(read_invitation).collect()
+    }
+
+    pub async fn delete_invitation(&self, id: i64) -> Result<bool, StoreError> {
+        let sql = "DELETE FROM invitations WHERE id = $1";
+        Ok(sqlx::query(sql).bind(id).execute(&self.writer).await?.rows_affected() == 1)
+    }
+
+    /// Takes back the invitations that the host itself made.
+    pub async fn delete_setup_invitations(&self) -> Result<(), StoreError> {
+        let sql = "DELETE FROM invitations WHERE created_by IS NULL";
+        sqlx::query(sql).execute(&self.writer).await?;
+        Ok(())
+    }
+
+    /// Uses an invitation once and makes the account, both or neither. The invitation says which
+    /// role and group it is.
+    pub async fn redeem_invitation(
+        &self,
+        hash: &str,
+        new: &NewUser,
+        now_ms: i64,
+    ) -> Result<UserRow, InvitationError> {
+        let mut tx = self.begin().await?;
+        let row = sqlx::query("SELECT * FROM invitations WHERE hash = $1")
+            .bind(hash)
+            .fetch_optional(&mut *tx)
+            .await?
+            .ok_or(InvitationError::Unknown)?;
+        let invitation = read_invitation(&row)?;
+        if invitation.expires_ms <= now_ms || invitation.usage_count >= invitation.max_usage {
+            return Err(InvitationError::Spent);
+        }
+        sqlx::query("UPDATE invitations SET usage_count = usage_count + 1 WHERE id = $1")
+            .bind(invitation.id)
+            .execute(&mut *tx)
+            .await?;
+        let new = NewUser { role: invitation.role, ..new.clone() };
+        let user = insert_user(&mut tx, &new, now_ms).await?;
+        if let Some(group) = invitation.group {
+            sqlx::query("INSERT INTO group_members (group_id, user_id) VALUES ($1, $2)")
+                .bind(group.0)
+                .bind(user.id.0)
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(user)
+    }
+
+    /// Takes the place of earlier ones of the same account.
+    pub async fn create_password_reset(
+        &self,
+        user: UserId,
+        hash: &str,
+        expires_ms: i64,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let sql = "DELETE FROM password_resets WHERE user_id = $1";
+        sqlx::query(sql).bind(user.0).execute(&mut *tx).await?;
+        let sql = "INSERT INTO password_resets (hash, user_id, expires_ms) VALUES ($1, $2, $3)";
+        sqlx::query(sql).bind(hash).bind(user.0).bind(expires_ms).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Uses a reset up; answers whose it was.
+    pub async fn take_password_reset(
+        &self,
+        hash: &str,
+        now_ms: i64,
+    ) -> Result<Option<UserId>, StoreError> {
+        let sql = "DELETE FROM password_resets WHERE hash = $1 RETURNING user_id, expires_ms";
+        let Some(row) = sqlx::query(sql).bind(hash).fetch_optional(&self.writer).await? else {
+            return Ok(None);
+        };
+        let alive = row.try_get::<i64, _>("expires_ms")? > now_ms;
+        Ok(alive.then_some(UserId(row.try_get("user_id")?)))
+    }
+
+    /// Fails with a conflict where somebody has this key already.
+    pub async fn add_user_key(
+        &self,
+        user: UserId,
+        fingerprint: &str,
+        line: &str,
+        now_ms: i64,
+    ) -> Result<UserKeyRow, StoreError> {
+        let sql = "INSERT INTO user_keys (user_id, fingerprint, line, created_ms)
+            VALUES ($1, $2, $3, $4)";
+        let done = sqlx::query(sql)
+            .bind(user.0)
+            .bind(fingerprint)
+            .bind(line)
+            .bind(now_ms)
+            .execute(&self.writer)
+            .await?;
+        let (fingerprint, line) = (fingerprint.to_owned(), line.to_owned());
+        Ok(UserKeyRow { id: done.last_insert_rowid(), user, fingerprint, line, created_ms: now_ms })
+    }
+
+    pub async fn list_user_keys(&self, user: UserId) -> Result<Vec<UserKeyRow>, StoreError> {
+        let sql = "SELECT * FROM user_keys WHERE user_id = $1 ORDER BY id";
+        let rows = sqlx::query(sql).bind(user.0).fetch_all(&self.readers).await?;
+        rows.iter().map(read_key).collect()
+    }
+
+    pub async fn delete_user_key(&self, user: UserId, id: i64) -> Result<bool, StoreError> {
+        let sql = "DELETE FROM user_keys WHERE id = $1 AND user_id = $2";
+        let done = sqlx::query(sql).bind(id).bind(user.0).execute(&self.writer).await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Who has registered the key with this SHA-256 fingerprint, if they are active.
+    pub async fn user_of_key(&self, fingerprint: &str) -> Result<Option<UserRow>, StoreError> {
+        let sql = "SELECT u.* FROM user_keys k JOIN users u ON u.id = k.user_id
+            WHERE k.fingerprint = $1 AND u.is_active = 1";
+        let row = sqlx::query(sql).bind(fingerprint).fetch_optional(&self.readers).await?;
+        row.as_ref().map(read_user).transpose()
+    }
+
+    /// Removes what nobody can use any more.
+    pub async fn prune_credentials(&self, now_ms: i64) -> Result<(), StoreError> {
+        for sql in [
+            "DELETE FROM sessions WHERE expires_ms < $1",
+            "DELETE FROM password_resets WHERE expires_ms < $1",
+            "DELETE FROM api_tokens WHERE expires_ms < $1 - 7776000000",
+            "DELETE FROM invitations WHERE expires_ms < $1 - 7776000000",
+        ] {
+            sqlx::query(sql).bind(now_ms).execute(&self.writer).await?;
+        }
+        Ok(())
+    }
+}
+
+fn role_of(row: &SqliteRow, column: &'static str, table: &'static str) -> Result<Role, StoreError> {
+    let damaged = |_| StoreError::Inconsistent { table, column };
+    row.try_get::<String, _>(column)?.parse().map_err(damaged)
+}
+
+fn read_token(row: &SqliteRow) -> Result<TokenRow, StoreError> {
+    Ok(TokenRow {
+        id: row.try_get("id")?,
+        name: row.try_get("name")?,
+        role: role_of(row, "role", "api_tokens")?,
+        created_ms: row.try_get("created_ms")?,
+        expires_ms: row.try_get("expires_ms")?,
+        used_ms: row.try_get("used_ms")?,
+    })
+}
+
+fn read_invitation(row: &SqliteRow) -> Result<InvitationRow, StoreError> {
+    let count =
+        |column| row.try_get::<i64, _>(column).map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+    Ok(InvitationRow {
+        id: row.try_get("id")?,
+        shown: row.try_get("shown")?,
+        role: role_of(row, "role", "invitations")?,
+        group: row.try_get::<Option<i64>, _>("group_id")?.map(GroupId),
+        max_usage: count("max_usage")?,
+        usage_count: count("usage_count")?,
+        expires_ms: row.try_get("expires_ms")?,
+        created_by: row.try_get::<Option<i64>, _>("created_by")?.map(UserId),
+        created_ms: row.try_get("created_ms")?,
+    })
+}
+
+fn read_key(row: &SqliteRow) -> Result<UserKeyRow, StoreError> {
+    Ok(UserKeyRow {
+        id: row.try_get("id")?,
+        user: UserId(row.try_get("user_id")?),
+        fingerprint: row.try_get("fingerprint")?,
+        line: row.try_get("line")?,
+        created_ms: row.try_get("created_ms")?,
+    })
+}

@@ -1,0 +1,250 @@
+//! Instances that somebody asked for and an operator decides on.
+//!
+//! ```text
+//!  pending --approved--> an instance of the same id (the row stays: who agreed, and when)
+//!  pending --rejected, or nobody decided in time--> rejected (until its owner deletes it)
+//!  pending --withdrawn--> gone
+//! ```
+//!
+//! A request holds nothing: what it needs is taken when it is approved, in that transaction.
+
+use kohakuriver_model::{InstanceName, TaskId, UserId};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, Sqlite, Transaction};
+
+use crate::instances::{CreateError, next_id};
+use crate::{Store, StoreError};
+
+/// What one person may have waiting at once.
+const MOST_PENDING: i64 = 50;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestState {
+    Pending,
+    Approved,
+    Rejected,
+}
+
+impl RequestState {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Approved => "approved",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct RequestRow {
+    pub id: TaskId,
+    pub owner: UserId,
+    pub owner_name: String,
+    /// What was asked, as it was sent.
+    pub wish: String,
+    pub state: RequestState,
+    pub created_ms: i64,
+    pub decided_ms: Option<i64>,
+    pub decided_by: Option<String>,
+    pub decided_by_id: Option<i64>,
+    pub reason: Option<String>,
+    pub revision: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct NewRequest {
+    /// Made from the clock; the store moves it up if it was given out before.
+    pub id: TaskId,
+    pub owner: UserId,
+    pub name: Option<InstanceName>,
+    pub wish: String,
+}
+
+/// Who agreed to an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub by: String,
+    pub by_id: Option<i64>,
+}
+
+/// Whether and how an instance that is created was agreed to.
+#[derive(Clone, Debug, Default)]
+pub enum Consent {
+    /// Its maker needs nobody's.
+    #[default]
+    NotNeeded,
+    /// This request is approved with it; it must be pending still.
+    Request { id: TaskId, decision: Decision },
+    /// By a rule, at once; the wish is kept as a request's would be.
+    Rule { decision: Decision, wish: String },
+}
+
+const SELECT: &str = "SELECT r.*, u.username AS owner_name FROM requests r
+    JOIN users u ON u.id = r.owner_id";
+
+impl Store {
+    /// Pending and rejected ones, newest first.
+    pub async fn list_requests(&self) -> Result<Vec<RequestRow>, StoreError> {
+        let sql =
+            sqlx::AssertSqlSafe(format!("{SELECT} WHERE r.state <> 'approved' ORDER BY r.id DESC"));
+        let rows = sqlx::query(sql).fetch_all(&self.readers).await?;
+        rows.iter().map(read_request).collect()
+    }
+
+    /// One that is not an instance yet.
+    pub async fn lookup_request(&self, id: TaskId) -> Result<Option<RequestRow>, StoreError> {
+        let sql =
+            sqlx::AssertSqlSafe(format!("{SELECT} WHERE r.id = $1 AND r.state <> 'approved'"));
+        let row = sqlx::query(sql).bind(id.as_i64()).fetch_optional(&self.readers).await?;
+        row.as_ref().map(read_request).transpose()
+    }
+
+    pub async fn create_request(
+        &self,
+        new: NewRequest,
+        now_ms: i64,
+    ) -> Result<RequestRow, CreateError> {
+        let mut tx = self.begin().await?;
+        let waiting: i64 = sqlx::query(
+            "SELECT COUNT(*) AS n FROM requests WHERE owner_id = $1 AND state = 'pending'",
+        )
+        .bind(new.owner.0)
+        .fetch_one(&mut *tx)
+        .await?
+        .try_get("n")?;
+        if waiting >= MOST_PENDING {
+            return Err(CreateError::TooManyRequests);
+        }
+        if let Some(name) = &new.name {
+            crate::instances::require_free_name(&mut tx, Some(new.owner), name, None).await?;
+        }
+        let id = next_id(&mut tx, new.id).await?;
+        let sql = "INSERT INTO requests (id, owner_id, label, wish, state, created_ms)
+            VALUES ($1, $2, $3, $4, 'pending', $5)";
+        sqlx::query(sql)
+            .bind(id.as_i64())
+            .bind(new.owner.0)
+            .bind(new.name.as_ref().map(InstanceName::as_str))
+            .bind(new.wish)
+            .bind(now_ms)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        let made = self.lookup_request(id).await?;
+        Ok(made.ok_or(StoreError::NotFound { what: "row that was just written".to_owned() })?)
+    }
+
+    /// Rejects a pending one. False where it is not pending any more.
+    pub async fn reject_request(
+        &self,
+        id: TaskId,
+        decision: &Decision,
+        reason: Option<&str>,
+        now_ms: i64,
+    ) -> Result<bool, StoreError> {
+        let sql = "UPDATE requests SET state = 'rejected', decided_ms = $2, decided_by = $3,
+            decided_by_id = $4, reason = $5, revision = revision + 1
+            WHERE id = $1 AND state = 'pending'";
+        let done = sqlx::query(sql)
+            .bind(id.as_i64())
+            .bind(now_ms)
+            .bind(&decision.by)
+            .bind(decision.by_id)
+            .bind(reason)
+            .execute(&self.writer)
+            .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Withdraws a pending one, or clears a rejected one away. False where it is neither.
+    pub async fn delete_request(&self, id: TaskId) -> Result<bool, StoreError> {
+        let sql = "DELETE FROM requests WHERE id = $1 AND state <> 'approved'";
+        let done = sqlx::query(sql).bind(id.as_i64()).execute(&self.writer).await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Rejects what has waited since before a time. Returns how many.
+    pub async fn expire_requests(
+        &self,
+        before_ms: i64,
+        reason: &str,
+        now_ms: i64,
+    ) -> Result<u64, StoreError> {
+        let sql = "UPDATE requests SET state = 'rejected', decided_ms = $2, decided_by = 'host',
+            reason = $3, revision = revision + 1 WHERE state = 'pending' AND created_ms < $1";
+        let done = sqlx::query(sql)
+            .bind(before_ms)
+            .bind(now_ms)
+            .bind(reason)
+            .execute(&self.writer)
+            .await?;
+        Ok(done.rows_affected())
+    }
+}
+
+/// Writes down who agreed, in the transaction that makes the instance. `Ok(None)`: no consent
+/// was needed, the id is for the caller to choose.
+pub(crate) async fn consent(
+    tx: &mut Transaction<'_, Sqlite>,
+    consent: &Consent,
+    now_ms: i64,
+) -> Result<Option<TaskId>, CreateError> {
+    let Consent::Request { id, decision } = consent else { return Ok(None) };
+    let sql =
+        "UPDATE requests SET state = $2, decided_ms = $3, decided_by = $4, decided_by_id = $5,
+        revision = revision + 1 WHERE id = $1 AND state = 'pending'";
+    let done = sqlx::query(sql)
+        .bind(id.as_i64())
+        .bind(RequestState::Approved.word())
+        .bind(now_ms)
+        .bind(&decision.by)
+        .bind(decision.by_id)
+        .execute(&mut **tx)
+        .await?;
+    if done.rows_affected() == 1 { Ok(Some(*id)) } else { Err(CreateError::Decided) }
+}
+
+/// As [`consent`], for a rule's.
+pub(crate) async fn record_rule(
+    tx: &mut Transaction<'_, Sqlite>,
+    id: TaskId,
+    owner: Option<UserId>,
+    consent: &Consent,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let (Consent::Rule { decision, wish }, Some(owner)) = (consent, owner) else { return Ok(()) };
+    let sql = "INSERT INTO requests (id, owner_id, wish, state, created_ms, decided_ms, decided_by,
+        decided_by_id) VALUES ($1, $2, $3, 'approved', $4, $4, $5, $6)";
+    sqlx::query(sql)
+        .bind(id.as_i64())
+        .bind(owner.0)
+        .bind(wish)
+        .bind(now_ms)
+        .bind(&decision.by)
+        .bind(decision.by_id)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+fn read_request(row: &SqliteRow) -> Result<RequestRow, StoreError> {
+    let state = match row.try_get::<String, _>("state")?.as_str() {
+        "pending" => RequestState::Pending,
+        "approved" => RequestState::Approved,
+        "rejected" => RequestState::Rejected,
+        _ => return Err(StoreError::Inconsistent { table: "requests", column: "state" }),
+    };
+    Ok(RequestRow {
+        id: TaskId::from_u64(row.try_get::<i64, _>("id")? as u64),
+        owner: UserId(row.try_get("owner_id")?),
+        owner_name: row.try_get("owner_name")?,
+        wish: row.try_get("wish")?,
+        state,
+        created_ms: row.try_get("created_ms")?,
+        decided_ms: row.try_get("decided_ms")?,
+        decided_by: row.try_get("decided_by")?,
+        decided_by_id: row.try_get("decided_by_id")?,
+        reason: row.try_get("reason")?,
+        revision: row.try_get::<i64, _>("revision")? as u64,
+    })
+}

@@ -1,0 +1,319 @@
+//! Accounts and the groups they are in.
+
+use kohakuriver_model::{GroupId, Quota, Role, UserId};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, Sqlite, Transaction};
+
+use crate::{Store, StoreError};
+
+/// An account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserRow {
+    pub id: UserId,
+    pub username: String,
+    pub display_name: String,
+    pub role: Role,
+    pub is_active: bool,
+    /// A PHC string; `None` for somebody who comes by OpenID Connect only.
+    pub password: Option<String>,
+    /// Issuer and subject of OpenID Connect.
+    pub external: Option<String>,
+    pub quota: Quota,
+    pub created_ms: i64,
+}
+
+#[derive(Clone, Debug)]
+pub struct NewUser {
+    pub username: String,
+    pub display_name: String,
+    pub role: Role,
+    pub password: Option<String>,
+    pub external: Option<String>,
+}
+
+/// What of an account is to be another. `None` leaves it.
+#[derive(Clone, Debug, Default)]
+pub struct UserChange {
+    pub display_name: Option<String>,
+    pub role: Option<Role>,
+    pub is_active: Option<bool>,
+    pub quota: Option<Quota>,
+    pub password: Option<String>,
+}
+
+/// Why an account was not changed or deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum UserError {
+    #[error("there is no such account")]
+    Unknown,
+    #[error("the name '{0}' is taken")]
+    NameTaken(String),
+    #[error("nobody would be left who administrates this cluster")]
+    LastAdmin,
+    #[error("the account has {0} VPSes")]
+    HasInstances(i64),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for UserError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl Store {
+    /// Newest first.
+    pub async fn list_users(&self) -> Result<Vec<UserRow>, StoreError> {
+        let sql = "SELECT * FROM users ORDER BY id DESC";
+        let rows = sqlx::query(sql).fetch_all(&self.readers).await?;
+        rows.iter().map(read_user).collect()
+    }
+
+    pub async fn lookup_user(&self, id: UserId) -> Result<Option<UserRow>, StoreError> {
+        let sql = "SELECT * FROM users WHERE id = $1";
+        let row = sqlx::query(sql).bind(id.0).fetch_optional(&self.readers).await?;
+        row.as_ref().map(read_user).transpose()
+    }
+
+    /// Small and capital letters are the same here.
+    pub async fn lookup_username(&self, name: &str) -> Result<Option<UserRow>, StoreError> {
+        let sql = "SELECT * FROM users WHERE username = $1";
+        let row = sqlx::query(sql).bind(name).fetch_optional(&self.readers).await?;
+        row.as_ref().map(read_user).transpose()
+    }
+
+    pub async fn lookup_external(&self, external: &str) -> Result<Option<UserRow>, StoreError> {
+        let sql = "SELECT * FROM users WHERE external = $1";
+        let row = sqlx::query(sql).bind(external).fetch_optional(&self.readers).await?;
+        row.as_ref().map(read_user).transpose()
+    }
+
+    /// Whether somebody can administrate this cluster.
+    pub async fn has_admin(&self) -> Result<bool, StoreError> {
+        let sql = "SELECT 1 FROM users WHERE role = 'admin' AND is_active = 1 LIMIT 1";
+        Ok(sqlx::query(sql).fetch_optional(&self.readers).await?.is_some())
+    }
+
+    pub async fn create_user(&self, new: &NewUser, now_ms: i64) -> Result<UserRow, UserError> {
+        let mut tx = self.begin().await?;
+        let user = insert_user(&mut tx, new, now_ms).await?;
+        tx.commit().await?;
+        Ok(user)
+    }
+
+    /// Changes an account. One that is disabled, or has a new password, is logged out everywhere;
+    /// the last admin stays one.
+    pub async fn change_user(&self, id: UserId, change: &UserChange) -> Result<UserRow, UserError> {
+        let mut tx = self.begin().await?;
+        let before = user_in(&mut tx, id).await?;
+        let quota = change.quota.unwrap_or(before.quota);
+        sqlx::query(
+            "UPDATE users SET display_name = $2, role = $3, is_active = $4, quota = $5, password = $6
+             WHERE id = $1",
+        )
+        .bind(id.0)
+        .bind(change.display_name.as_ref().unwrap_or(&before.display_name))
+        .bind(change.role.unwrap_or(before.role).as_str())
+        .bind(change.is_active.unwrap_or(before.is_active))
+        .bind(quota_text(&quota)?)
+        .bind(change.password.as_ref().or(before.password.as_ref()))
+        .execute(&mut *tx)
+        .await?;
+        if change.is_active == Some(false) || change.password.is_some() {
+            sqlx::query("DELETE FROM sessions WHERE user_id = $1")
+                .bind(id.0)
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query("DELETE FROM password_resets WHERE user_id = $1")
+                .bind(id.0)
+                .execute(&mut *tx)
+                .await?;
+        }
+        require_admin(&mut tx, &before).await?;
+        let after = user_in(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(after)
+    }
+
+    /// Deletes an account that owns nothing any more, with all its sessions, tokens and keys.
+    pub async fn delete_user(&self, id: UserId) -> Result<UserRow, UserError> {
+        let mut tx = self.begin().await?;
+        let before = user_in(&mut tx, id).await?;
+        let owned: i64 = sqlx::query("SELECT COUNT(*) AS n FROM instances WHERE owner_id = $1")
+            .bind(id.0)
+            .fetch_one(&mut *tx)
+            .await?
+            .try_get("n")?;
+        if owned > 0 {
+            return Err(UserError::HasInstances(owned));
+        }
+        sqlx::query("DELETE FROM users WHERE id = $1").bind(id.0).execute(&mut *tx).await?;
+        require_admin(&mut tx, &before).await?;
+        tx.commit().await?;
+        Ok(before)
+    }
+}
+
+/// A change that leaves no admin is taken back; one who was none before takes nothing away.
+async fn require_admin(
+    tx: &mut Transaction<'_, Sqlite>,
+    before: &UserRow,
+) -> Result<(), UserError> {
+    if before.role != Role::Admin || !before.is_active {
+        return Ok(());
+    }
+    let sql = "SELECT 1 FROM users WHERE role = 'admin' AND is_active = 1 LIMIT 1";
+    match sqlx::query(sql).fetch_optional(&mut **tx).await? {
+        Some(_) => Ok(()),
+        None => Err(UserError::LastAdmin),
+    }
+}
+
+async fn user_in(tx: &mut Transaction<'_, Sqlite>, id: UserId) -> Result<UserRow, UserError> {
+    let sql = "SELECT * FROM users WHERE id = $1";
+    let row = sqlx::query(sql).bind(id.0).fetch_optional(&mut **tx).await?;
+    Ok(read_user(&row.ok_or(UserError::Unknown)?)?)
+}
+
+pub(crate) async fn insert_user(
+    tx: &mut Transaction<'_, Sqlite>,
+    new: &NewUser,
+    now_ms: i64,
+) -> Result<UserRow, UserError> {
+    let taken = sqlx::query("SELECT 1 FROM users WHERE username = $1")
+        .bind(&new.username)
+        .fetch_optional(&mut **tx)
+        .await?;
+    if taken.is_some() {
+        return Err(UserError::NameTaken(new.username.clone()));
+    }
+    let done = sqlx::query(
+        "INSERT INTO users (username, display_name, role, password, external, created_ms)
+         VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(&new.username)
+    .bind(&new.display_name)
+    .bind(new.role.as_str())
+    .bind(&new.password)
+    .bind(&new.external)
+    .bind(now_ms)
+    .execute(&mut **tx)
+    .await?;
+    user_in(tx, UserId(done.last_insert_rowid())).await
+}
+
+pub(crate) fn quota_text(quota: &Quota) -> Result<String, StoreError> {
+    serde_json::to_string(quota)
+        .map_err(|_| StoreError::Inconsistent { table: "users", column: "quota" })
+}
+
+pub(crate) fn read_user(row: &SqliteRow) -> Result<UserRow, StoreError> {
+    let damaged = |column| StoreError::Inconsistent { table: "users", column };
+    Ok(UserRow {
+        id: UserId(row.try_get("id")?),
+        username: row.try_get("username")?,
+        display_name: row.try_get("display_name")?,
+        role: row.try_get::<String, _>("role")?.parse().map_err(|_| damaged("role"))?,
+        is_active: row.try_get("is_active")?,
+        password: row.try_get("password")?,
+        external: row.try_get("external")?,
+        quota: serde_json::from_str(&row.try_get::<String, _>("quota")?)
+            .map_err(|_| damaged("quota"))?,
+        created_ms: row.try_get("created_ms")?,
+    })
+}
+
+/// A group, and who is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupRow {
+    pub id: GroupId,
+    pub name: String,
+    /// Of all members together.
+    pub quota: Quota,
+    /// What each request of a member may be at most to need no operator.
+    pub auto_approve: Option<Quota>,
+    pub members: Vec<(UserId, String)>,
+    pub created_ms: i64,
+}
+
+impl Store {
+    /// By name.
+    pub async fn list_groups(&self) -> Result<Vec<GroupRow>, StoreError> {
+        let rows =
+            sqlx::query("SELECT * FROM groups ORDER BY name").fetch_all(&self.readers).await?;
+        let mut groups = rows.iter().map(read_group).collect::<Result<Vec<_>, _>>()?;
+        let sql = "SELECT m.group_id, u.id, u.username FROM group_members m
+            JOIN users u ON u.id = m.user_id ORDER BY u.username";
+        for row in sqlx::query(sql).fetch_all(&self.readers).await? {
+            let group = GroupId(row.try_get("group_id")?);
+            if let Some(group) = groups.iter_mut().find(|g| g.id == group) {
+                group.members.push((UserId(row.try_get("id")?), row.try_get("username")?));
+            }
+        }
+        Ok(groups)
+    }
+
+    pub async fn create_group(&self, name: &str, now_ms: i64) -> Result<GroupId, UserError> {
+        let sql = "INSERT INTO groups (name, created_ms) VALUES ($1, $2)";
+        match sqlx::query(sql).bind(name).bind(now_ms).execute(&self.writer).await {
+            Ok(done) => Ok(GroupId(done.last_insert_rowid())),
+            Err(error) => match StoreError::from(error) {
+                StoreError::Conflict { .. } => Err(UserError::NameTaken(name.to_owned())),
+                error => Err(error.into()),
+            },
+        }
+    }
+
+    /// Puts another quota and rule in place.
+    pub async fn change_group(
+        &self,
+        id: GroupId,
+        quota: &Quota,
+        auto_approve: Option<&Quota>,
+    ) -> Result<(), StoreError> {
+        sqlx::query("UPDATE groups SET quota = $2, auto_approve = $3 WHERE id = $1")
+            .bind(id.0)
+            .bind(quota_text(quota)?)
+            .bind(auto_approve.map(quota_text).transpose()?)
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    pub async fn delete_group(&self, id: GroupId) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM groups WHERE id = $1").bind(id.0).execute(&self.writer).await?;
+        Ok(())
+    }
+
+    pub async fn set_member(
+        &self,
+        group: GroupId,
+        user: UserId,
+        member: bool,
+    ) -> Result<(), StoreError> {
+        let sql = if member {
+            "INSERT INTO group_members (group_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING"
+        } else {
+            "DELETE FROM group_members WHERE group_id = $1 AND user_id = $2"
+        };
+        sqlx::query(sql).bind(group.0).bind(user.0).execute(&self.writer).await?;
+        Ok(())
+    }
+}
+
+pub(crate) fn read_group(row: &SqliteRow) -> Result<GroupRow, StoreError> {
+    let damaged = |column| StoreError::Inconsistent { table: "groups", column };
+    let rule: Option<String> = row.try_get("auto_approve")?;
+    Ok(GroupRow {
+        id: GroupId(row.try_get("id")?),
+        name: row.try_get("name")?,
+        quota: serde_json::from_str(&row.try_get::<String, _>("quota")?)
+            .map_err(|_| damaged("quota"))?,
+        auto_approve: rule
+            .map(|text| serde_json::from_str(&text).map_err(|_| damaged("auto_approve")))
+            .transpose()?,
+        members: Vec::new(),
+        created_ms: row.try_get("created_ms")?,
+    })
+}
