@@ -80,3 +80,263 @@ pub struct LoggedIn {
 pub struct Note {
     pub message: String,
 }
+
+/// An API token, without the token.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Token {
+    pub id: i64,
+    pub name: String,
+    /// The most it may be used for; never more than its owner is.
+    #[serde(default)]
+    pub role: String,
+    pub created_at: String,
+    #[serde(default)]
+    pub expires_at: Option<String>,
+    pub last_used: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct CreateToken {
+    pub name: String,
+    /// One's own unless given.
+    #[serde(default)]
+    pub role: Option<String>,
+    /// For ever unless given.
+    #[serde(default)]
+    pub expires_hours: Option<u32>,
+}
+
+/// A new API token. It is shown only now.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct CreatedToken {
+    pub id: i64,
+    pub name: String,
+    pub token: Secret,
+    #[serde(default)]
+    pub role: String,
+    pub created_at: String,
+    #[serde(default)]
+    pub expires_at: Option<String>,
+}
+
+/// A registered SSH key.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct UserKey {
+    pub id: i64,
+    pub fingerprint: String,
+    /// For example `ssh-ed25519`.
+    pub kind: String,
+    pub comment: String,
+    pub line: String,
+    pub created_at: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AddUserKey {
+    /// One OpenSSH public key line.
+    pub key: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct CreateInvitation {
+    pub role: String,
+    pub group_id: Option<i64>,
+    pub max_usage: u32,
+    /// 1 to 720.
+    pub expires_hours: u32,
+}
+
+impl Default for CreateInvitation {
+    fn default() -> Self {
+        Self { role: "user".to_owned(), group_id: None, max_usage: 1, expires_hours: 72 }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Invitation {
+    pub id: i64,
+    /// Whole in the answer that makes it; later its beginning, to tell it from others.
+    pub token: Secret,
+    pub role: String,
+    pub group_id: Option<i64>,
+    pub max_usage: u32,
+    pub usage_count: u32,
+    pub remaining_uses: u32,
+    pub expires_at: String,
+    pub is_valid: bool,
+    pub created_by_id: Option<i64>,
+    pub created_at: String,
+}
+
+/// The most that somebody, or a group together, may hold; null means no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Quota {
+    pub instances: Option<u64>,
+    pub cores: Option<u64>,
+    pub memory_bytes: Option<u64>,
+    pub gpus: Option<u64>,
+    /// Within the last 30 days.
+    pub gpu_hours: Option<u64>,
+    /// Of virtual machines.
+    pub disk_bytes: Option<u64>,
+}
+
+/// What is held, in the quota's units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Held {
+    pub instances: u64,
+    pub cores: u64,
+    pub memory_bytes: u64,
+    pub gpus: u64,
+    pub gpu_hours: u64,
+    pub disk_bytes: u64,
+}
+
+/// A quota and what is held of it, one's own and those of one's groups.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct QuotaUse {
+    pub quota: Quota,
+    pub held: Held,
+    pub groups: Vec<GroupQuotaUse>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct GroupQuotaUse {
+    pub name: String,
+    pub quota: Quota,
+    pub held: Held,
+}
+
+/// What of an account is to be another.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct UpdateUser {
+    pub display_name: Option<String>,
+    pub role: Option<String>,
+    pub is_active: Option<bool>,
+    pub quota: Option<Quota>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct CreateReset {
+    /// 24 unless given.
+    pub expires_hours: Option<u32>,
+}
+
+/// A token with which somebody sets a new password, once.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PasswordReset {
+    pub token: Secret,
+    pub expires_at: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Group {
+    pub id: i64,
+    pub name: String,
+    /// Of all members together.
+    pub quota: Quota,
+    /// What each request of a member may be at most to need no operator; null: all need one.
+    pub auto_approve: Option<Quota>,
+    pub members: Vec<Member>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Member {
+    pub id: i64,
+    pub username: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct CreateGroup {
+    pub name: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct UpdateGroup {
+    pub quota: Option<Quota>,
+    pub auto_approve: Option<Quota>,
+    /// Takes the rule away: every request needs an operator again.
+    pub no_auto_approve: bool,
+}
+
+/// A share to be, with a user or a group.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SetShare {
+    #[serde(default)]
+    pub user: Option<String>,
+    #[serde(default)]
+    pub group: Option<String>,
+    /// `view`, `use` or `manage`.
+    pub level: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SetOwner {
+    pub user: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Assigned {
+    pub message: String,
+    /// A number here, as existing clients know it.
+    pub task_id: u64,
+    pub assigned_users: Vec<i64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Assignments {
+    /// A number here, as existing clients know it.
+    pub task_id: u64,
+    pub assignments: Vec<Assignment>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Assignment {
+    pub user_id: i64,
+    pub username: String,
+    pub display_name: String,
+    pub assigned_at: String,
+    #[serde(default)]
+    pub level: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Rejected {
+    pub message: String,
+    pub task_id: String,
+    pub reason: Option<String>,
+}
+
+/// An entry of the audit log.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AuditEntry {
+    pub seq: i64,
+    pub at: String,
+    pub actor: String,
+    pub actor_id: Option<i64>,
+    pub address: String,
+    /// Such as `vps.stop`.
+    pub action: String,
+    pub object: String,
+    /// `ok`, or the code of the refusal.
+    pub result: String,
+    pub detail: String,
+    /// Covers this entry and, by the one before it, all earlier ones.
+    pub hash: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AuditVerified {
+    pub intact: bool,
+    pub entries: u64,
+    /// Worth noting elsewhere: it proves all entries up to now.
+    pub last_hash: Option<String>,
+    /// The first entry that is not as it was written.
+    pub broken_at: Option<i64>,
+}

@@ -14,7 +14,11 @@ pub mod vm;
 pub mod vps;
 
 pub use account::{
-    AuthStatus, ChangePassword, LoggedIn, Login, Note, Register, ResetPassword, Secret, User,
+    AddUserKey, Assigned, Assignment, Assignments, AuditEntry, AuditVerified, AuthStatus,
+    ChangePassword, CreateGroup, CreateInvitation, CreateReset, CreateToken, CreatedToken, Group,
+    GroupQuotaUse, Held, Invitation, LoggedIn, Login, Member, Note, PasswordReset, Quota, QuotaUse,
+    Register, Rejected, ResetPassword, Secret, SetOwner, SetShare, Token, UpdateGroup, UpdateUser,
+    User, UserKey,
 };
 pub use error::ErrorBody;
 pub use fs::{

@@ -125,6 +125,16 @@ pub async fn enter(
     Ok(Entered { stream, guard })
 }
 
+/// Refuses, where people log in, whoever may not enter, before they are given a socket that could
+/// tell them more.
+pub async fn admit(app: &App, caller: &Caller, text: &str) -> Result<(), EnterError> {
+    if app.config.auth.enabled {
+        let id = instances::find(app, caller, text).await?;
+        authorize(app, caller, Wish::Enter, id).await.map_err(instances::denied(text))?;
+    }
+    Ok(())
+}
+
 /// What the audit log calls it; `None` for what is no stay.
 fn words(target: &StreamTarget) -> Option<String> {
     Some(match target {

@@ -1,5 +1,7 @@
 //! The HTTP API. Handlers extract, authorise, call and map; nothing is decided here.
 
+mod approval;
+mod audit;
 mod auth;
 mod ca;
 mod error;
@@ -9,14 +11,18 @@ mod guard;
 mod health;
 mod lifecycle;
 mod node;
+mod quota;
 mod serve;
 mod slots;
 mod snapshots;
 mod socket;
 mod stream;
 mod terminal;
+mod tokens;
+mod users;
 mod vm;
 mod vps;
+mod welcome;
 
 use std::sync::Arc;
 
@@ -52,6 +58,11 @@ fn router(app: Arc<App>) -> Router {
         OpenApiRouter::with_openapi(Document::openapi())
             .merge(health::routes())
             .merge(auth::routes())
+            .merge(tokens::routes())
+            .merge(users::routes())
+            .merge(quota::routes())
+            .merge(approval::routes())
+            .merge(audit::routes())
             .merge(ca::routes())
             .merge(vps::routes())
             .merge(lifecycle::routes())
@@ -65,6 +76,7 @@ fn router(app: Arc<App>) -> Router {
     router
         .merge(terminal::routes())
         .merge(forward::routes())
+        .merge(welcome::routes())
         .merge(fs::sockets())
         .route("/openapi.json", get(async move || Json(document.as_ref().clone())))
         .fallback(elsewhere)

@@ -36,6 +36,7 @@ mod streams;
 mod view;
 mod watch;
 
+pub use access::routes::policy_rows;
 pub use accounts::AuthConfig;
 pub use clock::Clock;
 pub use config::HostConfig;

@@ -1,13 +1,15 @@
 //! `kohakuriver host`: the control plane alone.
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use kohakuriver_cli::GlobalArgs;
-use kohakuriver_host::{AuthConfig, Clock, Host, HostConfig, StartError};
+use kohakuriver_host::{Clock, Host, HostConfig, StartError};
 use kohakuriver_link::client::HostAddress;
 
+use crate::auth::{self, AuthArgs};
 use crate::exit::{Exit, FAILED, NOT_READY, USAGE};
 use crate::tls::TlsArgs;
 use crate::{logging, paths, signals};
@@ -17,6 +19,7 @@ use crate::{logging, paths, signals};
 Examples:
   kohakuriver host                                       on this machine, API on loopback
   kohakuriver host --advertise 10.0.0.5                  runners of other machines dial 10.0.0.5
+  kohakuriver host --bind 0.0.0.0                        for a team: people log in, by https
   kohakuriver host --tls                                 https with a certificate of its own CA
   kohakuriver node token create                          then: what to type on the other machine")]
 pub struct HostArgs {
@@ -26,9 +29,8 @@ pub struct HostArgs {
     /// Address for the API and the SSH gateway
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     bind: IpAddr,
-    /// Let everybody who can reach the address do everything: there is no log-in in this version
-    #[arg(long)]
-    open_to_the_network_without_login: bool,
+    #[command(flatten)]
+    auth: AuthArgs,
     #[command(flatten)]
     tls: TlsArgs,
     /// Port of the SSH gateway
@@ -49,14 +51,7 @@ pub struct HostArgs {
 }
 
 pub fn run(args: HostArgs, global: &GlobalArgs) -> Result<(), Exit> {
-    if !args.bind.is_loopback() && !args.open_to_the_network_without_login {
-        let message = format!(
-            "{} can be reached from the network, and this version has no log-in",
-            args.bind
-        );
-        let hint = "keep --bind 127.0.0.1 and come in by an SSH tunnel, or say --open-to-the-network-without-login";
-        return Err(Exit::new(USAGE, message).hint(hint));
-    }
+    let auth = args.auth.mode(args.bind, !args.tls.trusted_proxy.is_empty())?;
     let port = api_port(global)?;
     let advertise = args.advertise.unwrap_or_else(host_name);
     let people_tls = args.tls.mode(args.bind);
@@ -72,7 +67,7 @@ pub fn run(args: HostArgs, global: &GlobalArgs) -> Result<(), Exit> {
         link_port: args.link_port,
         link_address: HostAddress { host: advertise, port: args.link_port },
         lost_after: Duration::from_secs(args.lost_after),
-        auth: AuthConfig::default(),
+        auth,
     };
     logging::start();
     runtime()?.block_on(async {
@@ -88,6 +83,10 @@ pub fn run(args: HostArgs, global: &GlobalArgs) -> Result<(), Exit> {
                 "API and pages are served with a certificate of this host's own CA; \
                  compare its fingerprint at the first log-in"
             );
+        }
+        for line in auth::setup_lines(&host).await?.into_iter().flatten() {
+            // On its own lines, whatever form the log has: somebody copies it.
+            let _ = writeln!(std::io::stderr().lock(), "{line}");
         }
         shutdown.cancelled().await;
         host.stop().await;

@@ -1,6 +1,7 @@
 //! The one executable: parses which role to play, and plays it.
 
 mod agent;
+mod auth;
 mod exit;
 mod findings;
 mod host;

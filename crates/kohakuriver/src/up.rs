@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kohakuriver_cli::GlobalArgs;
-use kohakuriver_host::{AuthConfig, Host, HostConfig, LocalNode};
+use kohakuriver_host::{Host, HostConfig, LocalNode};
 use kohakuriver_link::client::HostAddress;
 use kohakuriver_link::pki::RunnerIdentity;
 use kohakuriver_link::protocol::StreamOpen;
 use kohakuriver_net::Socket;
 use kohakuriver_runner::Streams;
 
+use crate::auth::{self, AuthArgs};
 use crate::exit::{Exit, FAILED, NOT_READY};
 use crate::host::{api_port, runtime};
 use crate::runner::{self, Places};
@@ -36,6 +37,8 @@ pub struct UpArgs {
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     link_port: u16,
     #[command(flatten)]
+    auth: AuthArgs,
+    #[command(flatten)]
     tls: TlsArgs,
     #[command(flatten)]
     places: Places,
@@ -44,6 +47,7 @@ pub struct UpArgs {
 pub fn run(args: UpArgs, global: &GlobalArgs) -> Result<(), Exit> {
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let port = api_port(global)?;
+    let auth = args.auth.mode(loopback, !args.tls.trusted_proxy.is_empty())?;
     let config = HostConfig {
         data_dir: args.places.root().join("host"),
         bind: loopback,
@@ -56,7 +60,7 @@ pub fn run(args: UpArgs, global: &GlobalArgs) -> Result<(), Exit> {
         link_port: args.link_port,
         link_address: HostAddress { host: loopback.to_string(), port: args.link_port },
         lost_after: Duration::from_secs(30),
-        auth: AuthConfig::default(),
+        auth,
     };
     logging::start();
     runtime()?.block_on(async {
@@ -68,7 +72,8 @@ pub fn run(args: UpArgs, global: &GlobalArgs) -> Result<(), Exit> {
         let identity = identity(&host, &runner_config.data_dir).await?;
         let runner = runner::start(runner_config, identity.clone(), lock).await?;
         host.set_local(&identity.node_id, Arc::new(SameProcess(runner.streams())));
-        greet(&host, &identity, &findings::lines(&runner.inventory().await));
+        let setup = auth::setup_lines(&host).await?;
+        greet(&host, &identity, &findings::lines(&runner.inventory().await), setup);
         let result = runner.run(shutdown).await;
         host.stop().await;
         say("stopped; VPSes go on running, and the next 'kohakuriver up' finds them again");
@@ -116,7 +121,7 @@ async fn identity(host: &Host, dir: &Path) -> Result<RunnerIdentity, Exit> {
     runner::join(&token, None, &name, dir).await
 }
 
-fn greet(host: &Host, identity: &RunnerIdentity, findings: &[String]) {
+fn greet(host: &Host, identity: &RunnerIdentity, findings: &[String], setup: Option<[String; 2]>) {
     say(&format!(
         "kohakuriver {} is up on node '{}'",
         env!("CARGO_PKG_VERSION"),
@@ -141,6 +146,10 @@ fn greet(host: &Host, identity: &RunnerIdentity, findings: &[String]) {
     }
     if !settings.is_empty() {
         say(&format!("in other shells first: export {}", settings.join(" ")));
+    }
+    if let Some(lines) = setup {
+        lines.iter().for_each(|line| say(line));
+        return;
     }
     say("next: kohakuriver vps create --name first --ssh   then: kohakuriver ssh first");
 }

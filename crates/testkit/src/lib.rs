@@ -6,4 +6,4 @@ mod fake_runner;
 mod test_host;
 
 pub use fake_runner::{FakeRunner, ORPHAN, Reaction, inventory, vm_inventory};
-pub use test_host::{Answer, TestHost};
+pub use test_host::{Answer, PASSWORD, Person, TestHost};

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use kohakuriver_host::{AuthConfig, Clock, Host, HostConfig, PeopleTls};
 use kohakuriver_link::client::HostAddress;
 use kohakuriver_link::token::JoinToken;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A running host, its data and its clock.
 #[derive(Debug)]
@@ -20,7 +20,20 @@ pub struct TestHost {
     dir: tempfile::TempDir,
     config: HostConfig,
     http: reqwest::Client,
+    /// What requests show where people log in; the first admin's.
+    token: Option<String>,
 }
+
+/// Somebody with an account on a [`TestHost`].
+#[derive(Clone, Debug)]
+pub struct Person {
+    pub id: i64,
+    pub name: String,
+    pub token: String,
+}
+
+/// What everybody's password is here.
+pub const PASSWORD: &str = "correct horse";
 
 /// What the API answered.
 #[derive(Debug)]
@@ -60,9 +73,9 @@ impl TestHost {
 
     /// Ends the host and starts another on the same data.
     pub async fn restart(self) -> Result<Self> {
-        let Self { host, now_ms, dir, config, http: _ } = self;
+        let Self { host, now_ms, dir, config, http: _, token } = self;
         host.stop().await;
-        Self::on(dir, config, now_ms).await
+        Ok(Self { token, ..Self::on(dir, config, now_ms).await? })
     }
 
     async fn on(
@@ -75,7 +88,11 @@ impl TestHost {
             PeopleTls::OwnCa => trusting(&dir.path().join("ca.pem"))?,
             PeopleTls::Off | PeopleTls::Files { .. } => reqwest::Client::new(),
         };
-        Ok(Self { host, now_ms, dir, config, http })
+        let mut host = Self { host, now_ms, dir, config, http, token: None };
+        if let Some(invitation) = host.host.setup_invitation().await? {
+            host.token = Some(host.register("root", &invitation).await?.token);
+        }
+        Ok(host)
     }
 
     pub fn data_dir(&self) -> &Path {
@@ -104,8 +121,120 @@ impl TestHost {
         self.send(self.http.patch(self.url(path)).json(&body)).await
     }
 
+    pub async fn put(&self, path: &str) -> Result<Answer> {
+        self.send(self.http.put(self.url(path))).await
+    }
+
     pub async fn delete(&self, path: &str) -> Result<Answer> {
         self.send(self.http.delete(self.url(path))).await
+    }
+
+    /// Makes an account of that role, with a token to use it.
+    pub async fn person(&self, name: &str, role: &str) -> Result<Person> {
+        let invited = self.post("/api/auth/invitations", json!({"role": role})).await?;
+        self.register(name, invited.text("token")).await
+    }
+
+    async fn register(&self, name: &str, invitation: &str) -> Result<Person> {
+        let url = self.url(&format!("/api/auth/register?token={invitation}"));
+        let body = json!({"username": name, "password": PASSWORD});
+        let response = self.http.post(url).json(&body).send().await?;
+        anyhow::ensure!(response.status().is_success(), "{}", response.text().await?);
+        let cookie = response.headers().get("set-cookie").context("a session begins")?.clone();
+        let cookie = cookie.to_str()?.split(';').next().unwrap_or_default().to_owned();
+        let id = response.json::<Value>().await?["user"]["id"].as_i64().context("an id")?;
+        let made = self
+            .http
+            .post(self.url("/api/auth/tokens/create"))
+            .header("cookie", cookie)
+            .json(&json!({"name": "test"}));
+        let token = made.send().await?.json::<Value>().await?["token"].as_str().map(str::to_owned);
+        Ok(Person { id, name: name.to_owned(), token: token.context("a token")? })
+    }
+
+    /// A request as somebody; as nobody without one.
+    pub async fn ask(
+        &self,
+        who: Option<&Person>,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer> {
+        let mut request = self.http.request(method.parse()?, self.url(path));
+        if let Some(person) = who {
+            request = request.bearer_auth(&person.token);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        answer(request).await
+    }
+
+    /// As [`Self::ask`], for a GET.
+    pub async fn get_as(&self, who: &Person, path: &str) -> Result<Answer> {
+        self.ask(Some(who), "GET", path, None).await
+    }
+
+    /// As [`Self::ask`], for a POST.
+    pub async fn post_as(&self, who: &Person, path: &str, body: Value) -> Result<Answer> {
+        self.ask(Some(who), "POST", path, Some(&body)).await
+    }
+
+    /// Changes an entry of the audit log behind the host's back.
+    pub async fn break_audit(&self, seq: i64) -> Result<()> {
+        use sqlx::Connection;
+        let url = format!("sqlite://{}", self.dir.path().join("host.db").display());
+        let mut database = sqlx::SqliteConnection::connect(&url).await?;
+        sqlx::query("UPDATE audit SET actor = 'mallory' WHERE seq = $1")
+            .bind(seq)
+            .execute(&mut database)
+            .await?;
+        database.close().await?;
+        Ok(())
+    }
+
+    /// Asks for a connection to become something else, and goes away again; answers the status
+    /// and the code of a refusal.
+    pub async fn knock(
+        &self,
+        who: Option<&Person>,
+        path: &str,
+        protocol: &str,
+    ) -> Result<(u16, String)> {
+        let mut request = self
+            .http
+            .get(self.url(path))
+            .header("connection", "upgrade")
+            .header("upgrade", protocol)
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        if let Some(person) = who {
+            request = request.bearer_auth(&person.token);
+        }
+        let response = request.send().await?;
+        let status = response.status().as_u16();
+        if status == 101 {
+            return Ok((status, String::new()));
+        }
+        let body: Value = response.json().await?;
+        Ok((status, body["code"].as_str().unwrap_or_default().to_owned()))
+    }
+
+    /// The id of what is called so, if there is such a thing.
+    pub async fn find(&self, text: &str) -> Result<Option<String>> {
+        let answer = self.get(&format!("/api/status/{text}")).await?;
+        Ok((answer.status == 200).then(|| answer.text("task_id").to_owned()))
+    }
+
+    /// Asks until there is no such thing. Bounded.
+    pub async fn wait_gone(&self, text: &str) -> Result<()> {
+        for _ in 0..200 {
+            if self.find(text).await?.is_none() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        anyhow::bail!("it is still there")
     }
 
     /// A request with headers of the test's choice.
@@ -114,7 +243,7 @@ impl TestHost {
     }
 
     pub async fn join_token(&self) -> Result<JoinToken> {
-        let answer = self.post("/api/nodes/tokens", serde_json::json!({})).await?;
+        let answer = self.post("/api/nodes/tokens", json!({})).await?;
         Ok(answer.text("token").parse()?)
     }
 
@@ -137,11 +266,22 @@ impl TestHost {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer> {
-        let response = request.send().await?;
-        let status = response.status().as_u16();
-        let body = response.json().await.context("every answer is JSON")?;
-        Ok(Answer { status, body })
+        answer(match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        })
+        .await
     }
+}
+
+/// Sends it. What is no JSON, such as a page or a file, is a text.
+async fn answer(request: reqwest::RequestBuilder) -> Result<Answer> {
+    let response = request.send().await?;
+    let status = response.status().as_u16();
+    let bytes = response.bytes().await?;
+    let text = || Value::String(String::from_utf8_lossy(&bytes).into_owned());
+    let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| text());
+    Ok(Answer { status, body })
 }
 
 /// A client that believes this CA and no other.

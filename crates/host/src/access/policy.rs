@@ -34,6 +34,7 @@ pub enum Wish {
 }
 
 impl Wish {
+    #[cfg(test)]
     pub const ALL: [Self; 6] =
         [Self::See, Self::Enter, Self::Secrets, Self::Change, Self::Delete, Self::Share];
 }

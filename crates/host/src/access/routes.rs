@@ -60,6 +60,7 @@ const SHARE: Rule = Rule::Instance(Wish::Share);
 pub const ROWS: &[Row] = &[
     // The cluster.
     get("/api/auth/status", PUBLIC),
+    get("/welcome", PUBLIC),
     get("/api/auth/ca", PUBLIC),
     get("/api/health", PUBLIC),
     get("/openapi.json", VIEWER),
@@ -81,6 +82,40 @@ pub const ROWS: &[Row] = &[
     act("POST", "/api/auth/password/reset", PUBLIC, "auth.password.reset"),
     get("/api/auth/me", PUBLIC),
     act("POST", "/api/auth/password", VIEWER, "auth.password.change"),
+    get("/api/auth/tokens", VIEWER),
+    act("POST", "/api/auth/tokens/create", VIEWER, "auth.token.create"),
+    act("DELETE", "/api/auth/tokens/{id}", VIEWER, "auth.token.revoke"),
+    get("/api/auth/keys", VIEWER),
+    act("POST", "/api/auth/keys", VIEWER, "auth.key.add"),
+    act("DELETE", "/api/auth/keys/{id}", VIEWER, "auth.key.remove"),
+    get("/api/auth/quota", VIEWER),
+    get("/api/auth/users", OPERATOR),
+    act("PATCH", "/api/auth/users/{id}", ADMIN, "auth.user.update"),
+    act("DELETE", "/api/auth/users/{id}", ADMIN, "auth.user.delete"),
+    act("POST", "/api/auth/users/{id}/reset", ADMIN, "auth.user.reset"),
+    get("/api/auth/users/{id}/quota", OPERATOR),
+    get("/api/auth/invitations", ADMIN),
+    act("POST", "/api/auth/invitations", OPERATOR, "auth.invite"),
+    act("DELETE", "/api/auth/invitations/{id}", ADMIN, "auth.invitation.revoke"),
+    get("/api/auth/groups", OPERATOR),
+    act("POST", "/api/auth/groups", ADMIN, "auth.group.create"),
+    act("PATCH", "/api/auth/groups/{id}", ADMIN, "auth.group.update"),
+    act("DELETE", "/api/auth/groups/{id}", ADMIN, "auth.group.delete"),
+    act("PUT", "/api/auth/groups/{id}/members/{user}", ADMIN, "auth.group.add"),
+    act("DELETE", "/api/auth/groups/{id}/members/{user}", ADMIN, "auth.group.remove"),
+    row("GET", "/api/audit", ADMIN, Audit::Act("audit.read")),
+    get("/api/audit/verify", ADMIN),
+    row("GET", "/api/audit/export", ADMIN, Audit::Act("audit.export")),
+    // Approval and sharing.
+    get("/api/tasks/pending-approval", OPERATOR),
+    act("POST", "/api/approve/{task}", OPERATOR, "vps.approve"),
+    act("POST", "/api/reject/{task}", OPERATOR, "vps.reject"),
+    act("POST", "/api/vps/{task}/assign", SHARE, "vps.share"),
+    act("DELETE", "/api/vps/{task}/assign/{user}", SHARE, "vps.unshare"),
+    get("/api/vps/{task}/assignments", SEE),
+    act("PUT", "/api/vps/{task}/shares", SHARE, "vps.share"),
+    act("DELETE", "/api/vps/{task}/shares", SHARE, "vps.unshare"),
+    act("POST", "/api/vps/{task}/owner", SHARE, "vps.give"),
     // Instances.
     act("POST", "/api/vps/create", USER, "vps.create"),
     get("/api/vps", VIEWER),
@@ -121,6 +156,11 @@ pub const ROWS: &[Row] = &[
     get("/ws/forward/{task}/{port}", ENTER),
     get("/ws/fs/{task}/watch", ENTER),
 ];
+
+/// Method and path of every row, for the test that walks all of them.
+pub fn policy_rows() -> impl Iterator<Item = (&'static str, &'static str)> {
+    ROWS.iter().map(|row| (row.method, row.path))
+}
 
 /// The row of a request; HEAD asks for what GET does.
 pub fn find(method: &Method, path: &str) -> Option<&'static Row> {

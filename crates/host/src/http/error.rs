@@ -161,9 +161,8 @@ impl From<UserError> for ApiError {
     fn from(error: UserError) -> Self {
         let text = error.to_string();
         match error {
-            UserError::Unknown => {
-                Self::new(StatusCode::NOT_FOUND, "not_found", text).hint("kohakuriver auth users")
-            }
+            UserError::Unknown => Self::new(StatusCode::NOT_FOUND, "unknown_user", text)
+                .hint("kohakuriver auth users"),
             UserError::NameTaken(_) => Self::new(StatusCode::CONFLICT, "name_taken", text),
             UserError::LastAdmin => Self::new(StatusCode::CONFLICT, "last_admin", text)
                 .hint("make somebody else an admin first"),

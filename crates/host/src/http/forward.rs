@@ -37,7 +37,7 @@ use tokio::time::timeout;
 use super::socket::{self, NORMAL, REFUSED, Sender, TROUBLE};
 use super::stream::slot;
 use crate::access::Caller;
-use crate::enter::{Entered, enter};
+use crate::enter::{Entered, admit, enter};
 use crate::host::App;
 use crate::streams::InstanceStream;
 
@@ -68,6 +68,7 @@ async fn forward(
     caller: Caller,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, super::error::ApiError> {
+    admit(&app, &caller, &text).await?;
     socket::serve(app, upgrade, async move |app, socket| {
         let proto = query.proto.unwrap_or_else(|| "tcp".to_owned());
         serve(app, caller, text, (&port, &proto), socket).await;

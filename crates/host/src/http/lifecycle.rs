@@ -130,6 +130,7 @@ async fn command_vps(
     caller: Caller,
     Path((text, command)): Path<(String, String)>,
 ) -> Result<Json<Message>, ApiError> {
+    let access = reach(&app, &caller, &text, Wish::Change).await?;
     let (act, done) = match command.as_str() {
         "pause" => (Act::Pause, "paused"),
         "resume" => (Act::Resume, "running"),
@@ -139,7 +140,6 @@ async fn command_vps(
                 .hint("use pause or resume"));
         }
     };
-    let access = reach(&app, &caller, &text, Wish::Change).await?;
     let row = instances::act(&app, &caller, &access, act).await?;
     let task = instances::wait_for_act(&app, &access, COMMAND_LIMIT).await?;
     let name = instances::display_name(row.id, &row.spec);

@@ -34,7 +34,7 @@ use tokio::time::timeout;
 
 use super::socket::{self, NORMAL, REFUSED, Sender, TROUBLE};
 use crate::access::Caller;
-use crate::enter::{EnterError, Entered, enter};
+use crate::enter::{EnterError, Entered, admit, enter};
 use crate::host::App;
 use crate::streams::InstanceStream;
 
@@ -136,6 +136,7 @@ async fn json_terminal(
     caller: Caller,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, super::error::ApiError> {
+    admit(&app, &caller, &text).await?;
     socket::serve(app, upgrade, async move |app, socket| {
         serve_json(&app, &caller, &text, query, socket).await;
     })

@@ -2,11 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that is surprised should end there")]
 
+mod accounts;
+mod approval;
 mod files;
 mod gateway;
 mod instances;
 mod lifecycle;
 mod machines;
+mod matrix;
 mod nodes;
 mod openapi;
 mod tls;

@@ -31,7 +31,7 @@ use super::super::error::ApiError;
 use super::super::socket::{self, NORMAL, Sender};
 use super::shown;
 use crate::access::Caller;
-use crate::enter::{Entered, enter};
+use crate::enter::{Entered, admit, enter};
 use crate::host::App;
 use crate::streams::InstanceStream;
 
@@ -93,6 +93,7 @@ async fn watch(
     caller: Caller,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, ApiError> {
+    admit(&app, &caller, &text).await?;
     socket::serve(app, upgrade, async move |app, socket| {
         serve(&app, &caller, &text, &query.paths, socket).await;
     })

@@ -1,0 +1,217 @@
+//! Logging in, tokens, keys, accounts; and what of them ends when.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use kohakuriver_testkit::{PASSWORD, TestHost};
+use serde_json::json;
+
+async fn start() -> Result<TestHost> {
+    TestHost::start_with(|config| config.auth.enabled = true).await
+}
+
+#[tokio::test]
+async fn an_invitation_makes_one_account_of_its_role_and_then_no_more() -> Result<()> {
+    let host = start().await?;
+    let invited = host.post("/api/auth/invitations", json!({"role": "operator"})).await?;
+    let path = format!("/api/auth/register?token={}", invited.text("token"));
+    let body = json!({"username": "olga", "password": PASSWORD});
+    let made = host.ask(None, "POST", &path, Some(&body)).await?;
+    assert_eq!((made.status, &made.body["user"]["role"]), (200, &json!("operator")));
+    let again = json!({"username": "oskar", "password": PASSWORD});
+    let refused = host.ask(None, "POST", &path, Some(&again)).await?;
+    assert_eq!((refused.status, refused.text("code")), (400, "invitation"));
+    let listed = host.get("/api/auth/invitations").await?.body;
+    let shown = listed[0]["token"].as_str().unwrap();
+    assert!(shown.len() == 8 && invited.text("token").starts_with(shown), "only its beginning");
+    let wrong = host.ask(None, "POST", "/api/auth/register?token=feed", Some(&again)).await?;
+    assert_eq!(wrong.status, 400);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_unused_invitation_survives_a_name_that_is_taken() -> Result<()> {
+    let host = start().await?;
+    let invited = host.post("/api/auth/invitations", json!({})).await?;
+    let path = format!("/api/auth/register?token={}", invited.text("token"));
+    let taken = json!({"username": "ROOT", "password": PASSWORD});
+    let refused = host.ask(None, "POST", &path, Some(&taken)).await?;
+    assert_eq!((refused.status, refused.text("code")), (409, "name_taken"));
+    let short = json!({"username": "alice", "password": "short"});
+    assert_eq!(host.ask(None, "POST", &path, Some(&short)).await?.status, 422);
+    let good = json!({"username": "alice", "password": PASSWORD});
+    assert_eq!(host.ask(None, "POST", &path, Some(&good)).await?.status, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn wrong_names_and_wrong_passwords_look_the_same_and_are_slowed_down() -> Result<()> {
+    let host = start().await?;
+    host.person("alice", "user").await?;
+    let body = |name: &str, password: &str| json!({"username": name, "password": password});
+    let wrong = host.ask(None, "POST", "/api/auth/login", Some(&body("alice", "nonsense"))).await?;
+    let unknown = host.ask(None, "POST", "/api/auth/login", Some(&body("bob", "nonsense"))).await?;
+    assert_eq!((wrong.status, &wrong.body), (401, &unknown.body));
+    let mut slowed = false;
+    for _ in 0..15 {
+        let login = body("alice", "nonsense");
+        let answer = host.ask(None, "POST", "/api/auth/login", Some(&login)).await?;
+        slowed |= answer.status == 429;
+    }
+    assert!(slowed);
+    let right = body("alice", PASSWORD);
+    assert_eq!(host.ask(None, "POST", "/api/auth/login", Some(&right)).await?.status, 429);
+    host.advance(Duration::from_secs(70));
+    assert_eq!(host.ask(None, "POST", "/api/auth/login", Some(&right)).await?.status, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_is_at_most_what_its_owner_is_and_ends_when_it_should() -> Result<()> {
+    let host = start().await?;
+    let alice = host.person("alice", "user").await?;
+    let too_much = json!({"name": "x", "role": "admin"});
+    assert_eq!(host.post_as(&alice, "/api/auth/tokens/create", too_much).await?.status, 403);
+    let wish = json!({"name": "looking", "role": "viewer", "expires_hours": 1});
+    let made = host.post_as(&alice, "/api/auth/tokens/create", wish).await?;
+    let mut viewer = alice.clone();
+    viewer.token = made.text("token").to_owned();
+    assert_eq!(host.get_as(&viewer, "/api/auth/me").await?.text("role"), "viewer");
+    let refused = host.post_as(&viewer, "/api/vps/create", json!({})).await?;
+    assert_eq!((refused.status, refused.text("code")), (403, "role"));
+    // What is made with it ends with it.
+    let child = host.post_as(&viewer, "/api/auth/tokens/create", json!({"name": "child"})).await?;
+    assert_eq!(child.text("expires_at"), made.text("expires_at"));
+    host.advance(Duration::from_secs(3601));
+    assert_eq!(host.get_as(&viewer, "/api/nodes").await?.status, 401);
+    let tokens = host.get_as(&alice, "/api/auth/tokens").await?.body;
+    assert!(tokens[1]["last_used"].is_string() && tokens[0]["token"].is_null(), "{tokens}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_revoked_disabled_or_deleted_is_out_at_once() -> Result<()> {
+    let host = start().await?;
+    let alice = host.person("alice", "user").await?;
+    let token = host.post_as(&alice, "/api/auth/tokens/create", json!({"name": "b"})).await?;
+    let mut other = alice.clone();
+    other.token = token.text("token").to_owned();
+    assert_eq!(host.get_as(&other, "/api/nodes").await?.status, 200);
+    let path = format!("/api/auth/tokens/{}", token.body["id"]);
+    assert_eq!(host.ask(Some(&alice), "DELETE", &path, None).await?.status, 200);
+    assert_eq!(host.get_as(&other, "/api/nodes").await?.status, 401);
+    let user = format!("/api/auth/users/{}", alice.id);
+    assert_eq!(host.patch(&user, json!({"role": "viewer"})).await?.status, 200);
+    assert_eq!(host.post_as(&alice, "/api/vps/create", json!({})).await?.status, 403);
+    assert_eq!(host.patch(&user, json!({"is_active": false})).await?.status, 200);
+    assert_eq!(host.get_as(&alice, "/api/nodes").await?.status, 401);
+    let login = json!({"username": "alice", "password": PASSWORD});
+    assert_eq!(host.ask(None, "POST", "/api/auth/login", Some(&login)).await?.status, 403);
+    assert_eq!(host.delete(&user).await?.status, 200);
+    let bob = host.person("bob", "user").await?;
+    assert!(bob.id > alice.id, "numbers are not given out again");
+    assert_eq!(host.get_as(&alice, "/api/nodes").await?.status, 401);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_last_admin_stays_one() -> Result<()> {
+    let host = start().await?;
+    let second = host.person("second", "admin").await?;
+    let path = format!("/api/auth/users/{}", second.id);
+    let me = host.get("/api/auth/me").await?.body["id"].clone();
+    let root = format!("/api/auth/users/{me}");
+    for change in [json!({"role": "user"}), json!({"is_active": false})] {
+        assert_eq!(host.patch(&root, change.clone()).await?.status, 400, "not oneself");
+    }
+    assert_eq!(host.delete(&root).await?.status, 400);
+    assert_eq!(host.patch(&path, json!({"role": "user"})).await?.status, 200);
+    let refused = host.ask(Some(&second), "DELETE", &root, None).await?;
+    assert_eq!(refused.status, 403, "who is a user now deletes nobody");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_new_password_ends_all_sessions_and_a_reset_works_once() -> Result<()> {
+    let host = start().await?;
+    let alice = host.person("alice", "user").await?;
+    let path = format!("/api/auth/users/{}/reset", alice.id);
+    let reset = host.post(&path, json!({})).await?;
+    let body = json!({"token": reset.text("token"), "new_password": "another horse"});
+    let short = json!({"token": reset.text("token"), "new_password": "short"});
+    let set = "/api/auth/password/reset";
+    assert_eq!(host.ask(None, "POST", set, Some(&short)).await?.status, 422);
+    assert_eq!(host.ask(None, "POST", set, Some(&body)).await?.status, 200);
+    assert_eq!(host.ask(None, "POST", set, Some(&body)).await?.status, 400);
+    let old = json!({"username": "alice", "password": PASSWORD});
+    assert_eq!(host.ask(None, "POST", "/api/auth/login", Some(&old)).await?.status, 401);
+    let change = json!({"old_password": "another horse", "new_password": "third horse"});
+    assert_eq!(host.post_as(&alice, "/api/auth/password", change).await?.status, 200);
+    let wrong = json!({"old_password": "another horse", "new_password": "fourth horse"});
+    assert_eq!(host.post_as(&alice, "/api/auth/password", wrong).await?.status, 401);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_belongs_to_one_person() -> Result<()> {
+    let host = start().await?;
+    let (alice, bob) = (host.person("alice", "user").await?, host.person("bob", "user").await?);
+    let key =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPqYzXX0rqCnGQ0hTVVDLqUiAL2P6bcNfHBXk1vKMYKp a@b";
+    let added = host.post_as(&alice, "/api/auth/keys", json!({"key": key})).await?;
+    assert_eq!((added.status, added.text("comment")), (200, "a@b"), "{added:?}");
+    let taken = host.post_as(&bob, "/api/auth/keys", json!({"key": key})).await?;
+    assert_eq!((taken.status, taken.text("code")), (409, "key_taken"));
+    let path = format!("/api/auth/keys/{}", added.body["id"]);
+    assert_eq!(host.ask(Some(&bob), "DELETE", &path, None).await?.status, 404);
+    assert_eq!(host.ask(Some(&alice), "DELETE", &path, None).await?.status, 200);
+    assert_eq!(host.post_as(&bob, "/api/auth/keys", json!({"key": "nonsense"})).await?.status, 422);
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_nobody_logs_in_the_account_paths_say_so_and_the_rest_works_as_before() -> Result<()>
+{
+    let host = TestHost::start().await?;
+    assert_eq!(host.get("/api/auth/status").await?.body["auth_enabled"], false);
+    assert_eq!(host.get("/api/auth/me").await?.status, 503);
+    assert_eq!(host.get("/api/auth/tokens").await?.status, 503);
+    let login = json!({"username": "a", "password": PASSWORD});
+    assert_eq!(host.post("/api/auth/login", login).await?.status, 503);
+    assert_eq!(host.get("/api/vps").await?.status, 200);
+    assert_eq!(host.get("/api/audit").await?.status, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_audit_log_says_who_did_what_and_no_secret_and_shows_tampering() -> Result<()> {
+    let host = start().await?;
+    let alice = host.person("alice", "user").await?;
+    let wrong = json!({"username": "alice", "password": "hunter22"});
+    assert_eq!(host.ask(None, "POST", "/api/auth/login", Some(&wrong)).await?.status, 401);
+    assert_eq!(host.post_as(&alice, "/api/nodes/tokens", json!({})).await?.status, 403);
+    let log = host.get("/api/audit?limit=1000").await?.body;
+    let entries = log.as_array().unwrap();
+    let has = |actor: &str, action: &str, object: &str, result: &str| {
+        entries.iter().any(|e| {
+            e["actor"] == actor
+                && e["action"] == action
+                && e["object"] == object
+                && e["result"] == result
+                && e["address"] == "127.0.0.1"
+        })
+    };
+    assert!(has("anonymous", "auth.login", "user alice", "wrong_password"), "{log}");
+    assert!(has("alice", "node.token", "", "role"), "{log}");
+    assert!(has("anonymous", "auth.register", "user alice", "ok"), "{log}");
+    let text = log.to_string();
+    assert!(!text.contains("hunter22") && !text.contains(&alice.token) && !text.contains(PASSWORD));
+    let intact = host.get("/api/audit/verify").await?.body;
+    assert_eq!(intact["intact"], true);
+    let exported = host.get("/api/audit/export").await?.body;
+    assert!(exported.as_str().unwrap_or_default().lines().count() >= entries.len());
+    host.break_audit(3).await?;
+    let broken = host.get("/api/audit/verify").await?.body;
+    assert_eq!((&broken["intact"], &broken["broken_at"]), (&json!(false), &json!(3)));
+    Ok(())
+}
