@@ -24,6 +24,9 @@ pub struct AuthStatus {
     /// Nobody administrates this cluster yet: the host has printed an invitation.
     #[serde(default)]
     pub needs_setup: bool,
+    /// One can log in by OpenID Connect: open `/api/auth/oidc/start`.
+    #[serde(default)]
+    pub oidc: bool,
 }
 
 /// An account.
@@ -339,4 +342,18 @@ pub struct AuditVerified {
     pub last_hash: Option<String>,
     /// The first entry that is not as it was written.
     pub broken_at: Option<i64>,
+}
+
+/// What a command line shows for the session that its browser has got for it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct OidcHandover {
+    pub code: Secret,
+    /// Its SHA-256 was the challenge at the start.
+    pub verifier: Secret,
+}
+
+/// The cookie's value, for a command line.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct OidcSession {
+    pub session: Secret,
 }

@@ -16,9 +16,9 @@ pub mod vps;
 pub use account::{
     AddUserKey, Assigned, Assignment, Assignments, AuditEntry, AuditVerified, AuthStatus,
     ChangePassword, CreateGroup, CreateInvitation, CreateReset, CreateToken, CreatedToken, Group,
-    GroupQuotaUse, Held, Invitation, LoggedIn, Login, Member, Note, PasswordReset, Quota, QuotaUse,
-    Register, Rejected, ResetPassword, Secret, SetOwner, SetShare, Token, UpdateGroup, UpdateUser,
-    User, UserKey,
+    GroupQuotaUse, Held, Invitation, LoggedIn, Login, Member, Note, OidcHandover, OidcSession,
+    PasswordReset, Quota, QuotaUse, Register, Rejected, ResetPassword, Secret, SetOwner, SetShare,
+    Token, UpdateGroup, UpdateUser, User, UserKey,
 };
 pub use error::ErrorBody;
 pub use fs::{

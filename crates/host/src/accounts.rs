@@ -25,6 +25,7 @@ use tokio::sync::watch;
 
 use crate::access::{Caller, Person, Proof, Who};
 use crate::host::App;
+use crate::oidc::OidcConfig;
 
 pub use password::{PasswordError, Passwords};
 pub use throttle::{Slow, Throttle};
@@ -44,12 +45,13 @@ pub struct AuthConfig {
     pub session_life: Duration,
     /// How long a request waits for an operator before it is rejected.
     pub request_life: Duration,
+    pub oidc: Option<OidcConfig>,
 }
 
 impl Default for AuthConfig {
     fn default() -> Self {
         let day = Duration::from_secs(24 * 3600);
-        Self { enabled: false, session_life: 30 * day, request_life: 14 * day }
+        Self { enabled: false, session_life: 30 * day, request_life: 14 * day, oidc: None }
     }
 }
 

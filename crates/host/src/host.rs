@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::accounts::Accounts;
 use crate::audit::Audit;
 use crate::links::{Links, LocalNode};
+use crate::oidc::Oidc;
 use crate::people_tls::{PeopleServer, PeopleTls, TlsError};
 use crate::presence::Presence;
 use crate::watch::Changes;
@@ -42,6 +43,7 @@ pub struct App {
     pub store: Store,
     pub ca: Ca,
     pub accounts: Accounts,
+    pub oidc: Option<Oidc>,
     pub audit: Arc<Audit>,
     pub presence: Arc<Presence>,
     pub links: Links,
@@ -117,6 +119,7 @@ impl Host {
         let audit = Arc::new(Audit::start(store.clone(), clock.clone()));
         let app = Arc::new(App {
             accounts: Accounts::default(),
+            oidc: config.auth.oidc.clone().map(Oidc::new),
             presence: Presence::new(audit.clone(), clock.clone()),
             audit,
             cluster: u16::from_str_radix(&ca.fingerprint()[..4], 16).unwrap_or(0),

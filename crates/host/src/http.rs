@@ -11,6 +11,7 @@ mod guard;
 mod health;
 mod lifecycle;
 mod node;
+mod oidc;
 mod quota;
 mod serve;
 mod slots;
@@ -58,6 +59,7 @@ fn router(app: Arc<App>) -> Router {
         OpenApiRouter::with_openapi(Document::openapi())
             .merge(health::routes())
             .merge(auth::routes())
+            .merge(oidc::routes())
             .merge(tokens::routes())
             .merge(users::routes())
             .merge(quota::routes())

@@ -1,10 +1,13 @@
 //! The flags that say whether people log in, and what follows where none is given: whoever can
 //! be reached from the network asks who one is.
 
+use std::fs;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use kohakuriver_host::{AuthConfig, Host};
+use kohakuriver_host::{AuthConfig, Host, OidcConfig};
+use kohakuriver_model::Role;
 
 use crate::exit::{Exit, NOT_READY, USAGE};
 
@@ -25,6 +28,34 @@ pub struct AuthArgs {
     /// Days after which a request that no operator decided on is rejected
     #[arg(long, value_name = "DAYS", default_value_t = 14, value_parser = clap::value_parser!(u64).range(1..=3650))]
     request_days: u64,
+    /// Let people log in by OpenID Connect with this provider, as it calls itself
+    #[arg(
+        long,
+        value_name = "URL",
+        requires = "oidc_client_id",
+        requires = "public_url",
+        conflicts_with = "no_auth"
+    )]
+    oidc_issuer: Option<String>,
+    /// What this host is to the provider
+    #[arg(long, value_name = "ID", requires = "oidc_issuer")]
+    oidc_client_id: Option<String>,
+    /// File with the secret that the provider gave for it
+    #[arg(long, value_name = "FILE", requires = "oidc_issuer")]
+    oidc_client_secret_file: Option<PathBuf>,
+    /// The role of everybody in one of the provider's groups, for example staff=operator; may be
+    /// repeated, the highest counts
+    #[arg(long, value_name = "GROUP=ROLE", value_parser = group_role, requires = "oidc_issuer")]
+    oidc_role: Vec<(String, Role)>,
+    /// The role of everybody else the provider knows [default: none, they stay out]
+    #[arg(long, value_name = "ROLE", value_parser = role, requires = "oidc_issuer")]
+    oidc_default_role: Option<Role>,
+    /// The claim of the provider that lists groups
+    #[arg(long, value_name = "NAME", default_value = "groups")]
+    oidc_groups_claim: String,
+    /// Where people reach this host, for example https://river.lab.example
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
     /// Hours that a browser stays logged in
     #[arg(long, value_name = "HOURS", default_value_t = 720, value_parser = clap::value_parser!(u64).range(1..=87600))]
     session_hours: u64,
@@ -52,8 +83,50 @@ impl AuthArgs {
             enabled: self.auth || (reachable && !off),
             session_life: hours(self.session_hours),
             request_life: hours(24 * self.request_days),
+            oidc: self.oidc()?,
         })
     }
+
+    fn oidc(&self) -> Result<Option<OidcConfig>, Exit> {
+        let Some(issuer) = self.oidc_issuer.clone() else { return Ok(None) };
+        let client_secret = match &self.oidc_client_secret_file {
+            None => None,
+            Some(path) => Some(fs::read_to_string(path).map_err(|error| {
+                Exit::new(USAGE, format!("cannot read {}: {error}", path.display()))
+            })?),
+        };
+        let public_url = self.public_url.clone().unwrap_or_default();
+        for url in [&issuer, &public_url] {
+            if !kohakuriver_host::is_safe_url(url) {
+                let message = format!("'{url}' must be https, or on this machine");
+                return Err(Exit::new(USAGE, message));
+            }
+        }
+        if self.oidc_role.is_empty() && self.oidc_default_role.is_none() {
+            let message = "nobody of the provider would have a role here";
+            return Err(Exit::new(USAGE, message)
+                .hint("say --oidc-role GROUP=ROLE, or --oidc-default-role ROLE"));
+        }
+        Ok(Some(OidcConfig {
+            issuer,
+            client_id: self.oidc_client_id.clone().unwrap_or_default(),
+            client_secret: client_secret.map(|text| text.trim().to_owned()),
+            public_url: public_url.trim_end_matches('/').to_owned(),
+            groups_claim: self.oidc_groups_claim.clone(),
+            roles: self.oidc_role.clone(),
+            default_role: self.oidc_default_role,
+        }))
+    }
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    let role: Role = text.parse().map_err(|error| format!("{error}"))?;
+    if role == Role::Anony { Err("nobody has that role".to_owned()) } else { Ok(role) }
+}
+
+fn group_role(text: &str) -> Result<(String, Role), String> {
+    let (group, word) = text.rsplit_once('=').ok_or("write GROUP=ROLE")?;
+    Ok((group.to_owned(), role(word)?))
 }
 
 /// What to tell whoever starts a host that nobody administrates yet.

@@ -58,6 +58,7 @@ async fn auth_status(State(app): State<Arc<App>>) -> Json<AuthStatus> {
         auth_enabled: auth.enabled,
         session_expire_hours: auth.enabled.then_some(hours),
         needs_setup: auth.enabled && !app.store.has_admin().await.unwrap_or(true),
+        oidc: app.oidc.is_some(),
     })
 }
 

@@ -14,6 +14,7 @@ use crate::accounts::{LoginError, PasswordError};
 use crate::enter::EnterError;
 use crate::instances::InstanceError;
 use crate::instances::request::RequestError;
+use crate::oidc::OidcError;
 use crate::streams::StreamError;
 
 /// The code of a refusal, for the audit log.
@@ -193,6 +194,24 @@ impl From<LoginError> for ApiError {
             LoginError::Password(error) => error.into(),
             LoginError::User(error) => error.into(),
             LoginError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<OidcError> for ApiError {
+    fn from(error: OidcError) -> Self {
+        let text = error.to_string();
+        match error {
+            OidcError::Off => Self::new(StatusCode::SERVICE_UNAVAILABLE, "oidc_off", text)
+                .hint("log in with a password: kohakuriver auth login"),
+            OidcError::Unknown => {
+                Self::new(StatusCode::BAD_REQUEST, "oidc_unknown", text).hint("begin again")
+            }
+            OidcError::Refused(_) | OidcError::NoRole | OidcError::NoName => {
+                Self::new(StatusCode::FORBIDDEN, "oidc_refused", text).hint("ask an admin")
+            }
+            OidcError::Provider(_) => Self::new(StatusCode::BAD_GATEWAY, "oidc_provider", text),
+            OidcError::Login(error) => error.into(),
         }
     }
 }

@@ -11,5 +11,6 @@ mod lifecycle;
 mod machines;
 mod matrix;
 mod nodes;
+mod oidc;
 mod openapi;
 mod tls;
