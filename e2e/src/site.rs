@@ -24,6 +24,8 @@ pub struct Site {
     dir: tempfile::TempDir,
     port: u16,
     ssh_port: u16,
+    /// Its host serves people by TLS.
+    https: bool,
     /// Tells its machines' network from those of other sites.
     number: u8,
 }
@@ -42,7 +44,7 @@ impl Site {
             tempfile::Builder::new().prefix("kr-e2e").tempdir().expect("a temporary directory");
         fs::create_dir(dir.path().join("home")).expect("a fresh directory");
         let number = SITES.fetch_add(1, Ordering::Relaxed);
-        Self { dir, port: 0, ssh_port: 0, number }
+        Self { dir, port: 0, ssh_port: 0, https: false, number }
     }
 
     pub fn path(&self) -> &Path {
@@ -73,7 +75,7 @@ impl Site {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.home())
             .env("NO_COLOR", "1")
-            .env("KOHAKURIVER_HOST", "127.0.0.1")
+            .env("KOHAKURIVER_HOST", if self.https { "https://127.0.0.1" } else { "127.0.0.1" })
             .env("KOHAKURIVER_VM_BRIDGE", self.bridge())
             .env("KOHAKURIVER_VM_SUBNET", format!("10.214.{}.0/24", self.number))
             .env("KOHAKURIVER_PORT", self.port.to_string())
@@ -132,16 +134,42 @@ impl Site {
         server
     }
 
+    /// Starts it with `--tls`; nothing of the site's trusts it yet.
+    pub fn https_up(&mut self) -> Server {
+        self.https = true;
+        self.up_with(&["--tls"])
+    }
+
     /// Starts `kohakuriver host` with its state in `DATA/host`.
     pub fn host(&mut self) -> Server {
+        self.host_with(&[])
+    }
+
+    /// Starts it with `--tls`; nothing of the site's trusts it yet.
+    pub fn https_host(&mut self) -> Server {
+        self.https = true;
+        self.host_with(&["--tls"])
+    }
+
+    fn host_with(&mut self, arguments: &[&str]) -> Server {
         let mut command = self.command();
-        command.arg("host").arg("--data-dir").arg(self.data_dir());
+        command.arg("host").args(arguments).arg("--data-dir").arg(self.data_dir());
         command.args(["--port", &self.port.to_string(), "--ssh-port", &self.ssh_port.to_string()]);
         command.args(["--link-bind", "127.0.0.1", "--link-port", "0", "--advertise", "127.0.0.1"]);
         let mut server = Server::start(&mut command);
         let line = server.wait_for_line("host is up");
         self.learn_ports(&line);
         server
+    }
+
+    /// Has the site's client know the host's CA, as after a first log-in.
+    pub fn trust_host(&self) {
+        let pem = fs::read_to_string(self.data_dir().join("host/ca.pem")).expect("the host's CA");
+        let start = pem.find("-----BEGIN CERTIFICATE").expect("a certificate behind the key");
+        let folder = self.home().join(".config/kohakuriver/ca");
+        fs::create_dir_all(&folder).expect("the home is writable");
+        fs::write(folder.join(format!("127.0.0.1:{}.pem", self.port)), &pem[start..])
+            .expect("the home is writable");
     }
 
     /// Starts `kohakuriver runner` with its state in `DATA/<name>`.

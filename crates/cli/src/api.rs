@@ -1,14 +1,19 @@
 //! The HTTP API as the commands call it.
 
+mod ca;
 mod connect;
+mod connection;
 mod nodes;
 mod stream;
 mod vps;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
 use kohakuriver_api::{ErrorBody, Health};
 use reqwest::{Client, Method, StatusCode};
 use serde::Serialize;
@@ -16,9 +21,12 @@ use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 
 use crate::failure::Failure;
-use crate::identity;
-use crate::settings::Address;
+use crate::settings::{Address, Settings, Token};
+use crate::trust::Trust;
+use crate::{credentials, identity};
 
+pub use connection::Connection;
+use connection::Tls;
 pub use stream::{Socket, Stream};
 
 /// A machine that does not take a connection in this time is as good as off.
@@ -33,15 +41,33 @@ const ASKER: &str = "x-kohakuriver-user";
 pub struct Api {
     address: Address,
     port: u16,
+    trust: Trust,
+    person: Person,
     way: Arc<OnceCell<Way>>,
 }
 
-/// A client and the address that answered. Requests name that address and never the host's name:
-/// a host refuses names it cannot know, so that no web page can have a browser reach it.
+/// How the host can know who asks.
+#[derive(Clone, Debug)]
+struct Person {
+    /// Of the environment.
+    token: Option<Token>,
+    folder: Option<PathBuf>,
+    insecure: bool,
+}
+
+/// A client and the address that answered. Plain requests name that address and never the host's
+/// name: a host refuses names it cannot know, so that no web page can have a browser reach it.
+/// By https the name is the certificate's, and proxies want to hear it.
 #[derive(Debug)]
 struct Way {
     client: Client,
     address: SocketAddr,
+    /// Where the API is: `http://10.0.0.5:8000`.
+    base: String,
+    /// What `Host` says.
+    authority: String,
+    tls: Option<Tls>,
+    bearer: Option<HeaderValue>,
 }
 
 /// One request.
@@ -67,8 +93,44 @@ impl<'a, B> Call<'a, B> {
 }
 
 impl Api {
-    pub fn new(address: Address, port: u16) -> Self {
-        Self { address, port, way: Arc::default() }
+    pub fn new(settings: &Settings) -> Self {
+        let mut api = Self {
+            address: settings.host.value.clone(),
+            port: settings.port.value,
+            trust: Trust::new(None, ""),
+            person: Person {
+                token: settings.token.clone(),
+                folder: settings.folder.clone(),
+                insecure: settings.insecure,
+            },
+            way: Arc::default(),
+        };
+        api.trust = Trust::new(settings.folder.as_deref(), &api.place());
+        api
+    }
+
+    /// The token for this host, of the environment or from a log-in.
+    pub fn token(&self) -> Result<Option<Token>, Failure> {
+        if let Some(token) = &self.person.token {
+            return Ok(Some(token.clone()));
+        }
+        let Some(folder) = &self.person.folder else { return Ok(None) };
+        Ok(credentials::load(folder, &self.place())?.map(|known| known.token))
+    }
+
+    /// Its name or address.
+    pub fn host(&self) -> &str {
+        self.address.as_str()
+    }
+
+    /// Whether what goes to the host is encrypted.
+    pub fn is_https(&self) -> bool {
+        self.address.is_https()
+    }
+
+    /// What to give another of our processes as `--host`.
+    pub fn url(&self) -> String {
+        self.address.url(self.port)
     }
 
     /// `host:port`, for people.
@@ -98,8 +160,11 @@ impl Api {
         call: Call<'_, B>,
     ) -> Result<T, Failure> {
         let way = self.way.get_or_try_init(|| self.find_way()).await?;
-        let url = format!("http://{}{}", way.address, call.path);
+        let url = format!("{}{}", way.base, call.path);
         let mut request = way.client.request(call.method, url).header(ASKER, identity::asker());
+        if let Some(bearer) = &way.bearer {
+            request = request.header(AUTHORIZATION, bearer);
+        }
         if let Some(limit) = call.limit {
             request = request.timeout(limit);
         }
@@ -109,9 +174,9 @@ impl Api {
         if let Some(body) = call.body {
             request = request.json(body);
         }
-        let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let answer = request.send().await.map_err(|error| self.unreachable(way, &error))?;
         let status = answer.status();
-        let bytes = answer.bytes().await.map_err(|error| self.unreachable(&error))?;
+        let bytes = answer.bytes().await.map_err(|error| self.unreachable(way, &error))?;
         if status.is_success() {
             return serde_json::from_slice(&bytes).map_err(|error| {
                 tracing::debug!(%error, path = call.path, "unreadable answer");
@@ -128,6 +193,11 @@ impl Api {
         };
         match status {
             StatusCode::NOT_FOUND => Failure::not_found(body),
+            _ if body.code == "https_only" => {
+                let url = self.url().replacen("http:", "https:", 1);
+                Failure::usage(format!("the host {} speaks https only", self.place()))
+                    .hint(format!("--host {url}, or KOHAKURIVER_HOST={url}"))
+            }
             // The node was reached, and what is asked for is not there.
             _ if body.code == "refused" => {
                 Failure { hint: body.hint, ..Failure::request(body.detail) }
@@ -140,31 +210,61 @@ impl Api {
     }
 
     async fn find_way(&self) -> Result<Way, Failure> {
+        let token = self.token()?;
+        let address = self.find_address().await?;
+        let clear = !self.is_https() && !address.ip().is_loopback() && !self.person.insecure;
+        if token.is_some() && clear {
+            let url = self.url().replacen("http:", "https:", 1);
+            return Err(Failure::usage(format!(
+                "everybody between here and {} could read your token: it is not sent over http",
+                self.place()
+            ))
+            .hint(format!(
+                "--host {url}; or KOHAKURIVER_INSECURE=1 where nobody else is on the network"
+            )));
+        }
+        let tls = if self.is_https() { Some(self.tls(self.trust.client()?)?) } else { None };
+        let authority = if self.is_https() { self.place() } else { address.to_string() };
+        let scheme = if self.is_https() { "https" } else { "http" };
         let client = Client::builder()
             .connect_timeout(CONNECT_LIMIT)
             .user_agent(concat!("kohakuriver/", env!("CARGO_PKG_VERSION")))
             // The host is on the local network; a proxy of the environment is for the Internet.
             .no_proxy()
             .no_hickory_dns()
-            .tcp_nodelay(true)
-            // The host speaks plain HTTP: reading the system's certificates would only take time,
-            // and fail where there are none.
-            .tls_certs_only([])
+            .tcp_nodelay(true);
+        let client = match &tls {
+            Some(tls) => client
+                .https_only(true)
+                .resolve(self.address.as_str(), address)
+                .tls_backend_preconfigured(tls.config.as_ref().clone()),
+            // Reading the system's certificates would only take time, and fail where there are
+            // none.
+            None => client.tls_certs_only([]),
+        };
+        let client = client
             .build()
             .map_err(|error| Failure::request(format!("cannot speak HTTP: {error}")))?;
+        let bearer = token.as_ref().and_then(Token::bearer);
+        Ok(Way { client, address, base: format!("{scheme}://{authority}"), authority, tls, bearer })
+    }
+
+    async fn find_address(&self) -> Result<SocketAddr, Failure> {
         let addresses =
             kohakuriver_net::resolve(self.address.as_str(), self.port).await.map_err(|error| {
                 // What follows the first sentence is the resolver's own jargon.
                 let text = error.to_string();
                 self.not_reached(text.split(": ").next().unwrap_or(&text))
             })?;
-        let address = connect::first_that_answers(&addresses, CONNECT_LIMIT)
+        connect::first_that_answers(&addresses, CONNECT_LIMIT)
             .await
-            .map_err(|error| self.not_reached(&plain(&error)))?;
-        Ok(Way { client, address })
+            .map_err(|error| self.not_reached(&plain(&error)))
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+    fn unreachable(&self, way: &Way, error: &reqwest::Error) -> Failure {
+        if let (Some(tls), Some(cause)) = (&way.tls, connection::tls_error(error)) {
+            return tls.witness.explain(cause, &self.url());
+        }
         let reason = if error.is_timeout() {
             "it did not answer in time".to_owned()
         } else {
@@ -206,3 +306,6 @@ pub fn plain(error: &dyn std::error::Error) -> String {
         None => text,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ pub struct Context {
 impl Context {
     pub fn new(global: &GlobalArgs, out: Output) -> Result<Self, Failure> {
         let settings = Settings::load(global, &|name| std::env::var(name).ok())?;
-        let api = Api::new(settings.host.value.clone(), settings.port.value);
+        let api = Api::new(&settings);
         Ok(Self { settings, api, out })
     }
 }

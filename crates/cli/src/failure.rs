@@ -14,6 +14,8 @@ pub enum Kind {
     Usage,
     /// Nobody answered; asking again may help.
     Unreachable,
+    /// Somebody answered who may not be the host.
+    Distrusted,
     Interrupted,
     /// A program this one needs is not installed.
     MissingProgram,
@@ -52,6 +54,10 @@ impl Failure {
 
     pub fn unreachable(message: impl Into<String>) -> Self {
         Self::new(Kind::Unreachable, message)
+    }
+
+    pub fn distrusted(message: impl Into<String>) -> Self {
+        Self::new(Kind::Distrusted, message)
     }
 
     pub fn interrupted(message: impl Into<String>) -> Self {
@@ -95,7 +101,7 @@ impl Failure {
 
     /// Whether trying the next of several VPSes makes no sense any more.
     pub fn ends_all(&self) -> bool {
-        matches!(self.kind, Kind::Interrupted | Kind::Unreachable)
+        matches!(self.kind, Kind::Interrupted | Kind::Unreachable | Kind::Distrusted)
     }
 
     pub fn exit_code(&self) -> u8 {
@@ -103,7 +109,7 @@ impl Failure {
             Kind::Request | Kind::NotFound | Kind::Unavailable | Kind::Reported => 1,
             Kind::Program(code) => code,
             Kind::Usage => 2,
-            Kind::Unreachable => 3,
+            Kind::Unreachable | Kind::Distrusted => 3,
             Kind::MissingProgram => 127,
             Kind::Interrupted => 130,
         }

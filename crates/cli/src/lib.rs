@@ -9,7 +9,7 @@
 //!   0    done
 //!   1    the request failed: refused, not found, in conflict, failed on the node
 //!   2    the command line, the environment or the configuration file is wrong
-//!   3    the host was not reachable
+//!   3    the host was not reachable, or did not prove to be the host
 //!   4,5  of `up`, `host` and `runner`: this machine is not ready, the host cannot be joined
 //!   127  `ssh` is not installed (otherwise `kohakuriver ssh` ends with ssh's own code)
 //!   130  interrupted with Ctrl-C
@@ -21,6 +21,7 @@ mod completion;
 mod config;
 mod connect;
 mod context;
+mod credentials;
 mod escape;
 mod failure;
 mod files;
@@ -34,6 +35,7 @@ mod settings;
 mod ssh;
 mod status;
 mod terminal;
+mod trust;
 mod tty;
 mod ui;
 mod version;
@@ -53,7 +55,9 @@ use failure::Failure;
 /// For the root command's `--help`.
 pub const AFTER_HELP: &str = "\
 Settings: flags, then KOHAKURIVER_HOST, KOHAKURIVER_PORT and KOHAKURIVER_SSH_PROXY_PORT, then the
-file that `kohakuriver config path` names, then localhost, 8000 and 8002.
+file that `kohakuriver config path` names, then localhost, 8000 and 8002. KOHAKURIVER_TOKEN says
+who you are in place of a log-in; it goes over https or to this machine only (anywhere with
+KOHAKURIVER_INSECURE=1).
 
 Exit codes: 0 done; 1 the request failed; 2 wrong usage; 3 host not reachable; 130 interrupted.
 `up`, `host` and `runner`: 4 this machine is not ready (a port is taken, the data directory is in
@@ -68,7 +72,8 @@ Examples:
 /// Options every client command takes, before or after the command's name.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct GlobalArgs {
-    /// Host to talk to: a name, an address or http://host:port [env: KOHAKURIVER_HOST]
+    /// Host to talk to: a name, an address, or one of them as http:// or https://host:port
+    /// [env: KOHAKURIVER_HOST]
     #[arg(short = 'H', long, global = true, value_name = "HOST", help_heading = "Global options")]
     pub host: Option<String>,
     /// Port of its API [env: KOHAKURIVER_PORT]

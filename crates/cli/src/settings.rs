@@ -2,12 +2,14 @@
 
 mod address;
 mod file;
+mod token;
 
 use std::fmt;
 use std::path::PathBuf;
 
 pub use address::Address;
 use file::ConfigFile;
+pub use token::Token;
 
 use crate::GlobalArgs;
 use crate::failure::Failure;
@@ -52,6 +54,13 @@ pub struct Settings {
     pub host: Setting<Address>,
     pub port: Setting<u16>,
     pub ssh_proxy_port: Setting<u16>,
+    /// Where the configuration file is, with whom the person trusts and is known to; None
+    /// without a home.
+    pub folder: Option<PathBuf>,
+    /// Of the environment: it beats one that is kept.
+    pub token: Option<Token>,
+    /// Whether a token may go over the network in the clear.
+    pub insecure: bool,
 }
 
 impl Settings {
@@ -72,7 +81,7 @@ impl Settings {
         let (text, source) = host.unwrap_or((DEFAULT_HOST.to_owned(), Source::Default));
         let (address, url_port) = address::parse(&text).map_err(|error| {
             Failure::usage(format!("the host setting ({source}): {error}"))
-                .hint("write a name, an address or http://host:port")
+                .hint("write a name, an address, http://host:port or https://host:port")
         })?;
         // A port inside the host belongs to that host: it beats any port set less directly.
         let rank = |source: &Source| match source {
@@ -101,7 +110,18 @@ impl Settings {
         ])
         .unwrap_or((DEFAULT_SSH_PROXY_PORT, Source::Default));
 
+        let token = variable(lookup, "KOHAKURIVER_TOKEN").map(|(text, _)| text.parse()).transpose();
+        let token = token.map_err(|error| {
+            Failure::usage(format!("KOHAKURIVER_TOKEN: {error}"))
+                .hint("copy the token once more, or `unset KOHAKURIVER_TOKEN`")
+        })?;
+        let insecure =
+            variable(lookup, "KOHAKURIVER_INSECURE").is_some_and(|(text, _)| text == "1");
+
         Ok(Self {
+            folder: path.as_deref().and_then(|path| path.parent()).map(PathBuf::from),
+            token,
+            insecure,
             host: Setting { value: address, source },
             port: Setting { value: port.0, source: port.1 },
             ssh_proxy_port: Setting { value: proxy.0, source: proxy.1 },
@@ -187,6 +207,17 @@ mod tests {
         assert_eq!(load(&flag("a"), &environment).unwrap().port.value, 5);
         assert_eq!(load(&GlobalArgs::default(), &environment).unwrap().port.value, 5);
         assert_eq!(load(&GlobalArgs::default(), &environment[..1]).unwrap().port.value, 3);
+    }
+
+    #[test]
+    fn a_token_is_read_from_the_environment_and_shown_to_nobody() {
+        let settings = load(&GlobalArgs::default(), &[("KOHAKURIVER_TOKEN", "hunter2")]).unwrap();
+        assert_eq!(settings.token, Some("hunter2".parse().unwrap()));
+        assert!(!format!("{settings:?}").contains("hunter2"));
+        let failure =
+            load(&GlobalArgs::default(), &[("KOHAKURIVER_TOKEN", "two words")]).unwrap_err();
+        assert_eq!(failure.exit_code(), 2);
+        assert!(!failure.message.contains("two words"), "{}", failure.message);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod lifecycle;
 mod nodes;
 mod ssh_features;
 mod terminal;
+mod tls;
 mod two_nodes;
 mod vms;
 mod websocket;

@@ -82,7 +82,7 @@ fn a_host_that_restarts_finds_its_runners_and_ssh_again() {
     command.args(["--link-bind", "127.0.0.1", "--link-port", &port]);
     let mut host = Server::start(&mut command);
     let line = host.wait_for_line("host is up");
-    let api = line.split("api=127.0.0.1:").nth(1).unwrap();
+    let api = line.split("api=http://127.0.0.1:").nth(1).unwrap();
     let api = api.split_whitespace().next().unwrap().to_owned();
     wait_until("ssh works again", Duration::from_secs(10), || {
         site.kr(&["--port", &api, "ssh", "web", "--", "true"]).code == 0

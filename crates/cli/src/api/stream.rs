@@ -1,24 +1,22 @@
 //! Streams into VPSes: a connection to the host that becomes one, and terminals' WebSockets.
 
-use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, UPGRADE};
+use http::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use kohakuriver_net::Early;
 use kohakuriver_wire::StreamTarget;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::Error as SocketError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use super::{ASKER, Api, CONNECT_LIMIT, plain};
+use super::{ASKER, Api, Connection};
 use crate::failure::Failure;
 use crate::identity;
 
@@ -28,10 +26,10 @@ const OPEN_LIMIT: Duration = Duration::from_secs(20);
 /// A refusal is a sentence and a hint.
 const LONGEST_REFUSAL: usize = 64 * 1024;
 
-pub type Socket = WebSocketStream<TcpStream>;
+pub type Socket = WebSocketStream<Connection>;
 
 /// An open stream into a VPS. Some of it may have arrived right behind the host's answer.
-pub type Stream = Early<TcpStream>;
+pub type Stream = Early<Connection>;
 
 impl Api {
     /// Opens a stream to `target` in the VPS.
@@ -42,16 +40,20 @@ impl Api {
     }
 
     async fn upgrade(&self, path: &str) -> Result<Stream, Failure> {
-        let (connection, authority) = self.connect().await?;
+        let (connection, way) = self.connect().await?;
         let broken = |error: hyper::Error| self.not_reached(&super::innermost(&error));
         let (mut sender, driver) =
             http1::handshake(TokioIo::new(connection)).await.map_err(broken)?;
         let driver = tokio::spawn(driver.with_upgrades());
-        let request = Request::get(path)
-            .header(HOST, authority)
+        let mut request = Request::get(path)
+            .header(HOST, &way.authority)
             .header(ASKER, identity::asker())
             .header(CONNECTION, "upgrade")
-            .header(UPGRADE, PROTOCOL)
+            .header(UPGRADE, PROTOCOL);
+        if let Some(bearer) = &way.bearer {
+            request = request.header(AUTHORIZATION, bearer);
+        }
+        let request = request
             .body(Empty::<Bytes>::new())
             .map_err(|error| Failure::request(format!("cannot ask the host: {error}")))?;
         let answer = sender.send_request(request).await.map_err(broken)?;
@@ -62,7 +64,7 @@ impl Api {
             return Err(self.refusal(status, &body.map(|b| b.to_bytes()).unwrap_or_default()));
         }
         let upgraded = hyper::upgrade::on(answer).await.map_err(broken)?;
-        match upgraded.downcast::<TokioIo<TcpStream>>() {
+        match upgraded.downcast::<TokioIo<Connection>>() {
             Ok(parts) => Ok(Early::new(parts.io.into_inner(), parts.read_buf)),
             Err(_) => Err(Failure::request("the connection to the host is of an unknown kind")),
         }
@@ -71,12 +73,15 @@ impl Api {
     /// Opens the WebSocket of terminals in the VPS.
     pub async fn session_socket(&self, vps: &str) -> Result<Socket, Failure> {
         let attempt = async {
-            let (connection, authority) = self.connect().await?;
-            let mut request = format!("ws://{authority}/ws/task/{vps}/session")
+            let (connection, way) = self.connect().await?;
+            let mut request = format!("ws://{}/ws/task/{vps}/session", way.authority)
                 .into_client_request()
                 .map_err(|error| Failure::request(format!("cannot ask the host: {error}")))?;
             if let Ok(asker) = identity::asker().parse() {
                 request.headers_mut().insert(ASKER, asker);
+            }
+            if let Some(bearer) = &way.bearer {
+                request.headers_mut().insert(AUTHORIZATION, bearer.clone());
             }
             let config =
                 WebSocketConfig::default().read_buffer_size(16 * 1024).write_buffer_size(0);
@@ -92,21 +97,6 @@ impl Api {
         };
         let slow = || self.not_reached("it did not answer in time");
         timeout(OPEN_LIMIT, attempt).await.unwrap_or_else(|_| Err(slow()))
-    }
-
-    /// A connection to the host, and how to call it on there.
-    async fn connect(&self) -> Result<(TcpStream, String), Failure> {
-        let way = self.way.get_or_try_init(|| self.find_way()).await?;
-        let connected = match timeout(CONNECT_LIMIT, TcpStream::connect(way.address)).await {
-            Ok(connected) => connected,
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "it did not answer in time")),
-        };
-        let connection = connected.map_err(|error| self.not_reached(&plain(&error)))?;
-        let _ = connection.set_nodelay(true);
-        // A laptop that slept must not keep a dead connection for hours.
-        let _ =
-            nix::sys::socket::setsockopt(&connection, nix::sys::socket::sockopt::KeepAlive, &true);
-        Ok((connection, way.address.to_string()))
     }
 }
 

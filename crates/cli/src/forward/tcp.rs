@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
-use kohakuriver_net::{Socket, relay_sockets};
+use kohakuriver_net::{Socket, relay, relay_sockets};
 use kohakuriver_wire::StreamTarget;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::either::Either;
 
 use super::Way;
 
@@ -33,6 +34,9 @@ async fn connect(way: &Way, client: TcpStream, port: u16) {
     let mut client = client;
     if client.write_all(&early).await.is_ok() {
         // Either side's end ends it; there is nobody to tell who does not know already.
-        let _ = relay_sockets(&Socket::from(client), &Socket::from(host)).await;
+        let _ = match host {
+            Either::Left(host) => relay_sockets(&Socket::from(client), &Socket::from(host)).await,
+            Either::Right(host) => relay(client, host).await,
+        };
     }
 }

@@ -3,9 +3,12 @@
 use std::fmt;
 use std::net::Ipv6Addr;
 
-/// A name or an address, without brackets.
+/// A name or an address, without brackets, and whether TLS is spoken there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Address(String);
+pub struct Address {
+    name: String,
+    https: bool,
+}
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum AddressError {
@@ -13,41 +16,54 @@ pub enum AddressError {
     Malformed(String),
     #[error("'{0}' has a port that is not a number from 1 to 65535")]
     Port(String),
-    #[error("https is not supported yet, use http")]
-    Https,
 }
 
 impl Address {
     /// As it is, for connecting.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
+    }
+
+    pub fn is_https(&self) -> bool {
+        self.https
     }
 
     /// For URLs and for `host:port`: IPv6 in brackets.
     pub fn bracketed(&self) -> String {
-        match self.0.parse::<Ipv6Addr>() {
-            Ok(_) => format!("[{}]", self.0),
-            Err(_) => self.0.clone(),
+        match self.name.parse::<Ipv6Addr>() {
+            Ok(_) => format!("[{}]", self.name),
+            Err(_) => self.name.clone(),
         }
+    }
+
+    /// What [`parse`] reads back as the same host and port.
+    pub fn url(&self, port: u16) -> String {
+        let scheme = if self.https { "https" } else { "http" };
+        format!("{scheme}://{}:{port}", self.bracketed())
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        if self.https {
+            return write!(f, "https://{}", self.bracketed());
+        }
+        f.write_str(&self.name)
     }
 }
 
-/// Understands `name`, `1.2.3.4`, `::1`, `[::1]`, each with `:port` and with `http://`.
+/// Understands `name`, `1.2.3.4`, `::1`, `[::1]`, each with `:port` and with `http://` or
+/// `https://`.
 pub fn parse(text: &str) -> Result<(Address, Option<u16>), AddressError> {
     let malformed = || AddressError::Malformed(text.to_owned());
     let rest = text.trim();
-    if rest.starts_with("https://") {
-        return Err(AddressError::Https);
-    }
-    let rest = rest.strip_prefix("http://").unwrap_or(rest).trim_end_matches('/');
+    let secure = rest.strip_prefix("https://");
+    let https = secure.is_some();
+    let address = |name: &str| Address { name: name.to_owned(), https };
+    let rest = secure.or_else(|| rest.strip_prefix("http://")).unwrap_or(rest);
+    let rest = rest.trim_end_matches('/');
     if rest.parse::<Ipv6Addr>().is_ok() {
-        return Ok((Address(rest.to_owned()), None));
+        return Ok((address(rest), None));
     }
     let (host, port) = match rest.strip_prefix('[') {
         Some(inner) => {
@@ -75,7 +91,7 @@ pub fn parse(text: &str) -> Result<(Address, Option<u16>), AddressError> {
             Ok(_) | Err(_) => return Err(AddressError::Port(text.to_owned())),
         },
     };
-    Ok((Address(host.to_owned()), port))
+    Ok((address(host), port))
 }
 
 #[cfg(test)]
@@ -92,11 +108,16 @@ mod tests {
             ("[fe80::2]:81", "fe80::2", Some(81)),
             ("http://gpu1:8000/", "gpu1", Some(8000)),
             ("http://gpu1.lab", "gpu1.lab", None),
+            ("https://gpu1.lab:8443/", "gpu1.lab", Some(8443)),
+            ("https://[::1]:81", "::1", Some(81)),
         ] {
             let (address, found) = parse(text).unwrap();
             assert_eq!((address.as_str(), found), (host, port), "{text}");
+            assert_eq!(address.is_https(), text.starts_with("https"), "{text}");
+            assert_eq!(parse(&address.url(7)), Ok((address, Some(7))), "{text}");
         }
         assert_eq!(parse("::1").unwrap().0.bracketed(), "[::1]");
+        assert_eq!(parse("https://gpu1").unwrap().0.to_string(), "https://gpu1");
     }
 
     #[test]
@@ -112,7 +133,9 @@ mod tests {
             "[::1",
             "[x]",
             "user@a",
-            "https://a",
+            "https://",
+            "https://a/b",
+            "ftp://a",
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }

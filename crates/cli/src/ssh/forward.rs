@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::How;
 use super::connect::reachable;
-use super::proxy::tunnel;
+use super::proxy::Gate;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::reference::VpsRef;
@@ -16,6 +16,7 @@ use crate::wait;
 pub async fn run(context: &Context, vps: &VpsRef, how: &How, port: u16) -> Result<(), Failure> {
     let task = reachable(context, vps).await?;
     let gateway = how.proxy_port.unwrap_or(context.settings.ssh_proxy_port.value);
+    let gate = Gate::new(context, gateway)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| {
         Failure::request(format!("port {port} of 127.0.0.1 cannot be used: {error}"))
             .hint("take another, or 0 for any free one")
@@ -27,17 +28,16 @@ pub async fn run(context: &Context, vps: &VpsRef, how: &How, port: u16) -> Resul
         called(&task),
         how.user
     ));
-    let host = context.settings.host.value.as_str().to_owned();
     let serve = async {
         loop {
             let (client, _) = listener
                 .accept()
                 .await
                 .map_err(|error| Failure::request(format!("cannot accept: {error}")))?;
-            let (host, id, out) = (host.clone(), task.task_id.clone(), context.out);
+            let (gate, id, out) = (gate.clone(), task.task_id.clone(), context.out);
             // Ends with the process, or when either side closes.
             tokio::spawn(async move {
-                if let Err(failure) = carry(client, &host, gateway, &id).await {
+                if let Err(failure) = carry(client, &gate, &id).await {
                     out.failure(&failure);
                 }
             });
@@ -48,8 +48,8 @@ pub async fn run(context: &Context, vps: &VpsRef, how: &How, port: u16) -> Resul
     Ok(())
 }
 
-async fn carry(client: TcpStream, host: &str, port: u16, id: &str) -> Result<(), Failure> {
-    let server = tunnel(host, port, id).await?;
+async fn carry(client: TcpStream, gate: &Gate, id: &str) -> Result<(), Failure> {
+    let server = gate.open(id).await?;
     let _ = client.set_nodelay(true);
     // How one connection ends is between ssh and the VPS.
     let _ = kohakuriver_net::relay(client, server).await;

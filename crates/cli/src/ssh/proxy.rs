@@ -1,6 +1,9 @@
-//! `kohakuriver ssh-proxy`: what ssh runs as its ProxyCommand. With `ProxyUseFdpass` it gives ssh
-//! the open connection and is gone: no byte of scp or rsync passes here. For settings written
-//! without that, nothing but copying happens once the tunnel stands.
+//! `kohakuriver ssh-proxy`: what ssh runs as its ProxyCommand.
+//!
+//! Where nobody logs in, the way is the SSH gateway's tunnel, and with `ProxyUseFdpass` ssh is
+//! given the open connection and we are gone: no byte of scp or rsync passes here. With a token,
+//! or where the host is reached by https, the way is a stream of the API. That connection is
+//! nothing ssh could use by itself, so its bytes are carried.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
@@ -9,12 +12,17 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
+use kohakuriver_net::Early;
+use kohakuriver_wire::StreamTarget;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_util::either::Either;
 
+use crate::api::{Api, Stream};
 use crate::context::Context;
 use crate::failure::Failure;
 
@@ -40,10 +48,55 @@ pub struct ProxyArgs {
     pass_socket: bool,
 }
 
+/// How SSH gets to the host.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    api: Api,
+    gateway_port: u16,
+    /// As a stream of the API, with TLS or a token; else through the gateway.
+    by_api: bool,
+}
+
+impl Gate {
+    pub fn new(context: &Context, gateway_port: u16) -> Result<Self, Failure> {
+        let api = context.api.clone();
+        let by_api = api.is_https() || api.token()?.is_some();
+        Ok(Self { api, gateway_port, by_api })
+    }
+
+    /// Whether ssh can be given the connection.
+    pub fn gives_sockets(&self) -> bool {
+        !self.by_api
+    }
+
+    /// Opens the way to a VPS's SSH.
+    pub async fn open(&self, id: &str) -> Result<Stream, Failure> {
+        if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            return Err(Failure::usage(format!("'{id}' is not a VPS's id")));
+        }
+        if self.by_api {
+            return self.api.stream(id, &StreamTarget::Ssh).await;
+        }
+        let stream = tunnel(self.api.host(), self.gateway_port, id).await?;
+        Ok(Stream::new(Either::Left(stream), Bytes::new()))
+    }
+}
+
 pub async fn run(context: &Context, args: &ProxyArgs) -> Result<(), Failure> {
     let port = args.proxy_port.unwrap_or(context.settings.ssh_proxy_port.value);
-    let stream = tunnel(context.settings.host.value.as_str(), port, &args.id).await?;
+    let gate = Gate::new(context, port)?;
+    if args.pass_socket && !gate.gives_sockets() {
+        return Err(Failure::usage("ssh's settings are from before the log-in to this host")
+            .hint("run `kohakuriver ssh config` again"));
+    }
     let broken = |error: io::Error| Failure::request(format!("the tunnel broke: {error}"));
+    let (stream, early) = gate.open(&args.id).await?.into_parts();
+    let stream = match stream {
+        Either::Left(stream) => stream,
+        Either::Right(stream) => {
+            return carry_here(Early::new(stream, early)).await.map_err(broken);
+        }
+    };
     let stream = stream.into_std().map_err(broken)?;
     stream.set_nonblocking(false).map_err(broken)?;
     if args.pass_socket {
@@ -52,14 +105,11 @@ pub async fn run(context: &Context, args: &ProxyArgs) -> Result<(), Failure> {
                 .hint("its settings need ProxyUseFdpass=yes: run `kohakuriver ssh config` again")
         });
     }
-    carry(stream).map_err(broken)
+    carry(stream, &early).map_err(broken)
 }
 
 /// Asks the gateway for a VPS and waits for its word.
-pub async fn tunnel(host: &str, port: u16, id: &str) -> Result<TcpStream, Failure> {
-    if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-        return Err(Failure::usage(format!("'{id}' is not a VPS's id")));
-    }
+async fn tunnel(host: &str, port: u16, id: &str) -> Result<TcpStream, Failure> {
     let unreachable = |reason: &dyn std::fmt::Display| {
         Failure::unreachable(format!("the SSH gateway {host}:{port} is not reachable: {reason}"))
             .hint("see `kohakuriver config show` for the host and the gateway's port")
@@ -117,7 +167,16 @@ fn pass(stream: &BlockingStream) -> io::Result<()> {
 }
 
 /// Copies until the VPS has closed. When ssh closes first, only that half ends.
-fn carry(stream: BlockingStream) -> io::Result<()> {
+async fn carry_here(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> io::Result<()> {
+    let (mut from_vps, mut to_vps) = split(stream);
+    // Not joined: it may wait for ever on a keyboard, and ends with the process.
+    tokio::spawn(async move { kohakuriver_net::copy(&mut tokio::io::stdin(), &mut to_vps).await });
+    let copied = kohakuriver_net::copy(&mut from_vps, &mut tokio::io::stdout()).await;
+    unless_gone(copied.map(drop))
+}
+
+/// The same for a bare socket, by threads of its own: it costs less.
+fn carry(stream: BlockingStream, early: &[u8]) -> io::Result<()> {
     let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let sending = stream.try_clone()?;
@@ -126,7 +185,11 @@ fn carry(stream: BlockingStream) -> io::Result<()> {
         let _ = copy(&input, &sending, &input);
         let _ = sending.shutdown(Shutdown::Write);
     })?;
-    match copy(&stream, &output, &output) {
+    unless_gone((&output).write_all(early).and_then(|()| copy(&stream, &output, &output)))
+}
+
+fn unless_gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
         // ssh is gone: there is nobody left to tell.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use kohakuriver_api::Task;
 
 use super::known_hosts;
+use super::proxy::Gate;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::files;
@@ -32,17 +33,19 @@ impl Route {
         let program = std::env::current_exe().map_err(|error| {
             Failure::request(format!("cannot find the path of this program: {error}"))
         })?;
-        let proxy = proxy_command(
-            &program,
-            context.settings.host.value.as_str(),
-            proxy_port,
-            &task.task_id,
-        );
-        let mut options = vec![
-            ("HostKeyAlias", alias.clone()),
-            ("ProxyCommand", proxy),
+        let gate = Gate::new(context, proxy_port)?;
+        let by = if gate.gives_sockets() {
+            By::Gateway { host: context.api.host(), port: proxy_port }
+        } else {
+            By::Api { url: context.api.url() }
+        };
+        let proxy = proxy_command(&program, &by, &task.task_id);
+        let mut options = vec![("HostKeyAlias", alias.clone()), ("ProxyCommand", proxy)];
+        if gate.gives_sockets() {
             // ssh takes the open connection over, rather than having it carried through a pipe.
-            ("ProxyUseFdpass", "yes".to_owned()),
+            options.push(("ProxyUseFdpass", "yes".to_owned()));
+        }
+        options.extend([
             ("UserKnownHostsFile", quoted(&known_hosts)),
             // The key is known from the host, over the link that made the VPS. Without one, what
             // is met first is believed, and only that from then on.
@@ -50,7 +53,7 @@ impl Route {
             ("CheckHostIP", "no".to_owned()),
             ("UpdateHostKeys", "no".to_owned()),
             ("HashKnownHosts", "no".to_owned()),
-        ];
+        ]);
         for key in identities(&files::home()?.join(".ssh"), &task.task_id) {
             options.push(("IdentityFile", quoted(&key)));
         }
@@ -68,21 +71,27 @@ fn identities(ssh_folder: &Path, id: &str) -> Vec<PathBuf> {
     std::iter::once(made).chain(defaults.into_iter().filter(|path| path.exists())).collect()
 }
 
+/// Which of the host's doors, as [`Gate`] has them.
+enum By<'a> {
+    Gateway { host: &'a str, port: u16 },
+    Api { url: String },
+}
+
 /// The command line ssh gives to the user's shell.
-fn proxy_command(program: &Path, host: &str, port: u16, id: &str) -> String {
-    let words = [
-        &program.to_string_lossy(),
-        "--host",
-        host,
-        "ssh-proxy",
-        "--pass-socket",
-        "--proxy-port",
-        &port.to_string(),
-        "--id",
-        id,
-    ];
+fn proxy_command(program: &Path, by: &By<'_>, id: &str) -> String {
+    let program = program.to_string_lossy();
+    let mut words = vec![program.as_ref(), "--host"];
+    let number;
+    match by {
+        By::Gateway { host, port } => {
+            number = port.to_string();
+            words.extend([host, "ssh-proxy", "--pass-socket", "--proxy-port", &number]);
+        }
+        By::Api { url } => words.extend([url, "ssh-proxy"]),
+    }
+    words.extend(["--id", id]);
     // ssh replaces % words before the shell sees anything.
-    words.map(|word| shell_word(word).replace('%', "%%")).join(" ")
+    words.into_iter().map(|word| shell_word(word).replace('%', "%%")).collect::<Vec<_>>().join(" ")
 }
 
 /// One word to any POSIX shell.
@@ -104,14 +113,27 @@ pub fn quoted(path: &Path) -> String {
 mod tests {
     use super::*;
 
+    fn gateway(host: &str, port: u16) -> By<'_> {
+        By::Gateway { host, port }
+    }
+
+    #[test]
+    fn by_https_the_proxy_command_names_the_whole_address_and_carries_the_bytes() {
+        let by = By::Api { url: "https://[::1]:8000".to_owned() };
+        assert_eq!(
+            proxy_command(Path::new("/usr/bin/kohakuriver"), &by, "7"),
+            "/usr/bin/kohakuriver --host 'https://[::1]:8000' ssh-proxy --id 7"
+        );
+    }
+
     #[test]
     fn the_proxy_command_survives_ssh_and_the_shell() {
-        let plain = proxy_command(Path::new("/usr/bin/kohakuriver"), "::1", 8002, "7");
+        let plain = proxy_command(Path::new("/usr/bin/kohakuriver"), &gateway("::1", 8002), "7");
         assert_eq!(
             plain,
             "/usr/bin/kohakuriver --host ::1 ssh-proxy --pass-socket --proxy-port 8002 --id 7"
         );
-        let odd = proxy_command(Path::new("/a b/100%/it's"), "h", 1, "7");
+        let odd = proxy_command(Path::new("/a b/100%/it's"), &gateway("h", 1), "7");
         assert!(odd.starts_with("'/a b/100%%/it'\\''s' --host h "), "{odd}");
     }
 
