@@ -87,7 +87,28 @@ fn address(text: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_there_is_an_answer(
+            headers in proptest::collection::vec(
+                ("x-forwarded-for|forwarded|x-forwarded-proto", "[ -~]{0,40}"),
+                0..4,
+            )
+        ) {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
+            }
+            let peer = "10.0.0.1".parse().unwrap();
+            let nobody = origin(peer, false, &map, &[]);
+            prop_assert_eq!(nobody, (ClientAddress(peer), Secure(false)));
+            let _ = origin(peer, false, &map, &["0.0.0.0/0".parse().unwrap()]);
+        }
+    }
 
     fn from(peer: &str, headers: &[(&'static str, &str)]) -> (String, bool) {
         let mut map = HeaderMap::new();
