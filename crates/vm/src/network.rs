@@ -21,14 +21,18 @@
 //!      +-----------------------------------+
 //! ```
 //!
+//! Containers are on a bridge of their engine's; [`containers`] puts the same border around it.
+//!
 //! Where the runner is not root, [`user`] gives each machine QEMU's own network.
 
 mod bridge;
 mod command;
+mod containers;
 mod firewall;
 mod kernel;
 mod names;
 mod nic;
+mod prefix;
 mod resolver;
 mod rules;
 mod subnet;
@@ -37,10 +41,12 @@ pub mod user;
 
 pub use bridge::{Network, NetworkConfig};
 pub use command::CommandError;
+pub use containers::{BorderConfig, ContainerBorder, Plug};
 pub use names::{BridgeName, Owner, ParseBridgeNameError, tap_name, tap_owner};
 pub use nic::Nic;
+pub use prefix::{ParsePrefixError, Prefix};
 pub use resolver::nameservers;
-pub use subnet::{DEFAULT_SUBNET, Mac, ParseSubnetError, Subnet};
+pub use subnet::{DEFAULT_SUBNET, Mac, ParseMacError, ParseSubnetError, Subnet};
 pub use tap::{TAP_FD, inherit_tap};
 
 use std::net::Ipv4Addr;
@@ -72,6 +78,10 @@ pub enum NetworkError {
         "a network device {name} exists that is not this runner's; remove it (ip link del {name})"
     )]
     DeviceTaken { name: String },
+    #[error("there is no bridge {bridge} on this machine; is the Docker engine on another one?")]
+    BridgeMissing { bridge: BridgeName },
+    #[error("the container's end of the bridge {bridge} is not found")]
+    PortMissing { bridge: BridgeName },
     #[error("cannot write {path}; is the runner root?")]
     Setting {
         path: String,

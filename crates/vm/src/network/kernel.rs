@@ -18,6 +18,11 @@ const MARK: &str = "kohakuriver";
 pub(super) struct Device {
     #[serde(rename = "ifname")]
     pub name: String,
+    #[serde(default, rename = "ifindex")]
+    pub index: u32,
+    /// The other end of a pair that is in another namespace.
+    #[serde(default, rename = "link_index")]
+    pub peer: Option<u32>,
     #[serde(default, rename = "ifalias")]
     pub alias: String,
     #[serde(default)]
@@ -84,18 +89,12 @@ impl Seen {
     pub async fn now(bridge: &BridgeName) -> Result<Self, CommandError> {
         let own = ["ip", "-j", "-d", "addr", "show", "dev", bridge.as_str()];
         let taps = ["ip", "-j", "-d", "link", "show", "type", "tun"];
-        let routes = ["ip", "-j", "-4", "route", "show", "default"];
-        let (bridge, taps, routes) =
-            tokio::try_join!(finish(&own, ""), list::<Device>(&taps), list::<Route>(&routes))?;
+        let (bridge, taps, uplinks) =
+            tokio::try_join!(finish(&own, ""), list::<Device>(&taps), uplinks())?;
         // No such device is what it says with an error.
         let bridge: Vec<Device> =
             if bridge.status.success() { parse(own[0], &bridge.stdout)? } else { Vec::new() };
-        let uplinks = routes.into_iter().filter_map(|route| route.dev);
-        Ok(Self {
-            bridge: bridge.into_iter().next(),
-            taps,
-            uplinks: uplinks.filter(|device| is_plain_device(device)).collect(),
-        })
+        Ok(Self { bridge: bridge.into_iter().next(), taps, uplinks })
     }
 
     /// The TAPs that are this runner's and on the bridge.
@@ -147,6 +146,13 @@ pub(super) fn tap_alias(owner: &Owner, address: Ipv4Addr) -> String {
 
 fn guest_address(alias: &str, owner: &Owner) -> Option<Ipv4Addr> {
     alias.strip_prefix(&bridge_alias(owner))?.strip_prefix(':')?.parse().ok()
+}
+
+/// Devices that a default route leads through.
+pub(super) async fn uplinks() -> Result<BTreeSet<String>, CommandError> {
+    let routes = list::<Route>(&["ip", "-j", "-4", "route", "show", "default"]).await?;
+    let devices = routes.into_iter().filter_map(|route| route.dev);
+    Ok(devices.filter(|device| is_plain_device(device)).collect())
 }
 
 #[derive(Debug, Deserialize)]
@@ -203,7 +209,7 @@ pub(super) async fn neighbours(bridge: &BridgeName) -> Result<Vec<Ipv4Addr>, Com
     Ok(list::<Neighbour>(&argv).await?.into_iter().map(|neighbour| neighbour.dst).collect())
 }
 
-async fn list<T: DeserializeOwned>(argv: &[&str]) -> Result<Vec<T>, CommandError> {
+pub(super) async fn list<T: DeserializeOwned>(argv: &[&str]) -> Result<Vec<T>, CommandError> {
     let text = run("read the network's state", argv).await?;
     parse(argv.first().copied().unwrap_or_default(), &text)
 }

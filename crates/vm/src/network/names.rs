@@ -23,6 +23,11 @@ pub struct BridgeName(String);
 pub struct ParseBridgeNameError;
 
 impl BridgeName {
+    /// That of a node's containers, unless its owner says otherwise.
+    pub fn of_containers() -> Self {
+        Self("kohakuriver".to_owned())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

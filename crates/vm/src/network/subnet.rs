@@ -127,6 +127,27 @@ impl Mac {
     }
 }
 
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("a network card's address is six pairs of hexadecimal digits with ':' between them")]
+pub struct ParseMacError;
+
+impl FromStr for Mac {
+    type Err = ParseMacError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut octets = [0; 6];
+        let mut words = text.split(':');
+        for octet in &mut octets {
+            let word = words.next().filter(|word| word.len() == 2).ok_or(ParseMacError)?;
+            if !word.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                return Err(ParseMacError);
+            }
+            *octet = u8::from_str_radix(word, 16).map_err(|_| ParseMacError)?;
+        }
+        words.next().is_none().then_some(Self(octets)).ok_or(ParseMacError)
+    }
+}
+
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
@@ -196,6 +217,17 @@ mod tests {
             let (low, high) = (other & mask(prefix), other | !mask(prefix));
             let common = low <= subnet.last() && subnet.base <= high;
             prop_assert_eq!(subnet.overlaps(Ipv4Addr::from_bits(other), prefix), common);
+        }
+    }
+
+    #[test]
+    fn a_mac_survives_its_text_and_nothing_else_is_one() {
+        let mac = Mac::of(Ipv4Addr::new(10, 200, 0, 7));
+        assert_eq!(mac.to_string().parse(), Ok(mac));
+        for bad in
+            ["", "52:54:00:c8:00", "52:54:00:c8:00:01:02", "52:54:00:c8:00:+1", "0:0:0:0:0:0"]
+        {
+            assert_eq!(bad.parse::<Mac>(), Err(ParseMacError), "{bad}");
         }
     }
 
