@@ -23,6 +23,9 @@ find_missing() {
   # Whoever answers on the socket is an engine, however it got there.
   have dockerd || docker_answers || need docker.io "Docker engine: runs the instances"
   have ssh && have scp && have ssh-keygen || need openssh-client "ssh, scp, ssh-keygen"
+  have ip || need iproute2 "makes the bridges that VPSes are on"
+  have nft || need nftables "keeps VPSes from one another and from this machine"
+  have nsenter || need util-linux "looks into the networks of containers"
   have mmdebstrap || need mmdebstrap "builds the base environment of a VPS, and VM images"
   [ "$(uname -m)" != x86_64 ] || find_missing_for_machines
   [ "$purpose" != up ] || return 0
@@ -38,8 +41,6 @@ find_missing_for_machines() {
   have qemu-system-x86_64 || need qemu-system-x86 "runs virtual machines"
   have qemu-img || need qemu-utils "makes the disks of virtual machines"
   [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || need ovmf "UEFI firmware, for VM images that want it"
-  have ip || need iproute2 "makes the bridge that virtual machines are on"
-  have nft || need nftables "lets virtual machines reach the network"
   have mke2fs || need e2fsprogs "makes the file system of a VM image"
   have sfdisk || need fdisk "makes the partitions of a VM image"
   have grub-mkimage || need grub-common "makes the boot loader of a VM image"

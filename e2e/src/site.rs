@@ -18,7 +18,7 @@ pub const SCRATCH: &str = "kohakuriver-test/scratch";
 /// A whole distribution with OpenSSH's server installed.
 pub const DEBIAN: &str = "kohakuriver-test/debian";
 
-/// The place. Dropping it removes its containers.
+/// The place. Dropping it removes its containers and their network.
 #[derive(Debug)]
 pub struct Site {
     dir: tempfile::TempDir,
@@ -78,6 +78,8 @@ impl Site {
             .env("KOHAKURIVER_HOST", if self.https { "https://127.0.0.1" } else { "127.0.0.1" })
             .env("KOHAKURIVER_VM_BRIDGE", self.bridge())
             .env("KOHAKURIVER_VM_SUBNET", format!("10.214.{}.0/24", self.number))
+            .env("KOHAKURIVER_CONTAINER_NETWORK", self.container_network())
+            .env("KOHAKURIVER_CONTAINER_SUBNET", format!("10.215.{}.0/24", self.number))
             .env("KOHAKURIVER_PORT", self.port.to_string())
             .env("KOHAKURIVER_SSH_PROXY_PORT", self.ssh_port.to_string());
         command
@@ -86,6 +88,11 @@ impl Site {
     /// The bridge of this site's machines.
     pub fn bridge(&self) -> String {
         format!("kre2e{}", self.number)
+    }
+
+    /// The network of this site's containers.
+    pub fn container_network(&self) -> String {
+        format!("kre2ec{}", self.number)
     }
 
     /// Has the tests' small guest among its images.
@@ -240,6 +247,17 @@ impl Drop for Site {
         }
         for name in self.containers() {
             let _ = run(Command::new("docker").args(["rm", "--force", &name]));
+        }
+        let network = self.container_network();
+        let _ = run(Command::new("docker").args(["network", "rm", &network]));
+        let table = format!("kohakuriver-{network}");
+        let _ = run(Command::new("nft").args(["delete", "table", "inet", &table]));
+        // A runner that was killed leaves it.
+        let shared = self.data_dir().join("shared/shared_data");
+        if fs::read_to_string("/proc/self/mountinfo")
+            .is_ok_and(|mounts| mounts.contains(&format!(" {} ", shared.display())))
+        {
+            let _ = run(Command::new("umount").arg("--lazy").arg(&shared));
         }
     }
 }

@@ -39,6 +39,8 @@ pub struct Node {
     /// None: the Docker engine works. Otherwise why not.
     pub docker_error: Option<String>,
     pub docker_version: Option<String>,
+    /// What is not as contained here as it should be.
+    pub docker_warning: Option<String>,
     /// None: virtual machines can run here. Otherwise why not.
     pub vm_error: Option<String>,
     /// QEMU's.

@@ -278,6 +278,7 @@ pub fn node(app: &App, row: &NodeRow) -> Node {
         DockerState::Ready { version } => node.docker_version = Some(version.clone()),
         DockerState::Unavailable { reason } => node.docker_error = Some(reason.clone()),
     }
+    node.docker_warning.clone_from(&inventory.docker_warning);
     match &inventory.vm {
         VmState::Ready { version, accel, warning } => {
             node.vm_capable = true;

@@ -11,6 +11,9 @@ pub fn lines(inventory: &Inventory) -> Vec<String> {
             format!("docker   none: {reason}; needed for Docker VPSes")
         }
     });
+    if let Some(warning) = &inventory.docker_warning {
+        lines.push(format!("         warning: {warning}"));
+    }
     lines.push(match &inventory.vm {
         VmState::Ready { version, .. } => format!("qemu     {version}"),
         VmState::Unavailable { reason } => {

@@ -8,11 +8,13 @@ use kohakuriver_link::enroll::{EnrollError, enroll};
 use kohakuriver_link::pki::RunnerIdentity;
 use kohakuriver_link::token::JoinToken;
 use kohakuriver_model::NodeName;
-use kohakuriver_runner::{DataDirLock, MachineSettings, Runner, RunnerConfig, lock_data_dir};
+use kohakuriver_runner::{
+    ContainerSettings, DataDirLock, MachineSettings, Runner, RunnerConfig, lock_data_dir,
+};
 
 use kohakuriver_vm::accel::AccelWish;
 use kohakuriver_vm::network::user::Outward;
-use kohakuriver_vm::network::{BridgeName, Subnet};
+use kohakuriver_vm::network::{BridgeName, Prefix, Subnet};
 
 use crate::exit::{Exit, FAILED, NOT_READY, REFUSED, USAGE};
 use crate::host::{host_name, runtime};
@@ -62,7 +64,38 @@ pub struct Places {
     #[arg(long, value_name = "IMAGE", default_value = DEFAULT_IMAGE)]
     pub default_image: String,
     #[command(flatten)]
+    containers: Containers,
+    #[command(flatten)]
     machines: Machines,
+}
+
+/// How a node keeps containers apart; docs/containment.md has what holds.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Containers")]
+struct Containers {
+    /// Docker network and bridge that they are on
+    #[arg(long, value_name = "NAME", default_value_t = BridgeName::of_containers(), env = "KOHAKURIVER_CONTAINER_NETWORK")]
+    container_network: BridgeName,
+    /// Where their addresses come from [default: what Docker chooses]
+    #[arg(long, value_name = "PREFIX", env = "KOHAKURIVER_CONTAINER_SUBNET")]
+    container_subnet: Option<Subnet>,
+    /// Addresses that they shall not reach; may be repeated
+    #[arg(long, value_name = "PREFIX")]
+    container_deny: Vec<Prefix>,
+    /// Make set-user-id programs gain nothing: no sudo and no su in new VPSes
+    #[arg(long)]
+    no_new_privileges: bool,
+}
+
+impl Containers {
+    fn settings(&self) -> ContainerSettings {
+        ContainerSettings {
+            network: self.container_network.clone(),
+            subnet: self.container_subnet,
+            denied: self.container_deny.clone(),
+            no_new_privileges: self.no_new_privileges,
+        }
+    }
 }
 
 /// How a node runs virtual machines.
@@ -128,6 +161,7 @@ impl Places {
             default_image: self.default_image.clone(),
             docker_socket: socket,
             stop_grace: STOP_GRACE,
+            containers: self.containers.settings(),
             machines: self.machines.settings(),
         })
     }

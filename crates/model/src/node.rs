@@ -12,6 +12,9 @@ pub struct Inventory {
     #[serde(default)]
     pub gpus: Vec<Gpu>,
     pub docker: DockerState,
+    /// What is not as contained here as it should be, as a sentence.
+    #[serde(default)]
+    pub docker_warning: Option<String>,
     /// Whether the Docker engine can hand NVIDIA GPUs to containers.
     #[serde(default)]
     pub gpu_runtime: GpuRuntime,
@@ -35,6 +38,7 @@ impl Inventory {
             numa: Vec::new(),
             gpus: Vec::new(),
             docker,
+            docker_warning: None,
             gpu_runtime: GpuRuntime::Missing,
             kvm_device: false,
             vm: VmState::default(),

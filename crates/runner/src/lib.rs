@@ -31,6 +31,7 @@ mod session;
 mod streams;
 
 pub use agent_stream::AgentError;
+pub use backend::docker::ContainerSettings;
 pub use backend::qemu::MachineSettings;
 pub use layout::Layout;
 pub use lock::{DataDirLock, LockError, lock_data_dir};

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent_files;
 use crate::backend::Backends;
-use crate::backend::docker::{DockerBackend, DockerConfig};
+use crate::backend::docker::{ContainerSettings, DockerBackend, DockerConfig};
 use crate::backend::qemu::{MachineSettings, QemuBackend, QemuConfig};
 use crate::board::Board;
 use crate::driver::{STARTS_AT_ONCE, Shared};
@@ -45,6 +45,7 @@ pub struct RunnerConfig {
     pub docker_socket: Option<PathBuf>,
     /// How long a container may take to end before it is killed.
     pub stop_grace: Duration,
+    pub containers: ContainerSettings,
     pub machines: MachineSettings,
 }
 
@@ -86,6 +87,7 @@ impl Runner {
             socket: config.docker_socket.clone(),
             default_image: config.default_image.clone(),
             stop_grace: config.stop_grace,
+            containers: config.containers.clone(),
         }));
         let machines = QemuBackend::new(QemuConfig {
             layout: layout.clone(),

@@ -13,7 +13,9 @@ use kohakuriver_link::protocol::{
 };
 use kohakuriver_link::tls;
 use kohakuriver_model::{ImageSource, InstanceSpec, Intent, NodeId, Observation, Observed, TaskId};
-use kohakuriver_runner::{LockError, MachineSettings, Runner, RunnerConfig, lock_data_dir};
+use kohakuriver_runner::{
+    ContainerSettings, LockError, MachineSettings, Runner, RunnerConfig, lock_data_dir,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -149,6 +151,10 @@ impl Machine {
             default_image: "kohakuriver-test/none:1".to_owned(),
             docker_socket: None,
             stop_grace: Duration::from_secs(1),
+            containers: ContainerSettings {
+                network: "krtest-node".parse().unwrap(),
+                ..ContainerSettings::default()
+            },
             machines: MachineSettings::default(),
         }
     }

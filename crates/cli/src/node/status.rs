@@ -90,6 +90,9 @@ fn panel(node: &Node, now: Timestamp) -> Panel {
         (Some(error), _) => panel.tinted("docker", Tone::Bad, error),
         (None, version) => panel.maybe("docker", version.as_deref()),
     };
+    if let Some(warning) = &node.docker_warning {
+        panel.tinted("warning", Tone::Busy, warning);
+    }
     if let Some(error) = &node.vm_error {
         panel.tinted("vms", Tone::Quiet, format!("none: {error}"));
     }

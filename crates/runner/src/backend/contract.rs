@@ -11,7 +11,7 @@ use kohakuriver_model::{
     SnapshotRef, TaskId,
 };
 
-use super::docker::{DockerBackend, DockerConfig};
+use super::docker::{ContainerSettings, DockerBackend, DockerConfig};
 use super::fake::FakeBackend;
 use super::{Backend, BackendError, Change, Life, SnapshotWish};
 use crate::agent_files;
@@ -42,6 +42,7 @@ impl Node {
             socket: None,
             default_image: "kohakuriver-test/none:1".to_owned(),
             stop_grace: Duration::from_secs(1),
+            containers: containers(),
         });
         Self { dir, layout, backend, name }
     }
@@ -68,6 +69,14 @@ struct Tag(String);
 impl Drop for Tag {
     fn drop(&mut self) {
         let _ = Command::new("docker").args(["rmi", "-f", &self.0]).output();
+    }
+}
+
+/// All on one network: the engine has addresses for thirty, and each test of ours may leave one.
+fn containers() -> ContainerSettings {
+    ContainerSettings {
+        network: "krtest-contract".parse().unwrap(),
+        ..ContainerSettings::default()
     }
 }
 
@@ -423,6 +432,8 @@ fn recording_engine(socket: &std::path::Path) -> tokio::task::JoinHandle<String>
                 let create = head.contains("/containers/create");
                 let answer = if create {
                     "{\"Id\":\"1\",\"Warnings\":[]}"
+                } else if head.contains("/networks/") {
+                    NETWORK
                 } else {
                     "{\"Version\":\"20.10\",\"ApiVersion\":\"1.41\",\"MinAPIVersion\":\"1.12\"}"
                 };
@@ -441,6 +452,11 @@ fn recording_engine(socket: &std::path::Path) -> tokio::task::JoinHandle<String>
     })
 }
 
+/// As the engine tells of the network of [`containers`].
+const NETWORK: &str = r#"{"Name":"krtest-contract","Id":"1","Driver":"bridge",
+    "Options":{"com.docker.network.bridge.name":"krtest-contract",
+    "com.docker.network.bridge.enable_icc":"false"},"Labels":{"kohakuriver.managed":"true"}}"#;
+
 #[tokio::test]
 async fn the_engine_is_really_asked_for_the_cards_and_the_numa_node() {
     let node = Node::new();
@@ -452,6 +468,7 @@ async fn the_engine_is_really_asked_for_the_cards_and_the_numa_node() {
         socket: Some(socket),
         default_image: String::new(),
         stop_grace: Duration::from_secs(1),
+        containers: containers(),
     });
     let mut order = fresh_order(IMAGE);
     let gpu = |index, uuid: &str| GpuRef { index, uuid: uuid.to_owned() };
@@ -536,6 +553,7 @@ async fn an_engine_that_is_not_there_is_unavailable_with_a_hint() {
         socket: Some(node.dir.path().join("none.sock")),
         default_image: String::new(),
         stop_grace: Duration::from_secs(1),
+        containers: containers(),
     });
     let error = backend.inspect(fresh_id()).await.unwrap_err();
     assert_eq!(error.code(), FailureCode::EngineUnavailable);

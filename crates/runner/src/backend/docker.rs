@@ -6,6 +6,9 @@
 //!  base_image  the base environment, built where nobody else made one
 //!  create_body what the engine is asked for when a container is created
 //!  container   create, start, pause, stop, kill, resize, remove, inspect
+//!  network     the containers' own bridge and the border around it
+//!  resolver    whom a container asks for names
+//!  shared_storage  /shared without set-user-id files
 //!  found       from the engine's answer to what the plan needs, and the kernel's count of OOM kills
 //!  attach      a program in a container without the agent
 //!  orphans     what an engine that was killed in the middle of a start left running
@@ -24,7 +27,7 @@ use bollard::query_parameters::LogsOptionsBuilder;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use kohakuriver_link::protocol::{Order, Snapshot};
-use kohakuriver_model::{InstanceSpec, Inventory, NodeName, TaskId};
+use kohakuriver_model::{DockerState, InstanceSpec, Inventory, NodeName, TaskId};
 use tokio::net::UnixStream;
 
 use crate::agent_files;
@@ -40,12 +43,16 @@ mod create_body;
 mod events;
 mod found;
 mod image;
+mod network;
 mod orphans;
+mod resolver;
 mod shared_job;
+mod shared_storage;
 mod snapshot;
 mod tarball;
 
 pub use client::Engine;
+pub use network::ContainerSettings;
 #[cfg(test)]
 pub(crate) use tarball::sample as sample_tar;
 
@@ -60,6 +67,7 @@ pub struct DockerConfig {
     pub default_image: String,
     /// Between SIGTERM and SIGKILL for one that is stopped.
     pub stop_grace: Duration,
+    pub containers: ContainerSettings,
 }
 
 /// How long an agent may take to answer; it is a small static program.
@@ -70,6 +78,8 @@ pub struct DockerBackend {
     engine: Arc<Engine>,
     config: DockerConfig,
     images: image::Images,
+    network: network::ContainerNetwork,
+    shared: shared_storage::SharedStorage,
 }
 
 impl DockerBackend {
@@ -80,7 +90,17 @@ impl DockerBackend {
             config.layout.clone(),
             config.default_image.clone(),
         );
-        Self { engine, config, images }
+        let network = network::ContainerNetwork::new(config.containers.clone());
+        let shared = shared_storage::SharedStorage::new(config.layout.shared_data());
+        Self { engine, config, images, network, shared }
+    }
+
+    /// What must be so before a container is made or started.
+    async fn enclose(&self) -> Result<(), BackendError> {
+        if let Err(error) = self.shared.ensure() {
+            tracing::debug!(%error, "set-user-id files in shared storage have their effect");
+        }
+        self.network.ensure_soon(&self.engine, &self.config.node).await
     }
 }
 
@@ -88,6 +108,20 @@ impl DockerBackend {
 impl Backend for DockerBackend {
     async fn describe(&self, inventory: &mut Inventory) {
         inventory.docker = self.engine.probe().await;
+        inventory.docker_warning = None;
+        match &inventory.docker {
+            DockerState::Ready { .. } => {
+                let ensured = self.network.ensure(&self.engine, &self.config.node).await;
+                inventory.docker_warning = match ensured {
+                    Ok(()) => self.network.warning().await,
+                    Err(error) => Some(match error.hint() {
+                        Some(hint) => format!("{error}: {hint}"),
+                        None => error.to_string(),
+                    }),
+                };
+            }
+            DockerState::Unavailable { .. } => self.network.forget().await,
+        }
     }
 
     async fn prepare(&self, order: &Order, progress: Progress<'_>) -> Result<String, BackendError> {
@@ -95,11 +129,13 @@ impl Backend for DockerBackend {
     }
 
     async fn create(&self, order: &Order, image: &str) -> Result<(), BackendError> {
+        self.enclose().await?;
         container::create(&self.engine, &self.config, order, image).await
     }
 
     async fn start(&self, id: TaskId) -> Result<(), BackendError> {
-        container::start(&self.engine, id).await
+        self.enclose().await?;
+        container::start(&self.engine, &self.network, &self.config.node, id).await
     }
 
     async fn pause(&self, id: TaskId) -> Result<(), BackendError> {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::ContainerUpdateBody;
 use bollard::query_parameters::{
@@ -16,6 +17,7 @@ use super::DockerConfig;
 use super::client::{Engine, status};
 use super::create_body::{LABEL_MANAGED, LABEL_NODE, LABEL_TASK, body};
 use super::found;
+use super::network::ContainerNetwork;
 use super::orphans;
 use crate::backend::{BackendError, Found, Life, Limits};
 
@@ -45,12 +47,27 @@ pub async fn create(
 /// How often what a dead engine left behind is cleared away before a start is given up.
 const CLEARINGS: u32 = 5;
 
-pub async fn start(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
+pub async fn start(
+    engine: &Engine,
+    network: &ContainerNetwork,
+    node: &NodeName,
+    id: TaskId,
+) -> Result<(), BackendError> {
     let docker = engine.docker().await?;
-    let mut clearings = 0;
+    let (mut clearings, mut plugged) = (0, false);
     loop {
         let outcome = docker.start_container(&name(id), None).await;
         match done(engine, "start", outcome, &[304]) {
+            Ok(()) => {
+                network.pin(&docker, id).await;
+                return Ok(());
+            }
+            Err(BackendError::Refused { reason, .. })
+                if is_without_network(&reason) && !plugged =>
+            {
+                plugged = true;
+                network.plug_in_again(engine, node, id).await?;
+            }
             Err(BackendError::Refused { reason, .. })
                 if orphans::is_left_behind(&reason) && clearings < CLEARINGS =>
             {
@@ -62,9 +79,14 @@ pub async fn start(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
                 }
                 tokio::time::sleep(Duration::from_millis(200) * clearings).await;
             }
-            other => return other,
+            refused => return refused,
         }
     }
+}
+
+fn is_without_network(reason: &str) -> bool {
+    let reason = reason.to_ascii_lowercase();
+    reason.contains("network") && reason.contains("not found")
 }
 
 pub async fn pause(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
@@ -144,6 +166,20 @@ pub async fn inspect(engine: &Engine, id: TaskId) -> Result<Option<Found>, Backe
         Err(error) if status(&error) == Some(404) => Ok(None),
         Err(error) => Err(engine.failure(error)),
     }
+}
+
+/// The engine's ids of this node's containers that run.
+pub async fn running_ids(
+    engine: &Engine,
+    docker: &Docker,
+    node: &NodeName,
+) -> Result<Vec<String>, BackendError> {
+    let labels = vec![format!("{LABEL_MANAGED}=true"), format!("{LABEL_NODE}={node}")];
+    let filters = HashMap::from([("label".to_owned(), labels)]);
+    let options = ListContainersOptionsBuilder::default().filters(&filters).build();
+    let running = docker.list_containers(Some(options)).await;
+    let running = running.map_err(|error| engine.failure(error))?;
+    Ok(running.into_iter().filter_map(|container| container.id).collect())
 }
 
 pub async fn list(engine: &Engine, node: &NodeName) -> Result<Vec<(TaskId, Found)>, BackendError> {

@@ -22,6 +22,23 @@ const LABEL_TYPE: &str = "kohakuriver.task_type";
 const LABEL_NAME: &str = "kohakuriver.name";
 /// Docker's 64 MiB make PyTorch's data loaders fail; memory used there counts to the limit anyway.
 const SHM_BYTES: u64 = 1 << 30;
+/// What root in a VPS may do; nothing else, whatever the engine's defaults are. docs/containment.md
+/// has what each is for. Not among them, though Docker gives it: `MKNOD`.
+const CAPABILITIES: [&str; 13] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
 
 pub fn body(config: &DockerConfig, order: &Order, image: &str) -> ContainerCreateBody {
     let spec = &order.spec;
@@ -67,6 +84,15 @@ fn host_config(config: &DockerConfig, order: &Order) -> HostConfig {
         memory,
         memory_swap: memory,
         pids_limit: Some(i64::from(spec.pids_limit)),
+        network_mode: Some(config.containers.network.to_string()),
+        ipc_mode: Some("private".to_owned()),
+        cap_drop: Some(vec!["ALL".to_owned()]),
+        cap_add: Some(CAPABILITIES.map(ToOwned::to_owned).to_vec()),
+        // Said or not, the engine's seccomp and AppArmor profiles and masks on /proc hold.
+        security_opt: config
+            .containers
+            .no_new_privileges
+            .then(|| vec!["no-new-privileges:true".to_owned()]),
         cpuset_cpus: spec.numa.as_ref().map(|pin| cpu_list(&pin.cpus)),
         cpuset_mems: spec.numa.as_ref().map(|pin| pin.node.to_string()),
         device_requests: (!spec.gpus.is_empty()).then(|| vec![gpus(&spec.gpus)]),
@@ -138,16 +164,22 @@ mod tests {
     use kohakuriver_model::{Intent, NumaPin};
 
     use super::*;
+    use crate::backend::docker::ContainerSettings;
     use crate::layout::Layout;
     use crate::plan::tests::order;
 
     fn sent(order: &Order) -> serde_json::Value {
+        sent_with(order, false)
+    }
+
+    fn sent_with(order: &Order, no_new_privileges: bool) -> serde_json::Value {
         let config = DockerConfig {
             layout: Layout::new("/data", "/mnt"),
             node: "n1".parse().unwrap(),
             socket: None,
             default_image: String::new(),
             stop_grace: std::time::Duration::from_secs(1),
+            containers: ContainerSettings { no_new_privileges, ..ContainerSettings::default() },
         };
         serde_json::to_value(body(&config, order, "image")).unwrap()
     }
@@ -161,6 +193,39 @@ mod tests {
             [{"DeviceIDs": ["GPU-5c1b"], "Capabilities": [["gpu"]]}]
         );
         assert_eq!(sent(&order)["HostConfig"]["DeviceRequests"], expected);
+    }
+
+    #[test]
+    fn a_container_is_asked_for_with_nothing_of_the_nodes_and_only_the_reviewed_rights() {
+        let order = order(Intent::created());
+        let host = sent(&order)["HostConfig"].clone();
+        assert_eq!(host["CapDrop"], serde_json::json!(["ALL"]));
+        let added = host["CapAdd"].as_array().unwrap();
+        for never in ["MKNOD", "SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "SYS_MODULE", "SYS_RAWIO"] {
+            assert!(!added.contains(&never.into()), "{never}");
+        }
+        assert_eq!(
+            (&host["NetworkMode"], &host["IpcMode"]),
+            (&"kohakuriver".into(), &"private".into())
+        );
+        for absent in
+            ["Privileged", "PidMode", "UTSMode", "UsernsMode", "Devices", "Binds", "SecurityOpt"]
+        {
+            assert!(host[absent].is_null(), "{absent}: {}", host[absent]);
+        }
+        let mounts = host["Mounts"].as_array().unwrap();
+        let sources: Vec<_> =
+            mounts.iter().map(|mount| mount["Source"].as_str().unwrap()).collect();
+        let own = format!("/data/instances/{}", order.task_id);
+        assert_eq!(
+            sources,
+            ["/data/agent", &format!("{own}/etc"), &format!("{own}/run"), "/mnt/shared_data"]
+        );
+        let strict = sent_with(&order, true);
+        assert_eq!(
+            strict["HostConfig"]["SecurityOpt"],
+            serde_json::json!(["no-new-privileges:true"])
+        );
     }
 
     #[test]

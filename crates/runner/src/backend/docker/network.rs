@@ -1,0 +1,348 @@
+//! The network of a node's containers: a bridge of our own, and the border around it.
+//!
+//! ```text
+//!  unknown --ensure--> network there, rules set, ports pinned --a start--> one more port pinned
+//!     ^                                       |
+//!     +------ the engine was away, or --------+   every GUARD_EVERY the rules are set again
+//!             has another network
+//! ```
+//!
+//! The engine's default bridge lets containers reach one another and every port of the node.
+//! Docker makes ours with `enable_icc=false`; what that leaves open is closed by
+//! [`ContainerBorder`], where the runner is root. docs/containment.md has what holds.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bollard::Docker;
+use bollard::models::{
+    ContainerInspectResponse, EndpointSettings, Ipam, IpamConfig, NetworkConnectRequest,
+    NetworkCreateRequest, NetworkDisconnectRequest, NetworkInspect,
+};
+use bollard::query_parameters::InspectNetworkOptions;
+use kohakuriver_model::{NodeName, TaskId};
+use kohakuriver_vm::network::{
+    BorderConfig, BridgeName, ContainerBorder, NetworkError, Plug, Prefix, Subnet, nameservers,
+};
+use tokio::sync::Mutex;
+
+use super::client::{Engine, status};
+use super::container;
+use super::create_body::LABEL_MANAGED;
+use super::resolver;
+use crate::backend::BackendError;
+
+const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
+const BRIDGE_ICC: &str = "com.docker.network.bridge.enable_icc";
+/// How soon rules that somebody flushed are back.
+const GUARD_EVERY: Duration = Duration::from_secs(60);
+
+/// What an operator may choose for the containers of a node.
+#[derive(Clone, Debug)]
+pub struct ContainerSettings {
+    /// What Docker and the kernel call their network.
+    pub network: BridgeName,
+    /// `None`: Docker chooses.
+    pub subnet: Option<Subnet>,
+    /// What they shall not reach besides what nobody's may.
+    pub denied: Vec<Prefix>,
+    /// Programs gain nothing from set-user-id files: no `sudo`, no `su`.
+    pub no_new_privileges: bool,
+}
+
+impl Default for ContainerSettings {
+    fn default() -> Self {
+        Self {
+            network: BridgeName::of_containers(),
+            subnet: None,
+            denied: Vec::new(),
+            no_new_privileges: false,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct ContainerNetwork {
+    settings: ContainerSettings,
+    /// `None`: the runner may not set rules.
+    border: Option<ContainerBorder>,
+    servers: Vec<Ipv4Addr>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The engine's id of the network that was made or found.
+    id: Option<String>,
+    guarded: Option<Instant>,
+    warning: Option<String>,
+}
+
+impl ContainerNetwork {
+    pub fn new(settings: ContainerSettings) -> Self {
+        let servers = nameservers();
+        let border = nix::unistd::geteuid().is_root().then(|| {
+            ContainerBorder::new(BorderConfig {
+                bridge: settings.network.clone(),
+                nameservers: servers.clone(),
+                denied: settings.denied.clone(),
+            })
+        });
+        Self { settings, border, servers, known: Mutex::default() }
+    }
+
+    pub fn name(&self) -> &str {
+        self.settings.network.as_str()
+    }
+
+    /// As [`Self::ensure`], without asking the engine again for what was seen a moment ago.
+    pub async fn ensure_soon(&self, engine: &Engine, node: &NodeName) -> Result<(), BackendError> {
+        let is_fresh = {
+            let known = self.known.lock().await;
+            known.id.is_some() && known.guarded.is_some_and(|then| then.elapsed() < GUARD_EVERY)
+        };
+        if is_fresh { Ok(()) } else { self.ensure(engine, node).await }
+    }
+
+    /// Sees to it that the network is there and its border whole.
+    ///
+    /// # Errors
+    /// Docker has no such network and cannot make it. A border with holes is a warning instead:
+    /// see [`Self::warning`].
+    pub async fn ensure(&self, engine: &Engine, node: &NodeName) -> Result<(), BackendError> {
+        let docker = engine.docker().await?;
+        let mut known = self.known.lock().await;
+        let network = self.find_or_make(engine, &docker).await?;
+        let is_known = network.id.is_some() && network.id == known.id;
+        if is_known && known.guarded.is_some_and(|then| then.elapsed() < GUARD_EVERY) {
+            return Ok(());
+        }
+        let outcome = self.guard(engine, &docker, &network, node, !is_known).await;
+        let warning = outcome.err();
+        if warning != known.warning {
+            match &warning {
+                Some(warning) => tracing::warn!("{warning}"),
+                None => tracing::info!("the border of the containers' network is whole"),
+            }
+        }
+        *known = Known { id: network.id, guarded: Some(Instant::now()), warning };
+        Ok(())
+    }
+
+    /// Whatever was known may have changed: the engine was away.
+    pub async fn forget(&self) {
+        self.known.lock().await.id = None;
+    }
+
+    /// What is not as contained as it should be.
+    pub async fn warning(&self) -> Option<String> {
+        self.known.lock().await.warning.clone()
+    }
+
+    /// Pins the port of a container that was started. What fails is told and stays a container
+    /// that works.
+    pub async fn pin(&self, docker: &Docker, id: TaskId) {
+        let Some(border) = &self.border else { return };
+        let found = docker.inspect_container(&container::name(id), None).await;
+        let Some(plug) = found.ok().and_then(|answer| self.plug(&answer)) else { return };
+        if let Err(error) = border.pin(&plug).await {
+            tracing::warn!(task_id = %id, error = %with_cause(&error), "a container's port is not pinned to it");
+        }
+    }
+
+    /// Plugs a container in again whose network was removed under it, as `docker network prune`
+    /// does under those that are stopped.
+    pub async fn plug_in_again(
+        &self,
+        engine: &Engine,
+        node: &NodeName,
+        id: TaskId,
+    ) -> Result<(), BackendError> {
+        self.ensure(engine, node).await?;
+        let docker = engine.docker().await?;
+        let container = container::name(id);
+        let gone = NetworkDisconnectRequest { container: container.clone(), force: Some(true) };
+        let _ = docker.disconnect_network(self.name(), gone).await;
+        let request =
+            NetworkConnectRequest { container, endpoint_config: Some(EndpointSettings::default()) };
+        docker
+            .connect_network(self.name(), request)
+            .await
+            .map_err(|error| engine.refused("plug in", error))
+    }
+
+    async fn find_or_make(
+        &self,
+        engine: &Engine,
+        docker: &Docker,
+    ) -> Result<NetworkInspect, BackendError> {
+        if let Some(network) = self.find(engine, docker).await? {
+            return Ok(network);
+        }
+        let made = docker.create_network(self.request()).await;
+        // Another runner of this machine may have been quicker.
+        match (self.find(engine, docker).await?, made) {
+            (Some(network), _) => Ok(network),
+            (None, Err(error)) => {
+                let refused = engine.refused("make the network of", error);
+                if refused.is_engine_away() {
+                    return Err(refused);
+                }
+                Err(BackendError::Unavailable {
+                    reason: refused.to_string(),
+                    hint: "start the runner with another --container-network or \
+                           --container-subnet; where br_netfilter is missing: modprobe br_netfilter"
+                        .to_owned(),
+                })
+            }
+            (None, Ok(_)) => Err(self.unusable("went as soon as it was made")),
+        }
+    }
+
+    async fn find(
+        &self,
+        engine: &Engine,
+        docker: &Docker,
+    ) -> Result<Option<NetworkInspect>, BackendError> {
+        let found = docker.inspect_network(self.name(), None::<InspectNetworkOptions>).await;
+        let network = match found {
+            Ok(network) => network,
+            Err(error) if status(&error) == Some(404) => return Ok(None),
+            Err(error) => return Err(engine.failure(error)),
+        };
+        // The engine also finds what only begins with the name, or has it as its id.
+        if network.name.as_deref() != Some(self.name()) {
+            return Ok(None);
+        }
+        let label = |name: &str| Some(network.labels.as_ref()?.get(name)?.as_str());
+        let option = |name: &str| Some(network.options.as_ref()?.get(name)?.as_str());
+        if label(LABEL_MANAGED) != Some("true") {
+            return Err(self.unusable("was not made by a runner"));
+        }
+        let is_ours = network.driver.as_deref() == Some("bridge")
+            && option(BRIDGE_ICC) == Some("false")
+            && option(BRIDGE_NAME) == Some(self.name());
+        if is_ours { Ok(Some(network)) } else { Err(self.unusable("lets containers reach others")) }
+    }
+
+    fn unusable(&self, why: &str) -> BackendError {
+        let name = self.name();
+        BackendError::Unavailable {
+            reason: format!("its network {name} {why}"),
+            hint: format!(
+                "remove it (docker network rm {name}), or start the runner with another \
+                 --container-network"
+            ),
+        }
+    }
+
+    fn request(&self) -> NetworkCreateRequest {
+        let text = |text: &str| text.to_owned();
+        let ipam = self.settings.subnet.map(|subnet| Ipam {
+            config: Some(vec![IpamConfig {
+                subnet: Some(subnet.to_string()),
+                gateway: Some(subnet.gateway().to_string()),
+                ..IpamConfig::default()
+            }]),
+            ..Ipam::default()
+        });
+        NetworkCreateRequest {
+            name: text(self.name()),
+            driver: Some(text("bridge")),
+            ipam,
+            options: Some(HashMap::from([
+                (text(BRIDGE_NAME), text(self.name())),
+                (text(BRIDGE_ICC), text("false")),
+            ])),
+            labels: Some(HashMap::from([(text(LABEL_MANAGED), text("true"))])),
+            ..NetworkCreateRequest::default()
+        }
+    }
+
+    /// Sets the rules, and pins all ports where none may be pinned yet. The error is a sentence.
+    async fn guard(
+        &self,
+        engine: &Engine,
+        docker: &Docker,
+        network: &NetworkInspect,
+        node: &NodeName,
+        pin: bool,
+    ) -> Result<(), String> {
+        let Some(border) = &self.border else {
+            return Err("containers reach this node's own ports: only root can keep them from it; run the runner as root".to_owned());
+        };
+        let (subnet, gateway) = addresses(network)
+            .ok_or("the containers' network has addresses that are not understood")?;
+        if let Some(wish) = self.settings.subnet.filter(|wish| *wish != subnet) {
+            tracing::warn!(
+                "the containers' network has {subnet}, not {wish}; it becomes that when it is removed while no VPS is on it: docker network rm {}",
+                self.name()
+            );
+        }
+        let open = |error: NetworkError| {
+            format!("containers reach this node's own ports: {}", with_cause(&error))
+        };
+        border.guard(subnet, gateway).await.map_err(open)?;
+        if pin {
+            let plugs =
+                self.plugs(engine, docker, node).await.map_err(|error| error.to_string())?;
+            if let Err(error) = border.pin_all(&plugs).await {
+                tracing::warn!(error = %with_cause(&error), "a container's port is not pinned to it");
+            }
+        }
+        Ok(())
+    }
+
+    /// The ends of this node's containers that run.
+    async fn plugs(
+        &self,
+        engine: &Engine,
+        docker: &Docker,
+        node: &NodeName,
+    ) -> Result<Vec<Plug>, BackendError> {
+        let mut plugs = Vec::new();
+        for id in container::running_ids(engine, docker, node).await? {
+            if let Ok(answer) = docker.inspect_container(&id, None).await {
+                plugs.extend(self.plug(&answer));
+            }
+        }
+        Ok(plugs)
+    }
+
+    /// Where the container's end is, after its names were looked after.
+    fn plug(&self, answer: &ContainerInspectResponse) -> Option<Plug> {
+        let pid = i32::try_from(answer.state.as_ref()?.pid?).ok().filter(|pid| *pid > 0)?;
+        let networks = answer.network_settings.as_ref()?.networks.as_ref()?;
+        let end = networks.get(self.name())?;
+        let mac = end.mac_address.as_ref()?.parse().ok()?;
+        let address = end.ip_address.as_ref()?.parse().ok()?;
+        let resolver = answer.resolv_conf_path.as_ref().filter(|path| !path.is_empty());
+        let asks_itself =
+            resolver.map(|path| resolver::ask_outside(Path::new(path), &self.servers));
+        if let Some(Err(error)) = &asks_itself {
+            tracing::debug!(%error, "a container goes on asking the engine for names");
+        }
+        let hide_neighbours = matches!(asks_itself, Some(Ok(())));
+        Some(Plug { pid, mac, address, hide_neighbours })
+    }
+}
+
+fn addresses(network: &NetworkInspect) -> Option<(Subnet, Ipv4Addr)> {
+    network.ipam.as_ref()?.config.as_ref()?.iter().find_map(|config| {
+        let subnet: Subnet = config.subnet.as_ref()?.parse().ok()?;
+        let gateway = config.gateway.as_ref().and_then(|text| text.parse().ok());
+        Some((subnet, gateway.unwrap_or_else(|| subnet.gateway())))
+    })
+}
+
+fn with_cause(error: &NetworkError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
