@@ -2,7 +2,7 @@
 # do and can be run by themselves.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down build test test-vfio chaos fuzz check bench release
+.PHONY: help up down build test test-vfio chaos fuzz check audit bench release
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -17,8 +17,11 @@ build: ## build for development
 	@scripts/setup.sh
 	cargo build --workspace --locked
 
-check: ## sizes, format and lints: what needs nothing but Rust
+check: ## sizes, format, dependencies and lints: what needs nothing but Rust
 	@scripts/check.sh
+
+audit: ## known holes in dependencies (needs cargo-deny and the network)
+	@scripts/audit.sh
 
 test: ## everything that must hold, with real Docker and real ssh (root or sudo)
 	@scripts/test.sh

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change goes in, cheap things first: sizes, format, lints,
-# then all tests, the end-to-end ones with real Docker and real ssh (they need root).
+# Everything that must hold before a change goes in, cheap things first: sizes, format,
+# dependencies, lints, then all tests, the end-to-end ones with real Docker and real ssh (they
+# need root).
 set -euo pipefail
 . "$(dirname -- "$0")/lib.sh"
 cd "$TOP"
@@ -67,6 +68,7 @@ step "set up" scripts/setup.sh --for test || exit 1
 add_cargo_to_path
 step sizes scripts/sizes.sh || true
 step format as_invoking_user cargo fmt --all --check || true
+step dependencies as_invoking_user scripts/audit.sh --if-installed || true
 step "docker engine" start_docker || true
 step "docker images" scripts/e2e-images.sh --with-debian || true
 step "machine image" scripts/vm-micro-image.sh "$(target_dir)/vm-images" || true
