@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::disk::SmallDisk;
+use crate::disk::{SmallDisk, unmount_shared_storage};
 use crate::engine::Engine;
 use crate::machine::{Qemu, put_micro_image};
 use crate::network::Network;
@@ -169,5 +169,6 @@ impl Drop for Cluster {
         for qemu in Qemu::all_under(self.dir.path()) {
             qemu.kill();
         }
+        unmount_shared_storage(self.dir.path());
     }
 }

@@ -40,6 +40,15 @@ impl SmallDisk {
     }
 }
 
+/// Takes away what runners that were killed left mounted over the shared storage under `dir`.
+pub fn unmount_shared_storage(dir: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+    for place in places.filter(|place| place.starts_with(dir) && place.ends_with("shared_data")) {
+        let _ = run(Command::new("umount").arg("--lazy").arg(place));
+    }
+}
+
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = run(Command::new("umount").arg("--lazy").arg(&self.path));

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde_json::Value;
 
+use crate::disk::unmount_shared_storage;
 use crate::docker::containers_under;
 use crate::machine::{Qemu, put_micro_image};
 use crate::process::{Output, Server, run};
@@ -252,13 +253,7 @@ impl Drop for Site {
         let _ = run(Command::new("docker").args(["network", "rm", &network]));
         let table = format!("kohakuriver-{network}");
         let _ = run(Command::new("nft").args(["delete", "table", "inet", &table]));
-        // A runner that was killed leaves it.
-        let shared = self.data_dir().join("shared/shared_data");
-        if fs::read_to_string("/proc/self/mountinfo")
-            .is_ok_and(|mounts| mounts.contains(&format!(" {} ", shared.display())))
-        {
-            let _ = run(Command::new("umount").arg("--lazy").arg(&shared));
-        }
+        unmount_shared_storage(self.path());
     }
 }
 

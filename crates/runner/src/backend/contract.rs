@@ -25,9 +25,10 @@ const IMAGE: &str = "kohakuriver-test/busybox:latest";
 
 /// A Docker backend of its own, whose containers go with it.
 struct Node {
+    // Before the directory, over a part of which it mounts.
+    backend: DockerBackend,
     dir: tempfile::TempDir,
     layout: Layout,
-    backend: DockerBackend,
     name: String,
 }
 
@@ -44,7 +45,7 @@ impl Node {
             stop_grace: Duration::from_secs(1),
             containers: containers(),
         });
-        Self { dir, layout, backend, name }
+        Self { backend, dir, layout, name }
     }
 
     fn install(&self) {
