@@ -15,6 +15,8 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE};
+use kohakuriver_api::Register;
+use kohakuriver_model::account::user_name;
 use kohakuriver_model::{Role, UserId};
 use kohakuriver_store::{
     Credential, InvitationError, NewInvitation, NewUser, StoreError, UserChange, UserError, UserRow,
@@ -261,17 +263,15 @@ impl Accounts {
         &self,
         app: &App,
         invitation: &str,
-        username: &str,
-        display_name: Option<String>,
-        password: String,
+        wish: Register,
         address: Option<IpAddr>,
     ) -> Result<Session, LoginError> {
         require_on(app)?;
         self.throttle.admit("", address, app.clock.now_ms())?;
-        let name = kohakuriver_model::account::user_name(username).map_err(PasswordError::from)?;
-        let hashed = self.passwords.hash(password).await?;
+        let name = user_name(&wish.username).map_err(PasswordError::from)?;
+        let hashed = self.passwords.hash(wish.password.0).await?;
         let new = NewUser {
-            display_name: display_name.unwrap_or_else(|| name.clone()),
+            display_name: wish.display_name.unwrap_or_else(|| name.clone()),
             username: name,
             role: Role::Anony,
             password: Some(hashed),

@@ -19,6 +19,15 @@ pub struct Credential {
     pub expires_ms: Option<i64>,
 }
 
+#[derive(Clone, Copy, Debug)]
+pub struct NewToken<'a> {
+    pub user: UserId,
+    pub name: &'a str,
+    pub hash: &'a str,
+    pub role: Role,
+    pub expires_ms: Option<i64>,
+}
+
 #[derive(Clone, Debug)]
 pub struct TokenRow {
     pub id: i64,
@@ -125,24 +134,16 @@ impl Store {
         Ok(Some(Credential { role: user.role, expires_ms: Some(row.try_get("until")?), user }))
     }
 
-    pub async fn create_token(
-        &self,
-        user: UserId,
-        name: &str,
-        hash: &str,
-        role: Role,
-        now_ms: i64,
-        expires_ms: Option<i64>,
-    ) -> Result<i64, StoreError> {
+    pub async fn create_token(&self, new: &NewToken<'_>, now_ms: i64) -> Result<i64, StoreError> {
         let sql = "INSERT INTO api_tokens (user_id, name, hash, role, created_ms, expires_ms)
             VALUES ($1, $2, $3, $4, $5, $6)";
         let done = sqlx::query(sql)
-            .bind(user.0)
-            .bind(name)
-            .bind(hash)
-            .bind(role.as_str())
+            .bind(new.user.0)
+            .bind(new.name)
+            .bind(new.hash)
+            .bind(new.role.as_str())
             .bind(now_ms)
-            .bind(expires_ms)
+            .bind(new.expires_ms)
             .execute(&self.writer)
             .await?;
         Ok(done.last_insert_rowid())

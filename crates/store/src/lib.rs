@@ -22,7 +22,7 @@ mod users;
 
 pub use audit::{AuditFilter, AuditRow, NewAudit, Verified};
 pub use credentials::{
-    Credential, InvitationError, InvitationRow, NewInvitation, TokenRow, UserKeyRow,
+    Credential, InvitationError, InvitationRow, NewInvitation, NewToken, TokenRow, UserKeyRow,
 };
 pub use error::StoreError;
 pub use events::{EventRow, NewEvent};

@@ -260,7 +260,11 @@ impl Store {
             Ok(done) => Ok(GroupId(done.last_insert_rowid())),
             Err(error) => match StoreError::from(error) {
                 StoreError::Conflict { .. } => Err(UserError::NameTaken(name.to_owned())),
-                error => Err(error.into()),
+                error @ (StoreError::NotFound { .. }
+                | StoreError::Stale
+                | StoreError::DiskFull
+                | StoreError::Inconsistent { .. }
+                | StoreError::Driver(_)) => Err(error.into()),
             },
         }
     }

@@ -117,16 +117,13 @@ async fn register(
     body: Result<Json<Register>, JsonRejection>,
 ) -> Result<Response, ApiError> {
     let Query(query) = query?;
-    let Json(Register { username, password, display_name }) = body?;
-    let shown = display_name.filter(|name| !name.is_empty());
-    if shown.as_ref().is_some_and(|name| name.chars().count() > 100) {
+    let Json(mut wish) = body?;
+    wish.display_name = wish.display_name.filter(|name| !name.trim().is_empty());
+    if wish.display_name.as_ref().is_some_and(|name| name.chars().count() > 100) {
         let detail = "a displayed name has at most 100 characters";
         return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail));
     }
-    let session = app
-        .accounts
-        .register(&app, &query.token, &username, shown, password.0, caller.address)
-        .await?;
+    let session = app.accounts.register(&app, &query.token, wish, caller.address).await?;
     Ok(logged_in("Registered", session, secure))
 }
 

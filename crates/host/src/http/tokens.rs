@@ -11,7 +11,7 @@ use kohakuriver_api::{
     AddUserKey, CreateToken, CreatedToken, ErrorBody, Note, Secret, Token, UserKey,
 };
 use kohakuriver_model::Role;
-use kohakuriver_store::{StoreError, TokenRow, UserKeyRow};
+use kohakuriver_store::{NewToken, StoreError, TokenRow, UserKeyRow};
 use russh::keys::ssh_key::{HashAlg, PublicKey};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -102,10 +102,9 @@ async fn create_token(
         (asked, end) => asked.or(end),
     };
     let secret = new_secret();
-    let id = app
-        .store
-        .create_token(person.id, &name, &digest(&secret), role, now_ms, expires_ms)
-        .await?;
+    let hash = digest(&secret);
+    let new = NewToken { user: person.id, name: &name, hash: &hash, role, expires_ms };
+    let id = app.store.create_token(&new, now_ms).await?;
     let made = Made(format!("token {id} of user {}", person.username));
     let created = CreatedToken {
         id,

@@ -51,7 +51,7 @@ pub async fn create(
         }
         Some(_) | None => Consent::NotNeeded,
     };
-    let row = place(app, wanted, request, caller.name(), caller.user_id(), consent, caller).await?;
+    let row = place(app, wanted, request, (caller, caller), consent).await?;
     Ok(Created::Instance(Box::new(row)))
 }
 
@@ -85,20 +85,20 @@ async fn prepare(app: &App, caller: &Caller, request: &CreateVps) -> Result<Want
     Ok(wanted)
 }
 
+/// For whom it is, and who sees the refusal.
 async fn place(
     app: &App,
     wanted: Wanted,
     request: &CreateVps,
-    actor: String,
-    owner: Option<UserId>,
+    (owner, caller): (&Caller, &Caller),
     consent: Consent,
-    caller: &Caller,
 ) -> Result<InstanceRow, InstanceError> {
     let Wanted { spec, target, demand } = wanted;
     let now_ms = app.clock.now_ms();
     let id = TaskId::at(now_ms.unsigned_abs(), app.cluster);
     let unavailable = unavailable_nodes(app, spec.backend(), &request.node_labels).await?;
     let names_others = caller.role() >= Role::Operator;
+    let (actor, owner) = (owner.name(), owner.user_id());
     let new = NewInstance { id, spec, target, demand, actor, owner, consent, names_others };
     let row = app.store.create_instance(new, &unavailable, now_ms).await?;
     tracing::info!(task.id = %row.id, node.name = %row.node_name, "created");
@@ -132,7 +132,7 @@ pub async fn approve(
     let wanted = prepare(app, &asker, &request).await?;
     let decision = decision(caller);
     let consent = Consent::Request { id: row.id, decision };
-    place(app, wanted, &request, asker.name(), Some(owner.id), consent, caller).await
+    place(app, wanted, &request, (&asker, caller), consent).await
 }
 
 /// Says no.
