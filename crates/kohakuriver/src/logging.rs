@@ -1,23 +1,54 @@
-//! Logs go to standard error. `KOHAKURIVER_LOG` sets levels in the usual filter syntax,
+//! Logs go to standard error. `KOHAKURIVER_LOG` sets levels, as in `warn,kohakuriver_host=debug`,
 //! `KOHAKURIVER_LOG_FORMAT=json` the format.
 
-use tracing_subscriber::EnvFilter;
+use std::io;
 
-/// Info from us, warnings from libraries.
-const DEFAULT: &str = "warn,kohakuriver=info,kohakuriver_host=info,kohakuriver_runner=info,\
-    kohakuriver_link=info,kohakuriver_agent=info,kohakuriver_store=info";
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 pub fn start() {
-    let filter =
-        EnvFilter::try_from_env("KOHAKURIVER_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT));
+    let wanted = std::env::var("KOHAKURIVER_LOG").ok().and_then(|levels| levels.parse().ok());
+    let levels: Targets = wanted.unwrap_or_else(usual);
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        // Not the default: the levels decide.
+        .with_max_level(LevelFilter::TRACE)
+        .with_writer(io::stderr)
         .with_target(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
     if std::env::var("KOHAKURIVER_LOG_FORMAT").is_ok_and(|format| format == "json") {
-        builder.json().init();
+        builder.json().finish().with(levels).init();
     } else {
-        builder.compact().init();
+        builder.compact().finish().with(levels).init();
+    }
+}
+
+/// Info from us, whose crates all begin so, and warnings from libraries.
+fn usual() -> Targets {
+    Targets::new().with_default(LevelFilter::WARN).with_target("kohakuriver", LevelFilter::INFO)
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn our_crates_say_what_they_do_and_libraries_only_what_is_wrong() {
+        let levels = usual();
+        for ours in ["kohakuriver", "kohakuriver_host::links", "kohakuriver_vm"] {
+            assert!(levels.would_enable(ours, &Level::INFO));
+            assert!(!levels.would_enable(ours, &Level::DEBUG));
+        }
+        assert!(levels.would_enable("russh", &Level::WARN));
+        assert!(!levels.would_enable("russh", &Level::INFO));
+    }
+
+    #[test]
+    fn wanted_levels_are_those_of_each_target_and_of_the_rest() {
+        let levels: Targets = "warn,kohakuriver_host=debug".parse().unwrap();
+        assert!(levels.would_enable("kohakuriver_host::gateway", &Level::DEBUG));
+        assert!(!levels.would_enable("kohakuriver_runner", &Level::INFO));
     }
 }
