@@ -159,6 +159,12 @@ impl Site {
         self.host_with(&["--tls"])
     }
 
+    /// The same, and people log in.
+    pub fn host_auth_https(&mut self) -> Server {
+        self.https = true;
+        self.host_with(&["--tls", "--auth"])
+    }
+
     fn host_with(&mut self, arguments: &[&str]) -> Server {
         let mut command = self.command();
         command.arg("host").args(arguments).arg("--data-dir").arg(self.data_dir());

@@ -1,9 +1,14 @@
 //! The HTTP API as the commands call it.
 
+mod accounts;
+mod approval;
+mod audit;
 mod ca;
 mod connect;
 mod connection;
 mod nodes;
+mod probe;
+mod session;
 mod stream;
 mod vps;
 
@@ -25,8 +30,11 @@ use crate::settings::{Address, Settings, Token};
 use crate::trust::Trust;
 use crate::{credentials, identity};
 
+pub use approval::With;
 pub use connection::Connection;
 use connection::Tls;
+pub use probe::{Probe, takes_connections};
+pub use session::Session;
 pub use stream::{Socket, Stream};
 
 /// A machine that does not take a connection in this time is as good as off.
@@ -193,6 +201,7 @@ impl Api {
         };
         match status {
             StatusCode::NOT_FOUND => Failure::not_found(body),
+            StatusCode::UNAUTHORIZED => Failure::log_in(body),
             _ if body.code == "https_only" => {
                 let url = self.url().replacen("http:", "https:", 1);
                 Failure::usage(format!("the host {} speaks https only", self.place()))

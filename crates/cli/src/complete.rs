@@ -44,6 +44,25 @@ pub fn nodes() -> Vec<CompletionCandidate> {
         .collect()
 }
 
+/// Only an admin learns them.
+pub fn users() -> Vec<CompletionCandidate> {
+    let users = ask(async |context| context.api.users().await);
+    users
+        .into_iter()
+        .map(|user| CompletionCandidate::new(user.username).help(Some(user.role.into())))
+        .collect()
+}
+
+pub fn groups() -> Vec<CompletionCandidate> {
+    let groups = ask(async |context| context.api.groups().await);
+    groups.into_iter().map(|group| CompletionCandidate::new(group.name)).collect()
+}
+
+/// What waits for an operator.
+pub fn requests() -> Vec<CompletionCandidate> {
+    ask(async |context| context.api.pending().await).iter().map(vps).collect()
+}
+
 /// The first node that answers speaks for all: images are in shared storage.
 pub fn vm_images() -> Vec<CompletionCandidate> {
     let images = ask(async |context| {

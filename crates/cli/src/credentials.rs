@@ -27,6 +27,9 @@ pub struct Credential {
     /// Who that is, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// By which the host knows the token that this machine got at its log-in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<i64>,
 }
 
 type All = BTreeMap<String, Credential>;
@@ -42,7 +45,6 @@ pub fn load(folder: &Path, place: &str) -> Result<Option<Credential>, Failure> {
 }
 
 /// Keeps it, in place of what was kept for that host.
-#[cfg_attr(not(test), expect(dead_code, reason = "what logging in does"))]
 pub fn store(folder: &Path, place: &str, credential: Credential) -> Result<(), Failure> {
     let path = path(folder);
     let mut all = read(&path)?;
@@ -51,7 +53,6 @@ pub fn store(folder: &Path, place: &str, credential: Credential) -> Result<(), F
 }
 
 /// Forgets it. Whether there was one.
-#[cfg_attr(not(test), expect(dead_code, reason = "what logging out does"))]
 pub fn remove(folder: &Path, place: &str) -> Result<bool, Failure> {
     let path = path(folder);
     let mut all = read(&path)?;
@@ -99,7 +100,7 @@ mod tests {
     use super::*;
 
     fn credential(token: &str, user: Option<&str>) -> Credential {
-        Credential { token: token.parse().unwrap(), user: user.map(ToOwned::to_owned) }
+        Credential { token: token.parse().unwrap(), user: user.map(ToOwned::to_owned), id: Some(7) }
     }
 
     #[test]

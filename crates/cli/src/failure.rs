@@ -9,6 +9,8 @@ pub enum Kind {
     Request,
     /// 404: often an answer more than an error.
     NotFound,
+    /// 401: the host must know who asks, and does not.
+    LogIn,
     /// The host knows the VPS and cannot get there now; asking again may help.
     Unavailable,
     Usage,
@@ -82,6 +84,11 @@ impl Failure {
         Self { hint: body.hint, ..Self::new(Kind::NotFound, body.detail) }
     }
 
+    pub fn log_in(body: ErrorBody) -> Self {
+        let hint = body.hint.or_else(|| Some("kohakuriver auth login".to_owned()));
+        Self { hint, ..Self::new(Kind::LogIn, body.detail) }
+    }
+
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -101,12 +108,12 @@ impl Failure {
 
     /// Whether trying the next of several VPSes makes no sense any more.
     pub fn ends_all(&self) -> bool {
-        matches!(self.kind, Kind::Interrupted | Kind::Unreachable | Kind::Distrusted)
+        matches!(self.kind, Kind::Interrupted | Kind::Unreachable | Kind::Distrusted | Kind::LogIn)
     }
 
     pub fn exit_code(&self) -> u8 {
         match self.kind {
-            Kind::Request | Kind::NotFound | Kind::Unavailable | Kind::Reported => 1,
+            Kind::Request | Kind::NotFound | Kind::LogIn | Kind::Unavailable | Kind::Reported => 1,
             Kind::Program(code) => code,
             Kind::Usage => 2,
             Kind::Unreachable | Kind::Distrusted => 3,

@@ -13,11 +13,16 @@ pub fn login() -> Option<String> {
         .or_else(|| User::from_uid(Uid::current()).ok().flatten().map(|user| user.name))
 }
 
+/// What this machine calls itself.
+pub fn machine() -> String {
+    let name = gethostname().ok().and_then(|name| name.into_string().ok());
+    printable(name.as_deref().unwrap_or("unknown"))
+}
+
 /// `login@machine`, fit for a header.
 pub fn asker() -> String {
-    let machine = gethostname().ok().and_then(|name| name.into_string().ok());
     let login = login().unwrap_or_else(|| Uid::current().to_string());
-    printable(&format!("{login}@{}", machine.as_deref().unwrap_or("unknown")))
+    printable(&format!("{login}@{}", machine()))
 }
 
 fn printable(text: &str) -> String {

@@ -16,12 +16,18 @@
 //! ```
 
 mod api;
+mod approval;
+mod ask;
+mod audit;
+mod auth;
 mod complete;
 mod completion;
 mod config;
 mod connect;
 mod context;
 mod credentials;
+mod doctor;
+mod duration;
 mod escape;
 mod failure;
 mod files;
@@ -99,6 +105,15 @@ pub enum ClientCommand {
     /// Run programs in a VPS, without SSH
     #[command(subcommand)]
     Terminal(terminal::TerminalCommand),
+    /// Log in, and manage accounts
+    #[command(subcommand)]
+    Auth(auth::AuthCommand),
+    /// Decide on what people ask for
+    #[command(subcommand)]
+    Approval(approval::ApprovalCommand),
+    /// Read and check the log of who did what
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Manage the machines that run VPSes
     #[command(subcommand)]
     Node(node::NodeCommand),
@@ -107,6 +122,8 @@ pub enum ClientCommand {
     Qemu(QemuCommand),
     /// Show the cluster at a glance
     Status(status::StatusArgs),
+    /// Look for what is wrong or unsafe, here and at the host
+    Doctor(doctor::DoctorArgs),
     /// Show the versions of this program and of the host
     Version(version::VersionArgs),
     /// Show where the settings come from
@@ -159,9 +176,13 @@ async fn dispatch(context: &Context, command: ClientCommand) -> Result<(), Failu
         ClientCommand::Connect(args) => connect::run(context, args).await,
         ClientCommand::Forward(args) => forward::run(context, args).await,
         ClientCommand::Terminal(command) => terminal::run(context, command).await,
+        ClientCommand::Auth(command) => auth::run(context, command).await,
+        ClientCommand::Approval(command) => approval::run(context, command).await,
+        ClientCommand::Audit(command) => audit::run(context, command).await,
         ClientCommand::Node(command) => node::run(context, command).await,
         ClientCommand::Qemu(command) => qemu::run(context, command).await,
         ClientCommand::Status(_) => status::run(context).await,
+        ClientCommand::Doctor(args) => doctor::run(context, &args).await,
         ClientCommand::Version(_) => version::run(context).await,
         ClientCommand::Config(command) => config::run(context, &command),
         ClientCommand::Completion(args) => completion::run(&args, context.out),

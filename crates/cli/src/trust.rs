@@ -58,6 +58,11 @@ impl Trust {
             })
     }
 
+    /// Whether a CA is believed already.
+    pub fn is_pinned(&self) -> bool {
+        self.pin.as_ref().is_some_and(|path| path.exists())
+    }
+
     /// How to speak TLS there, and a witness of what it shows.
     pub fn client(&self) -> Result<(Arc<ClientConfig>, Arc<Witness>), Failure> {
         let pinned = self.pinned()?;

@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
-pub use age::{age, ago, ago_ms};
+pub use age::{age, ago, ago_ms, at, until};
 pub use panel::Panel;
 pub use progress::{Progress, Transfer};
 pub use table::{Fit, Grid};
@@ -123,6 +123,11 @@ impl Output {
 pub fn printable(text: &str) -> String {
     let plain = |c: char| if c.is_control() && c != '\n' && c != '\t' { ' ' } else { c };
     text.chars().map(plain).collect()
+}
+
+/// Text that has to be a table's cell, or the rest of a line.
+pub fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The colour of a VPS's status word.

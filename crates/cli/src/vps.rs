@@ -1,11 +1,13 @@
 //! `kohakuriver vps`: virtual private servers.
 
 mod act;
+mod assign;
 mod cp;
 mod create;
 mod created;
 mod delete;
 mod events;
+mod give;
 mod keys;
 mod kill;
 mod list;
@@ -14,6 +16,7 @@ mod pause;
 mod restart;
 mod resume;
 mod settle;
+mod share;
 mod snapshot;
 mod ssh_key;
 mod status;
@@ -23,8 +26,10 @@ mod update;
 use kohakuriver_api::Task;
 use kohakuriver_model::BackendKind;
 
-pub use list::has_ssh;
+pub use act::{Troubles, print_json};
+pub use list::{cores, has_ssh, memory};
 pub use parse::label;
+pub use status::show;
 
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
@@ -58,6 +63,14 @@ pub enum VpsCommand {
     /// List, add and remove the SSH keys that may log in
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Let others see, use or manage a VPS
+    Share(share::ShareArgs),
+    /// Take a share back; who is inside is put out within seconds
+    Unshare(share::UnshareArgs),
+    /// Let people use a VPS: `vps share` for several
+    Assign(assign::AssignArgs),
+    /// Make a VPS somebody else's
+    Give(give::GiveArgs),
     /// Copy files to, from and between VPSes
     #[command(visible_alias = "copy")]
     Cp(cp::CopyArgs),
@@ -80,6 +93,10 @@ pub async fn run(context: &Context, command: VpsCommand) -> Result<(), Failure> 
         VpsCommand::Update(args) => update::run(context, &args).await,
         VpsCommand::Snapshot(command) => snapshot::run(context, command).await,
         VpsCommand::Keys(command) => keys::run(context, command).await,
+        VpsCommand::Share(args) => share::run(context, &args).await,
+        VpsCommand::Unshare(args) => share::unshare(context, &args).await,
+        VpsCommand::Assign(args) => assign::run(context, &args).await,
+        VpsCommand::Give(args) => give::run(context, &args).await,
         VpsCommand::Cp(args) => cp::run(context, &args).await,
         VpsCommand::Events(args) => events::run(context, &args).await,
         VpsCommand::Restart(args) => restart::run(context, &args).await,

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that is surprised should end there")]
 
+mod accounts;
 mod bad_input;
 mod containment;
 mod faults;

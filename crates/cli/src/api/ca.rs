@@ -1,5 +1,4 @@
 //! Getting to know a host that has a CA of its own: what logging in by https begins with.
-#![cfg_attr(not(test), expect(dead_code, reason = "what logging in does"))]
 
 use std::sync::Arc;
 

@@ -255,7 +255,7 @@ async fn the_token_of_a_log_in_is_for_its_host_only_and_the_environments_beats_i
     let folder = tempfile::tempdir().unwrap();
     let fake = Fake::start(None, "").await;
     let host = format!("127.0.0.1:{}", fake.port);
-    let kept = credentials::Credential { token: "kept".parse().unwrap(), user: None };
+    let kept = credentials::Credential { token: "kept".parse().unwrap(), user: None, id: None };
     credentials::store(folder.path(), &host, kept).unwrap();
     api(folder.path(), &host, &[]).health().await.unwrap();
     assert!(fake.head().contains("authorization: bearer kept\r\n"), "to this machine by http");

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use kohakuriver_api::JoinTokenRequest;
 
 use crate::context::Context;
+use crate::duration;
 use crate::failure::Failure;
 use crate::ui::age;
 
@@ -71,22 +72,11 @@ fn is_loopback(address: &str) -> bool {
     }
 }
 
-/// `90`, `90s`, `30m`, `1h`, `2d`
 fn seconds(text: &str) -> Result<u64, String> {
     const LONGEST: u64 = 7 * 86_400;
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (digits, unit) = text.split_at(split);
-    let size = match unit {
-        "" | "s" => 1,
-        "m" | "min" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err("write a number and s, m, h or d, for example 1h".to_owned()),
-    };
-    let number: u64 = digits.parse().map_err(|_| "write a number first, for example 1h")?;
-    match number.checked_mul(size) {
-        Some(total) if (1..=LONGEST).contains(&total) => Ok(total),
-        Some(_) | None => Err("a token lasts from 1 second to 7 days".to_owned()),
+    match duration::seconds(text)? {
+        total if (1..=LONGEST).contains(&total) => Ok(total),
+        _ => Err("a token lasts from 1 second to 7 days".to_owned()),
     }
 }
 
@@ -99,7 +89,7 @@ mod tests {
         assert_eq!(seconds("1h"), Ok(3600));
         assert_eq!(seconds("90"), Ok(90));
         assert_eq!(seconds("7d"), Ok(604_800));
-        for bad in ["", "h", "0", "8d", "1w", "-1h", "99999999999999999999d"] {
+        for bad in ["", "h", "0", "8d", "2w", "-1h", "99999999999999999999d"] {
             assert!(seconds(bad).is_err(), "{bad:?}");
         }
     }

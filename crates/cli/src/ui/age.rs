@@ -1,6 +1,7 @@
 //! Times as people say them.
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 /// `3 minutes ago`, or the text itself where it is no time.
 pub fn ago(text: &str, now: Timestamp) -> String {
@@ -20,6 +21,24 @@ pub fn age(text: &str, now: Timestamp) -> Option<String> {
 pub fn ago_ms(then_ms: u64) -> String {
     let then = i64::try_from(then_ms / 1000).unwrap_or(i64::MAX);
     format!("{} ago", words(Timestamp::now().as_second().saturating_sub(then)))
+}
+
+/// To the second, in this machine's zone.
+pub fn at(text: &str) -> String {
+    match text.parse::<Timestamp>() {
+        Ok(time) => {
+            time.to_zoned_datetime(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+        }
+        Err(_) => text.to_owned(),
+    }
+}
+
+/// `in 3 days`, `2 hours ago`, or the text itself where it is no time.
+pub fn until(text: &str, now: Timestamp) -> String {
+    match text.parse::<Timestamp>() {
+        Ok(end) if end > now => format!("in {}", words(end.as_second() - now.as_second())),
+        Ok(_) | Err(_) => ago(text, now),
+    }
 }
 
 fn words(seconds: i64) -> String {
@@ -57,5 +76,7 @@ mod tests {
         let now = "2026-01-01T00:10:00Z".parse().unwrap();
         assert_eq!(ago("2026-01-01T00:00:00+00:00", now), "10 minutes ago");
         assert_eq!(ago("yesterday", now), "yesterday");
+        assert_eq!(until("2026-01-01T00:00:00+00:00", now), "10 minutes ago");
+        assert_eq!(until("2026-01-04T00:10:00+00:00", now), "in 3 days");
     }
 }

@@ -97,6 +97,9 @@ pub struct CreateArgs {
     keys: KeyArgs,
 }
 
+/// What waits for an operator's word is in this status.
+pub const PENDING: &str = "pending_approval";
+
 const BACKENDS: [&str; 2] = [BackendKind::Docker.word(), BackendKind::Qemu.word()];
 
 /// A VPS and which of its snapshots.
@@ -128,6 +131,16 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
         context.out.note(format!("note: {}", failure.message));
     }
     let mut task = created.task;
+    if task.status == PENDING {
+        // It may take days, and then this key opens it.
+        let key = created::say_key(context, made);
+        if context.out.json {
+            context.out.json(&task);
+        } else {
+            created::summary(context, &task, key.as_deref());
+        }
+        return Ok(());
+    }
     if !args.detach && task.status != "running" {
         let step = format!("creating {}", body.name.as_deref().unwrap_or(id));
         let over = |task: &Task| wait::is_blocked(task) || has_settled(task);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use kohakuriver_api::Task;
 
+use super::create::PENDING;
 use super::list::has_ssh;
 use super::{called, is_machine};
 use crate::context::Context;
@@ -36,6 +37,13 @@ pub fn refused(context: &Context, failure: Failure, made: Option<MadeKey>) -> Fa
 pub fn summary(context: &Context, task: &Task, key: Option<&Path>) {
     let out = context.out;
     let name = called(task);
+    if task.status == PENDING {
+        out.line(format!("VPS {name} waits for an operator's approval"));
+        out.line(format!("  id    {}", task.task_id));
+        out.hint(format!("`kohakuriver vps status {name} --watch` shows what becomes of it"));
+        out.hint(format!("`kohakuriver vps delete {name}` takes the request back"));
+        return;
+    }
     let node = task.assigned_node.as_deref().unwrap_or("a node to be chosen");
     let running = task.status == "running";
     let state = if running { "is running on" } else { "is being created on" };

@@ -3,8 +3,6 @@
 use std::time::Instant;
 
 use clap_complete::ArgValueCandidates;
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use kohakuriver_api::Event;
 
 use super::with_list_hint;
@@ -12,7 +10,7 @@ use crate::complete;
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
 use crate::reference::VpsRef;
-use crate::ui::{Fit, Grid, Progress, Tone};
+use crate::ui::{Fit, Grid, Progress, Tone, at, one_line};
 use crate::wait::{self, News, Patience};
 
 /// More than any VPS does between two looks.
@@ -108,7 +106,7 @@ fn print(context: &Context, event: &Event) {
         context.out.json_line(event);
         return;
     }
-    let (time, who, what) = (time(&event.at), &event.actor, &event.kind);
+    let (time, who, what) = (at(&event.at), &event.actor, &event.kind);
     let line = format!(
         "{time:TIME_WIDTH$}  {who:WHO_WIDTH$}  {what:WHAT_WIDTH$}  {}",
         one_line(&event.detail)
@@ -125,7 +123,7 @@ fn grid(events: &[Event]) -> Grid {
     ]);
     for event in events {
         grid.row(vec![
-            (Tone::Plain, time(&event.at)),
+            (Tone::Plain, at(&event.at)),
             (Tone::Plain, event.actor.clone()),
             (tone(&event.kind), event.kind.clone()),
             (Tone::Plain, one_line(&event.detail)),
@@ -140,18 +138,4 @@ fn tone(kind: &str) -> Tone {
         "running" | "found" => Tone::Good,
         _ => Tone::Plain,
     }
-}
-
-/// To the second, in this machine's zone.
-fn time(text: &str) -> String {
-    match text.parse::<Timestamp>() {
-        Ok(time) => {
-            time.to_zoned_datetime(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
-        }
-        Err(_) => text.to_owned(),
-    }
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -39,9 +39,10 @@ pub async fn run(context: &Context, args: &ListArgs) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let mut grid = Grid::new(&[
-        ("ID", Fit::Whole),
-        ("NAME", Fit::Cut),
+    let owners = has_owners(&tasks);
+    let mut columns = vec![("ID", Fit::Whole), ("NAME", Fit::Cut)];
+    columns.extend(owners.then_some(("OWNER", Fit::Cut)));
+    columns.extend([
         ("STATUS", Fit::Whole),
         ("NODE", Fit::Cut),
         // Of the two words the one that is not the usual fits however narrow it gets.
@@ -51,29 +52,37 @@ pub async fn run(context: &Context, args: &ListArgs) -> Result<(), Failure> {
         ("MEMORY", Fit::Whole),
         ("STARTED", Fit::Whole),
     ]);
+    let mut grid = Grid::new(&columns);
     let now = Timestamp::now();
     for task in &tasks {
-        grid.row(row(task, now));
+        grid.row(row(task, owners, now));
     }
     grid.print(context.out);
     Ok(())
 }
 
-fn row(task: &Task, now: Timestamp) -> Vec<(Tone, String)> {
+/// Whether they are not all the same person's.
+fn has_owners(tasks: &[Task]) -> bool {
+    tasks.iter().any(|task| task.owner_username != tasks[0].owner_username)
+}
+
+fn row(task: &Task, owners: bool, now: Timestamp) -> Vec<(Tone, String)> {
     let plain = |text: String| (Tone::Plain, text);
     let status = task.transition.as_deref().unwrap_or(&task.status);
     let tone = if task.transition.is_some() { Tone::Busy } else { status_tone(status) };
-    vec![
-        plain(task.task_id.clone()),
-        plain(task.name.clone().unwrap_or_default()),
+    let node = task.assigned_node.as_ref().or(task.requested_node.as_ref());
+    let mut cells = vec![plain(task.task_id.clone()), plain(task.name.clone().unwrap_or_default())];
+    cells.extend(owners.then(|| plain(task.owner_username.clone().unwrap_or_default())));
+    cells.extend([
         (tone, status.to_owned()),
-        plain(task.assigned_node.clone().unwrap_or_default()),
+        plain(node.cloned().unwrap_or_default()),
         plain(task.vps_backend.clone()),
         plain(if has_ssh(task) { "yes" } else { "no" }.to_owned()),
         plain(cores(task)),
         plain(memory(task)),
         plain(task.started_at.as_deref().map(|time| ago(time, now)).unwrap_or_default()),
-    ]
+    ]);
+    cells
 }
 
 /// Whether it was created with `--ssh`.
@@ -92,5 +101,21 @@ pub fn memory(task: &Task) -> String {
     match task.required_memory_bytes {
         None | Some(0) => "all".to_owned(),
         Some(bytes) => Memory::from_bytes(bytes).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_are_shown_where_there_are_several() {
+        let of = |owner: &str| Task { owner_username: Some(owner.to_owned()), ..Task::default() };
+        assert!(!has_owners(&[]));
+        assert!(!has_owners(&[of("ann"), of("ann")]));
+        assert!(has_owners(&[of("ann"), Task::default()]));
+        let now = Timestamp::UNIX_EPOCH;
+        assert_eq!(row(&of("ann"), true, now)[2].1, "ann");
+        assert_eq!(row(&of("ann"), true, now).len(), row(&of("ann"), false, now).len() + 1);
     }
 }

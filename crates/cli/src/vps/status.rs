@@ -2,7 +2,7 @@
 
 use clap_complete::ArgValueCandidates;
 use jiff::Timestamp;
-use kohakuriver_api::Task;
+use kohakuriver_api::{Share, Task};
 
 use super::list::{cores, has_ssh, memory};
 use super::{called, is_machine, with_list_hint};
@@ -30,7 +30,7 @@ pub struct StatusArgs {
 
 pub async fn run(context: &Context, args: &StatusArgs) -> Result<(), Failure> {
     let task = context.api.task(args.vps.as_str()).await.map_err(with_list_hint)?;
-    print(context, &task);
+    show(context, &task);
     if !args.watch {
         return Ok(());
     }
@@ -56,7 +56,7 @@ async fn watch(context: &Context, mut shown: Task) -> Result<(), Failure> {
         if !context.out.json {
             context.out.line("");
         }
-        print(context, &next);
+        show(context, &next);
         shown = next;
     }
 }
@@ -70,7 +70,8 @@ fn looks_the_same(context: &Context, old: &Task, new: &Task) -> bool {
     panel(old, now).render(context.out) == panel(new, now).render(context.out)
 }
 
-fn print(context: &Context, task: &Task) {
+/// One VPS, as this command shows it.
+pub fn show(context: &Context, task: &Task) {
     if context.out.json {
         context.out.json(task);
     } else {
@@ -82,6 +83,7 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
     let mut panel = Panel::default();
     panel.add("id", &task.task_id).maybe("name", task.name.as_deref());
     panel.tinted("status", status_tone(&task.status), &task.status);
+    approval(&mut panel, task);
     if let Some(transition) = &task.transition {
         let since = task.transition_since.as_deref().and_then(|time| age(time, now));
         let text = match since {
@@ -103,6 +105,7 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
     }
     panel.maybe("exit code", task.exit_code.map(|code| code.to_string()));
     panel.maybe("node", task.assigned_node.as_deref());
+    panel.maybe("node asked for", task.requested_node.as_deref());
     panel.add("backend", &task.vps_backend);
     let images = [&task.vm_image, &task.docker_image_name, &task.container_name];
     panel.maybe("image", images.into_iter().flatten().next());
@@ -110,9 +113,11 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
     panel.add("cores", cores(task)).add("memory", memory(task));
     panel.maybe("disk", task.vm_disk_size.as_deref());
     panel.maybe("address", task.vm_ip.as_deref());
-    if !task.required_gpus.is_empty() {
-        panel.add("gpus", gpus(task));
-    }
+    match task.gpu_count {
+        Some(count) => panel.add("gpus", format!("any {count}")),
+        None if task.required_gpus.is_empty() => &mut panel,
+        None => panel.add("gpus", gpus(task)),
+    };
     panel.maybe("numa node", task.target_numa_node_id.map(|node| node.to_string()));
     panel.maybe("process limit", task.pids_limit.map(|limit| limit.to_string()));
     panel.add("snapshots", snapshots(task));
@@ -133,6 +138,12 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
         panel.add("console", format!("kohakuriver terminal attach {}", called(task)));
     }
     panel.add("ssh", ssh).maybe("owner", task.owner_username.as_deref());
+    if !task.shares.is_empty() {
+        panel.add("shared with", shares(task));
+    }
+    // Owners and operators know it.
+    let access = task.access.as_deref().filter(|word| ["view", "use", "manage"].contains(word));
+    panel.maybe("shared with you", access.map(|level| format!("to {level}")));
     let times = [
         ("submitted", &task.submitted_at),
         ("started", &task.started_at),
@@ -142,6 +153,34 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
         panel.maybe(key, time.as_deref().map(|text| format!("{text} ({})", ago(text, now))));
     }
     panel
+}
+
+/// What an operator has said, or has still to say.
+fn approval(panel: &mut Panel, task: &Task) {
+    let by = task.approved_by_username.as_deref();
+    match (task.status.as_str(), by) {
+        ("pending_approval", _) => {
+            panel.tinted("approval", Tone::Busy, "an operator has to agree first");
+        }
+        ("rejected", _) => {
+            let who = by.map(|name| format!(" by {name}")).unwrap_or_default();
+            let reason = task.rejection_reason.as_deref().unwrap_or("no reason was given");
+            panel.tinted("rejected", Tone::Bad, format!("{reason}{who}"));
+        }
+        (_, Some(name)) => {
+            panel.add("approved by", name);
+        }
+        (_, None) => {}
+    }
+}
+
+/// One to a line.
+fn shares(task: &Task) -> String {
+    let line = |share: &Share| {
+        let group = if share.kind == "group" { "group " } else { "" };
+        format!("{group}{} (to {})", share.name, share.level)
+    };
+    task.shares.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// One to a line: a UUID is long.
@@ -207,6 +246,40 @@ mod tests {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(!text.contains("process limit"), "{text}");
+        let waiting = Task {
+            status: "pending_approval".to_owned(),
+            gpu_count: Some(2),
+            requested_node: Some("gpu-01".to_owned()),
+            owner_username: Some("ann".to_owned()),
+            shares: vec![
+                Share { kind: "user".to_owned(), name: "bob".to_owned(), level: "use".to_owned() },
+                Share {
+                    kind: "group".to_owned(),
+                    name: "lab".to_owned(),
+                    level: "view".to_owned(),
+                },
+            ],
+            ..task.clone()
+        };
+        let text = panel(&waiting, now).render(out).join("\n");
+        for part in [
+            "operator has to agree",
+            "any 2",
+            "gpu-01",
+            "ann",
+            "bob (to use)",
+            "group lab (to view)",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let refused = Task {
+            status: "rejected".to_owned(),
+            rejection_reason: Some("too large".to_owned()),
+            approved_by_username: Some("olga".to_owned()),
+            ..waiting
+        };
+        let text = panel(&refused, now).render(out).join("\n");
+        assert!(text.contains("too large by olga"), "{text}");
         let plain = Task { on_oom: "end".to_owned(), warning: None, ..task };
         let text = panel(&plain, now).render(out).join("\n");
         assert!(!text.contains("out of memory") && !text.contains("warning"), "{text}");

@@ -1,0 +1,60 @@
+//! The routes of requests that wait for an operator, and of who else has a VPS.
+
+use kohakuriver_api::{Rejected, SetOwner, SetShare, Task};
+use reqwest::Method;
+use serde_json::Value;
+
+use super::{Api, Call};
+use crate::failure::Failure;
+
+/// Whom a VPS is shared with.
+#[derive(Clone, Copy, Debug)]
+pub enum With<'a> {
+    User(&'a str),
+    Group(&'a str),
+}
+
+impl<'a> With<'a> {
+    /// The API's word, and the name.
+    pub fn pair(self) -> (&'static str, &'a str) {
+        match self {
+            Self::User(name) => ("user", name),
+            Self::Group(name) => ("group", name),
+        }
+    }
+}
+
+impl Api {
+    pub async fn pending(&self) -> Result<Vec<Task>, Failure> {
+        self.get("/api/tasks/pending-approval").await
+    }
+
+    pub async fn approve(&self, id: &str) -> Result<Value, Failure> {
+        self.post(&format!("/api/approve/{id}")).await
+    }
+
+    pub async fn reject(&self, id: &str, reason: Option<&str>) -> Result<Rejected, Failure> {
+        let query: Vec<_> =
+            reason.map(|reason| ("reason", reason.to_owned())).into_iter().collect();
+        let path = format!("/api/reject/{id}");
+        self.send(Call { query: &query, ..Call::new(Method::POST, &path) }).await
+    }
+
+    pub async fn share(&self, id: &str, with: With<'_>, level: &str) -> Result<Value, Failure> {
+        let named = |word| (with.pair().0 == word).then(|| with.pair().1.to_owned());
+        let body = SetShare { user: named("user"), group: named("group"), level: level.to_owned() };
+        self.send(Call::with_body(Method::PUT, &format!("/api/vps/{id}/shares"), &body)).await
+    }
+
+    pub async fn unshare(&self, id: &str, with: With<'_>) -> Result<Value, Failure> {
+        let (kind, name) = with.pair();
+        let query = [(kind, name.to_owned())];
+        let path = format!("/api/vps/{id}/shares");
+        self.send(Call { query: &query, ..Call::new(Method::DELETE, &path) }).await
+    }
+
+    pub async fn give(&self, id: &str, user: &str) -> Result<Value, Failure> {
+        let body = SetOwner { user: user.to_owned() };
+        self.send(Call::with_body(Method::POST, &format!("/api/vps/{id}/owner"), &body)).await
+    }
+}

@@ -1,0 +1,172 @@
+//! Logging in: a name and a password for a session, and a session for a token that is kept.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use http::header::{COOKIE, SET_COOKIE};
+use kohakuriver_api::{
+    AuthStatus, ChangePassword, CreateToken, CreatedToken, LoggedIn, Login, Register, ResetPassword,
+};
+use reqwest::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{ANSWER_LIMIT, Api, Person};
+use crate::failure::Failure;
+use crate::settings::Token;
+
+const COOKIE_NAME: &str = "kohakuriver_session";
+
+/// A session that was just begun: its cookie. Nothing keeps it.
+#[derive(Clone, Debug)]
+pub struct Session(HeaderValue);
+
+impl Api {
+    pub async fn auth_status(&self) -> Result<AuthStatus, Failure> {
+        self.get("/api/auth/status").await
+    }
+
+    pub async fn log_in(&self, body: &Login) -> Result<(LoggedIn, Session), Failure> {
+        self.begin("/api/auth/login", &[], body).await
+    }
+
+    pub async fn register(
+        &self,
+        invitation: &str,
+        body: &Register,
+    ) -> Result<(LoggedIn, Session), Failure> {
+        self.begin("/api/auth/register", &[("token", invitation)], body).await
+    }
+
+    pub async fn reset_password(
+        &self,
+        body: &ResetPassword,
+    ) -> Result<(LoggedIn, Session), Failure> {
+        self.begin("/api/auth/password/reset", &[], body).await
+    }
+
+    /// All sessions end but the one this begins.
+    pub async fn change_password(
+        &self,
+        body: &ChangePassword,
+    ) -> Result<(LoggedIn, Session), Failure> {
+        self.begin("/api/auth/password", &[], body).await
+    }
+
+    /// An API token of whoever has logged in.
+    pub async fn token_of(
+        &self,
+        session: &Session,
+        body: &CreateToken,
+    ) -> Result<CreatedToken, Failure> {
+        let path = "/api/auth/tokens/create";
+        Ok(self.exchange(path, &[], Some(body), Some(session)).await?.0)
+    }
+
+    pub async fn end(&self, session: &Session) -> Result<(), Failure> {
+        let path = "/api/auth/logout";
+        self.exchange::<(), serde_json::Value>(path, &[], None, Some(session)).await.map(|_| ())
+    }
+
+    /// A way to the host that shows this token and no other.
+    pub fn with_token(&self, token: &Token) -> Self {
+        let person = Person { token: Some(token.clone()), ..self.person.clone() };
+        Self { person, way: Arc::default(), ..self.clone() }
+    }
+
+    /// Whether the host is known by a CA of its own.
+    pub fn is_pinned(&self) -> bool {
+        self.trust.is_pinned()
+    }
+
+    /// Refuses to send what others on the way must not read.
+    pub async fn may_be_told_secrets(&self) -> Result<(), Failure> {
+        let way = self.way.get_or_try_init(|| self.find_way()).await?;
+        if self.is_https() || way.address.ip().is_loopback() || self.person.insecure {
+            return Ok(());
+        }
+        let url = self.url().replacen("http:", "https:", 1);
+        Err(Failure::usage(format!(
+            "everybody between here and {} could read your password: it is not sent over http",
+            self.place()
+        ))
+        .hint(format!(
+            "kohakuriver auth login {url}; or KOHAKURIVER_INSECURE=1 where nobody else is on the network"
+        )))
+    }
+
+    async fn begin<B: Serialize>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        body: &B,
+    ) -> Result<(LoggedIn, Session), Failure> {
+        self.may_be_told_secrets().await?;
+        let (answer, cookie) = self.exchange(path, query, Some(body), None).await?;
+        let session = cookie.ok_or_else(|| {
+            Failure::request(format!("the host {} began no session", self.place()))
+                .hint("is there a proxy in between that takes cookies out?")
+        })?;
+        Ok((answer, session))
+    }
+
+    /// A request that says who asks by a session, and an answer that may begin one.
+    async fn exchange<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<&B>,
+        session: Option<&Session>,
+    ) -> Result<(T, Option<Session>), Failure> {
+        let way = self.way.get_or_try_init(|| self.find_way()).await?;
+        let mut request = way
+            .client
+            .request(Method::POST, format!("{}{path}", way.base))
+            .timeout(ANSWER_LIMIT)
+            .query(query);
+        request = match (session, &way.bearer) {
+            (Some(session), _) => request.header(COOKIE, session.0.clone()),
+            (None, Some(bearer)) => request.header(http::header::AUTHORIZATION, bearer),
+            (None, None) => request,
+        };
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.map_err(|error| self.unreachable(way, &error))?;
+        let status = answer.status();
+        let cookie = answer.headers().get_all(SET_COOKIE).iter().find_map(session_of);
+        let bytes = answer.bytes().await.map_err(|error| self.unreachable(way, &error))?;
+        if !status.is_success() {
+            return Err(self.refusal(status, &bytes));
+        }
+        let read = serde_json::from_slice(&bytes).map_err(|_| self.stranger(status))?;
+        Ok((read, cookie))
+    }
+}
+
+/// What to send back of `kohakuriver_session=...; HttpOnly; ...`.
+fn session_of(header: &HeaderValue) -> Option<Session> {
+    let pair = header.to_str().ok()?.split(';').next()?.trim();
+    let (name, secret) = pair.split_once('=')?;
+    if name != COOKIE_NAME || secret.is_empty() {
+        return None;
+    }
+    let mut value = HeaderValue::from_str(pair).ok()?;
+    value.set_sensitive(true);
+    Some(Session(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_sessions_cookie_is_sent_back_and_nobody_sees_it() {
+        let of = |text: &'static str| session_of(&HeaderValue::from_static(text));
+        let session = of("kohakuriver_session=hunter2; HttpOnly; Path=/").unwrap();
+        assert_eq!(session.0, "kohakuriver_session=hunter2");
+        assert!(!format!("{session:?}").contains("hunter2"));
+        assert!(of("other=1; Path=/").is_none());
+        assert!(of("kohakuriver_session=; Max-Age=0").is_none());
+    }
+}

@@ -1,0 +1,58 @@
+//! `kohakuriver approval`: what people ask for, and an operator's answers.
+
+mod approve;
+mod list;
+mod reject;
+
+use clap_complete::ArgValueCandidates;
+
+use crate::complete;
+use crate::context::Context;
+use crate::failure::{Failure, Kind};
+use crate::reference::VpsRef;
+use crate::vps;
+
+#[derive(clap::Subcommand, Clone, Debug)]
+pub enum ApprovalCommand {
+    /// List what waits for a decision
+    #[command(visible_alias = "ls")]
+    List(list::ListArgs),
+    /// Show one request in detail
+    Show(ShowArgs),
+    /// Agree: each gets what it asks for now, or says what is missing
+    Approve(approve::ApproveArgs),
+    /// Refuse, and say why
+    Reject(reject::RejectArgs),
+}
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct ShowArgs {
+    /// Id or name
+    #[arg(value_name = "REQUEST", add = ArgValueCandidates::new(complete::requests))]
+    request: VpsRef,
+}
+
+pub async fn run(context: &Context, command: ApprovalCommand) -> Result<(), Failure> {
+    match command {
+        ApprovalCommand::List(_) => list::run(context).await,
+        ApprovalCommand::Show(args) => {
+            let task = context.api.task(args.request.as_str()).await.map_err(with_list_hint)?;
+            vps::show(context, &task);
+            Ok(())
+        }
+        ApprovalCommand::Approve(args) => approve::run(context, &args).await,
+        ApprovalCommand::Reject(args) => reject::run(context, &args).await,
+    }
+}
+
+fn with_list_hint(failure: Failure) -> Failure {
+    if failure.kind != Kind::NotFound {
+        return failure;
+    }
+    failure.hint("`kohakuriver approval list` shows what waits")
+}
+
+/// ` of ann`, where the owner is known.
+fn of_owner(task: &kohakuriver_api::Task) -> String {
+    task.owner_username.as_ref().map(|owner| format!(" of {owner}")).unwrap_or_default()
+}

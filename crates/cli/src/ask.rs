@@ -1,0 +1,179 @@
+//! Questions whose answers are words: names, and passwords that nobody sees.
+
+use std::io::{self, BufRead, IsTerminal, Read, Write};
+
+use kohakuriver_api::Secret;
+use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
+
+use crate::failure::Failure;
+use crate::ui::printable;
+
+/// A longer line is no password, but a file that was piped in by mistake.
+const LONGEST: usize = 4096;
+
+/// A line of text, shown while it is typed. `flag` says it beforehand.
+pub fn line(question: &str, flag: &str) -> Result<String, Failure> {
+    at_terminal(question, flag)?;
+    show(&format!("{question}: "));
+    let mut answer = String::new();
+    let read = io::stdin().read_line(&mut answer).map_err(|error| unreadable(&error))?;
+    if read == 0 {
+        show("\n");
+        return Err(Failure::interrupted("nothing was answered"));
+    }
+    Ok(answer.trim().to_owned())
+}
+
+/// A password, which the terminal does not show.
+pub fn secret(question: &str, flag: &str) -> Result<Secret, Failure> {
+    at_terminal(question, flag)?;
+    show(&format!("{question}: "));
+    let answer = {
+        let _hidden = Hidden::enter().map_err(|error| unreadable(&error))?;
+        read_hidden(&mut io::stdin().lock())
+    };
+    // What ended the line was not shown either.
+    show("\n");
+    answer
+}
+
+/// A password that is new: typed twice.
+pub fn new_secret(question: &str, flag: &str) -> Result<Secret, Failure> {
+    let first = secret(question, flag)?;
+    if secret("the same again", flag)? != first {
+        return Err(Failure::usage("the two were not the same").hint("try again"));
+    }
+    Ok(first)
+}
+
+/// The first line of standard input, for scripts.
+pub fn secret_from_stdin() -> Result<Secret, Failure> {
+    secret_line(&mut io::stdin().lock())
+}
+
+/// The next line of an input.
+pub fn secret_line(input: &mut impl BufRead) -> Result<Secret, Failure> {
+    let mut text = Vec::new();
+    let mut input = input.take(LONGEST as u64 + 1);
+    input.read_until(b'\n', &mut text).map_err(|error| unreadable(&error))?;
+    let text = String::from_utf8(text).map_err(|_| Failure::usage("that is no text"))?;
+    let text = text.trim_end_matches(['\r', '\n']);
+    match text.len() {
+        0 => Err(Failure::usage("standard input has no secret, or an empty one")),
+        1..LONGEST => Ok(Secret(text.to_owned())),
+        _ => Err(Failure::usage("that line of standard input is too long for a secret")),
+    }
+}
+
+fn at_terminal(question: &str, flag: &str) -> Result<(), Failure> {
+    if io::stdin().is_terminal() && io::stderr().is_terminal() {
+        return Ok(());
+    }
+    let question = question.to_lowercase();
+    Err(Failure::usage(format!("there is no terminal to ask at for: {question}"))
+        .hint(format!("give it with {flag}")))
+}
+
+fn show(text: &str) {
+    let mut stderr = io::stderr();
+    let _ = write!(stderr, "{}", printable(text));
+    let _ = stderr.flush();
+}
+
+fn unreadable(error: &io::Error) -> Failure {
+    Failure::request(format!("cannot read the answer: {error}"))
+}
+
+/// No echo, no signals, no lines: until dropped. Ctrl-C comes as a byte, so that it cannot end
+/// the process while the terminal hides what is typed.
+#[derive(Debug)]
+struct Hidden {
+    before: Termios,
+}
+
+impl Hidden {
+    fn enter() -> io::Result<Self> {
+        let before = termios::tcgetattr(io::stdin())?;
+        let mut hidden = before.clone();
+        hidden.local_flags &= !(LocalFlags::ECHO | LocalFlags::ICANON | LocalFlags::ISIG);
+        termios::tcsetattr(io::stdin(), SetArg::TCSANOW, &hidden)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        let _ = termios::tcsetattr(io::stdin(), SetArg::TCSANOW, &self.before);
+    }
+}
+
+fn read_hidden(input: &mut impl Read) -> Result<Secret, Failure> {
+    let mut typed: Vec<u8> = Vec::new();
+    let mut byte = [0];
+    loop {
+        match input.read(&mut byte) {
+            Ok(0) => return Err(Failure::interrupted("nothing was answered")),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(unreadable(&error)),
+        }
+        match byte[0] {
+            b'\r' | b'\n' => break,
+            // Ctrl-C and Ctrl-\, and Ctrl-D where nothing is typed.
+            0x03 | 0x1c => return Err(Failure::interrupted("nothing was done")),
+            0x04 if typed.is_empty() => return Err(Failure::interrupted("nothing was answered")),
+            0x04 => break,
+            0x08 | 0x7f => rub_out(&mut typed),
+            // Ctrl-U.
+            0x15 => typed.clear(),
+            other if typed.len() < LONGEST => typed.push(other),
+            _ => return Err(Failure::usage("that is too long for a secret")),
+        }
+    }
+    String::from_utf8(typed).map(Secret).map_err(|_| Failure::usage("that is no text"))
+}
+
+/// The last character, however many bytes it has.
+fn rub_out(typed: &mut Vec<u8>) {
+    while let Some(byte) = typed.pop() {
+        if byte & 0b1100_0000 != 0b1000_0000 {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Kind;
+
+    fn typed(text: &str) -> Result<String, Kind> {
+        read_hidden(&mut text.as_bytes()).map(|secret| secret.0).map_err(|failure| failure.kind)
+    }
+
+    #[test]
+    fn keys_that_correct_a_password_do_so_unseen() {
+        assert_eq!(typed("hunter2\r"), Ok("hunter2".to_owned()));
+        assert_eq!(typed("hux\u{7f}nter2\nrest"), Ok("hunter2".to_owned()));
+        assert_eq!(typed("h\u{fc}\u{7f}unter2\n"), Ok("hunter2".to_owned()));
+        assert_eq!(typed("wrong\u{15}hunter2\n"), Ok("hunter2".to_owned()));
+        assert_eq!(typed("\u{7f}a\n"), Ok("a".to_owned()));
+    }
+
+    #[test]
+    fn a_script_says_one_secret_to_a_line() {
+        let mut input = "old one\r\nnew\n".as_bytes();
+        assert_eq!(secret_line(&mut input).unwrap().0, "old one");
+        assert_eq!(secret_line(&mut input).unwrap().0, "new");
+        assert!(secret_line(&mut input).is_err());
+        assert!(secret_line(&mut "x".repeat(5000).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn ctrl_c_and_the_end_of_input_end_the_question() {
+        assert_eq!(typed("hun\u{3}"), Err(Kind::Interrupted));
+        assert_eq!(typed("\u{4}"), Err(Kind::Interrupted));
+        assert_eq!(typed("hun"), Err(Kind::Interrupted));
+        assert_eq!(typed(&"x".repeat(5000)), Err(Kind::Usage));
+    }
+}

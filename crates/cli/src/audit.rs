@@ -1,0 +1,27 @@
+//! `kohakuriver audit`: who did what.
+
+mod export;
+mod list;
+mod verify;
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+#[derive(clap::Subcommand, Clone, Debug)]
+pub enum AuditCommand {
+    /// List the newest entries
+    #[command(visible_alias = "ls")]
+    List(list::ListArgs),
+    /// Check that no entry was changed or taken out
+    Verify(verify::VerifyArgs),
+    /// Write all entries, a line of JSON each, oldest first
+    Export(export::ExportArgs),
+}
+
+pub async fn run(context: &Context, command: AuditCommand) -> Result<(), Failure> {
+    match command {
+        AuditCommand::List(args) => list::run(context, &args).await,
+        AuditCommand::Verify(_) => verify::run(context).await,
+        AuditCommand::Export(args) => export::run(context, &args).await,
+    }
+}

@@ -1,0 +1,114 @@
+//! `kohakuriver auth login`
+
+use kohakuriver_api::{Login, Secret, User};
+
+use super::place::{Place, PlaceArgs};
+use crate::ask;
+use crate::context::Context;
+use crate::credentials::Credential;
+use crate::failure::Failure;
+
+/// Whom a host takes somebody for who has shown nothing it knows.
+const NOBODY: &str = "_anonymous";
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+With your name and password this machine gets a token of its own, named after it, and keeps that:
+`kohakuriver auth token list` shows it, `kohakuriver auth logout` revokes it. A host with a CA of
+its own shows its fingerprint first; it is believed from then on, and no other CA for that host.
+
+Examples:
+  kohakuriver auth login https://river.lab:8000
+  kohakuriver auth login https://river.lab:8000 --fingerprint 5d1c...  without a question
+  pass show river | kohakuriver auth login --username ann --password-stdin
+  echo \"$TOKEN\" | kohakuriver auth login --token-stdin               with a token made elsewhere")]
+pub struct LoginArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// Your name there [default: asks]
+    #[arg(short, long, value_name = "NAME")]
+    username: Option<String>,
+    /// Read the password from standard input
+    #[arg(long)]
+    password_stdin: bool,
+    /// Read a token from standard input, and keep that one
+    #[arg(long, conflicts_with_all = ["username", "password_stdin"])]
+    token_stdin: bool,
+}
+
+pub async fn run(context: &Context, args: &LoginArgs) -> Result<(), Failure> {
+    let place = Place::find(context, &args.place).await?;
+    let status = place.api.auth_status().await?;
+    if !status.auth_enabled {
+        place.remember()?;
+        if context.out.json {
+            context.out.json(&status);
+        } else {
+            context.out.note(format!(
+                "nobody logs in to {}: whoever reaches it may do everything",
+                place.api.place()
+            ));
+        }
+        return Ok(());
+    }
+    place.check_folder()?;
+    if args.token_stdin {
+        return with_token(context, &place).await;
+    }
+    if status.needs_setup {
+        return Err(Failure::request(format!(
+            "nobody has an account at {} yet, not even an admin",
+            place.api.place()
+        ))
+        .hint(
+            "the host printed an invitation at its start: kohakuriver auth register --token TOKEN",
+        ));
+    }
+    place.api.may_be_told_secrets().await?;
+    let username = match &args.username {
+        Some(name) => name.clone(),
+        None => ask::line("User name", "--username")?,
+    };
+    let password = match args.password_stdin {
+        true => ask::secret_from_stdin()?,
+        false => ask::secret("Password", "--password-stdin")?,
+    };
+    let (logged_in, session) = place.api.log_in(&Login { username, password }).await?;
+    place.keep_session(context, &logged_in, &session).await?;
+    welcome(context, &place, &logged_in.user);
+    Ok(())
+}
+
+async fn with_token(context: &Context, place: &Place) -> Result<(), Failure> {
+    place.api.may_be_told_secrets().await?;
+    let Secret(text) = ask::secret_from_stdin()?;
+    let token: crate::settings::Token =
+        text.parse().map_err(|error| Failure::usage(format!("{error}")))?;
+    let user = place.api.with_token(&token).me().await?;
+    if user.username == NOBODY {
+        return Err(Failure::request(format!(
+            "the host {} does not know that token, or it has expired",
+            place.api.place()
+        ))
+        .hint("`kohakuriver auth token create NAME` makes one where you are logged in"));
+    }
+    let name = Some(user.username.clone());
+    place.keep(context, Credential { token, user: name, id: None }).await?;
+    welcome(context, place, &user);
+    Ok(())
+}
+
+/// Says who one is now.
+pub fn welcome(context: &Context, place: &Place, user: &User) {
+    if context.out.json {
+        context.out.json(user);
+        return;
+    }
+    let (name, role) = (&user.username, &user.role);
+    context.out.line(format!("logged in to {} as {name} ({role})", place.api.place()));
+}
+
+/// Whether that is anybody.
+pub fn is_somebody(user: &User) -> bool {
+    user.username != NOBODY
+}

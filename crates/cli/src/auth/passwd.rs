@@ -1,0 +1,80 @@
+//! `kohakuriver auth passwd` and `kohakuriver auth reset`
+
+use kohakuriver_api::{ChangePassword, ResetPassword, Secret};
+
+use super::login::welcome;
+use super::place::{Place, PlaceArgs};
+use super::register::new_password;
+use crate::ask;
+use crate::context::Context;
+use crate::failure::Failure;
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+All browsers you are logged in with have to log in again; tokens stay.
+
+Examples:
+  kohakuriver auth passwd
+  printf '%s\\n%s\\n' \"$OLD\" \"$NEW\" | kohakuriver auth passwd --password-stdin")]
+pub struct PasswdArgs {
+    /// Read the old password and then the new one from standard input, a line each
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+An admin makes the token: kohakuriver auth user reset NAME. You are logged in afterwards.
+
+Examples:
+  kohakuriver auth reset --token TOKEN
+  kohakuriver auth reset https://river.lab:8000 --token TOKEN")]
+pub struct ResetArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// What the admin gave you
+    #[arg(long, value_name = "TOKEN")]
+    token: String,
+    /// Read the password you want from standard input
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+pub async fn run(context: &Context, args: &PasswdArgs) -> Result<(), Failure> {
+    context.api.may_be_told_secrets().await?;
+    let (old_password, new_password) = match args.password_stdin {
+        true => {
+            let mut input = std::io::stdin().lock();
+            let old = ask::secret_line(&mut input)?;
+            (old, ask::secret_line(&mut input)?)
+        }
+        false => {
+            let old = ask::secret("Password you have", "--password-stdin")?;
+            (old, new_password(false)?)
+        }
+    };
+    let body = ChangePassword { old_password, new_password };
+    let (logged_in, session) = context.api.change_password(&body).await?;
+    // The session it begins is for browsers.
+    if let Err(failure) = context.api.end(&session).await {
+        context.out.note(format!("note: the session was not ended: {}", failure.message));
+    }
+    if context.out.json {
+        context.out.json(&logged_in);
+    } else {
+        context.out.line(format!("the password of {} is changed", logged_in.user.username));
+    }
+    Ok(())
+}
+
+pub async fn reset(context: &Context, args: &ResetArgs) -> Result<(), Failure> {
+    let place = Place::with_accounts(context, &args.place).await?;
+    place.check_folder()?;
+    place.api.may_be_told_secrets().await?;
+    let new_password = new_password(args.password_stdin)?;
+    let body = ResetPassword { token: Secret(args.token.clone()), new_password };
+    let (logged_in, session) = place.api.reset_password(&body).await?;
+    place.keep_session(context, &logged_in, &session).await?;
+    welcome(context, &place, &logged_in.user);
+    Ok(())
+}

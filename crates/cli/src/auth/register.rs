@@ -1,0 +1,66 @@
+//! `kohakuriver auth register`
+
+use kohakuriver_api::{Register, Secret};
+
+use super::login::welcome;
+use super::place::{Place, PlaceArgs};
+use crate::ask;
+use crate::context::Context;
+use crate::failure::Failure;
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+The first invitation is printed by the host at its start and makes an admin. All others are made
+with `kohakuriver auth invite`. You are logged in afterwards, as by `kohakuriver auth login`.
+
+Examples:
+  kohakuriver auth register https://river.lab:8000 --token TOKEN
+  echo \"$PASSWORD\" | kohakuriver auth register --token TOKEN --username ann --password-stdin")]
+pub struct RegisterArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// The invitation
+    #[arg(long, value_name = "TOKEN")]
+    token: String,
+    /// The name you want [default: asks]
+    #[arg(short, long, value_name = "NAME", value_parser = kohakuriver_model::account::user_name)]
+    username: Option<String>,
+    /// How you are shown to others [default: the name]
+    #[arg(long, value_name = "TEXT")]
+    display_name: Option<String>,
+    /// Read the password you want from standard input
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+pub async fn run(context: &Context, args: &RegisterArgs) -> Result<(), Failure> {
+    let place = Place::with_accounts(context, &args.place).await?;
+    place.check_folder()?;
+    place.api.may_be_told_secrets().await?;
+    let username = match &args.username {
+        Some(name) => name.clone(),
+        None => {
+            let name = ask::line("User name you want", "--username")?;
+            kohakuriver_model::account::user_name(&name)
+                .map_err(|error| Failure::usage(error.to_string()))?
+        }
+    };
+    let password = new_password(args.password_stdin)?;
+    let body = Register { username, password, display_name: args.display_name.clone() };
+    let (logged_in, session) = place.api.register(&args.token, &body).await?;
+    if let Err(failure) = place.keep_session(context, &logged_in, &session).await {
+        // The invitation is used up: trying it again would not help.
+        let name = &logged_in.user.username;
+        context.out.note(format!("the account {name} is made, but this machine is not logged in"));
+        return Err(failure.or_hint(|| "kohakuriver auth login".to_owned()));
+    }
+    welcome(context, &place, &logged_in.user);
+    Ok(())
+}
+
+pub fn new_password(stdin: bool) -> Result<Secret, Failure> {
+    if stdin {
+        return ask::secret_from_stdin();
+    }
+    ask::new_secret("Password you want (at least 8 characters)", "--password-stdin")
+}

@@ -1,0 +1,69 @@
+//! `kohakuriver doctor`: what is wrong or unsafe, on this machine and at the host, and what to do.
+
+mod cluster;
+mod data;
+mod exposure;
+mod finding;
+mod here;
+mod host;
+
+use std::path::PathBuf;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::ui::Tone;
+use finding::{Finding, State};
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Nothing is changed. Run it on your own machine for what concerns you; on the host's machine, as
+root, it looks at the data directory too; as an admin, at the audit log.
+Ends with 1 if anything is bad; `warn` is worth a look.
+
+Examples:
+  kohakuriver doctor
+  kohakuriver doctor --json | jq '.[] | select(.state != \"ok\")'")]
+pub struct DoctorArgs {
+    /// Where the host or runner of this machine keeps its state [default: /var/lib/kohakuriver as
+    /// root]
+    #[arg(long, value_name = "DIR", env = "KOHAKURIVER_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+pub async fn run(context: &Context, args: &DoctorArgs) -> Result<(), Failure> {
+    let data = data::directory(args.data_dir.clone());
+    let mut findings = here::look(context, &data);
+    findings.extend(data::look(&data));
+    findings.extend(host::look(context).await);
+    if context.out.json {
+        context.out.json(&findings);
+    } else {
+        print(context, &findings);
+    }
+    if findings.iter().any(|finding| finding.state == State::Bad) {
+        return Err(Failure::reported());
+    }
+    Ok(())
+}
+
+fn print(context: &Context, findings: &[Finding]) {
+    let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
+    for finding in findings {
+        let tone = match finding.state {
+            State::Ok => Tone::Good,
+            State::Warn => Tone::Busy,
+            State::Bad => Tone::Bad,
+        };
+        let state = context.out.paint(tone, &format!("{:4}", finding.state.word()));
+        let text = crate::ui::printable(&finding.found);
+        context.out.line(format!("{state}  {:width$}  {text}", finding.check));
+        if let Some(advice) = &finding.advice {
+            context.out.line(format!("{:6}{:width$}  -> {}", "", "", crate::ui::printable(advice)));
+        }
+    }
+    let count = |state| findings.iter().filter(|finding| finding.state == state).count();
+    context.out.note(match (count(State::Bad), count(State::Warn)) {
+        (0, 0) => "all is well".to_owned(),
+        (bad, warn) => format!("{bad} bad, {warn} worth a look"),
+    });
+}

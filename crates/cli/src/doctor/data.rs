@@ -1,0 +1,155 @@
+//! The data directory of a host or runner, where this machine has one.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use kohakuriver_model::Memory;
+use nix::sys::statvfs::statvfs;
+use nix::unistd::Uid;
+
+use super::finding::Finding;
+use super::here::open_to_others;
+
+/// Below this nothing can be relied on.
+const LEAST_FREE: u64 = 1 << 30;
+
+/// As host and runner choose it.
+pub fn directory(given: Option<PathBuf>) -> PathBuf {
+    given.unwrap_or_else(|| {
+        if Uid::effective().is_root() {
+            return PathBuf::from("/var/lib/kohakuriver");
+        }
+        let home = std::env::var_os("XDG_DATA_HOME")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")));
+        home.unwrap_or_else(|| PathBuf::from(".")).join("kohakuriver")
+    })
+}
+
+/// Whether a runner of this machine has joined a cluster.
+pub fn is_node(data: &Path) -> bool {
+    data.join("runner/identity.json").exists()
+}
+
+pub fn look(data: &Path) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let host = data.join("host");
+    if host.exists() {
+        findings.push(host_files(&host));
+    }
+    let identity = data.join("runner/identity.json");
+    if identity.exists() {
+        let shown = identity.display();
+        findings.push(match open_to_others(&identity) {
+            None => Finding::ok("node's key", format!("{shown} is safe from others")),
+            Some(mode) => Finding::bad(
+                "node's key",
+                format!("others can read {shown} (mode {mode:03o})"),
+                format!(
+                    "chmod 600 {shown}; if they did: kohakuriver node remove, and join it again"
+                ),
+            ),
+        });
+    }
+    if !findings.is_empty() {
+        findings.extend(space(data));
+    }
+    findings
+}
+
+/// Whoever reads these is the cluster's admin.
+fn host_files(host: &Path) -> Finding {
+    const CHECK: &str = "host's files";
+    let shown = host.display();
+    let mode = fs::metadata(host).map_or(0, |kept| kept.permissions().mode() & 0o777);
+    if mode & 0o077 != 0 {
+        return Finding::bad(
+            CHECK,
+            format!("others can enter {shown} (mode {mode:03o})"),
+            format!("chmod 700 {shown}"),
+        );
+    }
+    let entries = match fs::read_dir(host) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            return Finding::warn(CHECK, format!("{shown} was not looked into"), "run it as root");
+        }
+        Err(error) => {
+            return Finding::bad(CHECK, format!("{shown}: {error}"), "is its disk all right?");
+        }
+    };
+    let open = entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
+        .map(|entry| entry.path())
+        .find(|path| open_to_others(path).is_some());
+    match open {
+        None => Finding::ok(CHECK, format!("{shown} is safe from others")),
+        // Nobody gets to it through the folder, until somebody opens that or copies the file.
+        Some(path) => Finding::warn(
+            CHECK,
+            format!("{} would be readable by others outside of its folder", path.display()),
+            format!("chmod 600 {}", path.display()),
+        ),
+    }
+}
+
+fn space(data: &Path) -> Option<Finding> {
+    let disk = statvfs(data).ok()?;
+    let (free, all) = (disk.blocks_available(), disk.blocks());
+    let bytes = free.saturating_mul(disk.fragment_size());
+    Some(judge_space(data, bytes, free.saturating_mul(100).checked_div(all).unwrap_or(0)))
+}
+
+fn judge_space(data: &Path, bytes: u64, percent: u64) -> Finding {
+    let found = format!("{} free at {} ({percent} %)", Memory::from_bytes(bytes), data.display());
+    let advice = "`kohakuriver vps list -a` and `docker system df` show what takes it";
+    match (bytes < LEAST_FREE, percent < 10) {
+        (true, _) => Finding::bad("disk space", found, advice),
+        (false, true) => Finding::warn("disk space", found, advice),
+        (false, false) => Finding::ok("disk space", found),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::State;
+
+    fn set(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn the_files_of_a_host_and_a_node_are_nobody_elses() {
+        let data = tempfile::tempdir().unwrap();
+        assert!(look(data.path()).is_empty(), "no host, no node");
+        let (host, runner) = (data.path().join("host"), data.path().join("runner"));
+        fs::create_dir(&host).unwrap();
+        fs::create_dir(&runner).unwrap();
+        let (database, identity) = (host.join("host.db"), runner.join("identity.json"));
+        fs::write(&database, "").unwrap();
+        fs::write(&identity, "").unwrap();
+        let states = |modes: [u32; 3]| {
+            for (path, mode) in [&host, &database, &identity].into_iter().zip(modes) {
+                set(path, mode);
+            }
+            look(data.path()).iter().take(2).map(|found| found.state).collect::<Vec<_>>()
+        };
+        assert_eq!(states([0o700, 0o600, 0o600]), [State::Ok, State::Ok]);
+        assert_eq!(states([0o755, 0o600, 0o600]), [State::Bad, State::Ok]);
+        assert_eq!(states([0o700, 0o644, 0o600]), [State::Warn, State::Ok]);
+        assert_eq!(states([0o700, 0o600, 0o644]), [State::Ok, State::Bad]);
+        assert!(is_node(data.path()));
+    }
+
+    #[test]
+    fn a_disk_is_full_before_it_is() {
+        let state = |bytes, percent| judge_space(Path::new("/"), bytes, percent).state;
+        assert_eq!(state(500 << 30, 50), State::Ok);
+        assert_eq!(state(500 << 30, 9), State::Warn);
+        assert_eq!(state(500 << 20, 50), State::Bad);
+    }
+}

@@ -1,0 +1,54 @@
+//! One thing that was looked at.
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Ok,
+    /// Works, and is worth a look.
+    Warn,
+    /// Does not work, or is not safe.
+    Bad,
+}
+
+impl State {
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Bad => "bad",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Of what, for programs too.
+    pub check: &'static str,
+    pub state: State,
+    pub found: String,
+    /// What to do.
+    pub advice: Option<String>,
+}
+
+impl Finding {
+    pub fn ok(check: &'static str, found: impl Into<String>) -> Self {
+        Self { check, state: State::Ok, found: found.into(), advice: None }
+    }
+
+    pub fn warn(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { check, state: State::Warn, found: found.into(), advice: Some(advice.into()) }
+    }
+
+    pub fn bad(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { state: State::Bad, ..Self::warn(check, found, advice) }
+    }
+
+    /// What kept it from being looked at.
+    pub fn of(check: &'static str, state: State, failure: Failure) -> Self {
+        Self { check, state, found: failure.message, advice: failure.hint }
+    }
+}

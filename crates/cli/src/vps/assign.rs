@@ -1,0 +1,28 @@
+//! `kohakuriver vps assign`: what `vps share` does, by its older name.
+
+use clap_complete::ArgValueCandidates;
+
+use super::share::share;
+use crate::api::With;
+use crate::complete;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::reference::VpsRef;
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  kohakuriver vps assign web bob eve        as vps share web --with bob --with eve")]
+pub struct AssignArgs {
+    /// Id or name
+    #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
+    vps: VpsRef,
+    /// Who may use it
+    #[arg(required = true, value_name = "USER", add = ArgValueCandidates::new(complete::users))]
+    users: Vec<String>,
+}
+
+pub async fn run(context: &Context, args: &AssignArgs) -> Result<(), Failure> {
+    let with: Vec<With<'_>> = args.users.iter().map(|name| With::User(name)).collect();
+    share(context, &args.vps, &with, "use").await
+}

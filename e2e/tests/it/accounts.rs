@@ -1,0 +1,277 @@
+//! People: the first admin, an invited user, what they ask for, what they share, and the log of
+//! it, with the command line of each in a home of their own.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use kohakuriver_e2e::{BUSYBOX, Output, Server, Site, Terminal, run, run_with_input, wait_until};
+use serde_json::Value;
+
+const PASSWORD: &str = "correct horse";
+
+/// Somebody at a machine of their own.
+struct Person<'a> {
+    site: &'a Site,
+    name: &'static str,
+}
+
+impl<'a> Person<'a> {
+    fn new(site: &'a Site, name: &'static str) -> Self {
+        let person = Self { site, name };
+        fs::create_dir_all(person.home()).unwrap();
+        person
+    }
+
+    fn home(&self) -> PathBuf {
+        self.site.path().join("homes").join(self.name)
+    }
+
+    fn config(&self, file: &str) -> PathBuf {
+        self.home().join(".config/kohakuriver").join(file)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.site.command();
+        command.env("HOME", self.home()).args(arguments);
+        command
+    }
+
+    fn kr(&self, arguments: &[&str]) -> Output {
+        run(&mut self.command(arguments))
+    }
+
+    #[track_caller]
+    fn json(&self, arguments: &[&str]) -> Value {
+        let text = self.kr(&[arguments, &["--json"]].concat()).ok();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:?}"))
+    }
+
+    /// Makes the account of this name.
+    #[track_caller]
+    fn register(&self, invitation: &str) {
+        let arguments = [
+            "auth",
+            "register",
+            "--token",
+            invitation,
+            "--username",
+            self.name,
+            "--password-stdin",
+        ];
+        let done = run_with_input(&mut self.command(&arguments), PASSWORD.as_bytes());
+        assert!(done.ok().contains(&format!("as {}", self.name)));
+    }
+
+    /// With what is written in the configuration file alone.
+    fn by_file(&self, arguments: &[&str]) -> Output {
+        run(self.command(arguments).env_remove("KOHAKURIVER_HOST").env_remove("KOHAKURIVER_PORT"))
+    }
+
+    fn status(&self, vps: &str) -> String {
+        let output = self.kr(&["vps", "status", vps, "--json"]);
+        let task: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
+        task["status"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// What the host printed for its first admin.
+fn first_invitation(server: &Server) -> String {
+    let mut token = None;
+    wait_until("the host invites its first admin", Duration::from_secs(10), || {
+        let log = server.log();
+        let line = log.lines().find(|line| line.contains("auth register")).map(ToOwned::to_owned);
+        token = line.and_then(|line| {
+            let (_, rest) = line.split_once("--token ")?;
+            Some(rest.split_whitespace().next()?.to_owned())
+        });
+        token.is_some()
+    });
+    token.unwrap()
+}
+
+#[track_caller]
+fn invite(admin: &Person<'_>, arguments: &[&str]) -> String {
+    admin.kr(&[&["auth", "invite"], arguments].concat()).ok().trim().to_owned()
+}
+
+#[test]
+fn a_users_wish_waits_for_an_operator_and_what_they_share_can_be_taken_back() {
+    let mut site = Site::new();
+    let server = site.up_with(&["--auth"]);
+    let site = site;
+    let (root, olga) = (Person::new(&site, "root"), Person::new(&site, "olga"));
+    let (ann, bob) = (Person::new(&site, "ann"), Person::new(&site, "bob"));
+
+    ann.kr(&["vps", "list"]).fails(1, &["auth login"]);
+    ann.kr(&["auth", "whoami"]).fails(1, &["not logged in", "auth login"]);
+    root.register(&first_invitation(&server));
+    assert_eq!(root.json(&["auth", "whoami"])["role"], "admin");
+    olga.register(&invite(&root, &["--role", "operator"]));
+    olga.kr(&["auth", "invite"]).fails(1, &["viewers only", "admin"]);
+    let two = invite(&root, &["--uses", "2", "--expires", "1d"]);
+    ann.register(&two);
+    bob.register(&two);
+    let spent = ["auth", "register", "--token", &two, "--username", "eve", "--password-stdin"];
+    let spent = run_with_input(&mut ann.command(&spent), PASSWORD.as_bytes());
+    spent.fails(1, &["invit"]);
+
+    // A user asks, and is told how to follow it.
+    let asked = ann.kr(&["vps", "create", "--name", "web", "--ssh", "--image", BUSYBOX, "-c", "1"]);
+    assert!(asked.stderr.contains("vps status web --watch"), "{asked:?}");
+    assert!(asked.ok().contains("waits for an operator"));
+    assert_eq!(ann.status("web"), "pending_approval");
+    bob.kr(&["vps", "status", "web"]).fails(1, &["there is no VPS"]);
+    ann.kr(&["approval", "list"]).fails(1, &["operator"]);
+    let waiting = olga.kr(&["approval", "list"]).ok();
+    assert!(waiting.contains("web") && waiting.contains("ann"), "{waiting}");
+    olga.kr(&["approval", "approve", "web"]).ok();
+    wait_until("it runs", Duration::from_secs(30), || ann.status("web") == "running");
+    let enter =
+        |person: &Person<'_>| person.kr(&["terminal", "exec", "web", "--", "echo", "inside"]);
+    assert_eq!(enter(&ann).ok(), "inside\n");
+    enter(&olga).fails(1, &[]);
+
+    // What is refused says why.
+    ann.kr(&["vps", "create", "--name", "huge", "--image", BUSYBOX, "-c", "1"]).ok();
+    olga.kr(&["approval", "reject", "huge", "--reason", "one is enough"]).ok();
+    let refused = ann.kr(&["vps", "status", "huge"]).ok();
+    assert!(refused.contains("rejected") && refused.contains("one is enough"), "{refused}");
+
+    // Shares come and go.
+    ann.kr(&["vps", "share", "web", "--with", "bob", "--level", "view"]).ok();
+    assert_eq!(bob.status("web"), "running");
+    enter(&bob).fails(1, &[]);
+    ann.kr(&["vps", "assign", "web", "bob"]).ok();
+    assert_eq!(enter(&bob).ok(), "inside\n");
+    let shown = ann.kr(&["vps", "status", "web"]).ok();
+    assert!(shown.contains("bob (to use)"), "{shown}");
+    let inside = bob.command(&["terminal", "exec", "web", "--", "sleep", "600"]);
+    let mut inside = Server::start(&mut { inside });
+    std::thread::sleep(Duration::from_millis(500));
+    ann.kr(&["vps", "unshare", "web", "--with", "bob"]).ok();
+    let begun = std::time::Instant::now();
+    assert_ne!(inside.wait(), 0, "what the share had opened has ended");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    bob.kr(&["vps", "status", "web"]).fails(1, &["there is no VPS"]);
+    ann.kr(&["vps", "give", "web", "bob", "--yes"]).ok();
+    assert_eq!(enter(&bob).ok(), "inside\n");
+
+    // The log has all of it, and nobody's secrets.
+    let log = root.json(&["audit", "list", "--limit", "1000"]);
+    let actions: Vec<&str> =
+        log.as_array().unwrap().iter().filter_map(|entry| entry["action"].as_str()).collect();
+    for action in ["auth.register", "vps.approve", "vps.reject", "vps.share", "vps.give"] {
+        assert!(actions.contains(&action), "{action}: {actions:?}");
+    }
+    ann.kr(&["audit", "list"]).fails(1, &["admin"]);
+    assert!(root.kr(&["audit", "verify"]).ok().contains("intact"));
+    let export = site.path().join("log.ndjson");
+    root.kr(&["audit", "export", export.to_str().unwrap()]).ok();
+    let export = fs::read_to_string(export).unwrap();
+    assert!(export.lines().count() > 10 && !export.contains(PASSWORD) && !export.contains(&two));
+
+    // Who is put out is out.
+    root.kr(&["auth", "user", "disable", "bob", "--yes"]).ok();
+    wait_until("bob is out", Duration::from_secs(10), || bob.kr(&["vps", "list"]).code == 1);
+    root.kr(&["auth", "user", "enable", "bob"]).ok();
+    root.kr(&["vps", "delete", "web", "--force", "--yes"]).ok();
+    drop(server);
+}
+
+#[test]
+fn a_log_in_over_tls_is_kept_privately_and_ends_with_the_log_out() {
+    let mut site = Site::new();
+    let server = site.host_auth_https();
+    let site = site;
+    let (root, ann) = (Person::new(&site, "root"), Person::new(&site, "ann"));
+    let url = format!("https://127.0.0.1:{}", site.port());
+    let invitation = first_invitation(&server);
+
+    // A stranger's CA is not believed, whatever is asked for.
+    root.kr(&["auth", "whoami"]).fails(3, &["fingerprint", "auth login"]);
+    let wrong = "0".repeat(64);
+    root.kr(&["auth", "login", &url, "--fingerprint", &wrong]).fails(3, &["another one"]);
+    // Asked at a terminal, which shows no password.
+    let arguments = ["auth", "register", &url, "--token", &invitation, "--username", "root"];
+    let mut terminal = Terminal::start(&root.command(&arguments));
+    terminal.wait_for("[y/N]");
+    terminal.type_in("y\n");
+    terminal.wait_for("Password you want");
+    terminal.type_in(&format!("{PASSWORD}\n"));
+    terminal.wait_for("the same again");
+    terminal.type_in(&format!("{PASSWORD}\n"));
+    assert_eq!(terminal.wait(), 0, "{}", terminal.shown());
+    assert!(!terminal.shown().contains(PASSWORD), "{}", terminal.shown());
+    let mode = fs::metadata(root.config("credentials.toml")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let written = fs::read_to_string(root.config("config.toml")).unwrap();
+    assert_eq!(written, format!("host = \"{url}\"\n"));
+    assert!(root.by_file(&["auth", "whoami"]).ok().contains("admin"));
+
+    // One token for each log-in, and none left behind.
+    let login = ["auth", "login", "--username", "root", "--password-stdin"];
+    run_with_input(&mut root.command(&login), b"wrong password").fails(1, &["wrong"]);
+    run_with_input(&mut root.command(&login), PASSWORD.as_bytes()).ok();
+    assert_eq!(root.json(&["auth", "token", "list"]).as_array().unwrap().len(), 1);
+    let token = root.kr(&["auth", "token", "create", "backup", "--role", "viewer"]).ok();
+    let as_viewer = run(ann.command(&["auth", "whoami"]).env("KOHAKURIVER_TOKEN", token.trim()));
+    as_viewer.fails(3, &["fingerprint"]);
+    let fingerprint = first_fingerprint(&server);
+    let by_token = ["auth", "login", &url, "--fingerprint", &fingerprint, "--token-stdin"];
+    run_with_input(&mut ann.command(&by_token), token.as_bytes()).ok();
+    assert_eq!(ann.json(&["auth", "whoami"])["role"], "viewer");
+    ann.kr(&["auth", "users"]).fails(1, &["operator"]);
+    root.kr(&["auth", "token", "revoke", "backup"]).ok();
+    wait_until("the token is nothing", Duration::from_secs(8), || {
+        ann.kr(&["auth", "whoami"]).code == 1
+    });
+
+    // Passwords are changed, and reset by an admin.
+    let passwd = ["auth", "passwd", "--password-stdin"];
+    let both = format!("{PASSWORD}\nbattery staple\n");
+    run_with_input(&mut root.command(&passwd), both.as_bytes()).ok();
+    run_with_input(&mut root.command(&login), PASSWORD.as_bytes()).fails(1, &["wrong"]);
+    let reset = root.kr(&["auth", "user", "reset", "root"]).ok();
+    let reset = ["auth", "reset", "--token", reset.trim(), "--password-stdin"];
+    run_with_input(&mut root.command(&reset), PASSWORD.as_bytes()).ok();
+
+    // Groups and quotas.
+    root.kr(&["auth", "group", "create", "lab"]).ok();
+    root.kr(&["auth", "group", "add", "lab", "root"]).ok();
+    root.kr(&["auth", "group", "quota", "lab", "--cores", "64", "--memory", "256G"]).ok();
+    let rule = ["auth", "group", "auto-approve", "lab", "--instances", "1", "--cores", "4"];
+    assert!(root.kr(&rule).ok().contains("1 VPS, 4 cores"));
+    root.kr(&["auth", "quota", "root", "--gpus", "2"]).ok();
+    let quota = root.kr(&["auth", "quota"]).ok();
+    assert!(quota.contains("group lab") && quota.contains("256G"), "{quota}");
+    root.kr(&["auth", "quota", "root", "--gpus", "none"]).ok();
+    assert_eq!(root.json(&["auth", "quota", "root"])["quota"]["gpus"], Value::Null);
+
+    // The doctor finds what is unsafe.
+    let data = site.data_dir();
+    let doctor = ["doctor", "--data-dir", data.to_str().unwrap()];
+    let found = root.kr(&doctor);
+    assert_eq!(found.code, 0, "{found:?}");
+    for part in ["pinned", "everybody has to log in", "none changed", "safe from others"] {
+        assert!(found.stdout.contains(part), "{part}: {found:?}");
+    }
+    let secrets = root.config("credentials.toml");
+    fs::set_permissions(&secrets, fs::Permissions::from_mode(0o644)).unwrap();
+    let found = root.kr(&doctor);
+    assert!(found.code == 1 && found.stdout.contains("chmod 600"), "{found:?}");
+    fs::set_permissions(&secrets, fs::Permissions::from_mode(0o600)).unwrap();
+
+    root.kr(&["auth", "logout"]).ok();
+    root.kr(&["auth", "whoami"]).fails(1, &["not logged in"]);
+    assert!(!fs::read_to_string(secrets).unwrap().contains("token"));
+    drop(server);
+}
+
+fn first_fingerprint(server: &Server) -> String {
+    let log = server.log();
+    let word = log.split(|c: char| !c.is_ascii_hexdigit()).find(|word| word.len() == 64);
+    word.unwrap_or_else(|| panic!("no fingerprint in {log}")).to_owned()
+}
