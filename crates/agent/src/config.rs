@@ -25,7 +25,8 @@ pub struct AgentConfig {
     pub hostname: String,
     /// Whether the instance was created with SSH access.
     pub ssh: bool,
-    /// OpenSSH public key lines that may log in as any user of the image; read again at every login.
+    /// OpenSSH public key lines that may log in as any user of the image, and the line of the signer whose
+    /// certificates may; read again at every login.
     #[serde(default)]
     pub authorized_keys: Vec<String>,
     /// Variables that every session gets, over those of the container.

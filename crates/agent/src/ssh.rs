@@ -4,6 +4,7 @@
 //! channel's process or TCP connection and ends with it.
 
 mod auth;
+mod certificate;
 mod exec;
 mod flow;
 mod forward;

@@ -30,7 +30,7 @@ pub use observe::{FailureCode, Observation, Observed};
 pub use placement::{Demand, GpuDemand, NodeRoom, Placed, Refusal, place};
 pub use spec::{
     BackendKind, GpuRef, ImageSource, InstanceSpec, NumaPin, OnOom, SnapshotPolicy, SnapshotRef,
-    SshAccess,
+    SshAccess, TrustedCa,
 };
 pub use status::{Status, public_status};
 pub use target::Target;

@@ -166,10 +166,68 @@ pub enum ImageSource {
 }
 
 /// How people get in by SSH.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SshAccess {
-    /// Lines of `authorized_keys`.
+    /// Lines of `authorized_keys` that its people have given it.
     pub authorized_keys: Vec<String>,
+    /// Whose certificates open it besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trusted_ca: Option<TrustedCa>,
+    /// Lines with the keys that its owner, and those it is shared with, have registered with the
+    /// host. The host keeps them up to date; nobody else changes them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub people_keys: Vec<String>,
+}
+
+impl SshAccess {
+    /// These keys and nothing else.
+    pub fn with_keys(authorized_keys: Vec<String>) -> Self {
+        Self { authorized_keys, ..Self::default() }
+    }
+
+    /// All that its SSH server is told, in the words of sshd's `authorized_keys`. An agent from
+    /// before there were certificates takes the CA's line for a key with options, which admits
+    /// nobody, and goes on with the others.
+    pub fn lines(&self) -> Vec<String> {
+        let ca = self.trusted_ca.as_ref().map(TrustedCa::line);
+        self.authorized_keys.iter().chain(&self.people_keys).cloned().chain(ca).collect()
+    }
+}
+
+/// A signer of user certificates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustedCa {
+    /// Algorithm and base64 of its public key, as OpenSSH writes them.
+    pub key: String,
+    /// Whom a certificate must name: the instance, not a user in it.
+    pub principal: String,
+}
+
+impl TrustedCa {
+    /// The principal of an instance.
+    pub fn principal_of(id: TaskId) -> String {
+        format!("vps-{id}")
+    }
+
+    /// The instance that a principal names.
+    pub fn instance(principal: &str) -> Option<TaskId> {
+        principal.strip_prefix("vps-")?.parse().ok()
+    }
+
+    pub fn line(&self) -> String {
+        format!("cert-authority,principals=\"{}\" {}", self.principal, self.key)
+    }
+
+    /// The reverse of [`Self::line`]. A line that says more, or less, is none.
+    pub fn parse(line: &str) -> Option<Self> {
+        let rest = line.trim().strip_prefix("cert-authority,principals=\"")?;
+        let (principal, key) = rest.split_once("\" ")?;
+        let word = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        if principal.is_empty() || !principal.bytes().all(word) {
+            return None;
+        }
+        Some(Self { key: key.trim().to_owned(), principal: principal.to_owned() })
+    }
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -243,6 +301,38 @@ mod tests {
         assert_eq!(reference("debian:12"), "debian:12");
         assert_eq!(reference("reg.lab:5000/a/b"), "reg.lab:5000/a/b:latest");
         assert_eq!(reference("a@sha256:00"), "a@sha256:00");
+    }
+
+    #[test]
+    fn a_trusted_signer_is_read_as_it_was_written_and_nothing_else_is_one() {
+        let id = TaskId::from_u64(7_398_213_345_412_345_856);
+        let principal = TrustedCa::principal_of(id);
+        assert_eq!(TrustedCa::instance(&principal), Some(id));
+        let ca = TrustedCa { key: "ssh-ed25519 AAAA".to_owned(), principal };
+        assert_eq!(TrustedCa::parse(&ca.line()), Some(ca.clone()));
+        let access = SshAccess {
+            authorized_keys: vec!["one".to_owned()],
+            trusted_ca: Some(ca.clone()),
+            people_keys: vec!["two".to_owned()],
+        };
+        assert_eq!(access.lines(), ["one", "two", &ca.line()]);
+        for bad in [
+            "ssh-ed25519 AAAA",
+            "cert-authority ssh-ed25519 AAAA",
+            "cert-authority,principals=\"\" ssh-ed25519 AAAA",
+            "cert-authority,principals=\"a,b\" ssh-ed25519 AAAA",
+            "cert-authority,principals=\"a\",command=\"x\" ssh-ed25519 AAAA",
+            "no-pty,cert-authority,principals=\"a\" ssh-ed25519 AAAA",
+        ] {
+            assert_eq!(TrustedCa::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_instance_from_before_there_were_certificates_trusts_no_signer() {
+        let old: SshAccess = serde_json::from_str(r#"{"authorized_keys":["a"]}"#).unwrap();
+        assert_eq!(old, SshAccess::with_keys(vec!["a".to_owned()]));
+        assert_eq!(serde_json::to_string(&old).unwrap(), r#"{"authorized_keys":["a"]}"#);
     }
 
     #[test]

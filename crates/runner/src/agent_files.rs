@@ -10,7 +10,7 @@ use std::path::Path;
 
 use kohakuriver_agent::{AgentConfig, CONFIG_FILE, GUEST_SECRET_FILE, HOST_KEY_FILE};
 use kohakuriver_link::protocol::Order;
-use kohakuriver_model::{BackendKind, InstanceSpec, TaskId};
+use kohakuriver_model::{BackendKind, InstanceSpec, SshAccess, TaskId};
 use kohakuriver_wire::GuestSecret;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
@@ -84,11 +84,7 @@ fn settings(order: &Order) -> io::Result<Vec<u8>> {
         task_id: order.task_id.to_string(),
         hostname: hostname(spec, order.task_id),
         ssh: spec.ssh.is_some(),
-        authorized_keys: spec
-            .ssh
-            .as_ref()
-            .map(|ssh| ssh.authorized_keys.clone())
-            .unwrap_or_default(),
+        authorized_keys: spec.ssh.as_ref().map(SshAccess::lines).unwrap_or_default(),
         env: spec.env.clone(),
         // A guest has its own, which would not start where this was quicker.
         serve_port_22: spec.backend() == BackendKind::Docker,

@@ -66,7 +66,7 @@ fn spec(cores: u32, memory_bytes: u64) -> InstanceSpec {
     InstanceSpec {
         cores,
         memory_bytes: (memory_bytes > 0).then_some(memory_bytes),
-        ssh: Some(SshAccess { authorized_keys: Vec::new() }),
+        ssh: Some(SshAccess::default()),
         ..InstanceSpec::new(ImageSource::Default)
     }
 }

@@ -1,11 +1,14 @@
-//! Which keys may log in.
+//! Which keys and certificates may log in.
 
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::SystemTime;
 
+use russh::keys::ssh_key::Certificate;
 use russh::keys::{Algorithm, PublicKey};
 
+use super::certificate;
 use crate::config::AgentConfig;
 use crate::passwd::{self, User};
 
@@ -19,21 +22,45 @@ pub(super) fn authorize(
     key: &PublicKey,
     algorithm: &Algorithm,
 ) -> Option<User> {
-    if matches!(algorithm, Algorithm::Rsa { hash: None }) {
-        // SHA-1 signatures can be forged; every client since 2016 has rsa-sha2.
+    if is_forgeable(algorithm) {
         return None;
     }
     let user = passwd::lookup(name)?;
-    let injected = match AgentConfig::read(config_dir) {
+    let allowed = injected(config_dir).iter().any(|line| line_allows(line, key))
+        || own_keys(&user).is_some_and(|text| text.lines().any(|line| line_allows(line, key)));
+    allowed.then_some(user)
+}
+
+/// Finds the user, if it exists and this certificate may log in as it.
+pub(super) fn authorize_certificate(
+    config_dir: &Path,
+    name: &str,
+    certificate: &Certificate,
+) -> Option<User> {
+    let ca = certificate::trusted_ca(&injected(config_dir));
+    match certificate::judge(ca.as_ref(), certificate, SystemTime::now()) {
+        Ok(()) => passwd::lookup(name),
+        Err(refusal) => {
+            tracing::info!(user = name, key_id = ?certificate.key_id(), %refusal, "certificate refused");
+            None
+        }
+    }
+}
+
+/// SHA-1 signatures can be forged; every client since 2016 has rsa-sha2.
+pub(super) fn is_forgeable(algorithm: &Algorithm) -> bool {
+    matches!(algorithm, Algorithm::Rsa { hash: None })
+}
+
+/// What the settings say now.
+fn injected(config_dir: &Path) -> Vec<String> {
+    match AgentConfig::read(config_dir) {
         Ok(config) => config.authorized_keys,
         Err(error) => {
             tracing::warn!(%error, "injected keys cannot be read");
             Vec::new()
         }
-    };
-    let allowed = injected.iter().any(|line| line_allows(line, key))
-        || own_keys(&user).is_some_and(|text| text.lines().any(|line| line_allows(line, key)));
-    allowed.then_some(user)
+    }
 }
 
 /// Whether the line is exactly a key, and this one.
@@ -104,7 +131,12 @@ mod tests {
 
     #[test]
     fn a_line_with_options_admits_nobody() {
-        for options in ["no-pty", "command=\"/bin/true\"", "from=\"10.0.0.1\",no-pty"] {
+        for options in [
+            "no-pty",
+            "cert-authority,principals=\"vps-7\"",
+            "command=\"/bin/true\"",
+            "from=\"10.0.0.1\",no-pty",
+        ] {
             assert!(!line_allows(&format!("{options} {KEY}"), &key()), "{options}");
         }
     }

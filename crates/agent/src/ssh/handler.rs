@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use russh::keys::ssh_key::Certificate;
 use russh::keys::{HashAlg, PublicKey};
 use russh::server::{
     Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
@@ -75,6 +76,15 @@ impl Connection {
         auth::authorize(&self.server.config_dir, user, key, algorithm)
     }
 
+    fn authorize_certificate(&self, user: &str, certificate: &Certificate) -> Option<User> {
+        auth::authorize_certificate(&self.server.config_dir, user, certificate)
+    }
+
+    fn admit(&mut self, user: User) {
+        self.user = Some(Arc::new(user));
+        self.logged_in.store(true, Ordering::Relaxed);
+    }
+
     /// Starts a program on a channel that runs none, and answers the request.
     fn start(
         &mut self,
@@ -112,8 +122,27 @@ impl Handler for Connection {
         user: &str,
         offer: PublicKeyOffer<'_>,
     ) -> impl Future<Output = Result<Auth, Self::Error>> + Send {
-        let found = self.authorize(user, offer.public_key, offer.algorithm);
+        let found = match offer.certificate {
+            // What it is signed with is not told again below.
+            Some(_) if auth::is_forgeable(offer.algorithm) => None,
+            Some(certificate) => self.authorize_certificate(user, certificate),
+            None => self.authorize(user, offer.public_key, offer.algorithm),
+        };
         ready(Ok(found.map_or_else(Auth::reject, |_| Auth::Accept)))
+    }
+
+    fn auth_openssh_certificate(
+        &mut self,
+        user: &str,
+        certificate: &Certificate,
+    ) -> impl Future<Output = Result<Auth, Self::Error>> + Send {
+        let Some(found) = self.authorize_certificate(user, certificate) else {
+            return ready(Ok(Auth::reject()));
+        };
+        let (holder, serial) = (certificate.key_id(), certificate.serial());
+        tracing::info!(user, ?holder, serial, peer = ?self.peer, "SSH login by certificate");
+        self.admit(found);
+        ready(Ok(Auth::Accept))
     }
 
     fn auth_publickey(
@@ -127,8 +156,7 @@ impl Handler for Connection {
             return ready(Ok(Auth::reject()));
         };
         tracing::info!(user, %fingerprint, peer = ?self.peer, "SSH login");
-        self.user = Some(Arc::new(found));
-        self.logged_in.store(true, Ordering::Relaxed);
+        self.admit(found);
         ready(Ok(Auth::Accept))
     }
 

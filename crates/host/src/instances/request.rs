@@ -289,10 +289,10 @@ fn ssh(request: &CreateVps) -> Result<Option<SshAccess>, RequestError> {
     match request.ssh_key_mode.as_str() {
         "disabled" => Ok(None),
         // Only what the image itself lets in; never an empty password.
-        "none" => Ok(Some(SshAccess { authorized_keys: Vec::new() })),
+        "none" => Ok(Some(SshAccess::default())),
         "upload" | "generate" => {
             let text = request.ssh_public_key.as_deref().unwrap_or_default();
-            Ok(Some(SshAccess { authorized_keys: keys::parse(text)? }))
+            Ok(Some(SshAccess::with_keys(keys::parse(text)?)))
         }
         other => Err(RequestError::KeyMode(other.to_owned())),
     }

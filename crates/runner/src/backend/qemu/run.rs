@@ -33,6 +33,7 @@ use super::{QemuBackend, files};
 use crate::agent_files;
 use crate::agent_stream::{self, AgentAddress};
 use crate::backend::{BackendError, Change};
+use crate::ledger::Ledger;
 
 /// A longer chain of layers is made one at the next start.
 const MOST_LAYERS: usize = 8;
@@ -317,10 +318,14 @@ impl QemuBackend {
         for name in [CONFIG_FILE, HOST_KEY_FILE, GUEST_SECRET_FILE] {
             settings.push((name.to_owned(), fs::read(etc.join(name))?));
         }
+        // cloud-init writes them into the guest's files, where nobody would take them back. Those
+        // that come and go with accounts and shares are the agent's alone.
+        let record = Ledger::new(self.shared.config.layout.clone()).load(id);
+        let access = record.map_err(io::Error::other)?.and_then(|record| record.order.spec.ssh);
         let seed = Seed {
             instance_id: id.to_string(),
             hostname: config.hostname,
-            authorized_keys: config.authorized_keys,
+            authorized_keys: access.map(|ssh| ssh.authorized_keys).unwrap_or_default(),
             network_config: network_config.to_owned(),
             settings,
         };
