@@ -344,6 +344,27 @@ pub struct AuditVerified {
     pub broken_at: Option<i64>,
 }
 
+/// Asks for a certificate that opens one VPS's SSH for minutes.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AskSshCertificate {
+    /// One line as in a `.pub` file; its private half stays where it is.
+    pub public_key: String,
+}
+
+/// An OpenSSH user certificate.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SshCertificate {
+    /// The line of a `-cert.pub` file.
+    pub certificate: String,
+    /// From then on it opens nothing; what it has opened stays.
+    pub expires_at: String,
+    /// The VPS it is for.
+    pub principal: String,
+    /// Why it may be refused all the same, such as a node's wrong clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
+}
+
 /// What a command line shows for the session that its browser has got for it.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct OidcHandover {

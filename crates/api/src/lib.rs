@@ -20,6 +20,7 @@ pub use account::{
     PasswordReset, Quota, QuotaUse, Register, Rejected, ResetPassword, Secret, SetOwner, SetShare,
     Token, UpdateGroup, UpdateUser, User, UserKey,
 };
+pub use account::{AskSshCertificate, SshCertificate};
 pub use error::ErrorBody;
 pub use fs::{
     FsContent, FsDone, FsEntry, FsList, FsMkdir, FsRename, FsRenamed, FsStat, FsWrite, FsWritten,

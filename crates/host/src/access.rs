@@ -92,6 +92,11 @@ impl Caller {
         Self::new(Who::Everybody { said }, address)
     }
 
+    /// The host, where it acts by itself: it keeps what it has told instances up to date.
+    pub fn host() -> Self {
+        Self::new(Who::Everybody { said: Some("host".to_owned()) }, None)
+    }
+
     /// A way in that tells nothing of who uses it.
     pub fn unnamed(app: &App, address: Option<IpAddr>) -> Self {
         let who = if app.config.auth.enabled { Who::Nobody } else { Who::Everybody { said: None } };

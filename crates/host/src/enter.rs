@@ -3,6 +3,7 @@
 
 use kohakuriver_link::protocol::StreamTarget;
 use kohakuriver_model::{BackendKind, Status};
+use kohakuriver_store::InstanceRow;
 
 use crate::access::{Caller, Wish, authorize};
 use crate::host::App;
@@ -84,31 +85,7 @@ pub async fn enter(
     let id = instances::find(app, caller, text).await?;
     let access = authorize(app, caller, Wish::Enter, id).await.map_err(instances::denied(text))?;
     let row = instances::get(app, &access).await?;
-    let name = display_name(row.id, &row.spec);
-    let status = view::status_of(app, &row);
-    if target == StreamTarget::Ssh && row.spec.ssh.is_none() {
-        return Err(EnterError::NoSsh { name });
-    }
-    let backend = row.spec.backend();
-    match status {
-        Status::Running => {}
-        // A machine has a console from its first moment on: one can watch it boot, and help one
-        // that never comes up.
-        Status::Assigning if backend == BackendKind::Qemu && target == StreamTarget::Attach => {}
-        // What would answer is as frozen as the rest: an answer now is better than silence.
-        Status::Paused => return Err(EnterError::Paused { name }),
-        // It may well run: what cannot be reached says so itself.
-        Status::Lost => {}
-        Status::PendingApproval
-        | Status::Rejected
-        | Status::Pending
-        | Status::Assigning
-        | Status::Completed
-        | Status::Failed
-        | Status::Killed
-        | Status::KilledOom
-        | Status::Stopped => return Err(EnterError::NotRunning { name, status, backend }),
-    }
+    require_open(app, &row, &target)?;
     let node = (&row.node_id, row.node_name.as_str());
     // From here on: what is revoked while the stream opens must not be missed.
     let mut guard = app.presence.arrive(caller, id);
@@ -133,6 +110,36 @@ pub async fn admit(app: &App, caller: &Caller, text: &str) -> Result<(), EnterEr
         authorize(app, caller, Wish::Enter, id).await.map_err(instances::denied(text))?;
     }
     Ok(())
+}
+
+/// Whether one can get into the instance now, whoever one is.
+pub fn require_open(app: &App, row: &InstanceRow, target: &StreamTarget) -> Result<(), EnterError> {
+    let name = display_name(row.id, &row.spec);
+    let status = view::status_of(app, row);
+    if *target == StreamTarget::Ssh && row.spec.ssh.is_none() {
+        return Err(EnterError::NoSsh { name });
+    }
+    let backend = row.spec.backend();
+    match status {
+        // What is lost may well run: what cannot be reached says so itself.
+        Status::Running | Status::Lost => Ok(()),
+        // A machine has a console from its first moment on: one can watch it boot, and help one
+        // that never comes up.
+        Status::Assigning if backend == BackendKind::Qemu && *target == StreamTarget::Attach => {
+            Ok(())
+        }
+        // What would answer is as frozen as the rest: an answer now is better than silence.
+        Status::Paused => Err(EnterError::Paused { name }),
+        Status::PendingApproval
+        | Status::Rejected
+        | Status::Pending
+        | Status::Assigning
+        | Status::Completed
+        | Status::Failed
+        | Status::Killed
+        | Status::KilledOom
+        | Status::Stopped => Err(EnterError::NotRunning { name, status, backend }),
+    }
 }
 
 /// What the audit log calls it; `None` for what is no stay.

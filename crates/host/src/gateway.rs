@@ -5,15 +5,17 @@
 //!  "REQUEST_TUNNEL id\n"  "SUCCESS\n" or "ERROR text\n", then bytes                     [tunnel]
 //! ```
 //!
-//! Where people log in, a jump asks for a key that its owner has registered, and a tunnel for an
-//! API token. Either way the encryption of the inner SSH session runs from the person's machine to the
+//! Where people log in, a jump asks for a key that its owner has registered, or for a certificate
+//! that this host has signed (which opens the way to its one instance), and a tunnel for an API
+//! token. Either way the encryption of the inner SSH session runs from the person's machine to the
 //! agent inside the instance; the gateway sees ciphertext.
 
 mod jump;
+mod person;
 mod tunnel;
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,19 +26,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::host::App;
+use crate::ssh_keys::KeyError;
 
 /// Everybody's SSH sessions together.
 const MAX_CONNECTIONS: usize = 4096;
 /// A client must say what it wants within this.
 const FIRST_BYTES_LIMIT: Duration = Duration::from_secs(10);
-
-#[derive(Debug, thiserror::Error)]
-pub enum KeyError {
-    #[error("cannot use {}", path.display())]
-    File { path: PathBuf, source: std::io::Error },
-    #[error("{} is not a key", path.display())]
-    Key { path: PathBuf, source: russh::keys::Error },
-}
 
 /// The jump server's settings, with the host key of `data_dir`.
 pub fn ssh_configs(data_dir: &Path) -> Result<Arc<jump::Configs>, KeyError> {

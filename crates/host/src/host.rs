@@ -25,8 +25,12 @@ use crate::links::{Links, LocalNode};
 use crate::oidc::Oidc;
 use crate::people_tls::{PeopleServer, PeopleTls, TlsError};
 use crate::presence::Presence;
+use crate::ssh_ca::SshCa;
+use crate::ssh_keys::KeyError;
 use crate::watch::Changes;
-use crate::{Clock, HostConfig, accounts, gateway, http, join, link_server, presence, view};
+use crate::{
+    Clock, HostConfig, accounts, gateway, http, join, link_server, presence, ssh_people, view,
+};
 
 /// After this, connections that are still open are cut.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
@@ -42,6 +46,7 @@ pub struct App {
     pub config: HostConfig,
     pub store: Store,
     pub ca: Ca,
+    pub ssh_ca: SshCa,
     pub accounts: Accounts,
     pub oidc: Option<Oidc>,
     pub audit: Arc<Audit>,
@@ -76,7 +81,9 @@ pub enum StartError {
     #[error("the database in {} cannot be opened", path.display())]
     Store { path: PathBuf, source: StoreError },
     #[error("the gateway's host key cannot be used")]
-    GatewayKey(#[source] gateway::KeyError),
+    GatewayKey(#[source] KeyError),
+    #[error("the key that signs SSH certificates cannot be used")]
+    UserCa(#[source] KeyError),
 }
 
 /// A running host.
@@ -112,6 +119,7 @@ impl Host {
         }
         let gateway_configs =
             gateway::ssh_configs(&config.data_dir).map_err(StartError::GatewayKey)?;
+        let ssh_ca = SshCa::load_or_create(&config.data_dir).map_err(StartError::UserCa)?;
         let path = config.data_dir.join("host.db");
         let store = Store::open(&path)
             .await
@@ -126,6 +134,7 @@ impl Host {
             config,
             store,
             ca,
+            ssh_ca,
             links: Links::default(),
             changes: Changes::default(),
             clock,
@@ -145,6 +154,7 @@ impl Host {
         tasks.spawn(link_server::serve(app.clone(), link, link_tls, shutdown.clone()));
         tasks.spawn(watch_silence(app.clone(), shutdown.clone()));
         tasks.spawn(presence::watch(app.clone(), shutdown.clone()));
+        tasks.spawn(ssh_people::keep_fresh(app.clone(), shutdown.clone()));
         Ok(Self { app, shutdown, _lock: lock })
     }
 

@@ -17,6 +17,7 @@ mod serve;
 mod slots;
 mod snapshots;
 mod socket;
+mod ssh_cert;
 mod stream;
 mod terminal;
 mod tokens;
@@ -72,6 +73,7 @@ fn router(app: Arc<App>) -> Router {
             .merge(node::routes())
             .merge(vm::routes())
             .merge(stream::routes())
+            .merge(ssh_cert::routes())
             .merge(fs::routes())
             .split_for_parts();
     let document = Arc::new(document);

@@ -126,6 +126,19 @@ pub async fn act_with(
     detail: String,
     edit: impl Fn(&InstanceSpec) -> Result<InstanceSpec, RequestError>,
 ) -> Result<InstanceRow, InstanceError> {
+    act_as(app, caller, access, act, act.verb(), detail, edit).await
+}
+
+/// As [`act_with`], under another name in the instance's history.
+pub async fn act_as(
+    app: &App,
+    caller: &Caller,
+    access: &Authorized,
+    act: Act,
+    kind: &'static str,
+    detail: String,
+    edit: impl Fn(&InstanceSpec) -> Result<InstanceSpec, RequestError>,
+) -> Result<InstanceRow, InstanceError> {
     let mut tries = 0;
     loop {
         let row = get(app, access).await?;
@@ -144,7 +157,7 @@ pub async fn act_with(
         // A node that is away keeps what it has, and the order waits for it. One without an
         // engine cannot take back what it has given up.
         let unavailable = unavailable_nodes(app, backend, &BTreeMap::new()).await?;
-        let event = NewEvent { kind: act.verb(), actor: caller.name(), detail: detail.clone() };
+        let event = NewEvent { kind, actor: caller.name(), detail: detail.clone() };
         let asker = caller.user_id().filter(|_| caller.role() < Role::Operator);
         let change = Change { intent, spec, event, asker };
         match app.store.change_instance(&row, &change, &unavailable, app.clock.now_ms()).await {

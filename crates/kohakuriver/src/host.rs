@@ -125,7 +125,8 @@ pub async fn start(config: HostConfig) -> Result<Host, Exit> {
             StartError::Listen { .. }
             | StartError::Pki(_)
             | StartError::Store { .. }
-            | StartError::GatewayKey(_) => exit,
+            | StartError::GatewayKey(_)
+            | StartError::UserCa(_) => exit,
         }
     })
 }

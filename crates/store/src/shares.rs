@@ -189,7 +189,7 @@ async fn delete_share_in(
     Ok(done.rows_affected() > 0)
 }
 
-fn read_level(row: &sqlx::sqlite::SqliteRow) -> Result<ShareLevel, StoreError> {
+pub(crate) fn read_level(row: &sqlx::sqlite::SqliteRow) -> Result<ShareLevel, StoreError> {
     let damaged = |_| StoreError::Inconsistent { table: "shares", column: "level" };
     row.try_get::<String, _>("level")?.parse().map_err(damaged)
 }

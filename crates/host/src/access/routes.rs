@@ -142,6 +142,7 @@ pub const ROWS: &[Row] = &[
     get("/api/vps/snapshots/{task}/latest", SEE),
     act("DELETE", "/api/vps/snapshots/{task}/{which}", CHANGE, "snapshot.delete"),
     act("POST", "/api/vps/snapshots/{task}/{which}/restore", CHANGE, "snapshot.restore"),
+    act("POST", "/api/vps/{task}/ssh-cert", ENTER, "ssh.certificate"),
     // Files.
     get("/api/fs/{task}/list", ENTER),
     get("/api/fs/{task}/stat", ENTER),

@@ -4,10 +4,8 @@
 //! passed on: one that is stuck keeps no other of the same SSH connection waiting.
 
 use std::borrow::Cow;
-use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,9 +13,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use kohakuriver_link::protocol::StreamTarget;
+use kohakuriver_model::TaskId;
 use kohakuriver_net::relay;
-use russh::keys::ssh_key::LineEnding;
-use russh::keys::{Algorithm, HashAlg, PrivateKey, PublicKey};
+use russh::keys::ssh_key::Certificate;
+use russh::keys::{Algorithm, PrivateKey};
 use russh::server::{
     Auth, ChannelOpenHandle, Config, Handle, Handler, Msg, PublicKeyOffer, Session,
     VerifiedPublicKey,
@@ -29,10 +28,12 @@ use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use super::KeyError;
-use crate::access::{Caller, Person, Proof, Who};
+use super::person;
+use crate::access::{Caller, Person, Who};
 use crate::enter::{Entered, enter};
 use crate::host::App;
+use crate::instances::{self, InstanceError};
+use crate::ssh_keys::{self, KeyError};
 
 /// Connections one SSH client may have open through the gateway.
 const MAX_CHANNELS: usize = 64;
@@ -65,7 +66,7 @@ pub struct Configs {
 }
 
 pub fn configs(data_dir: &Path) -> Result<Configs, KeyError> {
-    let key = load_or_create_key(&data_dir.join("ssh_host_ed25519_key"))?;
+    let key = ssh_keys::load_or_create(&data_dir.join("ssh_host_ed25519_key"))?;
     Ok(Configs {
         fast: Arc::new(config(key.clone(), FAST_CIPHERS)),
         compatible: Arc::new(config(key, ALL_CIPHERS)),
@@ -92,38 +93,13 @@ fn config(key: PrivateKey, ciphers: &'static [cipher::Name]) -> Config {
     }
 }
 
-fn load_or_create_key(path: &Path) -> Result<PrivateKey, KeyError> {
-    let file = |source| KeyError::File { path: path.to_owned(), source };
-    let key = |source| KeyError::Key { path: path.to_owned(), source };
-    match fs::read_to_string(path) {
-        Ok(text) => PrivateKey::from_openssh(text.as_bytes()).map_err(|error| key(error.into())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let made = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519)
-                .map_err(|error| key(error.into()))?;
-            let text = made.to_openssh(LineEnding::LF).map_err(|error| key(error.into()))?;
-            let temporary = path.with_extension("new");
-            let _ = fs::remove_file(&temporary);
-            fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&temporary)
-                .and_then(|mut out| out.write_all(text.as_bytes()).and_then(|()| out.sync_all()))
-                .and_then(|()| fs::rename(&temporary, path))
-                .map_err(file)?;
-            Ok(made)
-        }
-        Err(error) => Err(file(error)),
-    }
-}
-
 pub async fn serve(app: Arc<App>, stream: TcpStream, address: IpAddr, configs: &Configs) {
     let config = Arc::clone(match is_openssh(&stream).await {
         Ok(true) => &configs.fast,
         Ok(false) | Err(_) => &configs.compatible,
     });
     let caller = Caller::unnamed(&app, Some(address));
-    let jump = Jump { app, caller, slots: Arc::new(Semaphore::new(MAX_CHANNELS)) };
+    let jump = Jump { app, caller, only: None, slots: Arc::new(Semaphore::new(MAX_CHANNELS)) };
     // The library asks for four bytes, then for the rest of each packet.
     let stream = BufReader::with_capacity(READ_AHEAD, stream);
     match russh::server::run_stream(config, stream, jump).await {
@@ -150,27 +126,31 @@ struct Jump {
     app: Arc<App>,
     /// Nobody until a key has said who it is.
     caller: Caller,
+    /// The one instance that the certificate they came by is for; `None`: any they may enter.
+    only: Option<TaskId>,
     /// Open jumps, not all there ever were: one connection may live for days.
     slots: Arc<Semaphore>,
 }
 
 impl Jump {
-    /// Who has registered this key.
-    async fn owner_of(&self, key: &PublicKey) -> Option<Person> {
-        let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
-        match self.app.store.user_of_key(&fingerprint).await {
-            Ok(user) => user.map(|user| Person {
-                id: user.id,
-                username: user.username,
-                role: user.role,
-                proof: Proof::Key(fingerprint),
-                expires_ms: None,
-            }),
-            Err(error) => {
-                tracing::warn!(%error, "a key was not looked up");
-                None
-            }
-        }
+    fn log_in(&mut self, person: Person) {
+        tracing::info!(user = person.username, proof = ?person.proof, "logged in at the SSH gateway");
+        self.caller = Caller::new(Who::Somebody(Arc::new(person)), self.caller.address);
+    }
+}
+
+/// Finds what a jump is to. A certificate says nothing about other instances than its own, not
+/// even whether there are any.
+async fn destination(
+    app: &App,
+    caller: &Caller,
+    only: Option<TaskId>,
+    text: String,
+) -> Result<String, InstanceError> {
+    let Some(only) = only else { return Ok(text) };
+    match instances::find(app, caller, &text).await? {
+        id if id == only => Ok(id.to_string()),
+        _ => Err(InstanceError::Unknown(text)),
     }
 }
 
@@ -187,8 +167,33 @@ impl Handler for Jump {
         _user: &str,
         offer: PublicKeyOffer<'_>,
     ) -> Result<Auth, Self::Error> {
-        let known = self.owner_of(offer.public_key).await.is_some();
-        Ok(if known || self.caller.who != Who::Nobody { Auth::Accept } else { Auth::reject() })
+        if self.caller.who != Who::Nobody {
+            return Ok(Auth::Accept);
+        }
+        // SHA-1 signatures can be forged.
+        let forgeable = matches!(offer.algorithm, Algorithm::Rsa { hash: None });
+        let known = !forgeable
+            && match offer.certificate {
+                Some(certificate) => person::holder_of(&self.app, certificate).await.is_some(),
+                None => person::owner_of(&self.app, offer.public_key).await.is_some(),
+            };
+        Ok(if known { Auth::Accept } else { Auth::reject() })
+    }
+
+    async fn auth_openssh_certificate(
+        &mut self,
+        _user: &str,
+        certificate: &Certificate,
+    ) -> Result<Auth, Self::Error> {
+        if self.caller.who != Who::Nobody {
+            return Ok(Auth::Accept);
+        }
+        let Some((person, instance)) = person::holder_of(&self.app, certificate).await else {
+            return Ok(Auth::reject());
+        };
+        self.only = Some(instance);
+        self.log_in(person);
+        Ok(Auth::Accept)
     }
 
     /// Whose key it is counts, whatever name is written before the `@`.
@@ -200,9 +205,10 @@ impl Handler for Jump {
         if self.caller.who != Who::Nobody {
             return Ok(Auth::Accept);
         }
-        let Some(person) = self.owner_of(key.public_key).await else { return Ok(Auth::reject()) };
-        tracing::info!(user = person.username, "logged in at the SSH gateway");
-        self.caller = Caller::new(Who::Somebody(Arc::new(person)), self.caller.address);
+        let Some(person) = person::owner_of(&self.app, key.public_key).await else {
+            return Ok(Auth::reject());
+        };
+        self.log_in(person);
         Ok(Auth::Accept)
     }
 
@@ -220,12 +226,16 @@ impl Handler for Jump {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         };
-        let (app, caller) = (self.app.clone(), self.caller.clone());
+        let (app, caller, only) = (self.app.clone(), self.caller.clone(), self.only);
         let text = host_to_connect.to_ascii_lowercase();
         let handle = session.handle();
         self.app.tasks.spawn(async move {
             let _slot = slot;
-            match enter(&app, &caller, &text, StreamTarget::Ssh).await {
+            let entered = match destination(&app, &caller, only, text.clone()).await {
+                Ok(text) => enter(&app, &caller, &text, StreamTarget::Ssh).await,
+                Err(error) => Err(error.into()),
+            };
+            match entered {
                 Ok(Entered { stream, guard }) => {
                     reply.accept().await;
                     let channel = Granting::new(channel, handle);

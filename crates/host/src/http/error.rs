@@ -68,7 +68,7 @@ impl ApiError {
             .hint("log in: kohakuriver auth login")
     }
 
-    fn internal(what: &str, error: &dyn std::error::Error) -> Self {
+    pub(super) fn internal(what: &str, error: &dyn std::error::Error) -> Self {
         let mut chain = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {

@@ -20,6 +20,7 @@ use super::request::{self, Wanted};
 use super::{InstanceError, snapshots, tell, unavailable_nodes};
 use crate::access::{Authorized, Caller, Person, Proof, Who};
 use crate::host::App;
+use crate::ssh_people;
 
 /// The longest reason for a rejection.
 const LONGEST_REASON: usize = 1000;
@@ -93,9 +94,12 @@ async fn place(
     (owner, caller): (&Caller, &Caller),
     consent: Consent,
 ) -> Result<InstanceRow, InstanceError> {
-    let Wanted { spec, target, demand } = wanted;
+    let Wanted { mut spec, target, demand } = wanted;
     let now_ms = app.clock.now_ms();
     let id = TaskId::at(now_ms.unsigned_abs(), app.cluster);
+    if let Some(access) = &mut spec.ssh {
+        ssh_people::prepare(app, access, id, owner).await?;
+    }
     let unavailable = unavailable_nodes(app, spec.backend(), &request.node_labels).await?;
     let names_others = caller.role() >= Role::Operator;
     let (actor, owner) = (owner.name(), owner.user_id());
@@ -103,6 +107,7 @@ async fn place(
     let row = app.store.create_instance(new, &unavailable, now_ms).await?;
     tracing::info!(task.id = %row.id, node.name = %row.node_name, "created");
     tell(app, &row);
+    ssh_people::catch_up(app, id).await;
     Ok(row)
 }
 

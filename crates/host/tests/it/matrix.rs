@@ -95,6 +95,7 @@ const TABLE: &[Row] = &[
     Row("DELETE", "/api/vps/{task}/shares",                 "-hhxx ---x"),
     // Inside.
     Row("GET", "/api/vps/{task}/stream",                    "-hh-x -xxx"),
+    Row("POST", "/api/vps/{task}/ssh-cert",                 "-hh-x -xxx"),
     Row("WS", "/ws/task/{task}/session",                    "-hh-x -xxx"),
     Row("WS", "/ws/task/{task}/terminal",                   "-hh-x -xxx"),
     Row("WS", "/ws/forward/{task}/{port}",                  "-hh-x -xxx"),

@@ -1,0 +1,35 @@
+//! Who an SSH client is: by a key that somebody has registered, or by a certificate of ours.
+
+use kohakuriver_model::TaskId;
+use kohakuriver_store::{StoreError, UserRow};
+use russh::keys::ssh_key::Certificate;
+use russh::keys::{HashAlg, PublicKey};
+
+use crate::access::{Person, Proof};
+use crate::host::App;
+
+/// Who has registered this key.
+pub async fn owner_of(app: &App, key: &PublicKey) -> Option<Person> {
+    let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
+    let user = found(app.store.user_of_key(&fingerprint).await)?;
+    Some(person(user, Proof::Key(fingerprint)))
+}
+
+/// Whose certificate this is, and for which instance, if we have signed it.
+pub async fn holder_of(app: &App, certificate: &Certificate) -> Option<(Person, TaskId)> {
+    let shown = app.ssh_ca.shown(certificate, app.clock.now_ms())?;
+    let user = found(app.store.lookup_user(shown.user).await)?;
+    user.is_active.then(|| (person(user, Proof::Certificate), shown.instance))
+}
+
+fn found(looked_up: Result<Option<UserRow>, StoreError>) -> Option<UserRow> {
+    looked_up.unwrap_or_else(|error| {
+        tracing::warn!(%error, "an SSH client was not looked up");
+        None
+    })
+}
+
+/// Neither proof says how long they stay: what is revoked cuts them.
+fn person(user: UserRow, proof: Proof) -> Person {
+    Person { id: user.id, username: user.username, role: user.role, proof, expires_ms: None }
+}

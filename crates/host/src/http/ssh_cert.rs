@@ -1,0 +1,94 @@
+//! SSH certificates: who may enter a VPS gets in with whatever key they have just made.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use http::StatusCode;
+use kohakuriver_api::{AskSshCertificate, ErrorBody, SshCertificate};
+use kohakuriver_link::protocol::StreamTarget;
+use kohakuriver_store::InstanceRow;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::error::ApiError;
+use super::vps::reach;
+use crate::access::{Caller, Wish};
+use crate::clock::iso;
+use crate::enter::require_open;
+use crate::host::App;
+use crate::ssh_ca::{Holder, LIFE, SignError, Signed};
+use crate::{instances, ssh_people};
+
+/// A key of 16384 bits has less than a third of this.
+const LONGEST_KEY: usize = 16 * 1024;
+
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(sign_ssh_key))
+}
+
+/// A certificate for a public key of the caller's. It opens the SSH of this VPS, as any user of
+/// its image, and the gateway on the way there, for five minutes.
+#[utoipa::path(post, path = "/api/vps/{task}/ssh-cert", tag = "vps", params(("task" = String, Path)),
+    request_body = AskSshCertificate,
+    responses((status = 200, body = SshCertificate), (status = 403, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
+async fn sign_ssh_key(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    body: Result<Json<AskSshCertificate>, JsonRejection>,
+) -> Result<Json<SshCertificate>, ApiError> {
+    let access = reach(&app, &caller, &text, Wish::Enter).await?;
+    let Json(AskSshCertificate { public_key }) = body?;
+    let row = instances::get(&app, &access).await?;
+    require_open(&app, &row, &StreamTarget::Ssh)?;
+    if public_key.len() > LONGEST_KEY {
+        return Err(SignError::NoKey.into());
+    }
+    let name = caller.name();
+    let holder = Holder { id: caller.user_id(), name: &name };
+    let now_ms = app.clock.now_ms();
+    // Before anything is changed: what is no key changes nothing.
+    let Signed { line, principal, expires_ms, serial } =
+        app.ssh_ca.sign(&public_key, access.task_id(), &holder, now_ms)?;
+    let told = ssh_people::trust(&app, &row).await?;
+    tracing::info!(task.id = %row.id, user = name, serial, "signed an SSH certificate");
+    let warning = if told { wrong_clock(&app, &row).await? } else { Some(untold(&row)) };
+    let expires_at = iso(expires_ms);
+    Ok(Json(SshCertificate { certificate: line, expires_at, principal, warning }))
+}
+
+fn untold(row: &InstanceRow) -> String {
+    format!("node '{}' has not heard yet that certificates open this VPS", row.node_name)
+}
+
+/// What the node's clock makes of our certificates, if that is anything else than ours does.
+async fn wrong_clock(app: &App, row: &InstanceRow) -> Result<Option<String>, ApiError> {
+    let nodes = app.store.list_nodes().await?;
+    let skew_ms = nodes.iter().find(|node| node.id == row.node_id).map_or(0, |n| n.clock_skew_ms);
+    // The last minute is for the way there.
+    if skew_ms.abs() < (LIFE - 60) * 1000 {
+        return Ok(None);
+    }
+    let direction = if skew_ms > 0 { "ahead of" } else { "behind" };
+    let minutes = skew_ms.abs() / 60_000;
+    Ok(Some(format!(
+        "the clock of node '{}' is {minutes} minutes {direction} the host's: it takes this \
+         certificate for one of another time",
+        row.node_name
+    )))
+}
+
+impl From<SignError> for ApiError {
+    fn from(error: SignError) -> Self {
+        let text = error.to_string();
+        match error {
+            SignError::NoKey | SignError::Kind(_) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_key", text)
+            }
+            SignError::Broken(error) => Self::internal("signing a certificate failed", &error),
+        }
+    }
+}

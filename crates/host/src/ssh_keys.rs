@@ -1,0 +1,63 @@
+//! The SSH keys that the host itself has: one made here on first use, and kept in its data
+//! directory for nobody else to read.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use russh::keys::ssh_key::LineEnding;
+use russh::keys::{Algorithm, PrivateKey};
+
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("cannot use {}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("{} is not a key", path.display())]
+    Key { path: PathBuf, source: russh::keys::Error },
+}
+
+/// Reads a private key, or makes an Ed25519 one. A file that is no key is an error, never replaced.
+pub fn load_or_create(path: &Path) -> Result<PrivateKey, KeyError> {
+    let file = |source| KeyError::File { path: path.to_owned(), source };
+    let key = |source| KeyError::Key { path: path.to_owned(), source };
+    match fs::read_to_string(path) {
+        Ok(text) => PrivateKey::from_openssh(text.as_bytes()).map_err(|error| key(error.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let made = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519)
+                .map_err(|error| key(error.into()))?;
+            let text = made.to_openssh(LineEnding::LF).map_err(|error| key(error.into()))?;
+            let temporary = path.with_extension("new");
+            let _ = fs::remove_file(&temporary);
+            fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&temporary)
+                .and_then(|mut out| out.write_all(text.as_bytes()).and_then(|()| out.sync_all()))
+                .and_then(|()| fs::rename(&temporary, path))
+                .map_err(file)?;
+            Ok(made)
+        }
+        Err(error) => Err(file(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_once_for_its_owner_alone_and_damage_is_no_reason_for_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let made = load_or_create(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(load_or_create(&path).unwrap().public_key(), made.public_key());
+        fs::write(&path, "damaged").unwrap();
+        assert!(matches!(load_or_create(&path), Err(KeyError::Key { .. })));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "damaged");
+    }
+}

@@ -1,0 +1,175 @@
+//! What instances are told about people: whose certificates they trust, and which keys the people
+//! they belong to have registered, so that stock `ssh -J alice@host:8002 root@vps` works.
+//!
+//! ```text
+//!  a key, share, group or account changes -> a moment's pause -> refresh: which instances were
+//!     told something else? -> each its next generation, as if somebody had changed its keys
+//! ```
+//!
+//! Nothing here cuts anybody: [`crate::presence`] does that, at once. This is about the next login.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kohakuriver_model::{Act, Desired, InstanceSpec, SshAccess, TaskId, UserId};
+use kohakuriver_store::{InstanceRow, StoreError};
+use tokio_util::sync::CancellationToken;
+
+use crate::access::{Caller, Wish, authorize, policy};
+use crate::host::App;
+use crate::instances::{self, InstanceError};
+
+/// What happens together is told together.
+const PAUSE: Duration = Duration::from_millis(200);
+/// What could not be told is tried again after this.
+const AGAIN: Duration = Duration::from_secs(30);
+/// More than any team has; each login reads them all.
+const MOST_KEYS: usize = 500;
+/// How long somebody who wants in waits for the node to hear of it.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
+
+/// Fills in what an instance that is about to be made is told.
+pub async fn prepare(
+    app: &App,
+    access: &mut SshAccess,
+    id: TaskId,
+    owner: Option<UserId>,
+) -> Result<(), StoreError> {
+    access.trusted_ca = Some(app.ssh_ca.trusted_by(id));
+    access.people_keys = match owner {
+        Some(owner) if app.config.auth.enabled => {
+            bounded(id, app.store.keys_of_active(owner).await?)
+        }
+        Some(_) | None => Vec::new(),
+    };
+    Ok(())
+}
+
+/// Brings one instance up to date that was made while accounts may have changed.
+pub async fn catch_up(app: &App, id: TaskId) {
+    if let Err(error) = refresh(app, Some(id)).await {
+        tracing::warn!(task.id = %id, %error, "registered keys were not compared");
+    }
+}
+
+/// Keeps all instances up to date for as long as the host runs.
+pub async fn keep_fresh(app: Arc<App>, shutdown: CancellationToken) {
+    if !app.config.auth.enabled {
+        return;
+    }
+    let mut changes = app.accounts.changes();
+    loop {
+        let told = refresh(&app, None).await;
+        if let Err(error) = &told {
+            tracing::warn!(%error, "instances were not told of registered keys; trying again");
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            // The sender lives as long as the host.
+            _ = changes.changed() => tokio::time::sleep(PAUSE).await,
+            () = tokio::time::sleep(AGAIN), if told.is_err() => {}
+        }
+        // What came during the pause is in what is read next.
+        changes.mark_unchanged();
+    }
+}
+
+/// Compares what instances were told with what is so now, and tells those that differ.
+async fn refresh(app: &App, only: Option<TaskId>) -> Result<(), InstanceError> {
+    if !app.config.auth.enabled {
+        return Ok(());
+    }
+    let rows = match only {
+        Some(id) => app.store.lookup_instance(id).await?.into_iter().collect(),
+        None => app.store.list_instances().await?,
+    };
+    let mut wanted = wanted(app, only).await?;
+    let mut failed = None;
+    for row in rows {
+        let keys = bounded(row.id, wanted.remove(&row.id).unwrap_or_default());
+        let Some(access) = &row.spec.ssh else { continue };
+        if access.people_keys == keys || row.intent.desired == Desired::Deleted {
+            continue;
+        }
+        let count = keys.len();
+        let set = |access: &mut SshAccess| {
+            access.people_keys.clone_from(&keys);
+            access.trusted_ca = Some(app.ssh_ca.trusted_by(row.id));
+        };
+        let detail = format!("{count} registered {}", if count == 1 { "key" } else { "keys" });
+        match change(app, row.id, detail, set).await {
+            Ok(_) | Err(InstanceError::NotNow { .. } | InstanceError::Leaving { .. }) => {}
+            // One that cannot be told must not keep it from the others.
+            Err(error) => failed = Some(error),
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// The registered keys that may open each instance.
+async fn wanted(
+    app: &App,
+    only: Option<TaskId>,
+) -> Result<HashMap<TaskId, Vec<String>>, StoreError> {
+    let mut wanted: HashMap<TaskId, Vec<String>> = HashMap::new();
+    for key in app.store.people_keys(only).await? {
+        if policy::on_instance(key.role, key.relation, Wish::Enter) != policy::Verdict::Allow {
+            continue;
+        }
+        let keys = wanted.entry(key.instance).or_default();
+        // Shared with somebody and with their group.
+        if !keys.contains(&key.line) {
+            keys.push(key.line);
+        }
+    }
+    Ok(wanted)
+}
+
+fn bounded(id: TaskId, mut keys: Vec<String>) -> Vec<String> {
+    if keys.len() > MOST_KEYS {
+        tracing::warn!(task.id = %id, keys = keys.len(), limit = MOST_KEYS, "too many registered keys");
+        keys.truncate(MOST_KEYS);
+    }
+    keys
+}
+
+/// Has an instance from before there were certificates trust ours, and waits until its node has
+/// heard of it. Answers whether it has.
+pub async fn trust(app: &App, row: &InstanceRow) -> Result<bool, InstanceError> {
+    let trusted = app.ssh_ca.trusted_by(row.id);
+    if row.spec.ssh.as_ref().is_none_or(|ssh| ssh.trusted_ca.as_ref() == Some(&trusted)) {
+        return Ok(true);
+    }
+    let detail = "trusts the host's SSH certificates".to_owned();
+    let set = |access: &mut SshAccess| access.trusted_ca = Some(trusted.clone());
+    let row = change(app, row.id, detail, set).await?;
+    if !app.links.is_online(&row.node_id) {
+        return Ok(false);
+    }
+    let access = host_access(app, row.id).await?;
+    let task = instances::wait_for_act(app, &access, TOLD_WITHIN).await?;
+    Ok(task.transition.is_none())
+}
+
+async fn change(
+    app: &App,
+    id: TaskId,
+    detail: String,
+    set: impl Fn(&mut SshAccess),
+) -> Result<InstanceRow, InstanceError> {
+    let access = host_access(app, id).await?;
+    let edit = |spec: &InstanceSpec| {
+        let mut spec = spec.clone();
+        if let Some(access) = &mut spec.ssh {
+            set(access);
+        }
+        Ok(spec)
+    };
+    instances::act_as(app, &Caller::host(), &access, Act::Update, "keys", detail, edit).await
+}
+
+async fn host_access(app: &App, id: TaskId) -> Result<crate::access::Authorized, InstanceError> {
+    let refused = instances::denied("");
+    authorize(app, &Caller::host(), Wish::Change, id).await.map_err(refused)
+}
