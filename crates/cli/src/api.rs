@@ -4,6 +4,7 @@ mod accounts;
 mod approval;
 mod audit;
 mod ca;
+mod certificates;
 mod connect;
 mod connection;
 mod nodes;

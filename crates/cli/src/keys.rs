@@ -90,6 +90,12 @@ pub fn made_for(ssh_folder: &Path, id: &str) -> PathBuf {
     ssh_folder.join(format!("id-kohakuriver-{id}"))
 }
 
+/// The keys ssh offers by itself, as far as they exist.
+pub fn defaults(ssh_folder: &Path) -> Vec<PathBuf> {
+    let names = ["id_ed25519", "id_ecdsa", "id_rsa"].into_iter();
+    names.map(|name| ssh_folder.join(name)).filter(|path| path.exists()).collect()
+}
+
 /// A new pair on disk. Unless it is kept, dropping it removes the files again.
 #[derive(Debug)]
 pub struct MadeKey {

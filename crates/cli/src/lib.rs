@@ -134,6 +134,9 @@ pub enum ClientCommand {
     /// Carry one SSH connection: what ssh's ProxyCommand runs
     #[command(hide = true)]
     SshProxy(ssh::proxy::ProxyArgs),
+    /// Have a fresh certificate for one VPS: what ssh runs before it connects
+    #[command(hide = true)]
+    SshCert(ssh::certificate::CertificateArgs),
 }
 
 /// Runs one client command to its end. The returned code is what the process should end with.
@@ -187,5 +190,6 @@ async fn dispatch(context: &Context, command: ClientCommand) -> Result<(), Failu
         ClientCommand::Config(command) => config::run(context, &command),
         ClientCommand::Completion(args) => completion::run(&args, context.out),
         ClientCommand::SshProxy(args) => ssh::proxy::run(context, &args).await,
+        ClientCommand::SshCert(args) => ssh::certificate::run(context, &args).await,
     }
 }

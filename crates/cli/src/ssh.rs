@@ -1,5 +1,6 @@
 //! `kohakuriver ssh`: the user's own ssh, through the host, into a VPS.
 
+pub mod certificate;
 mod config;
 mod connect;
 mod forward;
@@ -74,7 +75,8 @@ struct How {
     /// User inside the VPS
     #[arg(short, long, value_name = "NAME", default_value = "root")]
     user: String,
-    /// Private key to log in with [default: the one made for this VPS, then ssh's own]
+    /// Private key to log in with [default: a certificate where you log in to the host, the one
+    /// made for this VPS, then ssh's own]
     #[arg(short = 'i', long, value_name = "PATH")]
     key: Option<PathBuf>,
     /// Port of the host's SSH gateway [env: KOHAKURIVER_SSH_PROXY_PORT] [default: 8002]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::certificate;
 use super::route::Route;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -30,13 +31,14 @@ pub async fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
     }
     let mut text =
         String::from("# Written by `kohakuriver ssh config`; run it again after a change.\n");
+    let by_account = !usable.is_empty() && certificate::people_log_in(context).await;
     for task in &usable {
         let route = Route::to(context, task, port)?;
-        text.push_str(&format!("\nHost {}", route.alias));
-        if let Some(name) = &task.name {
-            text.push_str(&format!(" {name}"));
-        }
-        text.push_str("\n    User root\n");
+        let names: Vec<&str> =
+            [Some(route.alias.as_str()), task.name.as_deref()].into_iter().flatten().collect();
+        // First, so that its key is tried first.
+        text.push_str(&certificate::config_lines(context, task, &names, by_account).await?);
+        text.push_str(&format!("\nHost {}\n    User root\n", names.join(" ")));
         for (keyword, value) in &route.options {
             text.push_str(&format!("    {keyword} {value}\n"));
         }

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use kohakuriver_api::Task;
 
-use super::How;
 use super::route::Route;
+use super::{How, certificate};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::reference::VpsRef;
@@ -18,6 +18,14 @@ pub async fn run(context: &Context, vps: &VpsRef, how: &How) -> Result<(), Failu
     let port = how.proxy_port.unwrap_or(context.settings.ssh_proxy_port.value);
     let route = Route::to(context, &task, port)?;
     let mut ssh = Command::new("ssh");
+    // Who names a key wants that one.
+    let pair = match &how.key {
+        Some(_) => None,
+        None => certificate::for_login(context, &task).await?,
+    };
+    for (keyword, value) in pair.map_or(Ok(Vec::new()), |pair| pair.options())? {
+        ssh.arg("-o").arg(format!("{keyword}={value}"));
+    }
     if let Some(key) = &how.key {
         if !key.exists() {
             return Err(Failure::usage(format!("there is no key {}", key.display()))

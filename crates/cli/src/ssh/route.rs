@@ -67,8 +67,7 @@ fn identities(ssh_folder: &Path, id: &str) -> Vec<PathBuf> {
     if !made.exists() {
         return Vec::new();
     }
-    let defaults = ["id_ed25519", "id_ecdsa", "id_rsa"].map(|name| ssh_folder.join(name));
-    std::iter::once(made).chain(defaults.into_iter().filter(|path| path.exists())).collect()
+    std::iter::once(made).chain(keys::defaults(ssh_folder)).collect()
 }
 
 /// Which of the host's doors, as [`Gate`] has them.

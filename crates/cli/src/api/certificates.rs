@@ -1,0 +1,26 @@
+//! SSH certificates, and whether one needs any.
+
+use kohakuriver_api::{AskSshCertificate, AuthStatus, SshCertificate};
+use reqwest::Method;
+
+use super::{Api, Call};
+use crate::failure::Failure;
+
+impl Api {
+    /// Whether people log in to this host.
+    pub async fn people_log_in(&self) -> Result<bool, Failure> {
+        let status: AuthStatus = self.get("/api/auth/status").await?;
+        Ok(status.auth_enabled)
+    }
+
+    /// Has a public key of ours signed for one VPS.
+    pub async fn ssh_certificate(
+        &self,
+        id: &str,
+        public_key: String,
+    ) -> Result<SshCertificate, Failure> {
+        let path = format!("/api/vps/{id}/ssh-cert");
+        let body = AskSshCertificate { public_key };
+        self.send(Call::with_body(Method::POST, &path, &body)).await
+    }
+}
