@@ -13,4 +13,5 @@ mod matrix;
 mod nodes;
 mod oidc;
 mod openapi;
+mod ssh_identity;
 mod tls;

@@ -1,0 +1,318 @@
+//! Certificates, registered keys and what revoking does, with the real `ssh` at the gateway.
+//!
+//! The runner is one of words: what `ssh -W` gets through the gateway is its greeting, and then
+//! whatever it sends itself.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use kohakuriver_host::PeopleTls;
+use kohakuriver_model::{SshAccess, TaskId};
+use kohakuriver_testkit::{Answer, FakeRunner, Person, Reaction, TestHost};
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// What a revocation has until nobody of it is left.
+const CUT_WITHIN: Duration = Duration::from_secs(5);
+
+/// A host where people log in, Alice and Bob, and a VPS of the owner's that Alice may use.
+struct Lab {
+    host: TestHost,
+    runner: FakeRunner,
+    owner: Person,
+    alice: Person,
+    bob: Person,
+    id: String,
+    dir: tempfile::TempDir,
+}
+
+impl Lab {
+    async fn new() -> Result<Self> {
+        // With TLS it has the real time, which ssh and the library have too.
+        let host = TestHost::start_with(|config| {
+            config.auth.enabled = true;
+            config.people_tls = PeopleTls::OwnCa;
+        })
+        .await?;
+        let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
+        let owner = host.person("owner", "operator").await?;
+        let alice = host.person("alice", "user").await?;
+        let bob = host.person("bob", "user").await?;
+        let id = create(&host, &owner, "web").await?;
+        let dir = tempfile::tempdir()?;
+        let lab = Self { host, runner, owner, alice, bob, id, dir };
+        lab.share("alice", "use").await?;
+        Ok(lab)
+    }
+
+    async fn share(&self, user: &str, level: &str) -> Result<()> {
+        let path = format!("/api/vps/{}/shares", self.id);
+        let share = json!({"user": user, "level": level});
+        let answer = self.host.ask(Some(&self.owner), "PUT", &path, Some(&share)).await?;
+        anyhow::ensure!(answer.status == 200, "{answer:?}");
+        Ok(())
+    }
+
+    async fn unshare(&self, user: &str) -> Result<()> {
+        let path = format!("/api/vps/{}/shares?user={user}", self.id);
+        let answer = self.host.ask(Some(&self.owner), "DELETE", &path, None).await?;
+        anyhow::ensure!(answer.status == 200, "{answer:?}");
+        Ok(())
+    }
+
+    /// Makes a key pair and answers its private half's path and its public line.
+    async fn key(&self, name: &str) -> Result<(PathBuf, String)> {
+        let path = self.dir.path().join(name);
+        let made = Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"])
+            .arg(&path)
+            .status();
+        anyhow::ensure!(made.await?.success());
+        let line = std::fs::read_to_string(path.with_extension("pub"))?;
+        Ok((path, line.trim().to_owned()))
+    }
+
+    async fn register(&self, who: &Person, line: &str) -> Result<i64> {
+        let answer = self.host.post_as(who, "/api/auth/keys", json!({"key": line})).await?;
+        answer.body["id"].as_i64().with_context(|| format!("{answer:?}"))
+    }
+
+    async fn certificate(&self, who: &Person, line: &str) -> Result<Answer> {
+        let path = format!("/api/vps/{}/ssh-cert", self.id);
+        self.host.post_as(who, &path, json!({"public_key": line})).await
+    }
+
+    /// What the runner has been told of the VPS's SSH.
+    fn told(&self) -> SshAccess {
+        let id: TaskId = self.id.parse().unwrap();
+        self.runner.order(id).unwrap().spec.ssh.unwrap()
+    }
+
+    async fn wait_told(&self, keys: &[&str]) -> Result<()> {
+        let deadline = Instant::now() + CUT_WITHIN;
+        while self.told().people_keys != keys {
+            anyhow::ensure!(Instant::now() < deadline, "told {:?}, not {keys:?}", self.told());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    fn jump(&self, key: &Path, target: &str) -> Command {
+        let mut ssh = Command::new("ssh");
+        ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes"])
+            .args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"])
+            .args(["-o", "LogLevel=ERROR", "-i"])
+            .arg(key)
+            .args(["-W", &format!("{target}:22"), "-p"])
+            .arg(self.host.host.ssh_address().port().to_string())
+            .arg("whoever@127.0.0.1")
+            .env_remove("SSH_AUTH_SOCK")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        ssh
+    }
+
+    /// Opens a way in by the gateway, and answers it once it stands.
+    async fn open(&self, key: &Path) -> Result<Child> {
+        let mut child = self.jump(key, "web").spawn()?;
+        let mut line = String::new();
+        let mut output = BufReader::new(child.stdout.as_mut().context("it is piped")?);
+        tokio::time::timeout(CUT_WITHIN, output.read_line(&mut line)).await??;
+        anyhow::ensure!(line == format!("hello from {}\n", self.id), "{line:?}");
+        Ok(child)
+    }
+
+    async fn refused(&self, key: &Path, target: &str) -> Result<String> {
+        let mut child = self.jump(key, target).spawn()?;
+        let mut said = String::new();
+        let mut errors = child.stderr.take().context("it is piped")?;
+        tokio::time::timeout(CUT_WITHIN, errors.read_to_string(&mut said)).await??;
+        anyhow::ensure!(!child.wait().await?.success(), "{said}");
+        Ok(said)
+    }
+}
+
+async fn create(host: &TestHost, who: &Person, name: &str) -> Result<String> {
+    let wish = json!({"name": name, "ssh_key_mode": "none"});
+    let made = host.post_as(who, "/api/vps/create", wish).await?;
+    anyhow::ensure!(made.status == 200, "{made:?}");
+    Ok(made.text("task_id").to_owned())
+}
+
+async fn assert_cut(child: &mut Child) -> Result<()> {
+    tokio::time::timeout(CUT_WITHIN, child.wait()).await.context("it was not cut")??;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_certificate_is_for_those_who_may_enter_and_for_one_vps() -> Result<()> {
+    let lab = Lab::new().await?;
+    let (_, line) = lab.key("fresh").await?;
+    let answer = lab.certificate(&lab.alice, &line).await?;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.text("principal"), format!("vps-{}", lab.id));
+    assert!(answer.text("certificate").starts_with("ssh-ed25519-cert-v01@openssh.com "));
+    assert_eq!(answer.body.get("warning"), None);
+    let trusted = lab.told().trusted_ca.unwrap();
+    assert_eq!(trusted.principal, answer.text("principal"));
+
+    assert_eq!(lab.certificate(&lab.bob, &line).await?.status, 404);
+    lab.share("bob", "view").await?;
+    let seen = lab.certificate(&lab.bob, &line).await?;
+    assert_eq!((seen.status, seen.text("code")), (403, "not_yours"));
+    for bad in ["", "nonsense", "-----BEGIN OPENSSH PRIVATE KEY-----", &"x".repeat(20_000)] {
+        let answer = lab.certificate(&lab.alice, bad).await?;
+        assert_eq!((answer.status, answer.text("code")), (422, "bad_key"), "{bad:.20}");
+    }
+    let stopped = lab.host.post(&format!("/api/vps/stop/{}", lab.id), json!({})).await?;
+    assert!(stopped.status < 300, "{stopped:?}");
+    lab.host.wait_for(&lab.id, "stopped").await?;
+    let answer = lab.certificate(&lab.alice, &line).await?;
+    assert_eq!((answer.status, answer.text("code")), (409, "not_running"));
+    assert!(answer.text("hint").contains("restart"), "{answer:?}");
+    // All of that is written down.
+    let log = lab.host.get("/api/audit?action=ssh.certificate").await?.body.to_string();
+    assert!(log.contains("ssh.certificate") && log.contains("alice"), "{log}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_gateway_takes_a_certificate_for_its_own_vps_and_no_other() -> Result<()> {
+    let lab = Lab::new().await?;
+    create(&lab.host, &lab.owner, "other").await?;
+    let (key, line) = lab.key("fresh").await?;
+    assert!(lab.refused(&key, "web").await?.contains("Permission denied"));
+    // The owner may enter both; the certificate is for one of them.
+    for who in [&lab.owner, &lab.alice] {
+        let answer = lab.certificate(who, &line).await?;
+        let beside = lab.dir.path().join("fresh-cert.pub");
+        std::fs::write(&beside, answer.text("certificate"))?;
+        lab.open(&key).await?.kill().await?;
+        for target in ["other", "nothing"] {
+            let said = lab.refused(&key, target).await?;
+            assert!(!said.contains("Permission denied"), "{said}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_expired_certificate_opens_nothing() -> Result<()> {
+    let lab = Lab::new().await?;
+    let (key, line) = lab.key("fresh").await?;
+    let answer = lab.certificate(&lab.alice, &line).await?;
+    std::fs::write(lab.dir.path().join("fresh-cert.pub"), answer.text("certificate"))?;
+    let mut standing = lab.open(&key).await?;
+    lab.host.advance(Duration::from_secs(301));
+    assert!(lab.refused(&key, "web").await?.contains("Permission denied"));
+    // What stood before stays: a certificate lets in, it does not say for how long.
+    assert!(tokio::time::timeout(Duration::from_secs(3), standing.wait()).await.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_vps_is_told_the_registered_keys_of_those_who_may_enter_it() -> Result<()> {
+    let lab = Lab::new().await?;
+    let (_, alices) = lab.key("alice").await?;
+    let (_, bobs) = lab.key("bob").await?;
+    let (_, owners) = lab.key("owner").await?;
+    let key = lab.register(&lab.alice, &alices).await?;
+    lab.wait_told(&[&alices]).await?;
+    lab.register(&lab.bob, &bobs).await?;
+    lab.share("bob", "view").await?;
+    lab.register(&lab.owner, &owners).await?;
+    lab.wait_told(&[&alices, &owners]).await?;
+    lab.share("bob", "manage").await?;
+    lab.wait_told(&[&alices, &bobs, &owners]).await?;
+    lab.unshare("bob").await?;
+    lab.wait_told(&[&alices, &owners]).await?;
+    // By a group, and no more once its group has no share.
+    let made = lab.host.post("/api/auth/groups", json!({"name": "lab"})).await?;
+    let group = made.body["id"].as_i64().with_context(|| format!("{made:?}"))?;
+    let member = format!("/api/auth/groups/{group}/members/{}", lab.bob.id);
+    assert_eq!(lab.host.put(&member).await?.status, 200);
+    let path = format!("/api/vps/{}/shares", lab.id);
+    let share = json!({"group": "lab", "level": "use"});
+    let shared = lab.host.ask(Some(&lab.owner), "PUT", &path, Some(&share)).await?;
+    assert_eq!(shared.status, 200, "{shared:?}");
+    lab.wait_told(&[&alices, &bobs, &owners]).await?;
+    assert_eq!(lab.host.delete(&member).await?.status, 200);
+    lab.wait_told(&[&alices, &owners]).await?;
+    let gone = lab.host.ask(Some(&lab.alice), "DELETE", &format!("/api/auth/keys/{key}"), None);
+    assert_eq!(gone.await?.status, 200);
+    lab.wait_told(&[&owners]).await?;
+    // One that is made later has its owner's at once, and nothing is told twice.
+    let id: TaskId = create(&lab.host, &lab.owner, "later").await?.parse()?;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let order = lab.runner.order(id).context("it was ordered")?;
+    assert_eq!(order.spec.ssh.context("with SSH")?.people_keys, [owners]);
+    assert_eq!(order.intent.generation, 1);
+    let events = lab.host.get(&format!("/api/vps/{}/events", lab.id)).await?.body.to_string();
+    assert!(events.contains("1 registered key") && events.contains("\"host\""), "{events}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_registered_key_opens_the_gateway_and_revoking_anything_cuts_who_is_in() -> Result<()> {
+    let lab = Lab::new().await?;
+    let (key, line) = lab.key("alice").await?;
+    let (strange, _) = lab.key("strange").await?;
+    assert!(lab.refused(&key, "web").await?.contains("Permission denied"));
+    let number = lab.register(&lab.alice, &line).await?;
+    assert!(lab.refused(&strange, "web").await?.contains("Permission denied"));
+
+    let mut standing = lab.open(&key).await?;
+    lab.unshare("alice").await?;
+    assert_cut(&mut standing).await?;
+    lab.refused(&key, "web").await?;
+
+    lab.share("alice", "use").await?;
+    let mut standing = lab.open(&key).await?;
+    let path = format!("/api/auth/keys/{number}");
+    let gone = lab.host.ask(Some(&lab.alice), "DELETE", &path, None).await?;
+    assert_eq!(gone.status, 200, "{gone:?}");
+    assert_cut(&mut standing).await?;
+    assert!(lab.refused(&key, "web").await?.contains("Permission denied"));
+
+    // One in by a registered key and one by a certificate, when the account is disabled.
+    lab.register(&lab.alice, &line).await?;
+    let (fresh, fresh_line) = lab.key("fresh").await?;
+    let answer = lab.certificate(&lab.alice, &fresh_line).await?;
+    std::fs::write(lab.dir.path().join("fresh-cert.pub"), answer.text("certificate"))?;
+    let mut standing = [lab.open(&key).await?, lab.open(&fresh).await?];
+    let path = format!("/api/auth/users/{}", lab.alice.id);
+    let disabled = lab.host.patch(&path, json!({"is_active": false})).await?;
+    assert_eq!(disabled.status, 200, "{disabled:?}");
+    for child in &mut standing {
+        assert_cut(child).await?;
+    }
+    for key in [&key, &fresh] {
+        assert!(lab.refused(key, "web").await?.contains("Permission denied"));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_accounts_a_certificate_is_anybodys_and_no_registered_key_is_told() -> Result<()> {
+    let host = TestHost::start().await?;
+    let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
+    let made = host.post("/api/vps/create", json!({"name": "web", "ssh_key_mode": "none"})).await?;
+    let id: TaskId = made.text("task_id").parse()?;
+    let key =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti a@b";
+    let answer = host.post("/api/vps/web/ssh-cert", json!({"public_key": key})).await?;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let told = runner.order(id).context("it was ordered")?;
+    assert_eq!(told.intent.generation, 1, "it was told when it was made");
+    assert_eq!(told.spec.ssh.context("with SSH")?.people_keys, [] as [String; 0]);
+    let plain = host.post("/api/vps/create", json!({"name": "plain"})).await?;
+    assert_eq!(plain.status, 200, "{plain:?}");
+    let answer = host.post("/api/vps/plain/ssh-cert", json!({"public_key": key})).await?;
+    assert_eq!((answer.status, answer.text("code")), (409, "no_ssh"));
+    Ok(())
+}
