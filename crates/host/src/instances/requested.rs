@@ -98,7 +98,7 @@ async fn place(
     let now_ms = app.clock.now_ms();
     let id = TaskId::at(now_ms.unsigned_abs(), app.cluster);
     if let Some(access) = &mut spec.ssh {
-        ssh_people::prepare(app, access, id, owner).await?;
+        ssh_people::prepare(app, access, id, owner.user_id()).await?;
     }
     let unavailable = unavailable_nodes(app, spec.backend(), &request.node_labels).await?;
     let names_others = caller.role() >= Role::Operator;
