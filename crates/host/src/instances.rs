@@ -126,7 +126,7 @@ pub async fn act_with(
     detail: String,
     edit: impl Fn(&InstanceSpec) -> Result<InstanceSpec, RequestError>,
 ) -> Result<InstanceRow, InstanceError> {
-    act_as(app, caller, access, act, act.verb(), detail, edit).await
+    act_as(app, caller, access, act, (act.verb(), detail), edit).await
 }
 
 /// As [`act_with`], under another name in the instance's history.
@@ -135,8 +135,7 @@ pub async fn act_as(
     caller: &Caller,
     access: &Authorized,
     act: Act,
-    kind: &'static str,
-    detail: String,
+    (kind, detail): (&'static str, String),
     edit: impl Fn(&InstanceSpec) -> Result<InstanceSpec, RequestError>,
 ) -> Result<InstanceRow, InstanceError> {
     let mut tries = 0;

@@ -166,7 +166,7 @@ async fn change(
         }
         Ok(spec)
     };
-    instances::act_as(app, &Caller::host(), &access, Act::Update, "keys", detail, edit).await
+    instances::act_as(app, &Caller::host(), &access, Act::Update, ("keys", detail), edit).await
 }
 
 async fn host_access(app: &App, id: TaskId) -> Result<crate::access::Authorized, InstanceError> {
