@@ -13,7 +13,7 @@ use kohakuriver_model::{SshAccess, TaskId};
 use kohakuriver_testkit::{Answer, FakeRunner, Person, Reaction, TestHost};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 /// What a revocation has until nobody of it is left.
 const CUT_WITHIN: Duration = Duration::from_secs(5);
@@ -118,13 +118,14 @@ impl Lab {
     }
 
     /// Opens a way in by the gateway, and answers it once it stands.
-    async fn open(&self, key: &Path) -> Result<Child> {
+    async fn open(&self, key: &Path) -> Result<Standing> {
         let mut child = self.jump(key, "web").spawn()?;
         let mut line = String::new();
         let mut output = BufReader::new(child.stdout.as_mut().context("it is piped")?);
         tokio::time::timeout(CUT_WITHIN, output.read_line(&mut line)).await??;
         anyhow::ensure!(line == format!("hello from {}\n", self.id), "{line:?}");
-        Ok(child)
+        let input = child.stdin.take();
+        Ok(Standing { child, _input: input })
     }
 
     async fn refused(&self, key: &Path, target: &str) -> Result<String> {
@@ -144,8 +145,15 @@ async fn create(host: &TestHost, who: &Person, name: &str) -> Result<String> {
     Ok(made.text("task_id").to_owned())
 }
 
-async fn assert_cut(child: &mut Child) -> Result<()> {
-    tokio::time::timeout(CUT_WITHIN, child.wait()).await.context("it was not cut")??;
+/// Somebody who is in, with their keyboard: waiting for the process alone would close it, and
+/// with it the connection.
+struct Standing {
+    child: Child,
+    _input: Option<ChildStdin>,
+}
+
+async fn assert_cut(standing: &mut Standing) -> Result<()> {
+    tokio::time::timeout(CUT_WITHIN, standing.child.wait()).await.context("it was not cut")??;
     Ok(())
 }
 
@@ -192,7 +200,7 @@ async fn the_gateway_takes_a_certificate_for_its_own_vps_and_no_other() -> Resul
         let answer = lab.certificate(who, &line).await?;
         let beside = lab.dir.path().join("fresh-cert.pub");
         std::fs::write(&beside, answer.text("certificate"))?;
-        lab.open(&key).await?.kill().await?;
+        lab.open(&key).await?.child.kill().await?;
         for target in ["other", "nothing"] {
             let said = lab.refused(&key, target).await?;
             assert!(!said.contains("Permission denied"), "{said}");
@@ -211,7 +219,7 @@ async fn an_expired_certificate_opens_nothing() -> Result<()> {
     lab.host.advance(Duration::from_secs(301));
     assert!(lab.refused(&key, "web").await?.contains("Permission denied"));
     // What stood before stays: a certificate lets in, it does not say for how long.
-    assert!(tokio::time::timeout(Duration::from_secs(3), standing.wait()).await.is_err());
+    assert!(tokio::time::timeout(Duration::from_secs(3), standing.child.wait()).await.is_err());
     Ok(())
 }
 
@@ -243,8 +251,9 @@ async fn a_vps_is_told_the_registered_keys_of_those_who_may_enter_it() -> Result
     lab.wait_told(&[&alices, &bobs, &owners]).await?;
     assert_eq!(lab.host.delete(&member).await?.status, 200);
     lab.wait_told(&[&alices, &owners]).await?;
-    let gone = lab.host.ask(Some(&lab.alice), "DELETE", &format!("/api/auth/keys/{key}"), None);
-    assert_eq!(gone.await?.status, 200);
+    let path = format!("/api/auth/keys/{key}");
+    let gone = lab.host.ask(Some(&lab.alice), "DELETE", &path, None).await?;
+    assert_eq!(gone.status, 200);
     lab.wait_told(&[&owners]).await?;
     // One that is made later has its owner's at once, and nothing is told twice.
     let id: TaskId = create(&lab.host, &lab.owner, "later").await?.parse()?;
