@@ -63,6 +63,21 @@ pub struct Health {
     pub aggregate: Vec<HealthAggregate>,
 }
 
+impl Health {
+    /// That it answers, and nothing of what it has.
+    pub fn alive(version: &str) -> Self {
+        Self {
+            status: "ok".to_owned(),
+            version: version.to_owned(),
+            nodes_online: 0,
+            nodes_total: 0,
+            vps_running: 0,
+            nodes: Vec::new(),
+            aggregate: Vec::new(),
+        }
+    }
+}
+
 /// The cluster as one machine.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, rename_all = "camelCase")]

@@ -62,6 +62,8 @@ impl Default for AuthConfig {
 pub struct Accounts {
     pub passwords: Passwords,
     pub throttle: Throttle,
+    /// How much of what strangers do is written down.
+    pub strangers: Throttle,
     remembered: Mutex<HashMap<(Kind, [u8; 32]), Remembered>>,
     /// Counts changes of accounts, shares and keys, for those who are in already.
     changed: watch::Sender<u64>,
@@ -116,6 +118,7 @@ impl Default for Accounts {
         Self {
             passwords: Passwords::default(),
             throttle: Throttle::default(),
+            strangers: Throttle::default(),
             remembered: Mutex::default(),
             changed: watch::Sender::new(0),
         }
@@ -269,6 +272,8 @@ impl Accounts {
         require_on(app)?;
         self.throttle.admit("", address, app.clock.now_ms())?;
         let name = user_name(&wish.username).map_err(PasswordError::from)?;
+        // Hashing is work; only somebody with an invitation may ask for it.
+        app.store.check_invitation(&digest(invitation), app.clock.now_ms()).await?;
         let hashed = self.passwords.hash(wish.password.0).await?;
         let new = NewUser {
             display_name: wish.display_name.unwrap_or_else(|| name.clone()),

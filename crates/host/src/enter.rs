@@ -83,19 +83,17 @@ pub async fn enter(
     target: StreamTarget,
 ) -> Result<Entered, EnterError> {
     let id = instances::find(app, caller, text).await?;
+    // Before the right is asked for: what is revoked from now on is not missed.
+    let mut guard = app.presence.arrive(caller, id);
     let access = authorize(app, caller, Wish::Enter, id).await.map_err(instances::denied(text))?;
     let row = instances::get(app, &access).await?;
     require_open(app, &row, &target)?;
     let node = (&row.node_id, row.node_name.as_str());
-    // From here on: what is revoked while the stream opens must not be missed.
-    let mut guard = app.presence.arrive(caller, id);
     let what = words(&target);
-    let opened = streams::open(app, &access, node, target).await;
-    let stream = match (opened, guard.during(std::future::ready(())).await) {
-        (Ok(stream), Some(())) => stream,
-        (Err(error), _) => return Err(error.into()),
-        (Ok(_), None) => return Err(InstanceError::Unknown(text.to_owned()).into()),
+    let Some(opened) = guard.during(streams::open(app, &access, node, target)).await else {
+        return Err(InstanceError::Unknown(text.to_owned()).into());
     };
+    let stream = opened?;
     if let Some(what) = what {
         guard.announce(what);
     }

@@ -91,6 +91,7 @@ impl Guard {
     /// Does the work until it is done or they may not be there any more.
     pub async fn during<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
+            biased;
             () = self.cut() => None,
             done = work => Some(done),
         }

@@ -111,6 +111,8 @@ pub fn requested(row: &RequestRow, wish: Option<(InstanceSpec, CreateVps)>) -> T
     let mut task = match wish {
         Some((spec, wish)) => Task {
             required_gpus: wish.required_gpus.clone().unwrap_or_default(),
+            // One that will have SSH has no port yet.
+            ssh_port: if spec.ssh.is_some() { None } else { Some(0) },
             gpu_count: wish.gpu_count,
             target_numa_node_id: wish.target_numa_node_id,
             requested_node: wish.target_hostname.filter(|name| !name.is_empty()),
@@ -133,7 +135,6 @@ pub fn requested(row: &RequestRow, wish: Option<(InstanceSpec, CreateVps)>) -> T
     task.approved_by_username.clone_from(&row.decided_by);
     task.approved_at = row.decided_ms.map(iso);
     task.rejection_reason.clone_from(&row.reason);
-    task.ssh_port = Some(0);
     task.submitted_at = Some(iso(row.created_ms));
     task.revision = request_revision(row);
     task

@@ -45,6 +45,8 @@ pub struct AuditFilter {
     pub object: Option<String>,
     /// Only older ones than this.
     pub before: Option<i64>,
+    /// Only newer ones than this, oldest first.
+    pub after: Option<i64>,
     pub since_ms: Option<i64>,
     pub limit: u32,
 }
@@ -92,18 +94,19 @@ impl Store {
         Ok(())
     }
 
-    /// Newest first.
+    /// Newest first, unless `after` asks for what follows.
     pub async fn list_audit(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
         let sql = "SELECT * FROM audit WHERE ifnull(actor = $1, 1)
             AND ifnull(action = $2 OR substr(action, 1, length($2) + 1) = $2 || '.', 1)
             AND ifnull(object = $3, 1) AND ifnull(seq < $4, 1) AND ifnull(at_ms >= $5, 1)
-            ORDER BY seq DESC LIMIT $6";
+            AND ifnull(seq > $6, 1) ORDER BY iif($6 IS NULL, -seq, seq) LIMIT $7";
         let rows = sqlx::query(sql)
             .bind(&filter.actor)
             .bind(&filter.action)
             .bind(&filter.object)
             .bind(filter.before)
             .bind(filter.since_ms)
+            .bind(filter.after)
             .bind(i64::from(filter.limit))
             .fetch_all(&self.readers)
             .await?;

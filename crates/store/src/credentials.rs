@@ -235,6 +235,13 @@ impl Store {
         Ok(())
     }
 
+    /// Whether an invitation would let somebody in now.
+    pub async fn check_invitation(&self, hash: &str, now_ms: i64) -> Result<(), InvitationError> {
+        let sql = "SELECT * FROM invitations WHERE hash = $1";
+        let row = sqlx::query(sql).bind(hash).fetch_optional(&self.readers).await?;
+        read_invitation(&row.ok_or(InvitationError::Unknown)?)?.require_alive(now_ms)
+    }
+
     /// Uses an invitation once and makes the account, both or neither. The invitation says which
     /// role and group it is.
     pub async fn redeem_invitation(
@@ -250,9 +257,7 @@ impl Store {
             .await?
             .ok_or(InvitationError::Unknown)?;
         let invitation = read_invitation(&row)?;
-        if invitation.expires_ms <= now_ms || invitation.usage_count >= invitation.max_usage {
-            return Err(InvitationError::Spent);
-        }
+        invitation.require_alive(now_ms)?;
         sqlx::query("UPDATE invitations SET usage_count = usage_count + 1 WHERE id = $1")
             .bind(invitation.id)
             .execute(&mut *tx)
@@ -352,6 +357,13 @@ impl Store {
             sqlx::query(sql).bind(now_ms).execute(&self.writer).await?;
         }
         Ok(())
+    }
+}
+
+impl InvitationRow {
+    fn require_alive(&self, now_ms: i64) -> Result<(), InvitationError> {
+        let spent = self.expires_ms <= now_ms || self.usage_count >= self.max_usage;
+        if spent { Err(InvitationError::Spent) } else { Ok(()) }
     }
 }
 

@@ -11,7 +11,8 @@ use crate::failure::Failure;
 const LONGEST_REFUSAL: usize = 64 * 1024;
 
 impl Api {
-    /// Newest first. `query`: actor, action, object, before, since, limit.
+    /// Newest first; oldest first with `after`. `query`: actor, action, object, before, after,
+    /// since, limit.
     pub async fn audit(&self, query: &[(&str, String)]) -> Result<Vec<AuditEntry>, Failure> {
         self.send(Call { query, ..Call::new(Method::GET, "/api/audit") }).await
     }

@@ -126,49 +126,43 @@ fn query(args: &ListArgs, now: Timestamp) -> Result<Vec<(&'static str, String)>,
     Ok(query)
 }
 
-async fn follow(context: &Context, mut query: Vec<(&str, String)>) -> Result<(), Failure> {
-    let mut last = None;
+async fn follow(context: &Context, query: Vec<(&str, String)>) -> Result<(), Failure> {
+    let mut entries = look(context, &query).await?;
+    entries.reverse();
     loop {
-        let entries = news(context, &query, last).await?;
-        for entry in entries.iter().filter(|entry| is_wanted(&query, entry)) {
-            print(context, entry);
-        }
-        last = entries.last().map(|entry| entry.seq).or(last).or(Some(0));
-        if let Some(limit) = query.first_mut() {
-            limit.1 = NEWS_LIMIT.to_string();
+        entries.iter().for_each(|entry| print(context, entry));
+        let last = match entries.last() {
+            Some(entry) => entry.seq,
+            // Nothing like it yet: what comes from now on, whatever came before.
+            None => newest(context).await?,
+        };
+        entries = behind(context, &query, last).await?;
+    }
+}
+
+/// The number of the newest entry of all.
+async fn newest(context: &Context) -> Result<i64, Failure> {
+    let page = look(context, &[("limit", "1".to_owned())]).await?;
+    Ok(page.first().map_or(0, |entry| entry.seq))
+}
+
+/// Waits for entries behind one, oldest first.
+async fn behind(
+    context: &Context,
+    query: &[(&str, String)],
+    last: i64,
+) -> Result<Vec<AuditEntry>, Failure> {
+    let wanted = query.iter().filter(|(key, _)| *key != "limit").cloned();
+    let mut query: Vec<_> = wanted.collect();
+    query.push(("limit", NEWS_LIMIT.to_string()));
+    query.push(("after", last.to_string()));
+    loop {
+        let entries = look(context, &query).await?;
+        if !entries.is_empty() {
+            return Ok(entries);
         }
         tokio::time::sleep(PAUSE).await;
     }
-}
-
-/// Reading the log is in the log: one's own looks are no news unless they are asked for.
-fn is_wanted(query: &[(&str, String)], entry: &AuditEntry) -> bool {
-    entry.action != "audit.read" || query.iter().any(|(key, _)| *key == "action")
-}
-
-/// Entries behind `last`, oldest first; none is left out, however many there are.
-async fn news(
-    context: &Context,
-    query: &[(&str, String)],
-    last: Option<i64>,
-) -> Result<Vec<AuditEntry>, Failure> {
-    let mut found: Vec<AuditEntry> = Vec::new();
-    loop {
-        let mut query = query.to_vec();
-        query.extend(found.last().map(|oldest| ("before", oldest.seq.to_string())));
-        let page = look(context, &query).await?;
-        let count = page.len();
-        found.extend(page.into_iter().filter(|entry| last.is_none_or(|last| entry.seq > last)));
-        // Less than a page, or some of it known already: there is no more.
-        let is_whole = u32::try_from(count).is_ok_and(|count| count >= NEWS_LIMIT);
-        let is_new =
-            last.is_some_and(|last| found.last().is_some_and(|oldest| oldest.seq > last + 1));
-        if !is_whole || !is_new {
-            break;
-        }
-    }
-    found.reverse();
-    Ok(found)
 }
 
 async fn look(context: &Context, query: &[(&str, String)]) -> Result<Vec<AuditEntry>, Failure> {

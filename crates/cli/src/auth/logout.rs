@@ -4,6 +4,7 @@ use super::place;
 use crate::context::Context;
 use crate::credentials;
 use crate::failure::{Failure, Kind};
+use crate::ssh::certificate;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
@@ -30,6 +31,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     };
     // Whatever the host says, this machine does not keep it.
     credentials::remove(folder, &at)?;
+    certificate::forget_all()?;
     match revoked {
         Ok(answer) if context.out.json => context.out.json(&answer),
         Ok(_) => {}

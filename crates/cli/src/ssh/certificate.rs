@@ -39,6 +39,19 @@ pub async fn run(context: &Context, args: &CertificateArgs) -> Result<(), Failur
     ensure(context, &args.id).await.map(drop)
 }
 
+/// Removes all certificates of this machine and their keys: each opens a VPS for minutes yet.
+pub fn forget_all() -> Result<(), Failure> {
+    let folder = files::cache()?.join("ssh");
+    let Ok(entries) = fs::read_dir(&folder) else { return Ok(()) };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with("vps-") {
+            // What cannot be removed ends by itself, soon.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
 /// A private key and the certificate for its public half.
 #[derive(Debug)]
 pub struct Pair {

@@ -18,6 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::ApiError;
+use super::guard::Unnoted;
 use super::users::invalid;
 use crate::clock::iso;
 use crate::host::App;
@@ -39,19 +40,22 @@ struct AuditQuery {
     object: Option<String>,
     /// Only entries before this number.
     before: Option<i64>,
+    /// Only entries behind this number, oldest first: for those who follow. Such a look is not
+    /// written down itself.
+    after: Option<i64>,
     /// Only entries since this time, ISO 8601.
     since: Option<String>,
     /// Up to 1000, 100 unless given.
     limit: Option<u32>,
 }
 
-/// Entries of the audit log, newest first.
+/// Entries of the audit log, newest first, or those behind one, oldest first.
 #[utoipa::path(get, path = "/api/audit", tag = "audit", params(AuditQuery),
     responses((status = 200, body = [AuditEntry]), (status = 403, body = ErrorBody), (status = 422, body = ErrorBody)))]
 async fn list_audit(
     State(app): State<Arc<App>>,
     query: Result<Query<AuditQuery>, QueryRejection>,
-) -> Result<Json<Vec<AuditEntry>>, ApiError> {
+) -> Result<Response, ApiError> {
     let Query(query) = query?;
     let since = query.since.as_deref().map(str::parse::<jiff::Timestamp>).transpose();
     let since = since.map_err(|_| invalid("'since' is not a time such as 2026-01-31T12:00:00Z"))?;
@@ -61,10 +65,17 @@ async fn list_audit(
         action: given(query.action),
         object: given(query.object),
         before: query.before,
+        after: query.after,
         since_ms: since.map(jiff::Timestamp::as_millisecond),
         limit: query.limit.unwrap_or(100).clamp(1, 1000),
     };
-    Ok(Json(app.store.list_audit(&filter).await?.into_iter().map(entry).collect()))
+    let rows = app.store.list_audit(&filter).await?;
+    let entries: Vec<_> = rows.into_iter().map(entry).collect();
+    let mut response = Json(entries).into_response();
+    if query.after.is_some() {
+        response.extensions_mut().insert(Unnoted);
+    }
+    Ok(response)
 }
 
 /// Goes through the whole chain: has any entry been changed or taken out?

@@ -21,6 +21,10 @@ use crate::host::App;
 #[derive(Clone, Debug)]
 pub struct Made(pub String);
 
+/// Says that a request is one of many like it, and not worth an entry of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Unnoted;
+
 pub async fn guard(
     State(app): State<Arc<App>>,
     path: Option<MatchedPath>,
@@ -56,8 +60,10 @@ pub async fn guard(
         Err(denied) => ApiError::from(denied).into_response(),
     };
     let Audit::Act(action) = row.audit else { return response };
-    // A stranger's knocking would fill the disk; that of one who tries to log in is throttled.
-    if caller.who == Who::Nobody && row.rule != Rule::Public {
+    if response.extensions().get::<Unnoted>().is_some() {
+        return response;
+    }
+    if caller.who == Who::Nobody && !is_worth_noting(&app, &caller, row.rule) {
         return response;
     }
     let object = object(&caller, &params, &response);
@@ -65,6 +71,13 @@ pub async fn guard(
     let entry = Entry { action, object, result, detail: String::new() };
     app.audit.record(&caller, entry).await;
     response
+}
+
+/// A stranger's knocking would fill the disk: of each address only so much is written down, and
+/// nothing of what was refused because nobody logged in.
+fn is_worth_noting(app: &App, caller: &Caller, rule: Rule) -> bool {
+    let now_ms = app.clock.now_ms();
+    rule == Rule::Public && app.accounts.strangers.admit("", caller.address, now_ms).is_ok()
 }
 
 /// What it was about: what the handler says, the instance that was found, or what the path names.

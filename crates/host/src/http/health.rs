@@ -8,13 +8,14 @@ use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use kohakuriver_api::{ErrorBody, Health, HealthAggregate, Node};
-use kohakuriver_model::Status;
+use kohakuriver_model::{Role, Status};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::ApiError;
+use crate::access::Caller;
 use crate::clock::iso;
 use crate::host::App;
 use crate::view;
@@ -30,14 +31,22 @@ struct HealthQuery {
     hostname: Option<String>,
 }
 
-/// How the cluster is.
+/// How the cluster is. Somebody who has not logged in learns that there is one.
 #[utoipa::path(get, path = "/api/health", tag = "cluster", params(HealthQuery),
     responses((status = 200, body = Health), (status = 404, body = ErrorBody)))]
 async fn health(
     State(app): State<Arc<App>>,
+    caller: Caller,
     query: Result<Query<HealthQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(query) = query?;
+    if caller.role() < Role::Viewer {
+        // Enough to find that this is a host, and which version it is.
+        return match query.hostname {
+            Some(_) => Err(ApiError::log_in()),
+            None => Ok(Json(Health::alive(env!("CARGO_PKG_VERSION"))).into_response()),
+        };
+    }
     let rows = app.store.list_nodes().await?;
     let nodes: Vec<Node> = rows.iter().map(|row| view::node(&app, row)).collect();
     if let Some(name) = query.hostname {

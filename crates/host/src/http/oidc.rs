@@ -17,6 +17,8 @@ use utoipa_axum::routes;
 use super::auth::session_cookie;
 use super::error::ApiError;
 use super::guard::Made;
+use crate::access::Caller;
+use crate::accounts::LoginError;
 use crate::client_address::Secure;
 use crate::host::App;
 use crate::oidc::{Oidc, OidcError, Waiting};
@@ -49,6 +51,7 @@ struct StartQuery {
     responses((status = 303), (status = 502, body = ErrorBody), (status = 503, body = ErrorBody)))]
 async fn oidc_start(
     State(app): State<Arc<App>>,
+    caller: Caller,
     secure: Option<Extension<Secure>>,
     query: Result<Query<StartQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
@@ -61,7 +64,11 @@ async fn oidc_start(
             return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", detail));
         }
     };
-    let started = oidc(&app)?.start(&app, waiting).await?;
+    let oidc = oidc(&app)?;
+    // What a start remembers pushes out what others have begun.
+    let now_ms = app.clock.now_ms();
+    app.accounts.throttle.admit("", caller.address, now_ms).map_err(LoginError::from)?;
+    let started = oidc.start(&app, waiting).await?;
     let mut response = Redirect::to(&started.url).into_response();
     let only_tls = if secure.is_some_and(|Extension(Secure(yes))| yes) { "; Secure" } else { "" };
     let cookie = format!(

@@ -164,6 +164,12 @@ async fn add_user_key(
     })?;
     let line = key.to_openssh().map_err(|_| invalid("this key cannot be written down"))?;
     let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
+    // A key is good for all that its owner may; so must be what registers it.
+    let whole = app.store.lookup_user(person.id).await?;
+    if whole.is_none_or(|user| user.role > person.role) {
+        let detail = "a token that is less than you are cannot register a key that is all of you";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "role", detail));
+    }
     if app.store.list_user_keys(person.id).await?.len() >= MOST_KEYS {
         return Err(invalid("you have too many keys: remove some"));
     }

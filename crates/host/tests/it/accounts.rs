@@ -170,6 +170,36 @@ async fn a_key_belongs_to_one_person() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_token_that_is_less_than_its_owner_registers_no_key() -> Result<()> {
+    let host = start().await?;
+    let alice = host.person("alice", "user").await?;
+    let wish = json!({"name": "looking", "role": "viewer"});
+    let mut viewer = alice.clone();
+    viewer.token =
+        host.post_as(&alice, "/api/auth/tokens/create", wish).await?.text("token").to_owned();
+    let key =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPqYzXX0rqCnGQ0hTVVDLqUiAL2P6bcNfHBXk1vKMYKp a@b";
+    let refused = host.post_as(&viewer, "/api/auth/keys", json!({"key": key})).await?;
+    assert_eq!((refused.status, refused.text("code")), (403, "role"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stranger_learns_that_this_is_a_host_and_cannot_fill_the_audit_log() -> Result<()> {
+    let host = start().await?;
+    let health = host.ask(None, "GET", "/api/health", None).await?;
+    assert_eq!((health.text("status"), &health.body["nodes"]), ("ok", &json!([])));
+    let before = host.get("/api/audit/verify").await?.body["entries"].as_u64().unwrap();
+    for _ in 0..100 {
+        let _ = host.ask(None, "POST", "/api/auth/logout", None).await?;
+        let _ = host.ask(None, "POST", "/api/vps/create", Some(&json!({}))).await?;
+    }
+    let after = host.get("/api/audit/verify").await?.body["entries"].as_u64().unwrap();
+    assert!(after - before < 40, "{before} {after}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn where_nobody_logs_in_the_account_paths_say_so_and_the_rest_works_as_before() -> Result<()>
 {
     let host = TestHost::start().await?;
@@ -206,6 +236,12 @@ async fn the_audit_log_says_who_did_what_and_no_secret_and_shows_tampering() -> 
     assert!(has("anonymous", "auth.register", "user alice", "ok"), "{log}");
     let text = log.to_string();
     assert!(!text.contains("hunter22") && !text.contains(&alice.token) && !text.contains(PASSWORD));
+    // Who follows does not write what they then read.
+    let first = host.get("/api/audit?after=2&limit=2").await?.body;
+    assert_eq!((&first[0]["seq"], &first[1]["seq"]), (&json!(3), &json!(4)));
+    let newest = host.get("/api/audit?after=0&limit=1000").await?.body;
+    let again = host.get("/api/audit?after=0&limit=1000").await?.body;
+    assert_eq!(newest, again);
     let intact = host.get("/api/audit/verify").await?.body;
     assert_eq!(intact["intact"], true);
     let exported = host.get("/api/audit/export").await?.body;
