@@ -142,6 +142,13 @@ impl Site {
         server
     }
 
+    /// Chooses the API's port before the host starts, for what must know where it will be.
+    pub fn choose_port(&mut self) -> u16 {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        self.port = listener.local_addr().expect("its address").port();
+        self.port
+    }
+
     /// Starts it with `--tls`; nothing of the site's trusts it yet.
     pub fn https_up(&mut self) -> Server {
         self.https = true;

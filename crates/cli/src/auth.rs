@@ -1,5 +1,6 @@
 //! `kohakuriver auth`: who one is to a host, and everybody's accounts there.
 
+mod browser;
 mod file;
 mod group;
 mod invitations;

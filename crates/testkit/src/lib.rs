@@ -1,9 +1,11 @@
 //! What tests of the host need: a real host on free ports with a clock of the test's own
-//! ([`TestHost`]), and a runner that says what the test tells it to ([`FakeRunner`]), over the
+//! ([`TestHost`]), a provider for logging in ([`OidcProvider`]), and a runner that says what the test tells it to ([`FakeRunner`]), over the
 //! real link with real certificates.
 
 mod fake_runner;
+mod oidc;
 mod test_host;
 
 pub use fake_runner::{FakeRunner, ORPHAN, Reaction, inventory, vm_inventory};
+pub use oidc::{Browser, CLIENT_SECRET, OidcProvider};
 pub use test_host::{Answer, PASSWORD, Person, TestHost};

@@ -2,12 +2,14 @@
 //! it, with the command line of each in a home of their own.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use kohakuriver_e2e::{BUSYBOX, Output, Server, Site, Terminal, run, run_with_input, wait_until};
+use kohakuriver_testkit::{Browser, CLIENT_SECRET, OidcProvider};
 use serde_json::Value;
 
 const PASSWORD: &str = "correct horse";
@@ -274,4 +276,46 @@ fn first_fingerprint(server: &Server) -> String {
     let log = server.log();
     let word = log.split(|c: char| !c.is_ascii_hexdigit()).find(|word| word.len() == 64);
     word.unwrap_or_else(|| panic!("no fingerprint in {log}")).to_owned()
+}
+
+#[test]
+fn a_person_logs_in_by_the_browser_where_the_lab_has_a_provider() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let provider = runtime.block_on(OidcProvider::start()).unwrap();
+    provider.be("s-1", "ann", &["lab"]);
+    let mut site = Site::new();
+    let url = format!("http://127.0.0.1:{}", site.choose_port());
+    let secret = site.path().join("secret");
+    fs::write(&secret, CLIENT_SECRET).unwrap();
+    let flags = ["--oidc-issuer", &provider.issuer, "--oidc-client-id", "river"];
+    let more = ["--oidc-role", "lab=user", "--public-url", &url, "--oidc-client-secret-file"];
+    let all = [&["--auth"], &flags[..], &more[..], &[secret.to_str().unwrap()]].concat();
+    let _server = site.up_with(&all);
+    let ann = Person::new(&site, "ann");
+    let mut command = ann.command(&["auth", "login", "--browser"]);
+    let mut login = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(login.stderr.take().unwrap()).lines();
+    let mut seen = Vec::new();
+    let link = told.find_map(|line| {
+        seen.push(line.unwrap());
+        seen.last().map(|line| line.trim().to_owned()).filter(|line| line.starts_with("http"))
+    });
+    let link = link.unwrap_or_else(|| panic!("no link in {seen:?}"));
+    runtime.block_on(async {
+        let mut browser = Browser::new().unwrap();
+        let callback = browser.go(&link).await.unwrap();
+        let (_, back) = browser.open(&callback).await.unwrap();
+        assert!(
+            !browser.cookies.contains_key("kohakuriver_session"),
+            "the session is not the browser's"
+        );
+        // Whoever else knows the port gets nothing and spoils nothing.
+        let other = back.split('?').next().unwrap();
+        assert_eq!(browser.open(other).await.unwrap().0, 404);
+        assert_eq!(browser.open(&back).await.unwrap().0, 200);
+    });
+    assert!(login.wait().unwrap().success());
+    assert!(ann.kr(&["auth", "whoami"]).ok().contains("ann"));
+    let refused = ann.kr(&["auth", "users"]);
+    assert_eq!(refused.code, 1);
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use http::HeaderValue;
 use http::header::{COOKIE, SET_COOKIE};
 use kohakuriver_api::{
-    AuthStatus, ChangePassword, CreateToken, CreatedToken, LoggedIn, Login, Register, ResetPassword,
+    AuthStatus, ChangePassword, CreateToken, CreatedToken, LoggedIn, Login, OidcHandover,
+    OidcSession, Register, ResetPassword,
 };
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -51,6 +52,30 @@ impl Api {
         body: &ChangePassword,
     ) -> Result<(LoggedIn, Session), Failure> {
         self.begin("/api/auth/password", &[], body).await
+    }
+
+    /// The session that a browser has got for this process.
+    pub async fn session_of_browser(
+        &self,
+        handover: &OidcHandover,
+    ) -> Result<(LoggedIn, Session), Failure> {
+        let path = "/api/auth/oidc/token";
+        let (given, _): (OidcSession, _) = self.exchange(path, &[], Some(handover), None).await?;
+        let mut cookie = HeaderValue::from_str(&format!("{COOKIE_NAME}={}", given.session.0))
+            .map_err(|_| self.stranger(StatusCode::OK))?;
+        cookie.set_sensitive(true);
+        let session = Session(cookie);
+        let way = self.way.get_or_try_init(|| self.find_way()).await?;
+        let request = way
+            .client
+            .get(format!("{}/api/auth/me", way.base))
+            .timeout(ANSWER_LIMIT)
+            .header(COOKIE, session.0.clone());
+        let answer = request.send().await.map_err(|error| self.unreachable(way, &error))?;
+        let status = answer.status();
+        let bytes = answer.bytes().await.map_err(|error| self.unreachable(way, &error))?;
+        let user = serde_json::from_slice(&bytes).map_err(|_| self.stranger(status))?;
+        Ok((LoggedIn { message: String::new(), user }, session))
     }
 
     /// An API token of whoever has logged in.

@@ -2,6 +2,7 @@
 
 use kohakuriver_api::{Login, Secret, User};
 
+use super::browser;
 use super::place::{Place, PlaceArgs};
 use crate::ask;
 use crate::context::Context;
@@ -21,6 +22,7 @@ Examples:
   kohakuriver auth login https://river.lab:8000
   kohakuriver auth login https://river.lab:8000 --fingerprint 5d1c...  without a question
   pass show river | kohakuriver auth login --username ann --password-stdin
+  kohakuriver auth login https://river.lab:8000 --browser      where the lab has a provider
   echo \"$TOKEN\" | kohakuriver auth login --token-stdin               with a token made elsewhere")]
 pub struct LoginArgs {
     #[command(flatten)]
@@ -32,8 +34,11 @@ pub struct LoginArgs {
     #[arg(long)]
     password_stdin: bool,
     /// Read a token from standard input, and keep that one
-    #[arg(long, conflicts_with_all = ["username", "password_stdin"])]
+    #[arg(long, conflicts_with_all = ["username", "password_stdin", "browser"])]
     token_stdin: bool,
+    /// Log in with a browser, at the OpenID Connect provider of the host
+    #[arg(long, conflicts_with_all = ["username", "password_stdin"])]
+    browser: bool,
 }
 
 pub async fn run(context: &Context, args: &LoginArgs) -> Result<(), Failure> {
@@ -55,6 +60,16 @@ pub async fn run(context: &Context, args: &LoginArgs) -> Result<(), Failure> {
     if args.token_stdin {
         return with_token(context, &place).await;
     }
+    if args.browser {
+        if !status.oidc {
+            return Err(Failure::request("this host has no OpenID Connect provider")
+                .hint("log in with a password: kohakuriver auth login"));
+        }
+        let (logged_in, session) = browser::log_in(context, &place).await?;
+        place.keep_session(context, &logged_in, &session).await?;
+        welcome(context, &place, &logged_in.user);
+        return Ok(());
+    }
     if status.needs_setup {
         return Err(Failure::request(format!(
             "nobody has an account at {} yet, not even an admin",
@@ -63,6 +78,9 @@ pub async fn run(context: &Context, args: &LoginArgs) -> Result<(), Failure> {
         .hint(
             "the host printed an invitation at its start: kohakuriver auth register --token TOKEN",
         ));
+    }
+    if status.oidc && args.username.is_none() {
+        context.out.hint("`kohakuriver auth login --browser` logs in at the host's provider");
     }
     place.api.may_be_told_secrets().await?;
     let username = match &args.username {
