@@ -59,11 +59,17 @@ impl Throttle {
         Ok(())
     }
 
-    /// Who has got in may forget how often they tried.
+    /// Who has got in may forget how often they tried. Their address gets back this one try: with
+    /// an account of one's own nobody guesses at those of others for ever.
     pub fn forgive(&self, account: &str, address: Option<IpAddr>) {
         let mut buckets = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
-        for (key, _) in keys(account, address) {
-            buckets.remove(&key);
+        for (key, (_, refill_ms)) in keys(account, address) {
+            match &key {
+                Key::Account(_) => drop(buckets.remove(&key)),
+                Key::Address(_) => {
+                    buckets.entry(key).and_modify(|full_at| *full_at -= refill_ms);
+                }
+            }
         }
     }
 }
@@ -126,6 +132,19 @@ mod tests {
         for _ in 0..10 {
             throttle.admit("alice", v4(1), 0).unwrap();
         }
+    }
+
+    #[test]
+    fn whoever_has_an_account_does_not_guess_at_others_for_longer() {
+        let throttle = Throttle::default();
+        let mut guesses = 0;
+        while throttle.admit(&format!("user{guesses}"), v4(1), 0).is_ok() {
+            guesses += 1;
+            if throttle.admit("mallory", v4(1), 0).is_ok() {
+                throttle.forgive("mallory", v4(1));
+            }
+        }
+        assert_eq!(guesses, 30);
     }
 
     #[test]
