@@ -39,6 +39,7 @@ use super::stream::slot;
 use crate::access::Caller;
 use crate::enter::{Entered, admit, enter};
 use crate::host::App;
+use crate::presence::Guard;
 use crate::streams::InstanceStream;
 
 /// Connections on one socket.
@@ -90,11 +91,15 @@ async fn serve(
         let why = format!("'{proto}' is not a protocol; use tcp or udp");
         return refuse(&mut socket, REFUSED, &why).await;
     }
-    // Whether anything can be reached there at all, before a client counts on it.
-    if let Err(error) = enter(&app, &caller, &text, StreamTarget::Ping).await {
-        let code = if error.is_refusal() { REFUSED } else { TROUBLE };
-        return refuse(&mut socket, code, &error.to_string()).await;
-    }
+    // Whether anything can be reached there at all, before a client counts on it. The socket goes
+    // when its client may not be there any more, whether it has connections or none.
+    let guard = match enter(&app, &caller, &text, StreamTarget::Ping).await {
+        Ok(Entered { stream: _, guard }) => guard,
+        Err(error) => {
+            let code = if error.is_refusal() { REFUSED } else { TROUBLE };
+            return refuse(&mut socket, code, &error.to_string()).await;
+        }
+    };
     if socket.send(Message::text("CONNECTED")).await.is_err() {
         return;
     }
@@ -111,7 +116,7 @@ async fn serve(
     };
     tokio::select! {
         () = upward => {}
-        () = deliver(queue, to_client) => {}
+        () = deliver(queue, to_client, &guard) => {}
     }
 }
 
@@ -120,7 +125,7 @@ async fn refuse(socket: &mut WebSocket, code: u16, why: &str) {
     socket::close(socket, code, why).await;
 }
 
-async fn deliver(mut queue: mpsc::Receiver<TunnelFrame>, mut to_client: Sender) {
+async fn deliver(mut queue: mpsc::Receiver<TunnelFrame>, mut to_client: Sender, guard: &Guard) {
     let mut pings = socket::pings();
     loop {
         let message = tokio::select! {
@@ -129,6 +134,10 @@ async fn deliver(mut queue: mpsc::Receiver<TunnelFrame>, mut to_client: Sender) 
                 None => return socket::close(&mut to_client, NORMAL, "").await,
             },
             _ = pings.tick() => Message::Ping(Bytes::new()),
+            () = guard.cut() => {
+                let why = "you may not enter this VPS any more";
+                return socket::close(&mut to_client, REFUSED, why).await;
+            }
         };
         if to_client.send(message).await.is_err() {
             return;
