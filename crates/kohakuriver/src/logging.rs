@@ -9,7 +9,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 pub fn start() {
     let wanted = std::env::var("KOHAKURIVER_LOG").ok().and_then(|levels| levels.parse().ok());
-    let levels: Targets = wanted.unwrap_or_else(usual);
+    let levels = discreet(wanted.unwrap_or_else(usual));
     let builder = tracing_subscriber::fmt()
         // Not the default: the levels decide.
         .with_max_level(LevelFilter::TRACE)
@@ -21,6 +21,12 @@ pub fn start() {
     } else {
         builder.compact().finish().with(levels).init();
     }
+}
+
+/// What the engine is told, environments with people's passwords among it, is in that library's
+/// details: they are in no log, whatever levels are wanted.
+fn discreet(levels: Targets) -> Targets {
+    levels.with_target("bollard", LevelFilter::WARN)
 }
 
 /// Info from us, whose crates all begin so, and warnings from libraries.
@@ -43,6 +49,15 @@ mod tests {
         }
         assert!(levels.would_enable("russh", &Level::WARN));
         assert!(!levels.would_enable("russh", &Level::INFO));
+    }
+
+    #[test]
+    fn what_is_said_to_the_engine_is_not_logged_even_where_everything_is_wanted() {
+        for wanted in ["debug", "trace", "warn,bollard=trace"] {
+            let levels = discreet(wanted.parse().unwrap());
+            assert!(!levels.would_enable("bollard::docker", &Level::DEBUG), "{wanted}");
+        }
+        assert!(discreet("debug".parse().unwrap()).would_enable("kohakuriver", &Level::DEBUG));
     }
 
     #[test]
