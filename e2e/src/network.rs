@@ -91,3 +91,13 @@ impl Drop for Network {
 fn ip(arguments: &[&str]) {
     run(Command::new("ip").args(arguments)).ok();
 }
+
+/// Every address of this machine but loopback's, both families.
+pub fn node_addresses() -> Vec<String> {
+    let text = run(Command::new("ip").args(["-o", "addr", "show"])).ok();
+    let address = |line: &str| {
+        let mut words = line.split_ascii_whitespace().skip_while(|word| !word.starts_with("inet"));
+        Some(words.nth(1)?.split('/').next()?.to_owned())
+    };
+    text.lines().filter_map(address).filter(|address| !address.starts_with("127.")).collect()
+}

@@ -25,8 +25,12 @@ pub struct Site {
     dir: tempfile::TempDir,
     port: u16,
     ssh_port: u16,
+    /// Where runners dial in, of a host alone.
+    link_port: u16,
     /// Its host serves people by TLS.
     https: bool,
+    /// What its servers log, where it is not the usual.
+    log: Option<String>,
     /// Tells its machines' network from those of other sites.
     number: u8,
 }
@@ -45,7 +49,7 @@ impl Site {
             tempfile::Builder::new().prefix("kr-e2e").tempdir().expect("a temporary directory");
         fs::create_dir(dir.path().join("home")).expect("a fresh directory");
         let number = SITES.fetch_add(1, Ordering::Relaxed);
-        Self { dir, port: 0, ssh_port: 0, https: false, number }
+        Self { dir, port: 0, ssh_port: 0, link_port: 0, https: false, log: None, number }
     }
 
     pub fn path(&self) -> &Path {
@@ -68,6 +72,11 @@ impl Site {
         self.ssh_port
     }
 
+    /// Where the host listens for runners.
+    pub fn link_port(&self) -> u16 {
+        self.link_port
+    }
+
     /// The executable with this site's settings and nothing else of the environment.
     pub fn command(&self) -> Command {
         let mut command = Command::new(executable());
@@ -83,7 +92,16 @@ impl Site {
             .env("KOHAKURIVER_CONTAINER_SUBNET", format!("10.215.{}.0/24", self.number))
             .env("KOHAKURIVER_PORT", self.port.to_string())
             .env("KOHAKURIVER_SSH_PROXY_PORT", self.ssh_port.to_string());
+        if let Some(filter) = &self.log {
+            command.env("KOHAKURIVER_LOG", filter);
+        }
         command
+    }
+
+    /// Its servers log what this filter lets through.
+    pub fn with_log(mut self, filter: &str) -> Self {
+        self.log = Some(filter.to_owned());
+        self
     }
 
     /// The bridge of this site's machines.
@@ -172,11 +190,18 @@ impl Site {
         self.host_with(&["--tls", "--auth"])
     }
 
+    /// Starts it as for a team: reachable from the network, so people log in, by https.
+    pub fn team_host(&mut self) -> Server {
+        self.https = true;
+        self.host_with(&["--bind", "0.0.0.0"])
+    }
+
     fn host_with(&mut self, arguments: &[&str]) -> Server {
         let mut command = self.command();
         command.arg("host").args(arguments).arg("--data-dir").arg(self.data_dir());
         command.args(["--port", &self.port.to_string(), "--ssh-port", &self.ssh_port.to_string()]);
-        command.args(["--link-bind", "127.0.0.1", "--link-port", "0", "--advertise", "127.0.0.1"]);
+        let link = if arguments.contains(&"--bind") { "0.0.0.0" } else { "127.0.0.1" };
+        command.args(["--link-bind", link, "--link-port", "0", "--advertise", "127.0.0.1"]);
         let mut server = Server::start(&mut command);
         let line = server.wait_for_line("host is up");
         self.learn_ports(&line);
@@ -241,12 +266,14 @@ impl Site {
 
     fn learn_ports(&mut self, line: &str) {
         let ports: Vec<u16> = line
+            .replace("0.0.0.0:", "127.0.0.1:")
             .split("127.0.0.1:")
             .skip(1)
             .filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
             .collect();
         assert!(ports.len() >= 2, "no ports in {line:?}");
         (self.port, self.ssh_port) = (ports[0], ports[1]);
+        self.link_port = ports.get(2).copied().unwrap_or_default();
     }
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that is surprised should end there")]
 
 mod accounts;
+mod attacks;
 mod bad_input;
 mod containment;
 mod faults;

@@ -4,7 +4,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use kohakuriver_e2e::{BUSYBOX, Site, run, wait_until};
+use kohakuriver_e2e::{BUSYBOX, Site, node_addresses, run, wait_until};
 
 use super::{create, docker, inside, inspect};
 
@@ -14,15 +14,6 @@ fn address(id: &str) -> String {
 
 fn reaches(site: &Site, name: &str, address: &str, port: u16) -> bool {
     inside(site, name, &format!("nc -w 2 {address} {port} </dev/null >/dev/null 2>&1")).code == 0
-}
-
-fn addresses_of_the_node() -> Vec<String> {
-    let text = run(Command::new("ip").args(["-o", "addr", "show"])).ok();
-    let address = |line: &str| {
-        let mut words = line.split_ascii_whitespace().skip_while(|word| !word.starts_with("inet"));
-        Some(words.nth(1)?.split('/').next()?.to_owned())
-    };
-    text.lines().filter_map(address).filter(|address| !address.starts_with("127.")).collect()
 }
 
 #[test]
@@ -48,7 +39,7 @@ fn a_vps_reaches_no_other_vps_and_no_port_of_its_node_and_still_reaches_the_worl
     // A service of the node on all its addresses, as a host has that several machines use.
     let listener = TcpListener::bind("[::]:0").or_else(|_| TcpListener::bind("0.0.0.0:0")).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let addresses = addresses_of_the_node();
+    let addresses = node_addresses();
     let gateway = inspect(&one, "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}");
     assert!(addresses.contains(&gateway), "{gateway} is no address of {addresses:?}");
     for address in addresses {
@@ -60,7 +51,7 @@ fn a_vps_reaches_no_other_vps_and_no_port_of_its_node_and_still_reaches_the_worl
         for port in [port, site.port(), site.ssh_port(), 22, 2375] {
             // A network of another test may have gone: then the address is somewhere outside.
             let reached = reaches(&site, "one", &address, port);
-            let is_ours = addresses_of_the_node().iter().any(|own| address.starts_with(own));
+            let is_ours = node_addresses().iter().any(|own| address.starts_with(own));
             assert!(!(reached && is_ours), "{address}:{port}");
         }
     }
