@@ -29,10 +29,11 @@ pub use seeds::seeds;
 /// A name, as in `corpus/`, and what is run on each input.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     ("gateway-greeting", |bytes| {
         let _ = gateway::tunnel_request(bytes);
     }),
+    ("request-head", kohakuriver_host::fuzzing::request_head),
     ("forward-frame", forward_frame),
     ("link-to-host", link::<ToHost>),
     ("link-to-runner", link::<ToRunner>),

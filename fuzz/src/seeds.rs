@@ -14,6 +14,13 @@ use kohakuriver_wire::{Message, udp};
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
         "gateway-greeting" => vec![b"REQUEST_TUNNEL 7398213345412345856\n".to_vec()],
+        "request-head" => vec![
+            b"cookie:a=b; kohakuriver_session=feed ; c\nauthorization:Bearer 0123".to_vec(),
+            b"x-forwarded-for:203.0.113.7:5000, [::1]:99,10.0.0.1\nx-forwarded-proto:https"
+                .to_vec(),
+            b"forwarded:for=\"[2001:db8::7]:4711\";proto=https, for=_x".to_vec(),
+            b"host:[::1]:8000\norigin:https://[::1]:8000".to_vec(),
+        ],
         "forward-frame" => [Kind::Connect, Kind::Data, Kind::Error].map(forward_frame).to_vec(),
         "link-to-host" => vec![
             link(r#"{"type":"heartbeat","metrics":{}}"#),

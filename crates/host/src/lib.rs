@@ -23,6 +23,8 @@ mod clock;
 mod config;
 mod enter;
 mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 mod host;
 mod http;
