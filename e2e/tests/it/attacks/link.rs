@@ -87,6 +87,12 @@ fn s3_a_node_with_its_own_key_is_itself_whatever_it_calls_itself() {
     let mut second = cluster.site.runner("n2", &["--join", &spent]);
     second.wait_for_line("connected to the host");
     second.kill();
+    let status = |name: &str| {
+        let nodes = cluster.get(Some(&cluster.root), "/api/nodes").json();
+        let found = nodes.as_array().unwrap().iter().find(|node| node["hostname"] == name);
+        found.map(|node| node["status"].clone()).unwrap_or_default()
+    };
+    wait_until("the second is away", Duration::from_secs(40), || status("n2") != "online");
     // Stolen from the second machine, and dressed up as the first.
     let directory = cluster.site.runner_dir("n2");
     let mut liar = identity(&directory);
@@ -94,13 +100,10 @@ fn s3_a_node_with_its_own_key_is_itself_whatever_it_calls_itself() {
     (liar["node_id"], liar["node_name"]) = (first["node_id"].clone(), first["node_name"].clone());
     fs::write(directory.join("runner/identity.json"), liar.to_string()).unwrap();
     let lie = cluster.site.runner("n2", &[]);
-    std::thread::sleep(Duration::from_secs(3));
-    let nodes = cluster.get(Some(&cluster.root), "/api/nodes").json();
-    let status = |name: &str| {
-        let found = nodes.as_array().unwrap().iter().find(|node| node["hostname"] == name);
-        found.map(|node| node["status"].clone()).unwrap_or_default()
-    };
-    assert_eq!(status("n1"), "online", "{nodes}");
+    wait_until("it is the second all the same", Duration::from_secs(10), || {
+        status("n2") == "online"
+    });
+    assert_eq!(status("n1"), "online", "the first is not put out");
     cluster.inside(&cluster.root, &id, "true").ok();
     assert_eq!(cluster.get(Some(&cluster.root), "/api/status/web").json()["status"], "running");
     drop(lie);
