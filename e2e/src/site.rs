@@ -1,9 +1,10 @@
 //! One test's place: data, home directory, and the commands that know both.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
 use serde_json::Value;
 
@@ -37,6 +38,26 @@ pub struct Site {
 
 static SITES: AtomicU8 = AtomicU8::new(1);
 
+/// Below where the kernel takes ports for connections: what a host had is there for the next one,
+/// whatever others did while none ran.
+const FIRST_PORT: u16 = 20_000;
+const PORTS: u16 = 12_000;
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
+/// A port that nobody listens on, and that this process gives to no other site.
+fn free_port() -> u16 {
+    // Several test processes at once should not ask for the same ones.
+    let begin = u16::try_from(std::process::id() * 61 % u32::from(PORTS)).unwrap_or(0);
+    for _ in 0..PORTS {
+        let next = NEXT_PORT.fetch_add(1, Ordering::Relaxed) % PORTS;
+        let port = FIRST_PORT + (begin + next) % PORTS;
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free");
+}
+
 impl Default for Site {
     fn default() -> Self {
         Self::new()
@@ -49,7 +70,8 @@ impl Site {
             tempfile::Builder::new().prefix("kr-e2e").tempdir().expect("a temporary directory");
         fs::create_dir(dir.path().join("home")).expect("a fresh directory");
         let number = SITES.fetch_add(1, Ordering::Relaxed);
-        Self { dir, port: 0, ssh_port: 0, link_port: 0, https: false, log: None, number }
+        let [port, ssh_port, link_port] = [(); 3].map(|()| free_port());
+        Self { dir, port, ssh_port, link_port, https: false, log: None, number }
     }
 
     pub fn path(&self) -> &Path {
@@ -154,17 +176,9 @@ impl Site {
         command.arg("up").arg("--data-dir").arg(self.data_dir()).args(arguments);
         command.args(["--port", &self.port.to_string(), "--ssh-port", &self.ssh_port.to_string()]);
         let mut server = Server::start(&mut command);
-        let line = server.wait_for_line("SSH gateway");
-        self.learn_ports(&line);
+        server.wait_for_line("SSH gateway");
         server.wait_for_line("connected to the host");
         server
-    }
-
-    /// Chooses the API's port before the host starts, for what must know where it will be.
-    pub fn choose_port(&mut self) -> u16 {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        self.port = listener.local_addr().expect("its address").port();
-        self.port
     }
 
     /// Starts it with `--tls`; nothing of the site's trusts it yet.
@@ -201,10 +215,16 @@ impl Site {
         command.arg("host").args(arguments).arg("--data-dir").arg(self.data_dir());
         command.args(["--port", &self.port.to_string(), "--ssh-port", &self.ssh_port.to_string()]);
         let link = if arguments.contains(&"--bind") { "0.0.0.0" } else { "127.0.0.1" };
-        command.args(["--link-bind", link, "--link-port", "0", "--advertise", "127.0.0.1"]);
+        command.args([
+            "--link-bind",
+            link,
+            "--link-port",
+            &self.link_port.to_string(),
+            "--advertise",
+            "127.0.0.1",
+        ]);
         let mut server = Server::start(&mut command);
-        let line = server.wait_for_line("host is up");
-        self.learn_ports(&line);
+        server.wait_for_line("host is up");
         server
     }
 
@@ -262,18 +282,6 @@ impl Site {
     /// The private key that `vps create --ssh` made for a VPS.
     pub fn key_of(&self, task_id: &str) -> PathBuf {
         self.home().join(format!(".ssh/id-kohakuriver-{task_id}"))
-    }
-
-    fn learn_ports(&mut self, line: &str) {
-        let ports: Vec<u16> = line
-            .replace("0.0.0.0:", "127.0.0.1:")
-            .split("127.0.0.1:")
-            .skip(1)
-            .filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
-            .collect();
-        assert!(ports.len() >= 2, "no ports in {line:?}");
-        (self.port, self.ssh_port) = (ports[0], ports[1]);
-        self.link_port = ports.get(2).copied().unwrap_or_default();
     }
 }
 

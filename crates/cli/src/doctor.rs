@@ -1,7 +1,7 @@
 //! `kohakuriver doctor`: what is wrong or unsafe, on this machine and at the host, and what to do.
 
 mod cluster;
-mod data;
+pub mod data;
 mod exposure;
 mod finding;
 mod here;

@@ -51,6 +51,7 @@ mod wait;
 use std::process::ExitCode;
 
 pub use complete::complete_if_asked;
+pub use doctor::data::directory as data_dir;
 pub use qemu::{OnNode, QemuCommand};
 // For the commands that need no host: they talk as these do.
 pub use ui::{Fit, Grid, Output, Progress, Tone, ago_ms};

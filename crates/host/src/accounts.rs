@@ -153,7 +153,7 @@ impl Accounts {
         if !app.config.auth.enabled {
             return Ok(Caller::everybody(headers, address));
         }
-        let shown = [(Kind::Session, cookie(headers)), (Kind::Token, bearer(headers))];
+        let shown = [(Kind::Session, cookie(headers, COOKIE_NAME)), (Kind::Token, bearer(headers))];
         for (kind, secret) in shown {
             if let Some(secret) = secret
                 && let Some(person) = self.person(app, kind, secret).await?
@@ -410,15 +410,15 @@ fn is_secret(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// The session's id, from however many cookies and headers of them there are.
-pub fn cookie(headers: &HeaderMap) -> Option<&str> {
+/// A cookie's value, from however many cookies and headers of them there are.
+pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers
         .get_all(COOKIE)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|line| line.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(name, _)| *name == COOKIE_NAME)
+        .find(|(found, _)| *found == name)
         .map(|(_, value)| value)
 }
 
@@ -438,8 +438,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(COOKIE, "a=b; theme=dark".parse().unwrap());
         headers.append(COOKIE, "x=1;kohakuriver_session=feed ; y=2".parse().unwrap());
-        assert_eq!(cookie(&headers), Some("feed"));
-        assert_eq!(cookie(&HeaderMap::new()), None);
+        assert_eq!(cookie(&headers, COOKIE_NAME), Some("feed"));
+        assert_eq!(cookie(&HeaderMap::new(), COOKIE_NAME), None);
     }
 
     #[test]

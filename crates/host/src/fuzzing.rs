@@ -20,7 +20,7 @@ pub fn request_head(bytes: &[u8]) {
             headers.append(name, value);
         }
     }
-    let _ = accounts::cookie(&headers);
+    let _ = accounts::cookie(&headers, accounts::COOKIE_NAME);
     let _ = accounts::bearer(&headers);
     let names = ["river".to_owned()];
     let _ = (is_foreign_page(&headers, &names, true), is_foreign_page(&headers, &names, false));

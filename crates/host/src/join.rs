@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use data_encoding::BASE64URL_NOPAD;
 use kohakuriver_link::client::HostAddress;
 use kohakuriver_link::enroll::{EnrollReply, EnrollRequest, MAX_CLOCK_SKEW_MS};
 use kohakuriver_link::frame::FrameStream;
@@ -11,10 +11,10 @@ use kohakuriver_link::token::JoinToken;
 use kohakuriver_model::{NodeId, NodeName};
 use kohakuriver_store::{RedeemError, StoreError};
 use rand::Rng;
-use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
+use crate::accounts::digest;
 use crate::host::App;
 
 /// The longest a token may live.
@@ -34,7 +34,7 @@ pub async fn create_token(
     let secret = random_text();
     let now_ms = app.clock.now_ms();
     let ttl_ms = i64::try_from(ttl.min(MAX_TTL).as_millis()).unwrap_or(i64::MAX);
-    app.store.create_join_token(&hash(&secret), now_ms, now_ms + ttl_ms, readmits).await?;
+    app.store.create_join_token(&digest(&secret), now_ms, now_ms + ttl_ms, readmits).await?;
     let address = address.unwrap_or_else(|| app.config.link_address.clone());
     Ok((JoinToken { address, ca_fingerprint: app.ca.fingerprint(), secret }, now_ms + ttl_ms))
 }
@@ -79,7 +79,7 @@ async fn admit(app: &App, request: EnrollRequest) -> Result<EnrollReply, EnrollR
     };
     // Also before: a request that cannot be signed must not use the token up.
     sign(&id)?;
-    let hash = hash(&request.secret);
+    let hash = digest(&request.secret);
     let name = &request.node_name;
     match app.store.redeem_join_token(&hash, &id, name, now_ms).await {
         Ok(node_id) => {
@@ -114,10 +114,6 @@ fn check_clock(runner_ms: i64, host_ms: i64) -> Result<(), EnrollReply> {
         hint: "set the clock (timedatectl set-ntp true), then join again with the same token"
             .to_owned(),
     })
-}
-
-fn hash(secret: &str) -> String {
-    HEXLOWER.encode(&Sha256::digest(secret.as_bytes()))
 }
 
 /// 128 random bits.

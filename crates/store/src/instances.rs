@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use kohakuriver_model::{
     Demand, Desired, Holdings, InstanceName, InstanceSpec, Intent, NodeId, NodeName, Observation,
-    Observed, OverQuota, Refusal, TaskId, UserId, place,
+    Observed, OverQuota, Refusal, TaskId, TrustedCa, UserId, place,
 };
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, Transaction};
@@ -200,12 +200,16 @@ impl Store {
         let asker = if new.names_others { None } else { new.owner };
         let rooms = rooms(&mut tx, unavailable, asker).await?;
         let placed = place(&new.demand, new.target.as_ref(), &rooms)?;
-        let spec = InstanceSpec { gpus: placed.gpus, numa: placed.numa, ..new.spec };
+        let mut spec = InstanceSpec { gpus: placed.gpus, numa: placed.numa, ..new.spec };
         require_room(&mut tx, new.owner, &Holdings::of(&spec, true), now_ms).await?;
         let id = match requested {
             Some(id) => id,
             None => next_id(&mut tx, new.id).await?,
         };
+        // Only here is it known for sure which instance this is.
+        if let Some(ca) = spec.ssh.as_mut().and_then(|ssh| ssh.trusted_ca.as_mut()) {
+            ca.principal = TrustedCa::principal_of(id);
+        }
         record_rule(&mut tx, id, new.owner, &new.consent, now_ms).await?;
         let intent = Intent::created();
         sqlx::query(

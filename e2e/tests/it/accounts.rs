@@ -284,7 +284,7 @@ fn a_person_logs_in_by_the_browser_where_the_lab_has_a_provider() {
     let provider = runtime.block_on(OidcProvider::start()).unwrap();
     provider.be("s-1", "ann", &["lab"]);
     let mut site = Site::new();
-    let url = format!("http://127.0.0.1:{}", site.choose_port());
+    let url = format!("http://127.0.0.1:{}", site.port());
     let secret = site.path().join("secret");
     fs::write(&secret, CLIENT_SECRET).unwrap();
     let flags = ["--oidc-issuer", &provider.issuer, "--oidc-client-id", "river"];

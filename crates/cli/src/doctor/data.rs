@@ -15,7 +15,7 @@ use super::here::open_to_others;
 /// Below this nothing can be relied on.
 const LEAST_FREE: u64 = 1 << 30;
 
-/// As host and runner choose it.
+/// One directory for everything: `host/`, `runner/` and `shared/` inside.
 pub fn directory(given: Option<PathBuf>) -> PathBuf {
     given.unwrap_or_else(|| {
         if Uid::effective().is_root() {

@@ -87,7 +87,7 @@ async fn login(
 /// Ends the session of the cookie, if there is one.
 #[utoipa::path(post, path = "/api/auth/logout", tag = "accounts", responses((status = 200, body = Note)))]
 async fn logout(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
-    if let Some(secret) = accounts::cookie(&headers) {
+    if let Some(secret) = accounts::cookie(&headers, COOKIE_NAME) {
         app.store.delete_session(&accounts::digest(secret)).await?;
         app.accounts.changed();
     }
@@ -203,7 +203,7 @@ pub fn session_cookie(session: &Session, secure: Option<Extension<Secure>>) -> S
     )
 }
 
-fn set_cookie(response: &mut Response, cookie: &str) {
+pub fn set_cookie(response: &mut Response, cookie: &str) {
     if let Ok(mut value) = HeaderValue::from_str(cookie) {
         value.set_sensitive(true);
         response.headers_mut().append(SET_COOKIE, value);

@@ -6,19 +6,18 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::{Extension, Json};
-use http::header::{COOKIE, SET_COOKIE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 use kohakuriver_api::{ErrorBody, OidcHandover, OidcSession, Secret};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::session_cookie;
+use super::auth::{session_cookie, set_cookie};
 use super::error::ApiError;
 use super::guard::Made;
 use crate::access::Caller;
-use crate::accounts::LoginError;
+use crate::accounts::{LoginError, cookie};
 use crate::client_address::Secure;
 use crate::host::App;
 use crate::oidc::{Oidc, OidcError, Waiting};
@@ -109,7 +108,8 @@ async fn oidc_callback(
             Err(plain)
         }
     };
-    let arrived = oidc(&app)?.arrive(&app, &query.state, code, browser(&headers)).await?;
+    let arrived =
+        oidc(&app)?.arrive(&app, &query.state, code, cookie(&headers, BROWSER_COOKIE)).await?;
     let mut response = Redirect::to(&arrived.url).into_response();
     if let Some(session) = &arrived.session {
         set_cookie(&mut response, &session_cookie(session, secure));
@@ -130,20 +130,4 @@ async fn oidc_token(
     let Json(OidcHandover { code, verifier }) = body?;
     let session = oidc(&app)?.hand_over(&app, &code.0, &verifier.0)?;
     Ok(Json(OidcSession { session: Secret(session) }))
-}
-
-fn browser(headers: &HeaderMap) -> Option<&str> {
-    let lines = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    lines
-        .flat_map(|line| line.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(name, _)| *name == BROWSER_COOKIE)
-        .map(|(_, value)| value)
-}
-
-fn set_cookie(response: &mut Response, cookie: &str) {
-    if let Ok(mut value) = HeaderValue::from_str(cookie) {
-        value.set_sensitive(true);
-        response.headers_mut().append(SET_COOKIE, value);
-    }
 }

@@ -107,7 +107,7 @@ async fn place(
     let row = app.store.create_instance(new, &unavailable, now_ms).await?;
     tracing::info!(task.id = %row.id, node.name = %row.node_name, "created");
     tell(app, &row);
-    ssh_people::catch_up(app, id).await;
+    ssh_people::catch_up(app, row.id).await;
     Ok(row)
 }
 

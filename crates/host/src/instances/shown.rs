@@ -14,7 +14,21 @@ use crate::view;
 
 /// All that the caller may know of, newest first.
 pub async fn list(app: &App, caller: &Caller) -> Result<Vec<Task>, InstanceError> {
-    let mine = match caller.user_id() {
+    tasks(app, caller, |_| true).await
+}
+
+/// What is theirs or shared with them; all of it while nobody logs in. Newest first.
+pub async fn mine(app: &App, caller: &Caller) -> Result<Vec<Task>, InstanceError> {
+    let logs_in = caller.person().is_some();
+    tasks(app, caller, |relation| !logs_in || relation.owner || relation.level.is_some()).await
+}
+
+async fn tasks(
+    app: &App,
+    caller: &Caller,
+    is_wanted: impl Fn(Relation) -> bool,
+) -> Result<Vec<Task>, InstanceError> {
+    let shared = match caller.user_id() {
         Some(user) => app.store.shared_with(user).await?,
         None => HashMap::new(),
     };
@@ -23,16 +37,16 @@ pub async fn list(app: &App, caller: &Caller) -> Result<Vec<Task>, InstanceError
     for row in app.store.list_instances().await? {
         let relation = Relation {
             owner: row.owner.as_ref().map(|o| o.id) == caller.user_id() && row.owner.is_some(),
-            level: mine.get(&row.id).copied(),
+            level: shared.get(&row.id).copied(),
         };
-        if may(caller, relation, Wish::See) {
+        if is_wanted(relation) && may(caller, relation, Wish::See) {
             let shares = shares.remove(&row.id).unwrap_or_default();
             tasks.push((row.id, instance(app, caller, &row, relation, &shares)));
         }
     }
     for row in app.store.list_requests().await? {
         let relation = of_request(caller, &row);
-        if may(caller, relation, Wish::See) {
+        if is_wanted(relation) && may(caller, relation, Wish::See) {
             tasks.push((row.id, request(caller, &row, relation)));
         }
     }

@@ -42,6 +42,24 @@ async fn a_users_wish_waits_holds_nothing_and_runs_when_approved() -> Result<()>
 }
 
 #[tokio::test]
+async fn an_approved_vps_trusts_certificates_for_itself_and_for_no_other() -> Result<()> {
+    let (host, runner) = start().await?;
+    let alice = host.person("alice", "user").await?;
+    let wish = json!({"name": "web", "ssh_key_mode": "none"});
+    let (_, made) = create(&host, &alice, wish).await?;
+    let id = made["task_id"].as_str().unwrap();
+    // Later: what is made from this moment's time is another id.
+    host.advance(Duration::from_secs(60));
+    assert_eq!(host.post(&format!("/api/approve/{id}"), json!({})).await?.status, 200);
+    host.wait_for(id, "running").await?;
+    let order = runner.order(id.parse()?).unwrap();
+    let trusted = order.spec.ssh.unwrap().trusted_ca.unwrap();
+    assert_eq!(trusted.principal, format!("vps-{id}"));
+    assert_eq!(order.intent.generation, 1, "it was told at once");
+    Ok(())
+}
+
+#[tokio::test]
 async fn operators_create_at_once_and_viewers_not_at_all() -> Result<()> {
     let (host, _runner) = start().await?;
     let (olga, vera) =
