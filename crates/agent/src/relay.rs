@@ -35,7 +35,7 @@ pub(crate) async fn tcp(mut stream: Socket, port: u16) {
     if write_reply(&mut stream, &StreamReply::Ready).await.is_err() {
         return;
     }
-    if let Err(error) = relay_sockets(&stream, &Socket::from(target)).await {
+    if let Err(error) = relay_sockets(stream, target).await {
         tracing::debug!(port, %error, "relay ended");
     }
 }

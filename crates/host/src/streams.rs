@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kohakuriver_link::frame::{FrameError, FrameStream};
 use kohakuriver_link::protocol::{StreamOpen, StreamOpened, StreamTarget};
 use kohakuriver_model::{NodeId, TaskId};
-use kohakuriver_net::{Early, Socket, relay, relay_sockets};
+use kohakuriver_net::{Early, Quiet, QuietSocket, relay, relay_sockets};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -23,7 +23,7 @@ const OPEN_LIMIT: Duration = Duration::from_secs(15);
 
 /// An open way into an instance: a data connection of its node, or its agent's own socket. The
 /// instance may have sent bytes right behind its answer.
-pub type InstanceStream = Early<Either<DataConnection, Socket>>;
+pub type InstanceStream = Early<Either<DataConnection, QuietSocket>>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
@@ -59,6 +59,7 @@ async fn open_on_any(
     let open = StreamOpen { task_id, target };
     if let Some(local) = app.links.local(node) {
         let agent = local.open(open).await.map_err(StreamError::Refused)?;
+        let agent = agent.quiet().map_err(|error| StreamError::Refused(error.to_string()))?;
         return Ok(Early::new(Either::Right(agent), Bytes::new()));
     }
     loop {
@@ -101,7 +102,7 @@ async fn ask(
 }
 
 /// Copies bytes both ways until both sides are done. `first` is what was read of the client's
-/// before. An agent of this machine is reached without the bytes passing through this process.
+/// before.
 pub async fn relay_tcp(
     stream: InstanceStream,
     mut client: TcpStream,
@@ -112,6 +113,6 @@ pub async fn relay_tcp(
     client.write_all(&early).await?;
     match instance {
         Either::Left(node) => relay(client, node).await,
-        Either::Right(agent) => relay_sockets(&Socket::from(client), &agent).await,
+        Either::Right(agent) => relay_sockets(client, agent).await,
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 /// A connected stream socket.
@@ -14,6 +14,22 @@ use tokio::net::{TcpStream, UnixStream, tcp, unix};
 pub enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+/// A [`Socket`] that no runtime knows, on its way from one to another.
+#[derive(Debug)]
+pub enum DetachedSocket {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl From<DetachedSocket> for OwnedFd {
+    fn from(socket: DetachedSocket) -> Self {
+        match socket {
+            DetachedSocket::Tcp(stream) => stream.into(),
+            DetachedSocket::Unix(stream) => stream.into(),
+        }
+    }
 }
 
 /// The reading half of a [`Socket`].
@@ -54,35 +70,32 @@ impl Socket {
         }
     }
 
+    /// Takes it away from its runtime.
+    ///
+    /// # Errors
+    /// The runtime would not let go of it.
+    pub fn detach(self) -> io::Result<DetachedSocket> {
+        Ok(match self {
+            Self::Tcp(stream) => DetachedSocket::Tcp(stream.into_std()?),
+            Self::Unix(stream) => DetachedSocket::Unix(stream.into_std()?),
+        })
+    }
+
     /// The descriptor, blocking, for a process that is to have it.
     ///
     /// # Errors
     /// The runtime would not let go of it.
     pub fn into_blocking_fd(self) -> io::Result<OwnedFd> {
-        match self {
-            Self::Tcp(stream) => {
-                let stream = stream.into_std()?;
+        Ok(match self.detach()? {
+            DetachedSocket::Tcp(stream) => {
                 stream.set_nonblocking(false)?;
-                Ok(stream.into())
+                stream.into()
             }
-            Self::Unix(stream) => {
-                let stream = stream.into_std()?;
+            DetachedSocket::Unix(stream) => {
                 stream.set_nonblocking(false)?;
-                Ok(stream.into())
+                stream.into()
             }
-        }
-    }
-
-    pub(crate) async fn ready(&self, interest: Interest) -> io::Result<()> {
-        either!(Self, self, stream => stream.ready(interest).await.map(drop))
-    }
-
-    pub(crate) fn try_io(
-        &self,
-        interest: Interest,
-        work: impl FnOnce() -> io::Result<usize>,
-    ) -> io::Result<usize> {
-        either!(Self, self, stream => stream.try_io(interest, work))
+        })
     }
 }
 

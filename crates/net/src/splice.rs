@@ -1,17 +1,23 @@
-//! Copying between two sockets of this machine without the bytes passing through this process.
+//! Copying between two sockets of this machine: what is much without the bytes passing through this process, what is
+//! little with the fewest system calls.
+//!
+//! ```text
+//!  passing --as much as fits--> splicing       splicing --little at once--> passing
+//! ```
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
-use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::pipe2;
-use std::os::fd::AsRawFd;
-use tokio::io::Interest;
 
-use crate::Socket;
+use crate::block::Block;
+use crate::quiet::{Quiet, Reader, Writer};
 
+/// What is copied rather than spliced.
+const SMALL: usize = 16 * 1024;
 /// How much may lie in a pipe: larger means fewer turns.
 const PIPE_BYTES: usize = 512 * 1024;
 /// Empty pipes kept for the next direction that has something to say.
@@ -21,50 +27,77 @@ const SPARE_PIPES: usize = 32;
 ///
 /// # Errors
 /// The first of either side; what the other direction carried is cut then.
-pub async fn relay_sockets(a: &Socket, b: &Socket) -> io::Result<(u64, u64)> {
-    tokio::try_join!(copy(a, b), copy(b, a))
+pub async fn relay_sockets<A: Quiet, B: Quiet>(a: A, b: B) -> io::Result<(u64, u64)> {
+    let (mut a_read, mut a_write) = a.quiet()?.into_split();
+    let (mut b_read, mut b_write) = b.quiet()?.into_split();
+    tokio::try_join!(copy(&mut a_read, &mut b_write), copy(&mut b_read, &mut a_write))
 }
 
-async fn copy(from: &Socket, to: &Socket) -> io::Result<u64> {
+async fn copy(from: &mut Reader, to: &mut Writer) -> io::Result<u64> {
     let mut copied = 0;
+    let mut is_bulk = false;
     loop {
-        // An idle direction holds no pipe.
-        from.ready(Interest::READABLE).await?;
-        let pipe = Pipe::take()?;
-        loop {
-            let moved = from.try_io(Interest::READABLE, || {
-                move_some(from.as_fd(), pipe.write.as_fd(), PIPE_BYTES)
-            });
-            let mut held = match moved {
-                Ok(0) => {
-                    shutdown(to.as_fd().as_raw_fd(), Shutdown::Write).or_else(gone_already)?;
-                    return Ok(copied);
-                }
-                Ok(moved) => moved,
-                // The pipe is empty here, so it is the socket that has nothing more.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            };
-            copied += held as u64;
-            while held > 0 {
-                let moved = to
-                    .try_io(Interest::WRITABLE, || move_some(pipe.read.as_fd(), to.as_fd(), held));
-                match moved {
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Ok(moved) => held -= moved,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        to.ready(Interest::WRITABLE).await?;
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        pipe.give_back();
+        from.ready().await?;
+        let moved =
+            if is_bulk { splice_some(from, to).await? } else { pass_some(from, to).await? };
+        let Some(moved) = moved else {
+            to.end()?;
+            return Ok(copied);
+        };
+        copied += moved as u64;
+        // None at all was a false alarm.
+        is_bulk = if moved == 0 { is_bulk } else { moved >= SMALL };
     }
 }
 
-fn gone_already(error: nix::errno::Errno) -> Result<(), nix::errno::Errno> {
-    if error == nix::errno::Errno::ENOTCONN { Ok(()) } else { Err(error) }
+/// Copies one message, or as much of it as is small. None: the end.
+///
+/// A read and a write, where a splice would need a pipe between two and a third to find that no more is there: what
+/// goes back and forth in small pieces is waited for by somebody.
+async fn pass_some(from: &Reader, to: &mut Writer) -> io::Result<Option<usize>> {
+    let mut block = Block::take();
+    let count = match from.try_read(&mut block[..SMALL]) {
+        Ok(0) => return Ok(None),
+        Ok(count) => count,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(0)),
+        Err(error) => return Err(error),
+    };
+    let mut left = &block[..count];
+    while !left.is_empty() {
+        let sent = poll_fn(|cx| to.poll_send(cx, left)).await?;
+        left = &left[sent..];
+    }
+    Ok(Some(count))
+}
+
+/// Moves all that has come. None: the end, with nothing before it.
+async fn splice_some(from: &Reader, to: &mut Writer) -> io::Result<Option<usize>> {
+    // An idle direction holds no pipe.
+    let pipe = Pipe::take()?;
+    let mut moved = 0;
+    loop {
+        let mut held = match from.try_io(|fd| move_some(fd, pipe.write.as_fd(), PIPE_BYTES)) {
+            Ok(0) if moved == 0 => {
+                pipe.give_back();
+                return Ok(None);
+            }
+            Ok(0) => break,
+            Ok(taken) => taken,
+            // The pipe is empty here, so it is the socket that has nothing more.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        };
+        moved += held;
+        while held > 0 {
+            let space = |fd: BorrowedFd<'_>| move_some(pipe.read.as_fd(), fd, held);
+            match poll_fn(|cx| to.poll_io(cx, space)).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                sent => held -= sent,
+            }
+        }
+    }
+    pipe.give_back();
+    Ok(Some(moved))
 }
 
 fn move_some(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
@@ -108,6 +141,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream, UnixStream};
 
     use super::*;
+    use crate::Socket;
 
     #[tokio::test]
     async fn bytes_arrive_whole_between_kinds_of_sockets_and_each_direction_ends_by_itself() {
@@ -115,7 +149,8 @@ mod tests {
         let mut tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (a, _) = listener.accept().await.unwrap();
         let (b, mut unix) = UnixStream::pair().unwrap();
-        let relaying = tokio::spawn(async move { relay_sockets(&a.into(), &b.into()).await });
+        let relaying =
+            tokio::spawn(async move { relay_sockets(Socket::from(a), Socket::from(b)).await });
         let there: Vec<u8> = (0..5_000_000u32).map(|n| n.to_le_bytes()[1]).collect();
         let sent = there.clone();
         let sending = tokio::spawn(async move {
@@ -135,10 +170,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn messages_of_every_size_arrive_whole_and_at_once() {
+        let (mut near, a) = UnixStream::pair().unwrap();
+        let (b, mut far) = UnixStream::pair().unwrap();
+        let relaying =
+            tokio::spawn(async move { relay_sockets(Socket::from(a), Socket::from(b)).await });
+        let sizes = [1, SMALL - 1, SMALL, SMALL + 1, 7, 10 * SMALL, 1, 2 * SMALL, 3, 5];
+        for (number, size) in sizes.into_iter().enumerate() {
+            let message = vec![u8::try_from(number).unwrap(); size];
+            let (mut there, mut back) = (vec![0; size], vec![0; size]);
+            let (written, read) =
+                tokio::join!(near.write_all(&message), far.read_exact(&mut there));
+            written.and(read.map(drop)).unwrap();
+            let (written, read) = tokio::join!(far.write_all(&there), near.read_exact(&mut back));
+            written.and(read.map(drop)).unwrap();
+            assert!(back == message, "{size}");
+        }
+        // The last bytes and the end come together.
+        near.write_all(b"last").await.unwrap();
+        drop(near);
+        let mut rest = Vec::new();
+        far.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"last");
+        drop(far);
+        let _ = relaying.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_reader_that_stalls_costs_no_more_than_what_the_kernel_holds() {
         let (mut near, a) = UnixStream::pair().unwrap();
         let (b, _stalled) = UnixStream::pair().unwrap();
-        tokio::spawn(async move { relay_sockets(&a.into(), &b.into()).await });
+        tokio::spawn(async move { relay_sockets(Socket::from(a), Socket::from(b)).await });
         let endless = async {
             let mut taken = 0usize;
             loop {

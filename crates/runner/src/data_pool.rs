@@ -15,7 +15,7 @@ use kohakuriver_link::client::{LinkStream, connect_data};
 use kohakuriver_link::frame::FrameStream;
 use kohakuriver_link::pki::RunnerIdentity;
 use kohakuriver_link::protocol::{StreamOpen, StreamOpened};
-use kohakuriver_net::{Socket, relay};
+use kohakuriver_net::{Quiet, Socket, relay};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -155,5 +155,5 @@ async fn join(mut frames: FrameStream<LinkStream>, mut agent: Socket) -> std::io
     frames.send(&StreamOpened::Opened).await.map_err(std::io::Error::other)?;
     let (link, early) = frames.into_parts();
     agent.write_all(&early).await?;
-    relay(link, agent).await.map(drop)
+    relay(link, agent.quiet()?).await.map(drop)
 }

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use kohakuriver_net::{Socket, relay, relay_sockets};
+use kohakuriver_net::{relay, relay_sockets};
 use kohakuriver_wire::StreamTarget;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -35,7 +35,7 @@ async fn connect(way: &Way, client: TcpStream, port: u16) {
     if client.write_all(&early).await.is_ok() {
         // Either side's end ends it; there is nobody to tell who does not know already.
         let _ = match host {
-            Either::Left(host) => relay_sockets(&Socket::from(client), &Socket::from(host)).await,
+            Either::Left(host) => relay_sockets(client, host).await,
             Either::Right(host) => relay(client, host).await,
         };
     }

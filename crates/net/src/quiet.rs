@@ -1,0 +1,244 @@
+//! A socket that wakes nobody who does not wait for it.
+//!
+//! The runtime's own sockets ask the kernel about both directions for as long as they live. A unix socket has news
+//! about writing each time its peer takes a message, so whoever sends one is woken once more for nothing: in an
+//! exchange of small messages that is every second wake-up. Here writing is asked about only while there is no room.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::{DetachedSocket, Socket};
+
+/// After so many writes that found room, the kernel is not asked any more.
+const ENOUGH_ROOM: u8 = 16;
+
+/// A connected stream socket, of either kind.
+#[derive(Debug)]
+pub struct QuietSocket {
+    reader: Reader,
+    writer: Writer,
+}
+
+impl QuietSocket {
+    pub(crate) fn into_split(self) -> (Reader, Writer) {
+        (self.reader, self.writer)
+    }
+}
+
+/// What can be a [`QuietSocket`].
+pub trait Quiet {
+    /// In the runtime that is to have it.
+    ///
+    /// # Errors
+    /// One runtime would not let go of it, or the other not take it.
+    fn quiet(self) -> io::Result<QuietSocket>;
+}
+
+impl Quiet for QuietSocket {
+    fn quiet(self) -> io::Result<QuietSocket> {
+        Ok(self)
+    }
+}
+
+impl Quiet for DetachedSocket {
+    fn quiet(self) -> io::Result<QuietSocket> {
+        let fd = Arc::new(OwnedFd::from(self));
+        let reader = Reader(watch(Arc::clone(&fd), Interest::READABLE)?);
+        Ok(QuietSocket { reader, writer: Writer { fd, asked: None, had_room: 0 } })
+    }
+}
+
+impl Quiet for Socket {
+    fn quiet(self) -> io::Result<QuietSocket> {
+        self.detach()?.quiet()
+    }
+}
+
+impl Quiet for TcpStream {
+    fn quiet(self) -> io::Result<QuietSocket> {
+        Socket::from(self).quiet()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Reader(AsyncFd<Arc<OwnedFd>>);
+
+impl Reader {
+    pub async fn ready(&self) -> io::Result<()> {
+        self.0.readable().await.map(|mut ready| ready.retain_ready())
+    }
+
+    /// Tries something that would block where there is nothing to read.
+    pub fn try_io(
+        &self,
+        work: impl FnOnce(BorrowedFd<'_>) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        self.0.try_io(Interest::READABLE, |fd| work(fd.as_fd()))
+    }
+
+    /// Reads, and tells whether that was all there is: then the next byte is news, and so is the end.
+    pub fn try_read(&self, space: &mut [u8]) -> io::Result<usize> {
+        let mut read = None;
+        let tried = self.try_io(|fd| {
+            let count = recv(fd.as_raw_fd(), space, MsgFlags::MSG_DONTWAIT)?;
+            read = Some(count);
+            if count > 0 && count < space.len() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(count)
+        });
+        read.map_or(tried, Ok)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    fd: Arc<OwnedFd>,
+    /// Another name of the same socket, for the kernel's news about writing.
+    asked: Option<AsyncFd<OwnedFd>>,
+    had_room: u8,
+}
+
+impl Writer {
+    /// Does something as soon as it would not block for want of room.
+    pub fn poll_io(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut work: impl FnMut(BorrowedFd<'_>) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            match work(self.fd.as_fd()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => {
+                    self.had_room = self.had_room.saturating_add(1);
+                    if self.had_room >= ENOUGH_ROOM {
+                        self.asked = None;
+                    }
+                    return Poll::Ready(done);
+                }
+            }
+            self.had_room = 0;
+            let asked = match self.asked.take() {
+                Some(asked) => asked,
+                None => watch(self.fd.try_clone()?, Interest::WRITABLE)?,
+            };
+            let asked = self.asked.insert(asked);
+            // Tried again whatever it says, so nothing is missed by forgetting it.
+            ready!(asked.poll_write_ready(cx))?.clear_ready();
+        }
+    }
+
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        self.poll_io(cx, |fd| Ok(send(fd.as_raw_fd(), bytes, flags)?))
+    }
+
+    /// Ends this direction.
+    pub fn end(&self) -> io::Result<()> {
+        match shutdown(self.fd.as_raw_fd(), Shutdown::Write) {
+            // It is gone already.
+            Ok(()) | Err(nix::errno::Errno::ENOTCONN) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "the runtime cannot check who owns a descriptor")]
+fn watch<T: AsRawFd>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: called with an OwnedFd or an Arc of one, which always return the same descriptor and keep it open until
+    // they are dropped, which is after the registration.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
+}
+
+impl AsyncRead for QuietSocket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let reader = &self.get_mut().reader;
+        loop {
+            ready!(reader.0.poll_read_ready(cx))?.retain_ready();
+            match reader.try_read(buf.initialize_unfilled()) {
+                Ok(count) => {
+                    buf.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for QuietSocket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().writer.poll_send(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.writer.end())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    fn pair() -> (QuietSocket, QuietSocket) {
+        let (a, b) = UnixStream::pair().unwrap();
+        (Socket::from(a).quiet().unwrap(), Socket::from(b).quiet().unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_is_waited_for_and_arrives_whole() {
+        let (mut a, mut b) = pair();
+        let sent: Vec<u8> = (0..3_000_000u32).map(|n| n.to_le_bytes()[1]).collect();
+        let expected = sent.clone();
+        let sending = tokio::spawn(async move {
+            a.write_all(&sent).await.unwrap();
+            a.shutdown().await.unwrap();
+            a
+        });
+        let mut arrived = Vec::new();
+        b.read_to_end(&mut arrived).await.unwrap();
+        assert!(arrived == expected);
+        let mut a = sending.await.unwrap();
+        assert!(a.writer.asked.is_some(), "it was full");
+        for _ in 0..=ENOUGH_ROOM {
+            b.write_all(b"x").await.unwrap();
+            assert_eq!(a.read_u8().await.unwrap(), b'x');
+        }
+        assert!(b.writer.asked.is_none());
+    }
+
+    #[tokio::test]
+    async fn the_end_is_seen_with_the_last_bytes_and_after_them() {
+        let (mut a, mut b) = pair();
+        a.write_all(b"last").await.unwrap();
+        drop(a);
+        let mut space = [0; 64];
+        assert_eq!(b.read(&mut space).await.unwrap(), 4);
+        assert_eq!(b.read(&mut space).await.unwrap(), 0);
+        assert_eq!(b.write(b"x").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+}
