@@ -86,6 +86,7 @@ pub fn run_guest(config_dir: &Path, run_dir: &Path) -> Result<(), AgentError> {
 /// Like [`run`], with other than the usual options.
 pub fn run_with(options: AgentOptions) -> Result<(), AgentError> {
     sys::limit_allocator();
+    sys::outlive_file_size_limit();
     sys::raise_file_limit();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -254,7 +255,7 @@ impl Agent {
                 }
                 Some(ssh) => {
                     if write_reply(&mut stream, &StreamReply::Ready).await.is_ok() {
-                        Arc::clone(ssh).serve(stream, Peer::Runner).await;
+                        Arc::clone(ssh).serve(stream, Peer::Runner);
                     }
                 }
             },
@@ -324,7 +325,7 @@ async fn serve_port(ssh: Arc<SshServer>, port: u16) {
                 let Ok(server) = stream.local_addr() else {
                     continue;
                 };
-                tokio::spawn(Arc::clone(&ssh).serve(stream, Peer::Tcp { client, server }));
+                Arc::clone(&ssh).serve(stream.into(), Peer::Tcp { client, server });
             }
             Err(error) => {
                 tracing::warn!(%error, "connection not accepted");

@@ -1,13 +1,14 @@
-//! SFTP version 3 with OpenSSH's extensions, in a process that runs as the user whose files it serves.
+//! SFTP version 3 with OpenSSH's extensions. Names are bytes, as they are on Linux.
 //!
-//! A loop of plain system calls: it takes what has arrived, answers every whole request of it in order, and sends the
-//! answers together. Nothing else happens in this process, so nothing has to wait for anything else. Names are bytes,
-//! as they are on Linux.
+//! A [`Session`] answers what has arrived in order, by plain system calls with the rights of its process. It is served
+//! in one of two places: by the SSH connection's own thread where the user is the one the agent runs as (root, nearly
+//! always; `ssh::in_place` has why), and otherwise by a process of the user, which is [`sftp_server`].
 
 mod attributes;
 mod extension;
 mod files;
 mod names;
+mod origin;
 mod output;
 mod request;
 mod serve;
@@ -15,6 +16,10 @@ mod serve;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+
+pub(crate) use files::MAX_HANDLES;
+pub(crate) use origin::Origin;
+pub(crate) use serve::Session;
 
 use crate::error::AgentError;
 
@@ -31,6 +36,6 @@ pub fn sftp_server() -> Result<(), AgentError> {
     // As files: the standard library's own streams have buffers of their own in between.
     let file = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
     file(io::stdin().as_fd())
-        .and_then(|input| serve::serve(input, file(io::stdout().as_fd())?))
+        .and_then(|input| serve::serve(input, file(io::stdout().as_fd())?, Origin::of_process()))
         .map_err(AgentError::Sftp)
 }

@@ -1,7 +1,7 @@
 //! The SSH server of the instance.
 //!
-//! One connection is one russh session with one [`handler::Connection`]; every channel has one task, which owns the
-//! channel's process or TCP connection and ends with it.
+//! One connection is one thread ([`in_place`]) and one russh session with one [`handler::Connection`]; every channel
+//! has one task, which owns the channel's process or TCP connection and ends with it.
 
 mod auth;
 mod certificate;
@@ -10,9 +10,11 @@ mod flow;
 mod forward;
 mod gate;
 mod handler;
+mod in_place;
 mod listener;
 mod server;
 mod session;
+mod sftp;
 mod slots;
 mod window;
 

@@ -43,10 +43,18 @@ pub(crate) fn default_signals() {
         libc::SIGTSTP,
         libc::SIGTTIN,
         libc::SIGTTOU,
+        libc::SIGXFSZ,
     ] {
         // SAFETY: called between fork and exec, where no handler of ours will run again; signal(2) is safe there.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+}
+
+/// Lets a file that may not grow any more be an error for whoever writes, and not the end of this process.
+#[expect(unsafe_code, reason = "changing a disposition could break a handler that relies on it")]
+pub(crate) fn outlive_file_size_limit() {
+    // SAFETY: called before any other thread exists; nothing here handles that signal.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// The soft limit of open files that the instance was started with; 0 where ours is the same.

@@ -171,6 +171,71 @@ fn a_cut_transfer_goes_on_where_it_was() {
     assert!(std::fs::read(&there).unwrap() == data);
 }
 
+/// A file that others open in vain until this is dropped, as on a file server that is gone. (The kernel waits for 45
+/// seconds for whoever has a lease.)
+struct Stuck {
+    _file: std::fs::File,
+}
+
+impl Stuck {
+    #[expect(unsafe_code, reason = "leases have no safe wrapper")]
+    fn new(path: &std::path::Path) -> Self {
+        use std::os::fd::AsRawFd;
+        /// The kernel's number, which the crate lacks.
+        const F_SETSIG: i32 = 10;
+        let file = std::fs::File::create(path).unwrap();
+        let number = file.as_raw_fd();
+        // SAFETY: the calls take integers. The signal for us is one that is ignored where nobody waits for it.
+        unsafe {
+            assert_eq!(libc::fcntl(number, F_SETSIG, libc::SIGURG), 0);
+            assert_eq!(libc::fcntl(number, libc::F_SETLEASE, libc::F_WRLCK), 0);
+        }
+        Self { _file: file }
+    }
+}
+
+#[test]
+fn a_file_that_is_stuck_holds_up_nothing_but_its_own_transfer() {
+    let instance = Instance::start();
+    let stuck = Stuck::new(&instance.path("stuck"));
+    std::fs::write(instance.path("fine"), "fine").unwrap();
+    let control = format!("ControlPath={}", instance.path("control").display());
+    let mut master = instance.ssh(&["-N", "-M", "-o", &control], "").spawn().unwrap();
+    support::wait_until("the connection stands", || instance.path("control").exists());
+    let get = |name: &str| {
+        let mut sftp = instance.copier("sftp");
+        let batch = instance.path(&format!("batch-{name}"));
+        let (from, to) = (instance.path(name), instance.path(&format!("{name}-copy")));
+        std::fs::write(&batch, format!("get {} {}\n", from.display(), to.display())).unwrap();
+        sftp.args(["-o", &control, "-b"]).arg(batch).arg("root@127.0.0.1");
+        sftp
+    };
+    let mut waiting = get("stuck").spawn().unwrap();
+    support::wait_until("the transfer has begun", || instance.path("batch-stuck").exists());
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    for _ in 0..3 {
+        let output = instance.ssh(&["-o", &control], "echo fine").output().unwrap();
+        assert_eq!(text(&output.stdout), "fine\n");
+        assert!(get("fine").status().unwrap().success(), "another transfer of the connection");
+        assert!(instance.exec("true").status.success(), "another connection");
+    }
+    assert!(waiting.try_wait().unwrap().is_none(), "it was stuck all the time");
+    drop(stuck);
+    assert!(waiting.wait().unwrap().success());
+    assert!(instance.path("stuck-copy").exists());
+    master.kill().unwrap();
+    master.wait().unwrap();
+}
+
+#[test]
+fn a_named_pipe_is_no_file_and_nobody_waits_for_its_other_end() {
+    let instance = Instance::start();
+    let pipe = instance.path("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let output = instance.sftp("root", &format!("get {} /dev/null\n", pipe.display()));
+    assert!(!output.status.success());
+}
+
 #[test]
 fn garbage_ends_the_session_and_nothing_else() {
     let instance = Instance::start();

@@ -15,7 +15,7 @@ const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// Writes size, owner, permissions and times: everything version 3 knows.
-pub(super) fn put<W: Write>(body: &mut Body<'_, W>, meta: &Metadata) {
+pub(super) fn put(body: &mut Body<'_>, meta: &Metadata) {
     const ALL: u32 = 1 | 2 | 4 | 8;
     let seconds = |time: i64| u32::try_from(time.max(0)).unwrap_or(u32::MAX);
     body.u32(ALL).u64(meta.size()).u32(meta.uid()).u32(meta.gid()).u32(meta.mode());

@@ -1,15 +1,16 @@
 //! OpenSSH's additions to the protocol, as far as they need more than one call.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
 use nix::sys::statvfs::{FsFlags, Statvfs};
 
-use super::files::{MAX_HANDLES, local, real_path};
+use super::files::{MAX_HANDLES, real_path};
 use super::names::Names;
+use super::origin::Origin;
 use super::output::{Body, Code, MAX_DATA, Output, Refusal};
 use super::request::Reader;
 use super::serve::MAX_PACKET;
@@ -31,13 +32,13 @@ pub(super) const OFFERED: [(&str, &str); 11] = [
 ];
 
 /// What a client may send, read and write at once, and have open.
-pub(super) fn limits<W: Write>(body: &mut Body<'_, W>) {
+pub(super) fn limits(body: &mut Body<'_>) {
     for limit in [MAX_PACKET, MAX_DATA, MAX_DATA, MAX_HANDLES] {
         body.u64(limit as u64);
     }
 }
 
-pub(super) fn file_system<W: Write>(body: &mut Body<'_, W>, facts: &Statvfs) {
+pub(super) fn file_system(body: &mut Body<'_>, facts: &Statvfs) {
     let mut flags = 0;
     for (flag, bit) in [(FsFlags::ST_RDONLY, 1), (FsFlags::ST_NOSUID, 2)] {
         if facts.flags().contains(flag) {
@@ -63,9 +64,9 @@ pub(super) fn file_system<W: Write>(body: &mut Body<'_, W>, facts: &Statvfs) {
 }
 
 /// Where a user lives; the one we are, where none is named.
-pub(super) fn home(user: &[u8]) -> Result<PathBuf, Refusal> {
+pub(super) fn home(origin: &Origin, user: &[u8]) -> Result<PathBuf, Refusal> {
     if user.is_empty() {
-        return Ok(std::env::var_os("HOME").map_or_else(|| "/".into(), PathBuf::from));
+        return Ok(origin.home.clone());
     }
     std::str::from_utf8(user)
         .ok()
@@ -75,19 +76,19 @@ pub(super) fn home(user: &[u8]) -> Result<PathBuf, Refusal> {
 }
 
 /// Replaces `~` and `~user` at the start.
-pub(super) fn expand(path: &[u8]) -> Result<PathBuf, Refusal> {
+pub(super) fn expand(origin: &Origin, path: &[u8]) -> Result<PathBuf, Refusal> {
     let Some(rest) = path.strip_prefix(b"~") else {
-        return Ok(real_path(local(path))?);
+        return Ok(real_path(&origin.at(path))?);
     };
     let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
     let (user, inside) = rest.split_at(end);
     let inside = inside.iter().position(|byte| *byte != b'/').map_or(&[][..], |at| &inside[at..]);
-    Ok(real_path(&home(user)?.join(std::ffi::OsStr::from_bytes(inside)))?)
+    Ok(real_path(&home(origin, user)?.join(std::ffi::OsStr::from_bytes(inside)))?)
 }
 
 /// Names for lists of user and group ids, empty where there is none.
-pub(super) fn names_by_id<W: Write>(
-    output: &mut Output<W>,
+pub(super) fn names_by_id(
+    output: &mut Output,
     id: u32,
     users: &[u8],
     groups: &[u8],

@@ -1,11 +1,9 @@
 //! What is open, and what is done to files, with the rights of the process.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, ReadDir};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -18,7 +16,7 @@ use super::output::{Code, Refusal};
 use super::request::{OpenFlags, Wanted};
 
 /// As many as a process may have open files where nobody raised it.
-pub(super) const MAX_HANDLES: usize = 1000;
+pub(crate) const MAX_HANDLES: usize = 1000;
 
 /// Something open.
 #[derive(Debug)]
@@ -79,12 +77,7 @@ fn not_open() -> Refusal {
     Refusal::new(Code::Failure, "Not open")
 }
 
-/// A path of the client; an empty one means the directory the session starts in.
-pub(super) fn local(path: &[u8]) -> &Path {
-    Path::new(OsStr::from_bytes(if path.is_empty() { b"." } else { path }))
-}
-
-pub(super) fn open(path: &[u8], flags: OpenFlags, wanted: Wanted) -> Result<Open, Refusal> {
+pub(super) fn open(path: &Path, flags: OpenFlags, wanted: Wanted) -> Result<Open, Refusal> {
     let (append, write) = (flags.append(), flags.write());
     let mut options = OpenOptions::new();
     options
@@ -93,17 +86,23 @@ pub(super) fn open(path: &[u8], flags: OpenFlags, wanted: Wanted) -> Result<Open
         .append(append)
         .truncate(write && flags.truncate() && !append)
         .mode(wanted.permissions.unwrap_or(0o666))
-        .custom_flags(libc::O_NOCTTY);
+        // A named pipe without another end would hold this up for ever; files do not care.
+        .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK);
     if write || append {
         options.create(flags.create()).create_new(flags.create() && flags.exclusive());
     }
-    Ok(Open::File { file: options.open(local(path))?, append })
+    let file = match options.open(path) {
+        // Somebody holds a lease on it, and gives it up for whoever waits.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            options.custom_flags(libc::O_NOCTTY).open(path)
+        }
+        opened => opened,
+    }?;
+    Ok(Open::File { file, append })
 }
 
-pub(super) fn open_directory(path: &[u8]) -> Result<Open, Refusal> {
-    let path = local(path).to_owned();
-    let entries = fs::read_dir(&path)?;
-    Ok(Open::Directory { path, entries })
+pub(super) fn open_directory(path: &Path) -> Result<Open, Refusal> {
+    Ok(Open::Directory { path: path.to_owned(), entries: fs::read_dir(path)? })
 }
 
 pub(super) fn write(file: &File, append: bool, offset: u64, data: &[u8]) -> io::Result<()> {
@@ -111,16 +110,16 @@ pub(super) fn write(file: &File, append: bool, offset: u64, data: &[u8]) -> io::
     if append { io::Write::write_all(&mut stream, data) } else { file.write_all_at(data, offset) }
 }
 
-pub(super) fn make_directory(path: &[u8], wanted: Wanted) -> io::Result<()> {
-    fs::DirBuilder::new().mode(wanted.permissions.unwrap_or(0o777)).create(local(path))
+pub(super) fn make_directory(path: &Path, wanted: Wanted) -> io::Result<()> {
+    fs::DirBuilder::new().mode(wanted.permissions.unwrap_or(0o777)).create(path)
 }
 
 /// Renames, but never onto something that exists, as version 3 has it. Clients that want that use posix-rename.
-pub(super) fn rename(from: &[u8], to: &[u8]) -> Result<(), Refusal> {
-    if fs::symlink_metadata(local(to)).is_ok() {
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), Refusal> {
+    if fs::symlink_metadata(to).is_ok() {
         return Err(Refusal::new(Code::Failure, "The new name exists"));
     }
-    Ok(fs::rename(local(from), local(to))?)
+    Ok(fs::rename(from, to)?)
 }
 
 /// What attributes are set on.

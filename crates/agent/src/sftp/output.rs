@@ -1,6 +1,6 @@
 //! What clients are answered, collected until it is worth a system call.
 
-use std::io::{self, Write};
+use std::io;
 
 use nix::errno::Errno;
 
@@ -71,26 +71,25 @@ impl From<Errno> for Refusal {
 ///
 /// The bytes behind `end` stay initialised, so that file data is read to where it is sent from.
 #[derive(Debug)]
-pub(super) struct Output<W> {
-    stream: W,
+pub(super) struct Output {
     bytes: Vec<u8>,
     end: usize,
 }
 
-impl<W: Write> Output<W> {
-    pub fn new(stream: W) -> Self {
-        Self { stream, bytes: vec![0; CAPACITY], end: 0 }
+impl Default for Output {
+    fn default() -> Self {
+        Self { bytes: vec![0; CAPACITY], end: 0 }
+    }
+}
+
+impl Output {
+    /// What there is; it is gone with this.
+    pub fn take(&mut self) -> &[u8] {
+        &self.bytes[..std::mem::take(&mut self.end)]
     }
 
-    pub fn flush(&mut self) -> io::Result<()> {
-        self.stream.write_all(&self.bytes[..self.end])?;
-        self.end = 0;
-        self.stream.flush()
-    }
-
-    /// Sends what there is once it is enough.
-    pub fn finish_answer(&mut self) -> io::Result<()> {
-        if self.end >= ENOUGH { self.flush() } else { Ok(()) }
+    pub fn is_enough(&self) -> bool {
+        self.end >= ENOUGH
     }
 
     fn put(&mut self, bytes: &[u8]) {
@@ -103,7 +102,7 @@ impl<W: Write> Output<W> {
     }
 
     /// Writes a packet; its length is known when its body is there.
-    fn packet(&mut self, kind: u8, id: u32, body: impl FnOnce(&mut Body<'_, W>)) {
+    fn packet(&mut self, kind: u8, id: u32, body: impl FnOnce(&mut Body<'_>)) {
         let start = self.end;
         self.put(&[0; 4]);
         self.put(&[kind]);
@@ -164,7 +163,7 @@ impl<W: Write> Output<W> {
         Ok(())
     }
 
-    pub fn names(&mut self, id: u32, count: usize, body: impl FnOnce(&mut Body<'_, W>)) {
+    pub fn names(&mut self, id: u32, count: usize, body: impl FnOnce(&mut Body<'_>)) {
         self.packet(NAME, id, |packet| {
             body(packet.u32(u32::try_from(count).unwrap_or(u32::MAX)));
         });
@@ -177,20 +176,20 @@ impl<W: Write> Output<W> {
         });
     }
 
-    pub fn attributes(&mut self, id: u32, body: impl FnOnce(&mut Body<'_, W>)) {
+    pub fn attributes(&mut self, id: u32, body: impl FnOnce(&mut Body<'_>)) {
         self.packet(ATTRIBUTES, id, body);
     }
 
-    pub fn extended(&mut self, id: u32, body: impl FnOnce(&mut Body<'_, W>)) {
+    pub fn extended(&mut self, id: u32, body: impl FnOnce(&mut Body<'_>)) {
         self.packet(EXTENDED_REPLY, id, body);
     }
 }
 
 /// The inside of a packet.
 #[derive(Debug)]
-pub(super) struct Body<'a, W>(&'a mut Output<W>);
+pub(super) struct Body<'a>(&'a mut Output);
 
-impl<W: Write> Body<'_, W> {
+impl Body<'_> {
     pub fn u32(&mut self, value: u32) -> &mut Self {
         self.0.put(&value.to_be_bytes());
         self

@@ -1,14 +1,17 @@
 //! Packets in, answers out.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use nix::sys::statvfs::{fstatvfs, statvfs};
 
-use super::files::{self, Handles, Target, local};
+use super::files::{self, Handles, Target};
 use super::names::Names;
+use super::origin::Origin;
 use super::output::{Code, MAX_DATA, Output, Refusal};
 use super::request::{Malformed, Reader, Request};
 use super::{attributes, extension};
@@ -21,61 +24,131 @@ const INPUT: usize = 2 * MAX_PACKET;
 const ENTRIES: usize = 100;
 const INIT: u8 = 1;
 
-/// Serves requests until the end of `input`. Failing is for what leaves no way to go on.
-pub(super) fn serve(mut input: impl Read, output: impl Write) -> io::Result<()> {
-    let mut server = Server {
-        output: Output::new(output),
-        handles: Handles::default(),
-        names: Names::default(),
-        line: Vec::new(),
-    };
-    let mut bytes = vec![0; INPUT];
-    let mut filled = 0;
-    loop {
-        let count = match input.read(&mut bytes[filled..]) {
-            Ok(0) => return Ok(()),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        filled += count;
-        let mut start = 0;
-        while let Some(packet) = next_packet(&bytes[start..filled])? {
-            server.answer(packet)?;
-            server.output.finish_answer()?;
-            start += 4 + packet.len();
-        }
-        server.output.flush()?;
-        bytes.copy_within(start..filled, 0);
-        filled -= start;
-    }
-}
-
-/// The first packet, without its length, if it is whole.
-fn next_packet(bytes: &[u8]) -> io::Result<Option<&[u8]>> {
-    let Some((length, rest)) = bytes.split_first_chunk() else {
-        return Ok(None);
-    };
-    let length = u32::from_be_bytes(*length) as usize;
-    if length == 0 || length > MAX_PACKET {
-        return Err(malformed());
-    }
-    Ok(rest.get(..length))
-}
-
-fn malformed() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the client sent what is not SFTP")
-}
-
-struct Server<W> {
-    output: Output<W>,
+/// A session: what has come in and is not answered yet, what is open, and the answers not yet sent.
+///
+/// It does no waiting of its own. Whoever has it gives it bytes, lets it work, and sends what it says.
+#[derive(Debug)]
+pub(crate) struct Session {
+    origin: Arc<Origin>,
+    input: Input,
+    output: Output,
     handles: Handles,
     names: Names,
     /// A listing's line, kept so that not every entry allocates.
     line: Vec<u8>,
 }
 
-impl<W: Write> Server<W> {
+impl Session {
+    pub fn new(origin: Origin) -> Self {
+        Self {
+            origin: Arc::new(origin),
+            input: Input { bytes: vec![0; INPUT], first: 0, end: 0 },
+            output: Output::default(),
+            handles: Handles::default(),
+            names: Names::default(),
+            line: Vec::new(),
+        }
+    }
+
+    /// Room for more of the client's bytes; `filled` tells how many came.
+    pub fn space(&mut self) -> &mut [u8] {
+        self.input.space()
+    }
+
+    pub fn filled(&mut self, count: usize) {
+        self.input.end += count;
+    }
+
+    /// Answers whole requests until none is left or there is enough to send; tells whether one may be left.
+    /// Failing is for what leaves no way to go on.
+    pub fn work(&mut self) -> io::Result<bool> {
+        let mut input = std::mem::take(&mut self.input);
+        let more = self.answer_all(&mut input);
+        self.input = input;
+        more
+    }
+
+    /// What is to be sent, once.
+    pub fn answers(&mut self) -> &[u8] {
+        self.output.take()
+    }
+
+    fn answer_all(&mut self, input: &mut Input) -> io::Result<bool> {
+        while let Some(packet) = input.next_packet()? {
+            self.answer(packet)?;
+            if self.output.is_enough() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The client's bytes from the first that is not answered.
+#[derive(Debug, Default)]
+struct Input {
+    bytes: Vec<u8>,
+    first: usize,
+    end: usize,
+}
+
+impl Input {
+    /// What is left is less than a packet when a session has worked, so there is always some.
+    fn space(&mut self) -> &mut [u8] {
+        self.bytes.copy_within(self.first..self.end, 0);
+        self.end -= self.first;
+        self.first = 0;
+        &mut self.bytes[self.end..]
+    }
+
+    /// The next packet, without its length, if it is whole.
+    fn next_packet(&mut self) -> io::Result<Option<&[u8]>> {
+        let bytes = &self.bytes[self.first..self.end];
+        let Some((length, rest)) = bytes.split_first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let length = u32::from_be_bytes(*length) as usize;
+        if length == 0 || length > MAX_PACKET {
+            return Err(malformed());
+        }
+        let packet = rest.get(..length);
+        if packet.is_some() {
+            self.first += 4 + length;
+        }
+        Ok(packet)
+    }
+}
+
+/// Serves requests until the end of `input`.
+pub(super) fn serve(
+    mut input: impl Read,
+    mut output: impl Write,
+    origin: Origin,
+) -> io::Result<()> {
+    let mut session = Session::new(origin);
+    loop {
+        match input.read(session.space()) {
+            Ok(0) => return Ok(()),
+            Ok(count) => session.filled(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        }
+        loop {
+            let worked = session.work();
+            // Also what was answered before the client said what is not SFTP.
+            output.write_all(session.answers())?;
+            if !worked? {
+                break;
+            }
+        }
+    }
+}
+
+fn malformed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the client sent what is not SFTP")
+}
+
+impl Session {
     fn answer(&mut self, packet: &[u8]) -> io::Result<()> {
         let mut rest = Reader(packet);
         let (Ok(kind), Ok(id)) = (rest.u8(), rest.u32()) else {
@@ -97,13 +170,15 @@ impl<W: Write> Server<W> {
 
     /// Does what is asked and answers it, or says why not.
     fn act(&mut self, id: u32, request: Request<'_>) -> Result<(), Refusal> {
+        let origin = Arc::clone(&self.origin);
+        let at = |path| origin.at(path);
         match request {
             Request::Open { path, flags, wanted } => {
-                let handle = self.handles.add(files::open(path, flags, wanted)?)?;
+                let handle = self.handles.add(files::open(&at(path), flags, wanted)?)?;
                 return self.sent(|output| output.handle(id, handle));
             }
             Request::OpenDirectory { path } => {
-                let handle = self.handles.add(files::open_directory(path)?)?;
+                let handle = self.handles.add(files::open_directory(&at(path))?)?;
                 return self.sent(|output| output.handle(id, handle));
             }
             Request::Read { handle, offset, length } => {
@@ -113,20 +188,24 @@ impl<W: Write> Server<W> {
                 return Ok(());
             }
             Request::ReadDirectory { handle } => return self.read_directory(id, handle),
-            Request::Stat { path } => return self.attributes(id, &fs::metadata(local(path))?),
+            Request::Stat { path } => return self.attributes(id, &fs::metadata(at(path))?),
             Request::LinkStat { path } => {
-                return self.attributes(id, &fs::symlink_metadata(local(path))?);
+                return self.attributes(id, &fs::symlink_metadata(at(path))?);
             }
             Request::HandleStat { handle } => {
                 let meta = self.handles.metadata(handle)?;
                 return self.attributes(id, &meta);
             }
-            Request::RealPath { path } => return self.path(id, &files::real_path(local(path))?),
-            Request::ReadLink { path } => return self.path(id, &fs::read_link(local(path))?),
-            Request::ExpandPath { path } => return self.path(id, &extension::expand(path)?),
-            Request::HomeDirectory { user } => return self.path(id, &extension::home(user)?),
+            Request::RealPath { path } => return self.path(id, &files::real_path(&at(path))?),
+            Request::ReadLink { path } => return self.path(id, &fs::read_link(at(path))?),
+            Request::ExpandPath { path } => {
+                return self.path(id, &extension::expand(&origin, path)?);
+            }
+            Request::HomeDirectory { user } => {
+                return self.path(id, &extension::home(&origin, user)?);
+            }
             Request::FileSystem { path } => {
-                let facts = statvfs(local(path))?;
+                let facts = statvfs(&*at(path))?;
                 return self.sent(|output| {
                     output.extended(id, |body| extension::file_system(body, &facts));
                 });
@@ -149,21 +228,21 @@ impl<W: Write> Server<W> {
                 files::write(file, append, offset, data)?;
             }
             Request::Close { handle } => self.handles.close(handle)?,
-            Request::SetStat { path, wanted } => files::set(Target::Path(local(path)), &wanted)?,
+            Request::SetStat { path, wanted } => files::set(Target::Path(&at(path)), &wanted)?,
             Request::LinkSetStat { path, wanted } => {
-                files::set(Target::Link(local(path)), &wanted)?;
+                files::set(Target::Link(&at(path)), &wanted)?;
             }
             Request::HandleSetStat { handle, wanted } => {
                 files::set(Target::File(self.handles.file(handle)?.0), &wanted)?;
             }
-            Request::Remove { path } => fs::remove_file(local(path))?,
-            Request::MakeDirectory { path, wanted } => files::make_directory(path, wanted)?,
-            Request::RemoveDirectory { path } => fs::remove_dir(local(path))?,
-            Request::Rename { from, to } => files::rename(from, to)?,
-            Request::PosixRename { from, to } => fs::rename(local(from), local(to))?,
-            Request::HardLink { from, to } => fs::hard_link(local(from), local(to))?,
+            Request::Remove { path } => fs::remove_file(at(path))?,
+            Request::MakeDirectory { path, wanted } => files::make_directory(&at(path), wanted)?,
+            Request::RemoveDirectory { path } => fs::remove_dir(at(path))?,
+            Request::Rename { from, to } => files::rename(&at(from), &at(to))?,
+            Request::PosixRename { from, to } => fs::rename(at(from), at(to))?,
+            Request::HardLink { from, to } => fs::hard_link(at(from), at(to))?,
             Request::SymbolicLink { target, path } => {
-                std::os::unix::fs::symlink(local(target), local(path))?;
+                std::os::unix::fs::symlink(OsStr::from_bytes(target), at(path))?;
             }
             Request::Sync { handle } => self.handles.file(handle)?.0.sync_all()?,
             Request::CopyData { from, from_offset, length, to, to_offset } => {
@@ -177,7 +256,7 @@ impl<W: Write> Server<W> {
         Ok(())
     }
 
-    fn sent(&mut self, answer: impl FnOnce(&mut Output<W>)) -> Result<(), Refusal> {
+    fn sent(&mut self, answer: impl FnOnce(&mut Output)) -> Result<(), Refusal> {
         answer(&mut self.output);
         Ok(())
     }

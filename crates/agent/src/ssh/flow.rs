@@ -118,6 +118,23 @@ impl Inbound {
         self.open
     }
 
+    /// Moves as much of the queue to `space` as fits.
+    pub fn take(&mut self, space: &mut [u8]) -> usize {
+        let mut taken = 0;
+        while taken < space.len()
+            && let Some(front) = self.queue.0.front_mut()
+        {
+            let count = front.len().min(space.len() - taken);
+            front.copy_to_slice(&mut space[taken..taken + count]);
+            taken += count;
+            if front.is_empty() {
+                self.queue.0.pop_front();
+            }
+        }
+        self.window.consume(taken);
+        taken
+    }
+
     /// Drops what there is and what else arrives, as a broken pipe would.
     pub fn close(&mut self) {
         self.open = false;

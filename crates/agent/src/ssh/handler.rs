@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::exec::{ClientEnv, Program};
+use super::in_place::InPlace;
 use super::listener::Listeners;
 use super::server::{Peer, SshServer};
 use super::session::{self, Start};
@@ -31,6 +32,7 @@ pub(super) struct Connection {
     peer: Peer,
     logged_in: Arc<AtomicBool>,
     closed: CancellationToken,
+    in_place: Arc<InPlace>,
     user: Option<Arc<User>>,
     slots: Slots,
     listeners: Listeners,
@@ -51,6 +53,7 @@ impl Connection {
         peer: Peer,
         logged_in: Arc<AtomicBool>,
         closed: CancellationToken,
+        in_place: InPlace,
     ) -> Self {
         let slots = Slots::default();
         let children = Arc::clone(&server.children);
@@ -60,6 +63,7 @@ impl Connection {
             peer,
             logged_in,
             closed,
+            in_place: Arc::new(in_place),
             user: None,
             slots,
             listeners,
@@ -174,12 +178,12 @@ impl Handler for Connection {
         let (start, starts) = mpsc::channel(16);
         let pending = Pending { start, pty: None, env: ClientEnv::default(), agent: None };
         self.sessions.insert(channel.id(), pending);
-        let server = Arc::clone(&self.server);
+        let (server, in_place) = (Arc::clone(&self.server), Arc::clone(&self.in_place));
         let (handle, closed) = (session.handle(), self.closed.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = closed.cancelled() => {}
-                () = session::run(server, channel, handle, starts, slot) => {}
+                () = session::run(server, in_place, channel, handle, starts, slot) => {}
             }
         });
         reply.accept().await;

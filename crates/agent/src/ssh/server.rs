@@ -8,20 +8,26 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use kohakuriver_net::{DetachedSocket, Quiet, Socket};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::{getegid, geteuid};
 use russh::keys::{Algorithm, PrivateKey};
 use russh::server::Config;
 use russh::{MethodKind, MethodSet, Preferred, SshId, cipher};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::gate::Gate;
 use super::handler::Connection;
+use super::in_place::{self, InPlace};
 use super::window;
 use crate::config::HOST_KEY_FILE;
 use crate::error::AgentError;
+use crate::passwd::User;
 use crate::process::Children;
+use crate::sftp::MAX_HANDLES;
 
 /// People and their tools open a handful; beyond this it is a runaway loop.
 const MAX_CONNECTIONS: usize = 128;
@@ -75,6 +81,8 @@ pub(crate) struct SshServer {
     fast: Arc<Config>,
     compatible: Arc<Config>,
     connections: Arc<Semaphore>,
+    /// For SFTP sessions in this process.
+    in_place: Arc<Semaphore>,
     pub config_dir: PathBuf,
     pub env: BTreeMap<OsString, OsString>,
     /// The program and arguments that serve SFTP on standard input and output.
@@ -98,6 +106,7 @@ impl SshServer {
             fast: Arc::new(fast),
             compatible: Arc::new(compatible),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            in_place: Arc::new(Semaphore::new(sessions_in_place())),
             config_dir: config_dir.to_owned(),
             env,
             sftp_server,
@@ -105,14 +114,30 @@ impl SshServer {
         })
     }
 
-    /// Serves one connection until it ends. A panic inside ends that connection alone.
-    pub async fn serve<S>(self: Arc<Self>, mut stream: S, peer: Peer)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let Ok(_slot) = Arc::clone(&self.connections).try_acquire_owned() else {
+    /// Whether a program of this user would run with the rights that this process has.
+    pub fn is_itself(&self, user: &User) -> bool {
+        user.uid == geteuid().as_raw() && user.gid == getegid().as_raw()
+    }
+
+    /// Serves one connection, by a thread of its own. A panic inside ends that connection alone.
+    pub fn serve(self: Arc<Self>, stream: Socket, peer: Peer) {
+        let Ok(slot) = Arc::clone(&self.connections).try_acquire_owned() else {
             tracing::warn!(limit = MAX_CONNECTIONS, "SSH connection refused: too many");
             return;
+        };
+        let connection = |stream: DetachedSocket| {
+            let room = Arc::clone(&self.in_place);
+            in_place::spawn(move |in_place| self.connection(stream, peer, in_place), room, slot)
+        };
+        if let Err(error) = stream.detach().and_then(connection) {
+            tracing::warn!(%error, "SSH connection refused: no thread for it");
+        }
+    }
+
+    async fn connection(self: Arc<Self>, stream: DetachedSocket, peer: Peer, in_place: InPlace) {
+        let mut stream = match stream.quiet() {
+            Ok(stream) => stream,
+            Err(error) => return tracing::warn!(%error, "SSH connection not served"),
         };
         let logged_in = Arc::new(AtomicBool::new(false));
         let name = client_name(&mut stream).await;
@@ -124,7 +149,7 @@ impl SshServer {
         let _closing = closed.clone().drop_guard();
         let is_openssh = name.starts_with(b"SSH-2.0-OpenSSH_");
         let config = Arc::clone(if is_openssh { &self.fast } else { &self.compatible });
-        let handler = Connection::new(self, peer, logged_in, closed);
+        let handler = Connection::new(self, peer, logged_in, closed, in_place);
         let result = match russh::server::run_stream(config, gate, handler).await {
             Ok(session) => session.await,
             Err(error) => Err(error),
@@ -134,6 +159,13 @@ impl SshServer {
             Err(error) => tracing::debug!(?peer, %error, "SSH connection ended"),
         }
     }
+}
+
+/// Half of our open files may be those of SFTP clients, and half of our connections may be stuck in their files; beyond
+/// that sessions are processes with limits of their own.
+fn sessions_in_place() -> usize {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    (usize::try_from(limit).unwrap_or(usize::MAX) / 2 / MAX_HANDLES).min(MAX_CONNECTIONS / 2)
 }
 
 fn settings(name: &'static str, host_key: PrivateKey, ciphers: &'static [cipher::Name]) -> Config {

@@ -4,6 +4,8 @@
 //! waiting --exec|shell|subsystem--> running --child ended, output drained--> status sent, closed
 //!    \--closed--> gone                 \--client closed--> streams dropped, the child left to itself
 //! ```
+//!
+//! SFTP of the user that the agent runs as has no process: see [`sftp`].
 
 use std::io;
 use std::path::PathBuf;
@@ -20,7 +22,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::exec::{self, ClientEnv, Program, Setting};
 use super::flow::{Inbound, pump};
+use super::in_place::InPlace;
 use super::server::{Peer, SshServer};
+use super::sftp;
 use super::slots::ChannelSlot;
 use crate::passwd::User;
 use crate::process::{self, Exit, Output, Started, Terminal};
@@ -51,6 +55,7 @@ struct Running {
 /// Runs the channel until it is closed.
 pub(super) async fn run(
     server: Arc<SshServer>,
+    in_place: Arc<InPlace>,
     channel: Channel<Msg>,
     handle: Handle,
     mut starts: mpsc::Receiver<Option<Start>>,
@@ -61,18 +66,28 @@ pub(super) async fn run(
     let Some(start) = wait_for_start(&mut reader, &mut starts).await else {
         return;
     };
-    let (exit, message) = match launch(&server, start) {
-        Ok((running, outputs)) => {
-            let Some(exit) = attend(running, outputs, &mut reader, &writer, &mut inbound).await
-            else {
-                return;
-            };
-            (exit, None)
+    let may_be_here = start.program == Program::Sftp && server.is_itself(&start.user);
+    let ended = if let Some(worker) = may_be_here.then(|| in_place.take()).flatten() {
+        let home = start.user.home.clone();
+        let served = sftp::serve(worker, home, &mut reader, &writer, &mut inbound).await;
+        served.map(|served| match served {
+            Ok(()) => (Exit::Code(0), None),
+            Err(error) => (Exit::Code(1), Some(format!("kohakuriver: {error}\r\n"))),
+        })
+    } else {
+        match launch(&server, start) {
+            Ok((running, outputs)) => {
+                let attended = attend(running, outputs, &mut reader, &writer, &mut inbound).await;
+                attended.map(|exit| (exit, None))
+            }
+            Err(message) => {
+                tracing::debug!(%message, "session not started");
+                Some((Exit::Code(NOT_STARTED), Some(format!("kohakuriver: {message}\r\n"))))
+            }
         }
-        Err(message) => {
-            tracing::debug!(%message, "session not started");
-            (Exit::Code(NOT_STARTED), Some(format!("kohakuriver: {message}\r\n")))
-        }
+    };
+    let Some((exit, message)) = ended else {
+        return;
     };
     tokio::select! {
         () = finish(exit, message, &writer, &handle) => {}
