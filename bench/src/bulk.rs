@@ -1,11 +1,9 @@
 //! One gigabyte out of an instance and into it: through gateway and agent, with OpenSSH's sshd in
-//! the same container reached directly, and with that sshd reached through another one as jump
-//! host, which is the same work done by OpenSSH alone.
+//! the same container reached directly, and with that sshd as its own jump host, which is the same
+//! work done by OpenSSH alone.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
-
-use kohakuriver_e2e::Sshd;
 
 use crate::beside::Beside;
 use crate::sample::{Line, timed};
@@ -18,10 +16,9 @@ const SINK: &str = "cat >/dev/null";
 pub fn run() -> Vec<Line> {
     let beside = Beside::start();
     let Beside { site, key, sshd, .. } = &beside;
-    let jump = Sshd::start(key);
     let through = || {
         let mut ssh = sshd.ssh();
-        ssh.arg("-o").arg(format!("ProxyCommand={}", jump.proxy_command()));
+        ssh.arg("-o").arg(format!("ProxyCommand={}", sshd.proxy_command()));
         ssh
     };
     let ours = || {
