@@ -77,6 +77,12 @@ impl Trust {
         Ok((config(&witness)?, witness))
     }
 
+    /// The fingerprint of the CA that is believed, for others who shall believe it.
+    pub fn pinned_fingerprint(&self) -> Option<String> {
+        let pem = std::fs::read_to_string(self.pin.as_ref()?).ok()?;
+        certificate(&pem).map(|ca| fingerprint(&ca))
+    }
+
     fn pinned(&self) -> Result<Option<RootCertStore>, Failure> {
         let Some(path) = &self.pin else { return Ok(None) };
         let shown = path.display();

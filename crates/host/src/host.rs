@@ -158,7 +158,7 @@ impl Host {
         Ok(Self { app, shutdown, _lock: lock })
     }
 
-    /// Where clients find the API.
+    /// Where the API listens.
     pub fn api_address(&self) -> SocketAddr {
         SocketAddr::new(self.app.config.bind, self.app.config.port)
     }
@@ -166,6 +166,14 @@ impl Host {
     /// What comes before that address in a link.
     pub fn scheme(&self) -> &'static str {
         if self.app.config.people_tls == PeopleTls::Off { "http" } else { "https" }
+    }
+
+    /// Where people find the API and the pages. A host that listens on every address is called
+    /// what its runners call it.
+    pub fn api_url(&self) -> String {
+        let HostConfig { bind, port, link_address, .. } = &self.app.config;
+        let host = if bind.is_unspecified() { link_address.host.clone() } else { bind.to_string() };
+        format!("{}://{}", self.scheme(), HostAddress { host, port: *port })
     }
 
     /// The fingerprint that people compare, where this host's own CA signs what they are shown.

@@ -134,11 +134,14 @@ pub async fn setup_lines(host: &Host) -> Result<Option<[String; 2]>, Exit> {
     let invited = host.setup_invitation().await;
     let invited = invited.map_err(|error| Exit::from_error(NOT_READY, &error))?;
     Ok(invited.map(|token| {
-        let place = format!("{}://{}", host.scheme(), host.api_address());
+        let place = host.api_url();
+        // Copied as a whole, so nobody has to compare it by eye.
+        let believed = host.people_fingerprint().map(|is| format!(" --fingerprint {is}"));
+        let believed = believed.unwrap_or_default();
         [
             format!("nobody administrates this cluster yet: open {place}/welcome#invite={token}"),
             format!(
-                "or type kohakuriver auth register {place} --token {token}   (once, within a day)"
+                "or type kohakuriver auth register {place} --token {token}{believed}   (once, within a day)"
             ),
         ]
     }))

@@ -74,7 +74,7 @@ pub fn run(args: HostArgs, global: &GlobalArgs) -> Result<(), Exit> {
         let shutdown = signals::shutdown().map_err(|error| Exit::from_error(FAILED, &error))?;
         let host = start(config).await?;
         tracing::info!(
-            api = %format!("{}://{}", host.scheme(), host.api_address()), ssh = %host.ssh_address(), link = %host.link_address(),
+            api = host.api_url(), ssh = %host.ssh_address(), link = %host.link_address(),
             "host is up; to add a machine: kohakuriver node token create"
         );
         if let Some(fingerprint) = host.people_fingerprint() {

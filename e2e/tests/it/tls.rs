@@ -64,6 +64,31 @@ fn all_ways_in_lead_through_https_once_the_hosts_ca_is_known() {
 }
 
 #[test]
+fn what_a_host_and_an_admin_say_to_type_makes_an_account_without_a_question() {
+    let mut site = Site::new();
+    let mut host = site.team_host();
+    let printed = host.wait_for_line("auth register");
+    let register = |printed: &str, name: &str| {
+        let (_, words) = printed.split_once("kohakuriver ").unwrap();
+        let words = words.split("   ").next().unwrap().split_whitespace();
+        let mut command = site.command();
+        // Another person's machine, which knows no host.
+        let home = site.path().join(name);
+        fs::create_dir(&home).unwrap();
+        command.env("HOME", &home).env_remove("KOHAKURIVER_CONFIG");
+        command.args(words).args(["--username", name, "--password-stdin"]);
+        run_with_input(&mut command, b"three old bridges").ok();
+        home
+    };
+    let home = register(&printed, "root");
+    let mut invite = site.command();
+    invite.env("HOME", &home).env_remove("KOHAKURIVER_CONFIG").args(["auth", "invite"]);
+    let invited = run(&mut invite);
+    let printed = invited.stderr.lines().find(|line| line.contains("auth register"));
+    register(printed.expect("what to type"), "ann");
+}
+
+#[test]
 fn a_terminal_comes_back_by_https_when_the_host_was_restarted() {
     let mut site = Site::new();
     let server = site.https_up();

@@ -104,6 +104,11 @@ impl Api {
         self.trust.is_pinned()
     }
 
+    /// The fingerprint of that CA.
+    pub fn pinned_fingerprint(&self) -> Option<String> {
+        self.trust.pinned_fingerprint()
+    }
+
     /// Refuses to send what others on the way must not read.
     pub async fn may_be_told_secrets(&self) -> Result<(), Failure> {
         let way = self.way.get_or_try_init(|| self.find_way()).await?;

@@ -60,10 +60,13 @@ pub async fn run(context: &Context, args: &InviteArgs) -> Result<(), Failure> {
     };
     let group = args.group.as_ref().map(|name| format!(" of {name}")).unwrap_or_default();
     let lasts = until(&made.expires_at, Timestamp::now());
+    // Whoever got this line from somebody they trust has nothing left to compare.
+    let believed = context.api.pinned_fingerprint().map(|is| format!(" --fingerprint {is}"));
     context.out.note(format!(
-        "makes {people} a {}{group}, expires {lasts}; with the program:\n  kohakuriver auth register {} --token {token}",
+        "makes {people} a {}{group}, expires {lasts}; with the program:\n  kohakuriver auth register {} --token {token}{}",
         made.role,
         context.api.url(),
+        believed.unwrap_or_default(),
     ));
     Ok(())
 }
