@@ -130,3 +130,16 @@ pub(crate) fn limit_allocator() {
 
 #[cfg(not(target_env = "gnu"))]
 pub(crate) fn limit_allocator() {}
+
+/// Gives the kernel back what was freed in the middle of the heap, which the allocator alone keeps.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "malloc_trim has no safe wrapper")]
+pub(crate) fn return_free_memory() {
+    // SAFETY: it may be called at any time, by any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn return_free_memory() {}

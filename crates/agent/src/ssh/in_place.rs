@@ -95,16 +95,13 @@ impl<F: FnOnce() -> T + Send, T: Send> Work for One<F, T> {
     }
 }
 
-/// Starts a thread that drives a connection until it is over. `held` is let go when the thread has ended; `room` is
-/// shared by all connections whose thread may be asked to work.
-pub(super) fn spawn<F, C>(
-    connection: C,
-    room: Arc<Semaphore>,
-    held: OwnedSemaphorePermit,
-) -> io::Result<()>
+/// Starts a thread that drives a connection until it is over. `held` is let go when all of the connection is gone;
+/// `room` is shared by all connections whose thread may be asked to work.
+pub(super) fn spawn<F, C, H>(connection: C, room: Arc<Semaphore>, held: H) -> io::Result<()>
 where
     F: Future<Output = ()> + Send + 'static,
     C: FnOnce(InPlace) -> F + Send + 'static,
+    H: Send + 'static,
 {
     let runtime = Arc::new(
         // Nothing of ours uses the blocking threads.
@@ -112,6 +109,7 @@ where
     );
     thread::Builder::new().name("ssh".to_owned()).stack_size(STACK).spawn(move || {
         drive(&runtime, connection, room);
+        drop(runtime);
         drop(held);
     })?;
     Ok(())

@@ -15,7 +15,7 @@ use russh::keys::{Algorithm, PrivateKey};
 use russh::server::Config;
 use russh::{MethodKind, MethodSet, Preferred, SshId, cipher};
 use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +28,7 @@ use crate::error::AgentError;
 use crate::passwd::User;
 use crate::process::Children;
 use crate::sftp::MAX_HANDLES;
+use crate::sys;
 
 /// People and their tools open a handful; beyond this it is a runaway loop.
 const MAX_CONNECTIONS: usize = 128;
@@ -127,6 +128,7 @@ impl SshServer {
         };
         let connection = |stream: DetachedSocket| {
             let room = Arc::clone(&self.in_place);
+            let slot = Slot(Some(slot));
             in_place::spawn(move |in_place| self.connection(stream, peer, in_place), room, slot)
         };
         if let Err(error) = stream.detach().and_then(connection) {
@@ -157,6 +159,21 @@ impl SshServer {
         match result {
             Ok(()) => tracing::debug!(?peer, "SSH connection closed"),
             Err(error) => tracing::debug!(?peer, %error, "SSH connection ended"),
+        }
+    }
+}
+
+/// One of the connections there may be. After the last the agent, which is multiplied by the number of instances, is as
+/// small again as before the first.
+struct Slot(Option<OwnedSemaphorePermit>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let Some(permit) = self.0.take() else { return };
+        let all = Arc::clone(permit.semaphore());
+        drop(permit);
+        if all.available_permits() == MAX_CONNECTIONS {
+            sys::return_free_memory();
         }
     }
 }
