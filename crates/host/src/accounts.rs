@@ -19,13 +19,15 @@ use kohakuriver_api::Register;
 use kohakuriver_model::account::user_name;
 use kohakuriver_model::{Role, UserId};
 use kohakuriver_store::{
-    Credential, InvitationError, NewInvitation, NewUser, StoreError, UserChange, UserError, UserRow,
+    Credential, InvitationError, NewInvitation, NewSession, NewUser, StoreError, UserChange,
+    UserError, UserRow,
 };
 use rand::Rng;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::access::{Caller, Person, Proof, Who};
+use crate::audit::Entry;
 use crate::host::App;
 use crate::oidc::OidcConfig;
 
@@ -34,6 +36,8 @@ pub use throttle::{Slow, Throttle};
 
 /// The session's cookie, as existing clients know it.
 pub const COOKIE_NAME: &str = "kohakuriver_session";
+/// In the audit log.
+pub const LOG_IN: &str = "auth.login";
 /// How long what a request showed is believed without looking again.
 const REMEMBERED_MS: i64 = 5_000;
 const MOST_REMEMBERED: usize = 1024;
@@ -236,7 +240,7 @@ impl Accounts {
         })
     }
 
-    /// Begins a session for whoever knows the password.
+    /// Begins a session for whoever knows the password, and writes it down.
     ///
     /// # Errors
     /// The password is wrong, there is no such account, it is disabled, or there were too many
@@ -246,9 +250,10 @@ impl Accounts {
         app: &App,
         username: &str,
         password: String,
-        address: Option<IpAddr>,
+        caller: &Caller,
     ) -> Result<Session, LoginError> {
         require_on(app)?;
+        let address = caller.address;
         self.throttle.admit(username, address, app.clock.now_ms())?;
         let user = app.store.lookup_username(username).await?;
         let hash = user.as_ref().and_then(|user| user.password.clone());
@@ -258,7 +263,12 @@ impl Accounts {
             return Err(LoginError::Disabled);
         }
         self.throttle.forgive(username, address);
-        begin_session(app, user).await
+        let session = new_session(app, user);
+        let object = format!("user {}", session.user.username);
+        let entry = Entry { action: LOG_IN, object, result: "ok", detail: String::new() };
+        let entry = app.audit.complete(caller, entry);
+        app.store.log_in(&session.row(&digest(&session.secret), app), entry).await?;
+        Ok(session)
     }
 
     /// Makes the account that an invitation is for, and logs it in.
@@ -377,11 +387,20 @@ fn require_on(app: &App) -> Result<(), LoginError> {
 
 /// Begins a session for somebody who has proven who they are.
 pub async fn begin_session(app: &App, user: UserRow) -> Result<Session, LoginError> {
-    let secret = new_secret();
-    let now_ms = app.clock.now_ms();
-    let life = app.config.auth.session_life;
-    app.store.create_session(user.id, &digest(&secret), now_ms, now_ms + millis(life)).await?;
-    Ok(Session { secret, user, life })
+    let session = new_session(app, user);
+    app.store.create_session(&session.row(&digest(&session.secret), app)).await?;
+    Ok(session)
+}
+
+fn new_session(app: &App, user: UserRow) -> Session {
+    Session { secret: new_secret(), user, life: app.config.auth.session_life }
+}
+
+impl Session {
+    fn row<'a>(&self, hash: &'a str, app: &App) -> NewSession<'a> {
+        let now_ms = app.clock.now_ms();
+        NewSession { user: self.user.id, hash, now_ms, expires_ms: now_ms + millis(self.life) }
+    }
 }
 
 /// 256 random bits as existing clients expect them: 64 lower-case hexadecimal digits.

@@ -71,7 +71,8 @@ impl Audit {
         }
     }
 
-    fn complete(&self, caller: &Caller, entry: Entry<'_>) -> NewAudit {
+    /// An entry as it is stored.
+    pub fn complete(&self, caller: &Caller, entry: Entry<'_>) -> NewAudit {
         let name = match &caller.who {
             // Nobody has checked it.
             Who::Everybody { said: Some(said) } => format!("{said} (not logged in)"),

@@ -4,8 +4,8 @@
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
 
 use crate::{Store, StoreError};
 
@@ -64,32 +64,7 @@ impl Store {
     /// Writes entries behind the last one, all or none.
     pub async fn append_audit(&self, entries: &[NewAudit]) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        let last = sqlx::query("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")
-            .fetch_optional(&mut *tx)
-            .await?;
-        let (mut seq, mut hash) = match last {
-            Some(row) => (row.try_get("seq")?, row.try_get("hash")?),
-            None => (0, String::new()),
-        };
-        for entry in entries {
-            seq += 1;
-            hash = chain(&hash, seq, entry);
-            let sql = "INSERT INTO audit (seq, at_ms, actor, actor_id, address, action, object,
-                result, detail, hash) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
-            sqlx::query(sql)
-                .bind(seq)
-                .bind(entry.at_ms)
-                .bind(&entry.actor)
-                .bind(entry.actor_id)
-                .bind(&entry.address)
-                .bind(&entry.action)
-                .bind(&entry.object)
-                .bind(&entry.result)
-                .bind(&entry.detail)
-                .bind(&hash)
-                .execute(&mut *tx)
-                .await?;
-        }
+        append(&mut tx, entries).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -136,6 +111,40 @@ impl Store {
             }
         }
     }
+}
+
+/// Writes entries behind the last one, in a transaction that holds the write lock.
+pub(crate) async fn append(
+    tx: &mut SqliteConnection,
+    entries: &[NewAudit],
+) -> Result<(), StoreError> {
+    let last = sqlx::query("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")
+        .fetch_optional(&mut *tx)
+        .await?;
+    let (mut seq, mut hash) = match last {
+        Some(row) => (row.try_get("seq")?, row.try_get("hash")?),
+        None => (0, String::new()),
+    };
+    for entry in entries {
+        seq += 1;
+        hash = chain(&hash, seq, entry);
+        let sql = "INSERT INTO audit (seq, at_ms, actor, actor_id, address, action, object,
+            result, detail, hash) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+        sqlx::query(sql)
+            .bind(seq)
+            .bind(entry.at_ms)
+            .bind(&entry.actor)
+            .bind(entry.actor_id)
+            .bind(&entry.address)
+            .bind(&entry.action)
+            .bind(&entry.object)
+            .bind(&entry.result)
+            .bind(&entry.detail)
+            .bind(&hash)
+            .execute(&mut *tx)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Each field with its length before it, so that no two entries have the same text.

@@ -2,9 +2,10 @@
 //! secret there is only its SHA-256, in hex.
 
 use kohakuriver_model::{GroupId, Role, UserId};
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
 
+use crate::audit::{self, NewAudit};
 use crate::users::{NewUser, UserError, UserRow, insert_user, read_user};
 use crate::{Store, StoreError};
 
@@ -17,6 +18,14 @@ pub struct Credential {
     pub user: UserRow,
     pub role: Role,
     pub expires_ms: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct NewSession<'a> {
+    pub user: UserId,
+    pub hash: &'a str,
+    pub now_ms: i64,
+    pub expires_ms: i64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -97,22 +106,19 @@ impl From<StoreError> for InvitationError {
 }
 
 impl Store {
-    pub async fn create_session(
-        &self,
-        user: UserId,
-        hash: &str,
-        now_ms: i64,
-        expires_ms: i64,
-    ) -> Result<(), StoreError> {
-        let sql = "INSERT INTO sessions (hash, user_id, created_ms, expires_ms)
-            VALUES ($1, $2, $3, $4)";
-        sqlx::query(sql)
-            .bind(hash)
-            .bind(user.0)
-            .bind(now_ms)
-            .bind(expires_ms)
-            .execute(&self.writer)
-            .await?;
+    pub async fn create_session(&self, new: &NewSession<'_>) -> Result<(), StoreError> {
+        insert_session(&mut *self.writer.acquire().await?, new).await
+    }
+
+    /// Begins a session and writes down that somebody logged in, both or neither, without waiting
+    /// for the disk. A power cut right after it takes the session together with its entry, and
+    /// whoever logged in does so again. What they do with it that lasts is committed with a sync,
+    /// which makes this durable before it: no act is left in the log without its log-in.
+    pub async fn log_in(&self, new: &NewSession<'_>, entry: NewAudit) -> Result<(), StoreError> {
+        let (_turn, mut tx) = self.begin_unsynced().await?;
+        insert_session(&mut tx, new).await?;
+        audit::append(&mut tx, &[entry]).await?;
+        tx.commit().await?;
         Ok(())
     }
 
@@ -365,6 +371,22 @@ impl InvitationRow {
         let spent = self.expires_ms <= now_ms || self.usage_count >= self.max_usage;
         if spent { Err(InvitationError::Spent) } else { Ok(()) }
     }
+}
+
+async fn insert_session(
+    connection: &mut SqliteConnection,
+    new: &NewSession<'_>,
+) -> Result<(), StoreError> {
+    let sql = "INSERT INTO sessions (hash, user_id, created_ms, expires_ms)
+        VALUES ($1, $2, $3, $4)";
+    sqlx::query(sql)
+        .bind(new.hash)
+        .bind(new.user.0)
+        .bind(new.now_ms)
+        .bind(new.expires_ms)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 fn role_of(row: &SqliteRow, column: &'static str, table: &'static str) -> Result<Role, StoreError> {

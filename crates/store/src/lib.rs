@@ -23,7 +23,8 @@ mod users;
 
 pub use audit::{AuditFilter, AuditRow, NewAudit, Verified};
 pub use credentials::{
-    Credential, InvitationError, InvitationRow, NewInvitation, NewToken, TokenRow, UserKeyRow,
+    Credential, InvitationError, InvitationRow, NewInvitation, NewSession, NewToken, TokenRow,
+    UserKeyRow,
 };
 pub use error::StoreError;
 pub use events::{EventRow, NewEvent};

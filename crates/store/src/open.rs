@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool, Transaction};
 
@@ -21,6 +22,8 @@ const READERS: u32 = 4;
 pub struct Store {
     pub(crate) writer: SqlitePool,
     pub(crate) readers: SqlitePool,
+    /// One connection whose commits do not wait for the disk.
+    unsynced: SqlitePool,
 }
 
 impl fmt::Debug for Store {
@@ -56,30 +59,52 @@ impl Store {
             .run(&writer)
             .await
             .map_err(|error| StoreError::Driver(sqlx::Error::Migrate(Box::new(error))))?;
+        let unsynced = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_lazy_with(options.clone().synchronous(SqliteSynchronous::Normal));
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_with(options.read_only(true))
             .await?;
-        Ok(Self { writer, readers })
+        Ok(Self { writer, readers, unsynced })
     }
 
     /// Begins a change. It takes the write lock at once, so that what it reads stays true.
     pub(crate) async fn begin(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
-        match self.writer.begin_with("BEGIN IMMEDIATE").await {
-            // A full disk made SQLite end a transaction by itself, and the driver lost count:
-            // that connection is of no more use.
-            Err(sqlx::Error::InvalidSavePointStatement) => {
-                self.writer.acquire().await?.close().await?;
-                self.writer.begin_with("BEGIN IMMEDIATE").await
-            }
-            begun => begun,
-        }
+        begin_on(&self.writer).await
+    }
+
+    /// As [`Self::begin`], for a change that a power cut may undo: its commit reaches the kernel,
+    /// so that a killed process loses nothing, but does not wait for the disk. All or nothing of it
+    /// is undone, and only together with everything committed after it: the write-ahead log is one
+    /// file, and the next commit that is synced takes the frames before it to the disk as well.
+    ///
+    /// Who holds the first of the pair keeps the writer's turn, so that neither connection waits
+    /// for the other inside SQLite, which would poll.
+    pub(crate) async fn begin_unsynced(
+        &self,
+    ) -> Result<(PoolConnection<Sqlite>, Transaction<'static, Sqlite>), sqlx::Error> {
+        let turn = self.writer.acquire().await?;
+        Ok((turn, begin_on(&self.unsynced).await?))
     }
 
     /// Closes all connections, so that the write-ahead log is folded into the file.
     pub async fn close(&self) {
         self.readers.close().await;
+        self.unsynced.close().await;
         self.writer.close().await;
+    }
+}
+
+async fn begin_on(pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
+    match pool.begin_with("BEGIN IMMEDIATE").await {
+        // A full disk made SQLite end a transaction by itself, and the driver lost count: that
+        // connection is of no more use.
+        Err(sqlx::Error::InvalidSavePointStatement) => {
+            pool.acquire().await?.close().await?;
+            pool.begin_with("BEGIN IMMEDIATE").await
+        }
+        begun => begun,
     }
 }
 

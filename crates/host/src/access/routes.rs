@@ -5,6 +5,7 @@ use http::Method;
 use kohakuriver_model::Role;
 
 use super::policy::Wish;
+use crate::accounts::LOG_IN;
 
 /// What a path asks for before its handler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +77,7 @@ pub const ROWS: &[Row] = &[
     get("/api/vps/vm-instances", ADMIN),
     act("DELETE", "/api/vps/vm-instances/{task}", ADMIN, "vm.cleanup"),
     // Accounts.
-    act("POST", "/api/auth/login", PUBLIC, "auth.login"),
+    act("POST", "/api/auth/login", PUBLIC, LOG_IN),
     act("POST", "/api/auth/logout", PUBLIC, "auth.logout"),
     act("POST", "/api/auth/register", PUBLIC, "auth.register"),
     act("POST", "/api/auth/password/reset", PUBLIC, "auth.password.reset"),

@@ -18,7 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::ApiError;
-use super::guard::Made;
+use super::guard::{Made, Unnoted};
 use crate::access::{Caller, Who};
 use crate::accounts::{self, COOKIE_NAME, LoginError, Session};
 use crate::client_address::Secure;
@@ -74,8 +74,12 @@ async fn login(
 ) -> Result<Response, ApiError> {
     let Json(Login { username, password }) = body?;
     let named = Made(format!("user {}", username.chars().take(50).collect::<String>()));
-    match app.accounts.log_in(&app, &username, password.0, caller.address).await {
-        Ok(session) => Ok(logged_in("Logged in", session, secure)),
+    match app.accounts.log_in(&app, &username, password.0, &caller).await {
+        Ok(session) => {
+            let mut response = logged_in("Logged in", session, secure);
+            response.extensions_mut().insert(Unnoted);
+            Ok(response)
+        }
         Err(error) => {
             let mut response = ApiError::from(error).into_response();
             response.extensions_mut().insert(named);

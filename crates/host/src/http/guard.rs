@@ -21,7 +21,7 @@ use crate::host::App;
 #[derive(Clone, Debug)]
 pub struct Made(pub String);
 
-/// Says that a request is one of many like it, and not worth an entry of its own.
+/// Says that a request needs no entry: it is one of many like it, or its handler wrote one.
 #[derive(Clone, Copy, Debug)]
 pub struct Unnoted;
 

@@ -200,6 +200,39 @@ async fn a_stranger_learns_that_this_is_a_host_and_cannot_fill_the_audit_log() -
 }
 
 #[tokio::test]
+async fn each_log_in_is_in_the_audit_log_once_and_in_the_chain_however_many_come_together()
+-> Result<()> {
+    let host = start().await?;
+    for name in ["alice", "bob", "carol"] {
+        host.person(name, "user").await?;
+    }
+    let log_in = async |name: &str| {
+        let body = json!({"username": name, "password": PASSWORD});
+        host.ask(None, "POST", "/api/auth/login", Some(&body)).await
+    };
+    // Writes of the other kind in between, which wait for the disk.
+    let token =
+        async |name: &str| host.post("/api/auth/tokens/create", json!({"name": name})).await;
+    let (a, b, c, d, e, f, g) = tokio::try_join!(
+        log_in("alice"),
+        token("one"),
+        log_in("bob"),
+        token("two"),
+        log_in("carol"),
+        token("three"),
+        log_in("alice"),
+    )?;
+    assert!([a, b, c, d, e, f, g].iter().all(|answer| answer.status == 200));
+    let log = host.get("/api/audit?action=auth.login&limit=1000").await?.body;
+    let mut objects: Vec<_> = log.as_array().unwrap().iter().map(|e| e["object"].clone()).collect();
+    objects.sort_by_key(ToString::to_string);
+    assert_eq!(json!(objects), json!(["user alice", "user alice", "user bob", "user carol"]));
+    let host = host.restart().await?;
+    assert_eq!(host.get("/api/audit/verify").await?.body["intact"], true);
+    Ok(())
+}
+
+#[tokio::test]
 async fn where_nobody_logs_in_the_account_paths_say_so_and_the_rest_works_as_before() -> Result<()>
 {
     let host = TestHost::start().await?;
