@@ -41,6 +41,12 @@ pub trait Backend: Send + Sync + 'static {
 
     async fn start(&self, id: TaskId) -> Result<(), BackendError>;
 
+    /// Closes what only something that runs has, such as its end of a network, to others. Asked
+    /// for after each start, while its agent boots; it counts as running when this is done.
+    async fn contain(&self, _id: TaskId) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     /// Freezes every process of it.
     async fn pause(&self, id: TaskId) -> Result<(), BackendError>;
 
@@ -193,6 +199,8 @@ pub enum BackendError {
     /// The node cannot run virtual machines, or not this one.
     #[error("{reason}")]
     NoMachine { reason: String, hint: String },
+    #[error("others of this node could get at it: {reason}")]
+    NotContained { reason: String },
     #[error("{act} did not end within {seconds} s")]
     Slow { act: &'static str, seconds: u64 },
 }
@@ -207,7 +215,9 @@ impl BackendError {
             Self::DiskFull { .. } => FailureCode::DiskFull,
             Self::SnapshotNotFound { .. } => FailureCode::SnapshotNotFound,
             Self::NoGpuRuntime { .. } | Self::NoGpu { .. } => FailureCode::GpuUnavailable,
-            Self::Refused { .. } | Self::SnapshotInUse { .. } => FailureCode::StartRefused,
+            Self::Refused { .. } | Self::SnapshotInUse { .. } | Self::NotContained { .. } => {
+                FailureCode::StartRefused
+            }
             Self::Slow { .. } => FailureCode::Internal,
         }
     }
@@ -236,6 +246,9 @@ impl BackendError {
                 "install nvidia-container-toolkit on the node, then run 'nvidia-ctk runtime \
                  configure --runtime=docker' and restart Docker"
             }
+            Self::NotContained { .. } => {
+                "'kohakuriver vps restart' tries again; if it stays so, the node's owner looks at its log"
+            }
             // What to do is in the reason.
             Self::NoGpu { .. } | Self::Refused { .. } | Self::Slow { .. } => return None,
         };
@@ -255,6 +268,7 @@ impl BackendError {
             | Self::NoGpuRuntime { .. }
             | Self::NoGpu { .. }
             | Self::NoMachine { .. }
+            | Self::NotContained { .. }
             | Self::Refused { .. } => false,
         }
     }

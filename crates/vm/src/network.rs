@@ -32,6 +32,7 @@ mod firewall;
 mod kernel;
 mod names;
 mod nic;
+mod port;
 mod prefix;
 mod resolver;
 mod rules;
@@ -82,6 +83,17 @@ pub enum NetworkError {
     BridgeMissing { bridge: BridgeName },
     #[error("the container's end of the bridge {bridge} is not found")]
     PortMissing { bridge: BridgeName },
+    #[error("cannot {what}")]
+    Kernel {
+        what: &'static str,
+        #[source]
+        source: rtnetlink::Error,
+    },
+    #[error("the container's network cannot be entered")]
+    Inside {
+        #[source]
+        source: std::io::Error,
+    },
     #[error("cannot write {path}; is the runner root?")]
     Setting {
         path: String,

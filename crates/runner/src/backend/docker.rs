@@ -138,6 +138,10 @@ impl Backend for DockerBackend {
         container::start(&self.engine, &self.network, &self.config.node, id).await
     }
 
+    async fn contain(&self, id: TaskId) -> Result<(), BackendError> {
+        self.network.pin(&self.engine, id).await
+    }
+
     async fn pause(&self, id: TaskId) -> Result<(), BackendError> {
         container::pause(&self.engine, id).await
     }

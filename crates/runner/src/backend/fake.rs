@@ -33,6 +33,7 @@ pub enum Fault {
     AgentEndsAtOnce,
     ResizeRefused,
     StopHangs,
+    NotContained,
 }
 
 #[derive(Debug)]
@@ -193,6 +194,13 @@ impl Backend for FakeBackend {
         } else {
             let agent = agent(&self.layout, id).map_err(|_| refused("start"))?;
             state.agents.insert(id, agent);
+        }
+        Ok(())
+    }
+
+    async fn contain(&self, _: TaskId) -> Result<(), BackendError> {
+        if self.reachable()?.faults.contains(&Fault::NotContained) {
+            return Err(BackendError::NotContained { reason: "no".to_owned() });
         }
         Ok(())
     }

@@ -115,7 +115,15 @@ impl Driver {
             }
             Err(BackendError::Slow { act: "the agent's start", seconds: limit.as_secs() })
         };
-        let answered = self.unless_superseded(answered).await?;
+        let contained = async {
+            let outcome = backend.contain(id).await;
+            // What has ended needs no walls, and is told below.
+            let runs = outcome.is_err()
+                && backend.inspect(id).await?.is_some_and(|found| found.is_running());
+            if runs { outcome } else { Ok(()) }
+        };
+        let up = async { tokio::try_join!(answered, contained) };
+        let answered = self.unless_superseded(up).await?.map(|(answered, ())| answered);
         match answered {
             Ok(true) => {
                 self.write(Record::agent_answered)?;
@@ -128,6 +136,10 @@ impl Driver {
                 let seconds = limit.as_secs();
                 let message = format!("its agent did not answer within {seconds} s{}", said(&log));
                 self.record_failure(FailureCode::AgentSilent, message, None, false)
+            }
+            Err(error @ BackendError::NotContained { .. }) => {
+                tracing::warn!(task_id = %self.id, error = %error, "start failed");
+                self.record_failure(error.code(), error.to_string(), error.hint(), false)
             }
             Err(error) => Err(error.into()),
         }

@@ -352,3 +352,29 @@ async fn snapshots_are_made_listed_restored_and_go_with_their_instance() {
     };
     assert!(snapshots.is_empty());
 }
+
+#[tokio::test]
+async fn what_cannot_be_kept_from_others_does_not_run_and_comes_up_once_it_can() {
+    let world = World::new();
+    world.backend.fault(Fault::NotContained, true);
+    let intent = Intent::created();
+    world.order(intent);
+    let seen = world.until_failed(FailureCode::StartRefused).await;
+    let Observed::Failed { message, hint, .. } = seen.state else { panic!("{seen:?}") };
+    assert!(message.contains("others of this node") && hint.is_some(), "{message}");
+    assert_eq!(world.backend.acts(), ["create", "start", "stop"], "it was ended, its disk kept");
+    world.backend.fault(Fault::NotContained, false);
+    world.order(intent.restart());
+    world.until_running(2).await;
+}
+
+#[tokio::test]
+async fn what_ended_before_it_was_contained_is_told_as_ended() {
+    let world = World::new();
+    world.backend.fault(Fault::NotContained, true);
+    world.backend.fault(Fault::AgentEndsAtOnce, true);
+    world.order(Intent::created());
+    let seen = world.until_failed(FailureCode::StartRefused).await;
+    let Observed::Failed { message, .. } = seen.state else { panic!("{seen:?}") };
+    assert!(message.contains("ended right after its start"), "{message}");
+}

@@ -20,21 +20,10 @@ use std::net::Ipv4Addr;
 use tokio::sync::Mutex;
 
 use super::command::script;
-use super::kernel::{self, Device, list};
+use super::kernel;
+use super::port;
 use super::rules::{Border, Inside};
 use super::{BridgeName, Mac, NetworkError, Prefix, Subnet};
-
-/// Docker turns packets to its nameserver's address around later, in a chain for addresses.
-const NO_ENGINE_NAMES: &str = "\
-add table inet kohakuriver
-delete table inet kohakuriver
-table inet kohakuriver {
-  chain output {
-    type filter hook output priority raw; policy accept;
-    ip daddr 127.0.0.11 drop
-  }
-}
-";
 
 /// What a node's owner may choose of it.
 #[derive(Clone, Debug)]
@@ -53,8 +42,7 @@ pub struct Plug {
     pub pid: i32,
     pub mac: Mac,
     pub address: Ipv4Addr,
-    /// It asks nameservers itself, so the engine's, which tells each container the names and
-    /// addresses of all others, need not be reached.
+    /// It asks nameservers itself, so the engine's need not be reached.
     pub hide_neighbours: bool,
 }
 
@@ -130,37 +118,14 @@ impl ContainerBorder {
     }
 
     async fn pin_one(&self, plug: &Plug) -> Result<(), NetworkError> {
-        let bridge = &self.config.bridge;
-        let Plug { pid, mac, address, hide_neighbours } = plug;
-        // The machine's own program in the container's network: nothing of the container runs.
-        let net = format!("--net=/proc/{pid}/ns/net");
-        let inside = ["nsenter", &net, "ip", "-j", "link", "show", "type", "veth"];
-        let ports = ["ip", "-j", "link", "show", "master", bridge.as_str()];
-        let (inside, ports) = tokio::try_join!(list::<Device>(&inside), list::<Device>(&ports))?;
-        let is_other_end = |port: &&Device| inside.iter().any(|end| end.peer == Some(port.index));
-        let port = ports.iter().find(is_other_end).map(|port| port.name.as_str());
-        let Some(port) = port.filter(|name| super::names::is_plain_device(name)) else {
-            return Err(NetworkError::PortMissing { bridge: bridge.clone() });
-        };
-        let batch = format!(
-            "link set dev {port} type bridge_slave isolated on learning off\n\
-             neigh replace {address} lladdr {mac} dev {bridge} nud permanent\n"
-        );
-        let frames = format!("fdb replace {mac} dev {port} master static\n");
-        let hide = async {
-            if !hide_neighbours {
-                return Ok(());
-            }
-            // The container may not change its own rules: that takes a capability it has not.
-            let what = "keep the container from the engine's nameserver";
-            script(what, &["nsenter", &net, "nft", "-f", "-"], NO_ENGINE_NAMES).await
-        };
-        let what = "write down the container's network address";
-        tokio::try_join!(
-            script("isolate the container's port", &["ip", "-batch", "-"], &batch),
-            script(what, &["bridge", "-batch", "-"], &frames),
-            hide,
-        )?;
-        Ok(())
+        let Plug { pid, mac, address, hide_neighbours } = *plug;
+        let entered = |source| NetworkError::Inside { source };
+        let outside = port::here().map_err(entered)?;
+        let inside = port::of_process(pid).await.map_err(entered)?;
+        if hide_neighbours {
+            port::hide_engine_names(&inside).await?;
+        }
+        let found = port::find(&outside, &inside, &self.config.bridge).await?;
+        port::pin(&outside, found, mac, address).await
     }
 }

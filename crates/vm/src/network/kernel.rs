@@ -18,11 +18,6 @@ const MARK: &str = "kohakuriver";
 pub(super) struct Device {
     #[serde(rename = "ifname")]
     pub name: String,
-    #[serde(default, rename = "ifindex")]
-    pub index: u32,
-    /// The other end of a pair that is in another namespace.
-    #[serde(default, rename = "link_index")]
-    pub peer: Option<u32>,
     #[serde(default, rename = "ifalias")]
     pub alias: String,
     #[serde(default)]

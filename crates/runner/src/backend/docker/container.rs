@@ -58,10 +58,7 @@ pub async fn start(
     loop {
         let outcome = docker.start_container(&name(id), None).await;
         match done(engine, "start", outcome, &[304]) {
-            Ok(()) => {
-                network.pin(&docker, id).await;
-                return Ok(());
-            }
+            Ok(()) => return Ok(()),
             Err(BackendError::Refused { reason, .. })
                 if is_without_network(&reason) && !plugged =>
             {

@@ -9,7 +9,8 @@
 //!
 //! The engine's default bridge lets containers reach one another and every port of the node.
 //! Docker makes ours with `enable_icc=false`; what that leaves open is closed by
-//! [`ContainerBorder`], where the runner is root. docs/containment.md has what holds.
+//! [`ContainerBorder`], where the runner is root. A container whose port cannot be pinned does not
+//! come up. docs/containment.md has what holds.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -77,7 +78,10 @@ struct Known {
     /// The engine's id of the network that was made or found.
     id: Option<String>,
     guarded: Option<Instant>,
+    /// The border has holes, and why.
     warning: Option<String>,
+    /// A container that ran before the runner did is not pinned, and why.
+    unpinned: Option<String>,
 }
 
 impl ContainerNetwork {
@@ -119,15 +123,22 @@ impl ContainerNetwork {
         if is_known && known.guarded.is_some_and(|then| then.elapsed() < GUARD_EVERY) {
             return Ok(());
         }
-        let outcome = self.guard(engine, &docker, &network, node, !is_known).await;
-        let warning = outcome.err();
+        let warning = self.guard(&network).await.err();
+        let unpinned = if warning.is_none() && (!is_known || known.unpinned.is_some()) {
+            self.pin_all(engine, &docker, node).await.err()
+        } else {
+            None
+        };
+        if let Some(unpinned) = unpinned.as_ref().filter(|_| unpinned != known.unpinned) {
+            tracing::warn!("{unpinned}");
+        }
         if warning != known.warning {
             match &warning {
                 Some(warning) => tracing::warn!("{warning}"),
                 None => tracing::info!("the border of the containers' network is whole"),
             }
         }
-        *known = Known { id: network.id, guarded: Some(Instant::now()), warning };
+        *known = Known { id: network.id, guarded: Some(Instant::now()), warning, unpinned };
         Ok(())
     }
 
@@ -138,18 +149,31 @@ impl ContainerNetwork {
 
     /// What is not as contained as it should be.
     pub async fn warning(&self) -> Option<String> {
-        self.known.lock().await.warning.clone()
+        let known = self.known.lock().await;
+        known.warning.clone().or_else(|| known.unpinned.clone())
     }
 
-    /// Pins the port of a container that was started. What fails is told and stays a container
-    /// that works.
-    pub async fn pin(&self, docker: &Docker, id: TaskId) {
-        let Some(border) = &self.border else { return };
+    /// Pins the port of a container that was started.
+    ///
+    /// # Errors
+    /// It cannot be pinned, though the border is whole otherwise. Where it has holes, which the
+    /// node's people have been told, one more would be no reason to keep the container from running.
+    pub async fn pin(&self, engine: &Engine, id: TaskId) -> Result<(), BackendError> {
+        let Some(border) = &self.border else { return Ok(()) };
+        let docker = engine.docker().await?;
         let found = docker.inspect_container(&container::name(id), None).await;
-        let Some(plug) = found.ok().and_then(|answer| self.plug(&answer)) else { return };
-        if let Err(error) = border.pin(&plug).await {
-            tracing::warn!(task_id = %id, error = %with_cause(&error), "a container's port is not pinned to it");
+        let answer = found.map_err(|error| engine.failure(error))?;
+        let pinned = match self.plug(&answer) {
+            Ok(Some(plug)) => border.pin(&plug).await.map_err(|error| with_cause(&error)),
+            Ok(None) => Ok(()),
+            Err(reason) => Err(reason),
+        };
+        let Err(reason) = pinned else { return Ok(()) };
+        if self.known.lock().await.warning.is_some() {
+            tracing::warn!(task_id = %id, reason, "a container's port is not pinned to it");
+            return Ok(());
         }
+        Err(BackendError::NotContained { reason })
     }
 
     /// Plugs a container in again whose network was removed under it, as `docker network prune`
@@ -261,15 +285,8 @@ impl ContainerNetwork {
         }
     }
 
-    /// Sets the rules, and pins all ports where none may be pinned yet. The error is a sentence.
-    async fn guard(
-        &self,
-        engine: &Engine,
-        docker: &Docker,
-        network: &NetworkInspect,
-        node: &NodeName,
-        pin: bool,
-    ) -> Result<(), String> {
+    /// Sets the rules. The error is a sentence.
+    async fn guard(&self, network: &NetworkInspect) -> Result<(), String> {
         let Some(border) = &self.border else {
             return Err("containers reach this node's own ports: only root can keep them from it; run the runner as root".to_owned());
         };
@@ -284,40 +301,44 @@ impl ContainerNetwork {
         let open = |error: NetworkError| {
             format!("containers reach this node's own ports: {}", with_cause(&error))
         };
-        border.guard(subnet, gateway).await.map_err(open)?;
-        if pin {
-            let plugs =
-                self.plugs(engine, docker, node).await.map_err(|error| error.to_string())?;
-            if let Err(error) = border.pin_all(&plugs).await {
-                tracing::warn!(error = %with_cause(&error), "a container's port is not pinned to it");
-            }
-        }
-        Ok(())
+        border.guard(subnet, gateway).await.map_err(open)
     }
 
-    /// The ends of this node's containers that run.
-    async fn plugs(
+    /// Pins the ports of all that run: they were there before the runner. The error is a sentence.
+    async fn pin_all(
         &self,
         engine: &Engine,
         docker: &Docker,
         node: &NodeName,
-    ) -> Result<Vec<Plug>, BackendError> {
-        let mut plugs = Vec::new();
-        for id in container::running_ids(engine, docker, node).await? {
+    ) -> Result<(), String> {
+        let Some(border) = &self.border else { return Ok(()) };
+        let (mut plugs, mut outcome) = (Vec::new(), Ok(()));
+        let running = container::running_ids(engine, docker, node).await;
+        for id in running.map_err(|error| error.to_string())? {
             if let Ok(answer) = docker.inspect_container(&id, None).await {
-                plugs.extend(self.plug(&answer));
+                match self.plug(&answer) {
+                    Ok(plug) => plugs.extend(plug),
+                    Err(reason) => outcome = Err(reason),
+                }
             }
         }
-        Ok(plugs)
+        let pinned = border.pin_all(&plugs).await.map_err(|error| with_cause(&error));
+        let unpinned = |reason| format!("a VPS can take others' network addresses: {reason}");
+        pinned.and(outcome).map_err(unpinned)
     }
 
-    /// Where the container's end is, after its names were looked after.
-    fn plug(&self, answer: &ContainerInspectResponse) -> Option<Plug> {
-        let pid = i32::try_from(answer.state.as_ref()?.pid?).ok().filter(|pid| *pid > 0)?;
-        let networks = answer.network_settings.as_ref()?.networks.as_ref()?;
-        let end = networks.get(self.name())?;
-        let mac = end.mac_address.as_ref()?.parse().ok()?;
-        let address = end.ip_address.as_ref()?.parse().ok()?;
+    /// Where the container's end is, after its names were looked after; `None` where it has none,
+    /// because it does not run or was made for another network.
+    fn plug(&self, answer: &ContainerInspectResponse) -> Result<Option<Plug>, String> {
+        let pid = answer.state.as_ref().and_then(|state| i32::try_from(state.pid?).ok());
+        let networks = answer.network_settings.as_ref().and_then(|all| all.networks.as_ref());
+        let end = networks.and_then(|networks| networks.get(self.name()));
+        let (Some(pid), Some(end)) = (pid.filter(|pid| *pid > 0), end) else { return Ok(None) };
+        let mac = end.mac_address.as_ref().and_then(|text| text.parse().ok());
+        let address = end.ip_address.as_ref().and_then(|text| text.parse().ok());
+        let (Some(mac), Some(address)) = (mac, address) else {
+            return Err("its addresses on the containers' network are not known".to_owned());
+        };
         let resolver = answer.resolv_conf_path.as_ref().filter(|path| !path.is_empty());
         let asks_itself =
             resolver.map(|path| resolver::ask_outside(Path::new(path), &self.servers));
@@ -325,7 +346,7 @@ impl ContainerNetwork {
             tracing::debug!(%error, "a container goes on asking the engine for names");
         }
         let hide_neighbours = matches!(asks_itself, Some(Ok(())));
-        Some(Plug { pid, mac, address, hide_neighbours })
+        Ok(Some(Plug { pid, mac, address, hide_neighbours }))
     }
 }
 
