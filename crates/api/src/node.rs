@@ -41,6 +41,10 @@ pub struct Node {
     pub docker_version: Option<String>,
     /// What is not as contained here as it should be.
     pub docker_warning: Option<String>,
+    /// VPSes may be privileged here.
+    pub allows_privileged: bool,
+    /// VPSes may have mounts of these paths, and of what is inside them.
+    pub allowed_mounts: Vec<String>,
     /// None: virtual machines can run here. Otherwise why not.
     pub vm_error: Option<String>,
     /// QEMU's.

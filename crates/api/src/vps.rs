@@ -75,6 +75,13 @@ pub struct CreateVps {
     /// processes for lack of memory. `keep`: only that process is gone.
     #[serde(default)]
     pub on_oom: Option<String>,
+    /// Root inside is root of the node. For operators, on nodes whose owner allows it.
+    #[serde(default)]
+    pub privileged: Option<bool>,
+    /// Paths of the node, each `SOURCE:TARGET` or `SOURCE:TARGET:ro`. For operators, on nodes whose
+    /// owner allows these sources.
+    #[serde(default)]
+    pub additional_mounts: Option<Vec<String>>,
 }
 
 fn one() -> i64 {
@@ -111,6 +118,8 @@ impl Default for CreateVps {
             snapshot_on_stop: None,
             keep_snapshots: None,
             on_oom: None,
+            privileged: None,
+            additional_mounts: None,
         }
     }
 }

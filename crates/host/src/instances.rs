@@ -155,7 +155,7 @@ pub async fn act_as(
         let spec = edit(&row.spec)?;
         // A node that is away keeps what it has, and the order waits for it. One without an
         // engine cannot take back what it has given up.
-        let unavailable = unavailable_nodes(app, backend, &BTreeMap::new()).await?;
+        let unavailable = unavailable_nodes(app, &row.spec, &BTreeMap::new()).await?;
         let event = NewEvent { kind, actor: caller.name(), detail: detail.clone() };
         let asker = caller.user_id().filter(|_| caller.role() < Role::Operator);
         let change = Change { intent, spec, event, asker };
@@ -299,10 +299,10 @@ pub fn display_name(id: TaskId, spec: &InstanceSpec) -> String {
     }
 }
 
-/// Nodes that cannot take work of this kind now, and why, for placement.
+/// Nodes that cannot take this work now, and why, for placement.
 async fn unavailable_nodes(
     app: &App,
-    backend: BackendKind,
+    spec: &InstanceSpec,
     labels: &BTreeMap<String, String>,
 ) -> Result<HashMap<NodeId, String>, StoreError> {
     let mut unavailable = HashMap::new();
@@ -311,7 +311,9 @@ async fn unavailable_nodes(
         let reason = if let Some((key, value)) = lacking {
             Some(format!("has no label {key}={value}"))
         } else if app.links.is_online(&node.id) {
-            node.inventory.as_ref().and_then(|inventory| cannot_run(backend, inventory))
+            node.inventory.as_ref().and_then(|inventory| {
+                cannot_run(spec.backend(), inventory).or_else(|| inventory.forbids(spec))
+            })
         } else {
             Some("is offline".to_owned())
         };

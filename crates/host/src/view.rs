@@ -99,6 +99,8 @@ fn of_spec(spec: &InstanceSpec) -> Task {
         snapshot_on_stop: spec.snapshots.on_stop,
         keep_snapshots: spec.snapshots.keep,
         vps_backend: spec.backend().word().to_owned(),
+        docker_privileged: spec.privileged,
+        docker_mount_dirs: spec.mounts.iter().map(ToString::to_string).collect(),
         ..Task::default()
     };
     show_backend(&mut task, spec);
@@ -280,6 +282,8 @@ pub fn node(app: &App, row: &NodeRow) -> Node {
         DockerState::Unavailable { reason } => node.docker_error = Some(reason.clone()),
     }
     node.docker_warning.clone_from(&inventory.docker_warning);
+    node.allows_privileged = inventory.allows_privileged;
+    node.allowed_mounts.clone_from(&inventory.allowed_mounts);
     match &inventory.vm {
         VmState::Ready { version, accel, warning } => {
             node.vm_capable = true;

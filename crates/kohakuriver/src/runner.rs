@@ -85,6 +85,12 @@ struct Containers {
     /// Make set-user-id programs gain nothing: no sudo and no su in new VPSes
     #[arg(long)]
     no_new_privileges: bool,
+    /// Let operators make VPSes that are root of this node
+    #[arg(long)]
+    allow_privileged: bool,
+    /// Let operators mount this path, and what is inside it, into VPSes; may be repeated
+    #[arg(long, value_name = "PATH")]
+    allow_mount: Vec<PathBuf>,
 }
 
 impl Containers {
@@ -94,6 +100,8 @@ impl Containers {
             subnet: self.container_subnet,
             denied: self.container_deny.clone(),
             no_new_privileges: self.no_new_privileges,
+            allow_privileged: self.allow_privileged,
+            allow_mounts: self.allow_mount.clone(),
         }
     }
 }

@@ -143,8 +143,18 @@ mod tests {
     #[test]
     fn what_means_another_place_than_it_says_is_no_mount() {
         for bad in [
-            "", "/a", "/a:b", "a:/b", "/a:/b:rox", "/a:/b:ro:x", "/a/../b:/c", "/a//b:/c",
-            "/a/./b:/c", "/a:/b/..", "/a\n:/b", "/a:/b\0",
+            "",
+            "/a",
+            "/a:b",
+            "a:/b",
+            "/a:/b:rox",
+            "/a:/b:ro:x",
+            "/a/../b:/c",
+            "/a//b:/c",
+            "/a/./b:/c",
+            "/a:/b/..",
+            "/a\n:/b",
+            "/a:/b\0",
         ] {
             assert!(bad.parse::<MountWish>().is_err(), "{bad:?}");
         }

@@ -1,6 +1,11 @@
 //! What a runner tells of its machine.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
+
+use crate::mount::MountWish;
+use crate::spec::InstanceSpec;
 
 /// Facts that change rarely; sent at hello and when they change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +20,12 @@ pub struct Inventory {
     /// What is not as contained here as it should be, as a sentence.
     #[serde(default)]
     pub docker_warning: Option<String>,
+    /// VPSes may be privileged here.
+    #[serde(default)]
+    pub allows_privileged: bool,
+    /// VPSes may have mounts of these paths, and of what is inside them.
+    #[serde(default)]
+    pub allowed_mounts: Vec<String>,
     /// Whether the Docker engine can hand NVIDIA GPUs to containers.
     #[serde(default)]
     pub gpu_runtime: GpuRuntime,
@@ -39,12 +50,26 @@ impl Inventory {
             gpus: Vec::new(),
             docker,
             docker_warning: None,
+            allows_privileged: false,
+            allowed_mounts: Vec::new(),
             gpu_runtime: GpuRuntime::Missing,
             kvm_device: false,
             vm: VmState::default(),
             kernel: String::new(),
             os: String::new(),
         }
+    }
+
+    /// What its owner has not allowed of what an instance asks for, as a sentence part.
+    pub fn forbids(&self, spec: &InstanceSpec) -> Option<String> {
+        if spec.privileged && !self.allows_privileged {
+            return Some("lets no VPS be privileged".to_owned());
+        }
+        let allowed = |mount: &&MountWish| {
+            self.allowed_mounts.iter().any(|place| Path::new(mount.source()).starts_with(place))
+        };
+        let denied = spec.mounts.iter().find(|mount| !allowed(mount))?;
+        Some(format!("lets no VPS mount {}", denied.source()))
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::id::TaskId;
+use crate::mount::MountWish;
 use crate::name::{InstanceName, VmImageName};
 
 /// The most processes a container may have at once unless its creator says otherwise; enough for
@@ -49,6 +50,12 @@ pub struct InstanceSpec {
     /// Size of a virtual machine's disk in bytes; `None`: as large as its image.
     #[serde(default)]
     pub vm_disk_bytes: Option<u64>,
+    /// Root inside is root of the node.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub privileged: bool,
+    /// What of its node a container sees besides its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<MountWish>,
 }
 
 impl InstanceSpec {
@@ -68,7 +75,15 @@ impl InstanceSpec {
             snapshots: SnapshotPolicy::default(),
             on_oom: OnOom::default(),
             vm_disk_bytes: None,
+            privileged: false,
+            mounts: Vec::new(),
         }
+    }
+
+    /// Whether it reaches further into its node than containers do: its node's owner must have
+    /// allowed that.
+    pub fn is_unconfined(&self) -> bool {
+        self.privileged || !self.mounts.is_empty()
     }
 
     /// What runs it.

@@ -33,6 +33,15 @@ pub trait Backend: Send + Sync + 'static {
     /// Adds whether it can work now to what is known of the machine, quickly.
     async fn describe(&self, inventory: &mut Inventory);
 
+    /// Whether the node's owner lets it have what it asks for. Asked before it is made and before each
+    /// start.
+    ///
+    /// # Errors
+    /// They do not.
+    fn permits(&self, _spec: &InstanceSpec) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     /// Makes the image available and returns its identity. Dropping the future gives up.
     async fn prepare(&self, order: &Order, progress: Progress<'_>) -> Result<String, BackendError>;
 
@@ -199,6 +208,9 @@ pub enum BackendError {
     /// The node cannot run virtual machines, or not this one.
     #[error("{reason}")]
     NoMachine { reason: String, hint: String },
+    /// The node's owner has not allowed it.
+    #[error("{reason}")]
+    NotAllowed { reason: String, hint: String },
     #[error("others of this node could get at it: {reason}")]
     NotContained { reason: String },
     #[error("{act} did not end within {seconds} s")]
@@ -215,9 +227,10 @@ impl BackendError {
             Self::DiskFull { .. } => FailureCode::DiskFull,
             Self::SnapshotNotFound { .. } => FailureCode::SnapshotNotFound,
             Self::NoGpuRuntime { .. } | Self::NoGpu { .. } => FailureCode::GpuUnavailable,
-            Self::Refused { .. } | Self::SnapshotInUse { .. } | Self::NotContained { .. } => {
-                FailureCode::StartRefused
-            }
+            Self::Refused { .. }
+            | Self::SnapshotInUse { .. }
+            | Self::NotContained { .. }
+            | Self::NotAllowed { .. } => FailureCode::StartRefused,
             Self::Slow { .. } => FailureCode::Internal,
         }
     }
@@ -226,6 +239,7 @@ impl BackendError {
         let text = match self {
             Self::Unavailable { hint, .. }
             | Self::ImageUnavailable { hint, .. }
+            | Self::NotAllowed { hint, .. }
             | Self::NoMachine { hint, .. } => hint.as_str(),
             Self::ImageNotFound { .. } => {
                 "check the name, let the node reach its registry, or copy the image there with \
@@ -269,6 +283,7 @@ impl BackendError {
             | Self::NoGpu { .. }
             | Self::NoMachine { .. }
             | Self::NotContained { .. }
+            | Self::NotAllowed { .. }
             | Self::Refused { .. } => false,
         }
     }

@@ -93,6 +93,12 @@ fn panel(node: &Node, now: Timestamp) -> Panel {
     if let Some(warning) = &node.docker_warning {
         panel.tinted("warning", Tone::Busy, warning);
     }
+    if node.allows_privileged {
+        panel.tinted("privileged", Tone::Busy, "VPSes of operators may be root of this node");
+    }
+    if !node.allowed_mounts.is_empty() {
+        panel.add("mounts", format!("allowed from {}", node.allowed_mounts.join(", ")));
+    }
     if let Some(error) = &node.vm_error {
         panel.tinted("vms", Tone::Quiet, format!("none: {error}"));
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap_complete::ArgValueCandidates;
 use kohakuriver_api::{CreateVps, Task};
-use kohakuriver_model::{BackendKind, InstanceName, Memory, Target};
+use kohakuriver_model::{BackendKind, InstanceName, Memory, MountWish, Target};
 
 use super::parse::{ON_OOM, environment, image, label, memory, target, variable};
 use super::snapshot::Which;
@@ -88,6 +88,12 @@ pub struct CreateArgs {
     /// the snapshot is of]
     #[arg(short, long, value_parser = PossibleValuesParser::new(BACKENDS))]
     backend: Option<String>,
+    /// Give root inside all rights of the node's root; for operators, on nodes that allow it
+    #[arg(long)]
+    privileged: bool,
+    /// Mount a path of the node; may be given several times. For operators, on nodes that allow it
+    #[arg(long, value_name = "SOURCE:TARGET[:ro]")]
+    mount: Vec<MountWish>,
     /// Do not wait until it runs
     #[arg(short, long)]
     detach: bool,
@@ -211,6 +217,9 @@ fn body(args: &CreateArgs) -> CreateVps {
         snapshot_on_stop: args.snapshot_on_stop.then_some(true),
         keep_snapshots: args.keep_snapshots,
         on_oom: args.on_oom.clone(),
+        privileged: args.privileged.then_some(true),
+        additional_mounts: (!args.mount.is_empty())
+            .then(|| args.mount.iter().map(ToString::to_string).collect()),
         ..CreateVps::default()
     }
 }

@@ -120,6 +120,12 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
     };
     panel.maybe("numa node", task.target_numa_node_id.map(|node| node.to_string()));
     panel.maybe("process limit", task.pids_limit.map(|limit| limit.to_string()));
+    if task.docker_privileged {
+        panel.tinted("privileged", Tone::Busy, "yes: root in it is root of the node");
+    }
+    if !task.docker_mount_dirs.is_empty() {
+        panel.add("mounts", task.docker_mount_dirs.join("\n"));
+    }
     panel.add("snapshots", snapshots(task));
     if task.on_oom == "keep" {
         panel.add("out of memory", "only the process the kernel kills is gone");
@@ -217,6 +223,8 @@ mod tests {
             snapshot_on_stop: true,
             keep_snapshots: 3,
             on_oom: "keep".to_owned(),
+            docker_privileged: true,
+            docker_mount_dirs: vec!["/data:/mnt:ro".to_owned()],
             ..Task::default()
         };
         let out = Output { json: false, colour: false };
@@ -229,6 +237,8 @@ mod tests {
             "6:1750000000",
             "one at each stop, the newest 3 are kept",
             "only the process the kernel kills",
+            "root of the node",
+            "/data:/mnt:ro",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

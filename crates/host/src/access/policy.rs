@@ -1,6 +1,7 @@
 //! The table: who may do what. Pure, and the only place where it is decided.
 //!
-//! Acts on the cluster ask for a role. Acts on an instance ask what somebody is to it as well:
+//! Acts on the cluster ask for a role ([`super::routes`]), and so does making an instance: a user,
+//! for one that reaches into its node ([`to_create`]) an operator. Acts on an instance ask what somebody is to it as well:
 //!
 //! ```text
 //!  wish       owner   manage   use   view   operator   admin
@@ -16,7 +17,7 @@
 //! cluster but has no business inside other people's instances; one who must get in is given a
 //! share, which the owner sees. What somebody may not see does not exist for them.
 
-use kohakuriver_model::{Role, ShareLevel};
+use kohakuriver_model::{InstanceSpec, Role, ShareLevel};
 use kohakuriver_store::Relation;
 
 /// What somebody wants with an instance.
@@ -67,6 +68,12 @@ const fn need(wish: Wish) -> Need {
         Wish::Change => Need { role: Role::User, level: Some(Manage), operator: true },
         Wish::Delete | Wish::Share => Need { role: Role::User, level: None, operator: true },
     }
+}
+
+/// Who may have such an instance made. One that is privileged, or sees directories of its node, is
+/// nothing that an approval or a group's rule lets others have; the node's owner has a say besides.
+pub fn to_create(spec: &InstanceSpec) -> Role {
+    if spec.is_unconfined() { Role::Operator } else { Role::User }
 }
 
 /// Decides on an act on one instance.
@@ -124,6 +131,15 @@ mod tests {
                 assert_eq!(allowed, *cell == "x", "{wish:?} {role} {relation:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_reaches_into_a_node_is_for_operators() {
+        let plain = InstanceSpec::new(kohakuriver_model::ImageSource::Default);
+        let mounts = vec!["/data:/data:ro".parse().unwrap()];
+        assert_eq!(to_create(&plain), Role::User);
+        assert_eq!(to_create(&InstanceSpec { privileged: true, ..plain.clone() }), Role::Operator);
+        assert_eq!(to_create(&InstanceSpec { mounts, ..plain }), Role::Operator);
     }
 
     #[test]

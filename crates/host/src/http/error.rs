@@ -224,6 +224,7 @@ impl From<RequestError> for ApiError {
             RequestError::Memory(_) => answer.hint("give bytes, or leave it out for no limit"),
             RequestError::Backend(_) => answer.hint("use docker or qemu"),
             RequestError::Machine(error) => answer.hint(error.hint()),
+            RequestError::Mount(_) => answer.hint("for example /data/sets:/data:ro"),
             RequestError::Name(_)
             | RequestError::Image(_)
             | RequestError::TwoImages

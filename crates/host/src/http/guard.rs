@@ -21,6 +21,10 @@ use crate::host::App;
 #[derive(Clone, Debug)]
 pub struct Made(pub String);
 
+/// What else a handler wants the audit log to say.
+#[derive(Clone, Debug)]
+pub struct Detail(pub String);
+
 /// Says that a request needs no entry: it is one of many like it, or its handler wrote one.
 #[derive(Clone, Copy, Debug)]
 pub struct Unnoted;
@@ -68,7 +72,8 @@ pub async fn guard(
     }
     let object = object(&caller, &params, &response);
     let result = response.extensions().get::<ErrorCode>().map_or("ok", |code| code.0.as_str());
-    let entry = Entry { action, object, result, detail: String::new() };
+    let detail = response.extensions().get::<Detail>().map(|detail| detail.0.clone());
+    let entry = Entry { action, object, result, detail: detail.unwrap_or_default() };
     app.audit.record(&caller, entry).await;
     response
 }

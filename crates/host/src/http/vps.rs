@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
+use axum::{Extension, Json};
 use http::StatusCode;
 use kohakuriver_api::{
     AssignedNode, CreateVps, CreatedVps, ErrorBody, Event, RunnerResponse, SshKey, Task,
 };
-use kohakuriver_model::{BackendKind, Role, Status};
+use kohakuriver_model::{BackendKind, InstanceSpec, Role, Status};
 use kohakuriver_store::EventRow;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
@@ -20,6 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::ApiError;
+use super::guard::Detail;
 use crate::access::{Authorized, Caller, Wish, authorize};
 use crate::clock::iso;
 use crate::host::App;
@@ -74,7 +75,7 @@ async fn create_vps(
     caller: Caller,
     query: Result<Query<CreateQuery>, QueryRejection>,
     body: Result<Json<CreateVps>, JsonRejection>,
-) -> Result<Json<CreatedVps>, ApiError> {
+) -> Result<(Option<Extension<Detail>>, Json<CreatedVps>), ApiError> {
     let Query(query) = query?;
     let Json(mut request) = body?;
     let generated = generate_key(&mut request)?;
@@ -83,7 +84,7 @@ async fn create_vps(
         Created::Requested(row) => {
             let access = authorize(&app, &caller, Wish::See, row.id).await?;
             let task = shown::one(&app, &caller, &access).await?;
-            return Ok(waits(&request, task, generated));
+            return Ok((None, waits(&request, task, generated)));
         }
     };
     let access = authorize(&app, &caller, Wish::See, row.id).await?;
@@ -98,7 +99,8 @@ async fn create_vps(
         message = "VPS created".to_owned();
     }
     let (ssh_private_key, ssh_public_key) = generated.unzip();
-    Ok(Json(CreatedVps {
+    let detail = unconfined(&row.spec).map(|text| Extension(Detail(text)));
+    let created = CreatedVps {
         message,
         task_id: row.id.to_string(),
         vps_backend: task.vps_backend.clone(),
@@ -119,7 +121,16 @@ async fn create_vps(
         task,
         ssh_private_key,
         ssh_public_key,
-    }))
+    };
+    Ok((detail, Json(created)))
+}
+
+/// How far it reaches into its node, if it does.
+fn unconfined(spec: &InstanceSpec) -> Option<String> {
+    let privileged = spec.privileged.then(|| "privileged".to_owned());
+    let mounts = spec.mounts.iter().map(|mount| format!("mounts {mount}"));
+    let all: Vec<String> = privileged.into_iter().chain(mounts).collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 /// The answer to one whose wish an operator decides on.

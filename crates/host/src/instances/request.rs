@@ -5,8 +5,8 @@ use kohakuriver_model::memory::SMALLEST_LIMIT;
 use kohakuriver_model::name::NameError;
 use kohakuriver_model::spec::{DEFAULT_PIDS_LIMIT, ImageError};
 use kohakuriver_model::{
-    BackendKind, Demand, GpuDemand, ImageSource, InstanceSpec, Memory, NodeName, OnOom,
-    SnapshotPolicy, SshAccess,
+    BackendKind, Demand, GpuDemand, ImageSource, InstanceSpec, Memory, MountError, MountWish,
+    NodeName, OnOom, SnapshotPolicy, SshAccess,
 };
 
 use super::keys;
@@ -53,6 +53,8 @@ pub enum RequestError {
     Backend(String),
     #[error(transparent)]
     Machine(#[from] MachineError),
+    #[error(transparent)]
+    Mount(#[from] MountError),
     #[error("give either GPU numbers or how many GPUs, not both")]
     TwoGpuWishes,
     #[error("a NUMA node belongs to a node: say which node")]
@@ -161,6 +163,8 @@ fn container(
         memory_bytes: memory(request.required_memory_bytes)?,
         pids_limit: pids(request.pids_limit.unwrap_or(DEFAULT_PIDS_LIMIT))?,
         on_oom: on_oom(OnOom::default(), request.on_oom.as_deref())?,
+        privileged: request.privileged.unwrap_or(false),
+        mounts: MountWish::parse_all(request.additional_mounts.as_deref().unwrap_or_default())?,
         ..InstanceSpec::new(image)
     })
 }

@@ -18,7 +18,7 @@ use kohakuriver_store::{
 
 use super::request::{self, Wanted};
 use super::{InstanceError, snapshots, tell, unavailable_nodes};
-use crate::access::{Authorized, Caller, Person, Proof, Who};
+use crate::access::{Authorized, Caller, Person, Proof, Who, policy};
 use crate::host::App;
 use crate::ssh_people;
 
@@ -71,13 +71,14 @@ async fn ask(
     Ok(Created::Requested(Box::new(row)))
 }
 
-/// Checks a wish, and what it is to be a copy of.
+/// Checks a wish, whether its maker may have such a thing, and what it is to be a copy of.
 async fn prepare(app: &App, caller: &Caller, request: &CreateVps) -> Result<Wanted, InstanceError> {
     let source = match &request.from_vps {
         Some(text) => Some(snapshots::find_source(app, caller, text).await?),
         None => None,
     };
     let mut wanted = request::validate(request, source.as_ref().map(|(_, row)| &row.spec))?;
+    caller.require(policy::to_create(&wanted.spec)).map_err(InstanceError::Denied)?;
     if let Some((access, row)) = source {
         let which = request.from_snapshot.as_deref();
         wanted.spec.snapshot = Some(snapshots::choose_for_copy(app, &access, which).await?);
@@ -100,7 +101,7 @@ async fn place(
     if let Some(access) = &mut spec.ssh {
         ssh_people::prepare(app, access, id, owner.user_id()).await?;
     }
-    let unavailable = unavailable_nodes(app, spec.backend(), &request.node_labels).await?;
+    let unavailable = unavailable_nodes(app, &spec, &request.node_labels).await?;
     let names_others = caller.role() >= Role::Operator;
     let (actor, owner) = (owner.name(), owner.user_id());
     let new = NewInstance { id, spec, target, demand, actor, owner, consent, names_others };

@@ -15,3 +15,4 @@ mod oidc;
 mod openapi;
 mod ssh_identity;
 mod tls;
+mod unconfined;

@@ -35,6 +35,7 @@ use crate::agent_stream::AgentAddress;
 use crate::backend::{Backend, BackendError, Change, Found, Limits, Progress, SnapshotWish};
 use crate::layout::Layout;
 
+mod allowed;
 mod attach;
 mod base_image;
 mod client;
@@ -79,6 +80,7 @@ pub struct DockerBackend {
     config: DockerConfig,
     images: image::Images,
     network: network::ContainerNetwork,
+    allowed: allowed::Allowed,
     shared: shared_storage::SharedStorage,
 }
 
@@ -92,7 +94,8 @@ impl DockerBackend {
         );
         let network = network::ContainerNetwork::new(config.containers.clone());
         let shared = shared_storage::SharedStorage::new(config.layout.shared_data());
-        Self { engine, config, images, network, shared }
+        let allowed = allowed::Allowed::new(&config.containers, config.layout.data());
+        Self { engine, config, images, network, allowed, shared }
     }
 
     /// What must be so before a container is made or started.
@@ -109,6 +112,8 @@ impl Backend for DockerBackend {
     async fn describe(&self, inventory: &mut Inventory) {
         inventory.docker = self.engine.probe().await;
         inventory.docker_warning = None;
+        inventory.allows_privileged = self.allowed.privileged();
+        inventory.allowed_mounts = self.allowed.mounts();
         match &inventory.docker {
             DockerState::Ready { .. } => {
                 let ensured = self.network.ensure(&self.engine, &self.config.node).await;
@@ -122,6 +127,10 @@ impl Backend for DockerBackend {
             }
             DockerState::Unavailable { .. } => self.network.forget().await,
         }
+    }
+
+    fn permits(&self, spec: &InstanceSpec) -> Result<(), BackendError> {
+        self.allowed.permits(spec)
     }
 
     async fn prepare(&self, order: &Order, progress: Progress<'_>) -> Result<String, BackendError> {
@@ -139,7 +148,11 @@ impl Backend for DockerBackend {
     }
 
     async fn contain(&self, id: TaskId) -> Result<(), BackendError> {
-        self.network.pin(&self.engine, id).await
+        let docker = self.engine.docker().await?;
+        let found = docker.inspect_container(&container::name(id), None).await;
+        let answer = found.map_err(|error| self.engine.failure(error))?;
+        self.network.pin(&answer, id).await?;
+        self.allowed.verify(&answer)
     }
 
     async fn pause(&self, id: TaskId) -> Result<(), BackendError> {

@@ -42,6 +42,7 @@ impl Driver {
         let publisher = self.publisher();
         let progress =
             |step: String, percent| publisher.publish(Observed::Provisioning { step, percent });
+        backend.permits(&order.spec)?;
         let prepare = backend.prepare(&order, &progress);
         let image = self.unless_superseded(prepare).await??;
         self.provisioning("creating");
@@ -74,7 +75,11 @@ impl Driver {
         self.write(|record| record.intend_start(epoch, before))?;
         let (shared, backend) = (Arc::clone(&self.shared), self.backend());
         let _turn = shared.room.acquire().await;
-        match backend.start(self.id).await {
+        let started = match backend.permits(&self.record.order.spec) {
+            Ok(()) => backend.start(self.id).await,
+            Err(error) => Err(error),
+        };
+        match started {
             Ok(()) => self.write(Record::confirm_start),
             Err(error) if error.is_engine_away() => Err(error.into()),
             Err(error) => {
@@ -137,7 +142,7 @@ impl Driver {
                 let message = format!("its agent did not answer within {seconds} s{}", said(&log));
                 self.record_failure(FailureCode::AgentSilent, message, None, false)
             }
-            Err(error @ BackendError::NotContained { .. }) => {
+            Err(error @ (BackendError::NotContained { .. } | BackendError::NotAllowed { .. })) => {
                 tracing::warn!(task_id = %self.id, error = %error, "start failed");
                 self.record_failure(error.code(), error.to_string(), error.hint(), false)
             }

@@ -4,7 +4,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use kohakuriver_e2e::{BUSYBOX, Site, node_addresses, run, wait_until};
+use kohakuriver_e2e::{BUSYBOX, DEBIAN, Site, node_addresses, run, wait_until};
 
 use super::{create, docker, inside, inspect};
 
@@ -128,7 +128,7 @@ impl Drop for Outside {
 fn who_claims_a_neighbours_address_does_not_get_what_is_sent_to_it() {
     let mut site = Site::new();
     let _server = site.up();
-    let (victim, thief) = (create(&site, "victim", BUSYBOX), create(&site, "thief", BUSYBOX));
+    let (victim, _) = (create(&site, "victim", BUSYBOX), create(&site, "thief", DEBIAN));
     let (there, network) = (address(&victim), site.container_network());
     let mac = inspect(&victim, "{{range .NetworkSettings.Networks}}{{.MacAddress}}{{end}}");
     let answers = || {
@@ -136,9 +136,16 @@ fn who_claims_a_neighbours_address_does_not_get_what_is_sent_to_it() {
             .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
     };
     assert!(answers());
-    // Gratuitous answers, "the victim's address is at my card", as thieves of addresses send them.
-    let _ = inside(&site, "thief", &format!("arping -A -c 3 -w 3 -I eth0 {there}"));
-    let _ = inside(&site, "thief", &format!("arping -U -c 3 -w 3 -I eth0 {there}"));
+    // "The victim's address is at my card", and "the victim's card is at my port".
+    let own = inside(&site, "thief", "cat /sys/class/net/eth0/address").ok();
+    for card in [own.trim(), &mac] {
+        let sent =
+            site.kr(&["terminal", "exec", "thief", "--", "perl", "-e", CLAIM, card, &there]).ok();
+        assert_eq!(sent, "6 frames", "they were never on their way");
+    }
+    let frames = run(Command::new("bridge").args(["fdb", "show", "br", &network])).ok();
+    let at: Vec<_> = frames.lines().filter(|line| line.contains(&mac)).collect();
+    assert!(!at.is_empty() && at.iter().all(|line| line.contains("static")), "{frames}");
     let known = run(Command::new("ip").args(["neigh", "show", &there, "dev", &network])).ok();
     assert!(known.contains(&mac) && known.contains("PERMANENT"), "{known}");
     assert!(answers(), "the victim is still the one that is reached");
@@ -148,8 +155,25 @@ fn who_claims_a_neighbours_address_does_not_get_what_is_sent_to_it() {
     }
     let ports = run(Command::new("ip").args(["-d", "link", "show", "master", &network])).ok();
     assert_eq!(ports.matches("isolated on").count(), 2, "{ports}");
-    let _ = thief;
 }
+
+/// Sends ARP answers and questions of an address with a card of one's choice, as thieves of addresses
+/// do; the arguments are that card and that address.
+const CLAIM: &str = r#"
+    my $card = pack "H12", $ARGV[0] =~ s/://gr;
+    my $address = pack "C4", split /\./, $ARGV[1];
+    open my $file, "<", "/sys/class/net/eth0/ifindex" or die;
+    my $place = pack "SnlSCCa8", 17, 0x0806, 0 + <$file>, 0, 0, 6, "\xff" x 6;
+    socket my $socket, 17, 3, 0x0608 or die $!;
+    my $sent = 0;
+    for my $kind (1, 2, 1, 2, 1, 2) {
+        my $frame = "\xff" x 6 . $card . pack("nnnCCn", 0x0806, 1, 0x0800, 6, 4, $kind)
+            . $card . $address . "\xff" x 6 . $address;
+        send($socket, $frame, 0, $place) == length $frame or die $!;
+        $sent++;
+    }
+    print "$sent frames";
+"#;
 
 #[test]
 fn the_engine_tells_no_vps_the_names_of_others_and_names_outside_are_found() {

@@ -48,6 +48,8 @@ pub fn check(args: &CreateArgs) -> Result<(), Failure> {
         ("--container", args.container.is_some()),
         ("--pids-limit", args.pids_limit.is_some()),
         ("--on-oom", args.on_oom.is_some()),
+        ("--privileged", args.privileged),
+        ("--mount", !args.mount.is_empty()),
     ];
     let is_machine = args.backend.as_deref().map(|word| word == BackendKind::Qemu.word());
     match is_machine {

@@ -66,6 +66,8 @@ pub fn spec(
         ("container_name", text(&request.container_name).is_some()),
         ("pids_limit", request.pids_limit.is_some()),
         ("on_oom", text(&request.on_oom).is_some()),
+        ("privileged", request.privileged == Some(true)),
+        ("additional_mounts", request.additional_mounts.as_ref().is_some_and(|m| !m.is_empty())),
     ];
     refuse(containers_only, MachineError::NotForMachines)?;
     let image = match (text(&request.vm_image), original) {

@@ -1,13 +1,14 @@
 //! What the engine is asked for when a container is created. Pure.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use bollard::models::{
-    ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountType,
-    RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountBindOptions,
+    MountBindOptionsPropagationEnum, MountType, RestartPolicy, RestartPolicyNameEnum,
 };
 use kohakuriver_link::protocol::Order;
-use kohakuriver_model::GpuRef;
+use kohakuriver_model::{GpuRef, MountWish};
 
 use super::DockerConfig;
 use crate::agent_files::hostname;
@@ -22,6 +23,7 @@ const LABEL_TYPE: &str = "kohakuriver.task_type";
 const LABEL_NAME: &str = "kohakuriver.name";
 /// Docker's 64 MiB make PyTorch's data loaders fail; memory used there counts to the limit anyway.
 const SHM_BYTES: u64 = 1 << 30;
+const PROPAGATION: MountBindOptionsPropagationEnum = MountBindOptionsPropagationEnum::RPRIVATE;
 /// What root in a VPS may do; nothing else, whatever the engine's defaults are. docs/containment.md
 /// has what each is for. Not among them, though Docker gives it: `MKNOD`.
 const CAPABILITIES: [&str; 13] = [
@@ -97,12 +99,18 @@ fn host_config(config: &DockerConfig, order: &Order) -> HostConfig {
         cpuset_mems: spec.numa.as_ref().map(|pin| pin.node.to_string()),
         device_requests: (!spec.gpus.is_empty()).then(|| vec![gpus(&spec.gpus)]),
         shm_size: i64::try_from(shm).ok(),
-        mounts: Some(vec![
-            bind(&layout.agent_dir(), IN_BIN, true),
-            bind(&layout.etc(id), IN_ETC, true),
-            bind(&layout.run(id), IN_RUN, false),
-            bind(&layout.shared_data(), IN_SHARED, false),
-        ]),
+        privileged: spec.privileged.then_some(true),
+        mounts: Some(
+            [
+                bind(&layout.agent_dir(), IN_BIN, true),
+                bind(&layout.etc(id), IN_ETC, true),
+                bind(&layout.run(id), IN_RUN, false),
+                bind(&layout.shared_data(), IN_SHARED, false),
+            ]
+            .into_iter()
+            .chain(spec.mounts.iter().map(extra))
+            .collect(),
+        ),
         restart_policy: Some(RestartPolicy {
             name: Some(RestartPolicyNameEnum::NO),
             maximum_retry_count: None,
@@ -150,6 +158,16 @@ fn bind(source: &std::path::Path, target: &str, read_only: bool) -> Mount {
         target: Some(target.to_owned()),
         read_only: Some(read_only),
         ..Mount::default()
+    }
+}
+
+/// One that was asked for. What is mounted inside its source on the node is not part of it, now or
+/// later: the node's owner has allowed a directory, not what others put there.
+fn extra(mount: &MountWish) -> Mount {
+    let alone = MountBindOptions { propagation: Some(PROPAGATION), ..MountBindOptions::default() };
+    Mount {
+        bind_options: Some(MountBindOptions { non_recursive: Some(true), ..alone }),
+        ..bind(Path::new(mount.source()), mount.target(), mount.read_only())
     }
 }
 
@@ -226,6 +244,23 @@ mod tests {
             strict["HostConfig"]["SecurityOpt"],
             serde_json::json!(["no-new-privileges:true"])
         );
+    }
+
+    #[test]
+    fn what_an_operator_asked_for_comes_on_top_and_nothing_of_it_by_itself() {
+        let mut order = order(Intent::created());
+        order.spec.privileged = true;
+        order.spec.mounts = vec!["/data/sets:/sets:ro".parse().unwrap()];
+        let host = sent(&order)["HostConfig"].clone();
+        assert_eq!(host["Privileged"], true);
+        let mounts = host["Mounts"].as_array().unwrap();
+        let extra = &mounts[4];
+        assert_eq!(mounts.len(), 5);
+        assert_eq!(
+            (&extra["Source"], &extra["Target"], &extra["ReadOnly"]),
+            (&"/data/sets".into(), &"/sets".into(), &true.into())
+        );
+        assert_eq!(extra["BindOptions"]["NonRecursive"], true);
     }
 
     #[test]

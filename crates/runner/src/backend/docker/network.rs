@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
@@ -51,6 +51,10 @@ pub struct ContainerSettings {
     pub denied: Vec<Prefix>,
     /// Programs gain nothing from set-user-id files: no `sudo`, no `su`.
     pub no_new_privileges: bool,
+    /// Operators may have privileged ones.
+    pub allow_privileged: bool,
+    /// Operators may mount these paths, and what is inside them.
+    pub allow_mounts: Vec<PathBuf>,
 }
 
 impl Default for ContainerSettings {
@@ -60,6 +64,8 @@ impl Default for ContainerSettings {
             subnet: None,
             denied: Vec::new(),
             no_new_privileges: false,
+            allow_privileged: false,
+            allow_mounts: Vec::new(),
         }
     }
 }
@@ -158,12 +164,13 @@ impl ContainerNetwork {
     /// # Errors
     /// It cannot be pinned, though the border is whole otherwise. Where it has holes, which the
     /// node's people have been told, one more would be no reason to keep the container from running.
-    pub async fn pin(&self, engine: &Engine, id: TaskId) -> Result<(), BackendError> {
+    pub async fn pin(
+        &self,
+        answer: &ContainerInspectResponse,
+        id: TaskId,
+    ) -> Result<(), BackendError> {
         let Some(border) = &self.border else { return Ok(()) };
-        let docker = engine.docker().await?;
-        let found = docker.inspect_container(&container::name(id), None).await;
-        let answer = found.map_err(|error| engine.failure(error))?;
-        let pinned = match self.plug(&answer) {
+        let pinned = match self.plug(answer) {
             Ok(Some(plug)) => border.pin(&plug).await.map_err(|error| with_cause(&error)),
             Ok(None) => Ok(()),
             Err(reason) => Err(reason),
