@@ -63,12 +63,18 @@ pub struct Register {
 pub struct ChangePassword {
     pub old_password: Secret,
     pub new_password: Secret,
+    /// All API tokens and registered SSH keys go too.
+    #[serde(default)]
+    pub end_tokens: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ResetPassword {
     pub token: Secret,
     pub new_password: Secret,
+    /// All API tokens and registered SSH keys go too.
+    #[serde(default)]
+    pub end_tokens: bool,
 }
 
 /// Answer to whoever has logged in. The session is in the cookie.

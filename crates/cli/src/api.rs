@@ -203,6 +203,7 @@ impl Api {
         match status {
             StatusCode::NOT_FOUND => Failure::not_found(body),
             StatusCode::UNAUTHORIZED => Failure::log_in(body),
+            _ if body.code == "log_in_again" => Failure::log_in_again(body),
             _ if body.code == "https_only" => {
                 let url = self.url().replacen("http:", "https:", 1);
                 Failure::usage(format!("the host {} speaks https only", self.place()))

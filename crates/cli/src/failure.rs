@@ -11,6 +11,8 @@ pub enum Kind {
     NotFound,
     /// 401: the host must know who asks, and does not.
     LogIn,
+    /// The host knows who asks, and wants to see them log in for this.
+    LogInAgain,
     /// The host knows the VPS and cannot get there now; asking again may help.
     Unavailable,
     Usage,
@@ -89,6 +91,10 @@ impl Failure {
         Self { hint, ..Self::new(Kind::LogIn, body.detail) }
     }
 
+    pub fn log_in_again(body: ErrorBody) -> Self {
+        Self { hint: body.hint, ..Self::new(Kind::LogInAgain, body.detail) }
+    }
+
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -113,7 +119,12 @@ impl Failure {
 
     pub fn exit_code(&self) -> u8 {
         match self.kind {
-            Kind::Request | Kind::NotFound | Kind::LogIn | Kind::Unavailable | Kind::Reported => 1,
+            Kind::Request
+            | Kind::NotFound
+            | Kind::LogIn
+            | Kind::LogInAgain
+            | Kind::Unavailable
+            | Kind::Reported => 1,
             Kind::Program(code) => code,
             Kind::Usage => 2,
             Kind::Unreachable | Kind::Distrusted => 3,

@@ -15,7 +15,7 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE};
-use kohakuriver_api::Register;
+use kohakuriver_api::{ChangePassword, Register, ResetPassword, Secret};
 use kohakuriver_model::account::user_name;
 use kohakuriver_model::{Role, UserId};
 use kohakuriver_store::{
@@ -303,16 +303,16 @@ impl Accounts {
         &self,
         app: &App,
         person: &Person,
-        old: String,
-        new: String,
+        wish: ChangePassword,
         address: Option<IpAddr>,
     ) -> Result<Session, LoginError> {
+        let ChangePassword { old_password: Secret(old), new_password, end_tokens } = wish;
         self.throttle.admit(&person.username, address, app.clock.now_ms())?;
         let user = app.store.lookup_user(person.id).await?.ok_or(LoginError::Wrong)?;
         if !self.passwords.verify(old, user.password).await? {
             return Err(LoginError::Wrong);
         }
-        self.set_password(app, person.id, new).await
+        self.set_password(app, person.id, new_password.0, end_tokens).await
     }
 
     /// Makes a link with which somebody sets a new password, once. Answers its secret.
@@ -331,16 +331,16 @@ impl Accounts {
     pub async fn reset_password(
         &self,
         app: &App,
-        secret: &str,
-        new: String,
+        wish: ResetPassword,
         address: Option<IpAddr>,
     ) -> Result<Session, LoginError> {
+        let ResetPassword { token: Secret(secret), new_password: Secret(new), end_tokens } = wish;
         require_on(app)?;
         self.throttle.admit("", address, app.clock.now_ms())?;
         // Checked first: a link that was used up for a bad password would be lost.
         password::check(&new)?;
-        let user = app.store.take_password_reset(&digest(secret), app.clock.now_ms()).await?;
-        self.set_password(app, user.ok_or(LoginError::NoReset)?, new).await
+        let user = app.store.take_password_reset(&digest(&secret), app.clock.now_ms()).await?;
+        self.set_password(app, user.ok_or(LoginError::NoReset)?, new, end_tokens).await
     }
 
     async fn set_password(
@@ -348,9 +348,10 @@ impl Accounts {
         app: &App,
         user: UserId,
         new: String,
+        end_tokens: bool,
     ) -> Result<Session, LoginError> {
         let password = Some(self.passwords.hash(new).await?);
-        let change = UserChange { password, ..UserChange::default() };
+        let change = UserChange { password, end_tokens, ..UserChange::default() };
         let user = app.store.change_user(user, &change).await?;
         self.changed();
         if !user.is_active {

@@ -39,6 +39,8 @@ pub struct UserChange {
     pub is_active: Option<bool>,
     pub quota: Option<Quota>,
     pub password: Option<String>,
+    /// API tokens and registered SSH keys go.
+    pub end_tokens: bool,
 }
 
 /// Why an account was not changed or deleted.
@@ -121,14 +123,20 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         if change.is_active == Some(false) || change.password.is_some() {
-            sqlx::query("DELETE FROM sessions WHERE user_id = $1")
-                .bind(id.0)
-                .execute(&mut *tx)
-                .await?;
-            sqlx::query("DELETE FROM password_resets WHERE user_id = $1")
-                .bind(id.0)
-                .execute(&mut *tx)
-                .await?;
+            for sql in [
+                "DELETE FROM sessions WHERE user_id = $1",
+                "DELETE FROM password_resets WHERE user_id = $1",
+            ] {
+                sqlx::query(sql).bind(id.0).execute(&mut *tx).await?;
+            }
+        }
+        if change.end_tokens {
+            for sql in [
+                "DELETE FROM api_tokens WHERE user_id = $1",
+                "DELETE FROM user_keys WHERE user_id = $1",
+            ] {
+                sqlx::query(sql).bind(id.0).execute(&mut *tx).await?;
+            }
         }
         require_admin(&mut tx, &before).await?;
         let after = user_in(&mut tx, id).await?;

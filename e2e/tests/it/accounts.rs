@@ -231,11 +231,33 @@ fn a_log_in_over_tls_is_kept_privately_and_ends_with_the_log_out() {
         ann.kr(&["auth", "whoami"]).code == 1
     });
 
+    // This machine's token ends, a key does not: it takes the password.
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "laptop", "-f"])
+        .arg(root.home().join("key"))
+        .status();
+    assert!(made.unwrap().success());
+    let public = root.home().join("key.pub");
+    let add = ["auth", "key", "add", public.to_str().unwrap()];
+    root.kr(&add).fails(2, &["--password-stdin"]);
+    let add = [&add[..], &["--password-stdin"]].concat();
+    run_with_input(&mut root.command(&add), b"wrong password").fails(1, &["wrong"]);
+    run_with_input(&mut root.command(&add), PASSWORD.as_bytes()).ok();
+    assert_eq!(root.json(&["auth", "key", "list"])[0]["comment"], "laptop");
+
     // Passwords are changed, and reset by an admin.
     let passwd = ["auth", "passwd", "--password-stdin"];
     let both = format!("{PASSWORD}\nbattery staple\n");
     run_with_input(&mut root.command(&passwd), both.as_bytes()).ok();
     run_with_input(&mut root.command(&login), PASSWORD.as_bytes()).fails(1, &["wrong"]);
+    assert_eq!(root.json(&["auth", "key", "list"]).as_array().unwrap().len(), 1);
+    root.kr(&["auth", "token", "create", "forgotten"]).ok();
+    let passwd = ["auth", "passwd", "--password-stdin", "--end-tokens"];
+    let both = "battery staple\nanother staple\n";
+    run_with_input(&mut root.command(&passwd), both.as_bytes()).ok();
+    assert_eq!(root.json(&["auth", "key", "list"]).as_array().unwrap().len(), 0);
+    let tokens = root.json(&["auth", "token", "list"]);
+    assert_eq!(tokens.as_array().unwrap().len(), 1, "this machine's new one: {tokens}");
     let reset = root.kr(&["auth", "user", "reset", "root"]).ok();
     let reset = ["auth", "reset", "--token", reset.trim(), "--password-stdin"];
     run_with_input(&mut root.command(&reset), PASSWORD.as_bytes()).ok();

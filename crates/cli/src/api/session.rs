@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::HeaderValue;
 use http::header::{COOKIE, SET_COOKIE};
 use kohakuriver_api::{
-    AuthStatus, ChangePassword, CreateToken, CreatedToken, LoggedIn, Login, OidcHandover,
-    OidcSession, Register, ResetPassword,
+    AddUserKey, AuthStatus, ChangePassword, CreateToken, CreatedToken, LoggedIn, Login,
+    OidcHandover, OidcSession, Register, ResetPassword, UserKey,
 };
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
@@ -86,6 +86,12 @@ impl Api {
     ) -> Result<CreatedToken, Failure> {
         let path = "/api/auth/tokens/create";
         Ok(self.exchange(path, &[], Some(body), Some(session)).await?.0)
+    }
+
+    /// Registers an SSH key of whoever has logged in.
+    pub async fn add_user_key_of(&self, session: &Session, key: &str) -> Result<UserKey, Failure> {
+        let body = AddUserKey { key: key.to_owned() };
+        Ok(self.exchange("/api/auth/keys", &[], Some(&body), Some(session)).await?.0)
     }
 
     pub async fn end(&self, session: &Session) -> Result<(), Failure> {

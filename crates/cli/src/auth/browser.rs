@@ -15,8 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use super::place::Place;
-use crate::api::Session;
+use crate::api::{Api, Session};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::wait;
@@ -27,8 +26,8 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 const LONGEST_REQUEST: usize = 16 * 1024;
 
 /// Begins a session by the person's browser.
-pub async fn log_in(context: &Context, place: &Place) -> Result<(LoggedIn, Session), Failure> {
-    place.api.may_be_told_secrets().await?;
+pub async fn log_in(context: &Context, api: &Api) -> Result<(LoggedIn, Session), Failure> {
+    api.may_be_told_secrets().await?;
     let broken = |error: io::Error| {
         Failure::request(format!("cannot wait for the browser on this machine: {error}"))
     };
@@ -38,7 +37,7 @@ pub async fn log_in(context: &Context, place: &Place) -> Result<(LoggedIn, Sessi
     rand::rng().fill_bytes(&mut bytes);
     let verifier = HEXLOWER.encode(&bytes);
     let challenge = BASE64URL_NOPAD.encode(&Sha256::digest(&verifier));
-    let url = format!("{}/api/auth/oidc/start?port={port}&challenge={challenge}", place.api.url());
+    let url = format!("{}/api/auth/oidc/start?port={port}&challenge={challenge}", api.url());
     context.out.note(format!("log in with a browser of this machine:\n  {url}"));
     open(&url);
     let waiting = async {
@@ -49,7 +48,7 @@ pub async fn log_in(context: &Context, place: &Place) -> Result<(LoggedIn, Sessi
     };
     let code = wait::unless_interrupted(waiting, || Failure::interrupted("not logged in")).await?;
     let handover = OidcHandover { code: Secret(code), verifier: Secret(verifier) };
-    place.api.session_of_browser(&handover).await
+    api.session_of_browser(&handover).await
 }
 
 /// Where there is a screen, its browser opens by itself.

@@ -3,10 +3,13 @@
 use std::io::Read;
 use std::path::PathBuf;
 
-use kohakuriver_api::UserKey;
+use kohakuriver_api::{Login, UserKey};
 
+use super::browser;
+use crate::api::Session;
+use crate::ask;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::files;
 use crate::keys;
 use crate::ui::{Fit, Grid, Tone};
@@ -35,11 +38,20 @@ none of them. Which keys open a VPS is another matter: `kohakuriver vps keys`.
 Examples:
   kohakuriver auth key add                     your own ~/.ssh/id_*.pub
   kohakuriver auth key add laptop.pub
-  ssh-add -L | kohakuriver auth key add -")]
+  ssh-add -L | kohakuriver auth key add -
+
+A key has no end, so it takes more than a token that ends, such as this machine's, to add one: you
+are asked for your password.")]
 pub struct AddArgs {
     /// File of public keys; - reads standard input [default: all ~/.ssh/id_*.pub]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Read your password from standard input, if it is asked for
+    #[arg(long)]
+    password_stdin: bool,
+    /// Log in with your browser instead of a password, at the host's OpenID Connect provider
+    #[arg(long, conflicts_with = "password_stdin")]
+    browser: bool,
 }
 
 #[derive(clap::Args, Clone, Debug)]
@@ -59,6 +71,10 @@ pub async fn run(context: &Context, command: KeyCommand) -> Result<(), Failure> 
 
 async fn add(context: &Context, args: &AddArgs) -> Result<(), Failure> {
     let text = match &args.file {
+        Some(path) if path.as_os_str() == "-" && args.password_stdin => {
+            return Err(Failure::usage("standard input is either keys or a password")
+                .hint("name a file of public keys"));
+        }
         Some(path) if path.as_os_str() == "-" => {
             let mut text = String::new();
             std::io::stdin()
@@ -78,17 +94,67 @@ async fn add(context: &Context, args: &AddArgs) -> Result<(), Failure> {
         }
     };
     let mut added = Vec::new();
+    let mut session = None;
+    let outcome = register(context, args, &text, &mut session, &mut added).await;
+    if let Some(session) = &session
+        && let Err(failure) = context.api.end(session).await
+    {
+        context.out.note(format!("note: the session was not ended: {}", failure.message));
+    }
+    outcome?;
+    if context.out.json {
+        print_json(context, added.len(), added);
+    }
+    Ok(())
+}
+
+/// Registers a key for each line; begins a session where this machine's token is not enough.
+async fn register(
+    context: &Context,
+    args: &AddArgs,
+    text: &str,
+    session: &mut Option<Session>,
+    added: &mut Vec<serde_json::Value>,
+) -> Result<(), Failure> {
     for line in text.lines() {
-        let key = context.api.add_user_key(line).await?;
+        let key = match session {
+            Some(session) => context.api.add_user_key_of(session, line).await?,
+            None => match context.api.add_user_key(line).await {
+                Err(failure) if failure.kind == Kind::LogInAgain => {
+                    let begun = session.insert(log_in(context, args).await?);
+                    context.api.add_user_key_of(begun, line).await?
+                }
+                added => added?,
+            },
+        };
         if !context.out.json {
             context.out.line(format!("{} is yours now", key.fingerprint));
         }
         added.push(serde_json::to_value(&key).unwrap_or_default());
     }
-    if context.out.json {
-        print_json(context, added.len(), added);
-    }
     Ok(())
+}
+
+/// Proves once more who this is.
+async fn log_in(context: &Context, args: &AddArgs) -> Result<Session, Failure> {
+    let me = context.api.me().await?.username;
+    if args.browser {
+        let (logged_in, session) = browser::log_in(context, &context.api).await?;
+        if logged_in.user.username == me {
+            return Ok(session);
+        }
+        context.api.end(&session).await?;
+        let other = logged_in.user.username;
+        return Err(Failure::request(format!(
+            "the browser is logged in as {other}, and you are {me}"
+        )));
+    }
+    context.api.may_be_told_secrets().await?;
+    let password = match args.password_stdin {
+        true => ask::secret_from_stdin()?,
+        false => ask::secret(&format!("Password of {me}"), "--password-stdin")?,
+    };
+    Ok(context.api.log_in(&Login { username: me, password }).await?.1)
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {

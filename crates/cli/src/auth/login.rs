@@ -65,7 +65,7 @@ pub async fn run(context: &Context, args: &LoginArgs) -> Result<(), Failure> {
             return Err(Failure::request("this host has no OpenID Connect provider")
                 .hint("log in with a password: kohakuriver auth login"));
         }
-        let (logged_in, session) = browser::log_in(context, &place).await?;
+        let (logged_in, session) = browser::log_in(context, &place.api).await?;
         place.keep_session(context, &logged_in, &session).await?;
         welcome(context, &place, &logged_in.user);
         return Ok(());

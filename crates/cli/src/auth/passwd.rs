@@ -11,15 +11,20 @@ use crate::failure::Failure;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-All browsers you are logged in with have to log in again; tokens stay.
+All browsers you are logged in with have to log in again; tokens and registered SSH keys stay, unless
+--end-tokens says otherwise. Say it where somebody else may have known the old password.
 
 Examples:
   kohakuriver auth passwd
+  kohakuriver auth passwd --end-tokens
   printf '%s\\n%s\\n' \"$OLD\" \"$NEW\" | kohakuriver auth passwd --password-stdin")]
 pub struct PasswdArgs {
     /// Read the old password and then the new one from standard input, a line each
     #[arg(long)]
     password_stdin: bool,
+    /// Also revoke all your API tokens and remove all your SSH keys; this machine gets a new token
+    #[arg(long)]
+    end_tokens: bool,
 }
 
 #[derive(clap::Args, Clone, Debug)]
@@ -38,6 +43,9 @@ pub struct ResetArgs {
     /// Read the password you want from standard input
     #[arg(long)]
     password_stdin: bool,
+    /// Also revoke all your API tokens and remove all your SSH keys
+    #[arg(long)]
+    end_tokens: bool,
 }
 
 pub async fn run(context: &Context, args: &PasswdArgs) -> Result<(), Failure> {
@@ -53,16 +61,31 @@ pub async fn run(context: &Context, args: &PasswdArgs) -> Result<(), Failure> {
             (old, new_password(false)?)
         }
     };
-    let body = ChangePassword { old_password, new_password };
+    let body = ChangePassword { old_password, new_password, end_tokens: args.end_tokens };
+    // Before anything changes: can the new token be kept?
+    let place = match args.end_tokens {
+        true => Some(Place::usual(context)?),
+        false => None,
+    };
     let (logged_in, session) = context.api.change_password(&body).await?;
-    // The session it begins is for browsers.
-    if let Err(failure) = context.api.end(&session).await {
-        context.out.note(format!("note: the session was not ended: {}", failure.message));
+    match place {
+        Some(place) => place.keep_session(context, &logged_in, &session).await?,
+        // The session it begins is for browsers.
+        None => {
+            if let Err(failure) = context.api.end(&session).await {
+                context.out.note(format!("note: the session was not ended: {}", failure.message));
+            }
+        }
     }
     if context.out.json {
         context.out.json(&logged_in);
     } else {
         context.out.line(format!("the password of {} is changed", logged_in.user.username));
+        if !args.end_tokens {
+            context
+                .out
+                .hint("tokens and SSH keys that were made with the old one stay: --end-tokens");
+        }
     }
     Ok(())
 }
@@ -72,7 +95,11 @@ pub async fn reset(context: &Context, args: &ResetArgs) -> Result<(), Failure> {
     place.check_folder()?;
     place.api.may_be_told_secrets().await?;
     let new_password = new_password(args.password_stdin)?;
-    let body = ResetPassword { token: Secret(args.token.clone()), new_password };
+    let body = ResetPassword {
+        token: Secret(args.token.clone()),
+        new_password,
+        end_tokens: args.end_tokens,
+    };
     let (logged_in, session) = place.api.reset_password(&body).await?;
     place.keep_session(context, &logged_in, &session).await?;
     welcome(context, &place, &logged_in.user);

@@ -13,6 +13,8 @@ use crate::{GlobalArgs, duration};
 
 /// Where a URL names no port.
 const DEFAULT_PORT: u16 = 8000;
+/// How long a machine stays logged in unless one says otherwise.
+const USUAL_HOURS: u32 = 90 * 24;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct PlaceArgs {
@@ -47,6 +49,18 @@ impl Place {
         };
         let api = believe(context, Api::new(&settings), args).await?;
         Ok(Self { api, settings, named: args.url.is_some(), expires: args.expires })
+    }
+
+    /// The host that is used already.
+    pub fn usual(context: &Context) -> Result<Self, Failure> {
+        let place = Self {
+            api: context.api.clone(),
+            settings: context.settings.clone(),
+            named: false,
+            expires: USUAL_HOURS,
+        };
+        place.check_folder()?;
+        Ok(place)
     }
 
     /// The same, where a log-in would end nowhere: the host must have log-ins.

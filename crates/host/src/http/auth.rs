@@ -153,7 +153,7 @@ async fn me(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<User>, A
     }
 }
 
-/// Another password for oneself. All other sessions end.
+/// Another password for oneself. All other sessions end; with `end_tokens`, all tokens and keys too.
 #[utoipa::path(post, path = "/api/auth/password", tag = "accounts", request_body = ChangePassword,
     responses((status = 200, body = LoggedIn), (status = 401, body = ErrorBody), (status = 422, body = ErrorBody)))]
 async fn change_password(
@@ -162,12 +162,9 @@ async fn change_password(
     secure: Option<Extension<Secure>>,
     body: Result<Json<ChangePassword>, JsonRejection>,
 ) -> Result<Response, ApiError> {
-    let Json(ChangePassword { old_password, new_password }) = body?;
+    let Json(wish) = body?;
     let person = caller.person().ok_or(LoginError::Off)?;
-    let session = app
-        .accounts
-        .change_password(&app, person, old_password.0, new_password.0, caller.address)
-        .await?;
+    let session = app.accounts.change_password(&app, person, wish, caller.address).await?;
     Ok(logged_in("Password changed", session, secure))
 }
 
@@ -180,9 +177,8 @@ async fn reset_password(
     secure: Option<Extension<Secure>>,
     body: Result<Json<ResetPassword>, JsonRejection>,
 ) -> Result<Response, ApiError> {
-    let Json(ResetPassword { token, new_password }) = body?;
-    let session =
-        app.accounts.reset_password(&app, &token.0, new_password.0, caller.address).await?;
+    let Json(wish) = body?;
+    let session = app.accounts.reset_password(&app, wish, caller.address).await?;
     Ok(logged_in("Password set", session, secure))
 }
 

@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 
 use super::error::ApiError;
 use super::guard::Made;
-use crate::access::{Caller, Person};
+use crate::access::{Caller, Person, Proof};
 use crate::accounts::{LoginError, digest, millis, new_secret};
 use crate::clock::iso;
 use crate::host::App;
@@ -39,6 +39,14 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 /// The caller's account; there is one wherever people log in.
 fn own(caller: &Caller) -> Result<&Person, ApiError> {
     Ok(caller.person().ok_or(LoginError::Off)?)
+}
+
+/// When the token ends that somebody came with, if it was one.
+fn end_of_token(person: &Person) -> Option<i64> {
+    match person.proof {
+        Proof::Token(_) => person.expires_ms,
+        Proof::Session(_) | Proof::Key(_) | Proof::Certificate => None,
+    }
 }
 
 /// One's own API tokens, newest first.
@@ -90,12 +98,7 @@ async fn create_token(
     let now_ms = app.clock.now_ms();
     let life = request.expires_hours.map(|hours| Duration::from_secs(u64::from(hours) * 3600));
     // Whoever came with a token that ends cannot make one that does not.
-    let own_end = match person.proof {
-        crate::access::Proof::Token(_) => person.expires_ms,
-        crate::access::Proof::Session(_)
-        | crate::access::Proof::Key(_)
-        | crate::access::Proof::Certificate => None,
-    };
+    let own_end = end_of_token(person);
     let asked = life.map(|life| now_ms.saturating_add(millis(life)));
     let expires_ms = match (asked, own_end) {
         (Some(asked), Some(end)) => Some(asked.min(end)),
@@ -145,7 +148,7 @@ async fn list_user_keys(
     Ok(Json(rows.into_iter().map(shown_key).collect()))
 }
 
-/// Registers an SSH key.
+/// Registers an SSH key. With a session, or a token that is all its owner is and has no end.
 #[utoipa::path(post, path = "/api/auth/keys", tag = "accounts", request_body = AddUserKey,
     responses((status = 200, body = UserKey), (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
 async fn add_user_key(
@@ -169,6 +172,12 @@ async fn add_user_key(
     if whole.is_none_or(|user| user.role > person.role) {
         let detail = "a token that is less than you are cannot register a key that is all of you";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "role", detail));
+    }
+    // And a key has no end.
+    if end_of_token(person).is_some() {
+        let detail = "a token that ends cannot register a key that does not";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "log_in_again", detail)
+            .hint("log in for it: `kohakuriver auth key add` asks for your password"));
     }
     if app.store.list_user_keys(person.id).await?.len() >= MOST_KEYS {
         return Err(invalid("you have too many keys: remove some"));

@@ -83,6 +83,7 @@ async fn update_user(
         is_active: wish.is_active,
         quota: wish.quota.map(quota::from_api),
         password: None,
+        end_tokens: false,
     };
     let row = app.store.change_user(id, &change).await?;
     app.accounts.changed();

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use kohakuriver_testkit::{PASSWORD, TestHost};
+use kohakuriver_testkit::{PASSWORD, Person, TestHost};
 use serde_json::json;
+
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPqYzXX0rqCnGQ0hTVVDLqUiAL2P6bcNfHBXk1vKMYKp a@b";
 
 async fn start() -> Result<TestHost> {
     TestHost::start_with(|config| config.auth.enabled = true).await
@@ -153,14 +156,67 @@ async fn a_new_password_ends_all_sessions_and_a_reset_works_once() -> Result<()>
 }
 
 #[tokio::test]
+async fn a_new_password_ends_tokens_and_keys_where_one_says_so_and_leaves_them_otherwise()
+-> Result<()> {
+    let host = start().await?;
+    let alice = host.person("alice", "user").await?;
+    let added = host.post_as(&alice, "/api/auth/keys", json!({"key": KEY})).await?;
+    assert_eq!(added.status, 200, "{added:?}");
+    let change = json!({"old_password": PASSWORD, "new_password": "second horse"});
+    assert_eq!(host.post_as(&alice, "/api/auth/password", change).await?.status, 200);
+    assert_eq!(host.get_as(&alice, "/api/auth/keys").await?.body[0]["id"], added.body["id"]);
+    let path = format!("/api/auth/users/{}/reset", alice.id);
+    let reset = host.post(&path, json!({})).await?;
+    let change =
+        json!({"old_password": "second horse", "new_password": "third horse", "end_tokens": true});
+    assert_eq!(host.post_as(&alice, "/api/auth/password", change).await?.status, 200);
+    assert_eq!(host.get_as(&alice, "/api/nodes").await?.status, 401);
+    // The key is nobody's, so it can be somebody's again; and the link that was made before is none.
+    let bob = host.person("bob", "user").await?;
+    assert_eq!(host.post_as(&bob, "/api/auth/keys", json!({"key": KEY})).await?.status, 200);
+    let body = json!({"token": reset.text("token"), "new_password": "fourth horse"});
+    let spent = host.ask(None, "POST", "/api/auth/password/reset", Some(&body)).await?;
+    assert_eq!(spent.status, 400);
+    // A reset does the same.
+    let path = format!("/api/auth/users/{}/reset", bob.id);
+    let reset = host.post(&path, json!({})).await?;
+    let body =
+        json!({"token": reset.text("token"), "new_password": "bobs horse", "end_tokens": true});
+    let set = host.ask(None, "POST", "/api/auth/password/reset", Some(&body)).await?;
+    assert_eq!(set.status, 200);
+    assert_eq!(host.get_as(&bob, "/api/nodes").await?.status, 401);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_that_ends_registers_no_key_that_does_not() -> Result<()> {
+    let host = start().await?;
+    let alice = host.person("alice", "user").await?;
+    let wish = json!({"name": "laptop", "expires_hours": 1});
+    let made = host.post_as(&alice, "/api/auth/tokens/create", wish).await?;
+    let laptop = Person { token: made.text("token").to_owned(), ..alice.clone() };
+    let refused = host.post_as(&laptop, "/api/auth/keys", json!({"key": KEY})).await?;
+    assert_eq!((refused.status, refused.text("code")), (403, "log_in_again"));
+    // Nor with a token that was made with it.
+    let child = host.post_as(&laptop, "/api/auth/tokens/create", json!({"name": "child"})).await?;
+    let child = Person { token: child.text("token").to_owned(), ..alice.clone() };
+    let refused = host.post_as(&child, "/api/auth/keys", json!({"key": KEY})).await?;
+    assert_eq!((refused.status, refused.text("code")), (403, "log_in_again"));
+    assert_eq!(host.get_as(&alice, "/api/auth/keys").await?.body, json!([]));
+    // Taking one away needs no more than before.
+    let added = host.post_as(&alice, "/api/auth/keys", json!({"key": KEY})).await?;
+    let path = format!("/api/auth/keys/{}", added.body["id"]);
+    assert_eq!(host.ask(Some(&laptop), "DELETE", &path, None).await?.status, 200);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_key_belongs_to_one_person() -> Result<()> {
     let host = start().await?;
     let (alice, bob) = (host.person("alice", "user").await?, host.person("bob", "user").await?);
-    let key =
-        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPqYzXX0rqCnGQ0hTVVDLqUiAL2P6bcNfHBXk1vKMYKp a@b";
-    let added = host.post_as(&alice, "/api/auth/keys", json!({"key": key})).await?;
+    let added = host.post_as(&alice, "/api/auth/keys", json!({"key": KEY})).await?;
     assert_eq!((added.status, added.text("comment")), (200, "a@b"), "{added:?}");
-    let taken = host.post_as(&bob, "/api/auth/keys", json!({"key": key})).await?;
+    let taken = host.post_as(&bob, "/api/auth/keys", json!({"key": KEY})).await?;
     assert_eq!((taken.status, taken.text("code")), (409, "key_taken"));
     let path = format!("/api/auth/keys/{}", added.body["id"]);
     assert_eq!(host.ask(Some(&bob), "DELETE", &path, None).await?.status, 404);
@@ -177,9 +233,7 @@ async fn a_token_that_is_less_than_its_owner_registers_no_key() -> Result<()> {
     let mut viewer = alice.clone();
     viewer.token =
         host.post_as(&alice, "/api/auth/tokens/create", wish).await?.text("token").to_owned();
-    let key =
-        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPqYzXX0rqCnGQ0hTVVDLqUiAL2P6bcNfHBXk1vKMYKp a@b";
-    let refused = host.post_as(&viewer, "/api/auth/keys", json!({"key": key})).await?;
+    let refused = host.post_as(&viewer, "/api/auth/keys", json!({"key": KEY})).await?;
     assert_eq!((refused.status, refused.text("code")), (403, "role"));
     Ok(())
 }
