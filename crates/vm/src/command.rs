@@ -21,6 +21,10 @@ pub const GUEST_AGENT_SOCKET: &str = "guest-agent.sock";
 /// The root disk as QEMU knows it.
 pub const ROOT_NODE: &str = "root";
 pub const ROOT_DEVICE: &str = "disk0";
+/// An emulated guest's code, translated, in MiB; when it is full, QEMU begins anew. Without a bound
+/// it grows to a gigabyte. A boot of Debian takes 10 % longer with 64 than with 128 and more (which
+/// do not differ), and twice as long with 32.
+const TRANSLATED_MIB: u32 = 64;
 
 /// What a machine is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,9 +85,13 @@ impl Machine {
     }
 
     fn processor(&self, args: &mut Args) {
-        let accel = self.accel.word();
+        let accel = match self.accel {
+            VmAccel::Kvm => "kvm".to_owned(),
+            VmAccel::Tcg => format!("tcg,thread=multi,tb-size={TRANSLATED_MIB}"),
+        };
+        args.option("-accel", accel);
         let machine = "sata=off,smbus=off,i8042=off,vmport=off,hpet=off,memory-backend=memory";
-        args.option("-machine", format!("q35,accel={accel},{machine}"));
+        args.option("-machine", format!("q35,{machine}"));
         // What the processor can virtualise is not for guests: their kernels would load for nothing.
         let model = match self.accel {
             VmAccel::Kvm => "host,migratable=off",
@@ -224,7 +232,7 @@ mod tests {
         assert!(text(&machine()).contains("id=memory,size=256M -rtc"));
         let bound = Machine { numa: Some(1), accel: VmAccel::Kvm, ..machine() };
         assert!(text(&bound).contains("id=memory,size=256M,host-nodes=1,policy=bind"));
-        assert!(text(&bound).contains("accel=kvm") && text(&bound).contains("-cpu host"));
+        assert!(text(&bound).contains("-accel kvm ") && text(&bound).contains("-cpu host"));
     }
 
     #[test]
