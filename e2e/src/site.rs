@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
@@ -142,6 +143,12 @@ impl Site {
         self
     }
 
+    /// The same for a runner of its own, with its state in `DATA/<name>`.
+    pub fn with_micro_image_of(self, name: &str) -> Self {
+        put_micro_image(&self.runner_dir(name).join("shared"));
+        self
+    }
+
     /// The pids of this site's QEMUs.
     pub fn machines(&self) -> Vec<i32> {
         Qemu::all_under(&self.data_dir()).into_iter().map(|qemu| qemu.pid).collect()
@@ -172,7 +179,17 @@ impl Site {
     }
 
     pub fn up_with(&mut self, arguments: &[&str]) -> Server {
+        self.start_up(self.command(), arguments)
+    }
+
+    /// The same as a user that is not root, who must own the data directory.
+    pub fn up_as(&mut self, user: u32, arguments: &[&str]) -> Server {
         let mut command = self.command();
+        command.uid(user).gid(user);
+        self.start_up(command, arguments)
+    }
+
+    fn start_up(&mut self, mut command: Command, arguments: &[&str]) -> Server {
         command.arg("up").arg("--data-dir").arg(self.data_dir()).args(arguments);
         command.args(["--port", &self.port.to_string(), "--ssh-port", &self.ssh_port.to_string()]);
         let mut server = Server::start(&mut command);

@@ -26,10 +26,12 @@
 //! Where the runner is not root, [`user`] gives each machine QEMU's own network.
 
 mod bridge;
+mod changes;
 mod command;
 mod containers;
 mod firewall;
 mod kernel;
+mod mend;
 mod names;
 mod nic;
 mod port;
@@ -41,8 +43,10 @@ mod tap;
 pub mod user;
 
 pub use bridge::{Network, NetworkConfig};
+pub use changes::DeviceChanges;
 pub use command::CommandError;
 pub use containers::{BorderConfig, ContainerBorder, Plug};
+pub use mend::Plugged;
 pub use names::{BridgeName, Owner, ParseBridgeNameError, tap_name, tap_owner};
 pub use nic::Nic;
 pub use prefix::{ParsePrefixError, Prefix};
@@ -91,6 +95,12 @@ pub enum NetworkError {
     },
     #[error("the container's network cannot be entered")]
     Inside {
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the machine {id} cannot be plugged in again while it runs; restart it")]
+    NoEnd {
+        id: TaskId,
         #[source]
         source: std::io::Error,
     },

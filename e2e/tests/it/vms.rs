@@ -11,6 +11,9 @@ use kohakuriver_e2e::{Server, Site, Terminal, run, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+mod guarded;
+mod node;
+
 const BOOT: Duration = Duration::from_secs(90);
 
 fn site() -> Site {

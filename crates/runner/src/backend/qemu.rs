@@ -6,7 +6,9 @@
 //!  run       what a start needs, and giving it back
 //!  host      QEMU and its accelerator; net, devices: what machines have around them
 //!  live      a running QEMU, watched until it is gone
+//!  oom       whether the node's kernel killed it for memory
 //!  console   its serial console
+//!  cut       machines whose network was taken from under them
 //!  devices   GPUs that machines have
 //!  snapshot  freeze, list, delete
 //!
@@ -47,12 +49,14 @@ use crate::clock;
 use crate::layout::Layout;
 
 mod console;
+mod cut;
 mod devices;
 mod host;
 mod kept;
 mod live;
 mod make;
 mod net;
+mod oom;
 mod record;
 mod run;
 mod snapshot;
@@ -396,7 +400,7 @@ impl QemuBackend {
     /// What is wrong with a machine that runs, or why it does not.
     fn trouble(&self, id: TaskId) -> Option<String> {
         if let Some(live) = self.live(id) {
-            return live.is_stalled().then(|| STALLED.to_owned());
+            return live.is_stalled().then(|| STALLED.to_owned()).or_else(|| live.cut());
         }
         let dir = self.dir(id);
         let newest = dir.started().map(|(_, mark)| mark)?;

@@ -155,8 +155,14 @@ impl Network {
         self.remove_taps(|_| true).await.map(drop)
     }
 
-    async fn see(&self) -> Result<Seen, NetworkError> {
+    pub(super) async fn see(&self) -> Result<Seen, NetworkError> {
         Ok(Seen::now(&self.config.bridge).await?)
+    }
+
+    /// Puts a TAP that is there back on the bridge.
+    pub(super) async fn reconnect(&self, guest: &Guest) -> Result<(), NetworkError> {
+        let _changing = self.changing.lock().await;
+        self.connect(guest, "").await
     }
 
     async fn plug(

@@ -11,8 +11,8 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kohakuriver_vm::command::{QMP_SOCKET, RUN_DIR};
@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::console::Console;
+use super::oom::{self, OUT_OF_MEMORY};
 use super::record::MachineDir;
 
 /// A QEMU that was started makes its sockets before anything that takes long.
@@ -45,6 +46,8 @@ pub struct Live {
     dir: MachineDir,
     gone: watch::Sender<bool>,
     stalled: AtomicBool,
+    /// Why it has no network.
+    cut: Mutex<Option<String>>,
 }
 
 /// What a guest's own end means.
@@ -84,7 +87,8 @@ impl Live {
             }
         };
         let (gone, stalled) = (watch::Sender::new(false), AtomicBool::new(false));
-        let live = Arc::new(Self { qmp, console, process, dir, gone, stalled });
+        let cut = Mutex::default();
+        let live = Arc::new(Self { qmp, console, process, dir, gone, stalled, cut });
         Ok(Started { live, child })
     }
 
@@ -150,9 +154,32 @@ impl Live {
         }
     }
 
+    fn write_oom(&self) {
+        if let Err(error) = self.dir.write_ended(Some(KILLED), OUT_OF_MEMORY, true) {
+            tracing::warn!(%error, "how a machine ended cannot be written");
+        }
+    }
+
     /// It waits for space on the node's disk.
     pub fn is_stalled(&self) -> bool {
         self.stalled.load(Ordering::Relaxed)
+    }
+
+    pub fn process(&self) -> Process {
+        self.process
+    }
+
+    /// Why it has no network, if so.
+    pub fn cut(&self) -> Option<String> {
+        self.cut.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// `true`: that is news.
+    pub fn set_cut(&self, reason: Option<String>) -> bool {
+        let mut cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = *cut != reason;
+        *cut = reason;
+        news
     }
 
     /// Listens until QEMU is gone. `changed` is told of what people should know meanwhile.
@@ -240,6 +267,9 @@ impl Started {
             None => None,
         };
         live.until_dead().await;
+        if killed_for_memory(live.process).await {
+            live.write_oom();
+        }
         live.write_end(status.and_then(code), &status.map_or(String::new(), describe));
         clear().await;
         live.gone.send_replace(true);
@@ -262,6 +292,11 @@ fn judge(event: &Event) -> Option<Verdict> {
     }
 }
 
+async fn killed_for_memory(process: Process) -> bool {
+    let asked = tokio::task::spawn_blocking(move || oom::was_killed(process));
+    asked.await.unwrap_or_default()
+}
+
 fn code(status: ExitStatus) -> Option<i64> {
     let signal = status.signal().map(|signal| 128 + i64::from(signal));
     signal.or(status.code().map(i64::from))
@@ -269,7 +304,7 @@ fn code(status: ExitStatus) -> Option<i64> {
 
 fn describe(status: ExitStatus) -> String {
     match status.signal() {
-        Some(9) => "its QEMU was killed; the node may be short of memory".to_owned(),
+        Some(9) => "its QEMU was killed".to_owned(),
         Some(_) | None => format!("its QEMU ended: {status}"),
     }
 }

@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use kohakuriver_model::TaskId;
+use kohakuriver_vm::launch::Process;
 use kohakuriver_vm::network::user::{self, Outward};
-use kohakuriver_vm::network::{Network, NetworkConfig, NetworkError, Nic, Owner, nameservers};
+use kohakuriver_vm::network::{
+    Network, NetworkConfig, NetworkError, Nic, Owner, Plugged, nameservers,
+};
 use kohakuriver_wire::GUEST_PORT;
 
 use super::record::Machine;
@@ -85,6 +88,29 @@ impl Net {
             Some(bridge) => bridge.detach(id).await.map_err(|error| refused(&error)),
             None => Ok(()),
         }
+    }
+
+    pub fn has_bridge(&self) -> bool {
+        self.bridge.is_some()
+    }
+
+    /// A change of this network device may have cut a machine off.
+    pub fn concerns(&self, device: &str) -> bool {
+        self.bridge.as_ref().is_some_and(|bridge| bridge.concerns(device))
+    }
+
+    /// Puts right what somebody did to a running machine's device; `true` if there was something.
+    pub async fn mend(
+        &self,
+        id: TaskId,
+        machine: &Machine,
+        qemu: Process,
+    ) -> Result<bool, BackendError> {
+        let (Some(bridge), Some(uid)) = (&self.bridge, self.user(machine.address)) else {
+            return Ok(false);
+        };
+        let plugged = Plugged { id, address: machine.address, uid, qemu };
+        bridge.mend(plugged).await.map_err(|error| refused(&error))
     }
 
     /// Removes what belongs to no living machine, and mends what the others have.

@@ -17,6 +17,7 @@ use kohakuriver_vm::launch::Process;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::oom::{self, OUT_OF_MEMORY};
 use crate::clock;
 use crate::durable;
 use crate::plan::{Life, Limits};
@@ -143,7 +144,11 @@ impl MachineDir {
             return Ok((life, Some(mark), None));
         }
         // Where nobody saw it end, it ended when that was found out.
-        let ended = self.write_ended(None, "nobody saw its QEMU end", false)?;
+        let ended = match self.ended().filter(|ended| ended.started == mark) {
+            Some(known) => known,
+            None if oom::was_killed(process) => self.write_ended(Some(137), OUT_OF_MEMORY, true)?,
+            None => self.write_ended(None, "nobody saw its QEMU end", false)?,
+        };
         let life = Life::Ended { exit_code: ended.exit_code, finished_at_ms: ended.at_ms };
         Ok((life, Some(mark), Some(ended)))
     }

@@ -275,6 +275,7 @@ impl QemuBackend {
             }
         }
         self.shared.host.sweep(&living).await;
+        self.keep_plugged();
         self.collect().await;
     }
 
