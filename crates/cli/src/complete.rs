@@ -1,6 +1,7 @@
 //! Answers the shell's Tab key: commands and options from the parser, VPSes and nodes from the
 //! host. It says nothing rather than make anybody wait.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap_complete::CompletionCandidate;
@@ -44,18 +45,36 @@ pub fn nodes() -> Vec<CompletionCandidate> {
         .collect()
 }
 
-/// Only an admin learns them.
+/// All accounts for who may list them; for others, whom they meet in the VPSes they know of.
 pub fn users() -> Vec<CompletionCandidate> {
-    let users = ask(async |context| context.api.users().await);
-    users
-        .into_iter()
-        .map(|user| CompletionCandidate::new(user.username).help(Some(user.role.into())))
-        .collect()
+    let users = ask(async |context| match context.api.users().await {
+        Ok(users) => Ok(users.into_iter().map(|user| (user.username, user.role)).collect()),
+        Err(_) => Ok(met(&context.api.vps_all().await?, "user")),
+    });
+    users.into_iter().map(named).collect()
 }
 
+/// The same of groups.
 pub fn groups() -> Vec<CompletionCandidate> {
-    let groups = ask(async |context| context.api.groups().await);
-    groups.into_iter().map(|group| CompletionCandidate::new(group.name)).collect()
+    let groups = ask(async |context| match context.api.groups().await {
+        Ok(groups) => Ok(groups.into_iter().map(|group| (group.name, String::new())).collect()),
+        Err(_) => Ok(met(&context.api.vps_all().await?, "group")),
+    });
+    groups.into_iter().map(named).collect()
+}
+
+/// Who owns these VPSes, and whom they are shared with.
+fn met(tasks: &[Task], kind: &str) -> Vec<(String, String)> {
+    let owners = tasks.iter().filter_map(|task| task.owner_username.as_ref());
+    let owners = owners.filter(|_| kind == "user");
+    let shares = tasks.iter().flat_map(|task| &task.shares);
+    let shared = shares.filter(|share| share.kind == kind).map(|share| &share.name);
+    let names: BTreeSet<&String> = owners.chain(shared).collect();
+    names.into_iter().map(|name| (name.clone(), String::new())).collect()
+}
+
+fn named((name, help): (String, String)) -> CompletionCandidate {
+    CompletionCandidate::new(name).help((!help.is_empty()).then(|| help.into()))
 }
 
 /// What waits for an operator.
@@ -91,4 +110,32 @@ fn ask<T>(question: impl AsyncFnOnce(&Context) -> Result<Vec<T>, Failure>) -> Ve
     });
     runtime.shutdown_background();
     answer.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use kohakuriver_api::Share;
+
+    use super::*;
+
+    #[test]
+    fn who_may_not_list_accounts_is_offered_whom_they_meet() {
+        let share = |kind: &str, name: &str| Share {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            level: "use".to_owned(),
+        };
+        let task = |owner: &str, shares| Task {
+            owner_username: Some(owner.to_owned()),
+            shares,
+            ..Task::default()
+        };
+        let tasks = [
+            task("ann", vec![share("user", "bob"), share("group", "lab")]),
+            task("ann", vec![share("user", "bob"), share("user", "eve")]),
+        ];
+        let names = |kind| met(&tasks, kind).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names("user"), ["ann", "bob", "eve"]);
+        assert_eq!(names("group"), ["lab"]);
+    }
 }
