@@ -29,7 +29,7 @@ test: ## everything that must hold, with real Docker and real ssh (root or sudo)
 test-vfio: ## PCI passthrough in an emulated machine with an IOMMU: about a minute, no GPU needed (root or sudo)
 	@scripts/test-vfio.sh $(ARGS)
 
-chaos: ## 500 faults on a cluster of three namespaces (ARGS="FAULTS SEED")
+chaos: ## 500 faults on a cluster of three namespaces (ARGS="[--auth] FAULTS SEED")
 	@scripts/chaos.sh $(ARGS)
 
 fuzz: ## a minute of libFuzzer on each parser (ARGS="SECONDS TARGET...")

@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
-# chaos.sh [FAULTS [SEED]]
+# chaos.sh [--auth] [FAULTS [SEED]]
 # The long run of the chaos suite: a host and two nodes in network namespaces, each node with a
 # Docker engine of its own and virtual machines; everything is killed, cut, removed and filled while
-# people go on. Needs root.
+# people go on. Needs root. With --auth they log in, also while something is broken.
 # KOHAKURIVER_CHAOS_CLOCK=1 also moves this machine's clock back and forth.
 set -euo pipefail
 . "$(dirname -- "$0")/lib.sh"
 cd "$TOP"
 is_root || exec sudo -E "$TOP/scripts/chaos.sh" "$@"
+if [ "${1:-}" = --auth ]; then
+  export KOHAKURIVER_CHAOS_AUTH=1
+  shift
+fi
 scripts/setup.sh --for test
 started=$(scripts/docker.sh start)
 finish() { if [ "$started" = started ]; then scripts/docker.sh stop; fi; }

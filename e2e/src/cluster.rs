@@ -11,7 +11,7 @@ use crate::disk::{SmallDisk, unmount_shared_storage};
 use crate::engine::Engine;
 use crate::machine::{Qemu, put_micro_image};
 use crate::network::Network;
-use crate::process::{Output, Server, run};
+use crate::process::{Output, Server, run, run_with_input};
 use crate::site::executable;
 
 pub const NODES: [&str; 2] = ["n1", "n2"];
@@ -20,6 +20,8 @@ const PORT: &str = "8000";
 const SSH_PORT: &str = "8002";
 /// Seconds. A guest that is on its way down, or does not listen yet, has no more.
 const STOP_GRACE: &str = "15";
+/// Of the one who does everything, where people log in.
+const PASSWORD: &str = "correct horse battery";
 
 /// The cluster. Dropping it stops and removes everything.
 #[derive(Debug)]
@@ -33,11 +35,14 @@ pub struct Cluster {
     pub disk: SmallDisk,
     dir: tempfile::TempDir,
     lost_after: String,
+    /// People log in.
+    auth: bool,
 }
 
 impl Cluster {
-    /// Starts all of it, both nodes with the tests' small guest among their images.
-    pub fn start(lost_after_seconds: u32) -> Self {
+    /// Starts all of it, both nodes with the tests' small guest among their images. With `auth`, its
+    /// client is logged in as the first admin.
+    pub fn start(lost_after_seconds: u32, auth: bool) -> Self {
         let dir = tempfile::Builder::new().prefix("kr-c").tempdir().expect("a temporary directory");
         fs::create_dir(dir.path().join("home")).expect("a fresh directory");
         let network = Network::new(&[HOST, NODES[0], NODES[1]]);
@@ -49,8 +54,10 @@ impl Cluster {
         let disk = SmallDisk::mount(dir.path().join("state"), 64);
         let lost_after = lost_after_seconds.to_string();
         let runners = [None, None];
-        let mut cluster = Self { host: None, runners, engines, network, disk, dir, lost_after };
+        let mut cluster =
+            Self { host: None, runners, engines, network, disk, dir, lost_after, auth };
         cluster.start_host();
+        cluster.register();
         for index in 0..NODES.len() {
             put_micro_image(&cluster.runner_dir(index).join("shared"));
             let token = cluster.json(&["node", "token", "create"])["token"].clone();
@@ -108,9 +115,35 @@ impl Cluster {
         let mut command = self.command();
         command.args(["host", "--advertise", &self.network.address(HOST)]);
         command.args(["--lost-after", &self.lost_after, "--data-dir"]).arg(self.disk.path());
+        if self.auth {
+            command.arg("--auth");
+        }
         let mut server = Server::start(&mut command);
         server.wait_for_line("host is up");
         self.host = Some(server);
+    }
+
+    fn register(&mut self) {
+        let Some(host) = self.host.as_mut().filter(|_| self.auth) else { return };
+        let line = host.wait_for_line("auth register");
+        let token = line.split_once("--token ").expect("an invitation").1;
+        let token = token.split_whitespace().next().expect("a token");
+        let mut command = self.command();
+        command.args(["auth", "register", "--token", token, "--username", "root"]);
+        run_with_input(command.arg("--password-stdin"), PASSWORD.as_bytes()).ok();
+    }
+
+    /// Logs in anew, where people do: the token that this machine had is another one afterwards, or
+    /// the old one where it came to nothing.
+    pub fn log_in(&self) -> bool {
+        let mut command = self.command();
+        command.args(["auth", "login", "--username", "root", "--password-stdin"]);
+        self.auth && run_with_input(&mut command, PASSWORD.as_bytes()).code == 0
+    }
+
+    /// Whether every entry of the audit log is as it was written.
+    pub fn verify_audit(&self) -> Output {
+        self.kr(&["audit", "verify"])
     }
 
     pub fn kill_host(&mut self) {

@@ -8,6 +8,8 @@
 //!
 //! `KOHAKURIVER_CHAOS_FAULTS` says how many faults (a short run unless given; `make chaos` asks for
 //! 500), `KOHAKURIVER_CHAOS_SEED` repeats a run. The seed is printed by a run that fails.
+//! With `KOHAKURIVER_CHAOS_AUTH=1` people log in, again and again; whoever was told they are in stays
+//! in, and the audit log stays whole.
 
 #![expect(clippy::unwrap_used, reason = "a test that is surprised should end there")]
 
@@ -43,7 +45,9 @@ fn nothing_is_lost_doubled_or_lied_about_whatever_fails_and_whenever() {
     let clock = setting("KOHAKURIVER_CHAOS_CLOCK") == Some(1);
     eprintln!("chaos: {faults} faults, KOHAKURIVER_CHAOS_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let mut cluster = Cluster::start(30);
+    let auth = setting("KOHAKURIVER_CHAOS_AUTH") == Some(1);
+    let mut cluster = Cluster::start(30, auth);
+    let mut logins = 0;
     let mut model = Model::default();
     let mut tally = BTreeMap::new();
     let (mut done, mut with_machines, mut round, mut slowest) = (0, 0, 0, Duration::ZERO);
@@ -60,6 +64,11 @@ fn nothing_is_lost_doubled_or_lied_about_whatever_fails_and_whenever() {
             history.push(format!("{fault:?} {broken}"));
             std::thread::sleep(Duration::from_millis(random.random_range(0..1500)));
             history.push(model.act(&cluster, &mut random));
+            if auth && random.random_ratio(1, 2) {
+                let is_in = cluster.log_in();
+                history.push(format!("log in: {is_in}"));
+                logins += u32::from(is_in);
+            }
             fault.end(&mut cluster);
             if broken {
                 let kind = format!("{fault:?}").split('(').next().unwrap_or_default().to_owned();
@@ -90,6 +99,8 @@ fn nothing_is_lost_doubled_or_lied_about_whatever_fails_and_whenever() {
             let (history, logs) = (history.join("\n"), cluster.logs());
             eprintln!("chaos: round {round} took {took:?}:\n{history}\n{logs}");
         }
+        let audit = cluster.verify_audit();
+        assert_eq!(audit.code, 0, "{audit:?}, seed {seed}, round {round}:\n{}", history.join("\n"));
         slowest = slowest.max(took);
         model.forget_uncertain(&cluster);
         if round % 10 == 0 {
@@ -103,5 +114,8 @@ fn nothing_is_lost_doubled_or_lied_about_whatever_fails_and_whenever() {
     eprintln!(
         "chaos: {done} faults ({with_machines} with machines) in {round} rounds, no violation, slowest to converge {slowest:?}"
     );
+    if auth {
+        eprintln!("chaos: {logins} log-ins while something was broken");
+    }
     eprintln!("chaos: {tally:?}");
 }

@@ -19,7 +19,7 @@ fn create(cluster: &Cluster, name: &str, node: &str) {
 
 #[test]
 fn nodes_fail_by_themselves_and_everything_comes_back_as_it_was() {
-    let mut cluster = Cluster::start(3);
+    let mut cluster = Cluster::start(3, false);
     placement_and_drain(&cluster);
     create(&cluster, "one", "n1");
     create(&cluster, "two", "n2");
