@@ -1,18 +1,21 @@
-//! What instances are told about people: whose certificates they trust, and which keys the people
-//! they belong to have registered, so that stock `ssh -J alice@host:8002 root@vps` works.
+//! What instances are told about people: whose certificates they trust, which accounts may enter,
+//! whatever a certificate says, and which keys these have registered, so that stock
+//! `ssh -J alice@host:8002 root@vps` works.
 //!
 //! ```text
 //!  a key, share, group or account changes -> a moment's pause -> refresh: which instances were
 //!     told something else? -> each its next generation, as if somebody had changed its keys
 //! ```
 //!
-//! Nothing here cuts anybody: [`crate::presence`] does that, at once. This is about the next login.
+//! Nothing here cuts anybody who came by the host: [`crate::presence`] does that, at once. This is
+//! about the next login, and about who came to a VPS's port 22 past the host: its agent cuts them when
+//! it is told.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kohakuriver_model::{Act, Desired, InstanceSpec, SshAccess, TaskId, UserId};
+use kohakuriver_model::{Act, Desired, InstanceSpec, People, SshAccess, TaskId, UserId};
 use kohakuriver_store::{InstanceRow, StoreError};
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +45,10 @@ pub async fn prepare(
             bounded(id, app.store.keys_of_active(owner).await?)
         }
         Some(_) | None => Vec::new(),
+    };
+    access.people = match app.config.auth.enabled {
+        true => Some(People(app.store.first_people(owner).await?.into_iter().collect())),
+        false => None,
     };
     Ok(())
 }
@@ -87,14 +94,17 @@ async fn refresh(app: &App, only: Option<TaskId>) -> Result<(), InstanceError> {
     let mut wanted = wanted(app, only).await?;
     let mut failed = None;
     for row in rows {
-        let keys = bounded(row.id, wanted.remove(&row.id).unwrap_or_default());
+        let (keys, people) = wanted.remove(&row.id).unwrap_or_default();
+        let (keys, people) = (bounded(row.id, keys), Some(people));
         let Some(access) = &row.spec.ssh else { continue };
-        if access.people_keys == keys || row.intent.desired == Desired::Deleted {
+        let is_told = access.people_keys == keys && access.people == people;
+        if is_told || row.intent.desired == Desired::Deleted {
             continue;
         }
         let count = keys.len();
         let set = |access: &mut SshAccess| {
             access.people_keys.clone_from(&keys);
+            access.people.clone_from(&people);
             access.trusted_ca = Some(app.ssh_ca.trusted_by(row.id));
         };
         let detail = format!("{count} registered {}", if count == 1 { "key" } else { "keys" });
@@ -107,20 +117,22 @@ async fn refresh(app: &App, only: Option<TaskId>) -> Result<(), InstanceError> {
     failed.map_or(Ok(()), Err)
 }
 
-/// The registered keys that may open each instance.
+/// Who may enter each instance, and the registered keys that may open it.
 async fn wanted(
     app: &App,
     only: Option<TaskId>,
-) -> Result<HashMap<TaskId, Vec<String>>, StoreError> {
-    let mut wanted: HashMap<TaskId, Vec<String>> = HashMap::new();
-    for key in app.store.people_keys(only).await? {
-        if policy::on_instance(key.role, key.relation, Wish::Enter) != policy::Verdict::Allow {
+) -> Result<HashMap<TaskId, (Vec<String>, People)>, StoreError> {
+    let mut wanted: HashMap<TaskId, (Vec<String>, People)> = HashMap::new();
+    for person in app.store.people_of(only).await? {
+        let verdict = policy::on_instance(person.role, person.relation, Wish::Enter);
+        if verdict != policy::Verdict::Allow {
             continue;
         }
-        let keys = wanted.entry(key.instance).or_default();
+        let (keys, people) = wanted.entry(person.instance).or_default();
+        people.0.insert(person.user);
         // Shared with somebody and with their group.
-        if !keys.contains(&key.line) {
-            keys.push(key.line);
+        if let Some(key) = person.key.filter(|key| !keys.contains(key)) {
+            keys.push(key);
         }
     }
     Ok(wanted)

@@ -31,8 +31,8 @@ pub use node::{DockerState, GpuRuntime, Inventory, Metrics, VmAccel, VmState};
 pub use observe::{FailureCode, Observation, Observed};
 pub use placement::{Demand, GpuDemand, NodeRoom, Placed, Refusal, place};
 pub use spec::{
-    BackendKind, GpuRef, ImageSource, InstanceSpec, NumaPin, OnOom, SnapshotPolicy, SnapshotRef,
-    SshAccess, TrustedCa,
+    BackendKind, GpuRef, ImageSource, InstanceSpec, NumaPin, OnOom, People, SnapshotPolicy,
+    SnapshotRef, SshAccess, TrustedCa,
 };
 pub use status::{Status, public_status};
 pub use target::Target;

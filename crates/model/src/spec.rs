@@ -1,9 +1,10 @@
 //! What an instance is made of: fixed at creation, stored by the host, sent to the runner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::account::UserId;
 use crate::id::TaskId;
 use crate::mount::MountWish;
 use crate::name::{InstanceName, VmImageName};
@@ -192,6 +193,32 @@ pub struct SshAccess {
     /// host. The host keeps them up to date; nobody else changes them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub people_keys: Vec<String>,
+    /// The accounts that may enter, whatever a certificate says; `None` where nobody has one. The
+    /// host keeps them up to date.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub people: Option<People>,
+}
+
+/// The accounts that may enter an instance, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct People(pub BTreeSet<UserId>);
+
+impl People {
+    const MARK: &str = "# kohakuriver-people";
+
+    /// A comment to every reader of `authorized_keys` but an agent that knows it.
+    pub fn line(&self) -> String {
+        let numbers = self.0.iter().map(|user| format!(" {}", user.0));
+        format!("{}{}", Self::MARK, numbers.collect::<String>())
+    }
+
+    /// The reverse of [`Self::line`]. Words that are no numbers are nobody.
+    pub fn parse(line: &str) -> Option<Self> {
+        let rest = line.strip_prefix(Self::MARK)?;
+        let numbers = rest.split_ascii_whitespace().filter_map(|word| word.parse().ok());
+        (rest.is_empty() || rest.starts_with(' ')).then(|| Self(numbers.map(UserId).collect()))
+    }
 }
 
 impl SshAccess {
@@ -205,7 +232,9 @@ impl SshAccess {
     /// nobody, and goes on with the others.
     pub fn lines(&self) -> Vec<String> {
         let ca = self.trusted_ca.as_ref().map(TrustedCa::line);
-        self.authorized_keys.iter().chain(&self.people_keys).cloned().chain(ca).collect()
+        let people = self.people.as_ref().map(People::line);
+        let keys = self.authorized_keys.iter().chain(&self.people_keys).cloned();
+        keys.chain(ca).chain(people).collect()
     }
 }
 
@@ -329,8 +358,15 @@ mod tests {
             authorized_keys: vec!["one".to_owned()],
             trusted_ca: Some(ca.clone()),
             people_keys: vec!["two".to_owned()],
+            people: Some(People([7, 3].map(UserId).into())),
         };
-        assert_eq!(access.lines(), ["one", "two", &ca.line()]);
+        assert_eq!(access.lines(), ["one", "two", &ca.line(), "# kohakuriver-people 3 7"]);
+        for people in [People::default(), access.people.unwrap()] {
+            assert_eq!(People::parse(&people.line()), Some(people));
+        }
+        for other in ["# a comment", "# kohakuriver-peoples 3", "ssh-ed25519 AAAA 3"] {
+            assert_eq!(People::parse(other), None, "{other}");
+        }
         for bad in [
             "ssh-ed25519 AAAA",
             "cert-authority ssh-ed25519 AAAA",

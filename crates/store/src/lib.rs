@@ -31,7 +31,7 @@ pub use events::{EventRow, NewEvent};
 pub use instances::{Approval, Change, CreateError, InstanceRow, NewInstance, Owner, Resolve};
 pub use nodes::NodeRow;
 pub use open::Store;
-pub use people_keys::PeopleKey;
+pub use people_keys::PersonOf;
 pub use requests::{Consent, Decision, NewRequest, RequestRow, RequestState};
 pub use shares::{Grantee, Relation, Scope, ShareRow};
 pub use tokens::RedeemError;

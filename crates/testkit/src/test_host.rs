@@ -189,6 +189,18 @@ impl TestHost {
         Ok(())
     }
 
+    /// Leaves an instance as a version left it that knew no certificates.
+    pub async fn forget_ssh_ca(&self, id: &str) -> Result<()> {
+        use sqlx::Connection;
+        let url = format!("sqlite://{}", self.dir.path().join("host.db").display());
+        let mut database = sqlx::SqliteConnection::connect(&url).await?;
+        let sql = "UPDATE instances SET spec = json_remove(spec, '$.ssh.trusted_ca') WHERE id = $1";
+        let done = sqlx::query(sql).bind(id.parse::<i64>()?).execute(&mut database).await?;
+        anyhow::ensure!(done.rows_affected() == 1, "there is no such instance");
+        database.close().await?;
+        Ok(())
+    }
+
     /// Asks for a connection to become something else, and goes away again; answers the status
     /// and the code of a refusal.
     pub async fn knock(

@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::SystemTime;
 
+use kohakuriver_model::UserId;
 use russh::keys::ssh_key::Certificate;
 use russh::keys::{Algorithm, PublicKey};
 
@@ -15,20 +16,48 @@ use crate::passwd::{self, User};
 /// sshd has no limit, but a login must not read a disk image.
 const MAX_KEYS_FILE: u64 = 256 * 1024;
 
+/// What let somebody in that others can take back.
+#[derive(Debug)]
+pub(super) enum Entry {
+    /// A key that the settings have.
+    Key(PublicKey),
+    /// A certificate of this account's.
+    Certificate(Option<UserId>),
+    /// A key of the user's own file, which whoever is in can write.
+    Own,
+}
+
 /// Finds the user, if it exists and this key may log in as it.
 pub(super) fn authorize(
     config_dir: &Path,
     name: &str,
     key: &PublicKey,
     algorithm: &Algorithm,
-) -> Option<User> {
+) -> Option<(User, Entry)> {
     if is_forgeable(algorithm) {
         return None;
     }
     let user = passwd::lookup(name)?;
-    let allowed = injected(config_dir).iter().any(|line| line_allows(line, key))
-        || own_keys(&user).is_some_and(|text| text.lines().any(|line| line_allows(line, key)));
-    allowed.then_some(user)
+    if injected(config_dir).iter().any(|line| line_allows(line, key)) {
+        return Some((user, Entry::Key(key.clone())));
+    }
+    let own = own_keys(&user)?;
+    own.lines().any(|line| line_allows(line, key)).then_some((user, Entry::Own))
+}
+
+/// Whether what let somebody in still would. Settings that cannot be read say nothing.
+pub(super) fn still_admits(config_dir: &Path, entry: &Entry) -> bool {
+    let Ok(config) = AgentConfig::read(config_dir) else { return true };
+    let lines = &config.authorized_keys;
+    match entry {
+        Entry::Key(key) => lines.iter().any(|line| line_allows(line, key)),
+        // It has had its time; whose it is is what counts.
+        Entry::Certificate(holder) => {
+            certificate::trusted_ca(lines).is_some()
+                && certificate::may_enter(certificate::people(lines).as_ref(), *holder)
+        }
+        Entry::Own => true,
+    }
 }
 
 /// Finds the user, if it exists and this certificate may log in as it.
@@ -36,10 +65,14 @@ pub(super) fn authorize_certificate(
     config_dir: &Path,
     name: &str,
     certificate: &Certificate,
-) -> Option<User> {
-    let ca = certificate::trusted_ca(&injected(config_dir));
-    match certificate::judge(ca.as_ref(), certificate, SystemTime::now()) {
-        Ok(()) => passwd::lookup(name),
+) -> Option<(User, Entry)> {
+    let lines = injected(config_dir);
+    let (ca, people) = (certificate::trusted_ca(&lines), certificate::people(&lines));
+    match certificate::judge(ca.as_ref(), people.as_ref(), certificate, SystemTime::now()) {
+        Ok(()) => {
+            let entry = Entry::Certificate(certificate::holder(certificate));
+            passwd::lookup(name).map(|user| (user, entry))
+        }
         Err(refusal) => {
             tracing::info!(user = name, key_id = ?certificate.key_id(), %refusal, "certificate refused");
             None

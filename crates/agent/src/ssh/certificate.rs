@@ -6,7 +6,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kohakuriver_model::TrustedCa;
+use kohakuriver_model::{People, TrustedCa, UserId};
 use russh::keys::ssh_key::Certificate;
 use russh::keys::{HashAlg, PublicKey};
 
@@ -26,6 +26,8 @@ pub(super) enum Refusal {
     /// What is not understood might forbid this very login.
     #[error("it has restrictions")]
     Restricted,
+    #[error("whom it is for may not enter this VPS")]
+    NotOne,
 }
 
 /// The one signer that these lines of the settings name.
@@ -36,6 +38,7 @@ pub(super) fn trusted_ca(lines: &[String]) -> Option<TrustedCa> {
 /// Whether the certificate admits its holder, as any user of the image.
 pub(super) fn judge(
     ca: Option<&TrustedCa>,
+    people: Option<&People>,
     certificate: &Certificate,
     now: SystemTime,
 ) -> Result<(), Refusal> {
@@ -58,7 +61,23 @@ pub(super) fn judge(
     let seconds = now.duration_since(UNIX_EPOCH).map_err(|_| Refusal::Invalid)?.as_secs();
     certificate
         .validate_at(seconds, [&key.fingerprint(HashAlg::Sha256)])
-        .map_err(|_| Refusal::Invalid)
+        .map_err(|_| Refusal::Invalid)?;
+    if may_enter(people, holder(certificate)) { Ok(()) } else { Err(Refusal::NotOne) }
+}
+
+/// The accounts that these lines of the settings let in; `None`: there are no accounts.
+pub(super) fn people(lines: &[String]) -> Option<People> {
+    lines.iter().find_map(|line| People::parse(line))
+}
+
+/// The account that a certificate is for, if there are accounts.
+pub(super) fn holder(certificate: &Certificate) -> Option<UserId> {
+    let number = certificate.key_id().strip_prefix("user ")?.split(' ').next()?;
+    number.parse().ok().map(UserId)
+}
+
+pub(super) fn may_enter(people: Option<&People>, holder: Option<UserId>) -> bool {
+    people.is_none_or(|people| holder.is_some_and(|holder| people.0.contains(&holder)))
 }
 
 #[cfg(test)]
@@ -92,7 +111,26 @@ mod tests {
     }
 
     fn judged(ca: &PrivateKey, certificate: &Certificate, at: u64) -> Result<(), Refusal> {
-        judge(Some(&trusted(ca)), certificate, UNIX_EPOCH + Duration::from_secs(at))
+        judge(Some(&trusted(ca)), None, certificate, UNIX_EPOCH + Duration::from_secs(at))
+    }
+
+    #[test]
+    fn who_may_not_enter_any_more_is_not_let_in_by_a_certificate_from_before() {
+        let ca = key();
+        let [of_seven, everybodys] = ["user 7 alice", "everybody alice"].map(|id| {
+            signed(&ca, "vps-7", |builder| {
+                builder.key_id(id).unwrap();
+            })
+        });
+        let judged = |people: &[i64], certificate| {
+            let people = People(people.iter().copied().map(UserId).collect());
+            let now = UNIX_EPOCH + Duration::from_secs(NOW);
+            judge(Some(&trusted(&ca)), Some(&people), certificate, now)
+        };
+        assert_eq!(judged(&[3, 7], &of_seven), Ok(()));
+        assert_eq!(judged(&[3, 77], &of_seven), Err(Refusal::NotOne));
+        assert_eq!(judged(&[], &of_seven), Err(Refusal::NotOne));
+        assert_eq!(judged(&[3, 7], &everybodys), Err(Refusal::NotOne));
     }
 
     #[test]
@@ -141,7 +179,7 @@ mod tests {
             assert_eq!(judged(&ca, &certificate, NOW), Err(refusal));
         }
         let good = signed(&ca, "vps-7", |_| {});
-        assert_eq!(judge(None, &good, SystemTime::now()), Err(Refusal::NoCa));
+        assert_eq!(judge(None, None, &good, SystemTime::now()), Err(Refusal::NoCa));
     }
 
     #[test]

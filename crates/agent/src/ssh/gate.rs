@@ -8,8 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// A connection that fails once the deadline passes before its peer has logged in.
+/// A connection that fails once the deadline passes before its peer has logged in, or when it is cut.
 ///
 /// The session runs in a task of the SSH library that nothing can abort from outside; failing its stream ends it.
 #[derive(Debug)]
@@ -19,14 +20,25 @@ pub(super) struct Gate<S> {
     taken: Bytes,
     logged_in: Arc<AtomicBool>,
     deadline: Option<Pin<Box<Sleep>>>,
+    cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl<S> Gate<S> {
     pub fn new(stream: S, taken: Bytes, deadline: Duration, logged_in: Arc<AtomicBool>) -> Self {
-        Self { stream, taken, logged_in, deadline: Some(Box::pin(sleep(deadline))) }
+        Self { stream, taken, logged_in, deadline: Some(Box::pin(sleep(deadline))), cut: None }
+    }
+
+    /// Has it fail when this is cancelled.
+    pub fn cut_by(self, cut: CancellationToken) -> Self {
+        Self { cut: Some(Box::pin(cut.cancelled_owned())), ..self }
     }
 
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Some(cut) = &mut self.cut
+            && cut.as_mut().poll(cx).is_ready()
+        {
+            return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
+        }
         let Some(deadline) = &mut self.deadline else {
             return Ok(());
         };

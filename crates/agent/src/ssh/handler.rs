@@ -1,8 +1,8 @@
 use std::collections::HashMap;
 use std::future::ready;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use russh::keys::ssh_key::Certificate;
 use russh::keys::{HashAlg, PublicKey};
@@ -13,6 +13,7 @@ use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::auth::Entry;
 use super::exec::{ClientEnv, Program};
 use super::in_place::InPlace;
 use super::listener::Listeners;
@@ -31,6 +32,7 @@ pub(super) struct Connection {
     server: Arc<SshServer>,
     peer: Peer,
     logged_in: Arc<AtomicBool>,
+    entry: Arc<OnceLock<Entry>>,
     closed: CancellationToken,
     in_place: Arc<InPlace>,
     user: Option<Arc<User>>,
@@ -52,6 +54,7 @@ impl Connection {
         server: Arc<SshServer>,
         peer: Peer,
         logged_in: Arc<AtomicBool>,
+        entry: Arc<OnceLock<Entry>>,
         closed: CancellationToken,
         in_place: InPlace,
     ) -> Self {
@@ -62,6 +65,7 @@ impl Connection {
             server,
             peer,
             logged_in,
+            entry,
             closed,
             in_place: Arc::new(in_place),
             user: None,
@@ -76,16 +80,22 @@ impl Connection {
         user: &str,
         key: &PublicKey,
         algorithm: &russh::keys::Algorithm,
-    ) -> Option<User> {
+    ) -> Option<(User, Entry)> {
         auth::authorize(&self.server.config_dir, user, key, algorithm)
     }
 
-    fn authorize_certificate(&self, user: &str, certificate: &Certificate) -> Option<User> {
+    fn authorize_certificate(
+        &self,
+        user: &str,
+        certificate: &Certificate,
+    ) -> Option<(User, Entry)> {
         auth::authorize_certificate(&self.server.config_dir, user, certificate)
     }
 
-    fn admit(&mut self, user: User) {
+    fn admit(&mut self, (user, entry): (User, Entry)) {
         self.user = Some(Arc::new(user));
+        // A connection logs in once.
+        let _ = self.entry.set(entry);
         self.logged_in.store(true, Ordering::Relaxed);
     }
 

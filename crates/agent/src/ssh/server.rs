@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::auth::{self, Entry};
 use super::gate::Gate;
 use super::handler::Connection;
 use super::in_place::{self, InPlace};
@@ -36,6 +37,8 @@ const MAX_CONNECTIONS: usize = 128;
 const LOGIN_DEADLINE: Duration = Duration::from_secs(30);
 /// Clients offer every key they hold, and the library counts each offer that is turned down as an attempt.
 const MAX_AUTH_ATTEMPTS: usize = 64;
+/// How soon somebody is cut whom the settings do not have any more.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Messages between the library and a channel's task, which always takes them at once (see [`super::flow`]).
 const CHANNEL_BUFFER: usize = 128;
 /// The largest data that OpenSSH itself uses.
@@ -145,20 +148,52 @@ impl SshServer {
         let name = client_name(&mut stream).await;
         // The library reads each packet's length by itself.
         let stream = BufReader::with_capacity(READ_AHEAD, stream);
+        let (entry, cut) = (Arc::new(OnceLock::new()), CancellationToken::new());
         let gate = Gate::new(stream, name.clone(), LOGIN_DEADLINE, Arc::clone(&logged_in));
+        // Whoever came by the host is cut by the host.
+        let past_host = matches!(peer, Peer::Tcp { .. });
+        let gate = if past_host { gate.cut_by(cut.clone()) } else { gate };
         let closed = CancellationToken::new();
         // Ends the channels' tasks however this function is left.
         let _closing = closed.clone().drop_guard();
         let is_openssh = name.starts_with(b"SSH-2.0-OpenSSH_");
         let config = Arc::clone(if is_openssh { &self.fast } else { &self.compatible });
-        let handler = Connection::new(self, peer, logged_in, closed, in_place);
-        let result = match russh::server::run_stream(config, gate, handler).await {
-            Ok(session) => session.await,
-            Err(error) => Err(error),
+        let config_dir = self.config_dir.clone();
+        let handler = Connection::new(self, peer, logged_in, Arc::clone(&entry), closed, in_place);
+        let serving = async {
+            match russh::server::run_stream(config, gate, handler).await {
+                Ok(session) => session.await,
+                Err(error) => Err(error),
+            }
+        };
+        let watching = async {
+            if past_host {
+                revoked(&config_dir, &entry).await;
+                tracing::info!(
+                    ?peer,
+                    "an SSH connection is cut: who it is of may not be here any more"
+                );
+                cut.cancel();
+            }
+            std::future::pending::<()>().await;
+        };
+        let result = tokio::select! {
+            result = serving => result,
+            () = watching => return,
         };
         match result {
             Ok(()) => tracing::debug!(?peer, "SSH connection closed"),
             Err(error) => tracing::debug!(?peer, %error, "SSH connection ended"),
+        }
+    }
+}
+
+/// Waits until what let somebody in does so no more.
+async fn revoked(config_dir: &Path, entry: &OnceLock<Entry>) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if entry.get().is_some_and(|entry| !auth::still_admits(config_dir, entry)) {
+            return;
         }
     }
 }

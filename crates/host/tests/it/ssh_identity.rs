@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use kohakuriver_host::PeopleTls;
-use kohakuriver_model::{SshAccess, TaskId};
+use kohakuriver_model::{SshAccess, TaskId, UserId};
 use kohakuriver_testkit::{Answer, FakeRunner, Person, Reaction, TestHost};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -210,6 +210,33 @@ async fn the_gateway_takes_a_certificate_for_its_own_vps_and_no_other() -> Resul
 }
 
 #[tokio::test]
+async fn a_vps_from_before_certificates_trusts_them_from_the_first_one_on() -> Result<()> {
+    let lab = Lab::new().await?;
+    let (key, line) = lab.key("fresh").await?;
+    // Nothing else is on its way that would tell the node as well.
+    let deadline = Instant::now() + CUT_WITHIN;
+    while !lab.told().people.unwrap().0.contains(&UserId(lab.alice.id)) {
+        anyhow::ensure!(Instant::now() < deadline, "{:?}", lab.told());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    lab.host.forget_ssh_ca(&lab.id).await?;
+    let id: TaskId = lab.id.parse()?;
+    let before = lab.runner.order(id).context("it was ordered")?.intent.generation;
+    let answer = lab.certificate(&lab.alice, &line).await?;
+    assert_eq!((answer.status, answer.body.get("warning")), (200, None), "{answer:?}");
+    let order = lab.runner.order(id).context("it was ordered")?;
+    assert!(order.intent.generation > before, "the node has heard of it");
+    assert_eq!(lab.told().trusted_ca.context("it trusts one")?.principal, answer.text("principal"));
+    std::fs::write(lab.dir.path().join("fresh-cert.pub"), answer.text("certificate"))?;
+    lab.open(&key).await?.child.kill().await?;
+    // Once is enough.
+    assert_eq!(lab.certificate(&lab.alice, &line).await?.status, 200);
+    let again = lab.runner.order(id).context("it was ordered")?.intent.generation;
+    assert_eq!(again, order.intent.generation);
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_expired_certificate_opens_nothing() -> Result<()> {
     let lab = Lab::new().await?;
     let (key, line) = lab.key("fresh").await?;
@@ -237,8 +264,14 @@ async fn a_vps_is_told_the_registered_keys_of_those_who_may_enter_it() -> Result
     lab.wait_told(&[&alices, &owners]).await?;
     lab.share("bob", "manage").await?;
     lab.wait_told(&[&alices, &bobs, &owners]).await?;
+    let may_enter = |lab: &Lab| {
+        let people = lab.told().people.unwrap();
+        [&lab.alice, &lab.bob, &lab.owner].map(|who| people.0.contains(&UserId(who.id)))
+    };
+    assert_eq!(may_enter(&lab), [true; 3]);
     lab.unshare("bob").await?;
     lab.wait_told(&[&alices, &owners]).await?;
+    assert_eq!(may_enter(&lab), [true, false, true]);
     // By a group, and no more once its group has no share.
     let made = lab.host.post("/api/auth/groups", json!({"name": "lab"})).await?;
     let group = made.body["id"].as_i64().with_context(|| format!("{made:?}"))?;
@@ -318,7 +351,8 @@ async fn without_accounts_a_certificate_is_anybodys_and_no_registered_key_is_tol
     assert_eq!(answer.status, 200, "{answer:?}");
     let told = runner.order(id).context("it was ordered")?;
     assert_eq!(told.intent.generation, 1, "it was told when it was made");
-    assert_eq!(told.spec.ssh.context("with SSH")?.people_keys, [] as [String; 0]);
+    let access = told.spec.ssh.context("with SSH")?;
+    assert_eq!((access.people_keys, access.people), (Vec::new(), None));
     let plain = host.post("/api/vps/create", json!({"name": "plain"})).await?;
     assert_eq!(plain.status, 200, "{plain:?}");
     let answer = host.post("/api/vps/plain/ssh-cert", json!({"public_key": key})).await?;

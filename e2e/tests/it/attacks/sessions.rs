@@ -2,12 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use kohakuriver_e2e::{Connection, Guarded, Person, wait_until};
+use kohakuriver_e2e::{Connection, Guarded, Person, run, wait_until};
 use kohakuriver_wire::tunnel::{Kind, Proto, TunnelFrame};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::client::ClientRequestBuilder;
@@ -200,6 +201,68 @@ fn who_may_not_be_there_any_more_is_out_within_five_seconds_by_every_door() {
     }
     let audit = cluster.get(Some(&cluster.root), "/api/audit?limit=200").ok().text();
     assert!(audit.contains("\"cut\""), "the audit log says that they were cut: {audit}");
+}
+
+/// SSH from the node to a VPS's own port 22, with a key and the certificate beside it, if there is one.
+fn straight(cluster: &Guarded, address: &str, key: &Path) -> Command {
+    let mut ssh = Command::new("ssh");
+    ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes"]);
+    ssh.args(["-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR", "-o"]);
+    ssh.arg(format!("UserKnownHostsFile={}", cluster.site.path().join("straight").display()));
+    ssh.arg("-i").arg(key).arg(format!("root@{address}")).env_remove("SSH_AUTH_SOCK");
+    ssh
+}
+
+/// A key with a certificate for that VPS.
+fn certified(cluster: &Guarded, who: &Person, id: &str) -> PathBuf {
+    let key = cluster.site.make_key(&format!("cert-of-{}", who.name));
+    let public = std::fs::read_to_string(key.with_extension("pub")).unwrap();
+    let path = format!("/api/vps/{id}/ssh-cert");
+    let signed = cluster.post(Some(who), &path, &json!({"public_key": public})).ok().json();
+    let beside = format!("{}-cert.pub", key.display());
+    std::fs::write(beside, signed["certificate"].as_str().unwrap()).unwrap();
+    key
+}
+
+#[test]
+fn who_came_past_the_host_to_a_vps_own_port_22_is_out_within_five_seconds_as_well() {
+    let cluster = Guarded::start();
+    let (alice, bob) = (cluster.person("alice", "user"), cluster.person("bob", "user"));
+    let id = cluster.vps(&alice, "web", &json!({"ssh_key_mode": "none"}));
+    cluster.share(&alice, &id, &bob, "use");
+    let registered = cluster.site.make_key("registered");
+    let public = std::fs::read_to_string(registered.with_extension("pub")).unwrap();
+    cluster.post(Some(&bob), "/api/auth/keys", &json!({"key": public})).ok();
+    let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+    let inspect = ["inspect", "--format", format, &format!("kohakuriver-vps-{id}")];
+    let address = run(Command::new("docker").args(inspect)).ok().trim().to_owned();
+    let logs_in = |key: &Path| run(straight(&cluster, &address, key).arg("true")).code == 0;
+    wait_until("the VPS has heard of the key", CUT_WITHIN, || logs_in(&registered));
+    let (own, bobs) = (certified(&cluster, &alice, &id), certified(&cluster, &bob, &id));
+    let (ends, ended) = mpsc::channel();
+    let mut held = Vec::new();
+    for (name, key) in [("owner", &own), ("key", &registered), ("certificate", &bobs)] {
+        let mut ssh = straight(&cluster, &address, key);
+        ssh.arg("echo in; exec cat").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut ssh = Background(ssh.spawn().unwrap());
+        follow(name, ssh.0.stdout.take().unwrap(), &ends);
+        held.push(ssh);
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(ended.try_recv().is_err(), "all of them stand until then");
+    cluster.delete(Some(&alice), &format!("/api/vps/{id}/shares?user=bob")).ok();
+    let began = Instant::now();
+    let mut out: Vec<_> = (0..2)
+        .map(|_| {
+            let left = CUT_WITHIN.saturating_sub(began.elapsed());
+            ended.recv_timeout(left).expect("they are cut")
+        })
+        .collect();
+    out.sort_unstable();
+    assert_eq!(out, ["certificate", "key"]);
+    // The certificate has minutes left, and opens nothing any more.
+    assert!(!logs_in(&registered) && !logs_in(&bobs));
+    assert!(logs_in(&own) && ended.try_recv().is_err(), "the owner is in as before");
 }
 
 #[test]
