@@ -277,6 +277,22 @@ async fn every_path_and_socket_answers_every_role_as_the_table_says() -> Result<
     Ok(())
 }
 
+/// The same path, for a VPS that reaches into its node.
+#[tokio::test]
+async fn a_vps_that_reaches_into_its_node_is_made_for_operators_alone() -> Result<()> {
+    let host = TestHost::start_with(|config| config.auth.enabled = true).await?;
+    let _runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
+    let cast = Cast::join(&host).await?;
+    for wish in [json!({"privileged": true}), json!({"additional_mounts": ["/data:/data"]})] {
+        for ((name, who), mark) in cast.all.iter().zip("---xx----".chars()) {
+            let answer = host.ask(who.as_ref(), "POST", "/api/vps/create", Some(&wish)).await?;
+            let may = learned(answer.status, answer.text("code")) == Learned::May;
+            assert_eq!(may, mark == 'x', "{wish} by {name}: {answer:?}");
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_table_has_every_path_there_is() -> Result<()> {
     let host = TestHost::start_with(|config| config.auth.enabled = true).await?;
