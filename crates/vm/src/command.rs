@@ -87,7 +87,7 @@ impl Machine {
     fn processor(&self, args: &mut Args) {
         let accel = match self.accel {
             VmAccel::Kvm => "kvm".to_owned(),
-            VmAccel::Tcg => format!("tcg,thread=multi,tb-size={TRANSLATED_MIB}"),
+            VmAccel::Tcg => format!("tcg,tb-size={TRANSLATED_MIB}"),
         };
         args.option("-accel", accel);
         let machine = "sata=off,smbus=off,i8042=off,vmport=off,hpet=off,memory-backend=memory";

@@ -48,8 +48,7 @@ pub fn check(model: &Model, cluster: &Cluster) -> Result<(), Trouble> {
     let trouble = |what| Trouble { what, limit };
     wishes(&of_kind(true), &machines).map_err(trouble)?;
     let guests = Guest::among(&machines);
-    let cut_off = |name: &str| model.machine(name).is_some_and(|machine| machine.cut_off);
-    guest::check(cluster, &guests, cut_off).map_err(trouble)?;
+    guest::check(cluster, &guests).map_err(trouble)?;
     instance_files(cluster, &tasks).map_err(trouble)?;
     allocations(cluster, &tasks).map_err(trouble)?;
     disks(model, cluster, &guests).map_err(trouble)
@@ -178,7 +177,7 @@ fn allocations(cluster: &Cluster, tasks: &[Value]) -> Result<(), String> {
 /// Whoever enters a machine finds there what was written last.
 fn disks(model: &Model, cluster: &Cluster, guests: &[Guest]) -> Result<(), String> {
     for guest in guests.iter().filter(|guest| guest.is_up()) {
-        let Some(machine) = model.machine(&guest.name).filter(|machine| !machine.cut_off) else {
+        let Some(machine) = model.machine(&guest.name) else {
             continue;
         };
         let read = cluster.inside(&guest.name, &Disk::read());

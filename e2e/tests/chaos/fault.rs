@@ -97,7 +97,6 @@ impl Fault {
             Self::TapRemoved(pick) => {
                 let Some(guest) = model.one_that_runs(cluster, pick) else { return false };
                 cluster.network.remove_device(&guest.node, &guest.tap());
-                model.is_cut_off(&guest.name);
             }
             Self::BridgeRemovedAndRunnerKilled(node) => {
                 cluster.kill_runner(node);

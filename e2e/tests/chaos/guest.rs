@@ -63,13 +63,9 @@ impl Guest {
     }
 }
 
-/// Each machine that is up has one QEMU, and one network device unless that was `cut_off`; there
-/// is no file, process or device of any other, and no address is given twice.
-pub fn check(
-    cluster: &Cluster,
-    guests: &[Guest],
-    cut_off: impl Fn(&str) -> bool,
-) -> Result<(), String> {
+/// Each machine that is up has one QEMU and one network device; there is no file, process or device
+/// of any other, and no address is given twice.
+pub fn check(cluster: &Cluster, guests: &[Guest]) -> Result<(), String> {
     for (index, node) in NODES.into_iter().enumerate() {
         let here: Vec<&Guest> = guests.iter().filter(|guest| guest.node == node).collect();
         let up: Vec<&Guest> = here.iter().copied().filter(|guest| guest.is_up()).collect();
@@ -80,7 +76,7 @@ pub fn check(
         if run != should_run {
             return Err(format!("QEMU runs for {run:?} on {node}, and {should_run:?} are up"));
         }
-        devices(&cluster.network.devices(node), &up, &cut_off)?;
+        devices(&cluster.network.devices(node), &up)?;
         let mut addresses = BTreeSet::new();
         if let Some(guest) = up.iter().find(|guest| !addresses.insert(&guest.address)) {
             return Err(format!("{} has the address {:?} of another", guest.name, guest.address));
@@ -91,13 +87,13 @@ pub fn check(
     Ok(())
 }
 
-fn devices(found: &[String], up: &[&Guest], cut_off: &impl Fn(&str) -> bool) -> Result<(), String> {
+fn devices(found: &[String], up: &[&Guest]) -> Result<(), String> {
     let taps = found.iter().filter(|device| device.starts_with("kr") && device.len() == 15);
     let known: BTreeSet<String> = up.iter().map(|guest| guest.tap()).collect();
     if let Some(tap) = taps.clone().find(|tap| !known.contains(*tap)) {
         return Err(format!("the network device {tap} belongs to nothing that is up"));
     }
-    let missing = up.iter().find(|guest| !cut_off(&guest.name) && !found.contains(&guest.tap()));
+    let missing = up.iter().find(|guest| !found.contains(&guest.tap()));
     match missing {
         Some(guest) => Err(format!("{} is up without its network device", guest.name)),
         None if up.is_empty() && found.iter().any(|device| device == "kohaku-br0") => {

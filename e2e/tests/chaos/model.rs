@@ -45,8 +45,6 @@ pub struct Machine {
     /// Empty where the answer to its create was lost.
     task_id: String,
     pub disk: Disk,
-    /// Somebody removed its network device: until its next start nobody gets in.
-    pub cut_off: bool,
 }
 
 /// How a command went.
@@ -128,10 +126,6 @@ impl Model {
 
     fn taken(&mut self, name: &str, wish: Wish) {
         let vps = self.vps(name);
-        if let Some(machine) = &mut vps.machine {
-            // Whatever this is, its next start plugs it in again.
-            machine.cut_off = false;
-        }
         // Stopping what is being killed, and the like, is taken and changes nothing.
         let old = vps.wish;
         vps.wish = match (old, wish) {
@@ -222,13 +216,6 @@ impl Model {
         format!("write {number} in {name}: {} {}", output.code, output.stderr.replace('\n', " "))
     }
 
-    /// A machine whose network device was removed.
-    pub fn is_cut_off(&mut self, name: &str) {
-        if let Some(machine) = self.vpses.get_mut(name).and_then(|vps| vps.machine.as_mut()) {
-            machine.cut_off = true;
-        }
-    }
-
     /// A machine that nobody asked to end did, or may have.
     pub fn is_struck(&mut self, task_id: &str, surely: bool) {
         for vps in self.vpses.values_mut() {
@@ -244,10 +231,10 @@ impl Model {
         let guests = Guest::all(cluster).ok()?;
         let calm = |guest: &Guest| {
             guest.is_up()
-                && self.vpses.get(&guest.name).is_some_and(|vps| {
-                    let cut_off = vps.machine.as_ref().is_some_and(|machine| machine.cut_off);
-                    vps.wish == Wish::Up && !vps.touched && !cut_off
-                })
+                && self
+                    .vpses
+                    .get(&guest.name)
+                    .is_some_and(|vps| vps.wish == Wish::Up && !vps.touched)
         };
         let calm: Vec<Guest> = guests.into_iter().filter(calm).collect();
         calm.get(pick % calm.len().max(1)).cloned()
@@ -270,8 +257,7 @@ impl Model {
             };
             if let Some(machine) = &mut vps.machine {
                 machine.task_id = task["task_id"].as_str().unwrap_or_default().to_owned();
-                machine.cut_off &= vps.wish == Wish::Up;
-                if vps.wish == Wish::Up && !machine.cut_off && !machine.disk.is_certain() {
+                if vps.wish == Wish::Up && !machine.disk.is_certain() {
                     let read = cluster.inside(name, &Disk::read());
                     if let Ok(number) = read.stdout.trim().parse() {
                         machine.disk.written(number, true);

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 
 use kohakuriver_model::TaskId;
 
-use super::kernel::{Guest, Seen};
+use super::kernel::{Device, Guest, Seen};
 use super::tap::QemuEnd;
 use super::{Network, NetworkError, tap_name, tap_owner};
 use crate::launch::Process;
@@ -30,41 +30,46 @@ impl Network {
         device == self.config().bridge.as_str() || tap_owner(device).is_some()
     }
 
-    /// Puts a running machine's device back to where it was. `true`: something was wrong with it.
+    /// Those of them whose device is not what it should be, or cannot be looked at.
+    ///
+    /// # Errors
+    /// The kernel's devices cannot be listed.
+    pub async fn cut_off(&self, machines: &[Plugged]) -> Result<Vec<Plugged>, NetworkError> {
+        let seen = self.see().await?;
+        let is_plugged_in = |machine: &Plugged| {
+            QemuEnd::of(machine.qemu).is_ok_and(|end| end.is_bound())
+                && self.is_whole(&seen, &tap_name(machine.id))
+        };
+        Ok(machines.iter().filter(|machine| !is_plugged_in(machine)).copied().collect())
+    }
+
+    /// Puts a running machine's device back to where it was.
     ///
     /// # Errors
     /// It is still cut off.
-    pub async fn mend(&self, machine: Plugged) -> Result<bool, NetworkError> {
+    pub async fn mend(&self, machine: Plugged) -> Result<(), NetworkError> {
         let Plugged { id, address, uid, qemu } = machine;
         let end = QemuEnd::of(qemu).map_err(|source| NetworkError::NoEnd { id, source })?;
         let tap = tap_name(id);
-        let seen = self.see().await?;
         if !end.is_bound() {
             self.attach(id, address, uid).await?;
             if !qemu.is_alive() {
                 // Who cleared away behind it may have done so before there was this.
-                self.detach(id).await?;
-                return Ok(false);
+                return self.detach(id).await;
             }
-            let bound = end.bind(&tap);
-            bound.map_err(|source| NetworkError::NoEnd { id, source })?;
-            return Ok(true);
-        }
-        if self.is_whole(&seen, &tap) {
-            return Ok(false);
+            return end.bind(&tap).map_err(|source| NetworkError::NoEnd { id, source });
         }
         self.repair().await?;
-        let seen = self.see().await?;
-        if !self.is_whole(&seen, &tap) {
-            self.reconnect(&Guest { id, tap, address }).await?;
+        if self.is_whole(&self.see().await?, &tap) {
+            return Ok(());
         }
-        Ok(true)
+        self.reconnect(&Guest { id, tap, address }).await
     }
 
     fn is_whole(&self, seen: &Seen, tap: &str) -> bool {
         let bridge = &self.config().bridge;
         let device = seen.taps.iter().find(|device| device.name == tap);
-        seen.bridge.as_ref().is_some_and(super::kernel::Device::is_up)
+        seen.bridge.as_ref().is_some_and(Device::is_up)
             && device.is_some_and(|device| {
                 device.is_up() && device.master.as_deref() == Some(bridge.as_str())
             })

@@ -1,10 +1,11 @@
 //! Machines that were cut off from their network: noticed when the kernel tells of it, and mended.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kohakuriver_model::TaskId;
-use kohakuriver_vm::network::DeviceChanges;
+use kohakuriver_vm::network::{DeviceChanges, Plugged};
 
 use super::QemuBackend;
 use super::live::Live;
@@ -62,28 +63,38 @@ impl QemuBackend {
     async fn plug_in_again(&self) -> bool {
         let all: Vec<(TaskId, Arc<Live>)> =
             self.lock().iter().map(|(id, live)| (*id, Arc::clone(live))).collect();
-        let mut whole = true;
-        for (id, live) in all {
-            let Ok(Some(machine)) = self.dir(id).machine() else { continue };
-            let net = &self.shared.host.net;
-            let cut = match net.mend(id, &machine, live.process()).await {
-                _ if !live.process().is_alive() => continue,
-                Ok(mended) => {
-                    if mended {
-                        tracing::warn!(task_id = %id, "a running machine's network device was changed or removed by somebody; it is put right");
-                    }
-                    None
+        let net = &self.shared.host.net;
+        let plugged = |(id, live): &(TaskId, Arc<Live>)| {
+            net.plugged(*id, &self.dir(*id).machine().ok()??, live.process())
+        };
+        let machines: Vec<Plugged> = all.iter().filter_map(plugged).collect();
+        if machines.is_empty() {
+            return true;
+        }
+        let mut reasons = BTreeMap::new();
+        let cut_off = net.cut_off(&machines).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "machines' network devices cannot be looked at");
+            Vec::new()
+        });
+        for machine in cut_off.into_iter().filter(|machine| machine.qemu.is_alive()) {
+            let id = machine.id;
+            match net.mend(machine).await {
+                // It is gone, and so is what it had.
+                _ if !machine.qemu.is_alive() => {}
+                Ok(()) => {
+                    tracing::warn!(task_id = %id, "somebody removed or changed a running machine's network device; it is put right");
                 }
                 Err(error) => {
                     tracing::error!(task_id = %id, %error, "a running machine is cut off");
-                    Some(error.to_string())
+                    reasons.insert(id, error.to_string());
                 }
-            };
-            whole &= cut.is_none();
-            if live.set_cut(cut) {
-                let _ = self.shared.events.send(Change::Instance(id));
             }
         }
-        whole
+        for (id, live) in &all {
+            if live.set_cut(reasons.get(id).cloned()) {
+                let _ = self.shared.events.send(Change::Instance(*id));
+            }
+        }
+        reasons.is_empty()
     }
 }

@@ -267,7 +267,7 @@ impl Started {
             None => None,
         };
         live.until_dead().await;
-        if killed_for_memory(live.process).await {
+        if live.dir.known_end().is_none() && killed_for_memory(live.process).await {
             live.write_oom();
         }
         live.write_end(status.and_then(code), &status.map_or(String::new(), describe));

@@ -99,18 +99,22 @@ impl Net {
         self.bridge.as_ref().is_some_and(|bridge| bridge.concerns(device))
     }
 
-    /// Puts right what somebody did to a running machine's device; `true` if there was something.
-    pub async fn mend(
-        &self,
-        id: TaskId,
-        machine: &Machine,
-        qemu: Process,
-    ) -> Result<bool, BackendError> {
-        let (Some(bridge), Some(uid)) = (&self.bridge, self.user(machine.address)) else {
-            return Ok(false);
-        };
-        let plugged = Plugged { id, address: machine.address, uid, qemu };
-        bridge.mend(plugged).await.map_err(|error| refused(&error))
+    /// How a running machine is plugged in, where that is the runner's to look after.
+    pub fn plugged(&self, id: TaskId, machine: &Machine, qemu: Process) -> Option<Plugged> {
+        let uid = self.user(machine.address)?;
+        Some(Plugged { id, address: machine.address, uid, qemu })
+    }
+
+    /// Those that somebody cut off.
+    pub async fn cut_off(&self, machines: &[Plugged]) -> Result<Vec<Plugged>, BackendError> {
+        let Some(bridge) = &self.bridge else { return Ok(Vec::new()) };
+        bridge.cut_off(machines).await.map_err(|error| refused(&error))
+    }
+
+    /// Plugs one of these in again.
+    pub async fn mend(&self, machine: Plugged) -> Result<(), BackendError> {
+        let Some(bridge) = &self.bridge else { return Ok(()) };
+        bridge.mend(machine).await.map_err(|error| refused(&error))
     }
 
     /// Removes what belongs to no living machine, and mends what the others have.

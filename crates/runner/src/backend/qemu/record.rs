@@ -120,14 +120,20 @@ impl MachineDir {
         reason: &str,
         oom: bool,
     ) -> io::Result<Ended> {
-        let started = self.started().map(|(_, mark)| mark).unwrap_or_default();
-        if let Some(known) = self.ended().filter(|ended| ended.started == started) {
+        if let Some(known) = self.known_end() {
             return Ok(known);
         }
+        let started = self.started().map(|(_, mark)| mark).unwrap_or_default();
         let reason = reason.to_owned();
         let ended = Ended { started, exit_code, at_ms: clock::now_ms(), reason, oom };
         durable::write(&self.0.join(ENDED), &serde_json::to_vec(&ended)?, 0o600)?;
         Ok(ended)
+    }
+
+    /// How the latest start ended, as far as somebody wrote it down.
+    pub fn known_end(&self) -> Option<Ended> {
+        let started = self.started().map(|(_, mark)| mark).unwrap_or_default();
+        self.ended().filter(|ended| ended.started == started)
     }
 
     pub fn ended(&self) -> Option<Ended> {
@@ -144,7 +150,7 @@ impl MachineDir {
             return Ok((life, Some(mark), None));
         }
         // Where nobody saw it end, it ended when that was found out.
-        let ended = match self.ended().filter(|ended| ended.started == mark) {
+        let ended = match self.known_end() {
             Some(known) => known,
             None if oom::was_killed(process) => self.write_ended(Some(137), OUT_OF_MEMORY, true)?,
             None => self.write_ended(None, "nobody saw its QEMU end", false)?,
