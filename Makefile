@@ -2,7 +2,7 @@
 # do and can be run by themselves.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down build test test-vfio chaos fuzz check audit bench release
+.PHONY: help up down build test test-vfio test-images chaos fuzz check audit bench release
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -26,8 +26,11 @@ audit: ## known holes in dependencies (needs cargo-deny and the network)
 test: ## everything that must hold, with real Docker and real ssh (root or sudo)
 	@scripts/test.sh
 
-test-vfio: ## PCI passthrough in an emulated machine with an IOMMU: about a minute, no GPU needed (root or sudo)
+test-vfio: ## PCI passthrough in an emulated machine with an IOMMU: some two minutes, no GPU needed (root or sudo)
 	@scripts/test-vfio.sh $(ARGS)
+
+test-images: ## whole distributions as virtual machines: built, imported, booted (root or sudo)
+	@scripts/test-images.sh
 
 chaos: ## 500 faults on a cluster of three namespaces (ARGS="[--auth] FAULTS SEED")
 	@scripts/chaos.sh $(ARGS)

@@ -11,6 +11,7 @@ use kohakuriver_e2e::{Server, Site, Terminal, run, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+mod distributions;
 mod guarded;
 mod node;
 

@@ -50,6 +50,10 @@ impl Device {
         self.flags.iter().any(|flag| flag == "UP")
     }
 
+    pub fn has_carrier(&self) -> bool {
+        self.flags.iter().any(|flag| flag == "LOWER_UP")
+    }
+
     /// Its IPv4 addresses, each with its prefix.
     pub fn addresses(&self) -> impl Iterator<Item = (Ipv4Addr, u8)> {
         self.addresses.iter().filter_map(|address| match address.local {

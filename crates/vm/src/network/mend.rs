@@ -30,15 +30,20 @@ impl Network {
         device == self.config().bridge.as_str() || tap_owner(device).is_some()
     }
 
-    /// Those of them whose device is not what it should be, or cannot be looked at.
+    /// Those of them whose device is not what it should be.
     ///
     /// # Errors
     /// The kernel's devices cannot be listed.
     pub async fn cut_off(&self, machines: &[Plugged]) -> Result<Vec<Plugged>, NetworkError> {
         let seen = self.see().await?;
         let is_plugged_in = |machine: &Plugged| {
-            QemuEnd::of(machine.qemu).is_ok_and(|end| end.is_bound())
-                && self.is_whole(&seen, &tap_name(machine.id))
+            let tap = tap_name(machine.id);
+            // It has a carrier while somebody has its other end, but the kernel may be late in
+            // saying so.
+            let device = seen.taps.iter().find(|device| device.name == tap);
+            self.is_whole(&seen, &tap)
+                && (device.is_some_and(Device::has_carrier)
+                    || QemuEnd::of(machine.qemu).is_ok_and(|end| end.is_bound()))
         };
         Ok(machines.iter().filter(|machine| !is_plugged_in(machine)).copied().collect())
     }

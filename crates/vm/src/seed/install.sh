@@ -15,3 +15,9 @@ else
   mountpoint -q "$bin" || mount -t vfat -o ro,umask=022 LABEL=KRAGENT "$bin"
   [ -S /run/kohakuriver/run/agent.sock ] || setsid "$bin/kohakuriver" agent --guest </dev/null >/dev/null 2>&1 &
 fi
+# Where a distribution has ifupdown, older versions of cloud-init set the default route with `route`,
+# and say nothing where that is not installed.
+gateway=$(sed -n 's/.*via: *\([0-9.]*\).*/\1/p' "$here/../network-config")
+if [ -n "$gateway" ] && ! ip route show default | grep -q .; then
+  ip route add default via "$gateway"
+fi
