@@ -1,10 +1,14 @@
 //! Passwords, as Argon2id: slow on purpose, so off the threads that serve everybody, and only a
 //! few at a time.
 
-use argon2::Argon2;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use argon2::password_hash::PasswordHasher;
 use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use kohakuriver_model::AccountError;
+use subtle::ConstantTimeEq;
 use tokio::sync::{OnceCell, Semaphore};
 
 /// As existing clients know it.
@@ -13,6 +17,8 @@ const SHORTEST: usize = 8;
 const LONGEST: usize = 1024;
 /// Each takes 19 MiB and a processor for some 30 ms.
 const AT_ONCE: usize = 2;
+/// How long their memory is kept for the next ones.
+const KEPT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordError {
@@ -30,13 +36,66 @@ pub enum PasswordError {
 #[derive(Debug)]
 pub struct Passwords {
     slots: Semaphore,
+    memory: Memory,
     /// A hash of nothing, so that an unknown name takes as long as a wrong password.
     dummy: OnceCell<String>,
 }
 
 impl Default for Passwords {
     fn default() -> Self {
-        Self { slots: Semaphore::new(AT_ONCE), dummy: OnceCell::new() }
+        let slots = Semaphore::new(AT_ONCE);
+        Self { slots, memory: Memory::default(), dummy: OnceCell::new() }
+    }
+}
+
+/// Argon2's memory, kept while log-ins follow each other: to get 19 MiB from the kernel, page by page,
+/// takes more than half as long as to hash in them.
+#[derive(Clone, Debug, Default)]
+struct Memory(Arc<Mutex<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    free: Vec<Vec<Block>>,
+    uses: u64,
+}
+
+impl Memory {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this is the password of that hash. Work.
+    fn verify(&self, password: &[u8], hash: &str) -> Option<bool> {
+        let hash = PasswordHash::new(hash).ok()?;
+        let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok()?;
+        let version = hash.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
+        let params = Params::try_from(&hash).ok()?;
+        let (salt, expected) = (hash.salt?, hash.hash?);
+        let mut blocks = self.lock().free.pop().unwrap_or_default();
+        blocks.resize(params.block_count(), Block::default());
+        let mut output = vec![0; expected.as_bytes().len()];
+        let hasher = Argon2::new(algorithm, version, params);
+        let done = hasher.hash_password_into_with_memory(password, &salt, &mut output, &mut blocks);
+        self.lock().free.push(blocks);
+        done.ok()?;
+        Some(bool::from(output.ct_eq(expected.as_bytes())))
+    }
+
+    /// Gives it back to the kernel, unless it is used again in the meantime.
+    fn keep_a_while(&self) {
+        let seen = {
+            let mut kept = self.lock();
+            kept.uses += 1;
+            kept.uses
+        };
+        let memory = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(KEPT).await;
+            let mut kept = memory.lock();
+            if kept.uses == seen {
+                kept.free = Vec::new();
+            }
+        });
     }
 }
 
@@ -74,15 +133,10 @@ impl Passwords {
                 self.dummy.get_or_try_init(|| self.hash("no account".to_owned())).await?.clone()
             }
         };
-        let right = self
-            .work(move || {
-                let hash = PasswordHash::new(&hash).map_err(|_| PasswordError::Hash)?;
-                Ok::<_, PasswordError>(
-                    Argon2::default().verify_password(password.as_bytes(), &hash).is_ok(),
-                )
-            })
-            .await??;
-        Ok(right && known)
+        let memory = self.memory.clone();
+        let right = self.work(move || memory.verify(password.as_bytes(), &hash)).await?;
+        self.memory.keep_a_while();
+        Ok(right.ok_or(PasswordError::Hash)? && known)
     }
 
     async fn work<T: Send + 'static>(
@@ -108,6 +162,23 @@ mod tests {
         assert!(!passwords.verify("something else".to_owned(), Some(hash)).await.unwrap());
         assert!(!passwords.verify("no account".to_owned(), None).await.unwrap());
         assert!(!passwords.verify("x".repeat(LONGEST + 1), None).await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_used_again_and_given_back_when_nobody_logs_in() {
+        let passwords = Passwords::default();
+        let hash = passwords.hash("correct horse".to_owned()).await.unwrap();
+        let free = || passwords.memory.lock().free.iter().map(Vec::len).collect::<Vec<_>>();
+        for _ in 0..3 {
+            let right = passwords.verify("correct horse".to_owned(), Some(hash.clone())).await;
+            assert!(right.unwrap(), "what others left there changes nothing");
+            let wrong = passwords.verify("wrong horse".to_owned(), Some(hash.clone())).await;
+            assert!(!wrong.unwrap());
+        }
+        assert_eq!(free(), [Params::default().block_count()]);
+        tokio::time::sleep(KEPT * 2).await;
+        assert!(free().is_empty());
+        assert!(passwords.verify("x".to_owned(), Some("nonsense".to_owned())).await.is_err());
     }
 
     #[test]
