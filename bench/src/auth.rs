@@ -49,7 +49,7 @@ async fn measure() -> Result<Vec<Line>> {
         Line::new("GET /api/nodes with a token", "us", with).against(&without),
         Line::new("GET /api/nodes with a token not seen lately", "us", afresh).against(&without),
         without,
-        Line::new("log-in, with its audit entry on disk", "ms", logins).against(&hashes),
+        Line::new("log-in, with its audit entry", "ms", logins).against(&hashes),
         hashes,
     ])
 }
