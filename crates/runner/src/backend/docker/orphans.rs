@@ -11,9 +11,11 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Whether a refused start is of this kind.
+/// Whether a refused start is of this kind. After the process has ended, the directory that its shim
+/// had is there until containerd has cleared it away too.
 pub fn is_left_behind(reason: &str) -> bool {
-    reason.contains("task") && reason.contains("already exists")
+    let task = reason.contains("task") && reason.contains("already exists");
+    task || (reason.contains("failed to start shim") && reason.contains("file exists"))
 }
 
 /// Ends every process in the control group of a container, and its shim. The id is the engine's own, 64
@@ -82,6 +84,9 @@ mod tests {
         assert_eq!(found, [7, 8, 10]);
         assert_eq!(end("docker"), 0, "no id, no processes");
         assert!(is_left_behind("task d09bb55d: already exists"));
+        let directory = "/x/io.containerd.runtime.v2.task/moby/67d355e4";
+        assert!(is_left_behind(&format!("failed to start shim: mkdir {directory}: file exists")));
         assert!(!is_left_behind("name already exists"));
+        assert!(!is_left_behind("failed to start shim: no such file or directory"));
     }
 }
