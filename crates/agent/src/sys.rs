@@ -124,7 +124,8 @@ pub(crate) fn limit_allocator() {
     // SAFETY: called before any other thread exists; both parameters are documented tunables.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 256 * 1024);
+        // With less, a transfer gives memory back and gets it again all the time.
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * 1024 * 1024);
     }
 }
 
