@@ -158,28 +158,14 @@ impl SshServer {
         let _closing = closed.clone().drop_guard();
         let is_openssh = name.starts_with(b"SSH-2.0-OpenSSH_");
         let config = Arc::clone(if is_openssh { &self.fast } else { &self.compatible });
-        let config_dir = self.config_dir.clone();
-        let handler = Connection::new(self, peer, logged_in, Arc::clone(&entry), closed, in_place);
-        let serving = async {
-            match russh::server::run_stream(config, gate, handler).await {
-                Ok(session) => session.await,
-                Err(error) => Err(error),
-            }
-        };
-        let watching = async {
-            if past_host {
-                revoked(&config_dir, &entry).await;
-                tracing::info!(
-                    ?peer,
-                    "an SSH connection is cut: who it is of may not be here any more"
-                );
-                cut.cancel();
-            }
-            std::future::pending::<()>().await;
-        };
-        let result = tokio::select! {
-            result = serving => result,
-            () = watching => return,
+        if past_host {
+            // It ends with the connection's runtime.
+            tokio::spawn(cut_once_revoked(self.config_dir.clone(), Arc::clone(&entry), peer, cut));
+        }
+        let handler = Connection::new(self, peer, logged_in, entry, closed, in_place);
+        let result = match russh::server::run_stream(config, gate, handler).await {
+            Ok(session) => session.await,
+            Err(error) => Err(error),
         };
         match result {
             Ok(()) => tracing::debug!(?peer, "SSH connection closed"),
@@ -188,14 +174,21 @@ impl SshServer {
     }
 }
 
-/// Waits until what let somebody in does so no more.
-async fn revoked(config_dir: &Path, entry: &OnceLock<Entry>) {
+/// Cuts a connection when what let somebody in does so no more.
+async fn cut_once_revoked(
+    config_dir: PathBuf,
+    entry: Arc<OnceLock<Entry>>,
+    peer: Peer,
+    cut: CancellationToken,
+) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        if entry.get().is_some_and(|entry| !auth::still_admits(config_dir, entry)) {
-            return;
+        if entry.get().is_some_and(|entry| !auth::still_admits(&config_dir, entry)) {
+            break;
         }
     }
+    tracing::info!(?peer, "an SSH connection is cut: who it is of may not be here any more");
+    cut.cancel();
 }
 
 /// One of the connections there may be. After the last the agent, which is multiplied by the number of instances, is as

@@ -30,7 +30,7 @@ fn privileged_vpses_and_mounts_are_refused_where_the_nodes_owner_has_not_allowed
 fn what_the_nodes_owner_allows_works_lasts_and_is_seen_and_no_link_leads_further() {
     let outside = tempfile::Builder::new().prefix("kr-allowed").tempdir().unwrap();
     let root = outside.path().canonicalize().unwrap();
-    for part in ["data/sets", "data/work", "secret"] {
+    for part in ["data/sets", "data/results", "secret"] {
         fs::create_dir_all(root.join(part)).unwrap();
     }
     fs::write(root.join("data/sets/set"), "a set").unwrap();
@@ -39,15 +39,18 @@ fn what_the_nodes_owner_allows_works_lasts_and_is_seen_and_no_link_leads_further
     let mut site = Site::new();
     let server = site.up_with(&["--allow-privileged", "--allow-mount", &path("data")]);
     let [sets, work] =
-        [format!("{}:/sets:ro", path("data/sets")), format!("{}:/work", path("data/work"))];
+        [format!("{}:/sets:ro", path("data/sets")), format!("{}:/results", path("data/results"))];
     let image = ["vps", "create", "--image", BUSYBOX];
     let mounts = ["--name", "reader", "--mount", &sets, "--mount", &work];
     site.kr(&[&image[..], &mounts].concat()).ok();
     let holds = |what: &str| {
         assert_eq!(inside(&site, "reader", "cat /sets/set").ok(), "a set", "{what}");
         assert_ne!(inside(&site, "reader", "touch /sets/new").code, 0, "{what}");
-        inside(&site, "reader", &format!("echo {what} > /work/said")).ok();
-        assert_eq!(fs::read_to_string(root.join("data/work/said")).unwrap(), format!("{what}\n"));
+        inside(&site, "reader", &format!("echo {what} > /results/said")).ok();
+        assert_eq!(
+            fs::read_to_string(root.join("data/results/said")).unwrap(),
+            format!("{what}\n")
+        );
     };
     holds("created");
     site.kr(&["vps", "restart", "reader"]).ok();
@@ -87,8 +90,8 @@ fn what_the_nodes_owner_allows_works_lasts_and_is_seen_and_no_link_leads_further
     assert!(log.contains("privileged") && log.contains(&format!("mounts {sets}")), "{log}");
     // Somebody with the mount puts a link where another's mount, or the next start's, would be.
     site.kr(&["vps", "stop", "reader"]).ok();
-    fs::rename(root.join("data/work"), root.join("data/gone")).unwrap();
-    symlink(root.join("secret"), root.join("data/work")).unwrap();
+    fs::rename(root.join("data/results"), root.join("data/gone")).unwrap();
+    symlink(root.join("secret"), root.join("data/results")).unwrap();
     site.kr(&["vps", "restart", "reader"]).fails(1, &["is a link"]);
     let refused = site.kr(&[&image[..], &["--mount", &work]].concat());
     refused.fails(1, &["is a link"]);
