@@ -17,10 +17,10 @@ build: ## build for development
 	@scripts/setup.sh
 	cargo build --workspace --locked
 
-check: ## sizes, format, dependencies and lints: what needs nothing but Rust
+check: ## sizes, format, dependencies, advisories and lints: what needs nothing but Rust
 	@scripts/check.sh
 
-audit: ## known holes in dependencies (needs cargo-deny and the network)
+audit: ## known holes in dependencies (by cargo-deny and the network, else by the snapshot)
 	@scripts/audit.sh
 
 test: ## everything that must hold, with real Docker and real ssh (root or sudo)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Asks the advisory database whether a dependency has a known hole. Needs cargo-deny or cargo-audit
-# and the network; --if-installed passes where neither tool is there.
+# Asks the advisory database whether a dependency has a known hole. That needs cargo-deny or
+# cargo-audit and the network; where neither tool is there, the snapshot of the database is asked
+# (scripts/advisories.sh). --if-installed leaves the snapshot out, for who asks it anyhow.
 set -euo pipefail
 . "$(dirname -- "$0")/lib.sh"
 cd "$TOP"
@@ -14,8 +15,11 @@ elif have cargo-audit; then
   ignored=()
   while read -r id; do ignored+=(--ignore "$id"); done < <(grep -oE 'RUSTSEC-[0-9]{4}-[0-9]{4}' deny.toml | sort -u)
   exec cargo audit "${ignored[@]}"
-elif [ "${1:-}" = --if-installed ]; then
-  say "audit: advisories were not asked for: neither cargo-deny nor cargo-audit is installed"
+fi
+if [ "${1:-}" = --if-installed ]; then
+  say "audit: the database itself was not asked: neither cargo-deny nor cargo-audit is installed"
 else
-  die "advisories need cargo-deny: cargo install --locked cargo-deny"
+  scripts/advisories.sh
+  say "audit: that was the snapshot. The database itself, with what is newer and what is yanked, is asked"
+  say "audit: by cargo-deny: cargo install --locked cargo-deny"
 fi

@@ -16,5 +16,6 @@ step() {
 step sizes scripts/sizes.sh
 step format as_invoking_user cargo fmt --all --check
 step dependencies scripts/dependencies.sh
+step advisories scripts/advisories.sh
 step clippy as_invoking_user cargo clippy --workspace --all-targets --locked -- -D warnings
 [ "${#failed[@]}" = 0 ] || die "failed: ${failed[*]}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks the dependencies against deny.toml with nothing but Cargo: licences, what is banned, where
-# they come from, one version of the cryptography. Advisories need a database: `make audit`.
+# they come from, one version of the cryptography. Advisories are asked by scripts/advisories.sh.
 set -euo pipefail
 . "$(dirname -- "$0")/lib.sh"
 cd "$TOP"
