@@ -10,6 +10,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use support::{Instance, free_port, noise, text, wait_until};
 
 const SOON: Duration = Duration::from_secs(1);
@@ -198,4 +200,34 @@ fn what_a_stalled_channel_holds_of_the_agents_memory_is_bounded() {
     fill(&filled);
     let grown = resident().saturating_sub(before);
     assert!(grown < 12 * 1024, "{grown} KiB more");
+}
+
+/// Both sides take new keys after each gibibyte. What the client has sent before it knows of that may be a whole
+/// window, which has grown by then.
+#[test]
+fn new_keys_are_taken_while_a_whole_window_is_on_its_way() {
+    const KEYS_LAST: usize = 1 << 30;
+    const AHEAD: usize = 2 * 1024 * 1024;
+    let instance = Instance::start();
+    let mut ssh = instance.ssh(&[], "wc -c");
+    let mut ssh = ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = ssh.stdin.take().unwrap();
+    let block = vec![0; 64 * 1024];
+    let mut send = |bytes: usize| {
+        for _ in 0..bytes / block.len() {
+            input.write_all(&block).unwrap();
+        }
+    };
+    send(KEYS_LAST - AHEAD / 2);
+    // All of it has arrived, and window is granted for it.
+    std::thread::sleep(SOON);
+    let agent = Pid::from_raw(i32::try_from(instance.agent_pid()).unwrap());
+    kill(agent, Signal::SIGSTOP).unwrap();
+    send(AHEAD);
+    std::thread::sleep(SOON / 4);
+    kill(agent, Signal::SIGCONT).unwrap();
+    send(AHEAD);
+    drop(input);
+    let output = ssh.wait_with_output().unwrap();
+    assert_eq!(text(&output.stdout).trim(), (KEYS_LAST + AHEAD * 3 / 2).to_string());
 }

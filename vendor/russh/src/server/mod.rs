@@ -1235,7 +1235,14 @@ async fn reply<H: Handler + Send>(
                 if kex.peer_kexinit_received() {
                     return Err(crate::Error::Inconsistent.into());
                 }
-                session.pending_len = session.pending_len.saturating_add(pkt.buffer.len() as u32);
+                // Where window is granted by hand, data is bounded by the window of its channel, and
+                // answered with nothing. The window may be many times `window_size`.
+                let bounded_by_window = session.common.config.manual_window
+                    && [msg::CHANNEL_DATA, msg::CHANNEL_EXTENDED_DATA].contains(&msg_type);
+                if !bounded_by_window {
+                    session.pending_len =
+                        session.pending_len.saturating_add(pkt.buffer.len() as u32);
+                }
                 if u64::from(session.pending_len) > 2 * u64::from(session.common.config.window_size)
                 {
                     return Err(crate::Error::Pending.into());
