@@ -125,7 +125,7 @@ pub(crate) fn limit_allocator() {
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
         // With less, a transfer gives memory back and gets it again all the time.
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * 1024 * 1024);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 8 * 1024 * 1024);
     }
 }
 

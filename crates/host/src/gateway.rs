@@ -12,6 +12,7 @@
 
 mod jump;
 mod person;
+mod thread;
 mod tunnel;
 
 use std::net::IpAddr;

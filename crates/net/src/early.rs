@@ -17,6 +17,14 @@ impl<S> Early<S> {
         Self { stream, bytes }
     }
 
+    /// The same bytes before another stream.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn try_map<T, E>(self, change: impl FnOnce(S) -> Result<T, E>) -> Result<Early<T>, E> {
+        Ok(Early { stream: change(self.stream)?, bytes: self.bytes })
+    }
+
     /// The bare stream, and what was read of it and not yet given out.
     pub fn into_parts(self) -> (S, Bytes) {
         (self.stream, self.bytes)

@@ -4,6 +4,8 @@
 mod block;
 mod early;
 mod files;
+mod gather;
+mod pieces;
 mod quiet;
 mod relay;
 mod resolve;
@@ -12,6 +14,8 @@ mod splice;
 
 pub use early::Early;
 pub use files::raise_file_limit;
+pub use gather::Gather;
+pub use pieces::Pieces;
 pub use quiet::{Quiet, QuietSocket};
 pub use relay::{copy, relay};
 pub use resolve::{connect, resolve};

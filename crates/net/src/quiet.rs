@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, send, sendmsg, shutdown};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -28,6 +28,19 @@ pub struct QuietSocket {
 }
 
 impl QuietSocket {
+    /// Moves it to the runtime of the caller.
+    ///
+    /// # Errors
+    /// That runtime does not take it.
+    pub fn moved(self) -> io::Result<Self> {
+        Self::of(self.reader.0.into_inner())
+    }
+
+    fn of(fd: Arc<OwnedFd>) -> io::Result<Self> {
+        let reader = Reader(watch(Arc::clone(&fd), Interest::READABLE)?);
+        Ok(Self { reader, writer: Writer { fd, asked: None, had_room: 0 } })
+    }
+
     pub(crate) fn into_split(self) -> (Reader, Writer) {
         (self.reader, self.writer)
     }
@@ -50,9 +63,7 @@ impl Quiet for QuietSocket {
 
 impl Quiet for DetachedSocket {
     fn quiet(self) -> io::Result<QuietSocket> {
-        let fd = Arc::new(OwnedFd::from(self));
-        let reader = Reader(watch(Arc::clone(&fd), Interest::READABLE)?);
-        Ok(QuietSocket { reader, writer: Writer { fd, asked: None, had_room: 0 } })
+        QuietSocket::of(Arc::new(OwnedFd::from(self)))
     }
 }
 
@@ -141,6 +152,15 @@ impl Writer {
         self.poll_io(cx, |fd| Ok(send(fd.as_raw_fd(), bytes, flags)?))
     }
 
+    pub fn poll_send_all_of(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        self.poll_io(cx, |fd| Ok(sendmsg::<()>(fd.as_raw_fd(), slices, &[], flags, None)?))
+    }
+
     /// Ends this direction.
     pub fn end(&self) -> io::Result<()> {
         match shutdown(self.fd.as_raw_fd(), Shutdown::Write) {
@@ -186,6 +206,18 @@ impl AsyncWrite for QuietSocket {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.get_mut().writer.poll_send(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().writer.poll_send_all_of(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use kohakuriver_net::{DetachedSocket, Quiet, Socket};
+use kohakuriver_net::{DetachedSocket, Gather, Quiet, Socket};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{getegid, geteuid};
 use russh::keys::{Algorithm, PrivateKey};
@@ -48,7 +48,7 @@ const MAX_PACKET: u32 = 32 * 1024;
 const NAME_DEADLINE: Duration = Duration::from_secs(1);
 const MAX_NAME: usize = 255;
 /// Several packets of the usual size.
-const READ_AHEAD: usize = 64 * 1024;
+const READ_AHEAD: usize = 128 * 1024;
 
 const NAME: &str = concat!("SSH-2.0-KohakuRiver_", env!("CARGO_PKG_VERSION"));
 /// OpenSSH tells only its like that it reads no more of a program (`ssh x yes | head -1`), and knows them by name.
@@ -147,7 +147,7 @@ impl SshServer {
         let logged_in = Arc::new(AtomicBool::new(false));
         let name = client_name(&mut stream).await;
         // The library reads each packet's length by itself.
-        let stream = BufReader::with_capacity(READ_AHEAD, stream);
+        let stream = BufReader::with_capacity(READ_AHEAD, Gather::new(stream));
         let (entry, cut) = (Arc::new(OnceLock::new()), CancellationToken::new());
         let gate = Gate::new(stream, name.clone(), LOGIN_DEADLINE, Arc::clone(&logged_in));
         // Whoever came by the host is cut by the host.

@@ -210,6 +210,8 @@ async fn attend(
         }
         let stdin = &mut running.stdin;
         tokio::select! {
+            // All that has come is written together. The window bounds it.
+            biased;
             message = reader.wait() => {
                 let message = message?;
                 if let ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. } = message {

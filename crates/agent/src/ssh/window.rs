@@ -17,7 +17,7 @@ const LARGEST: u32 = 4 * 1024 * 1024;
 /// Eight channels at full size, which is more than a line is shared by at once.
 const BUDGET: u32 = 32 * 1024 * 1024;
 /// Granted in steps of this part of the window: less often would stall the client, more often would only cost packets.
-const STEPS: u32 = 8;
+const STEPS: u32 = 4;
 
 /// Window beyond [`INITIAL`] that the connection's channels have not taken.
 #[derive(Debug)]

@@ -1,39 +1,44 @@
 //! An SSH server that only jumps: `ssh -J you@host:8002 root@<name or id>`.
 //!
 //! Every forwarded connection is relayed by a task of its own, and may be sent as much as it has
-//! passed on: one that is stuck keeps no other of the same SSH connection waiting.
+//! passed on: one that is stuck keeps no other of the same SSH connection waiting. All of one client
+//! is done by one thread (see [`thread`]), but what asks the store: that is the host's own runtime's.
 
 use std::borrow::Cow;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use kohakuriver_link::protocol::StreamTarget;
 use kohakuriver_model::TaskId;
-use kohakuriver_net::relay;
+use kohakuriver_net::{DetachedSocket, Gather, Pieces, Quiet, Socket, copy};
 use russh::keys::ssh_key::Certificate;
 use russh::keys::{Algorithm, PrivateKey};
 use russh::server::{
-    Auth, ChannelOpenHandle, Config, Handle, Handler, Msg, PublicKeyOffer, Session,
-    VerifiedPublicKey,
+    Auth, ChannelOpenHandle, Config, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
 };
 use russh::{
-    Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet, Preferred, SshId, cipher,
+    Channel, ChannelId, ChannelMsg, ChannelOpenFailure, ChannelReadHalf, ChannelWriteHalf,
+    MethodKind, MethodSet, Preferred, SshId, cipher,
 };
-use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
+use tokio::io::{AsyncWriteExt, BufReader, split};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio::try_join;
+use tokio_util::either::Either;
+use tokio_util::task::TaskTracker;
 
-use super::person;
+use super::{person, thread};
 use crate::access::{Caller, Person, Who};
-use crate::enter::{Entered, enter};
+use crate::enter::{EnterError, Entered, enter};
 use crate::host::App;
 use crate::instances::{self, InstanceError};
 use crate::ssh_keys::{self, KeyError};
+use crate::streams::InstanceStream;
 
 /// Connections one SSH client may have open through the gateway.
 const MAX_CHANNELS: usize = 64;
@@ -44,7 +49,10 @@ const WINDOW: u32 = 2 * 1024 * 1024;
 /// window is full first unless a client sends less than 32 bytes at a time.
 const CHANNEL_BUFFER: usize = WINDOW as usize / 32;
 /// Granted at once, so that not every packet is answered with one.
-const GRANT: u32 = WINDOW / 8;
+const GRANT: usize = WINDOW as usize / 2;
+
+/// How long the instance may take for what has come before its client went away.
+const LAST_BYTES_LIMIT: Duration = Duration::from_secs(5);
 
 /// A few packets of the usual size.
 const READ_AHEAD: usize = 128 * 1024;
@@ -98,8 +106,31 @@ pub async fn serve(app: Arc<App>, stream: TcpStream, address: IpAddr, configs: &
         Ok(true) => &configs.fast,
         Ok(false) | Err(_) => &configs.compatible,
     });
-    let caller = Caller::unnamed(&app, Some(address));
-    let jump = Jump { app, caller, only: None, slots: Arc::new(Semaphore::new(MAX_CHANNELS)) };
+    let main = Handle::current();
+    let served = match Socket::from(stream).detach() {
+        Ok(stream) => thread::run(move || serve_here(app, main, stream, address, config)).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = served {
+        tracing::warn!(%error, "an SSH connection was dropped");
+    }
+}
+
+/// In the thread and runtime that are this client's alone.
+async fn serve_here(
+    app: Arc<App>,
+    main: Handle,
+    stream: DetachedSocket,
+    address: IpAddr,
+    config: Arc<Config>,
+) {
+    let stream = match stream.quiet() {
+        Ok(stream) => Gather::new(stream),
+        Err(error) => return tracing::warn!(%error, "an SSH connection was dropped"),
+    };
+    let (caller, relays) = (Caller::unnamed(&app, Some(address)), TaskTracker::new());
+    let slots = Arc::new(Semaphore::new(MAX_CHANNELS));
+    let jump = Jump { app, main, caller, only: None, slots, relays: relays.clone() };
     // The library asks for four bytes, then for the rest of each packet.
     let stream = BufReader::with_capacity(READ_AHEAD, stream);
     match russh::server::run_stream(config, stream, jump).await {
@@ -110,6 +141,9 @@ pub async fn serve(app: Arc<App>, stream: TcpStream, address: IpAddr, configs: &
         }
         Err(error) => tracing::debug!(%error, "an SSH handshake failed"),
     }
+    relays.close();
+    // What has come is passed on, if whom it is for still takes it.
+    let _ = timeout(LAST_BYTES_LIMIT, relays.wait()).await;
 }
 
 /// Looks at the name the client says first, without taking it. One whose first packet is shorter
@@ -124,34 +158,101 @@ async fn is_openssh(stream: &TcpStream) -> io::Result<bool> {
 /// One client's connection.
 struct Jump {
     app: Arc<App>,
+    /// The runtime that all of the host shares.
+    main: Handle,
     /// Nobody until a key has said who it is.
     caller: Caller,
     /// The one instance that the certificate they came by is for; `None`: any they may enter.
     only: Option<TaskId>,
     /// Open jumps, not all there ever were: one connection may live for days.
     slots: Arc<Semaphore>,
+    relays: TaskTracker,
 }
 
 impl Jump {
+    async fn owner_of(&self, key: &russh::keys::PublicKey) -> Option<Person> {
+        let (app, key) = (self.app.clone(), key.clone());
+        let asked = self.main.spawn(async move { person::owner_of(&app, &key).await });
+        asked.await.ok().flatten()
+    }
+
+    async fn holder_of(&self, certificate: &Certificate) -> Option<(Person, TaskId)> {
+        let (app, certificate) = (self.app.clone(), certificate.clone());
+        let asked = self.main.spawn(async move { person::holder_of(&app, &certificate).await });
+        asked.await.ok().flatten()
+    }
+
     fn log_in(&mut self, person: Person) {
         tracing::info!(user = person.username, proof = ?person.proof, "logged in at the SSH gateway");
         self.caller = Caller::new(Who::Somebody(Arc::new(person)), self.caller.address);
     }
 }
 
-/// Finds what a jump is to. A certificate says nothing about other instances than its own, not
-/// even whether there are any.
-async fn destination(
-    app: &App,
-    caller: &Caller,
+/// Opens the way to what a jump is to. A certificate says nothing about other instances than its
+/// own, not even whether there are any.
+async fn enter_by_jump(
+    app: Arc<App>,
+    caller: Caller,
     only: Option<TaskId>,
     text: String,
-) -> Result<String, InstanceError> {
-    let Some(only) = only else { return Ok(text) };
-    match instances::find(app, caller, &text).await? {
-        id if id == only => Ok(id.to_string()),
-        _ => Err(InstanceError::Unknown(text)),
-    }
+) -> Result<Entered, ()> {
+    let entered = async {
+        let text = match only {
+            None => text.clone(),
+            Some(only) => match instances::find(&app, &caller, &text).await? {
+                id if id == only => id.to_string(),
+                _ => return Err(InstanceError::Unknown(text.clone()).into()),
+            },
+        };
+        enter(&app, &caller, &text, StreamTarget::Ssh).await
+    };
+    entered.await.map_err(|error: EnterError| {
+        tracing::info!(target_name = text, %error, "a jump was refused");
+    })
+}
+
+/// Carries bytes both ways until both sides are done. The client may send as much as was passed on.
+async fn carry(
+    mut from_client: ChannelReadHalf,
+    to_client: &ChannelWriteHalf<Msg>,
+    handle: &russh::server::Handle,
+    instance: InstanceStream,
+) -> io::Result<()> {
+    let instance = instance.try_map(|stream| match stream {
+        // Known to the runtime that opened it.
+        Either::Right(socket) => socket.moved().map(Either::Right),
+        Either::Left(connection) => Ok(Either::Left(connection)),
+    })?;
+    let (mut from_instance, mut to_instance) = split(instance);
+    let inward = async {
+        let mut pieces = Pieces::default();
+        let mut owed = 0;
+        let mut has_ended = false;
+        while !has_ended || !pieces.is_empty() {
+            tokio::select! {
+                // All that has come is passed on together.
+                biased;
+                message = from_client.wait(), if !has_ended => match message {
+                    Some(ChannelMsg::Data { data }) => pieces.push(data),
+                    Some(ChannelMsg::Eof) | None => has_ended = true,
+                    Some(_) => {}
+                },
+                written = pieces.write_some(&mut to_instance), if !pieces.is_empty() => {
+                    owed += written?;
+                    if owed >= GRANT {
+                        handle.grant_window(to_client.id(), u32::try_from(owed).unwrap_or(u32::MAX));
+                        owed = 0;
+                    }
+                    if pieces.is_empty() {
+                        to_instance.flush().await?;
+                    }
+                }
+            }
+        }
+        to_instance.shutdown().await
+    };
+    let mut to_client = to_client.make_writer();
+    try_join!(inward, copy(&mut from_instance, &mut to_client)).map(drop)
 }
 
 impl Handler for Jump {
@@ -174,8 +275,8 @@ impl Handler for Jump {
         let forgeable = matches!(offer.algorithm, Algorithm::Rsa { hash: None });
         let known = !forgeable
             && match offer.certificate {
-                Some(certificate) => person::holder_of(&self.app, certificate).await.is_some(),
-                None => person::owner_of(&self.app, offer.public_key).await.is_some(),
+                Some(certificate) => self.holder_of(certificate).await.is_some(),
+                None => self.owner_of(offer.public_key).await.is_some(),
             };
         Ok(if known { Auth::Accept } else { Auth::reject() })
     }
@@ -188,7 +289,7 @@ impl Handler for Jump {
         if self.caller.who != Who::Nobody {
             return Ok(Auth::Accept);
         }
-        let Some((person, instance)) = person::holder_of(&self.app, certificate).await else {
+        let Some((person, instance)) = self.holder_of(certificate).await else {
             return Ok(Auth::reject());
         };
         self.only = Some(instance);
@@ -205,7 +306,7 @@ impl Handler for Jump {
         if self.caller.who != Who::Nobody {
             return Ok(Auth::Accept);
         }
-        let Some(person) = person::owner_of(&self.app, key.public_key).await else {
+        let Some(person) = self.owner_of(key.public_key).await else {
             return Ok(Auth::reject());
         };
         self.log_in(person);
@@ -228,25 +329,22 @@ impl Handler for Jump {
         };
         let (app, caller, only) = (self.app.clone(), self.caller.clone(), self.only);
         let text = host_to_connect.to_ascii_lowercase();
-        let handle = session.handle();
+        let (main, handle) = (self.main.clone(), session.handle());
+        let relaying = self.relays.token();
         self.app.tasks.spawn(async move {
-            let _slot = slot;
-            let entered = match destination(&app, &caller, only, text.clone()).await {
-                Ok(text) => enter(&app, &caller, &text, StreamTarget::Ssh).await,
-                Err(error) => Err(error.into()),
-            };
-            match entered {
-                Ok(Entered { stream, guard }) => {
+            let (_slot, _relaying) = (slot, relaying);
+            let entering = main.spawn(enter_by_jump(app, caller, only, text));
+            match entering.await {
+                Ok(Ok(Entered { stream, guard })) => {
                     reply.accept().await;
-                    let channel = Granting::new(channel, handle);
-                    if let Some(Err(error)) = guard.during(relay(channel, stream)).await {
+                    let (reader, writer) = channel.split();
+                    let carried = guard.during(carry(reader, &writer, &handle, stream)).await;
+                    if let Some(Err(error)) = carried {
                         tracing::debug!(%error, "a jump ended early");
                     }
+                    let _ = writer.close().await;
                 }
-                Err(error) => {
-                    tracing::info!(target_name = text, %error, "a jump was refused");
-                    reply.reject(ChannelOpenFailure::ConnectFailed).await;
-                }
+                Ok(Err(())) | Err(_) => reply.reject(ChannelOpenFailure::ConnectFailed).await,
             }
         });
         Ok(())
@@ -279,56 +377,6 @@ impl Handler for Jump {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         explain(channel, session)
-    }
-}
-
-/// A jump's stream, whose client may send as much as has been read of it.
-struct Granting {
-    id: ChannelId,
-    handle: Handle,
-    stream: russh::ChannelStream<Msg>,
-    owed: u32,
-}
-
-impl Granting {
-    fn new(channel: Channel<Msg>, handle: Handle) -> Self {
-        Self { id: channel.id(), handle, stream: channel.into_stream(), owed: 0 }
-    }
-}
-
-impl AsyncRead for Granting {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let read = buf.filled().len() - before;
-        self.owed = self.owed.saturating_add(u32::try_from(read).unwrap_or(u32::MAX));
-        if self.owed >= GRANT {
-            self.handle.grant_window(self.id, self.owed);
-            self.owed = 0;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Granting {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

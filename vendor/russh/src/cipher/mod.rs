@@ -304,8 +304,10 @@ pub(crate) async fn read<R: AsyncRead + Unpin>(
         trace!("reading, len = {len:?}");
         {
             let seqn = buffer.seqn.0;
-            buffer.buffer.clear();
-            buffer.buffer.extend_from_slice(&len);
+            // What is in it is overwritten below: to empty it would have all of it zeroed again.
+            buffer.buffer.resize(buffer.buffer.len().max(len.len()), 0);
+            #[allow(clippy::indexing_slicing)] // resized
+            buffer.buffer[..len.len()].copy_from_slice(&len);
             trace!("reading, seqn = {seqn:?}");
             let len = cipher.decrypt_packet_length(seqn, &len);
             let len = BigEndian::read_u32(&len) as usize;

@@ -39,7 +39,17 @@ impl Session {
         handler: &mut H,
         pkt: &mut IncomingSshPacket,
     ) -> Result<(), H::Error> {
+        self.packet = pkt.buffer.clone();
         self.process_packet(handler, &pkt.buffer).await
+    }
+
+    /// The data at the end of the packet that is being handled, without copying it.
+    fn data_of_packet<R: Reader>(&self, r: &mut R) -> Result<Bytes, Error> {
+        let length = u32::decode(r)? as usize;
+        match self.packet.len().checked_sub(length) {
+            Some(start) if r.remaining_len() == length => Ok(self.packet.slice(start..)),
+            Some(_) | None => Err(Error::IndexOutOfBounds),
+        }
     }
 
     pub(crate) async fn process_packet<H: Handler + Send>(
@@ -857,6 +867,7 @@ mod tests {
             receiver,
             sender: handle,
             pending_reads: Vec::new(),
+            packet: Bytes::new(),
             pending_len: 0,
             channels: std::collections::HashMap::new(),
             open_global_requests: std::collections::VecDeque::new(),
@@ -1487,8 +1498,7 @@ impl Session {
                     Some(map_err!(u32::decode(r))?)
                 };
                 trace!("handler.data {ext:?} {channel_num:?}");
-                let data = map_err!(Bytes::decode(r))?;
-                map_err!(ensure_end(r))?;
+                let data = map_err!(self.data_of_packet(r))?;
                 let target = self.target_window_size;
 
                 #[allow(clippy::collapsible_if)]

@@ -1130,6 +1130,7 @@ where
         receiver,
         sender: handle.clone(),
         pending_reads: Vec::new(),
+        packet: Bytes::new(),
         pending_len: 0,
         channels: HashMap::new(),
         open_global_requests: VecDeque::new(),
@@ -1288,6 +1289,8 @@ async fn reply<H: Handler + Send>(
 
                         let mut pending = std::mem::take(&mut session.pending_reads);
                         for p in pending.drain(..) {
+                            session.packet = Bytes::from(p);
+                            let p = session.packet.clone();
                             session.process_packet(handler, &p).await?;
                         }
                         session.pending_reads = pending;

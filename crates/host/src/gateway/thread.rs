@@ -1,0 +1,66 @@
+//! A thread, with a runtime in it, that is one connection's alone.
+//!
+//! What passes between a session of the SSH library and the relays behind it needs no other
+//! thread to be woken then, and where bytes gather the thread may simply sleep.
+
+use std::io;
+use std::thread;
+
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+/// Only what is used of it is memory.
+const STACK: usize = 1024 * 1024;
+
+/// Runs the connection until it is over. Dropping this ends it, and all tasks that it has started.
+pub async fn run<F, C>(connection: C) -> io::Result<()>
+where
+    F: Future<Output = ()>,
+    C: FnOnce() -> F + Send + 'static,
+{
+    let dropped = CancellationToken::new();
+    let _dropping = dropped.clone().drop_guard();
+    let (tell, told) = oneshot::channel::<()>();
+    let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
+    thread::Builder::new().name("ssh-jump".to_owned()).stack_size(STACK).spawn(move || {
+        // Dropped at the end, also that of a panic.
+        let _tell = tell;
+        runtime.block_on(async {
+            tokio::select! {
+                () = dropped.cancelled() => {}
+                () = connection() => {}
+            }
+        });
+    })?;
+    let _ = told.await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_is_waited_for_and_a_panic_inside_is_its_end() {
+        let here = thread::current().id();
+        run(move || async move { assert_ne!(thread::current().id(), here) }).await.unwrap();
+        run(|| async { panic!("inside") }).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_does_not_wait_any_more_ends_it_with_all_its_tasks() {
+        let (alive, gone) = oneshot::channel::<()>();
+        let running = run(|| async move {
+            tokio::spawn(async move {
+                let _alive = alive;
+                std::future::pending::<()>().await;
+            });
+            std::future::pending::<()>().await;
+        });
+        assert!(tokio::time::timeout(Duration::from_millis(50), running).await.is_err());
+        assert!(gone.await.is_err());
+    }
+}

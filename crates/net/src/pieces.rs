@@ -1,0 +1,139 @@
+//! Bytes on their way, in the pieces that they came in.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+/// Pieces below this are put together, or a peer that sends single bytes would make its window cost a hundred times
+/// its size.
+const SMALL: usize = 4 * 1024;
+
+/// A queue of bytes, which leaves with as few system calls as its pieces allow.
+#[derive(Debug, Default)]
+pub struct Pieces {
+    pieces: VecDeque<Bytes>,
+    /// Small ones behind those.
+    small: BytesMut,
+    bytes: usize,
+}
+
+impl Pieces {
+    pub fn push(&mut self, data: Bytes) {
+        self.bytes += data.len();
+        if self.small.len() + data.len() <= SMALL {
+            return self.small.extend_from_slice(&data);
+        }
+        if !self.small.is_empty() {
+            self.pieces.push_back(self.small.split().freeze());
+        }
+        if data.len() <= SMALL {
+            self.small.extend_from_slice(&data);
+        } else {
+            self.pieces.push_back(data);
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Drops them all, and tells how many bytes that were.
+    pub fn clear(&mut self) -> usize {
+        std::mem::take(self).bytes
+    }
+
+    /// Writes some of what there is, and tells how much; may be dropped at any await without losing bytes.
+    ///
+    /// # Errors
+    /// The target's own, and [`io::ErrorKind::WriteZero`] if it takes nothing any more.
+    pub async fn write_some<W: AsyncWrite + Unpin>(&mut self, target: &mut W) -> io::Result<usize> {
+        if self.is_empty() {
+            return Ok(0);
+        }
+        match target.write_buf(self).await? {
+            0 => Err(io::Error::from(io::ErrorKind::WriteZero)),
+            written => Ok(written),
+        }
+    }
+}
+
+impl Buf for Pieces {
+    fn remaining(&self) -> usize {
+        self.bytes
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.pieces.front().map_or(&self.small, |front| front)
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let pieces = self.pieces.iter().map(|piece| &piece[..]);
+        let all = pieces.chain((!self.small.is_empty()).then_some(&self.small[..]));
+        slices.iter_mut().zip(all).map(|(slice, piece)| *slice = IoSlice::new(piece)).count()
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        assert!(count <= self.bytes, "more is taken than there is");
+        self.bytes -= count;
+        while count > 0
+            && let Some(front) = self.pieces.front_mut()
+        {
+            let here = count.min(front.len());
+            front.advance(here);
+            count -= here;
+            if front.is_empty() {
+                self.pieces.pop_front();
+            }
+        }
+        self.small.advance(count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::{Quiet, Socket};
+
+    #[tokio::test]
+    async fn they_leave_in_order_and_small_ones_are_put_together() {
+        let mut pieces = Pieces::default();
+        for _ in 0..SMALL {
+            pieces.push(Bytes::from_static(b"ab"));
+        }
+        pieces.push(Bytes::new());
+        assert_eq!((pieces.pieces.len(), pieces.small.len()), (1, SMALL));
+        pieces.push(vec![b'c'; SMALL + 1].into());
+        pieces.push(Bytes::from_static(b"d"));
+        let mut out = Vec::new();
+        while !pieces.is_empty() {
+            pieces.write_some(&mut out).await.unwrap();
+        }
+        let expected = [b"ab".repeat(SMALL), vec![b'c'; SMALL + 1], b"d".to_vec()].concat();
+        assert!(out == expected);
+    }
+
+    #[tokio::test]
+    async fn several_leave_together_also_when_a_socket_takes_a_part() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut near = Socket::from(near).quiet().unwrap();
+        let expected: Vec<u8> = (0..2_000_000u32).map(|n| n.to_le_bytes()[1]).collect();
+        let mut pieces = Pieces::default();
+        expected.chunks(30_000).for_each(|piece| pieces.push(Bytes::copy_from_slice(piece)));
+        assert_eq!(pieces.remaining(), expected.len());
+        let writing = tokio::spawn(async move {
+            let mut most = 0;
+            while !pieces.is_empty() {
+                most = most.max(pieces.write_some(&mut near).await.unwrap());
+            }
+            most
+        });
+        let mut arrived = Vec::new();
+        tokio::io::AsyncReadExt::read_to_end(&mut far, &mut arrived).await.unwrap();
+        assert!(arrived == expected);
+        assert!(writing.await.unwrap() > 30_000);
+    }
+}
