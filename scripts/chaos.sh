@@ -24,4 +24,4 @@ KOHAKURIVER_BIN=$(target_dir)/$(host_triple)/debug/kohakuriver
 KOHAKURIVER_CHAOS_FAULTS=${1:-500}
 export KOHAKURIVER_BIN KOHAKURIVER_CHAOS_FAULTS
 if [ -n "${2:-}" ]; then export KOHAKURIVER_CHAOS_SEED=$2; fi
-cargo test --locked -p kohakuriver-e2e --test chaos -- --nocapture
+cargo test --workspace --locked --test chaos -- --nocapture

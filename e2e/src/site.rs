@@ -1,11 +1,11 @@
 //! One test's place: data, home directory, and the commands that know both.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::Value;
 
@@ -33,11 +33,11 @@ pub struct Site {
     https: bool,
     /// What its servers log, where it is not the usual.
     log: Option<String>,
-    /// Tells its machines' network from those of other sites.
+    /// Tells its networks from those of other sites, also of other test processes.
     number: u8,
+    /// Its number is taken for as long as this is locked.
+    _number: File,
 }
-
-static SITES: AtomicU8 = AtomicU8::new(1);
 
 /// Below where the kernel takes ports for connections: what a host had is there for the next one,
 /// whatever others did while none ran.
@@ -59,6 +59,19 @@ fn free_port() -> u16 {
     panic!("no port is free");
 }
 
+/// A number that no other site of this machine has.
+fn free_number() -> (u8, File) {
+    let taken = std::env::temp_dir().join("kr-e2e-numbers");
+    fs::create_dir_all(&taken).expect("the temporary directory can be written");
+    for number in 1..=250 {
+        let file = File::create(taken.join(number.to_string())).expect("it can be written");
+        if file.try_lock().is_ok() {
+            return (number, file);
+        }
+    }
+    panic!("no number is free");
+}
+
 impl Default for Site {
     fn default() -> Self {
         Self::new()
@@ -70,9 +83,9 @@ impl Site {
         let dir =
             tempfile::Builder::new().prefix("kr-e2e").tempdir().expect("a temporary directory");
         fs::create_dir(dir.path().join("home")).expect("a fresh directory");
-        let number = SITES.fetch_add(1, Ordering::Relaxed);
+        let (number, locked) = free_number();
         let [port, ssh_port, link_port] = [(); 3].map(|()| free_port());
-        Self { dir, port, ssh_port, link_port, https: false, log: None, number }
+        Self { dir, port, ssh_port, link_port, https: false, log: None, number, _number: locked }
     }
 
     pub fn path(&self) -> &Path {
