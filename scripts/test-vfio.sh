@@ -156,39 +156,46 @@ done
 # 15, or 18: a display with its sound; once one of a maker whose displays compute, which is what the
 # product takes for a GPU (behind the firmware's, or it were that). 16: a bridge that puts two displays and a network card into one
 # group. 17: the display the firmware uses.
-# run_guest DISPLAY SLOT TEST
+# run_guest DISPLAY SLOT TEST [ARGUMENT...]
 run_guest() {
+  local display=$1 slot=$2 test=$3
+  shift 3
   timeout --kill-after=5 "${KOHAKURIVER_VFIO_LIMIT:-600}" \
     qemu-system-x86_64 -nodefaults -display none -vga none -accel tcg,thread=multi -cpu qemu64,+rdrand \
     -M q35,sata=off,smbus=off,i8042=off,vmport=off -smp 2 -m 3072 \
     -device intel-iommu,intremap=on,caching-mode=on \
     -kernel "$kept/vmlinuz" -initrd "$work/initrd" \
-    -append "console=ttyS0 quiet intel_iommu=on panic=-1 audit=0 mitigations=off apparmor=0 tsc=reliable no_timer_check test=$3" \
+    -append "console=ttyS0 quiet intel_iommu=on panic=-1 audit=0 mitigations=off apparmor=0 tsc=reliable no_timer_check test=$test" \
     -drive "file=$work/state,format=raw,if=none,id=state,cache=unsafe" -device virtio-blk-pci,drive=state \
     -netdev user,id=n0,restrict=on -device e1000e,netdev=n0,addr=10.0,multifunction=on,romfile= \
     -netdev user,id=n1,restrict=on -device e1000e,netdev=n1,addr=10.1,romfile= \
     -drive "file=$work/disk,format=raw,if=none,id=disk" -device nvme,drive=disk,serial=given,addr=11.0 \
     -drive "file=$work/data,format=raw,if=none,id=data" -device nvme,drive=data,serial=mounted,addr=12.0 \
-    -device "$1,addr=$2.0,multifunction=on,romfile=" -device "intel-hda,id=sound,addr=$2.1" \
+    -device "$display,addr=$slot.0,multifunction=on,romfile=" -device "intel-hda,id=sound,addr=$slot.1" \
     -audiodev none,id=silence -device hda-duplex,bus=sound.0,audiodev=silence \
     -device pcie-pci-bridge,id=old,addr=16.0 -device secondary-vga,bus=old,addr=1,romfile= \
     -device secondary-vga,bus=old,addr=2,romfile= \
     -netdev user,id=n2,restrict=on -device e1000,netdev=n2,bus=old,addr=3,romfile= \
     -device VGA,addr=17.0 -no-reboot \
-    -serial "file:$work/kernel.log" -chardev "file,id=said,path=$work/said,append=on" -serial chardev:said
+    -serial "file:$work/kernel.log" -chardev "file,id=said,path=$work/said,append=on" -serial chardev:said "$@"
 }
 began=$SECONDS
 : >"$work/said"
-# boot WHICH DISPLAY SLOT TEST
+# boot WHICH DISPLAY SLOT TEST [ARGUMENT...]
 boot() {
-  run_guest "$2" "$3" "$4" || die "the guest did not end by itself at its $1 boot: $(tail -n 5 "$work/said") $(tail -n 20 "$work/kernel.log")"
+  local which=$1
+  shift
+  run_guest "$@" || die "the guest did not end by itself at its $which boot: $(tail -n 5 "$work/said") $(tail -n 20 "$work/kernel.log")"
 }
 # The first run ends when the node goes down in the middle. (A reset of the emulated machine instead
 # of a new one was seen to lose its timer.)
 boot first secondary-vga 15 vfio-node
 boot second secondary-vga 15 vfio-node
 say "parts: $((SECONDS - began)) s"
-boot third ati-vga 18 vfio-runner
+# Of two NUMA nodes, each with one of the processors and half of the memory.
+boot third ati-vga 18 vfio-runner -object memory-backend-ram,id=near,size=1536M \
+  -object memory-backend-ram,id=far,size=1536M -numa node,nodeid=0,cpus=0,memdev=near \
+  -numa node,nodeid=1,cpus=1,memdev=far
 tr -d '\r' <"$work/said" >"$work/said.txt"
 if ! diff -u scripts/vfio/expected.txt "$work/said.txt" >&2; then
   tail -n 20 "$work/kernel.log" >&2

@@ -111,7 +111,48 @@ fn scenario() -> Outcome {
     same("journals", &journals()?, &0)?;
     same("machines", &machines()?.len(), &0)?;
     ok("delete gives the card back and leaves nothing");
+
+    numa_target()?;
     kill(&mut server)
+}
+
+/// The (emulated) machine has two NUMA nodes of one processor each.
+fn numa_target() -> Outcome {
+    let nodes = json(&["node", "status", "node"])?["numa_topology"].clone();
+    println!("   {nodes}");
+    let make = |name: &str, target: &str| {
+        let words = ["vps", "create", "--backend", "qemu", "--vm-image", "probe", "--name", name];
+        let size = ["--vm-memory", "64", "--vm-disk", "1", "-c", "1", "-t", target];
+        client(&[&words[..], &size].concat()).stderr(Stdio::piped()).output()
+    };
+    let refused = make("nowhere", "node:2")?;
+    same("refused", &refused.status.success(), &false)?;
+    println!("   {}", String::from_utf8_lossy(&refused.stderr).lines().next().unwrap_or_default());
+    for node in ["0", "1"] {
+        let made = make("bound", &format!("node:{node}"))?;
+        if !made.status.success() {
+            return Err(String::from_utf8_lossy(&made.stderr).into());
+        }
+        let [qemu] = machines()?[..] else { return Err("there is not one machine".into()) };
+        for thread in fs::read_dir(format!("/proc/{qemu}/task"))? {
+            let status = fs::read_to_string(thread?.path().join("status"))?;
+            let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+            same("processors", &allowed.map(str::trim), &Some(node))?;
+        }
+        // The guest's memory, and nothing else, has a policy. What of it is there is on that node.
+        let maps = fs::read_to_string(format!("/proc/{qemu}/numa_maps"))?;
+        let bound: Vec<&str> = maps.lines().filter(|line| line.contains(" bind:")).collect();
+        let elsewhere = format!(" N{}=", if node == "0" { 1 } else { 0 });
+        let here = |line: &&str| {
+            line.contains(&format!(" bind:{node} "))
+                && line.contains(&format!(" N{node}="))
+                && !line.contains(&elsewhere)
+        };
+        same("mappings", &(bound.len(), bound.iter().all(here)), &(1, true))?;
+        kr(&["vps", "delete", "bound", "--yes", "--force"])?;
+    }
+    ok("a machine made for a NUMA node has its processors and its memory there");
+    Ok(())
 }
 
 /// What this machine's drivers have of the card.

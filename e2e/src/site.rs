@@ -202,6 +202,19 @@ impl Site {
         self.start_up(command, arguments)
     }
 
+    /// The same where the node has another boot id than before. What a reboot ends, the test must.
+    pub fn up_after_reboot(&mut self) -> Server {
+        let boot_id = self.path().join("boot_id");
+        fs::write(&boot_id, "5f0c9d1e-0000-4000-8000-000000000001\n").expect("it can be written");
+        let product = self.command();
+        let mut command = Command::new("unshare");
+        let script = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+        command.args(["--mount", "sh", "-c", script]).arg(boot_id).arg(product.get_program());
+        let settings = product.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        command.env_clear().envs(settings);
+        self.start_up(command, &[])
+    }
+
     fn start_up(&mut self, mut command: Command, arguments: &[&str]) -> Server {
         command.arg("up").arg("--data-dir").arg(self.data_dir()).args(arguments);
         command.args(["--port", &self.port.to_string(), "--ssh-port", &self.ssh_port.to_string()]);

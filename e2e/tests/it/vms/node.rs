@@ -7,6 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use kohakuriver_e2e::{MemoryLimit, Server, Site, SmallDisk, run, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::{BOOT, create, inside, nothing_is_left, site, taps};
@@ -209,4 +211,58 @@ fn a_runner_that_is_not_root_has_machines_on_qemus_own_network() {
 
 fn disks_dir(site: &Site) -> PathBuf {
     site.data_dir().join("runner/vm/disks")
+}
+
+#[test]
+fn after_a_reboot_of_the_node_what_ran_runs_again_with_its_disk_and_what_was_stopped_does_not() {
+    let mut site = site();
+    let server = site.up();
+    create(&site, "vm", &[]);
+    create(&site, "off", &[]);
+    site.kr(&["vps", "create", "--name", "box"]).ok();
+    for name in ["vm", "box", "off"] {
+        inside(&site, name, &format!("echo {name} >/root/kept; sync"));
+    }
+    site.kr(&["vps", "stop", "off"]).ok();
+    let before = site.machines();
+    let address = |site: &Site| site.json(&["vps", "status", "vm"])["vm_ip"].clone();
+    let had = address(&site);
+
+    // What a reboot takes: processes, devices, filter rules.
+    server.kill();
+    for pid in &before {
+        kill(Pid::from_raw(*pid), Signal::SIGKILL).unwrap();
+    }
+    run(Command::new("docker").args(["kill", &site.containers()[0]])).ok();
+    wait_until("QEMU is gone", BOOT, || site.machines().is_empty());
+    for device in taps_of(&site).iter().chain([&site.bridge()]) {
+        ip(&format!("link del {device}"));
+    }
+    for family in ["inet", "bridge"] {
+        let table = format!("kohakuriver-{}", site.bridge());
+        run(Command::new("nft").args(["delete", "table", family, &table])).ok();
+    }
+
+    let _server = site.up_after_reboot();
+    for name in ["vm", "box"] {
+        let is_back = || site.kr(&["terminal", "exec", name, "--", "cat", "/root/kept"]).stdout;
+        wait_until("it is back, with its files", BOOT, || is_back() == format!("{name}\n"));
+        assert_eq!(site.status(name), "running");
+    }
+    let now = site.machines();
+    assert_eq!((now.len(), now == before, address(&site)), (1, false, had));
+    assert_eq!(site.kr(&["ssh", "vm", "--", "hostname"]).ok(), "vm\n");
+    assert_eq!(site.status("off"), "stopped");
+    site.kr(&["vps", "restart", "off"]).ok();
+    assert_eq!(inside(&site, "off", "cat /root/kept"), "off\n");
+    for name in ["vm", "off", "box"] {
+        site.kr(&["vps", "delete", name, "--yes", "--force"]).ok();
+    }
+    nothing_is_left(&site);
+}
+
+fn taps_of(site: &Site) -> Vec<String> {
+    let ports = fs::read_dir(format!("/sys/class/net/{}/brif", site.bridge()));
+    let names = ports.into_iter().flatten().flatten();
+    names.map(|port| port.file_name().to_string_lossy().into_owned()).collect()
 }
