@@ -11,6 +11,7 @@ use std::time::Duration;
 use kohakuriver_e2e::{BUSYBOX, Output, Server, Site, Terminal, run, run_with_input, wait_until};
 use kohakuriver_testkit::{Browser, CLIENT_SECRET, OidcProvider};
 use serde_json::Value;
+use tokio::runtime::Runtime;
 
 const PASSWORD: &str = "correct horse";
 
@@ -314,9 +315,33 @@ fn a_person_logs_in_by_the_browser_where_the_lab_has_a_provider() {
     let all = [&["--auth"], &flags[..], &more[..], &[secret.to_str().unwrap()]].concat();
     let _server = site.up_with(&all);
     let ann = Person::new(&site, "ann");
-    let mut command = ann.command(&["auth", "login", "--browser"]);
-    let mut login = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut told = BufReader::new(login.stderr.take().unwrap()).lines();
+    by_browser(&runtime, &ann, &["auth", "login"]).ok();
+    assert!(ann.kr(&["auth", "whoami"]).ok().contains("ann"));
+    let refused = ann.kr(&["auth", "users"]);
+    assert_eq!(refused.code, 1);
+
+    // A key lasts, so it takes the browser once more, as the same person.
+    let key = format!("{}.pub", site.make_key("laptop").display());
+    let add = ["auth", "key", "add", &key];
+    assert!(by_browser(&runtime, &ann, &add).ok().contains("SHA256:"));
+    assert_eq!(keys(&ann), 1);
+    provider.be("s-2", "eve", &["lab"]);
+    let other = format!("{}.pub", site.make_key("other").display());
+    let refused = by_browser(&runtime, &ann, &["auth", "key", "add", &other]);
+    refused.fails(1, &["the browser is logged in as eve, and you are ann"]);
+    assert_eq!(keys(&ann), 1);
+}
+
+fn keys(person: &Person) -> usize {
+    let listed = person.kr(&["auth", "key", "list", "--json"]).ok();
+    serde_json::from_str::<Value>(&listed).unwrap().as_array().unwrap().len()
+}
+
+/// Runs a command that waits for a browser, and is that browser.
+fn by_browser(runtime: &Runtime, person: &Person, arguments: &[&str]) -> Output {
+    let mut command = person.command(&[arguments, &["--browser"]].concat());
+    let mut waiting = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(waiting.stderr.take().unwrap()).lines();
     let mut seen = Vec::new();
     let link = told.find_map(|line| {
         seen.push(line.unwrap());
@@ -336,8 +361,8 @@ fn a_person_logs_in_by_the_browser_where_the_lab_has_a_provider() {
         assert_eq!(browser.open(other).await.unwrap().0, 404);
         assert_eq!(browser.open(&back).await.unwrap().0, 200);
     });
-    assert!(login.wait().unwrap().success());
-    assert!(ann.kr(&["auth", "whoami"]).ok().contains("ann"));
-    let refused = ann.kr(&["auth", "users"]);
-    assert_eq!(refused.code, 1);
+    let stderr = told.map(|line| line.unwrap() + "\n").collect();
+    let output = waiting.wait_with_output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    Output { code: output.status.code().unwrap_or(-1), stdout, stderr }
 }
