@@ -119,10 +119,10 @@ fn scenario() -> Outcome {
 /// The (emulated) machine has two NUMA nodes of one processor each.
 fn numa_target() -> Outcome {
     let nodes = json(&["node", "status", "node"])?["numa_topology"].clone();
-    println!("   {nodes}");
+    same("NUMA nodes", &nodes.as_object().map_or(0, serde_json::Map::len), &2)?;
     let make = |name: &str, target: &str| {
         let words = ["vps", "create", "--backend", "qemu", "--vm-image", "probe", "--name", name];
-        let size = ["--vm-memory", "64", "--vm-disk", "1", "-c", "1", "-t", target];
+        let size = ["--vm-memory", "128", "--vm-disk", "1", "-c", "1", "-t", target];
         client(&[&words[..], &size].concat()).stderr(Stdio::piped()).output()
     };
     let refused = make("nowhere", "node:2")?;

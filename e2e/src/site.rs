@@ -334,6 +334,11 @@ impl Drop for Site {
             qemu.kill();
         }
         let bridge = self.bridge();
+        // A TAP stays when QEMU and bridge are gone.
+        let ports = fs::read_dir(format!("/sys/class/net/{bridge}/brif"));
+        for port in ports.into_iter().flatten().flatten() {
+            let _ = run(Command::new("ip").args(["link", "del"]).arg(port.file_name()));
+        }
         if Path::new("/sys/class/net").join(&bridge).exists() {
             let _ = run(Command::new("ip").args(["link", "del", &bridge]));
         }

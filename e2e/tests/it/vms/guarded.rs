@@ -1,6 +1,7 @@
 //! Machines of people who log in.
 
 use std::fs;
+use std::process::Command;
 
 use kohakuriver_e2e::{Guarded, Site, run, wait_until};
 use serde_json::json;
@@ -41,5 +42,25 @@ fn certificates_and_registered_keys_open_a_machine_for_as_long_as_they_are_someb
     let blob = text.split(' ').nth(1).unwrap();
     let inside = team.inside(&ann, "vm", "cat /root/.ssh/authorized_keys 2>/dev/null; true").ok();
     assert!(!inside.contains(blob), "it is nowhere in the guest's files: {inside}");
+
+    // Another key opens the gateway, so that it is the machine that refuses.
+    let other = team.site.make_key("other");
+    team.kr(&ann, &["auth", "key", "add", &format!("{}.pub", other.display())]).ok();
+    let by_other = || {
+        let options = "-F /dev/null -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null";
+        let way = format!(
+            "ProxyCommand=ssh {options} -i {} -p {} -W %h:%p ann@127.0.0.1",
+            other.display(),
+            team.site.ssh_port()
+        );
+        let mut ssh = team.site.plain_ssh("ssh", &key);
+        run(ssh.args(["-o", &way, "root@vm", "echo in"])).stdout == "in\n"
+    };
+    wait_until("the other key opens the way to it", BOOT, by_other);
+    let told = run(Command::new("ssh-keygen").args(["-lf", &public])).ok();
+    team.kr(&ann, &["auth", "key", "remove", told.split(' ').nth(1).unwrap()]).ok();
+    wait_until("the machine refuses what was taken back", BOOT, || !by_other());
+    assert!(!plain());
+    assert_eq!(team.kr(&ann, &["ssh", "vm", "--", "echo in"]).ok(), "in\n");
     team.kr(&ann, &["vps", "delete", "vm", "--yes", "--force"]).ok();
 }
