@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
+use tokio::task::coop::consume_budget;
 
 use crate::block::Block;
 use crate::quiet::{Quiet, Reader, Writer};
@@ -95,6 +96,8 @@ async fn splice_some(from: &Reader, to: &mut Writer) -> io::Result<Option<usize>
                 sent => held -= sent,
             }
         }
+        // A sender that is faster than this must not keep the thread from everybody else.
+        consume_budget().await;
     }
     pipe.give_back();
     Ok(Some(moved))
@@ -210,5 +213,30 @@ mod tests {
         };
         let stopped = tokio::time::timeout(std::time::Duration::from_millis(300), endless).await;
         assert!(stopped.is_err());
+    }
+    #[tokio::test]
+    async fn a_fast_transfer_leaves_the_thread_to_others_too() {
+        let (a, mut source) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (b, mut sink) = std::os::unix::net::UnixStream::pair().unwrap();
+        // Both ends are as fast as they can.
+        let sending = std::thread::spawn(move || {
+            let block = vec![0; 1024 * 1024];
+            while std::io::Write::write_all(&mut source, &block).is_ok() {}
+        });
+        let taking = std::thread::spawn(move || std::io::copy(&mut sink, &mut std::io::sink()));
+        let relay = async {
+            relay_sockets(crate::DetachedSocket::Unix(a), crate::DetachedSocket::Unix(b)).await
+        };
+        let others = async {
+            for _ in 0..20 {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            _ = relay => panic!("it has an end"),
+            () = others => {}
+        }
+        sending.join().unwrap();
+        let _ = taking.join().unwrap();
     }
 }
