@@ -14,7 +14,6 @@ mod splice;
 
 pub use early::Early;
 pub use files::raise_file_limit;
-pub use gather::Gather;
 pub use pieces::Pieces;
 pub use quiet::{Quiet, QuietSocket};
 pub use relay::{copy, relay};

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use kohakuriver_net::{DetachedSocket, Gather, Quiet, Socket};
+use kohakuriver_net::{DetachedSocket, Quiet, Socket};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{getegid, geteuid};
 use russh::keys::{Algorithm, PrivateKey};
@@ -147,7 +147,7 @@ impl SshServer {
         let logged_in = Arc::new(AtomicBool::new(false));
         let name = client_name(&mut stream).await;
         // The library reads each packet's length by itself.
-        let stream = BufReader::with_capacity(READ_AHEAD, Gather::new(stream));
+        let stream = BufReader::with_capacity(READ_AHEAD, stream.gathering());
         let (entry, cut) = (Arc::new(OnceLock::new()), CancellationToken::new());
         let gate = Gate::new(stream, name.clone(), LOGIN_DEADLINE, Arc::clone(&logged_in));
         // Whoever came by the host is cut by the host.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use kohakuriver_link::protocol::StreamTarget;
 use kohakuriver_model::TaskId;
-use kohakuriver_net::{DetachedSocket, Gather, Pieces, Quiet, Socket, copy};
+use kohakuriver_net::{DetachedSocket, Pieces, Quiet, Socket, copy};
 use russh::keys::ssh_key::Certificate;
 use russh::keys::{Algorithm, PrivateKey};
 use russh::server::{
@@ -125,7 +125,7 @@ async fn serve_here(
     config: Arc<Config>,
 ) {
     let stream = match stream.quiet() {
-        Ok(stream) => Gather::new(stream),
+        Ok(stream) => stream.gathering(),
         Err(error) => return tracing::warn!(%error, "an SSH connection was dropped"),
     };
     let (caller, relays) = (Caller::unnamed(&app, Some(address)), TaskTracker::new());
