@@ -55,14 +55,14 @@ fn root_inside_is_not_root_of_the_node() {
     refused("insmod /dev/null");
     refused("reboot -f");
     // Disks and mounts.
-    refused("mount -t tmpfs none /mnt");
+    refused("mount -t tmpfs none /tmp");
     refused("mount -o remount,rw /.kohakuriver/bin");
     refused("mount -o remount,suid,dev /shared");
     refused("umount /.kohakuriver/bin");
     refused("umount /shared");
     refused("mknod /tmp/disk b 254 0");
     refused("mknod /tmp/null c 1 3");
-    refused("mount -t cgroup none /mnt");
+    refused("mount -t cgroup none /tmp");
     refused("unshare -m true");
     refused("unshare -r true");
     refused("nsenter -t 1 -m -- true");
