@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# vm-stock-image.sh DISK
+# vm-stock-image.sh DISK [PACKAGE,PACKAGE,...]
 # Builds DISK, a qcow2 file, as distributions publish them for clouds: this machine's release from
-# its packages, with cloud-init, netplan and a boot loader as their maintainers set them up, and
-# nothing of ours in it. 'qemu image import' must make do with it. What is there already stays.
+# its packages, with cloud-init, netplan and a boot loader as their maintainers set them up, these
+# packages besides, and nothing of ours in it. 'qemu image import' must make do with it. What is
+# there already stays.
 set -euo pipefail
 . "$(dirname -- "$0")/lib.sh"
 . "$(dirname -- "$0")/base.sh"
 
-[ $# = 1 ] || die "usage: vm-stock-image.sh DISK"
+[ $# = 1 ] || [ $# = 2 ] || die "usage: vm-stock-image.sh DISK [PACKAGE,PACKAGE,...]"
 is_root || exec sudo -E "$TOP/scripts/vm-stock-image.sh" "$@"
 disk=$1
 [ ! -e "$disk" ] || exit 0
@@ -28,7 +29,7 @@ sources=$(distribution_sources "$VERSION_CODENAME")
 from=()
 if [ -n "$sources" ]; then from=(-); fi
 mmdebstrap --quiet --mode=root --variant=important --format=directory \
-  --include="systemd-sysv,dbus,udev,initramfs-tools,$kernel,openssh-server,cloud-init,cloud-guest-utils,netplan.io,e2fsprogs,fdisk,sudo,apparmor,locales" \
+  --include="systemd-sysv,dbus,udev,initramfs-tools,$kernel,openssh-server,cloud-init,cloud-guest-utils,netplan.io,e2fsprogs,fdisk,sudo,apparmor,locales${2:+,$2}" \
   --aptopt='APT::Install-Recommends "false"' \
   --customize-hook='rm -f "$1"/etc/ssh/ssh_host_*; : >"$1/etc/machine-id"' \
   "$VERSION_CODENAME" "$work/tree" "${from[@]}" <<<"$sources" >&2

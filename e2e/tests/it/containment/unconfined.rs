@@ -71,14 +71,15 @@ fn what_the_nodes_owner_allows_works_lasts_and_is_seen_and_no_link_leads_further
         refused.fails(2, &["no plain path"]);
     }
     // Root of the node, because its owner and an operator said so. A machine that is itself confined
-    // has no such rights to give, and its engine says so to everybody.
+    // has no such rights to give, and its engine says so to everybody; `vms/distributions/privileged.rs`
+    // has a machine that has them.
     let made = site.kr(&[&image[..], &["--name", "deep", "--privileged"]].concat());
     let has_rights = can_be_privileged();
     if has_rights {
         made.ok();
-        inside(&site, "deep", "mount -t tmpfs none /mnt && umount /mnt").ok();
+        inside(&site, "deep", "mount -t tmpfs none /tmp && umount /tmp").ok();
         site.kr(&["vps", "restart", "deep"]).ok();
-        inside(&site, "deep", "mount -t tmpfs none /mnt && umount /mnt").ok();
+        inside(&site, "deep", "mount -t tmpfs none /tmp && umount /tmp").ok();
         let shown = site.kr(&["vps", "status", "deep"]).ok();
         assert!(shown.contains("root of the node"), "{shown}");
     } else {

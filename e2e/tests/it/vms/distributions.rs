@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use kohakuriver_e2e::{Site, run, wait_until};
 
+mod privileged;
+
 /// Under emulation, on a machine that has other things to do.
 const SLOW_BOOT: &str = "900";
 
@@ -17,10 +19,10 @@ fn image(site: &Site, arguments: &[&str]) -> String {
     run(&mut command).ok()
 }
 
-fn create(site: &Site, name: &str, image: &str) -> Duration {
+fn create(site: &Site, name: &str, image: &str, memory: &str) -> Duration {
     let begun = Instant::now();
     let arguments = ["vps", "create", "--backend", "qemu", "--ssh", "--name", name];
-    let size = ["--vm-image", image, "--vm-memory", "1024", "--vm-disk", "8", "-c", "2"];
+    let size = ["--vm-image", image, "--vm-memory", memory, "--vm-disk", "8", "-c", "2"];
     site.kr(&[&arguments[..], &size].concat()).ok();
     begun.elapsed()
 }
@@ -67,7 +69,7 @@ fn what_image_create_builds_boots_in_each_of_its_ways() {
     let _server = site.up_with(&["--vm-boot-limit", SLOW_BOOT]);
 
     // The kernel beside the disk, then the disk's own loader.
-    eprintln!("by its kernel: {:?}", create(&site, "vm", "debian-12"));
+    eprintln!("by its kernel: {:?}", create(&site, "vm", "debian-12", "1024"));
     assert_eq!(site.kr(&["ssh", "vm", "--", "hostname; id -un"]).ok(), "vm\nroot\n");
     is_in_order(&site, "vm");
     assert!(root_size(&site, "vm") >= 7);
@@ -82,7 +84,7 @@ fn what_image_create_builds_boots_in_each_of_its_ways() {
     is_in_order(&site, "vm");
     delete(&site, "vm");
 
-    eprintln!("by UEFI: {:?}", create(&site, "uefi", "by-uefi"));
+    eprintln!("by UEFI: {:?}", create(&site, "uefi", "by-uefi", "1024"));
     assert_eq!(inside(&site, "uefi", "[ -d /sys/firmware/efi ] && hostname"), "uefi\n");
     is_in_order(&site, "uefi");
     assert!(root_size(&site, "uefi") >= 7);
@@ -91,10 +93,10 @@ fn what_image_create_builds_boots_in_each_of_its_ways() {
     delete(&site, "uefi");
 }
 
-/// What `scripts/vm-stock-image.sh` made.
-fn stock_disk() -> PathBuf {
+/// What `scripts/test-images.sh` had `scripts/vm-stock-image.sh` make.
+fn disk_made(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    let disk = test.ancestors().nth(4).unwrap().join("vm-stock/disk.qcow2");
+    let disk = test.ancestors().nth(4).unwrap().join(format!("vm-stock/{name}.qcow2"));
     assert!(disk.exists(), "no {}: run scripts/vm-stock-image.sh on it", disk.display());
     disk
 }
@@ -108,7 +110,7 @@ fn sha256(path: &Path) -> String {
 #[ignore = "takes minutes: make test-images"]
 fn an_image_nobody_made_for_us_gets_agent_name_keys_and_room_by_its_own_cloud_init() {
     let mut site = Site::new();
-    let disk = stock_disk();
+    let disk = disk_made("disk");
     let (path, sum) = (disk.to_str().unwrap(), sha256(&disk));
     let wrong = sum.chars().rev().collect::<String>();
     let mut refused = site.command();
@@ -118,7 +120,7 @@ fn an_image_nobody_made_for_us_gets_agent_name_keys_and_room_by_its_own_cloud_in
     image(&site, &["import", path, "--name", "stock", "--sha256", &sum]);
     let mut server = site.up_with(&["--vm-boot-limit", SLOW_BOOT]);
 
-    eprintln!("a stock image: {:?}", create(&site, "vm", "stock"));
+    eprintln!("a stock image: {:?}", create(&site, "vm", "stock", "1024"));
     assert_eq!(site.kr(&["ssh", "vm", "--", "hostname; id -un"]).ok(), "vm\nroot\n");
     let told = "cloud-init status --wait >/dev/null; cloud-init status --long; \
                 grep -hE 'WARN|ERROR|Traceback' /var/log/cloud-init.log | tail -n 20";
