@@ -19,12 +19,24 @@ const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 const REQUEST_LIMIT: Duration = Duration::from_secs(120);
 /// Loads and imports answer only when they are done.
 const PATIENT_LIMIT: Duration = Duration::from_secs(3600);
+/// An engine asks other programs for their versions before it tells its own, which takes seconds on
+/// a node that is busy.
+const AGREE_LIMIT: Duration = Duration::from_secs(20);
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
+
+const SILENT: &str = "it does not answer";
 
 #[derive(Debug)]
 pub struct Engine {
     socket: PathBuf,
-    agreed: Mutex<Option<Docker>>,
+    agreed: Mutex<Option<Agreed>>,
+}
+
+#[derive(Clone, Debug)]
+struct Agreed {
+    docker: Docker,
+    /// The engine's own.
+    version: String,
 }
 
 impl Engine {
@@ -40,12 +52,7 @@ impl Engine {
 
     /// A client that speaks the engine's version of the API.
     pub async fn docker(&self) -> Result<Docker, BackendError> {
-        if let Some(docker) = self.agreed.lock().unwrap_or_else(PoisonError::into_inner).clone() {
-            return Ok(docker);
-        }
-        let docker = self.agree().await?;
-        self.set(Some(docker.clone()));
-        Ok(docker)
+        Ok(self.agreed().await?.docker)
     }
 
     /// A client for what takes as long as it takes.
@@ -53,23 +60,25 @@ impl Engine {
         Ok(self.docker().await?.with_timeout(PATIENT_LIMIT))
     }
 
+    /// Whether it answers now.
     pub async fn probe(&self) -> DockerState {
-        let version = async {
-            let docker = self.docker().await?;
-            docker.version().await.map_err(|error| self.failure(error))
+        let answer = async {
+            let Agreed { docker, version } = self.agreed().await?;
+            match tokio::time::timeout(PROBE_LIMIT, docker.ping()).await {
+                Ok(Ok(_)) => Ok(version),
+                Ok(Err(error)) => Err(self.failure(error)),
+                Err(_) => Err(self.unavailable(SILENT)),
+            }
         };
-        match tokio::time::timeout(PROBE_LIMIT, version).await {
-            Ok(Ok(version)) => DockerState::Ready { version: version.version.unwrap_or_default() },
-            Ok(Err(error)) => {
+        match answer.await {
+            Ok(version) => DockerState::Ready { version },
+            Err(error) => {
                 let hint = error.hint().map(|hint| format!(": {hint}")).unwrap_or_default();
                 let BackendError::Unavailable { reason, .. } = &error else {
                     return DockerState::Unavailable { reason: format!("{error}{hint}") };
                 };
                 DockerState::Unavailable { reason: format!("{reason}{hint}") }
             }
-            Err(_) => DockerState::Unavailable {
-                reason: format!("it does not answer at {}", self.socket.display()),
-            },
         }
     }
 
@@ -105,13 +114,27 @@ impl Engine {
         self.unavailable(&innermost(&error))
     }
 
-    async fn agree(&self) -> Result<Docker, BackendError> {
+    async fn agreed(&self) -> Result<Agreed, BackendError> {
+        if let Some(agreed) = self.agreed.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            return Ok(agreed);
+        }
+        let agreed = self.agree().await?;
+        self.set(Some(agreed.clone()));
+        Ok(agreed)
+    }
+
+    async fn agree(&self) -> Result<Agreed, BackendError> {
         let path = self.socket.to_string_lossy();
         let docker = Docker::connect_with_unix(&path, REQUEST_LIMIT.as_secs(), API_DEFAULT_VERSION)
             .map_err(|error| self.unavailable(&innermost(&error)))?;
-        match tokio::time::timeout(PROBE_LIMIT, docker.negotiate_version()).await {
-            Ok(answer) => answer.map_err(|error| self.unavailable(&innermost(&error))),
-            Err(_) => Err(self.unavailable("it does not answer")),
+        let agreeing = async {
+            let docker = docker.negotiate_version().await?;
+            let version = docker.version().await?.version.unwrap_or_default();
+            Ok(Agreed { docker, version })
+        };
+        match tokio::time::timeout(AGREE_LIMIT, agreeing).await {
+            Ok(answer) => answer.map_err(|error: Error| self.unavailable(&innermost(&error))),
+            Err(_) => Err(self.unavailable(SILENT)),
         }
     }
 
@@ -123,8 +146,8 @@ impl Engine {
         }
     }
 
-    fn set(&self, docker: Option<Docker>) {
-        *self.agreed.lock().unwrap_or_else(PoisonError::into_inner) = docker;
+    fn set(&self, agreed: Option<Agreed>) {
+        *self.agreed.lock().unwrap_or_else(PoisonError::into_inner) = agreed;
     }
 }
 
@@ -200,4 +223,56 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// An engine that takes its time to tell its version.
+    async fn serve(listener: UnixListener, slow: Duration, asked: Arc<Mutex<Vec<String>>>) {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let asked = Arc::clone(&asked);
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    request.push(stream.read_u8().await.unwrap());
+                }
+                let request = String::from_utf8(request).unwrap();
+                let path = request.split(' ').nth(1).unwrap().to_owned();
+                let answer = match path.ends_with("/version") {
+                    true => {
+                        tokio::time::sleep(slow).await;
+                        r#"{"Version":"20.10.24","ApiVersion":"1.41"}"#
+                    }
+                    false => "OK",
+                };
+                asked.lock().unwrap().push(path);
+                let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json";
+                let answer = format!("{head}\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn an_engine_is_asked_its_version_once_and_may_be_slow_to_tell() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("engine.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let asked = Arc::<Mutex<Vec<String>>>::default();
+        tokio::spawn(serve(listener, PROBE_LIMIT / 2 + PROBE_LIMIT / 10, Arc::clone(&asked)));
+        let engine = Engine::new(Some(socket));
+        let ready = DockerState::Ready { version: "20.10.24".to_owned() };
+        assert_eq!(engine.probe().await, ready);
+        asked.lock().unwrap().clear();
+        assert_eq!(engine.probe().await, ready);
+        let asked = asked.lock().unwrap();
+        assert!(matches!(&asked[..], [path] if path.ends_with("/_ping")), "{asked:?}");
+    }
 }

@@ -55,18 +55,6 @@ impl Node<'_> {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:?}"))
     }
 
-    /// The command line there, for what its engine must answer: emulated on a busy machine, that may
-    /// be silent for longer than the runner waits, and the node counts as having none meanwhile.
-    fn act(&self, words: &[&str]) -> Output {
-        let begun = Instant::now();
-        loop {
-            let output = self.kr(words);
-            if begun.elapsed() > PATIENCE || !output.stderr.contains("no working Docker engine") {
-                return output;
-            }
-        }
-    }
-
     /// Runs a line of shell as root in one of its VPSes.
     fn inside(&self, vps: &str, line: &str) -> Output {
         self.kr(&["terminal", "exec", vps, "--", "sh", "-c", line])
@@ -204,8 +192,8 @@ fn a_privileged_vps_is_root_of_its_node_and_others_there_are_not() {
     eprintln!("a node in it: {:?}", begun.elapsed());
 
     let new = ["vps", "create", "--image", BUSYBOX, "--name"];
-    node.act(&[&new[..], &["plain"]].concat()).ok();
-    node.act(&[&new[..], &["deep", "--privileged"]].concat()).ok();
+    node.kr(&[&new[..], &["plain"]].concat()).ok();
+    node.kr(&[&new[..], &["deep", "--privileged"]].concat()).ok();
     is_confined(&node, "plain");
     is_root_of_the_node(&node, "deep");
     let shown = ["plain", "deep"].map(|vps| node.kr(&["vps", "status", vps]).ok());
@@ -214,16 +202,16 @@ fn a_privileged_vps_is_root_of_its_node_and_others_there_are_not() {
 
     // It stays so, and no other becomes so.
     for vps in ["plain", "deep"] {
-        node.act(&["vps", "stop", vps]).ok();
-        node.act(&["vps", "restart", vps]).ok();
+        node.kr(&["vps", "stop", vps]).ok();
+        node.kr(&["vps", "restart", vps]).ok();
     }
     is_confined(&node, "plain");
     is_root_of_the_node(&node, "deep");
     node.inside("deep", "echo kept >/root/file").ok();
-    node.act(&["vps", "snapshot", "create", "deep", "--name", "clean"]).ok();
-    node.act(&["vps", "snapshot", "restore", "deep", "clean", "--yes"]).ok();
+    node.kr(&["vps", "snapshot", "create", "deep", "--name", "clean"]).ok();
+    node.kr(&["vps", "snapshot", "restore", "deep", "clean", "--yes"]).ok();
     is_root_of_the_node(&node, "deep");
-    node.act(&["vps", "create", "--name", "copy", "--from-snapshot", "deep@clean"]).ok();
+    node.kr(&["vps", "create", "--name", "copy", "--from-snapshot", "deep@clean"]).ok();
     assert_eq!(node.inside("copy", "cat /root/file").ok(), "kept\n");
     is_confined(&node, "copy");
     let log = node.kr(&["audit", "list"]).ok();
@@ -234,19 +222,19 @@ fn a_privileged_vps_is_root_of_its_node_and_others_there_are_not() {
     node.down();
     node.up("");
     is_root_of_the_node(&node, "deep");
-    node.act(&[&new[..], &["more", "--privileged"]].concat()).fails(1, &["lets no VPS"]);
-    let refused = node.act(&["vps", "restart", "deep"]);
+    node.kr(&[&new[..], &["more", "--privileged"]].concat()).fails(1, &["lets no VPS"]);
+    let refused = node.kr(&["vps", "restart", "deep"]);
     refused.fails(1, &["lets no VPS be privileged", "--allow-privileged"]);
-    node.act(&["vps", "restart", "plain"]).ok();
+    node.kr(&["vps", "restart", "plain"]).ok();
     is_confined(&node, "plain");
     node.down();
     node.up("--allow-privileged");
-    node.act(&["vps", "restart", "deep"]).ok();
+    node.kr(&["vps", "restart", "deep"]).ok();
     is_root_of_the_node(&node, "deep");
     eprintln!("taken back and given again: {:?}", begun.elapsed());
 
     for vps in ["plain", "deep", "copy"] {
-        node.act(&["vps", "delete", vps, "--yes", "--force"]).ok();
+        node.kr(&["vps", "delete", vps, "--yes", "--force"]).ok();
     }
     let left = format!(
         "docker ps --all --quiet; docker images --quiet 'kohakuriver-snapshot/*'; \
