@@ -3,7 +3,8 @@
 # PCI passthrough for real: a QEMU guest with an emulated IOMMU (no GPU, no IOMMU and no KVM are
 # needed on this machine) in which crates/vm/examples/vfio-node.rs gives devices to an inner QEMU
 # and takes them back, is killed at every write, sees the node reboot, and refuses what it must.
-# Then e2e/examples/vfio-runner.rs uses the product there: a VPS gets a card and loses it.
+# Then e2e/examples/vfio-runner.rs uses the product there: a VPS gets a card and loses it, and one is
+# made for a NUMA node.
 # What they say is compared with scripts/vfio/expected.txt. Needs root for a kernel to unpack.
 # The kernel and QEMU for the guest are kept in target/vfio; --fresh makes them again.
 set -euo pipefail
