@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use kohakuriver_e2e::{BUSYBOX, DEBIAN, Output, Site, run};
+use kohakuriver_e2e::{BUSYBOX, DEBIAN, Output, Site, run, wait_until};
 
 mod network;
 mod unconfined;
@@ -256,6 +256,46 @@ fn a_fork_bomb_ends_at_the_limit_and_the_vps_can_still_be_ended() {
     assert!(count <= 60, "{count}");
     site.kr(&["vps", "kill", "bomb"]).ok();
     assert_eq!(site.status("bomb"), "killed");
+}
+
+#[test]
+fn a_vps_without_room_for_a_process_lets_people_in_again_when_there_is_some() {
+    let mut site = Site::new();
+    let _server = site.up();
+    let arguments = ["vps", "create", "--name", "tight", "--image", BUSYBOX, "--ssh"];
+    let task = site.json(&[&arguments[..], &["--pids-limit", "30"]].concat());
+    let id = task["task_id"].as_str().unwrap();
+    let container = format!("kohakuriver-vps-{id}");
+    let address = inspect(id, "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}");
+    // By the gateway, and by the agent's own port.
+    let get_in = || {
+        let mut straight = site.plain_ssh("ssh", &site.key_of(id));
+        straight.args(["-o", "ProxyJump=none", &format!("root@{address}"), "echo in"]);
+        let both = [site.kr(&["ssh", "tight", "--", "echo in"]), run(&mut straight)];
+        both.map(|output| output.stdout == "in\n")
+    };
+    assert_eq!(get_in(), [true; 2]);
+    wait_until("it is nearly full", Duration::from_secs(20), || {
+        // Again and again: a connection from before may have left its room since.
+        let fill = "(while :; do sleep 1000 & done) </dev/null >/dev/null 2>&1 &";
+        let _ = inside(&site, "tight", fill);
+        get_in() == [false; 2]
+    });
+    // The shell that found no more room left its own. Now there is none for a connection's thread.
+    let mut last = site.command();
+    let last = last.args(["terminal", "exec", "tight", "--", "sleep", "1000"]);
+    let mut last = last.spawn().unwrap();
+    wait_until("it is full", Duration::from_secs(20), || {
+        docker(&["stats", "--no-stream", "--format", "{{.PIDs}}", &container]).trim() == "30"
+    });
+    assert_eq!(get_in(), [false; 2]);
+    let listed = docker(&["top", &container, "-eo", "pid,comm"]);
+    for pid in listed.lines().filter_map(|line| line.trim().strip_suffix(" sleep")) {
+        run(Command::new("kill").arg(pid.trim())).ok();
+    }
+    wait_until("there is room again", Duration::from_secs(10), || get_in() == [true; 2]);
+    assert!(!run(Command::new("docker").args(["logs", &container])).stderr.contains("panicked"));
+    last.wait().unwrap();
 }
 
 #[test]

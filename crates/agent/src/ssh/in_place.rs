@@ -103,13 +103,14 @@ where
     C: FnOnce(InPlace) -> F + Send + 'static,
     H: Send + 'static,
 {
-    let runtime = Arc::new(
-        // Nothing of ours uses the blocking threads.
-        Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?,
-    );
+    // The runtime is made in there: where there is no room for the thread it would be dropped in the caller's, which
+    // panics.
     thread::Builder::new().name("ssh".to_owned()).stack_size(STACK).spawn(move || {
-        drive(&runtime, connection, room);
-        drop(runtime);
+        // Nothing of ours uses the blocking threads.
+        match Builder::new_current_thread().enable_all().max_blocking_threads(1).build() {
+            Ok(runtime) => drive(&Arc::new(runtime), connection, room),
+            Err(error) => tracing::warn!(%error, "SSH connection refused: no runtime for it"),
+        }
         drop(held);
     })?;
     Ok(())

@@ -21,20 +21,23 @@ where
 {
     let dropped = CancellationToken::new();
     let _dropping = dropped.clone().drop_guard();
-    let (tell, told) = oneshot::channel::<()>();
-    let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
+    let (tell, told) = oneshot::channel();
+    // The runtime is made in there: where there is no room for the thread it would be dropped in
+    // the caller's, which panics.
     thread::Builder::new().name("ssh-jump".to_owned()).stack_size(STACK).spawn(move || {
-        // Dropped at the end, also that of a panic.
-        let _tell = tell;
-        runtime.block_on(async {
-            tokio::select! {
-                () = dropped.cancelled() => {}
-                () = connection() => {}
-            }
+        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+        let ran = runtime.map(|runtime| {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = dropped.cancelled() => {}
+                    () = connection() => {}
+                }
+            });
         });
+        let _ = tell.send(ran);
     })?;
-    let _ = told.await;
-    Ok(())
+    // A panic inside tells nothing, and is an end too.
+    told.await.unwrap_or(Ok(()))
 }
 
 #[cfg(test)]
