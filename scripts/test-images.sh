@@ -3,7 +3,7 @@
 # Real distributions as virtual machines: 'qemu image create' builds one, which then boots in each
 # of its three ways, and one that nobody prepared for us is imported. Another has a Docker engine and
 # becomes a node, whose VPSes can be privileged whatever the engine of this machine allows. Needs
-# root and the distribution's mirror; takes a quarter of an hour where there is no KVM.
+# root and the distribution's mirror; takes half an hour where there is no KVM.
 set -euo pipefail
 . "$(dirname -- "$0")/lib.sh"
 cd "$TOP"

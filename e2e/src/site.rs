@@ -145,6 +145,13 @@ impl Site {
         format!("kre2e{}", self.number)
     }
 
+    /// The devices of its machines on that bridge.
+    pub fn taps(&self) -> Vec<String> {
+        let ports = fs::read_dir(format!("/sys/class/net/{}/brif", self.bridge()));
+        let names = ports.into_iter().flatten().flatten();
+        names.map(|port| port.file_name().to_string_lossy().into_owned()).collect()
+    }
+
     /// The network of this site's containers.
     pub fn container_network(&self) -> String {
         format!("kre2ec{}", self.number)
@@ -335,9 +342,8 @@ impl Drop for Site {
         }
         let bridge = self.bridge();
         // A TAP stays when QEMU and bridge are gone.
-        let ports = fs::read_dir(format!("/sys/class/net/{bridge}/brif"));
-        for port in ports.into_iter().flatten().flatten() {
-            let _ = run(Command::new("ip").args(["link", "del"]).arg(port.file_name()));
+        for tap in self.taps() {
+            let _ = run(Command::new("ip").args(["link", "del", &tap]));
         }
         if Path::new("/sys/class/net").join(&bridge).exists() {
             let _ = run(Command::new("ip").args(["link", "del", &bridge]));

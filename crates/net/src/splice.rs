@@ -214,6 +214,7 @@ mod tests {
         let stopped = tokio::time::timeout(std::time::Duration::from_millis(300), endless).await;
         assert!(stopped.is_err());
     }
+
     #[tokio::test]
     async fn a_fast_transfer_leaves_the_thread_to_others_too() {
         let (a, mut source) = std::os::unix::net::UnixStream::pair().unwrap();

@@ -35,16 +35,11 @@ fn disks(site: &Site) -> PathBuf {
     site.data_dir().join("runner/vm/disks")
 }
 
-fn taps(site: &Site) -> usize {
-    let ports = fs::read_dir(format!("/sys/class/net/{}/brif", site.bridge()));
-    ports.map_or(0, Iterator::count)
-}
-
 /// Nothing of any machine is left on the node.
 fn nothing_is_left(site: &Site) {
     wait_until("nothing is left", Duration::from_secs(20), || {
         site.machines().is_empty()
-            && taps(site) == 0
+            && site.taps().is_empty()
             && fs::read_dir(disks(site)).map_or(0, Iterator::count) == 0
     });
     let snapshots = site.data_dir().join("runner/vm/snapshots");
@@ -101,7 +96,10 @@ fn every_verb_of_the_page_works_on_a_machine() {
     let host_key = task["ssh_host_key"].clone();
     inside(&site, "vm", "echo kept >/root/file; sync");
     site.kr(&["vps", "stop", "vm"]).ok();
-    assert_eq!((site.status("vm").as_str(), site.machines().len(), taps(&site)), ("stopped", 0, 0));
+    assert_eq!(
+        (site.status("vm").as_str(), site.machines().len(), site.taps().len()),
+        ("stopped", 0, 0)
+    );
     site.kr(&["vps", "restart", "vm"]).ok();
     site.kr(&["vps", "kill", "vm"]).ok();
     assert_eq!((site.status("vm").as_str(), site.machines().len()), ("killed", 0));
@@ -145,7 +143,7 @@ fn a_machines_deaths_are_told_at_once_for_what_they_are() {
     wait_until("it is told", Duration::from_secs(10), || site.status("vm") == "failed");
     assert!(since.elapsed() < Duration::from_millis(1500), "told after {:?}", since.elapsed());
     assert_eq!(site.json(&["vps", "status", "vm"])["exit_code"], 137);
-    assert_eq!(taps(&site), 0);
+    assert_eq!(site.taps().len(), 0);
     site.kr(&["vps", "restart", "vm"]).ok();
 
     // The power button from inside, and a kernel that gives up.
@@ -187,7 +185,7 @@ fn killing_host_and_runner_at_any_point_of_a_machines_life_loses_and_doubles_not
             })
         });
         if site.status(&name) == "running" {
-            assert_eq!((site.machines().len(), taps(&site)), (1, 1));
+            assert_eq!((site.machines().len(), site.taps().len()), (1, 1));
             let pid = site.machines()[0];
             inside(&site, &name, "true");
             // One that runs is taken up as it is.

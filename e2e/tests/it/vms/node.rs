@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::{BOOT, create, inside, nothing_is_left, site, taps};
+use super::{BOOT, create, inside, nothing_is_left, site};
 
 /// Of nobody; no test's QEMU has it.
 const USER: u32 = 1_800_000_001;
@@ -80,12 +80,6 @@ fn a_machine_that_the_nodes_kernel_killed_for_memory_is_told_as_that() {
     nothing_is_left(&site);
 }
 
-/// The machine's TAP, as the node's owner sees it.
-fn tap(site: &Site) -> String {
-    let ports = fs::read_dir(format!("/sys/class/net/{}/brif", site.bridge())).unwrap();
-    ports.flatten().next().unwrap().file_name().into_string().unwrap()
-}
-
 fn ip(words: &str) {
     run(Command::new("ip").args(words.split(' '))).ok();
 }
@@ -96,10 +90,10 @@ fn a_network_device_that_is_removed_under_a_machine_comes_back() {
     let mut server = site.up();
     create(&site, "vm", &[]);
     let qemu = site.machines();
-    let tap = tap(&site);
+    let tap = site.taps().remove(0);
     let again = |site: &Site, what: &str| {
         let answers = || site.kr(&["terminal", "exec", "vm", "--", "echo", "on"]).stdout == "on\n";
-        wait_until(what, Duration::from_secs(15), || taps(site) == 1 && answers());
+        wait_until(what, Duration::from_secs(15), || site.taps().len() == 1 && answers());
         assert_eq!(site.machines(), qemu, "it was not started again");
         assert_eq!(site.kr(&["ssh", "vm", "--", "hostname"]).ok(), "vm\n");
     };
@@ -125,7 +119,7 @@ fn a_network_device_that_is_removed_under_a_machine_comes_back() {
 
     // Where it cannot be mended, that is said, with what to do.
     ip(&format!("link del {tap}"));
-    wait_until("it is there", Duration::from_secs(15), || taps(&site) == 1);
+    wait_until("it is there", Duration::from_secs(15), || site.taps().len() == 1);
     server.kill();
     ip(&format!("link del {tap}"));
     ip(&format!("tuntap add dev {tap} mode tap"));
@@ -235,7 +229,7 @@ fn after_a_reboot_of_the_node_what_ran_runs_again_with_its_disk_and_what_was_sto
     }
     run(Command::new("docker").args(["kill", &site.containers()[0]])).ok();
     wait_until("QEMU is gone", BOOT, || site.machines().is_empty());
-    for device in taps_of(&site).iter().chain([&site.bridge()]) {
+    for device in site.taps().iter().chain([&site.bridge()]) {
         ip(&format!("link del {device}"));
     }
     for family in ["inet", "bridge"] {
@@ -259,10 +253,4 @@ fn after_a_reboot_of_the_node_what_ran_runs_again_with_its_disk_and_what_was_sto
         site.kr(&["vps", "delete", name, "--yes", "--force"]).ok();
     }
     nothing_is_left(&site);
-}
-
-fn taps_of(site: &Site) -> Vec<String> {
-    let ports = fs::read_dir(format!("/sys/class/net/{}/brif", site.bridge()));
-    let names = ports.into_iter().flatten().flatten();
-    names.map(|port| port.file_name().to_string_lossy().into_owned()).collect()
 }
