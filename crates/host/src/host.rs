@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -240,6 +240,7 @@ fn lock_data_dir(config: &HostConfig) -> Result<Flock<fs::File>, StartError> {
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(0o600)
         .open(path.join("lock"))
         .map_err(failed)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock)

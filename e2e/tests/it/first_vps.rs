@@ -176,3 +176,13 @@ fn what_ssh_config_writes_serves_ssh_and_scp_by_name() {
     let refused = run(program("ssh").args(["web", "true"]));
     assert!(refused.code == 255 && refused.stderr.contains("stopped"), "{refused:?}");
 }
+
+#[test]
+fn the_doctor_finds_nothing_wrong_with_what_up_has_just_made() {
+    let mut site = Site::new();
+    let _server = site.up();
+    let found = site.kr(&["doctor", "--data-dir", site.data_dir().to_str().unwrap()]);
+    assert_eq!(found.code, 0, "{found:?}");
+    assert!(found.stdout.contains("safe from others"), "{found:?}");
+    assert!(!found.stdout.contains("admin"), "{found:?}");
+}
