@@ -27,6 +27,7 @@ pub mod files;
 mod frame;
 pub mod gateway;
 mod greeting;
+mod host_key;
 pub mod proof;
 pub mod session;
 mod target;
@@ -40,5 +41,6 @@ pub use frame::{
 pub use greeting::{
     MAX_LINE, StreamReply, WireError, read_reply, read_request, write_reply, write_request,
 };
+pub use host_key::host_keys;
 pub use proof::{GUEST_PORT, GuestSecret};
 pub use target::StreamTarget;

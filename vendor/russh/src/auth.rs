@@ -359,6 +359,9 @@ pub struct AuthRequest {
     pub(crate) principal: Option<AuthPrincipal>,
     #[cfg_attr(target_arch = "wasm32", allow(dead_code))]
     pub rejection_count: usize,
+    /// How often the client has asked for this service again.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code))]
+    pub(crate) repeated_service_requests: usize,
 }
 
 #[doc(hidden)]
@@ -395,6 +398,7 @@ impl AuthRequest {
             current: None,
             principal: None,
             rejection_count: 0,
+            repeated_service_requests: 0,
         }
     }
 
@@ -415,6 +419,7 @@ impl AuthRequest {
             current,
             principal: None,
             rejection_count: 0,
+            repeated_service_requests: 0,
         }
     }
 

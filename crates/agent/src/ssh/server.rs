@@ -12,8 +12,8 @@ use kohakuriver_net::{DetachedSocket, Quiet, Socket};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{getegid, geteuid};
 use russh::keys::{Algorithm, PrivateKey};
-use russh::server::Config;
-use russh::{MethodKind, MethodSet, Preferred, SshId, cipher};
+use russh::server::{Config, Favored};
+use russh::{MethodKind, MethodSet, Preferred, SshId, cipher, kex};
 use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -55,18 +55,30 @@ const NAME: &str = concat!("SSH-2.0-KohakuRiver_", env!("CARGO_PKG_VERSION"));
 const NAME_FOR_OPENSSH: &str =
     concat!("SSH-2.0-OpenSSH_compatible_KohakuRiver_", env!("CARGO_PKG_VERSION"));
 
-/// For OpenSSH, whose own order decides and puts chacha20-poly1305 and AES-CTR first: offering either would halve the
-/// throughput of nearly everyone. Every OpenSSH since 2013 has GCM, which the CPU's AES instructions carry.
+/// Offered alone to an OpenSSH that has one of them: its own order decides and puts chacha20-poly1305 first, which would
+/// halve the throughput of nearly everyone. GCM is what the CPU's AES instructions carry.
 const FAST_CIPHERS: &[cipher::Name] = &[cipher::AES_128_GCM, cipher::AES_256_GCM];
 
-/// For all others, some of which have no GCM.
+/// For all others, some of which have no GCM or are forbidden it.
 const ALL_CIPHERS: &[cipher::Name] = &[
     cipher::AES_128_GCM,
     cipher::AES_256_GCM,
-    cipher::AES_256_CTR,
-    cipher::AES_128_CTR,
     cipher::CHACHA20_POLY1305,
+    cipher::AES_256_CTR,
+    cipher::AES_192_CTR,
+    cipher::AES_128_CTR,
 ];
+
+/// Offered alone to whom knows it: clients that order their algorithms without a look at the keys they have stored
+/// (Go's do) would meet the ECDSA key where they expect this one.
+const FAVORED_KEYS: &[Algorithm] = &[Algorithm::Ed25519];
+
+/// For clients older than curve25519.
+const MORE_KEX: &[kex::Name] =
+    &[kex::ECDH_SHA2_NISTP256, kex::ECDH_SHA2_NISTP384, kex::ECDH_SHA2_NISTP521];
+
+/// How long the client's offer is waited for, on which ours depends: more than a round trip to anywhere.
+const OFFER_WAIT: Duration = Duration::from_millis(700);
 
 /// Where a connection came from.
 #[derive(Debug, Clone, Copy)]
@@ -104,8 +116,9 @@ impl SshServer {
         let path = config_dir.join(HOST_KEY_FILE);
         let host_key = russh::keys::load_secret_key(&path, None)
             .map_err(|source| AgentError::HostKey { path, source })?;
-        let fast = settings(NAME_FOR_OPENSSH, host_key.clone(), FAST_CIPHERS);
-        let compatible = settings(NAME, host_key, ALL_CIPHERS);
+        let host_keys = kohakuriver_wire::host_keys(host_key);
+        let fast = settings(NAME_FOR_OPENSSH, host_keys.clone(), FAST_CIPHERS);
+        let compatible = settings(NAME, host_keys, &[]);
         Ok(Self {
             fast: Arc::new(fast),
             compatible: Arc::new(compatible),
@@ -213,7 +226,11 @@ fn sessions_in_place() -> usize {
     (usize::try_from(limit).unwrap_or(usize::MAX) / 2 / MAX_HANDLES).min(MAX_CONNECTIONS / 2)
 }
 
-fn settings(name: &'static str, host_key: PrivateKey, ciphers: &'static [cipher::Name]) -> Config {
+fn settings(
+    name: &'static str,
+    host_keys: Vec<PrivateKey>,
+    fast_ciphers: &'static [cipher::Name],
+) -> Config {
     let mut methods = MethodSet::empty();
     methods.push(MethodKind::PublicKey);
     let sha1 = Algorithm::Rsa { hash: None };
@@ -224,17 +241,23 @@ fn settings(name: &'static str, host_key: PrivateKey, ciphers: &'static [cipher:
         // Keys cannot be guessed: a delay would only slow down clients that hold several.
         auth_rejection_time: Duration::ZERO,
         auth_rejection_time_initial: Some(Duration::ZERO),
-        keys: vec![host_key],
+        keys: host_keys,
         window_size: window::INITIAL,
         manual_window: true,
         maximum_packet_size: MAX_PACKET,
         channel_buffer_size: CHANNEL_BUFFER,
         event_buffer_size: 16,
         preferred: Preferred {
-            cipher: Cow::Borrowed(ciphers),
+            cipher: Cow::Borrowed(ALL_CIPHERS),
             key: keys.cloned().collect(),
+            kex: Preferred::DEFAULT.kex.iter().chain(MORE_KEX).copied().collect(),
             ..Preferred::DEFAULT
         },
+        favored: Some(Favored {
+            cipher: Cow::Borrowed(fast_ciphers),
+            key: Cow::Borrowed(FAVORED_KEYS),
+            wait: OFFER_WAIT,
+        }),
         max_auth_attempts: MAX_AUTH_ATTEMPTS,
         inactivity_timeout: None,
         keepalive_interval: Some(Duration::from_secs(30)),

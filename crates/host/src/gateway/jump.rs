@@ -17,11 +17,12 @@ use kohakuriver_net::{DetachedSocket, Pieces, Quiet, Socket, copy};
 use russh::keys::ssh_key::Certificate;
 use russh::keys::{Algorithm, PrivateKey};
 use russh::server::{
-    Auth, ChannelOpenHandle, Config, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
+    Auth, ChannelOpenHandle, Config, Favored, Handler, Msg, PublicKeyOffer, Session,
+    VerifiedPublicKey,
 };
 use russh::{
     Channel, ChannelId, ChannelMsg, ChannelOpenFailure, ChannelReadHalf, ChannelWriteHalf,
-    MethodKind, MethodSet, Preferred, SshId, cipher,
+    MethodKind, MethodSet, Preferred, SshId, cipher, kex,
 };
 use tokio::io::{AsyncWriteExt, BufReader, split};
 use tokio::net::TcpStream;
@@ -57,14 +58,31 @@ const LAST_BYTES_LIMIT: Duration = Duration::from_secs(5);
 /// A few packets of the usual size.
 const READ_AHEAD: usize = 128 * 1024;
 
-/// For OpenSSH, whose own order decides and puts chacha20-poly1305 first: offering it would cost
-/// twice the processor time. Every OpenSSH since 2013 has GCM. What is inside is encrypted once
-/// more anyway.
+/// Offered alone to an OpenSSH that has one of them: its own order decides and puts
+/// chacha20-poly1305 first, which would cost twice the processor time. What is inside is encrypted
+/// once more anyway.
 const FAST_CIPHERS: &[cipher::Name] = &[cipher::AES_128_GCM, cipher::AES_256_GCM];
 
-/// For all others, some of which have no GCM.
-const ALL_CIPHERS: &[cipher::Name] =
-    &[cipher::AES_128_GCM, cipher::AES_256_GCM, cipher::AES_256_CTR, cipher::CHACHA20_POLY1305];
+/// For all others, some of which have no GCM or are forbidden it.
+const ALL_CIPHERS: &[cipher::Name] = &[
+    cipher::AES_128_GCM,
+    cipher::AES_256_GCM,
+    cipher::CHACHA20_POLY1305,
+    cipher::AES_256_CTR,
+    cipher::AES_192_CTR,
+    cipher::AES_128_CTR,
+];
+
+/// For clients older than curve25519.
+const MORE_KEX: &[kex::Name] =
+    &[kex::ECDH_SHA2_NISTP256, kex::ECDH_SHA2_NISTP384, kex::ECDH_SHA2_NISTP521];
+
+/// Offered alone to whom knows it: clients that order their algorithms without a look at the keys
+/// they have stored (Go's do) would meet the ECDSA key where they expect this one.
+const FAVORED_KEYS: &[Algorithm] = &[Algorithm::Ed25519];
+
+/// How long the client's offer is waited for, on which ours depends: more than a round trip.
+const OFFER_WAIT: Duration = Duration::from_millis(700);
 
 /// The server's settings for the two kinds of clients.
 #[derive(Debug)]
@@ -75,20 +93,30 @@ pub struct Configs {
 
 pub fn configs(data_dir: &Path) -> Result<Configs, KeyError> {
     let key = ssh_keys::load_or_create(&data_dir.join("ssh_host_ed25519_key"))?;
+    let keys = kohakuriver_wire::host_keys(key);
     Ok(Configs {
-        fast: Arc::new(config(key.clone(), FAST_CIPHERS)),
-        compatible: Arc::new(config(key, ALL_CIPHERS)),
+        fast: Arc::new(config(keys.clone(), FAST_CIPHERS)),
+        compatible: Arc::new(config(keys, &[])),
     })
 }
 
-fn config(key: PrivateKey, ciphers: &'static [cipher::Name]) -> Config {
+fn config(keys: Vec<PrivateKey>, fast_ciphers: &'static [cipher::Name]) -> Config {
     Config {
         server_id: SshId::Standard(Cow::Borrowed("SSH-2.0-KohakuRiver")),
         methods: MethodSet::from(&[MethodKind::None, MethodKind::PublicKey][..]),
         auth_rejection_time: Duration::from_secs(1),
         auth_rejection_time_initial: Some(Duration::ZERO),
-        keys: vec![key],
-        preferred: Preferred { cipher: Cow::Borrowed(ciphers), ..Preferred::DEFAULT },
+        keys,
+        preferred: Preferred {
+            cipher: Cow::Borrowed(ALL_CIPHERS),
+            kex: Preferred::DEFAULT.kex.iter().chain(MORE_KEX).copied().collect(),
+            ..Preferred::DEFAULT
+        },
+        favored: Some(Favored {
+            cipher: Cow::Borrowed(fast_ciphers),
+            key: Cow::Borrowed(FAVORED_KEYS),
+            wait: OFFER_WAIT,
+        }),
         window_size: WINDOW,
         manual_window: true,
         channel_buffer_size: CHANNEL_BUFFER,

@@ -112,6 +112,36 @@ impl Session {
                     )?;
                     *accepted = true;
                     enc.state = EncryptedState::WaitingAuthRequest(auth_request);
+                } else {
+                    // RFC 4253, 10: a service that is not provided ends the connection.
+                    self.common.disconnect(
+                        Disconnect::ServiceNotAvailable,
+                        "Only ssh-userauth can be asked for",
+                        "",
+                    )?;
+                }
+                Ok(())
+            }
+            // Some clients (paramiko) ask for the service before each of their attempts.
+            (EncryptedState::WaitingAuthRequest(auth), Some((&msg::SERVICE_REQUEST, mut r))) => {
+                let request = map_err!(String::decode(&mut r))?;
+                map_err!(ensure_end(&r))?;
+                auth.repeated_service_requests += 1;
+                let attempts = self.common.config.max_auth_attempts;
+                if request != "ssh-userauth" {
+                    self.common.disconnect(
+                        Disconnect::ServiceNotAvailable,
+                        "Only ssh-userauth can be asked for",
+                        "",
+                    )?;
+                } else if attempts > 0 && auth.repeated_service_requests > attempts {
+                    self.common.disconnect(
+                        Disconnect::NoMoreAuthMethodsAvailable,
+                        "Too many authentication attempts",
+                        "",
+                    )?;
+                } else {
+                    accept_service(&mut enc.write)?;
                 }
                 Ok(())
             }
@@ -901,15 +931,20 @@ mod tests {
     }
 }
 
+fn accept_service(buffer: &mut Vec<u8>) -> Result<(), crate::Error> {
+    push_packet!(buffer, {
+        buffer.push(msg::SERVICE_ACCEPT);
+        "ssh-userauth".encode(buffer)?;
+    });
+    Ok(())
+}
+
 fn server_accept_service(
     banner: Option<String>,
     methods: MethodSet,
     buffer: &mut Vec<u8>,
 ) -> Result<AuthRequest, crate::Error> {
-    push_packet!(buffer, {
-        buffer.push(msg::SERVICE_ACCEPT);
-        "ssh-userauth".encode(buffer)?;
-    });
+    accept_service(buffer)?;
 
     if let Some(banner) = banner {
         push_packet!(buffer, {

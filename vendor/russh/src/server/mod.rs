@@ -42,6 +42,7 @@ use log::{debug, error, info, warn};
 use msg::{is_kex_msg, validate_client_msg_strict_kex};
 use russh_util::runtime::JoinHandle;
 use russh_util::time::Instant;
+use ssh_encoding::Decode;
 use ssh_key::{Certificate, PrivateKey};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, ToSocketAddrs};
@@ -49,6 +50,7 @@ use tokio::pin;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::cipher::{OpeningKey, clear};
+use crate::helpers::NameList;
 use crate::kex::dh::groups::{BUILTIN_SAFE_DH_GROUPS, DH_GROUP14, DhGroup};
 use crate::kex::{KexProgress, SessionKexState};
 use crate::session::*;
@@ -91,6 +93,8 @@ pub struct Config {
     pub event_buffer_size: usize,
     /// Lists of preferred algorithms.
     pub preferred: Preferred,
+    /// What of them is offered alone to clients that have it.
+    pub favored: Option<Favored>,
     /// Maximal number of allowed authentication attempts.
     pub max_auth_attempts: usize,
     /// Time after which the connection is garbage-collected.
@@ -101,6 +105,44 @@ pub struct Config {
     pub keepalive_max: usize,
     /// If active, invoke `set_nodelay(true)` on client sockets; disabled by default (i.e. Nagle's algorithm is active).
     pub nodelay: bool,
+}
+
+/// Algorithms that alone are offered to a client that has one of them: where the offers of both sides
+/// have several in common, the client's order decides, whatever ours is.
+///
+/// The server's offer waits for the client's, for a while: there are clients that wait for it as well.
+/// Those are offered every cipher, and only the favored host keys.
+#[derive(Debug, Clone)]
+pub struct Favored {
+    pub cipher: Cow<'static, [cipher::Name]>,
+    pub key: Cow<'static, [ssh_key::Algorithm]>,
+    /// How long the client's offer is waited for.
+    pub wait: std::time::Duration,
+}
+
+impl Favored {
+    /// What to offer a client that offers this (the payload of its KEXINIT, if it has come).
+    fn offer(&self, preferred: &Preferred, client: Option<&[u8]>) -> Preferred {
+        let mut offer = preferred.clone();
+        let lists = client.and_then(|kexinit| {
+            let mut lists = kexinit.get(17..)?;
+            let _kex = NameList::decode(&mut lists).ok()?;
+            let keys = NameList::decode(&mut lists).ok()?;
+            let ciphers = NameList::decode(&mut lists).ok()?;
+            Some((keys, ciphers))
+        });
+        let Some((keys, ciphers)) = lists else {
+            offer.key = self.key.clone();
+            return offer;
+        };
+        if self.key.iter().any(|key| keys.contains(&key.to_string())) {
+            offer.key = self.key.clone();
+        }
+        if self.cipher.iter().any(|favored| ciphers.iter().any(|name| name == favored.as_ref())) {
+            offer.cipher = self.cipher.clone();
+        }
+        offer
+    }
 }
 
 impl Default for Config {
@@ -124,6 +166,7 @@ impl Default for Config {
             event_buffer_size: 10,
             limits: Limits::default(),
             preferred: Default::default(),
+            favored: None,
             max_auth_attempts: 10,
             inactivity_timeout: Some(std::time::Duration::from_secs(600)),
             keepalive_interval: None,
@@ -1124,6 +1167,7 @@ where
 
     let common = read_ssh_id(config, &mut stream).await?;
     let mut session = Session {
+        offer: common.config.preferred.clone(),
         target_window_size: common.config.window_size,
         common,
         priority_receiver,
@@ -1137,7 +1181,9 @@ where
         kex: SessionKexState::Idle,
     };
 
-    session.begin_rekey()?;
+    if session.common.config.favored.is_none() {
+        session.begin_rekey()?;
+    }
 
     let join = russh_util::runtime::spawn(session.run(stream, handler));
 
@@ -1206,7 +1252,8 @@ async fn reply<H: Handler + Send>(
 
     if pkt.buffer.first() == Some(&msg::KEXINIT) && session.kex == SessionKexState::Idle {
         // Not currently in a rekey but received KEXINIT
-        info!("Client has initiated re-key");
+        debug!("Client has initiated key exchange");
+        session.choose_offer(Some(&pkt.buffer));
         session.begin_rekey()?;
         // Kex will consume the packet right away
     }

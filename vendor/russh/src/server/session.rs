@@ -31,6 +31,8 @@ pub struct Session {
     pub(crate) channels: HashMap<ChannelId, ChannelRef>,
     pub(crate) open_global_requests: VecDeque<GlobalRequestResponse>,
     pub(crate) kex: SessionKexState<ServerKex>,
+    /// What of the preferred algorithms this client is offered.
+    pub(crate) offer: Preferred,
 }
 
 #[derive(Debug)]
@@ -685,6 +687,14 @@ impl Session {
             future_or_pending(self.common.config.inactivity_timeout, tokio::time::sleep);
         pin!(inactivity_timer);
 
+        // None is sent yet where the client's is waited for.
+        let silent_client_timer = future_or_pending(
+            self.common.config.favored.as_ref().map(|favored| favored.wait),
+            tokio::time::sleep,
+        );
+        pin!(silent_client_timer);
+        let mut is_client_awaited = !self.kex.active();
+
         let reading = start_reading(stream_read, buffer, opening_cipher);
         pin!(reading);
         let mut is_reading = None;
@@ -790,6 +800,13 @@ impl Session {
                         }
                     }
                     reading.set(start_reading(stream_read, buffer, opening_cipher));
+                }
+                () = &mut silent_client_timer, if is_client_awaited => {
+                    is_client_awaited = false;
+                    if self.common.encrypted.is_none() && !self.kex.active() {
+                        self.choose_offer(None);
+                        self.begin_rekey()?;
+                    }
                 }
                 () = &mut rekey_timer => {
                     // The flush after the select sees the elapsed limit.
@@ -1595,11 +1612,19 @@ impl Session {
         Ok(())
     }
 
+    /// Works out what to offer a client that has made its offer, or has not.
+    pub(crate) fn choose_offer(&mut self, client: Option<&[u8]>) {
+        if let Some(favored) = &self.common.config.favored {
+            self.offer = favored.offer(&self.common.config.preferred, client);
+        }
+    }
+
     pub(crate) fn begin_rekey(&mut self) -> Result<(), Error> {
         debug!("beginning re-key");
         self.pending_len = 0;
         let mut kex = ServerKex::new(
             self.common.config.clone(),
+            self.offer.clone(),
             &self.common.remote_sshid,
             &self.common.config.server_id,
             match self.common.encrypted {
