@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use kohakuriver_api::Task;
-use kohakuriver_link::protocol::Order;
 use kohakuriver_model::status::transition;
 use kohakuriver_model::{
     Act, Admission, BackendKind, DockerState, FailureCode, Holdings, InstanceSpec, Inventory,
@@ -272,8 +271,7 @@ pub async fn remove_failed(
 }
 
 fn tell(app: &App, row: &InstanceRow) {
-    let order = Order { task_id: row.id, intent: row.intent, spec: row.spec.clone() };
-    app.links.order(&row.node_id, order);
+    app.links.order(&row.node_id, row.id);
     app.changes.notify();
 }
 

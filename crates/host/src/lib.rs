@@ -33,6 +33,7 @@ mod join;
 mod link_server;
 mod links;
 mod oidc;
+mod orders;
 mod people_tls;
 mod presence;
 mod ssh_ca;

@@ -1,5 +1,6 @@
 //! The link port: accepts runners and sends each connection where its protocol name says.
 
+mod pace;
 mod session;
 
 use std::sync::Arc;
@@ -75,7 +76,7 @@ async fn dispatch(
         drop(permit);
     }
     match (protocol.as_deref(), node) {
-        (Some(ALPN_ENROLL), _) => join::serve(&app, FrameStream::new(stream)).await,
+        (Some(ALPN_ENROLL), _) => join::serve(&app, FrameStream::small(stream)).await,
         (Some(ALPN_CONTROL), Some(node)) => session::serve(app, node, stream, shutdown).await,
         (Some(ALPN_DATA), Some(node)) => accept_data(&app, &node, stream),
         _ => tracing::debug!("a link connection without certificate or protocol was dropped"),

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kohakuriver_link::protocol::{
-    Answer, NodeAnswer, NodeQuestion, Order, Question, StreamOpen, ToRunner,
+    Answer, NodeAnswer, NodeQuestion, Question, StreamOpen, ToRunner,
 };
 use kohakuriver_model::{FailureCode, Metrics, NodeId, TaskId};
 use kohakuriver_net::Socket;
@@ -54,11 +54,20 @@ pub struct Trouble {
     pub hint: Option<String>,
 }
 
+/// What waits for one runner.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// The order of this instance, as its row is when its turn comes: many changes of one instance
+    /// take no more memory than one.
+    Order(TaskId),
+    Message(ToRunner),
+}
+
 /// One connected runner.
 #[derive(Debug)]
 pub struct Link {
     pub session: u64,
-    queue: mpsc::Sender<ToRunner>,
+    queue: mpsc::Sender<Outgoing>,
     pub gone: CancellationToken,
 }
 
@@ -150,7 +159,7 @@ impl Links {
         &self,
         id: &NodeId,
         now_ms: i64,
-    ) -> (u64, mpsc::Receiver<ToRunner>, CancellationToken) {
+    ) -> (u64, mpsc::Receiver<Outgoing>, CancellationToken) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let gone = CancellationToken::new();
         let mut state = self.lock();
@@ -233,7 +242,7 @@ impl Links {
             state.nodes.get(id)?.link.as_ref()?;
             state.questions.ask(id)
         };
-        self.send(id, ToRunner::Ask { request, task_id, question });
+        self.send(id, Outgoing::Message(ToRunner::Ask { request, task_id, question }));
         answer.await.ok()
     }
 
@@ -244,7 +253,7 @@ impl Links {
             state.nodes.get(id)?.link.as_ref()?;
             state.node_questions.ask(id)
         };
-        self.send(id, ToRunner::AskNode { request, question });
+        self.send(id, Outgoing::Message(ToRunner::AskNode { request, question }));
         answer.await.ok()
     }
 
@@ -256,12 +265,12 @@ impl Links {
         self.lock().node_questions.answer(id, request, answer);
     }
 
-    /// Sends an order if the node is connected; otherwise its next hello gets it.
-    pub fn order(&self, id: &NodeId, order: Order) {
-        self.send(id, ToRunner::Order(Box::new(order)));
+    /// Sends the order of an instance if its node is connected; otherwise its next hello gets it.
+    pub fn order(&self, id: &NodeId, task_id: TaskId) {
+        self.send(id, Outgoing::Order(task_id));
     }
 
-    fn send(&self, id: &NodeId, message: ToRunner) {
+    fn send(&self, id: &NodeId, message: Outgoing) {
         let state = self.lock();
         let Some(link) = state.nodes.get(id).and_then(|node| node.link.as_ref()) else {
             return;
@@ -271,13 +280,18 @@ impl Links {
         }
     }
 
-    pub fn set_progress(&self, id: TaskId, progress: Option<Progress>) {
+    /// Answers whether that is another one than before.
+    pub fn set_progress(&self, id: TaskId, progress: Option<Progress>) -> bool {
         let mut state = self.lock();
+        if state.progress.get(&id) == progress.as_ref() {
+            return false;
+        }
         *state.marks.entry(id).or_default() += 1;
         match progress {
             Some(progress) => state.progress.insert(id, progress),
             None => state.progress.remove(&id),
         };
+        true
     }
 
     pub fn progress(&self, id: TaskId) -> Option<Progress> {
@@ -344,7 +358,7 @@ impl Links {
             return DataPool::Failed(error);
         }
         // A full queue is a stuck runner; its session ends by itself.
-        let _ = link.queue.try_send(ToRunner::DialData { count: 1 });
+        let _ = link.queue.try_send(Outgoing::Message(ToRunner::DialData { count: 1 }));
         DataPool::Wait(node.arrived.clone())
     }
 

@@ -11,10 +11,13 @@
 //! about the next login, and about who came to a VPS's port 22 past the host: its agent cuts them when
 //! it is told.
 
+mod choice;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kohakuriver_model::bounds::{MAX_PEOPLE_KEYS, MAX_PEOPLE_KEYS_BYTES};
 use kohakuriver_model::{Act, Desired, InstanceSpec, People, SshAccess, TaskId, UserId};
 use kohakuriver_store::{InstanceRow, StoreError};
 use tokio_util::sync::CancellationToken;
@@ -27,8 +30,6 @@ use crate::instances::{self, InstanceError};
 const PAUSE: Duration = Duration::from_millis(200);
 /// What could not be told is tried again after this.
 const AGAIN: Duration = Duration::from_secs(30);
-/// More than any team has; each login reads them all.
-const MOST_KEYS: usize = 500;
 /// How long somebody who wants in waits for the node to hear of it.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
 
@@ -40,16 +41,16 @@ pub async fn prepare(
     owner: Option<UserId>,
 ) -> Result<(), StoreError> {
     access.trusted_ca = Some(app.ssh_ca.trusted_by(id));
-    access.people_keys = match owner {
-        Some(owner) if app.config.auth.enabled => {
-            bounded(id, app.store.keys_of_active(owner).await?)
-        }
-        Some(_) | None => Vec::new(),
-    };
-    access.people = match app.config.auth.enabled {
-        true => Some(People(app.store.first_people(owner).await?.into_iter().collect())),
-        false => None,
-    };
+    (access.people_keys, access.people) = (Vec::new(), None);
+    if !app.config.auth.enabled {
+        return Ok(());
+    }
+    let people = app.store.first_people(owner).await?;
+    access.people = Some(choice::people(people.into_iter().collect()));
+    if let Some(owner) = owner {
+        let known = choice::Keys::new(app.store.keys_of_accounts().await?);
+        access.people_keys = known.of(&[owner].into()).lines;
+    }
     Ok(())
 }
 
@@ -92,11 +93,13 @@ async fn refresh(app: &App, only: Option<TaskId>) -> Result<(), InstanceError> {
         None => app.store.list_instances().await?,
     };
     let mut wanted = wanted(app, only).await?;
+    let known = choice::Keys::new(app.store.keys_of_accounts().await?);
     let mut failed = None;
     for row in rows {
-        let (keys, people) = wanted.remove(&row.id).unwrap_or_default();
-        let (keys, people) = (bounded(row.id, keys), Some(people));
+        let people = wanted.remove(&row.id).unwrap_or_default();
         let Some(access) = &row.spec.ssh else { continue };
+        let choice::Chosen { lines: keys, left_out } = known.of(&people.0);
+        let people = Some(choice::people(people.0));
         let is_told = access.people_keys == keys && access.people == people;
         if is_told || row.intent.desired == Desired::Deleted {
             continue;
@@ -107,7 +110,13 @@ async fn refresh(app: &App, only: Option<TaskId>) -> Result<(), InstanceError> {
             access.people.clone_from(&people);
             access.trusted_ca = Some(app.ssh_ca.trusted_by(row.id));
         };
-        let detail = format!("{count} registered {}", if count == 1 { "key" } else { "keys" });
+        let mut detail = format!("{count} registered {}", if count == 1 { "key" } else { "keys" });
+        if left_out > 0 {
+            tracing::warn!(task.id = %row.id, keys = count, left_out, "registered keys were left out");
+            detail.push_str(&format!(
+                "; {left_out} left out: at most {MAX_PEOPLE_KEYS} of {MAX_PEOPLE_KEYS_BYTES} bytes"
+            ));
+        }
         match change(app, row.id, detail, set).await {
             Ok(_) | Err(InstanceError::NotNow { .. } | InstanceError::Leaving { .. }) => {}
             // One that cannot be told must not keep it from the others.
@@ -117,33 +126,16 @@ async fn refresh(app: &App, only: Option<TaskId>) -> Result<(), InstanceError> {
     failed.map_or(Ok(()), Err)
 }
 
-/// Who may enter each instance, and the registered keys that may open it.
-async fn wanted(
-    app: &App,
-    only: Option<TaskId>,
-) -> Result<HashMap<TaskId, (Vec<String>, People)>, StoreError> {
-    let mut wanted: HashMap<TaskId, (Vec<String>, People)> = HashMap::new();
+/// The accounts that may enter each instance.
+async fn wanted(app: &App, only: Option<TaskId>) -> Result<HashMap<TaskId, People>, StoreError> {
+    let mut wanted: HashMap<TaskId, People> = HashMap::new();
     for person in app.store.people_of(only).await? {
         let verdict = policy::on_instance(person.role, person.relation, Wish::Enter);
-        if verdict != policy::Verdict::Allow {
-            continue;
-        }
-        let (keys, people) = wanted.entry(person.instance).or_default();
-        people.0.insert(person.user);
-        // Shared with somebody and with their group.
-        if let Some(key) = person.key.filter(|key| !keys.contains(key)) {
-            keys.push(key);
+        if verdict == policy::Verdict::Allow {
+            wanted.entry(person.instance).or_default().0.insert(person.user);
         }
     }
     Ok(wanted)
-}
-
-fn bounded(id: TaskId, mut keys: Vec<String>) -> Vec<String> {
-    if keys.len() > MOST_KEYS {
-        tracing::warn!(task.id = %id, keys = keys.len(), limit = MOST_KEYS, "too many registered keys");
-        keys.truncate(MOST_KEYS);
-    }
-    keys
 }
 
 /// Has an instance from before there were certificates trust ours, and waits until its node has

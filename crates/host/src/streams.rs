@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kohakuriver_link::frame::{FrameError, FrameStream};
 use kohakuriver_link::protocol::{StreamOpen, StreamOpened, StreamTarget};
+use kohakuriver_model::bounds::{MAX_REMARK_BYTES, bound_text};
 use kohakuriver_model::{NodeId, TaskId};
 use kohakuriver_net::{Early, Quiet, QuietSocket, relay, relay_sockets};
 use tokio::io::AsyncWriteExt;
@@ -90,14 +91,17 @@ async fn ask(
     connection: DataConnection,
     open: &StreamOpen,
 ) -> Result<Result<InstanceStream, StreamError>, FrameError> {
-    let mut frames = FrameStream::new(connection);
+    let mut frames = FrameStream::small(connection);
     frames.send(open).await?;
     Ok(match frames.receive::<StreamOpened>().await? {
         StreamOpened::Opened => {
             let (connection, early) = frames.into_parts();
             Ok(Early::new(Either::Left(connection), early))
         }
-        StreamOpened::Refused { error } => Err(StreamError::Refused(error)),
+        StreamOpened::Refused { mut error } => {
+            bound_text(&mut error, MAX_REMARK_BYTES, true);
+            Err(StreamError::Refused(error))
+        }
     })
 }
 

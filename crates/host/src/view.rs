@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kohakuriver_api::{CreateVps, GpuInfo, Node, Task, VfioGpu};
+use kohakuriver_link::frame::MAX_FRAME_BYTES;
 use kohakuriver_model::node::Gpu;
 use kohakuriver_model::{
     BackendKind, DockerState, FailureCode, GpuRuntime, ImageSource, InstanceSpec, Memory, NodeId,
@@ -12,6 +13,7 @@ use kohakuriver_store::{InstanceRow, NodeRow, RequestRow, RequestState};
 
 use crate::clock::iso;
 use crate::host::App;
+use crate::orders;
 
 /// Whether the node was heard recently enough that its instances keep their status.
 pub fn is_node_seen(app: &App, node: &NodeId) -> bool {
@@ -79,6 +81,16 @@ pub fn task(app: &App, row: &InstanceRow) -> Task {
             task.error_hint = trouble.hint;
             task.error_code = code_text(trouble.code);
         }
+    }
+    if let Some(bytes) = orders::excess(row) {
+        task.error_message = Some(format!(
+            "its node cannot be sent its order: that has {bytes} bytes, at most {MAX_FRAME_BYTES} fit"
+        ));
+        task.error_code = Some("too_large".to_owned());
+        task.error_hint = Some(format!(
+            "kohakuriver vps keys list {0}; kohakuriver vps keys remove {0} KEY",
+            row.id
+        ));
     }
     task
 }

@@ -55,7 +55,7 @@ pub async fn enroll(
     let address = address.unwrap_or(&token.address).clone();
     let (key_pem, csr_pem) = new_key()?;
     let config = tls::enroll_config(&token.ca_fingerprint)?;
-    let mut frames = FrameStream::new(dial(&address, config).await?);
+    let mut frames = FrameStream::small(dial(&address, config).await?);
     let request = EnrollRequest {
         secret: token.secret.clone(),
         node_name: node_name.clone(),

@@ -1,4 +1,8 @@
 //! Frames: a 4-byte big-endian length and a JSON text, at most 1 MiB.
+//!
+//! A message that does not fit is refused before a byte of it is sent: the stream stays whole, and
+//! the sender decides what becomes of that one message. What each message may hold is bounded where
+//! it is made (`kohakuriver_model::bounds`), so this is the last line and not the first.
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -7,8 +11,11 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::codec::{Framed, FramedParts, LengthDelimitedCodec};
 
-/// Far above the largest message (an order with many keys), far below what could hurt.
+/// Above the largest message (an order with all its parts at their bounds), far below what could
+/// hurt.
 pub const MAX_FRAME_BYTES: usize = 1024 * 1024;
+/// For connections that carry no orders: data connections, and machines that want to join.
+pub const MAX_SMALL_FRAME_BYTES: usize = 64 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -18,6 +25,15 @@ pub enum FrameError {
     Io(#[source] std::io::Error),
     #[error("the other side sent something that is not part of the protocol")]
     Malformed(#[source] serde_json::Error),
+    /// Nothing was sent; the stream can carry other messages.
+    #[error("a message of {bytes} bytes cannot be sent: at most {limit} fit")]
+    TooLarge { bytes: usize, limit: usize },
+}
+
+/// The length of a message's text, for those that decide before they send.
+pub fn encoded_len<T: Serialize>(message: &T) -> usize {
+    // Structures of strings and numbers: there is nothing in them that JSON cannot say.
+    serde_json::to_vec(message).map_or(usize::MAX, |text| text.len())
 }
 
 /// A byte stream that carries frames.
@@ -28,12 +44,27 @@ pub struct FrameStream<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> FrameStream<S> {
     pub fn new(stream: S) -> Self {
-        let codec = LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME_BYTES).new_codec();
+        Self::with_limit(stream, MAX_FRAME_BYTES)
+    }
+
+    /// One that reads and sends [`MAX_SMALL_FRAME_BYTES`] at most.
+    pub fn small(stream: S) -> Self {
+        Self::with_limit(stream, MAX_SMALL_FRAME_BYTES)
+    }
+
+    fn with_limit(stream: S, limit: usize) -> Self {
+        let codec = LengthDelimitedCodec::builder().max_frame_length(limit).new_codec();
         Self { inner: Framed::new(stream, codec) }
     }
 
+    /// # Errors
+    /// [`FrameError::TooLarge`] leaves the stream as it was; every other one ends it.
     pub async fn send<T: Serialize>(&mut self, message: &T) -> Result<(), FrameError> {
         let text = serde_json::to_vec(message).map_err(FrameError::Malformed)?;
+        let limit = self.inner.codec().max_frame_length();
+        if text.len() > limit {
+            return Err(FrameError::TooLarge { bytes: text.len(), limit });
+        }
         self.inner.send(Bytes::from(text)).await.map_err(FrameError::Io)
     }
 
@@ -82,6 +113,18 @@ mod tests {
             .unwrap();
         let error = FrameStream::new(near).receive::<ToRunner>().await.unwrap_err();
         assert!(matches!(error, FrameError::Io(_)), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn oversized_message_leaves_the_stream_usable() {
+        let (near, far) = tokio::io::duplex(4096);
+        let mut sender = FrameStream::new(far);
+        let reason = "x".repeat(MAX_FRAME_BYTES);
+        let error = sender.send(&ToRunner::Refused { reason }).await.unwrap_err();
+        assert!(matches!(error, FrameError::TooLarge { .. }), "{error:?}");
+        sender.send(&ToRunner::HeartbeatAck).await.unwrap();
+        let received = FrameStream::new(near).receive::<ToRunner>().await.unwrap();
+        assert_eq!(received, ToRunner::HeartbeatAck);
     }
 
     #[tokio::test]

@@ -22,6 +22,10 @@
 //! copy bytes. When the pool is empty the host asks with [`ToRunner::DialData`]. The certificate
 //! says whose connection it is, so no token is needed to match them.
 
+use kohakuriver_model::bounds::{
+    MAX_MESSAGE_BYTES, MAX_REMARK_BYTES, MAX_SNAPSHOT_MESSAGE_BYTES, MAX_SNAPSHOT_NAME_BYTES,
+    bound_line, bound_text,
+};
 use kohakuriver_model::{
     FailureCode, InstanceSpec, Intent, Inventory, Metrics, Observation, TaskId, VmImageName,
 };
@@ -126,7 +130,12 @@ pub enum ToRunner {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "question")]
 pub enum Question {
-    ListSnapshots,
+    /// A page of them.
+    ListSnapshots {
+        /// Only older ones than this tag. A runner that does not know it answers with all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<u64>,
+    },
     /// Makes one and removes what is beyond the instance's policy.
     CreateSnapshot {
         name: Option<String>,
@@ -143,6 +152,9 @@ pub enum Answer {
     /// Newest first.
     Snapshots {
         snapshots: Vec<Snapshot>,
+        /// There are older ones, on the next page.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        more: bool,
     },
     Created {
         snapshot: Snapshot,
@@ -242,4 +254,82 @@ pub struct StreamOpen {
 pub enum StreamOpened {
     Opened,
     Refused { error: String },
+}
+
+/// Snapshots of one answer. At their bounds they fill two thirds of a frame.
+pub const SNAPSHOT_PAGE: usize = 150;
+
+impl Answer {
+    /// A page of an instance's snapshots, the newest of those before `before`.
+    pub fn page(mut snapshots: Vec<Snapshot>, before: Option<u64>) -> Self {
+        snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.tag));
+        snapshots.retain(|snapshot| before.is_none_or(|before| snapshot.tag < before));
+        let more = snapshots.len() > SNAPSHOT_PAGE;
+        snapshots.truncate(SNAPSHOT_PAGE);
+        Self::Snapshots { snapshots, more }.bounded()
+    }
+
+    /// Holds every text to its bound.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        match &mut self {
+            Self::Snapshots { snapshots, .. } => snapshots.iter_mut().for_each(Snapshot::bound),
+            Self::Created { snapshot } => snapshot.bound(),
+            Self::Failed { message, hint, .. } => bound_failure(message, hint),
+            Self::Deleted => {}
+        }
+        self
+    }
+
+    /// What is answered in place of an answer that does not fit a message.
+    pub fn too_large(bytes: usize) -> Self {
+        let (code, message, hint) = too_large(bytes);
+        Self::Failed { code, message, hint }
+    }
+}
+
+impl NodeAnswer {
+    /// Holds the texts of a failure to their bounds.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        if let Self::Failed { message, hint, .. } = &mut self {
+            bound_failure(message, hint);
+        }
+        self
+    }
+
+    /// What is answered in place of an answer that does not fit a message.
+    pub fn too_large(bytes: usize) -> Self {
+        let (code, message, hint) = too_large(bytes);
+        Self::Failed { code, message, hint }
+    }
+}
+
+impl Snapshot {
+    fn bound(&mut self) {
+        if let Some(name) = &mut self.name {
+            bound_line(name, MAX_SNAPSHOT_NAME_BYTES);
+        }
+        bound_line(&mut self.message, MAX_SNAPSHOT_MESSAGE_BYTES);
+    }
+}
+
+impl StreamOpened {
+    /// A refusal whose text is held to its bound.
+    pub fn refused(mut error: String) -> Self {
+        bound_text(&mut error, MAX_REMARK_BYTES, true);
+        Self::Refused { error }
+    }
+}
+
+fn bound_failure(message: &mut String, hint: &mut Option<String>) {
+    bound_text(message, MAX_MESSAGE_BYTES, true);
+    if let Some(hint) = hint {
+        bound_line(hint, MAX_REMARK_BYTES);
+    }
+}
+
+fn too_large(bytes: usize) -> (FailureCode, String, Option<String>) {
+    let message = format!("the node's answer has {bytes} bytes, more than a message can hold");
+    (FailureCode::Internal, message, Some("the node's log has its name".to_owned()))
 }

@@ -18,6 +18,9 @@ pub enum Act {
     Resume,
     /// Other limits, the same wish.
     Update,
+    /// Fewer keys, the same wish. Also of what is being deleted: what is too large for its node can
+    /// be made smaller in every state.
+    RemoveKeys,
     /// `force` deletes what still runs, without a stop in between.
     Delete {
         force: bool,
@@ -34,7 +37,7 @@ impl Act {
             Self::Restore => "restore",
             Self::Pause => "pause",
             Self::Resume => "resume",
-            Self::Update => "update",
+            Self::Update | Self::RemoveKeys => "update",
             Self::Delete { .. } => "delete",
         }
     }
@@ -57,7 +60,17 @@ pub enum Admission {
 pub fn admit(act: Act, backend: BackendKind, intent: &Intent, status: Status) -> Admission {
     let refused = Admission::Refused { possible: possible(backend, intent, status) };
     if intent.desired == Desired::Deleted {
-        return if matches!(act, Act::Delete { .. }) { Admission::Already } else { refused };
+        return match act {
+            Act::Delete { .. } => Admission::Already,
+            Act::RemoveKeys => Admission::Change(intent.update()),
+            Act::Stop
+            | Act::Kill
+            | Act::Restart
+            | Act::Restore
+            | Act::Pause
+            | Act::Resume
+            | Act::Update => refused,
+        };
     }
     if backend == BackendKind::Qemu && matches!(act, Act::Pause | Act::Resume) {
         return Admission::Unsupported;
@@ -99,7 +112,7 @@ pub fn admit(act: Act, backend: BackendKind, intent: &Intent, status: Status) ->
             Admission::Already
         }
 
-        (Act::Update, Phase::Up | Phase::Rest) => change(intent.update()),
+        (Act::Update | Act::RemoveKeys, Phase::Up | Phase::Rest) => change(intent.update()),
 
         (Act::Delete { .. }, Phase::Rest | Phase::Over) => change(intent.delete()),
         (Act::Delete { force: true }, Phase::Up | Phase::Waiting) => change(intent.delete()),
@@ -113,7 +126,8 @@ pub fn admit(act: Act, backend: BackendKind, intent: &Intent, status: Status) ->
             | Act::Restore
             | Act::Pause
             | Act::Resume
-            | Act::Update,
+            | Act::Update
+            | Act::RemoveKeys,
             Phase::Waiting | Phase::Over,
         ) => refused,
     }
@@ -189,6 +203,7 @@ mod tests {
             Just(Act::Pause),
             Just(Act::Resume),
             Just(Act::Update),
+            Just(Act::RemoveKeys),
             any::<bool>().prop_map(|force| Act::Delete { force })
         ]
     }
@@ -214,7 +229,9 @@ mod tests {
                     prop_assert!(next.start_generation <= next.generation);
                     prop_assert!(next.disk_generation >= intent.disk_generation);
                     prop_assert!(next.disk_generation <= next.start_generation);
-                    prop_assert_ne!(intent.desired, Desired::Deleted);
+                    if intent.desired == Desired::Deleted {
+                        prop_assert_eq!((act, next.desired), (Act::RemoveKeys, Desired::Deleted));
+                    }
                     intent = next;
                 }
             }
@@ -225,7 +242,10 @@ mod tests {
             act in any_act(), backend in any_backend(), status in any_status()
         ) {
             let first = admit(act, backend, &Intent::created(), status);
-            let fresh = matches!(act, Act::Restart | Act::Restore | Act::Update);
+            let fresh = matches!(
+                act,
+                Act::Restart | Act::Restore | Act::Update | Act::RemoveKeys
+            );
             if let (Admission::Change(next), false) = (first, fresh) {
                 prop_assert_eq!(admit(act, backend, &next, status), Admission::Already);
             }

@@ -8,6 +8,7 @@
 
 pub mod account;
 pub mod admission;
+pub mod bounds;
 pub mod id;
 pub mod intent;
 pub mod memory;

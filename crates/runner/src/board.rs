@@ -28,7 +28,9 @@ impl Default for Board {
 }
 
 impl Board {
+    /// Takes a report, its texts held to their bounds.
     pub fn publish(&self, task: TaskId, observation: Observation) {
+        let observation = observation.bounded();
         let mut entries = self.lock();
         let same = entries.by_task.get(&task).is_some_and(|(_, known)| *known == observation);
         if same {

@@ -110,7 +110,7 @@ impl Dialler {
                     return Err(Lost);
                 }
             };
-            let mut frames = FrameStream::new(stream);
+            let mut frames = FrameStream::small(stream);
             match frames.receive::<StreamOpen>().await {
                 Ok(open) => Ok((frames, open)),
                 Err(error) => {
@@ -133,16 +133,15 @@ impl Dialler {
 
 /// Connects one stream to the instance and copies until both sides are done.
 async fn serve(streams: Arc<Streams>, mut frames: FrameStream<LinkStream>, open: StreamOpen) {
-    let refuse = |error: String| StreamOpened::Refused { error };
     let Some(_room) = streams.room() else {
         let error = format!("the node has {MOST_STREAMS} streams open already");
-        let _ = frames.send(&refuse(error)).await;
+        let _ = frames.send(&StreamOpened::refused(error)).await;
         return;
     };
     let agent = match streams.open(&open).await {
         Ok(agent) => agent,
         Err(error) => {
-            let _ = frames.send(&refuse(error.to_string())).await;
+            let _ = frames.send(&StreamOpened::refused(error.to_string())).await;
             return;
         }
     };

@@ -77,9 +77,9 @@ impl Fleet {
     /// Has something done once, and waits for what came of it.
     pub async fn ask(&self, id: TaskId, question: Question) -> Answer {
         let known = self.lock().get(&id).map(|handle| (handle.kind, handle.requests.clone()));
-        if question == Question::ListSnapshots {
+        if let Question::ListSnapshots { before } = question {
             let kind = known.map_or(BackendKind::Docker, |(kind, _)| kind);
-            let listed = request::list(&**self.shared.backends.of(kind), id).await;
+            let listed = request::list(&**self.shared.backends.of(kind), id, before).await;
             return listed.unwrap_or_else(|error| request::failed(&error));
         }
         let gone = || Answer::Failed {

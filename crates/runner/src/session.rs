@@ -17,7 +17,7 @@ use kohakuriver_link::client::{LinkError, LinkStream, connect_control};
 use kohakuriver_link::frame::{FrameError, FrameStream};
 use kohakuriver_link::liveness::{HANDSHAKE_LIMIT, HEARTBEAT_INTERVAL, SILENCE_LIMIT};
 use kohakuriver_link::pki::{PkiError, RunnerIdentity};
-use kohakuriver_link::protocol::{Hello, ToHost, ToRunner, VERSIONS};
+use kohakuriver_link::protocol::{Answer, Hello, NodeAnswer, ToHost, ToRunner, VERSIONS};
 use kohakuriver_model::{Inventory, Observation, TaskId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -128,7 +128,7 @@ impl Session {
             newest_version: VERSIONS.1,
             runner_version: env!("CARGO_PKG_VERSION").to_owned(),
             now_ms: clock::now_ms(),
-            inventory,
+            inventory: inventory.bounded(),
         };
         let greeting = async {
             link.send(&ToHost::Hello(hello)).await?;
@@ -159,7 +159,7 @@ impl Session {
         // Answers wait here while the link is busy; more questions than this are not open at once.
         let (answer, mut answers) = mpsc::channel(64);
         let pool = DataPool::start(Arc::clone(&self.streams), identity, failures);
-        let mut talk = Talk { link, heard: Instant::now() };
+        let mut talk = Talk { link, heard: Instant::now(), malformed: 0 };
         let mut ordered = HashSet::new();
         let mut changes = self.shared.board.subscribe();
         let mut inventory = self.inventory.subscribe();
@@ -174,9 +174,9 @@ impl Session {
         loop {
             let dead = talk.heard + SILENCE_LIMIT;
             tokio::select! {
-                message = talk.link.receive::<ToRunner>() => {
+                message = talk.receive() => {
                     talk.heard = Instant::now();
-                    let message = message?;
+                    let Some(message) = message? else { continue };
                     match &message {
                         ToRunner::Order(order) => drop(ordered.insert(order.task_id)),
                         ToRunner::SyncDone => self.fleet.report_strangers(&ordered),
@@ -195,7 +195,7 @@ impl Session {
                     let now = inventory.borrow_and_update().clone();
                     if let Some(now) = now.filter(|now| *now != told) {
                         told = now.clone();
-                        talk.send(&ToHost::Inventory { inventory: now }).await?;
+                        talk.send(&ToHost::Inventory { inventory: now.bounded() }).await?;
                     }
                 }
                 Some(error) = dial_failures.recv() => {
@@ -298,17 +298,84 @@ impl Session {
     }
 }
 
+/// Messages of one session that may be none of the protocol: a newer host may say what this runner
+/// does not know.
+const MOST_MALFORMED: u32 = 100;
+
 /// The connection and when it was last heard.
 struct Talk {
     link: FrameStream<LinkStream>,
     heard: Instant,
+    malformed: u32,
 }
 
 impl Talk {
-    /// A host that takes nothing for this long is as gone as one that says nothing.
+    /// The next message; none where it was not understood. One order that cannot be read must not
+    /// keep the others away. May be dropped at any await.
+    async fn receive(&mut self) -> Result<Option<ToRunner>, SessionError> {
+        match self.link.receive::<ToRunner>().await {
+            Err(FrameError::Malformed(error)) if self.malformed < MOST_MALFORMED => {
+                self.malformed += 1;
+                tracing::warn!(%error, "a message of the host was not understood");
+                Ok(None)
+            }
+            received => Ok(Some(received?)),
+        }
+    }
+
+    /// Sends a message; in place of an answer that does not fit, one that says so. A host that takes
+    /// nothing for this long is as gone as one that says nothing.
     async fn send(&mut self, message: &ToHost) -> Result<(), SessionError> {
+        match self.try_send(message).await {
+            Err(SessionError::Frame(FrameError::TooLarge { bytes, .. })) => {
+                let what = name_of(message);
+                tracing::error!(what, bytes, "a message is too large and was not sent");
+                match in_place_of(message, bytes) {
+                    Some(instead) => self.try_send(&instead).await,
+                    None => Ok(()),
+                }
+            }
+            other => other,
+        }
+    }
+
+    async fn try_send(&mut self, message: &ToHost) -> Result<(), SessionError> {
         let sent = tokio::time::timeout(SILENCE_LIMIT, self.link.send(message)).await;
         sent.map_err(|_| SessionError::Silent)?.map_err(SessionError::from)
+    }
+}
+
+/// What the host hears in place of a message that cannot be sent. Reports and inventories have
+/// bounds that make this impossible, and are told again at the next change.
+fn in_place_of(message: &ToHost, bytes: usize) -> Option<ToHost> {
+    match message {
+        ToHost::Answer { request, .. } => {
+            Some(ToHost::Answer { request: *request, answer: Answer::too_large(bytes) })
+        }
+        ToHost::NodeAnswer { request, .. } => {
+            Some(ToHost::NodeAnswer { request: *request, answer: NodeAnswer::too_large(bytes) })
+        }
+        ToHost::Hello(_)
+        | ToHost::Observation { .. }
+        | ToHost::SyncDone
+        | ToHost::Heartbeat { .. }
+        | ToHost::Inventory { .. }
+        | ToHost::DialFailed { .. }
+        | ToHost::RenewCertificate { .. } => None,
+    }
+}
+
+fn name_of(message: &ToHost) -> String {
+    match message {
+        ToHost::Hello(_) => "hello".to_owned(),
+        ToHost::Observation { task_id, .. } => format!("report of {task_id}"),
+        ToHost::SyncDone => "end of reports".to_owned(),
+        ToHost::Heartbeat { .. } => "heartbeat".to_owned(),
+        ToHost::Inventory { .. } => "inventory".to_owned(),
+        ToHost::DialFailed { .. } => "failure to connect".to_owned(),
+        ToHost::RenewCertificate { .. } => "certificate request".to_owned(),
+        ToHost::Answer { request, .. } => format!("answer {request}"),
+        ToHost::NodeAnswer { request, .. } => format!("answer {request} of the node"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use kohakuriver_model::bounds::MAX_SPEC_BYTES;
 use kohakuriver_model::{
     Demand, Desired, Holdings, InstanceName, InstanceSpec, Intent, NodeId, NodeName, Observation,
     Observed, OverQuota, Refusal, TaskId, TrustedCa, UserId, place,
@@ -96,6 +97,10 @@ pub enum CreateError {
     TooManyRequests,
     #[error("all SSH ports are taken")]
     NoPort,
+    #[error(
+        "its specification would have {bytes} bytes: at most {MAX_SPEC_BYTES} can be sent to a node"
+    )]
+    TooLarge { bytes: usize },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -128,13 +133,13 @@ impl Store {
     pub async fn list_instances(&self) -> Result<Vec<InstanceRow>, StoreError> {
         let sql = sqlx::AssertSqlSafe(format!("{SELECT} ORDER BY i.id DESC"));
         let rows = sqlx::query(sql).fetch_all(&self.readers).await?;
-        rows.iter().map(read_instance).collect()
+        Ok(readable(&rows))
     }
 
     pub async fn list_instances_of(&self, node: &NodeId) -> Result<Vec<InstanceRow>, StoreError> {
         let sql = sqlx::AssertSqlSafe(format!("{SELECT} WHERE i.node_id = $1 ORDER BY i.id"));
         let rows = sqlx::query(sql).bind(node.as_str()).fetch_all(&self.readers).await?;
-        rows.iter().map(read_instance).collect()
+        Ok(readable(&rows))
     }
 
     pub async fn lookup_instance(&self, id: TaskId) -> Result<Option<InstanceRow>, StoreError> {
@@ -212,6 +217,10 @@ impl Store {
         }
         record_rule(&mut tx, id, new.owner, &new.consent, now_ms).await?;
         let intent = Intent::created();
+        let text = json(&spec, "spec")?;
+        if text.len() > MAX_SPEC_BYTES {
+            return Err(CreateError::TooLarge { bytes: text.len() });
+        }
         sqlx::query(
             "INSERT INTO instances (id, label, node_id, spec, desired, generation, start_generation,
              intent_ms, created_ms, owner_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)",
@@ -219,7 +228,7 @@ impl Store {
         .bind(id.as_i64())
         .bind(spec.name.as_ref().map(InstanceName::as_str))
         .bind(placed.node.as_str())
-        .bind(json(&spec, "spec")?)
+        .bind(text)
         .bind(desired_text(intent.desired))
         .bind(intent.generation as i64)
         .bind(intent.start_generation as i64)
@@ -251,6 +260,11 @@ impl Store {
         now_ms: i64,
     ) -> Result<(), CreateError> {
         let Change { intent, spec, event, asker } = change;
+        let text = json(spec, "spec")?;
+        // One that is too large, from before there was a bound, can be ended and made smaller.
+        if text.len() > MAX_SPEC_BYTES && text.len() > json(&row.spec, "spec")?.len() {
+            return Err(CreateError::TooLarge { bytes: text.len() });
+        }
         let mut tx = self.begin().await?;
         let changed = sqlx::query(
             "UPDATE instances SET desired = $3, generation = $4, start_generation = $5,
@@ -264,7 +278,7 @@ impl Store {
         .bind(intent.start_generation as i64)
         .bind(intent.disk_generation as i64)
         .bind(now_ms)
-        .bind(json(spec, "spec")?)
+        .bind(text)
         .execute(&mut *tx)
         .await?
         .rows_affected();
@@ -317,7 +331,10 @@ impl Store {
             return Ok(false);
         };
         let older = row.observation.as_ref().is_some_and(|o| o.generation > observation.generation);
-        if older || row.observation.as_ref() == Some(observation) {
+        let known_key = row.observation.as_ref().and_then(|before| before.ssh_host_key.clone());
+        let mut kept = observation.clone();
+        kept.ssh_host_key = kept.ssh_host_key.or(known_key);
+        if older || row.observation.as_ref() == Some(&kept) {
             return Ok(false);
         }
         let current = observation.generation >= row.intent.generation;
@@ -340,9 +357,6 @@ impl Store {
             tx.commit().await?;
             return Ok(true);
         }
-        let mut kept = observation.clone();
-        kept.ssh_host_key =
-            kept.ssh_host_key.or_else(|| row.observation.and_then(|before| before.ssh_host_key));
         sqlx::query("UPDATE instances SET observation = $2, revision = revision + 1 WHERE id = $1")
             .bind(id.as_i64())
             .bind(json(&kept, "observation")?)
@@ -391,6 +405,19 @@ pub(crate) async fn require_free_name(
         .fetch_optional(&mut **tx)
         .await?;
     if taken.is_some() { Err(CreateError::NameTaken(name.clone())) } else { Ok(()) }
+}
+
+/// The rows that can be read. One that cannot is told, and must not keep the others from their node.
+fn readable(rows: &[SqliteRow]) -> Vec<InstanceRow> {
+    let read = |row: &SqliteRow| match read_instance(row) {
+        Ok(instance) => Some(instance),
+        Err(error) => {
+            let id = row.try_get::<i64, _>("id").unwrap_or_default();
+            tracing::error!(task.id = id, %error, "an instance cannot be read; it is left out");
+            None
+        }
+    };
+    rows.iter().filter_map(read).collect()
 }
 
 fn json<T: serde::Serialize>(value: &T, column: &'static str) -> Result<String, StoreError> {

@@ -84,17 +84,24 @@ impl Store {
         Ok(())
     }
 
+    /// Records what a runner's machine has now. Returns false where that is known already.
     pub async fn record_inventory(
         &self,
         id: &NodeId,
         inventory: &Inventory,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
+        let text = json(inventory)?;
+        let known = "SELECT 1 FROM nodes WHERE id = $1 AND inventory = $2";
+        let known = sqlx::query(known).bind(id.as_str()).bind(&text);
+        if known.fetch_optional(&self.readers).await?.is_some() {
+            return Ok(false);
+        }
         sqlx::query("UPDATE nodes SET inventory = $2 WHERE id = $1")
             .bind(id.as_str())
-            .bind(json(inventory)?)
+            .bind(text)
             .execute(&self.writer)
             .await?;
-        Ok(())
+        Ok(true)
     }
 
     /// Called when a link ends, so that `last_heartbeat` survives a restart of the host.
@@ -192,10 +199,10 @@ fn read_name(row: &SqliteRow) -> Result<NodeName, StoreError> {
 
 fn read_node(row: &SqliteRow) -> Result<NodeRow, StoreError> {
     let damaged = |column| StoreError::Inconsistent { table: "nodes", column };
-    let inventory = match row.try_get::<Option<String>, _>("inventory")? {
-        None => None,
-        Some(text) => Some(serde_json::from_str(&text).map_err(|_| damaged("inventory"))?),
-    };
+    // Its runner's next hello brings another one.
+    let inventory = row
+        .try_get::<Option<String>, _>("inventory")?
+        .and_then(|text| serde_json::from_str(&text).ok());
     Ok(NodeRow {
         id: NodeId::new(row.try_get::<String, _>("id")?),
         name: read_name(row)?,

@@ -1,4 +1,6 @@
-//! Who might enter which instance, and with which registered keys.
+//! The accounts that may enter each instance, and their registered keys.
+
+use std::collections::HashMap;
 
 use kohakuriver_model::{Role, TaskId, UserId};
 use sqlx::Row;
@@ -6,7 +8,7 @@ use sqlx::Row;
 use crate::shares::read_level;
 use crate::{Relation, Store, StoreError};
 
-/// Somebody active who owns an instance, whom it is shared with, or who administrates all.
+/// An active account that owns an instance, that it is shared with, or that administrates all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PersonOf {
     pub instance: TaskId,
@@ -14,29 +16,23 @@ pub struct PersonOf {
     pub role: Role,
     /// Nothing of an admin's by being one.
     pub relation: Relation,
-    /// A registered key of theirs, as one OpenSSH public key line: there is a row for each. Those of
-    /// admins come with what else they are to it.
-    pub key: Option<String>,
 }
 
 impl Store {
-    /// Of one instance, or of all; by instance, then by the age of keys. One who has an instance in
-    /// two ways is there twice.
+    /// The accounts of one instance, or of all, by instance. An account that has an instance in two
+    /// ways is there twice.
     pub async fn people_of(&self, id: Option<TaskId>) -> Result<Vec<PersonOf>, StoreError> {
-        let sql =
-            "SELECT i.id, u.id AS user, k.id AS key_id, k.line, u.role, 1 AS owner, NULL AS level
+        let sql = "SELECT i.id, u.id AS user, u.role, 1 AS owner, NULL AS level
             FROM instances i JOIN users u ON u.id = i.owner_id
-            LEFT JOIN user_keys k ON k.user_id = u.id
             WHERE u.is_active = 1 AND ifnull(i.id = $1, 1)
-          UNION ALL SELECT s.instance_id, u.id, k.id, k.line, u.role, 0, s.level
+          UNION ALL SELECT s.instance_id, u.id, u.role, 0, s.level
             FROM shares s JOIN users u ON u.id = s.user_id OR u.id IN
               (SELECT m.user_id FROM group_members m WHERE m.group_id = s.group_id)
-            LEFT JOIN user_keys k ON k.user_id = u.id
             WHERE u.is_active = 1 AND ifnull(s.instance_id = $1, 1)
-          UNION ALL SELECT i.id, u.id, NULL, NULL, u.role, 0, NULL
+          UNION ALL SELECT i.id, u.id, u.role, 0, NULL
             FROM instances i JOIN users u ON u.role = 'admin'
             WHERE u.is_active = 1 AND ifnull(i.id = $1, 1)
-          ORDER BY 1, 3";
+          ORDER BY 1";
         let rows = sqlx::query(sql).bind(id.map(TaskId::as_i64)).fetch_all(&self.readers).await?;
         let read = |row: &sqlx::sqlite::SqliteRow| {
             let level: Option<String> = row.try_get("level")?;
@@ -47,10 +43,24 @@ impl Store {
                 user: UserId(row.try_get("user")?),
                 role: row.try_get::<String, _>("role")?.parse().map_err(damaged)?,
                 relation: Relation { owner: row.try_get("owner")?, level },
-                key: row.try_get("line")?,
             })
         };
         rows.iter().map(read).collect()
+    }
+
+    /// The registered keys of all active accounts, as OpenSSH public key lines with the number that
+    /// grows with each: once for all instances, since many share an account.
+    pub async fn keys_of_accounts(
+        &self,
+    ) -> Result<HashMap<UserId, Vec<(i64, String)>>, StoreError> {
+        let sql = "SELECT k.id, k.user_id, k.line FROM user_keys k
+            JOIN users u ON u.id = k.user_id WHERE u.is_active = 1 ORDER BY k.id";
+        let mut keys: HashMap<UserId, Vec<(i64, String)>> = HashMap::new();
+        for row in sqlx::query(sql).fetch_all(&self.readers).await? {
+            let key = (row.try_get("id")?, row.try_get("line")?);
+            keys.entry(UserId(row.try_get("user_id")?)).or_default().push(key);
+        }
+        Ok(keys)
     }
 
     /// The active accounts that may enter an instance that is only now made.
@@ -59,13 +69,5 @@ impl Store {
         let rows =
             sqlx::query(sql).bind(owner.map(|owner| owner.0)).fetch_all(&self.readers).await?;
         rows.iter().map(|row| Ok(UserId(row.try_get("id")?))).collect()
-    }
-
-    /// The registered keys of one account, if it is active: for an instance that is only now made.
-    pub async fn keys_of_active(&self, user: UserId) -> Result<Vec<String>, StoreError> {
-        let sql = "SELECT k.line FROM user_keys k JOIN users u ON u.id = k.user_id
-            WHERE u.id = $1 AND u.is_active = 1 ORDER BY k.id";
-        let rows = sqlx::query(sql).bind(user.0).fetch_all(&self.readers).await?;
-        rows.iter().map(|row| Ok(row.try_get("line")?)).collect()
     }
 }

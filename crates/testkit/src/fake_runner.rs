@@ -238,7 +238,7 @@ fn answer(
 ) -> Answer {
     let known = known.entry(task_id).or_default();
     match question {
-        Question::ListSnapshots => Answer::Snapshots { snapshots: known.clone() },
+        Question::ListSnapshots { before } => Answer::page(known.clone(), before),
         Question::CreateSnapshot { name, message } => {
             let snapshot = Snapshot {
                 tag: 100 + known.first().map_or(0, |newest| newest.tag - 99),

@@ -201,6 +201,23 @@ impl TestHost {
         Ok(())
     }
 
+    /// Puts JSON into an instance's specification, as another version may have stored it.
+    pub async fn set_in_spec(&self, id: &str, path: &str, value: &str) -> Result<()> {
+        use sqlx::Connection;
+        let url = format!("sqlite://{}", self.dir.path().join("host.db").display());
+        let mut database = sqlx::SqliteConnection::connect(&url).await?;
+        let sql = "UPDATE instances SET spec = json_set(spec, $2, json($3)) WHERE id = $1";
+        let done = sqlx::query(sql)
+            .bind(id.parse::<i64>()?)
+            .bind(path)
+            .bind(value)
+            .execute(&mut database)
+            .await?;
+        anyhow::ensure!(done.rows_affected() == 1, "there is no such instance");
+        database.close().await?;
+        Ok(())
+    }
+
     /// Asks for a connection to become something else, and goes away again; answers the status
     /// and the code of a refusal.
     pub async fn knock(

@@ -77,7 +77,7 @@ pub struct CreateArgs {
     /// Make a snapshot at each stop
     #[arg(long)]
     snapshot_on_stop: bool,
-    /// The oldest snapshots beyond this many go; 0 keeps all [default: 5]
+    /// Number of snapshots to keep, up to 1000; the oldest beyond it go. 0 keeps all [default: 5]
     #[arg(long, value_name = "N")]
     keep_snapshots: Option<u32>,
     /// When the kernel kills a process of it for lack of memory: end it, or keep the rest running

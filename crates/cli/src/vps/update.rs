@@ -54,7 +54,7 @@ struct Changes {
     /// Whether each stop makes a snapshot
     #[arg(long, value_name = "WHETHER", value_parser = PossibleValuesParser::new(["on", "off"]))]
     snapshot_on_stop: Option<String>,
-    /// The oldest snapshots beyond this many go; 0 keeps all
+    /// Number of snapshots to keep, up to 1000; the oldest beyond it go. 0 keeps all
     #[arg(long, value_name = "N")]
     keep_snapshots: Option<u32>,
     /// When the kernel kills a process of it for lack of memory: end it, or keep the rest running

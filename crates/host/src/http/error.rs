@@ -224,6 +224,10 @@ impl From<RequestError> for ApiError {
             RequestError::Memory(_) => answer.hint("give bytes, or leave it out for no limit"),
             RequestError::Backend(_) => answer.hint("use docker or qemu"),
             RequestError::Machine(error) => answer.hint(error.hint()),
+            RequestError::TooManyKeys => {
+                answer.hint("remove some first: kohakuriver vps keys remove VPS KEY")
+            }
+            RequestError::Keep(_) => answer.hint("0 keeps all that are made"),
             RequestError::Mount(_) => answer.hint("for example /data/sets:/data:ro"),
             RequestError::Name(_)
             | RequestError::Image(_)
@@ -232,7 +236,7 @@ impl From<RequestError> for ApiError {
             | RequestError::Pids(_)
             | RequestError::NoKey
             | RequestError::BadKey { .. }
-            | RequestError::TooManyKeys
+            | RequestError::LongKey { .. }
             | RequestError::EnvName(_)
             | RequestError::EnvTooLong
             | RequestError::TwoGpuWishes
@@ -293,6 +297,10 @@ impl From<CreateError> for ApiError {
             }
             CreateError::NoPort => Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_port", text)
                 .hint("delete VPSes that nobody needs: kohakuriver vps list --all"),
+            CreateError::TooLarge { .. } => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "too_large", text)
+                    .hint("use fewer SSH keys, or a smaller environment")
+            }
             CreateError::Store(error) => error.into(),
         }
     }

@@ -8,7 +8,7 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use http::StatusCode;
 use kohakuriver_api::{ErrorBody, Message, UpdateVps};
-use kohakuriver_model::{Act, Status};
+use kohakuriver_model::{Act, Desired, Status};
 use kohakuriver_store::{InstanceRow, RequestRow};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -94,7 +94,7 @@ async fn restart_vps(
     };
     let access = reach(&app, &caller, &text, Wish::Change).await?;
     let row = snapshots::restore(&app, &caller, &access, Some(&which)).await?;
-    Ok(accepted(&row, "is being restored"))
+    Ok(accepted(&app, &row, "is being restored"))
 }
 
 /// Freezes every process of a running VPS; it keeps all it holds.
@@ -168,8 +168,10 @@ async fn update_vps(
     let detail = serde_json::to_string(&wish).unwrap_or_default();
     let edit = |spec: &kohakuriver_model::InstanceSpec| request::update(spec, &wish);
     instances::require_modest(&app, &caller, &access, edit).await?;
-    let row = instances::act_with(&app, &caller, &access, Act::Update, detail, edit).await?;
-    Ok(accepted(&row, "is being updated"))
+    let fewer = UpdateVps { remove_ssh_keys: wish.remove_ssh_keys.clone(), ..UpdateVps::default() };
+    let act = if wish == fewer { Act::RemoveKeys } else { Act::Update };
+    let row = instances::act_with(&app, &caller, &access, act, detail, edit).await?;
+    Ok(accepted(&app, &row, "is being updated"))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -202,13 +204,14 @@ async fn change(app: &App, caller: &Caller, text: &str, act: Act, outcome: &str)
         | Act::Restore
         | Act::Pause
         | Act::Resume
-        | Act::Update => Wish::Change,
+        | Act::Update
+        | Act::RemoveKeys => Wish::Change,
     };
     let access = reach(app, caller, text, wish).await?;
     if let Some(row) = requested::lookup(app, &access).await? {
         return withdraw(app, row, act).await;
     }
-    Ok(accepted(&instances::act(app, caller, &access, act).await?, outcome))
+    Ok(accepted(app, &instances::act(app, caller, &access, act).await?, outcome))
 }
 
 /// What ends an instance takes back the wish for one.
@@ -230,8 +233,21 @@ async fn withdraw(app: &App, row: RequestRow, act: Act) -> Accepted {
     Ok((StatusCode::ACCEPTED, Json(Message { message, task_id: row.id.to_string() })))
 }
 
-pub fn accepted(row: &InstanceRow, outcome: &str) -> (StatusCode, Json<Message>) {
+/// What was recorded, and what keeps it from being done now.
+pub fn accepted(app: &App, row: &InstanceRow, outcome: &str) -> (StatusCode, Json<Message>) {
     let name = instances::display_name(row.id, &row.spec);
-    let message = Message { message: format!("VPS {name} {outcome}"), task_id: row.id.to_string() };
-    (StatusCode::ACCEPTED, Json(message))
+    let mut message = format!("VPS {name} {outcome}");
+    if !app.links.is_online(&row.node_id) {
+        let node = &row.node_name;
+        message = format!("{message}, once node '{node}' is back: node '{node}' is offline");
+        if row.intent.desired == Desired::Deleted {
+            message.push_str(&format!(
+                "; if it never comes back, an admin can have the cluster forget it and all its VPSes: \
+                 kohakuriver node remove {node} --force"
+            ));
+        }
+    } else if let Some(trouble) = app.links.progress(row.id).and_then(|progress| progress.trouble) {
+        message = format!("{message}; in the way so far: {}", trouble.message);
+    }
+    (StatusCode::ACCEPTED, Json(Message { message, task_id: row.id.to_string() }))
 }

@@ -134,7 +134,7 @@ async fn restore_snapshot(
 ) -> Result<(StatusCode, Json<Message>), ApiError> {
     let access = reach(&app, &caller, &text, Wish::Change).await?;
     let row = snapshots::restore(&app, &caller, &access, Some(&which)).await?;
-    Ok(accepted(&row, "is being restored"))
+    Ok(accepted(&app, &row, "is being restored"))
 }
 
 fn shown(id: TaskId, found: Found) -> Snapshot {

@@ -11,6 +11,7 @@ use kohakuriver_api::{
     AddUserKey, CreateToken, CreatedToken, ErrorBody, Note, Secret, Token, UserKey,
 };
 use kohakuriver_model::Role;
+use kohakuriver_model::bounds::{MAX_ACCOUNT_KEYS_BYTES, MAX_KEY_BYTES};
 use kohakuriver_store::{NewToken, StoreError, TokenRow, UserKeyRow};
 use russh::keys::ssh_key::{HashAlg, PublicKey};
 use utoipa_axum::router::OpenApiRouter;
@@ -22,6 +23,7 @@ use crate::access::{Caller, Person, Proof};
 use crate::accounts::{LoginError, digest, millis, new_secret};
 use crate::clock::iso;
 use crate::host::App;
+use crate::instances::keys;
 
 /// Nobody needs more, and somebody's loop would make them.
 const MOST_TOKENS: usize = 100;
@@ -166,6 +168,10 @@ async fn add_user_key(
         invalid("this is not an OpenSSH public key, such as the line in ~/.ssh/id_ed25519.pub")
     })?;
     let line = key.to_openssh().map_err(|_| invalid("this key cannot be written down"))?;
+    let line = keys::leaned(&line);
+    if line.len() > MAX_KEY_BYTES {
+        return Err(invalid("this key is longer than any that OpenSSH makes"));
+    }
     let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
     // A key is good for all that its owner may; so must be what registers it.
     let whole = app.store.lookup_user(person.id).await?;
@@ -179,7 +185,9 @@ async fn add_user_key(
         return Err(ApiError::new(StatusCode::FORBIDDEN, "log_in_again", detail)
             .hint("log in for it: `kohakuriver auth key add` asks for your password"));
     }
-    if app.store.list_user_keys(person.id).await?.len() >= MOST_KEYS {
+    let known = app.store.list_user_keys(person.id).await?;
+    let bytes: usize = known.iter().map(|key| keys::leaned(&key.line).len()).sum();
+    if known.len() >= MOST_KEYS || bytes + line.len() > MAX_ACCOUNT_KEYS_BYTES {
         return Err(invalid("you have too many keys: remove some"));
     }
     let now_ms = app.clock.now_ms();

@@ -1,17 +1,20 @@
 //! The public keys that may log in to an instance.
+//!
+//! A key is stored without what it does not need: its comment is short, so that the sum of all keys
+//! has a bound that people with many of them do not meet.
 
 use kohakuriver_api::SshKey;
+use kohakuriver_model::bounds::{MAX_KEY_BYTES, MAX_KEY_COMMENT_CHARS, MAX_KEYS, MAX_KEYS_BYTES};
 use russh::keys::{HashAlg, PublicKey};
 
 use super::request::RequestError;
 
-/// A person has a few keys; a hundred is somebody's mistake.
-const MAX_KEYS: usize = 100;
-const MAX_KEY_TEXT: usize = 64 * 1024;
+/// A request may hold comments that are not stored.
+const MAX_REQUEST_BYTES: usize = 256 * 1024;
 
 /// Every line must be a key: a typing error should not surface as "permission denied" later.
 pub fn parse(text: &str) -> Result<Vec<String>, RequestError> {
-    if text.len() > MAX_KEY_TEXT {
+    if text.len() > MAX_REQUEST_BYTES {
         return Err(RequestError::TooManyKeys);
     }
     let mut keys = Vec::new();
@@ -23,13 +26,46 @@ pub fn parse(text: &str) -> Result<Vec<String>, RequestError> {
         if PublicKey::from_openssh(line).is_err() {
             return Err(RequestError::BadKey { line: index + 1 });
         }
-        keys.push(line.to_owned());
+        let line = leaned(line);
+        if line.len() > MAX_KEY_BYTES {
+            return Err(RequestError::LongKey { line: index + 1 });
+        }
+        keys.push(line);
     }
-    match keys.len() {
-        0 => Err(RequestError::NoKey),
-        1..=MAX_KEYS => Ok(keys),
-        _ => Err(RequestError::TooManyKeys),
+    if keys.is_empty() {
+        return Err(RequestError::NoKey);
     }
+    check_sum(&keys)?;
+    Ok(keys)
+}
+
+fn check_sum(keys: &[String]) -> Result<(), RequestError> {
+    let bytes: usize = keys.iter().map(String::len).sum();
+    if keys.len() > MAX_KEYS || bytes > MAX_KEYS_BYTES {
+        return Err(RequestError::TooManyKeys);
+    }
+    Ok(())
+}
+
+/// A key's line with a short comment of harmless characters, or none.
+pub fn leaned(line: &str) -> String {
+    let mut words = line.split_ascii_whitespace();
+    let (Some(algorithm), Some(key)) = (words.next(), words.next()) else {
+        return line.chars().take(MAX_KEY_COMMENT_CHARS).collect();
+    };
+    let comment = short_comment(&words.collect::<Vec<_>>().join(" "));
+    format!("{algorithm} {key} {comment}").trim_end().to_owned()
+}
+
+fn short_comment(comment: &str) -> String {
+    let harmless = |c: &char| !c.is_control() && !matches!(c, '"' | '\\');
+    comment
+        .chars()
+        .filter(harmless)
+        .take(MAX_KEY_COMMENT_CHARS)
+        .collect::<String>()
+        .trim()
+        .to_owned()
 }
 
 /// Adds keys; one that is there already stays as it is.
@@ -43,7 +79,7 @@ pub fn add(keys: &mut Vec<String>, text: &str) -> Result<(), RequestError> {
             keys.push(line);
         }
     }
-    if keys.len() > MAX_KEYS { Err(RequestError::TooManyKeys) } else { Ok(()) }
+    check_sum(keys)
 }
 
 /// Removes the one key that `which` means: its fingerprint, its comment, or itself.
@@ -55,7 +91,10 @@ pub fn remove(keys: &mut Vec<String>, which: &str) -> Result<(), RequestError> {
         };
         match &wanted {
             Some(wanted) => wanted.key_data() == key.key_data(),
-            None => fingerprint(&key) == which || comment(&key) == which,
+            None => {
+                let comment = comment(&key);
+                fingerprint(&key) == which || comment == which || comment == short_comment(which)
+            }
         }
     };
     match keys.iter().filter(|line| is_it(line)).count() {
@@ -109,6 +148,26 @@ mod tests {
             add(&mut keys, "ssh-ed25519 nonsense"),
             Err(RequestError::BadKey { line: 1 })
         ));
+    }
+
+    #[test]
+    fn long_comments_are_not_stored() {
+        let long = ANN.replace("ann@pc", &"x\"".repeat(60_000));
+        let mut keys = parse(&long).unwrap();
+        assert_eq!(keys, [ANN.replace("ann@pc", &"x".repeat(MAX_KEY_COMMENT_CHARS))]);
+        remove(&mut keys, &"x".repeat(60_000)).unwrap();
+        assert!(keys.is_empty());
+    }
+
+    #[test]
+    fn sum_of_keys_is_bounded_over_many_requests() {
+        // A hundred of the largest RSA keys would fit by number.
+        let large = |n: usize| format!("ssh-rsa {}{n}", "A".repeat(3000));
+        let mut keys: Vec<String> = (0..21).map(large).collect();
+        assert!(add(&mut keys, BOB).is_ok());
+        keys.push(large(21));
+        let more = add(&mut keys, ANN);
+        assert!(matches!(more, Err(RequestError::TooManyKeys)), "{more:?}");
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! From what a client sent to a specification that nothing downstream needs to check again.
 
 use kohakuriver_api::{CreateVps, UpdateVps};
+use kohakuriver_model::bounds::{
+    MAX_ENV_BYTES, MAX_KEY_BYTES, MAX_KEYS, MAX_KEYS_BYTES, MAX_SNAPSHOTS,
+};
 use kohakuriver_model::memory::SMALLEST_LIMIT;
 use kohakuriver_model::name::NameError;
 use kohakuriver_model::spec::{DEFAULT_PIDS_LIMIT, ImageError};
@@ -14,8 +17,6 @@ use super::keys;
 mod machine;
 
 pub use machine::MachineError;
-
-const MAX_ENV_TEXT: usize = 64 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
@@ -37,8 +38,12 @@ pub enum RequestError {
     NoKey,
     #[error("line {line} of the public keys is not an OpenSSH public key")]
     BadKey { line: usize },
-    #[error("too many or too long public keys")]
+    #[error("line {line} of the public keys has more than {MAX_KEY_BYTES} bytes")]
+    LongKey { line: usize },
+    #[error("the public keys are too many: at most {MAX_KEYS} of {MAX_KEYS_BYTES} bytes together")]
     TooManyKeys,
+    #[error("{0} snapshots are more than are kept of a VPS: at most {MAX_SNAPSHOTS}")]
+    Keep(u32),
     #[error("no key of this VPS is called '{0}'")]
     UnknownKey(String),
     #[error("several keys of this VPS are called '{0}'")]
@@ -47,7 +52,7 @@ pub enum RequestError {
     NoSsh,
     #[error("'{0}' is not a name of an environment variable")]
     EnvName(String),
-    #[error("the environment variables are too long")]
+    #[error("the environment variables have more than {MAX_ENV_BYTES} bytes together")]
     EnvTooLong,
     #[error("there is no backend '{0}'")]
     Backend(String),
@@ -115,7 +120,7 @@ pub fn validate(
             SnapshotPolicy::default(),
             request.keep_snapshots,
             request.snapshot_on_stop,
-        ),
+        )?,
         ..spec
     };
     let demand = Demand {
@@ -194,7 +199,7 @@ pub fn update(spec: &InstanceSpec, change: &UpdateVps) -> Result<InstanceSpec, R
     if let Some(limit) = change.pids_limit {
         new.pids_limit = pids(limit)?;
     }
-    new.snapshots = policy(new.snapshots, change.keep_snapshots, change.snapshot_on_stop);
+    new.snapshots = policy(new.snapshots, change.keep_snapshots, change.snapshot_on_stop)?;
     new.on_oom = on_oom(new.on_oom, change.on_oom.as_deref())?;
     if change.add_ssh_keys.is_some() || change.remove_ssh_keys.is_some() {
         // An instance whose agent was started without SSH has nobody who would ask for keys.
@@ -236,8 +241,15 @@ fn pids(limit: u32) -> Result<u32, RequestError> {
     if limit < 16 { Err(RequestError::Pids(limit)) } else { Ok(limit) }
 }
 
-fn policy(old: SnapshotPolicy, keep: Option<u32>, on_stop: Option<bool>) -> SnapshotPolicy {
-    SnapshotPolicy { keep: keep.unwrap_or(old.keep), on_stop: on_stop.unwrap_or(old.on_stop) }
+fn policy(
+    old: SnapshotPolicy,
+    keep: Option<u32>,
+    on_stop: Option<bool>,
+) -> Result<SnapshotPolicy, RequestError> {
+    if let Some(keep) = keep.filter(|keep| *keep as usize > MAX_SNAPSHOTS) {
+        return Err(RequestError::Keep(keep));
+    }
+    Ok(SnapshotPolicy { keep: keep.unwrap_or(old.keep), on_stop: on_stop.unwrap_or(old.on_stop) })
 }
 
 fn on_oom(old: OnOom, text: Option<&str>) -> Result<OnOom, RequestError> {
@@ -314,7 +326,7 @@ fn environment(
         }
         length += name.len() + value.len();
     }
-    if length > MAX_ENV_TEXT {
+    if length > MAX_ENV_BYTES {
         return Err(RequestError::EnvTooLong);
     }
     Ok(request.env_vars.clone())

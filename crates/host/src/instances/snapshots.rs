@@ -1,6 +1,7 @@
 //! Snapshots: the node's engine keeps them, so every question goes there.
 
 use kohakuriver_link::protocol::{Answer, Question, Snapshot};
+use kohakuriver_model::bounds::MAX_SNAPSHOTS;
 use kohakuriver_model::{FailureCode, InstanceSpec, SnapshotRef};
 use kohakuriver_store::{InstanceRow, NewEvent};
 
@@ -12,10 +13,23 @@ use kohakuriver_model::Act;
 /// Newest first.
 pub async fn list(app: &App, access: &Authorized) -> Result<Vec<Snapshot>, InstanceError> {
     let row = get(app, access).await?;
-    match ask(app, &row, Question::ListSnapshots).await? {
-        Answer::Snapshots { snapshots } => Ok(snapshots),
-        Answer::Created { .. } | Answer::Deleted | Answer::Failed { .. } => Err(confused(&row)),
+    let mut all: Vec<Snapshot> = Vec::new();
+    // A node whose pages do not end is not asked for ever.
+    while all.len() < 2 * MAX_SNAPSHOTS {
+        let before = all.last().map(|snapshot| snapshot.tag);
+        let Answer::Snapshots { snapshots, more } =
+            ask(app, &row, Question::ListSnapshots { before }).await?
+        else {
+            return Err(confused(&row));
+        };
+        let known = all.len();
+        // A runner that knows no pages sends all again.
+        all.extend(snapshots.into_iter().filter(|one| before.is_none_or(|tag| one.tag < tag)));
+        if !more || all.len() == known {
+            break;
+        }
     }
+    Ok(all)
 }
 
 /// Makes one; takes as long as the disk is large.

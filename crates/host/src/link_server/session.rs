@@ -4,16 +4,24 @@ use std::sync::Arc;
 
 use kohakuriver_link::frame::{FrameError, FrameStream};
 use kohakuriver_link::liveness::{HANDSHAKE_LIMIT, SILENCE_LIMIT};
-use kohakuriver_link::protocol::{Hello, Order, ToHost, ToRunner, VERSIONS};
+use kohakuriver_link::protocol::{Answer, Hello, NodeAnswer, ToHost, ToRunner, VERSIONS};
+use kohakuriver_model::bounds::{MAX_REMARK_BYTES, MAX_WORD_BYTES, bound_line};
 use kohakuriver_model::{NodeId, NodeName, Observation, Observed, TaskId};
 use kohakuriver_store::{NewEvent, StoreError};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use super::pace::Pace;
 use crate::host::App;
-use crate::links::{Progress, Trouble};
+use crate::links::{Outgoing, Progress, Trouble};
+use crate::orders::{self, Prepared};
+
+/// Messages of one session that may be none of the protocol. A newer runner may say what this host
+/// does not know; one that says only that is none.
+const MOST_MALFORMED: u32 = 100;
 
 type Frames = FrameStream<TlsStream<TcpStream>>;
 
@@ -79,9 +87,11 @@ async fn greet(
     frames: &mut Frames,
 ) -> Result<Option<(NodeName, Hello)>, SessionError> {
     let first = timeout(HANDSHAKE_LIMIT, frames.receive()).await;
-    let ToHost::Hello(hello) = first.map_err(|_| SessionError::Silent)?? else {
+    let ToHost::Hello(mut hello) = first.map_err(|_| SessionError::Silent)?? else {
         return Err(SessionError::NoHello);
     };
+    bound_line(&mut hello.runner_version, MAX_WORD_BYTES);
+    hello.inventory = hello.inventory.bounded();
     let Some(name) = app.store.lookup_node_name(node).await? else {
         let reason =
             "this node was removed from the cluster; join again with a new token".to_owned();
@@ -106,44 +116,145 @@ async fn greet(
     Ok(Some((name, hello)))
 }
 
-/// Tells the runner everything, then goes on until somebody leaves.
+/// Sends the runner all its orders, then serves it until one of the two leaves.
 async fn talk(
     app: &App,
     node: &NodeId,
     name: &NodeName,
     frames: &mut Frames,
-    queue: &mut tokio::sync::mpsc::Receiver<ToRunner>,
+    queue: &mut mpsc::Receiver<Outgoing>,
 ) -> Result<(), SessionError> {
     app.changes.notify();
     for row in app.store.list_instances_of(node).await? {
-        let order = Order { task_id: row.id, intent: row.intent, spec: row.spec };
-        send(frames, &ToRunner::Order(Box::new(order))).await?;
+        send(app, node, frames, orders::prepare(&row).message(row.id)).await?;
     }
-    send(frames, &ToRunner::SyncDone).await?;
+    send(app, node, frames, Some(ToRunner::SyncDone)).await?;
     // Measured from the last word of the runner, whatever is sent to it meanwhile.
     let mut heard = Instant::now();
+    let mut pace = Pace::new(heard);
+    let mut malformed = 0;
     loop {
         tokio::select! {
-            message = queue.recv() => match message {
-                Some(message) => send(frames, &message).await?,
+            waiting = queue.recv() => match waiting {
+                Some(waiting) => {
+                    let message = message_of(app, node, waiting).await?;
+                    send(app, node, frames, message).await?;
+                }
                 None => return Ok(()),
             },
             frame = timeout_at(heard + SILENCE_LIMIT, frames.receive()) => {
-                let message = frame.map_err(|_| SessionError::Silent)??;
+                let message = match frame.map_err(|_| SessionError::Silent)? {
+                    // One message that is none must not keep all others of its node away.
+                    Err(FrameError::Malformed(error)) if malformed < MOST_MALFORMED => {
+                        malformed += 1;
+                        tracing::warn!(node.name = %name, %error, "a message was not understood");
+                        continue;
+                    }
+                    received => received?,
+                };
                 heard = Instant::now();
                 app.links.record_heartbeat(node, None, app.clock.now_ms());
-                if let Some(answer) = handle(app, node, name, message).await? {
-                    send(frames, &answer).await?;
+                if is_written(&message) {
+                    tokio::time::sleep(pace.take(heard)).await;
                 }
+                let answer = handle(app, node, name, message).await?;
+                send(app, node, frames, answer).await?;
             }
         }
     }
 }
 
-/// A runner that takes nothing for this long is as gone as one that says nothing.
-async fn send(frames: &mut Frames, message: &ToRunner) -> Result<(), SessionError> {
-    let sent = timeout(SILENCE_LIMIT, frames.send(message)).await;
-    sent.map_err(|_| SessionError::Silent)?.map_err(SessionError::from)
+/// Whether the host writes something, or computes a signature, for each of these.
+fn is_written(message: &ToHost) -> bool {
+    match message {
+        ToHost::Observation { .. }
+        | ToHost::Inventory { .. }
+        | ToHost::RenewCertificate { .. }
+        | ToHost::DialFailed { .. } => true,
+        ToHost::Hello(_)
+        | ToHost::SyncDone
+        | ToHost::Heartbeat { .. }
+        | ToHost::Answer { .. }
+        | ToHost::NodeAnswer { .. } => false,
+    }
+}
+
+/// What an entry of the queue is now; none where its instance has gone.
+async fn message_of(
+    app: &App,
+    node: &NodeId,
+    waiting: Outgoing,
+) -> Result<Option<ToRunner>, SessionError> {
+    match waiting {
+        Outgoing::Message(message) => Ok(Some(message)),
+        Outgoing::Order(id) => {
+            // One row that cannot be read is that instance's trouble alone.
+            let row = app.store.lookup_instance(id).await.unwrap_or_else(|error| {
+                tracing::error!(task.id = %id, %error, "an order was not sent");
+                None
+            });
+            let row = row.filter(|row| row.node_id == *node);
+            Ok(row.and_then(|row| orders::prepare(&row).message(row.id)))
+        }
+    }
+}
+
+impl Prepared {
+    /// What can be sent of it. What cannot is told here, and shown by the instance itself.
+    fn message(self, id: TaskId) -> Option<ToRunner> {
+        match self {
+            Self::Whole(message) => Some(message),
+            Self::Reduced(message) => {
+                tracing::warn!(task.id = %id, "the order to end it goes without keys and environment");
+                Some(message)
+            }
+            Self::TooLarge(bytes) => {
+                tracing::error!(task.id = %id, bytes, "its order is too large and was not sent");
+                None
+            }
+        }
+    }
+}
+
+/// Sends a message, if there is one. A runner that takes nothing for this long is as gone as one
+/// that says nothing; a message that does not fit costs itself alone.
+async fn send(
+    app: &App,
+    node: &NodeId,
+    frames: &mut Frames,
+    message: Option<ToRunner>,
+) -> Result<(), SessionError> {
+    let Some(message) = message else { return Ok(()) };
+    let sent = timeout(SILENCE_LIMIT, frames.send(&message)).await;
+    match sent.map_err(|_| SessionError::Silent)? {
+        Err(FrameError::TooLarge { bytes, .. }) => {
+            give_up(app, node, &message, bytes);
+            Ok(())
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Answers in place of the runner where a message could not be sent to it.
+fn give_up(app: &App, node: &NodeId, message: &ToRunner, bytes: usize) {
+    tracing::error!(node.id = %node, bytes, "a message to a runner is too large and was not sent");
+    match message {
+        ToRunner::Ask { request, .. } => {
+            app.links.answer(node, *request, Answer::too_large(bytes));
+        }
+        ToRunner::AskNode { request, .. } => {
+            app.links.answer_node(node, *request, NodeAnswer::too_large(bytes));
+        }
+        ToRunner::Order(order) => {
+            tracing::error!(task.id = %order.task_id, bytes, "its order was not sent");
+        }
+        ToRunner::Welcome { .. }
+        | ToRunner::Refused { .. }
+        | ToRunner::SyncDone
+        | ToRunner::HeartbeatAck
+        | ToRunner::DialData { .. }
+        | ToRunner::Certificate { .. } => {}
+    }
 }
 
 async fn handle(
@@ -158,15 +269,21 @@ async fn handle(
             return Ok(Some(ToRunner::HeartbeatAck));
         }
         ToHost::Observation { task_id, observation } => {
-            observe(app, node, name, task_id, observation).await?;
+            observe(app, node, name, task_id, observation.bounded()).await?;
         }
         ToHost::Inventory { inventory } => {
-            app.store.record_inventory(node, &inventory).await?;
-            app.changes.notify();
+            if app.store.record_inventory(node, &inventory.bounded()).await? {
+                app.changes.notify();
+            }
         }
-        ToHost::Answer { request, answer } => app.links.answer(node, request, answer),
-        ToHost::NodeAnswer { request, answer } => app.links.answer_node(node, request, answer),
-        ToHost::DialFailed { error } => app.links.dial_failed(node, error),
+        ToHost::Answer { request, answer } => app.links.answer(node, request, answer.bounded()),
+        ToHost::NodeAnswer { request, answer } => {
+            app.links.answer_node(node, request, answer.bounded());
+        }
+        ToHost::DialFailed { mut error } => {
+            bound_line(&mut error, MAX_REMARK_BYTES);
+            app.links.dial_failed(node, error);
+        }
         ToHost::RenewCertificate { csr_pem } => {
             match app.ca.sign_runner(&csr_pem, node, app.clock.now_ms()) {
                 Ok(certificate_pem) => return Ok(Some(ToRunner::Certificate { certificate_pem })),
@@ -189,8 +306,9 @@ async fn observe(
     if let Some(progress) = under_way(&observation) {
         // Only what its owner asked last is shown; and only this node may speak of it.
         let row = app.store.lookup_instance(task_id).await?;
-        if row.is_some_and(|row| row.node_id == *node) {
-            app.links.set_progress(task_id, Some(progress));
+        if row.is_some_and(|row| row.node_id == *node)
+            && app.links.set_progress(task_id, Some(progress))
+        {
             app.changes.notify();
         }
         return Ok(());

@@ -13,6 +13,7 @@ mod matrix;
 mod nodes;
 mod oidc;
 mod openapi;
+mod poison;
 mod ssh_identity;
 mod tls;
 mod unconfined;

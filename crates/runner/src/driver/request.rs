@@ -2,6 +2,8 @@
 //! removal half-way.
 
 use kohakuriver_link::protocol::{Answer, Question};
+use kohakuriver_model::TaskId;
+use kohakuriver_model::bounds::MAX_SNAPSHOTS;
 use tokio::sync::oneshot;
 
 use super::{Driver, StepError};
@@ -23,10 +25,15 @@ impl Driver {
     async fn answer(&mut self, question: Question) -> Result<Answer, BackendError> {
         let backend = self.backend();
         match question {
-            Question::ListSnapshots => list(&*backend, self.id).await,
+            Question::ListSnapshots { before } => list(&*backend, self.id, before).await,
             Question::CreateSnapshot { name, message } => {
                 let message = message.unwrap_or_default();
                 let keep = self.record.order.spec.snapshots.keep;
+                let kept = backend.list_snapshots(self.id).await?.len();
+                if kept >= MAX_SNAPSHOTS {
+                    let reason = format!("it has {kept} snapshots already: delete some first");
+                    return Err(BackendError::Refused { by: "the node", act: "snapshot", reason });
+                }
                 let wish = SnapshotWish { name, message };
                 let snapshot = backend.create_snapshot(self.id, &wish, keep).await?;
                 tracing::info!(task_id = %self.id, tag = snapshot.tag, "snapshot made");
@@ -62,11 +69,12 @@ impl Driver {
 /// Needs no turn: it changes nothing.
 pub async fn list(
     backend: &dyn Backend,
-    id: kohakuriver_model::TaskId,
+    id: TaskId,
+    before: Option<u64>,
 ) -> Result<Answer, BackendError> {
-    Ok(Answer::Snapshots { snapshots: backend.list_snapshots(id).await? })
+    Ok(Answer::page(backend.list_snapshots(id).await?, before))
 }
 
 pub fn failed(error: &BackendError) -> Answer {
-    Answer::Failed { code: error.code(), message: error.to_string(), hint: error.hint() }
+    Answer::Failed { code: error.code(), message: error.to_string(), hint: error.hint() }.bounded()
 }

@@ -324,7 +324,9 @@ async fn snapshots_are_made_listed_restored_and_go_with_their_instance() {
     for _ in 0..3 {
         assert!(matches!(ask(&world, create()).await, Answer::Created { .. }));
     }
-    let Answer::Snapshots { snapshots } = ask(&world, Question::ListSnapshots).await else {
+    let Answer::Snapshots { snapshots, .. } =
+        ask(&world, Question::ListSnapshots { before: None }).await
+    else {
         panic!("no list");
     };
     assert_eq!(snapshots.iter().map(|snapshot| snapshot.tag).collect::<Vec<_>>(), [3, 2]);
@@ -347,7 +349,9 @@ async fn snapshots_are_made_listed_restored_and_go_with_their_instance() {
     newest.intent = newest.intent.delete();
     world.fleet.order(newest);
     world.until("absent", |seen| seen.state == Observed::Absent).await;
-    let Answer::Snapshots { snapshots } = ask(&world, Question::ListSnapshots).await else {
+    let Answer::Snapshots { snapshots, .. } =
+        ask(&world, Question::ListSnapshots { before: None }).await
+    else {
         panic!("no list");
     };
     assert!(snapshots.is_empty());
