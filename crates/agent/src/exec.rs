@@ -1,9 +1,12 @@
 //! One program for a client of the exec protocol.
 //!
 //! ```text
-//!  Start --started--> running --child ended, output sent--> Exit, closed
+//!  Start --started--> running --child ended, output at its end--> Exit, closed
 //!     \--cannot be--> Failed     \--client gone--> hung up, its output dropped
 //! ```
+//!
+//! The output is at its end when no process has it open any more, as with `ssh` and `docker exec`;
+//! in a terminal, when the program has ended.
 //!
 //! The client's messages are always read, whatever the program does with its input and the client
 //! with the output: a signal must get through. What may be waiting is bounded by the protocol's
@@ -25,18 +28,16 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::launch::{self, Launcher, Wanted, failed};
-use crate::process::{self, Exit, PIPE_BYTES, Started, Terminal};
-use crate::pty::{self, Master, PtyRequest, window_size};
+use crate::process::{self, Exit, Started, Terminal};
+use crate::pty::{self, Master, PtyRequest, TerminalOutput, window_size};
 
 /// The client's first message follows its request at once.
 const START_DEADLINE: Duration = Duration::from_secs(10);
 const BLOCK: usize = 32 * 1024;
-/// After the program has ended, its children may still hold its output open: how long their
-/// silence is waited out.
-const QUIET: Duration = Duration::from_millis(500);
 /// How long a program may go on writing after its client has gone.
 const HANG_UP_GRACE: Duration = Duration::from_secs(5);
 /// What a terminal takes for the end of input.
@@ -111,7 +112,7 @@ impl Running {
     /// Attends the program until it has ended and its output is sent. None: the client has gone.
     async fn attend(mut self, reader: &mut Reader, writer: &Writer) -> Option<Exit> {
         let stdin = Stdin::default();
-        let (ended, ending) = tokio::sync::watch::channel(false);
+        let ended = CancellationToken::new();
         let pipes = self.child.pipes.take();
         let (mut input, outputs): (Box<dyn AsyncWrite + Send + Unpin>, _) =
             match (&self.master, pipes) {
@@ -123,11 +124,14 @@ impl Running {
             };
         let drained = async {
             match outputs {
-                (Some(master), _) => pump(master, writer, ExecOutput::Stdout, ending).await,
+                (Some(master), _) => {
+                    let output = TerminalOutput::new(master, ended.clone());
+                    pump(output, writer, ExecOutput::Stdout).await;
+                }
                 (None, Some((stdout, stderr))) => {
                     tokio::join!(
-                        pump(stdout, writer, ExecOutput::Stdout, ending.clone()),
-                        pump(stderr, writer, ExecOutput::Stderr, ending),
+                        pump(stdout, writer, ExecOutput::Stdout),
+                        pump(stderr, writer, ExecOutput::Stderr),
                     );
                 }
                 (None, None) => {}
@@ -166,7 +170,7 @@ impl Running {
                 () = &mut acknowledging => break true,
                 status = &mut self.child.exit, if exit.is_none() => {
                     exit = Some(status.unwrap_or(Exit::Code(126)));
-                    ended.send_replace(true);
+                    ended.cancel();
                 }
                 () = &mut drained, if !all_sent => all_sent = true,
             }
@@ -221,42 +225,24 @@ impl Running {
     }
 }
 
-/// Sends what `source` says until its end, or until it falls silent after the program's. What
-/// others go on to say for ever is cut: the program itself left no more than a full pipe.
+/// Sends what `source` says until its end.
 async fn pump<R: AsyncRead + Unpin>(
     mut source: R,
     writer: &Writer,
     message: fn(Bytes) -> ExecOutput,
-    mut ended: tokio::sync::watch::Receiver<bool>,
 ) {
     let mut buffer = BytesMut::new();
-    let mut left_behind = PIPE_BYTES;
     loop {
         buffer.reserve(BLOCK);
         let mut limited = (&mut buffer).limit(BLOCK);
-        tokio::select! {
-            biased;
-            read = source.read_buf(&mut limited) => match read {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            },
-            () = fallen_silent(&mut ended) => return,
-        }
-        if *ended.borrow() {
-            if left_behind < buffer.len() {
-                return;
-            }
-            left_behind -= buffer.len();
+        match source.read_buf(&mut limited).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
         }
         let message = message(buffer.split().freeze());
         // To nobody, once the client has gone.
         let _ = write(&mut *writer.lock().await, &message).await;
     }
-}
-
-async fn fallen_silent(ended: &mut tokio::sync::watch::Receiver<bool>) {
-    let _ = ended.wait_for(|ended| *ended).await;
-    sleep(QUIET).await;
 }
 
 /// Standard input on its way, with the client's window.

@@ -6,4 +6,4 @@ mod spawn;
 
 pub(crate) use reaper::{Children, Exit, ReapMode};
 pub(crate) use socket::{connect_as, listen_as, remove_as};
-pub(crate) use spawn::{Identity, Output, PIPE_BYTES, ProcessSpec, Started, Terminal, start};
+pub(crate) use spawn::{Identity, Output, ProcessSpec, Started, Terminal, start};

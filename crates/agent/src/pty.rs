@@ -19,6 +19,7 @@ use nix::unistd::{Gid, Uid, fchown, ttyname};
 use russh::Pty;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::sys;
 
@@ -71,6 +72,56 @@ pub(crate) fn open(request: &PtyRequest, uid: u32) -> io::Result<NewPty> {
     let flags = OFlag::from_bits_retain(fcntl(&pair.master, FcntlArg::F_GETFL)?);
     fcntl(&pair.master, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(NewPty { master: Master(Arc::new(sys::watch(pair.master)?)), slave: pair.slave, path })
+}
+
+/// More than the kernel holds of what was written to a terminal and has not been read.
+const MOST_LEFT_BEHIND: usize = 1024 * 1024;
+
+/// What the programs in a terminal write, up to the end of the one that it was opened for.
+///
+/// Other processes may keep the terminal open for as long as they like, so its end of file is not waited for. What the
+/// program wrote before it ended has arrived in the terminal by then: a read that finds nothing has seen all of it.
+#[derive(Debug)]
+pub(crate) struct TerminalOutput {
+    master: Master,
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// How much of what is read may still be the program's; none while it runs.
+    left: Option<usize>,
+}
+
+impl TerminalOutput {
+    /// `ended` is cancelled when the program has ended.
+    pub fn new(master: Master, ended: CancellationToken) -> Self {
+        Self { master, ended: Box::pin(ended.cancelled_owned()), left: None }
+    }
+}
+
+impl AsyncRead for TerminalOutput {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.left.is_none() {
+            if let Poll::Ready(read) = Pin::new(&mut self.master).poll_read(cx, buf) {
+                return Poll::Ready(read);
+            }
+            ready!(self.ended.as_mut().poll(cx));
+            self.left = Some(MOST_LEFT_BEHIND);
+        }
+        let left = self.left.unwrap_or(0);
+        // Not by way of the runtime, which need not have heard yet that there is something.
+        match nix::unistd::read(&self.master, buf.initialize_unfilled()) {
+            // The rest of it is of others, who write on and on.
+            Ok(count) if count <= left => {
+                buf.advance(count);
+                self.left = Some(left - count);
+                Poll::Ready(Ok(()))
+            }
+            Ok(_) | Err(Errno::EAGAIN | Errno::EIO) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error.into())),
+        }
+    }
 }
 
 impl Master {

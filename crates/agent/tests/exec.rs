@@ -110,6 +110,30 @@ async fn megabytes_of_input_and_output_at_once_arrive_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn output_of_a_child_that_outlives_the_program_arrives() {
+    let instance = Instance::start();
+    let command = "(sleep 2; echo late; echo later >&2) & echo early; exit 3";
+    let ran = Exec::start(&instance, argv(&["/bin/sh", "-c", command])).await.finish(b"").await;
+    assert_eq!(
+        (ran.stdout.as_slice(), ran.stderr.as_slice()),
+        (&b"early\nlate\n"[..], &b"later\n"[..])
+    );
+    assert_eq!(ran.exit, Some(ExecExit::Code(3)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn terminal_ends_with_its_program_whatever_holds_it() {
+    let instance = Instance::start();
+    for child in ["sleep 30", "yes"] {
+        let command = format!("trap '' HUP; {child} & exit 3");
+        let tty = Tty { term: "xterm".into(), size: Size { rows: 24, cols: 80 } };
+        let start = ExecStart { tty: Some(tty), ..argv(&["/bin/sh", "-c", &command]) };
+        let ran = Exec::start(&instance, start).await.finish(b"").await;
+        assert_eq!(ran.exit, Some(ExecExit::Code(3)), "{child}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_cannot_run_has_the_code_that_shells_give_it() {
     let instance = Instance::start();
     let code = |ran: Ran| ran.failed.unwrap().code;
@@ -139,7 +163,7 @@ async fn environment_and_directory_are_the_instances_and_the_clients() {
 async fn a_signal_gets_through_to_a_program_that_reads_nothing_and_is_not_read() {
     let instance = Instance::start();
     // It fills its output, which nobody reads, and takes none of its input.
-    let script = "trap 'exit 5' INT; (yes &) ; while :; do sleep 0.05; done";
+    let script = "trap 'kill $!; exit 5' INT; yes & while :; do sleep 0.05; done";
     let mut exec = Exec::start(&instance, argv(&["/bin/sh", "-c", script])).await;
     for _ in 0..STDIN_WINDOW / 32768 {
         exec.say(ExecInput::Stdin(vec![0; 32768].into())).await;

@@ -192,6 +192,40 @@ fn a_file_is_replaced_whole_and_keeps_its_mode_and_its_owner() {
 }
 
 #[test]
+fn mounted_file_is_written_in_place() {
+    let instance = Instance::start();
+    let (mounted, point) = (instance.path("mounted"), instance.path("point"));
+    fs::write(&mounted, "much longer than what comes").unwrap();
+    fs::set_permissions(&mounted, PermissionsExt::from_mode(0o640)).unwrap();
+    fs::write(&point, "").unwrap();
+    let mount = format!("mount --bind {} {}", mounted.display(), point.display());
+    assert!(instance.exec(&mount).status.success());
+    let inode = fs::metadata(&mounted).unwrap().ino();
+
+    let mut files = Files::of(&instance);
+    let link = instance.path("link");
+    symlink(&point, &link).unwrap();
+    for (path, content) in [(&point, "first"), (&link, "")] {
+        let written = files.write(order(path), content.as_bytes());
+        let size = content.len() as u64;
+        assert!(
+            matches!(written, FilesOutput::Written { size: all } if all == size),
+            "{written:?}"
+        );
+        assert_eq!(fs::read_to_string(&mounted).unwrap(), content);
+    }
+    let after = fs::metadata(&mounted).unwrap();
+    assert_eq!((after.ino(), after.mode() & 0o7777), (inode, 0o640));
+    assert!(!instance.path(&partial_name(OsStr::new("point")).into_string().unwrap()).exists());
+
+    let delete = Ask::Delete { path: word(&point), recursive: false };
+    let FilesOutput::Failed(failed) = files.ask(delete) else { panic!("deleted") };
+    assert!(failed.message.contains("is a mount point"), "{}", failed.message);
+    let rename = Ask::Rename { from: word(&link), to: word(&point), overwrite: true };
+    assert_eq!(files.code(rename), Code::Invalid);
+}
+
+#[test]
 fn writing_through_a_symlink_replaces_what_it_leads_to() {
     let instance = Instance::start();
     let mut files = Files::of(&instance);

@@ -5,9 +5,9 @@
 #[path = "support/instance.rs"]
 mod support;
 
-use std::io::{Read, Write};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use support::{Instance, noise, text, wait_until};
 
@@ -81,12 +81,74 @@ fn a_program_that_writes_more_than_it_reads_and_starts_late_gets_and_gives_all()
 }
 
 #[test]
-fn a_child_left_in_the_background_does_not_hold_the_session_open() {
+fn output_of_a_child_that_outlives_the_command_arrives() {
     let instance = Instance::start();
-    let start = Instant::now();
-    let output = instance.exec("sleep 30 & echo started");
-    assert_eq!(text(&output.stdout), "started\n");
-    assert!(start.elapsed() < Duration::from_secs(10));
+    let output = instance.exec("(sleep 2; echo late; echo later >&2) & echo early; exit 3");
+    assert_eq!(text(&output.stdout), "early\nlate\n");
+    assert_eq!(text(&output.stderr), "later\n");
+    assert_eq!(output.status.code(), Some(3));
+}
+
+/// Ends a process of the test's own.
+struct Background(String);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-9", &self.0]).status();
+    }
+}
+
+#[test]
+fn daemon_with_redirected_output_holds_no_session() {
+    let instance = Instance::start();
+    let output = instance.exec("sleep 1000 </dev/null >/dev/null 2>&1 & echo $!");
+    let daemon = Background(text(&output.stdout).trim().to_owned());
+    assert!(output.status.success());
+    assert!(std::path::Path::new(&format!("/proc/{}", daemon.0)).exists());
+}
+
+#[test]
+fn exit_status_does_not_wait_for_the_end_of_the_output() {
+    let instance = Instance::start();
+    let command = "sleep 1000 & echo $!; exit 3";
+    let mut ssh = instance.ssh(&["-v", "-o", "LogLevel=DEBUG1"], command);
+    let mut client = ssh.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut pid = String::new();
+    let mut stdout = BufReader::new(client.stdout.take().unwrap());
+    stdout.read_line(&mut pid).unwrap();
+    let holder = Background(pid.trim().to_owned());
+    let mut log = BufReader::new(client.stderr.take().unwrap()).lines();
+    assert!(log.any(|line| line.unwrap().contains("rtype exit-status")));
+    assert!(client.try_wait().unwrap().is_none(), "the output goes on");
+    drop(holder);
+    log.for_each(drop);
+    assert_eq!(client.wait().unwrap().code(), Some(3));
+}
+
+#[test]
+fn terminal_ends_with_its_program_whatever_holds_it() {
+    let instance = Instance::start();
+    for child in ["sleep 1000", "yes"] {
+        let command = format!("trap '' HUP; {child} & echo pid $! end; exit 3");
+        let output = instance.ssh(&["-tt"], &command).output().unwrap();
+        assert_eq!(output.status.code(), Some(3), "{child}");
+        let shown = text(&output.stdout);
+        let words: Vec<&str> = shown.split_whitespace().collect();
+        let at = words.iter().position(|word| word.ends_with("pid")).unwrap();
+        assert_eq!(words[at + 2], "end", "{child}");
+        drop(Background(words[at + 1].to_owned()));
+    }
+}
+
+#[test]
+fn all_that_a_program_wrote_to_its_terminal_arrives() {
+    let instance = Instance::start();
+    for _ in 0..10 {
+        let output = instance.ssh(&["-tt"], "seq 20000").output().unwrap();
+        let shown = text(&output.stdout);
+        assert_eq!(shown.lines().count(), 20000);
+        assert_eq!(shown.lines().last(), Some("20000"));
+    }
 }
 
 #[test]

@@ -37,6 +37,10 @@ pub(crate) fn failed(error: Errno, path: &Path) -> Failed {
             Code::Invalid,
             format!("{shown} is on another disk than where it should go: copy it instead"),
         ),
+        Errno::EBUSY => (
+            Code::Invalid,
+            format!("{shown} is a mount point: its content can be written, its name stays"),
+        ),
         Errno::EINVAL => (Code::Invalid, format!("{shown}: the disk does not take that")),
         other => (Code::Other, format!("{shown}: {}", other.desc().to_lowercase())),
     };

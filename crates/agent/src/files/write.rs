@@ -1,4 +1,7 @@
 //! Writing a file: into a partial file beside it, which takes its name when it is whole.
+//!
+//! A name that is a mount point (`/etc/hosts` in a container, a single file that was mounted) cannot be
+//! given to another file; there the whole content is copied into the file that is mounted.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -17,7 +20,7 @@ use super::FilesChannel;
 use super::channel::Broken;
 use super::failure::{Outcome, failed, failed_io};
 use super::look::source_of;
-use super::place::{Found, Place, kind_of, make_directories, path_of, stat_in};
+use super::place::{Found, Place, check_disk, handle, kind_of, make_directories, path_of, stat_in};
 
 /// What a new file gets where nobody says.
 const NEW_FILE: u32 = 0o644;
@@ -196,12 +199,45 @@ impl Partial {
             file.sync_all().map_err(|error| failed_io(&error, &real))?;
         }
         let folder = &self.place.folder;
-        renameat(folder, self.name.as_os_str(), folder, self.place.name.as_os_str())
-            .map_err(fail)?;
+        let renamed = renameat(folder, self.name.as_os_str(), folder, self.place.name.as_os_str());
+        if renamed == Err(Errno::EBUSY) {
+            return self.write_in_place();
+        }
+        renamed.map_err(fail)?;
         if order.durable {
             sync_directory(folder)?;
         }
         Ok(())
+    }
+
+    /// Copies the content into the file that is at the target, which keeps its owner and mode.
+    fn write_in_place(&self) -> Outcome<()> {
+        let (order, real) = (&self.order, self.place.real());
+        let fail = |error| failed(error, &real);
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let target = openat(&self.place.folder, self.place.name.as_os_str(), flags, Mode::empty())
+            .map_err(fail)?;
+        check_disk(&target)?;
+        if kind_of(&fstat(&target).map_err(fail)?) != libc::S_IFREG {
+            return Err(fail(Errno::EBUSY));
+        }
+        let mut target = File::from(target);
+        let mut whole =
+            File::open(handle(&*self.file)).map_err(|error| failed_io(&error, &real))?;
+        // Not emptied first: a disk that is full, or a crash, leaves as much as possible.
+        std::io::copy(&mut whole, &mut target)
+            .and_then(|length| target.set_len(length))
+            .map_err(|error| failed_io(&error, &real))?;
+        if let Some(mode) = order.mode {
+            fchmod(&target, Mode::from_bits_truncate(mode)).map_err(fail)?;
+        }
+        if let Some(mtime) = order.mtime {
+            futimens(&target, &TimeSpec::UTIME_NOW, &spec(mtime)).map_err(fail)?;
+        }
+        if order.durable {
+            target.sync_all().map_err(|error| failed_io(&error, &real))?;
+        }
+        remove(&self.place, &self.name).map_err(fail)
     }
 
     /// Leaves the beginning to the next attempt, if there may be one and it may have it.
@@ -256,7 +292,7 @@ fn open_partial(place: &Place) -> Outcome<(Flock<File>, OsString, bool)> {
             return Ok((locked, name, true));
         }
     }
-    Err(fail(Errno::EBUSY))
+    Err(fail(Errno::EAGAIN))
 }
 
 fn open(place: &Place, name: &OsStr, more: OFlag) -> nix::Result<File> {

@@ -15,7 +15,7 @@ use super::{Children, Exit};
 use crate::sys;
 
 /// Larger than the default 64 KiB, so that a fast writer is woken less often. Only filled pages cost memory.
-pub(crate) const PIPE_BYTES: usize = 256 * 1024;
+const PIPE_BYTES: usize = 256 * 1024;
 
 /// Who a child runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use kohakuriver_wire::exec::{ExecExit, ExecFailed, Size, Tty};
 use kohakuriver_wire::session::{Attach, SessionInfo};
@@ -11,7 +11,6 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::sync::{oneshot, watch};
-use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::ring::Ring;
@@ -19,7 +18,7 @@ use super::screen::Screen;
 use crate::exec::{terminal_request, winsize};
 use crate::launch::{self, Launcher, Wanted, failed};
 use crate::process::{self, Exit, Terminal};
-use crate::pty::{self, Master};
+use crate::pty::{self, Master, TerminalOutput};
 
 /// Output kept for clients that come back.
 const KEPT: usize = 512 * 1024;
@@ -29,11 +28,6 @@ const AHEAD: u64 = 128 * 1024;
 const BLOCK: usize = 16 * 1024;
 /// Clients whose input is still counted after they went.
 const MOST_INPUTS: usize = 16;
-/// After the program has ended, its children may still hold the terminal: how long their silence
-/// is waited out.
-const QUIET: Duration = Duration::from_millis(200);
-/// And their talk.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 pub(super) struct Session {
     pub name: String,
@@ -116,27 +110,14 @@ impl Session {
     fn run(self: Arc<Self>, exit: oneshot::Receiver<Exit>) -> Arc<Self> {
         let session = Arc::clone(&self);
         tokio::spawn(async move {
-            let mut exit = exit;
-            let reading = session.read_output();
-            tokio::pin!(reading);
-            let (ended, all_read) = tokio::select! {
-                ended = &mut exit => (ended, false),
-                // Every process let go of the terminal; the program itself will have ended.
-                () = &mut reading => ((&mut exit).await, true),
+            let program_ended = CancellationToken::new();
+            let output = TerminalOutput::new(session.master.clone(), program_ended.clone());
+            let ending = async {
+                let ended = exit.await;
+                program_ended.cancel();
+                ended
             };
-            let mut seen = session.news.subscribe();
-            let last_words = async {
-                loop {
-                    tokio::select! {
-                        () = &mut reading => return,
-                        changed = seen.changed() => if changed.is_err() { return },
-                        () = sleep(QUIET) => return,
-                    }
-                }
-            };
-            if !all_read {
-                let _ = timeout(LAST_WORDS, last_words).await;
-            }
+            let (ended, ()) = tokio::join!(ending, session.read_output(output));
             session.lock().ended = Some(launch::exit(ended.unwrap_or(Exit::Code(126))));
             session.tell();
         });
@@ -155,9 +136,8 @@ impl Session {
         self.news.subscribe()
     }
 
-    /// Takes what the program writes, as fast as its best client. Ends with the terminal.
-    async fn read_output(&self) {
-        let mut master = self.master.clone();
+    /// Takes what the program writes, as fast as its best client.
+    async fn read_output(&self, mut terminal: TerminalOutput) {
         let mut news = self.news.subscribe();
         let mut buffer = vec![0; BLOCK];
         loop {
@@ -166,7 +146,7 @@ impl Session {
                     return;
                 }
             }
-            let read = match master.read(&mut buffer).await {
+            let read = match terminal.read(&mut buffer).await {
                 Ok(0) | Err(_) => return,
                 Ok(read) => read,
             };

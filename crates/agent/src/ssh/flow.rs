@@ -1,32 +1,23 @@
 //! Moving bytes between a channel and a file descriptor, never beyond the peer's window nor ours.
 
 use std::io;
-use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use kohakuriver_net::Pieces;
 use russh::ChannelWriteHalf;
 use russh::server::Msg;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::sync::watch;
 use tokio::task::yield_now;
-use tokio::time::sleep;
 
 use super::window::Window;
 
 const BLOCK: usize = 64 * 1024;
 /// What a program says at once and is more than this may have more behind it.
 const SMALL: usize = 4 * 1024;
-/// After the main child has ended, others may still hold its output open: how long their silence is waited out.
-const QUIET: Duration = Duration::from_millis(500);
 
-/// Sends what `source` says until its end, or until it falls silent after `ended` became true.
-pub(super) async fn pump<R>(
-    mut source: R,
-    channel: &ChannelWriteHalf<Msg>,
-    extended: Option<u32>,
-    mut ended: watch::Receiver<bool>,
-) where
+/// Sends what `source` says until its end.
+pub(super) async fn pump<R>(mut source: R, channel: &ChannelWriteHalf<Msg>, extended: Option<u32>)
+where
     R: AsyncRead + Unpin,
 {
     let mut buffer = BytesMut::new();
@@ -34,13 +25,9 @@ pub(super) async fn pump<R>(
         if buffer.capacity() < BLOCK / 2 {
             buffer.reserve(BLOCK);
         }
-        tokio::select! {
-            biased;
-            read = source.read_buf(&mut buffer) => match read {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            },
-            () = fallen_silent(&mut ended) => return,
+        match source.read_buf(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
         }
         let data = buffer.split().freeze();
         let is_bulk = data.len() >= SMALL;
@@ -57,12 +44,6 @@ pub(super) async fn pump<R>(
             yield_now().await;
         }
     }
-}
-
-async fn fallen_silent(ended: &mut watch::Receiver<bool>) {
-    // A dropped sender is an end too.
-    let _ = ended.wait_for(|ended| *ended).await;
-    sleep(QUIET).await;
 }
 
 /// Bytes received on a channel and not yet accepted by whom they are for. The window bounds them.

@@ -9,7 +9,6 @@ use russh::server::{ChannelOpenHandle, Msg};
 use russh::{Channel, ChannelMsg, ChannelOpenFailure};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -61,9 +60,8 @@ pub(super) async fn relay<R, W>(
     W: AsyncWrite + Unpin,
 {
     let (mut from_client, to_client) = channel.split();
-    let (_running, ended) = watch::channel(false);
     let outward = async {
-        pump(from_target, &to_client, None, ended).await;
+        pump(from_target, &to_client, None).await;
         let _ = to_client.eof().await;
     };
     tokio::pin!(outward);

@@ -1,12 +1,15 @@
 //! A session channel: one process, its streams and its end.
 //!
 //! ```text
-//! waiting --exec|shell|subsystem--> running --child ended, output drained--> status sent, closed
+//! waiting --exec|shell|subsystem--> running --child ended: status sent, output at its end--> closed
 //!    \--closed--> gone                 \--client closed--> streams dropped, the child left to itself
 //! ```
 //!
+//! As with OpenSSH's server, the output ends when no process has it open any more. In a terminal it ends with the child.
+//!
 //! SFTP of the user that the agent runs as has no process: see [`sftp`].
 
+use std::future::ready;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -19,6 +22,7 @@ use russh::server::{Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig};
 use tokio::io::AsyncWrite;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::exec::{self, ClientEnv, Program, Setting};
 use super::flow::{Inbound, pump};
@@ -28,7 +32,7 @@ use super::sftp;
 use super::slots::ChannelSlot;
 use crate::passwd::User;
 use crate::process::{self, Exit, Output, Started, Terminal};
-use crate::pty::{self, Master, PtyRequest, window_size};
+use crate::pty::{self, Master, PtyRequest, TerminalOutput, window_size};
 
 const STDERR: u32 = 1;
 /// What shells answer for a command that cannot be started.
@@ -71,18 +75,20 @@ pub(super) async fn run(
         let home = start.user.home.clone();
         let served = sftp::serve(worker, home, &mut reader, &writer, &mut inbound).await;
         served.map(|served| match served {
-            Ok(()) => (Exit::Code(0), None),
-            Err(error) => (Exit::Code(1), Some(format!("kohakuriver: {error}\r\n"))),
+            Ok(()) => (Some(Exit::Code(0)), None),
+            Err(error) => (Some(Exit::Code(1)), Some(format!("kohakuriver: {error}\r\n"))),
         })
     } else {
         match launch(&server, start) {
             Ok((running, outputs)) => {
-                let attended = attend(running, outputs, &mut reader, &writer, &mut inbound).await;
+                let attended =
+                    attend(running, outputs, &mut reader, &writer, &handle, &mut inbound).await;
                 attended.map(|exit| (exit, None))
             }
             Err(message) => {
                 tracing::debug!(%message, "session not started");
-                Some((Exit::Code(NOT_STARTED), Some(format!("kohakuriver: {message}\r\n"))))
+                let message = format!("kohakuriver: {message}\r\n");
+                Some((Some(Exit::Code(NOT_STARTED)), Some(message)))
             }
         }
     };
@@ -172,28 +178,32 @@ fn launch(server: &SshServer, start: Start) -> Result<(Running, Outputs), String
     }
 }
 
-/// Attends the child until it has ended and its output is sent. None: the client has gone.
+/// Attends the child until it has ended and its output is sent. Returns its status where that is still to be sent, and
+/// `None` where the client has gone.
 async fn attend(
     mut running: Running,
     outputs: Outputs,
     reader: &mut ChannelReadHalf,
     writer: &ChannelWriteHalf<Msg>,
+    handle: &Handle,
     inbound: &mut Inbound,
-) -> Option<Exit> {
-    let (ended, ending) = watch::channel(false);
+) -> Option<Option<Exit>> {
+    let ended = CancellationToken::new();
     let (unread, mut unreading) = watch::channel(false);
     let drained = async {
         match outputs {
-            Outputs::Terminal(master) => pump(master, writer, None, ending).await,
+            Outputs::Terminal(master) => {
+                pump(TerminalOutput::new(master, ended.clone()), writer, None).await;
+            }
             Outputs::Pipes(stdout, stderr) => {
                 let from_stdout = async {
                     tokio::select! {
-                        () = pump(stdout, writer, None, ending.clone()) => {}
+                        () = pump(stdout, writer, None) => {}
                         // The pipe is closed with this: who writes on is told, as by any reader that has gone.
                         _ = unreading.wait_for(|unread| *unread) => {}
                     }
                 };
-                tokio::join!(from_stdout, pump(stderr, writer, Some(STDERR), ending.clone()),);
+                tokio::join!(from_stdout, pump(stderr, writer, Some(STDERR)));
             }
         }
     };
@@ -201,12 +211,11 @@ async fn attend(
 
     let mut all_sent = false;
     let mut exit = None;
+    let mut is_status_sent = false;
     let mut client_eof = false;
     loop {
-        if let Some(exit) = exit
-            && all_sent
-        {
-            return Some(exit);
+        if exit.is_some() && all_sent {
+            return Some(exit.filter(|_| !is_status_sent));
         }
         let stdin = &mut running.stdin;
         tokio::select! {
@@ -235,9 +244,14 @@ async fn attend(
                 exit = Some(status.unwrap_or(Exit::Code(NOT_STARTED)));
                 running.stdin = None;
                 inbound.close();
-                ended.send_replace(true);
+                ended.cancel();
             }
             () = &mut drained, if !all_sent => all_sent = true,
+            // Others have the output open: a client that only waits for the child knows its end now.
+            () = ready(()), if exit.is_some() && !is_status_sent => {
+                is_status_sent = true;
+                send_status(exit, writer, handle).await;
+            }
         }
         // A terminal has no end of file of its own: closing it would hang it up.
         if client_eof && inbound.is_empty() && running.master.is_none() {
@@ -274,7 +288,7 @@ fn control(message: &ChannelMsg, running: &Running) {
 }
 
 async fn finish(
-    exit: Exit,
+    exit: Option<Exit>,
     message: Option<String>,
     writer: &ChannelWriteHalf<Msg>,
     handle: &Handle,
@@ -283,18 +297,23 @@ async fn finish(
         let _ = writer.extended_data_bytes(STDERR, Bytes::from(message)).await;
     }
     let _ = writer.eof().await;
+    send_status(exit, writer, handle).await;
+    let _ = writer.close().await;
+}
+
+async fn send_status(exit: Option<Exit>, writer: &ChannelWriteHalf<Msg>, handle: &Handle) {
     match exit {
-        Exit::Code(code) => {
+        None => {}
+        Some(Exit::Code(code)) => {
             let _ = writer.exit_status(code.cast_unsigned()).await;
         }
-        Exit::Signal { number, core_dumped } => {
+        Some(Exit::Signal { number, core_dumped }) => {
             let name = from_signal(number);
             let _ = handle
                 .exit_signal_request(writer.id(), name, core_dumped, String::new(), String::new())
                 .await;
         }
     }
-    let _ = writer.close().await;
 }
 
 fn to_signal(signal: &Sig) -> Option<Signal> {

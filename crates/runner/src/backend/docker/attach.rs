@@ -27,6 +27,8 @@ const START_DEADLINE: Duration = Duration::from_secs(10);
 /// A terminal may not be there yet when its first size comes.
 const RESIZE_TRIES: u32 = 5;
 const RESIZE_PAUSE: Duration = Duration::from_millis(20);
+/// Between two questions for the exit code.
+const EXIT_PAUSE: Duration = Duration::from_millis(50);
 /// Words of ours only: nothing of anybody's input is in it.
 const LOGIN_SHELL: [&str; 3] =
     ["/bin/sh", "-c", "if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi"];
@@ -82,7 +84,7 @@ async fn run(
                         | LogOutput::StdIn { message },
                     )) => ExecOutput::Stdout(message),
                     Some(Err(error)) => return Err(plain(&error)),
-                    None => return Ok(Some(program.exit().await)),
+                    None => break,
                 };
                 if write(writer, &message).await.is_err() {
                     program.signal(Signal::SIGHUP).await;
@@ -101,6 +103,19 @@ async fn run(
             }
         }
     }
+    // A program may close its output long before it ends.
+    tokio::select! {
+        exit = program.exit() => Ok(Some(exit)),
+        () = at_end(reader) => {
+            program.signal(Signal::SIGHUP).await;
+            Ok(None)
+        }
+    }
+}
+
+/// Waits until the client has gone.
+async fn at_end(reader: &mut Reader) {
+    while let Ok(Some(_)) = reader.next().await {}
 }
 
 fn options(start: ExecStart) -> Result<CreateExecOptions<String>, String> {
@@ -184,8 +199,8 @@ impl Program<'_> {
     }
 
     async fn exit(&self) -> ExecExit {
-        // The output ends a moment before the engine knows the code.
-        for _ in 0..50 {
+        // The engine has no call that waits for it.
+        loop {
             match self.docker.inspect_exec(self.exec).await {
                 Ok(state) => {
                     if let (Some(false), Some(code)) = (state.running, state.exit_code) {
@@ -194,12 +209,11 @@ impl Program<'_> {
                 }
                 Err(error) => {
                     tracing::debug!(error = plain(&error), "no exit code");
-                    break;
+                    return ExecExit::Code(1);
                 }
             }
-            sleep(RESIZE_PAUSE).await;
+            sleep(EXIT_PAUSE).await;
         }
-        ExecExit::Code(1)
     }
 }
 
