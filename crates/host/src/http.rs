@@ -4,6 +4,7 @@ mod approval;
 mod audit;
 mod auth;
 mod ca;
+mod document;
 mod error;
 mod forward;
 mod fs;
@@ -29,7 +30,7 @@ mod welcome;
 use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -56,7 +57,7 @@ struct Document;
 
 /// All routes, with the OpenAPI document made from them at `/openapi.json`.
 fn router(app: Arc<App>) -> Router {
-    let (router, document): (Router<Arc<App>>, _) =
+    let (router, mut document): (Router<Arc<App>>, _) =
         OpenApiRouter::with_openapi(Document::openapi())
             .merge(health::routes())
             .merge(auth::routes())
@@ -76,6 +77,7 @@ fn router(app: Arc<App>) -> Router {
             .merge(ssh_cert::routes())
             .merge(fs::routes())
             .split_for_parts();
+    document::complete(&mut document);
     let document = Arc::new(document);
     router
         .merge(terminal::routes())
@@ -86,6 +88,7 @@ fn router(app: Arc<App>) -> Router {
         .fallback(elsewhere)
         .method_not_allowed_fallback(async || ApiError::wrong_method())
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(map_response(error::in_our_shape))
         .layer(from_fn_with_state(app.clone(), guard::guard))
         .with_state(app)
 }

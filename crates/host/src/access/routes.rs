@@ -173,6 +173,11 @@ pub fn find(method: &Method, path: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.method == method && row.path == path)
 }
 
+/// The methods that a path has rows for.
+pub fn methods(path: &str) -> Vec<&'static str> {
+    ROWS.iter().filter(|row| row.path == path).map(|row| row.method).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

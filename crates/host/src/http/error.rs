@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
-use http::header::WWW_AUTHENTICATE;
+use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use kohakuriver_api::ErrorBody;
 use kohakuriver_model::{FailureCode, Refusal};
@@ -20,6 +20,9 @@ use crate::streams::StreamError;
 /// The code of a refusal, for the audit log.
 #[derive(Clone, Debug)]
 pub struct ErrorCode(pub String);
+
+/// The longest text of an error that the framework made, in bytes.
+const MAX_TEXT: usize = 4096;
 
 /// A refused request.
 #[derive(Debug)]
@@ -92,6 +95,24 @@ impl IntoResponse for ApiError {
         response.extensions_mut().insert(code);
         response
     }
+}
+
+/// Gives an error that the framework made itself, such as for a path whose number is none, the
+/// shape of every other.
+pub async fn in_our_shape(response: Response) -> Response {
+    let status = response.status();
+    let is_text = |value: &HeaderValue| value.as_bytes().starts_with(b"text/plain");
+    let made_elsewhere = status.is_client_error()
+        && response.extensions().get::<ErrorCode>().is_none()
+        && response.headers().get(CONTENT_TYPE).is_some_and(is_text);
+    if !made_elsewhere {
+        return response;
+    }
+    let Ok(text) = axum::body::to_bytes(response.into_body(), MAX_TEXT).await else {
+        return ApiError::new(status, "invalid_request", "the request is invalid").into_response();
+    };
+    let text = String::from_utf8_lossy(&text).into_owned();
+    ApiError::new(status, "invalid_request", text).into_response()
 }
 
 impl From<JsonRejection> for ApiError {

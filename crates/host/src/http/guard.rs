@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::extract::{MatchedPath, RawPathParams, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use http::header::ALLOW;
 use kohakuriver_model::Role;
 
 use super::error::{ApiError, ErrorCode};
@@ -43,7 +44,11 @@ pub async fn guard(
     // What no route matches is answered as such, whoever asks.
     let Some(path) = path else { return next.run(request).await };
     let Some(row) = routes::find(request.method(), path.as_str()) else {
-        return ApiError::no_policy().into_response();
+        return match routes::methods(path.as_str()) {
+            methods if methods.is_empty() => ApiError::no_policy().into_response(),
+            // Only what has a row is named; a handler without one is not reached.
+            methods => ([(ALLOW, methods.join(","))], ApiError::wrong_method()).into_response(),
+        };
     };
     let address = request.extensions().get::<ClientAddress>().map(|client| client.0);
     let caller = match app.accounts.caller(&app, request.headers(), address).await {

@@ -9,8 +9,8 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use kohakuriver_api::{ErrorBody, Health, HealthAggregate, Node};
 use kohakuriver_model::{Role, Status};
-use serde::Deserialize;
-use utoipa::IntoParams;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -31,9 +31,18 @@ struct HealthQuery {
     hostname: Option<String>,
 }
 
+/// The whole cluster, or where `hostname` was given an array with that node.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes what the handler answers")]
+enum HealthAnswer {
+    Cluster(Box<Health>),
+    Node(Vec<Node>),
+}
+
 /// How the cluster is. Somebody who has not logged in learns that there is one.
 #[utoipa::path(get, path = "/api/health", tag = "cluster", params(HealthQuery),
-    responses((status = 200, body = Health), (status = 404, body = ErrorBody)))]
+    responses((status = 200, body = HealthAnswer), (status = 404, body = ErrorBody)))]
 async fn health(
     State(app): State<Arc<App>>,
     caller: Caller,
