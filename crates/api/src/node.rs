@@ -18,7 +18,8 @@ pub struct Node {
     /// `online` or `offline`.
     pub status: String,
     pub last_heartbeat: Option<String>,
-    /// `{"0": {"cores": [0, 1], "memory_bytes": 1}}`
+    /// `{"0": {"cores": [0, 1], "memory_bytes": 1}, "numa_nodes": [{"id": 0, "cpu_count": 2,
+    /// "memory_total_mb": 1}]}`; empty where nothing is known.
     pub numa_topology: BTreeMap<String, serde_json::Value>,
     pub gpu_info: Vec<GpuInfo>,
     pub cpu_percent: f32,

@@ -15,6 +15,9 @@ use crate::clock::iso;
 use crate::host::App;
 use crate::orders;
 
+/// Beside the numbers of NUMA nodes, the same facts as a list.
+const NUMA_NODES: &str = "numa_nodes";
+
 /// Whether the node was heard recently enough that its instances keep their status.
 pub fn is_node_seen(app: &App, node: &NodeId) -> bool {
     if app.links.is_online(node) {
@@ -313,6 +316,18 @@ pub fn node(app: &App, row: &NodeRow) -> Node {
             (numa.id.to_string(), facts)
         })
         .collect::<BTreeMap<_, _>>();
+    if !inventory.numa.is_empty() {
+        // Existing dashboards read this list, existing command lines the entries beside it.
+        let nodes: Vec<_> = inventory
+            .numa
+            .iter()
+            .map(|numa| {
+                serde_json::json!({"id": numa.id, "cpu_count": numa.cpus.len(),
+                    "memory_total_mb": numa.memory_bytes >> 20})
+            })
+            .collect();
+        node.numa_topology.insert(NUMA_NODES.to_owned(), nodes.into());
+    }
     let taken = |gpu: &Gpu| row.gpus_taken.contains(&gpu.uuid);
     node.gpu_info = inventory
         .gpus

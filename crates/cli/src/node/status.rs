@@ -83,8 +83,9 @@ fn panel(node: &Node, now: Timestamp) -> Panel {
         let text = "Docker cannot give GPUs to a VPS: NVIDIA's container toolkit is missing";
         panel.tinted("gpu runtime", Tone::Bad, text);
     }
-    if node.numa_topology.len() > 1 {
-        panel.add("numa nodes", node.numa_topology.len().to_string());
+    let numa_nodes = node.numa_topology.keys().filter(|key| key.parse::<u32>().is_ok()).count();
+    if numa_nodes > 1 {
+        panel.add("numa nodes", numa_nodes.to_string());
     }
     match (&node.docker_error, &node.docker_version) {
         (Some(error), _) => panel.tinted("docker", Tone::Bad, error),
