@@ -5,6 +5,7 @@
 //! what the end-to-end tests need, and `scripts/e2e-images.sh --with-debian`. `make bench` sees
 //! to all of it. These are figures to read, never tests with a time limit.
 
+mod audit;
 mod auth;
 mod beside;
 mod bulk;
@@ -29,7 +30,7 @@ use sample::Line;
 /// A measurement by its name on the command line.
 type Bench = (&'static str, fn() -> Vec<Line>);
 
-const BENCHES: [Bench; 13] = [
+const BENCHES: [Bench; 14] = [
     ("start", start::run),
     ("create", create::run),
     ("bulk", bulk::run),
@@ -38,6 +39,7 @@ const BENCHES: [Bench; 13] = [
     ("sftp", sftp::run),
     ("lifecycle", lifecycle::run),
     ("auth", auth::run),
+    ("audit", audit::run),
     ("list", list::run),
     ("reconcile", reconcile::run),
     ("scale", scale::run),

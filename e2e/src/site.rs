@@ -260,7 +260,8 @@ impl Site {
         self.host_with(&["--bind", "0.0.0.0"])
     }
 
-    fn host_with(&mut self, arguments: &[&str]) -> Server {
+    /// Starts it with these flags.
+    pub fn host_with(&mut self, arguments: &[&str]) -> Server {
         let mut command = self.command();
         command.arg("host").args(arguments).arg("--data-dir").arg(self.data_dir());
         command.args(["--port", &self.port.to_string(), "--ssh-port", &self.ssh_port.to_string()]);

@@ -343,7 +343,11 @@ pub struct AuditEntry {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AuditVerified {
     pub intact: bool,
+    /// Entries that are there and are as they were written.
     pub entries: u64,
+    /// Entries that were removed for their age or for the log's size; the log says which.
+    #[serde(default)]
+    pub pruned: u64,
     /// Worth noting elsewhere: it proves all entries up to now.
     pub last_hash: Option<String>,
     /// The first entry that is not as it was written.

@@ -1,8 +1,13 @@
 //! The way into the audit log: many write, one task appends, as many entries at a time as have
 //! come together.
 //!
-//! Who changes something is answered when it is written down. What only begins or ends, such as
-//! a terminal, does not wait.
+//! A request that changes something is answered when its entry is in the log, or counted where its
+//! sender makes too many ([`fold`]). Beginnings and ends of sessions do not wait.
+
+mod fold;
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use kohakuriver_store::{NewAudit, Store};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -11,11 +16,15 @@ use tokio::task::JoinHandle;
 use crate::access::{Caller, Who};
 use crate::clock::Clock;
 
+use fold::Fold;
+
 /// Entries on their way; who waits makes no more of them.
 const QUEUE: usize = 4096;
 const AT_ONCE: usize = 256;
 /// A longer detail is somebody's wish to fill the disk.
 const LONGEST: usize = 500;
+/// How often entries that were counted are looked for.
+const DUE_EVERY: Duration = Duration::from_secs(5);
 
 /// What is to be written down.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +42,7 @@ type Queued = (NewAudit, Option<oneshot::Sender<()>>);
 #[derive(Debug)]
 pub struct Audit {
     queue: mpsc::Sender<Queued>,
+    fold: Arc<std::sync::Mutex<Fold>>,
     clock: Clock,
     writer: Mutex<Option<JoinHandle<()>>>,
     close: tokio_util::sync::CancellationToken,
@@ -43,14 +53,17 @@ impl Audit {
     pub fn start(store: Store, clock: Clock) -> Self {
         let (queue, entries) = mpsc::channel(QUEUE);
         let close = tokio_util::sync::CancellationToken::new();
-        let writer = tokio::spawn(write(store, entries, close.clone()));
-        Self { queue, clock, writer: Mutex::new(Some(writer)), close }
+        let fold = Arc::new(std::sync::Mutex::new(Fold::default()));
+        let writer = Writer { store, fold: fold.clone(), clock: clock.clone() };
+        let writer = tokio::spawn(writer.run(entries, close.clone()));
+        Self { queue, fold, clock, writer: Mutex::new(Some(writer)), close }
     }
 
     /// Writes an entry, and waits until it is there.
     pub async fn record(&self, caller: &Caller, entry: Entry<'_>) {
+        let Some(entry) = self.admit(self.complete(caller, entry)) else { return };
         let (tell, told) = oneshot::channel();
-        if self.queue.send((self.complete(caller, entry), Some(tell))).await.is_ok() {
+        if self.queue.send((entry, Some(tell))).await.is_ok() {
             // An error here is the writer's end; it has said so.
             let _ = told.await;
         }
@@ -58,9 +71,14 @@ impl Audit {
 
     /// Writes an entry some time soon.
     pub fn note(&self, caller: &Caller, entry: Entry<'_>) {
-        if let Err(error) = self.queue.try_send((self.complete(caller, entry), None)) {
+        let Some(entry) = self.admit(self.complete(caller, entry)) else { return };
+        if let Err(error) = self.queue.try_send((entry, None)) {
             tracing::error!(%error, "an entry of the audit log was lost");
         }
+    }
+
+    fn admit(&self, entry: NewAudit) -> Option<NewAudit> {
+        self.fold.lock().unwrap_or_else(PoisonError::into_inner).admit(entry)
     }
 
     /// Writes what is queued, and ends.
@@ -100,40 +118,66 @@ fn bounded(mut text: String) -> String {
     text
 }
 
-async fn write(
+/// The task that appends.
+struct Writer {
     store: Store,
-    mut entries: mpsc::Receiver<Queued>,
-    close: tokio_util::sync::CancellationToken,
-) {
-    loop {
-        let mut batch = Vec::new();
-        let got = tokio::select! {
-            biased;
-            got = entries.recv_many(&mut batch, AT_ONCE) => got,
-            () = close.cancelled() => {
-                entries.close();
-                entries.recv_many(&mut batch, AT_ONCE).await
+    fold: Arc<std::sync::Mutex<Fold>>,
+    clock: Clock,
+}
+
+impl Writer {
+    async fn run(
+        self,
+        mut entries: mpsc::Receiver<Queued>,
+        close: tokio_util::sync::CancellationToken,
+    ) {
+        let mut due = tokio::time::interval(DUE_EVERY);
+        loop {
+            let mut batch = Vec::new();
+            let got = tokio::select! {
+                biased;
+                got = entries.recv_many(&mut batch, AT_ONCE) => got,
+                () = close.cancelled() => {
+                    entries.close();
+                    entries.recv_many(&mut batch, AT_ONCE).await
+                }
+                _ = due.tick() => {
+                    self.append(self.counted(Fold::due)).await;
+                    continue;
+                }
+            };
+            if got == 0 {
+                break;
             }
-        };
-        if got == 0 {
+            let (batch, waiting): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+            self.append(batch).await;
+            for tell in waiting.into_iter().flatten() {
+                let _ = tell.send(());
+            }
+        }
+        self.append(self.counted(Fold::rest)).await;
+    }
+
+    fn counted(&self, take: impl FnOnce(&mut Fold, i64) -> Vec<NewAudit>) -> Vec<NewAudit> {
+        let mut fold = self.fold.lock().unwrap_or_else(PoisonError::into_inner);
+        take(&mut fold, self.clock.now_ms())
+    }
+
+    async fn append(&self, batch: Vec<NewAudit>) {
+        if batch.is_empty() {
             return;
         }
-        let (batch, waiting): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        if let Err(error) = store.append_audit(&batch).await {
-            // What was done is done. The log of the host is the next best place.
-            tracing::error!(%error, "the audit log cannot be written");
-            for entry in &batch {
-                tracing::error!(
-                    actor = entry.actor,
-                    action = entry.action,
-                    object = entry.object,
-                    result = entry.result,
-                    "not in the audit log"
-                );
-            }
-        }
-        for tell in waiting.into_iter().flatten() {
-            let _ = tell.send(());
+        let Err(error) = self.store.append_audit(&batch).await else { return };
+        // What was done is done. The log of the host is the next best place.
+        tracing::error!(%error, "the audit log cannot be written");
+        for entry in &batch {
+            tracing::error!(
+                actor = entry.actor,
+                action = entry.action,
+                object = entry.object,
+                result = entry.result,
+                "not in the audit log"
+            );
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use kohakuriver_link::client::HostAddress;
+use kohakuriver_store::{AuditLimits, EventLimits};
 
 use crate::accounts::AuthConfig;
 use crate::people_tls::PeopleTls;
@@ -33,4 +34,12 @@ pub struct HostConfig {
     /// How long a silent node's instances keep their last status before they are `lost`.
     pub lost_after: Duration,
     pub auth: AuthConfig,
+    pub history: History,
+}
+
+/// How much history the database keeps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct History {
+    pub audit: AuditLimits,
+    pub events: EventLimits,
 }

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::accounts::Accounts;
 use crate::audit::Audit;
+use crate::config::History;
 use crate::links::{Links, LocalNode};
 use crate::oidc::Oidc;
 use crate::people_tls::{PeopleServer, PeopleTls, TlsError};
@@ -281,8 +282,14 @@ async fn watch_silence(app: Arc<App>, shutdown: CancellationToken) {
         let now_ms = app.clock.now_ms();
         if now_ms >= prune_at {
             prune_at = now_ms + PRUNE_EVERY_MS;
-            if let Err(error) = app.store.prune(now_ms).await {
+            let History { audit, events } = app.config.history;
+            if let Err(error) = app.store.prune(events, now_ms).await {
                 tracing::warn!(%error, "old events were not removed");
+            }
+            match app.store.prune_audit(audit, now_ms).await {
+                Ok(0) => {}
+                Ok(removed) => tracing::info!(removed, "old entries of the audit log were removed"),
+                Err(error) => tracing::warn!(%error, "old audit entries were not removed"),
             }
             if let Err(error) = app.store.prune_credentials(now_ms).await {
                 tracing::warn!(%error, "expired sessions were not removed");

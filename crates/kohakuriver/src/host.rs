@@ -11,6 +11,7 @@ use kohakuriver_link::client::HostAddress;
 
 use crate::auth::{self, AuthArgs};
 use crate::exit::{Exit, FAILED, NOT_READY, USAGE};
+use crate::history::HistoryArgs;
 use crate::tls::TlsArgs;
 use crate::{logging, paths, signals};
 
@@ -33,6 +34,8 @@ pub struct HostArgs {
     auth: AuthArgs,
     #[command(flatten)]
     tls: TlsArgs,
+    #[command(flatten)]
+    history: HistoryArgs,
     /// Port of the SSH gateway
     #[arg(long, value_name = "PORT", env = "KOHAKURIVER_SSH_PROXY_PORT", default_value_t = 8002)]
     ssh_port: u16,
@@ -68,6 +71,7 @@ pub fn run(args: HostArgs, global: &GlobalArgs) -> Result<(), Exit> {
         link_address: HostAddress { host: advertise, port: args.link_port },
         lost_after: Duration::from_secs(args.lost_after),
         auth,
+        history: args.history.limits(),
     };
     logging::start();
     runtime()?.block_on(async {

@@ -4,6 +4,7 @@ mod agent;
 mod auth;
 mod exit;
 mod findings;
+mod history;
 mod host;
 mod logging;
 mod paths;

@@ -17,6 +17,7 @@ use kohakuriver_runner::Streams;
 
 use crate::auth::{self, AuthArgs};
 use crate::exit::{Exit, FAILED, NOT_READY};
+use crate::history::HistoryArgs;
 use crate::host::{api_port, runtime};
 use crate::runner::{self, Places};
 use crate::tls::TlsArgs;
@@ -41,6 +42,8 @@ pub struct UpArgs {
     #[command(flatten)]
     tls: TlsArgs,
     #[command(flatten)]
+    history: HistoryArgs,
+    #[command(flatten)]
     places: Places,
 }
 
@@ -61,6 +64,7 @@ pub fn run(args: UpArgs, global: &GlobalArgs) -> Result<(), Exit> {
         link_address: HostAddress { host: loopback.to_string(), port: args.link_port },
         lost_after: Duration::from_secs(30),
         auth,
+        history: args.history.limits(),
     };
     logging::start();
     runtime()?.block_on(async {

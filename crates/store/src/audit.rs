@@ -1,6 +1,17 @@
-//! Who did what: a list that only grows, each entry's hash covering the one before it. Whoever
-//! changes or takes out an entry must make all later ones anew, and cannot make the hash that
-//! somebody else has noted.
+//! Who did what: a list that grows at its end, each entry's hash covering the one before it.
+//! Whoever changes or takes out an entry must make all later ones anew, and cannot make the hash
+//! that somebody else has noted.
+//!
+//! Old entries are removed at the front ([`prune`]); the hash of the last one removed is kept and
+//! is written into the log itself, so that the rest stays verifiable. [`query`] finds pages.
+//!
+//! ```text
+//!  removed ......... | kept ................................ | appended
+//!          pruned_seq, pruned_hash <── hash <── hash <── hash
+//! ```
+
+mod prune;
+mod query;
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
@@ -9,8 +20,13 @@ use sqlx::{Row, SqliteConnection};
 
 use crate::{Store, StoreError};
 
+pub use prune::AuditLimits;
+pub use query::AuditFilter;
+
 /// How many entries are read at once.
 const PAGE: i64 = 1000;
+/// What a row takes on disk beside its texts: its numbers, its hash, its place in the indexes.
+const ROW_BYTES: usize = 200;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewAudit {
@@ -29,6 +45,16 @@ pub struct NewAudit {
     pub detail: String,
 }
 
+impl NewAudit {
+    /// About what it takes in the database.
+    fn bytes(&self) -> i64 {
+        let texts =
+            [&self.actor, &self.address, &self.action, &self.object, &self.result, &self.detail];
+        let bytes = ROW_BYTES + texts.iter().map(|text| text.len()).sum::<usize>();
+        i64::try_from(bytes).unwrap_or(i64::MAX)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRow {
     pub seq: i64,
@@ -36,28 +62,28 @@ pub struct AuditRow {
     pub hash: String,
 }
 
-/// Which entries to show. Empty fields ask for nothing.
-#[derive(Clone, Debug, Default)]
-pub struct AuditFilter {
-    pub actor: Option<String>,
-    /// The whole action, or what it begins with.
-    pub action: Option<String>,
-    pub object: Option<String>,
-    /// Only older ones than this.
-    pub before: Option<i64>,
-    /// Only newer ones than this, oldest first.
-    pub after: Option<i64>,
-    pub since_ms: Option<i64>,
-    pub limit: u32,
-}
-
-/// What checking the chain found.
+/// The outcome of checking the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verified {
-    /// All entries are as they were written; the hash of the last.
-    Intact { entries: u64, last: String },
+    /// All entries are as they were written.
+    Intact {
+        /// Entries that are there.
+        entries: u64,
+        /// Entries that were removed for their age or for the log's size.
+        pruned: u64,
+        /// The hash of the last entry; empty where there is none.
+        last: String,
+    },
     /// The first entry that is not.
     Broken { seq: i64 },
+}
+
+/// Where the kept part of the log begins, and its size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct State {
+    pruned_seq: i64,
+    pruned_hash: String,
+    bytes: i64,
 }
 
 impl Store {
@@ -69,48 +95,53 @@ impl Store {
         Ok(())
     }
 
-    /// Newest first, unless `after` asks for what follows.
-    pub async fn list_audit(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
-        let sql = "SELECT * FROM audit WHERE ifnull(actor = $1, 1)
-            AND ifnull(action = $2 OR substr(action, 1, length($2) + 1) = $2 || '.', 1)
-            AND ifnull(object = $3, 1) AND ifnull(seq < $4, 1) AND ifnull(at_ms >= $5, 1)
-            AND ifnull(seq > $6, 1) ORDER BY iif($6 IS NULL, -seq, seq) LIMIT $7";
-        let rows = sqlx::query(sql)
-            .bind(&filter.actor)
-            .bind(&filter.action)
-            .bind(&filter.object)
-            .bind(filter.before)
-            .bind(filter.since_ms)
-            .bind(filter.after)
-            .bind(i64::from(filter.limit))
-            .fetch_all(&self.readers)
-            .await?;
-        rows.iter().map(read_audit).collect()
-    }
-
     /// The next entries after `seq`, oldest first; for reading all of them.
     pub async fn audit_after(&self, seq: i64) -> Result<Vec<AuditRow>, StoreError> {
-        let sql = "SELECT * FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2";
-        let rows = sqlx::query(sql).bind(seq).bind(PAGE).fetch_all(&self.readers).await?;
-        rows.iter().map(read_audit).collect()
+        page_after(&mut *self.readers.acquire().await?, seq).await
     }
 
-    /// Goes through all entries, a page at a time.
+    /// Checks every entry against the one before it, a page at a time, in one view of the
+    /// database: entries that are appended or removed meanwhile do not disturb it.
     pub async fn verify_audit(&self) -> Result<Verified, StoreError> {
-        let (mut seq, mut last) = (0, String::new());
+        let mut view = self.readers.begin().await?;
+        let state = state(&mut view).await?;
+        let (mut seq, mut last) = (state.pruned_seq, state.pruned_hash.clone());
+        // Somebody who takes out the oldest entries would have to have the log say so.
+        let mut explained = state.pruned_seq == 0;
         loop {
-            let page = self.audit_after(seq).await?;
+            let page = page_after(&mut view, seq).await?;
+            if page.is_empty() && explained {
+                let entries = (seq - state.pruned_seq).unsigned_abs();
+                let pruned = state.pruned_seq.unsigned_abs();
+                return Ok(Verified::Intact { entries, pruned, last });
+            }
             if page.is_empty() {
-                return Ok(Verified::Intact { entries: seq.unsigned_abs(), last });
+                return Ok(Verified::Broken { seq: state.pruned_seq + 1 });
             }
             for row in page {
                 if row.seq != seq + 1 || row.hash != chain(&last, row.seq, &row.entry) {
                     return Ok(Verified::Broken { seq: row.seq });
                 }
+                explained |= prune::explains(&row.entry, state.pruned_seq, &state.pruned_hash);
                 (seq, last) = (row.seq, row.hash);
             }
         }
     }
+}
+
+async fn page_after(view: &mut SqliteConnection, seq: i64) -> Result<Vec<AuditRow>, StoreError> {
+    let sql = "SELECT * FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2";
+    let rows = sqlx::query(sql).bind(seq).bind(PAGE).fetch_all(view).await?;
+    rows.iter().map(read_audit).collect()
+}
+
+async fn state(view: &mut SqliteConnection) -> Result<State, StoreError> {
+    let row = sqlx::query("SELECT * FROM audit_state").fetch_one(view).await?;
+    Ok(State {
+        pruned_seq: row.try_get("pruned_seq")?,
+        pruned_hash: row.try_get("pruned_hash")?,
+        bytes: row.try_get("bytes")?,
+    })
 }
 
 /// Writes entries behind the last one, in a transaction that holds the write lock.
@@ -123,7 +154,10 @@ pub(crate) async fn append(
         .await?;
     let (mut seq, mut hash) = match last {
         Some(row) => (row.try_get("seq")?, row.try_get("hash")?),
-        None => (0, String::new()),
+        None => {
+            let state = state(tx).await?;
+            (state.pruned_seq, state.pruned_hash)
+        }
     };
     for entry in entries {
         seq += 1;
@@ -144,6 +178,10 @@ pub(crate) async fn append(
             .execute(&mut *tx)
             .await?;
     }
+    sqlx::query("UPDATE audit_state SET bytes = bytes + $1")
+        .bind(entries.iter().map(NewAudit::bytes).sum::<i64>())
+        .execute(&mut *tx)
+        .await?;
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! What happened to each instance, and who asked.
 //!
 //! An event is written in the transaction that makes it true. Events outlive their instance, so
-//! that the question "who deleted it?" has an answer; old ones are pruned.
+//! that the question "who deleted it?" has an answer. They are bounded: in length, in number for
+//! each instance, in number over all, and in age.
 
 use kohakuriver_model::TaskId;
 use sqlx::sqlite::SqliteRow;
@@ -11,7 +12,25 @@ use crate::{Store, StoreError};
 
 /// More would be somebody's loop.
 const KEPT_PER_INSTANCE: i64 = 1000;
-const KEPT_MS: i64 = 90 * 24 * 3600 * 1000;
+/// A longer detail is cut: it is a sentence for people, not the request.
+const LONGEST_DETAIL: usize = 1000;
+/// Join tokens that nobody can use any more.
+const TOKENS_KEPT_MS: i64 = 90 * 24 * 3600 * 1000;
+
+/// What is kept at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventLimits {
+    pub max_age_ms: i64,
+    /// Over all instances. Events of instances that are gone are removed first.
+    pub max_rows: u32,
+}
+
+impl Default for EventLimits {
+    /// 90 days, half a million events.
+    fn default() -> Self {
+        Self { max_age_ms: 90 * 24 * 3600 * 1000, max_rows: 500_000 }
+    }
+}
 
 /// What is to be written down.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,15 +92,21 @@ impl Store {
         Ok(known.map(|_| id))
     }
 
-    /// Removes events that are too old, and join tokens that nobody can use any more.
-    pub async fn prune(&self, now_ms: i64) -> Result<u64, StoreError> {
+    /// Removes events that are beyond the limits, and join tokens that expired long ago. Returns
+    /// how many events were removed.
+    pub async fn prune(&self, limits: EventLimits, now_ms: i64) -> Result<u64, StoreError> {
         sqlx::query("DELETE FROM join_tokens WHERE expires_ms < $1")
-            .bind(now_ms - KEPT_MS)
+            .bind(now_ms - TOKENS_KEPT_MS)
             .execute(&self.writer)
             .await?;
         let sql = "DELETE FROM events WHERE at_ms < $1";
-        let done = sqlx::query(sql).bind(now_ms - KEPT_MS).execute(&self.writer).await?;
-        Ok(done.rows_affected())
+        let old = sqlx::query(sql).bind(now_ms - limits.max_age_ms).execute(&self.writer).await?;
+        let sql = "DELETE FROM events WHERE id IN (
+            SELECT e.id FROM events e LEFT JOIN instances i ON i.id = e.instance_id
+            ORDER BY i.id IS NOT NULL, e.id
+            LIMIT max(0, (SELECT count(*) FROM events) - $1))";
+        let many = sqlx::query(sql).bind(limits.max_rows).execute(&self.writer).await?;
+        Ok(old.rows_affected() + many.rows_affected())
     }
 }
 
@@ -98,7 +123,7 @@ pub(crate) async fn insert_event(
     .bind(now_ms)
     .bind(event.kind)
     .bind(&event.actor)
-    .bind(&event.detail)
+    .bind(bounded(&event.detail))
     .execute(&mut **tx)
     .await?;
     sqlx::query(
@@ -110,6 +135,10 @@ pub(crate) async fn insert_event(
     .execute(&mut **tx)
     .await?;
     Ok(())
+}
+
+fn bounded(detail: &str) -> &str {
+    &detail[..detail.floor_char_boundary(LONGEST_DETAIL)]
 }
 
 fn read_event(row: &SqliteRow) -> Result<EventRow, StoreError> {

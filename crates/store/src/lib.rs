@@ -21,13 +21,13 @@ mod shares;
 mod tokens;
 mod users;
 
-pub use audit::{AuditFilter, AuditRow, NewAudit, Verified};
+pub use audit::{AuditFilter, AuditLimits, AuditRow, NewAudit, Verified};
 pub use credentials::{
     Credential, InvitationError, InvitationRow, NewInvitation, NewSession, NewToken, TokenRow,
     UserKeyRow,
 };
 pub use error::StoreError;
-pub use events::{EventRow, NewEvent};
+pub use events::{EventLimits, EventRow, NewEvent};
 pub use instances::{Approval, Change, CreateError, InstanceRow, NewInstance, Owner, Resolve};
 pub use nodes::NodeRow;
 pub use open::Store;

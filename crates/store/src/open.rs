@@ -17,6 +17,11 @@ use crate::StoreError;
 /// Readers beside the writer; a small cluster's dashboard and a few shells at once.
 const READERS: u32 = 4;
 
+/// Room that the files keep for a full disk: small changes, log-ins among them, go on for a while.
+const RESERVE_BYTES: i64 = 1024 * 1024;
+/// In pages of 4 KiB. The write-ahead log is folded into the database before it outgrows its room.
+const CHECKPOINT_PAGES: &str = "200";
+
 /// A handle to the database; cheap to clone.
 #[derive(Clone)]
 pub struct Store {
@@ -52,6 +57,7 @@ impl Store {
             // A commit survives a power cut: runners have acted on it by then.
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             .busy_timeout(Duration::from_secs(5));
         let writer =
             SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
@@ -59,6 +65,9 @@ impl Store {
             .run(&writer)
             .await
             .map_err(|error| StoreError::Driver(sqlx::Error::Migrate(Box::new(error))))?;
+        if let Err(error) = reserve(&writer).await {
+            tracing::warn!(%error, "no room was reserved for a full disk");
+        }
         let unsynced = SqlitePoolOptions::new()
             .max_connections(1)
             .connect_lazy_with(options.clone().synchronous(SqliteSynchronous::Normal));
@@ -96,6 +105,23 @@ impl Store {
     }
 }
 
+/// Makes both files larger than what is in them. SQLite fills free pages of the database and
+/// overwrites the write-ahead log from its start, neither of which asks the file system for room.
+///
+/// # Errors
+/// The disk is full already: then the database works as far as its files have room.
+async fn reserve(writer: &SqlitePool) -> Result<(), sqlx::Error> {
+    let mut connection = writer.acquire().await?;
+    // In two transactions: pages that one transaction takes and frees are never written.
+    sqlx::query("CREATE TABLE reserve AS SELECT zeroblob($1) AS room")
+        .bind(RESERVE_BYTES)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("DROP TABLE reserve").execute(&mut *connection).await?;
+    sqlx::query("PRAGMA wal_checkpoint(RESTART)").execute(&mut *connection).await?;
+    Ok(())
+}
+
 async fn begin_on(pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
     match pool.begin_with("BEGIN IMMEDIATE").await {
         // A full disk made SQLite end a transaction by itself, and the driver lost count: that
@@ -113,6 +139,7 @@ fn migrations() -> Migrator {
         (1, "start", include_str!("../migrations/0001_start.sql")),
         (2, "lifecycle", include_str!("../migrations/0002_lifecycle.sql")),
         (3, "accounts", include_str!("../migrations/0003_accounts.sql")),
+        (7, "audit", include_str!("../migrations/0007_audit.sql")),
     ];
     let migrations = scripts.map(|(version, name, sql)| {
         let sql = sqlx::SqlStr::from_static(sql);

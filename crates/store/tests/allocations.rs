@@ -11,8 +11,8 @@ use kohakuriver_model::{
     public_status,
 };
 use kohakuriver_store::{
-    Change, Consent, CreateError, InstanceRow, NewEvent, NewInstance, RedeemError, Resolve, Scope,
-    Store,
+    Change, Consent, CreateError, EventLimits, InstanceRow, NewEvent, NewInstance, RedeemError,
+    Resolve, Scope, Store,
 };
 use proptest::prelude::*;
 
@@ -197,7 +197,10 @@ async fn every_act_and_its_end_is_written_down_and_outlives_the_instance() {
     assert_eq!(cluster.store.list_events(row.id, 2).await.unwrap(), events[2..]);
     let id = row.id.to_string();
     assert_eq!(cluster.store.resolve_event_instance(&id).await.unwrap(), Some(row.id));
-    assert_eq!(cluster.store.prune(200 * 24 * 3600 * 1000).await.unwrap(), 4);
+    assert_eq!(
+        cluster.store.prune(EventLimits::default(), 200 * 24 * 3600 * 1000).await.unwrap(),
+        4
+    );
 }
 
 #[tokio::test]

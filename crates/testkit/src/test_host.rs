@@ -332,5 +332,6 @@ fn config(dir: &Path) -> HostConfig {
         link_address: HostAddress { host: loopback.to_string(), port: 0 },
         lost_after: Duration::from_secs(30),
         auth: AuthConfig::default(),
+        history: kohakuriver_host::History::default(),
     }
 }

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use kohakuriver_e2e::{BUSYBOX, Output, Server, Site, Terminal, run, run_with_input, wait_until};
+use kohakuriver_e2e::{
+    BUSYBOX, Output, Server, Site, SmallDisk, Terminal, run, run_with_input, wait_until,
+};
 use kohakuriver_testkit::{Browser, CLIENT_SECRET, OidcProvider};
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -182,6 +184,31 @@ fn a_users_wish_waits_for_an_operator_and_what_they_share_can_be_taken_back() {
     root.kr(&["auth", "user", "enable", "bob"]).ok();
     root.kr(&["vps", "delete", "web", "--force", "--yes"]).ok();
     drop(server);
+}
+
+#[test]
+fn full_disk_of_the_host_lets_people_log_in_and_read() {
+    let mut site = Site::new();
+    let disk = SmallDisk::mount(site.data_dir(), 12);
+    let server = site.host_with(&["--auth"]);
+    let root = Person::new(&site, "root");
+    root.register(&first_invitation(&server));
+    let token = root.kr(&["auth", "token", "create", "unused"]).ok();
+    disk.fill();
+
+    // A token's first use is noted, which must not be what refuses it.
+    let by_token = || run(root.command(&["vps", "list"]).env("KOHAKURIVER_TOKEN", token.trim()));
+    for _ in 0..3 {
+        by_token().ok();
+    }
+    let login = ["auth", "login", "--username", "root", "--password-stdin"];
+    run_with_input(&mut root.command(&login), PASSWORD.as_bytes()).ok();
+    assert_eq!(root.json(&["auth", "whoami"])["role"], "admin");
+
+    disk.free();
+    root.kr(&["audit", "verify"]).ok();
+    server.kill();
+    drop(disk);
 }
 
 #[test]

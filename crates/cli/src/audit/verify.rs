@@ -21,6 +21,9 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     } else if found.intact {
         let mut panel = Panel::default();
         panel.add("audit log", "intact").add("entries", found.entries.to_string());
+        if found.pruned > 0 {
+            panel.add("removed", format!("{}, for their age or for the log's size", found.pruned));
+        }
         panel.maybe("last hash", found.last_hash.as_deref()).print(context.out);
     }
     if found.intact {

@@ -148,8 +148,13 @@ mod tests {
 
     #[test]
     fn a_broken_chain_is_named_by_its_entry() {
-        let found =
-            AuditVerified { intact: false, entries: 3, last_hash: None, broken_at: Some(2) };
+        let found = AuditVerified {
+            intact: false,
+            entries: 3,
+            pruned: 0,
+            last_hash: None,
+            broken_at: Some(2),
+        };
         assert!(judge_log(&found).found.starts_with("entry 2 "));
         let whole = AuditVerified { intact: true, broken_at: None, ..found };
         assert_eq!(judge_log(&whole).state, State::Ok);

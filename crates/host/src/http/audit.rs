@@ -82,15 +82,17 @@ async fn list_audit(
 #[utoipa::path(get, path = "/api/audit/verify", tag = "audit", responses((status = 200, body = AuditVerified)))]
 async fn verify_audit(State(app): State<Arc<App>>) -> Result<Json<AuditVerified>, ApiError> {
     Ok(Json(match app.store.verify_audit().await? {
-        Verified::Intact { entries, last } => AuditVerified {
+        Verified::Intact { entries, pruned, last } => AuditVerified {
             intact: true,
             entries,
+            pruned,
             last_hash: Some(last).filter(|hash| !hash.is_empty()),
             broken_at: None,
         },
         Verified::Broken { seq } => AuditVerified {
             intact: false,
             entries: (seq - 1).unsigned_abs(),
+            pruned: 0,
             last_hash: None,
             broken_at: Some(seq),
         },
