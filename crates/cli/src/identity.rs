@@ -1,6 +1,7 @@
 //! Who asks, as far as this machine knows. A courtesy for the list of events, not a proof.
 
-use nix::unistd::{Uid, User, gethostname};
+use kohakuriver_net::passwd;
+use nix::unistd::{Uid, gethostname};
 
 /// The longest the host takes.
 const LONGEST: usize = 64;
@@ -10,7 +11,12 @@ pub fn login() -> Option<String> {
     let set = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
     set("USER")
         .or_else(|| set("LOGNAME"))
-        .or_else(|| User::from_uid(Uid::current()).ok().flatten().map(|user| user.name))
+        .or_else(|| passwd::account_of(Uid::current().as_raw()).map(|account| account.name))
+}
+
+/// The name of a user of this machine, or the number.
+pub fn name_of(user: u32) -> String {
+    passwd::account_of(user).map_or_else(|| user.to_string(), |account| account.name)
 }
 
 /// What this machine calls itself.

@@ -1,10 +1,14 @@
-//! What every part needs of the network: names to addresses without the C library's resolver
-//! (the executable is static), and copying bytes between two streams.
+//! What every part needs of the network and of the machine's files of names: host names to addresses
+//! and users to ids without the C library (the executable is static, and its resolver and user
+//! database would load modules), and copying bytes between two streams.
 
 mod block;
 mod early;
 mod files;
 mod gather;
+#[cfg(feature = "http")]
+mod http_names;
+pub mod passwd;
 mod pieces;
 mod quiet;
 mod relay;
@@ -14,6 +18,8 @@ mod splice;
 
 pub use early::Early;
 pub use files::raise_file_limit;
+#[cfg(feature = "http")]
+pub use http_names::HttpNames;
 pub use pieces::Pieces;
 pub use quiet::{Quiet, QuietSocket};
 pub use relay::{copy, relay};

@@ -1,14 +1,10 @@
 //! Channels that carry a connection, whichever side it was opened from.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use hickory_resolver::Resolver;
 use russh::server::{ChannelOpenHandle, Msg};
 use russh::{Channel, ChannelMsg, ChannelOpenFailure};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +22,7 @@ pub(super) async fn run_tcp(
     window: Window,
     closed: CancellationToken,
 ) {
-    let stream = match timeout(CONNECT_DEADLINE, connect(&host, port)).await {
+    let stream = match timeout(CONNECT_DEADLINE, kohakuriver_net::connect(&host, port)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(%host, port, %error, "forward not connected");
@@ -39,8 +35,6 @@ pub(super) async fn run_tcp(
             return;
         }
     };
-    // Best effort: a relay without it is only slower.
-    let _ = stream.set_nodelay(true);
     reply.accept().await;
     let (from_target, to_target) = stream.into_split();
     tokio::select! {
@@ -92,31 +86,4 @@ pub(super) async fn relay<R, W>(
         }
     }
     let _ = to_client.close().await;
-}
-
-async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
-    let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for ip in resolve(host).await? {
-        match TcpStream::connect(SocketAddr::new(ip, port)).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-/// Resolves without the C library, whose static form would load modules of the image's own one.
-async fn resolve(host: &str) -> io::Result<Vec<IpAddr>> {
-    let literal = host.trim_start_matches('[').trim_end_matches(']');
-    if let Ok(ip) = literal.parse() {
-        return Ok(vec![ip]);
-    }
-    if host.eq_ignore_ascii_case("localhost") {
-        return Ok(vec![IpAddr::from([127, 0, 0, 1]), std::net::Ipv6Addr::LOCALHOST.into()]);
-    }
-    // Made for each lookup: resolv.conf changes, and an idle agent holds no cache.
-    let resolver =
-        Resolver::builder_tokio().and_then(|builder| builder.build()).map_err(io::Error::other)?;
-    let found = resolver.lookup_ip(host).await.map_err(io::Error::other)?;
-    Ok(found.iter().collect())
 }

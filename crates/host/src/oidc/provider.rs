@@ -225,6 +225,7 @@ impl Provider {
         self.client
             .get_or_try_init(|| async {
                 Client::builder()
+                    .dns_resolver(std::sync::Arc::new(kohakuriver_net::HttpNames))
                     .timeout(ANSWER_LIMIT)
                     .redirect(reqwest::redirect::Policy::none())
                     .build()

@@ -25,6 +25,7 @@ const ROOM_STEP: u64 = 64 << 20;
 pub async fn download(url: &str, file: &Path, report: Report<'_>) -> Result<String, ImageError> {
     let failed = |reason: String| ImageError::Download { url: url.to_owned(), reason };
     let client = Client::builder()
+        .dns_resolver(std::sync::Arc::new(kohakuriver_net::HttpNames))
         .connect_timeout(CONNECT_LIMIT)
         .read_timeout(STALL)
         .redirect(Policy::custom(redirect))
