@@ -150,6 +150,39 @@ fn hold_in_the_middle(site: &Site, arguments: &[&str], held: impl Fn() -> bool) 
 }
 
 #[test]
+fn left_out_pipe_leaves_no_mark_for_later_copies() {
+    let mut site = Site::new();
+    let _server = site.up();
+    create(&site, "web");
+    let (tree, other) = (site.path().join("tree"), site.path().join("other"));
+    for (folder, file) in [(&tree, "file"), (&other, "file")] {
+        fs::create_dir(folder).unwrap();
+        fs::write(folder.join(file), folder.display().to_string()).unwrap();
+    }
+    nix::unistd::mkfifo(&tree.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let copy = |from: &Path, to: &str| site.kr(&["vps", "cp", from.to_str().unwrap(), to]);
+    copy(&tree, "web:/root/copy").fails(1, &["pipe", "left out", "one thing was not copied"]);
+    copy(&other, "web:/root/copy").ok();
+    let found = inside(&site, "cd /root/copy && find . -type f | sort && cat file other/file");
+    let expected = format!("./file\n./other/file\n{}{}", tree.display(), other.display());
+    assert_eq!(found, expected);
+
+    // The mark of an attempt that never ended, by a version that did not name the source.
+    inside(&site, "mkdir /root/half && touch /root/half/.kr-part");
+    copy(&other, "web:/root/half").ok();
+    assert_eq!(
+        inside(&site, "cd /root/half && find . -type f | sort"),
+        "./.kr-part\n./other/file\n"
+    );
+
+    // The same in the other direction.
+    inside(&site, "cd /root/copy && mkfifo other/pipe");
+    let back = site.path().join("back");
+    site.kr(&["vps", "cp", "web:/root/copy", back.to_str().unwrap()]).fails(1, &["left out"]);
+    assert!(back.join("other/file").exists() && !back.join(".kr-part").exists());
+}
+
+#[test]
 fn a_copy_that_was_killed_goes_on_where_it_stopped_in_both_directions() {
     const LENGTH: usize = 150_000_000;
     let mut site = Site::new();

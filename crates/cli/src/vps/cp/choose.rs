@@ -1,5 +1,6 @@
 //! What of the source is missing at the target.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use kohakuriver_wire::files::{Ask, ClientError, FilesOutput, Kind};
@@ -47,23 +48,39 @@ pub async fn by_local(
     Ok(())
 }
 
+/// What is asked about the target.
+#[derive(Clone, Copy, Debug)]
+pub struct Questions {
+    /// Which files are there already.
+    pub present: bool,
+    /// Whether a symlink is in the way: another VPS that names what is written may have put it
+    /// there with an earlier copy, and the agent would write through it.
+    pub links: bool,
+}
+
 /// By what is in a VPS, asked ahead.
 pub async fn by_remote(
     talk: &mut Talk,
-    name: &str,
-    root: &Path,
+    (name, root): (&str, &Path),
+    questions: Questions,
     report: &Report,
     mut items: Receiver<Item>,
     choices: Sender<(Item, Choice)>,
 ) -> Result<(), Failure> {
     let (asked, mut answered) = channel::<Item>(AHEAD);
     let Talk { orders, answers } = talk;
+    let about_link = |item: &Item| questions.links && !item.way.as_os_str().is_empty();
+    let about_file = |item: &Item| questions.present && matches!(item.what, What::File { .. });
     let asking = async move {
         let broken = |error: std::io::Error| lost(name, error.into());
         while let Some(item) = next(&mut items, asked.capacity(), orders, name).await? {
-            if matches!(item.what, What::File { .. }) {
-                let ask = Ask::Probe { path: word(&item.under(root)) };
+            let path = word(&item.under(root));
+            if about_link(&item) {
+                let ask = Ask::Stat { path: path.clone(), follow: false };
                 orders.ask(ask).await.map_err(broken)?;
+            }
+            if about_file(&item) {
+                orders.ask(Ask::Probe { path }).await.map_err(broken)?;
             }
             if asked.send(item).await.is_err() {
                 break;
@@ -72,20 +89,46 @@ pub async fn by_remote(
         orders.flush().await.map_err(broken)
     };
     let hearing = async {
+        let mut barred = HashSet::new();
         while let Some(item) = answered.recv().await {
-            let choice = match item.what {
-                What::File { size } => match answers.next().await.and_then(FilesOutput::probed) {
-                    Ok(probed) => {
-                        let there = probed.entry.filter(|entry| entry.kind == Kind::File);
-                        let there = there.map(|entry| (entry.size, entry.mtime));
-                        choose(size, item.mtime, there, probed.partial)
-                    }
-                    // Writing it will say the same, and is where failures are counted.
-                    Err(ClientError::Failed(_)) => Choice::Copy { offset: 0 },
+            let is_link = match about_link(&item) {
+                false => false,
+                true => match answers.next().await.and_then(FilesOutput::found) {
+                    Ok(entry) => entry.kind == Kind::Symlink,
+                    // Nothing is there, or writing it will say the same.
+                    Err(ClientError::Failed(_)) => false,
                     Err(error) => return Err(lost(name, error)),
                 },
-                What::Directory | What::Link { .. } => Choice::Copy { offset: 0 },
             };
+            let choice = match item.what {
+                What::File { size } if about_file(&item) => {
+                    match answers.next().await.and_then(FilesOutput::probed) {
+                        Ok(probed) => {
+                            let there = probed.entry.filter(|entry| entry.kind == Kind::File);
+                            let there = there.map(|entry| (entry.size, entry.mtime));
+                            choose(size, item.mtime, there, probed.partial)
+                        }
+                        // Writing it will say the same, and is where failures are counted.
+                        Err(ClientError::Failed(_)) => Choice::Copy { offset: 0 },
+                        Err(error) => return Err(lost(name, error)),
+                    }
+                }
+                What::File { .. } | What::Directory | What::Link { .. } => {
+                    Choice::Copy { offset: 0 }
+                }
+            };
+            let behind = item.way.parent().is_some_and(|parent| barred.contains(parent));
+            if behind || is_link && !matches!(item.what, What::Link { .. }) {
+                if !behind {
+                    let shown = item.under(root).display().to_string();
+                    let why = format!(
+                        "in VPS {name}: {shown} is a symlink, and nothing of another VPS is written through it"
+                    );
+                    report.fail(shown, why);
+                }
+                barred.insert(item.way);
+                continue;
+            }
             count(report, &item, &choice);
             if choices.send((item, choice)).await.is_err() {
                 break;

@@ -1,5 +1,6 @@
 //! What is copied, on its way through the stages.
 
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -77,6 +78,35 @@ impl Item {
     }
 }
 
+/// The names that a VPS has given so far. It is not trusted to give each once, and each in a
+/// directory that it gave before: a directory where it gave a symlink would be written through it.
+#[derive(Debug, Default)]
+pub struct Named {
+    directories: HashSet<PathBuf>,
+    links: HashSet<PathBuf>,
+}
+
+impl Named {
+    /// # Errors
+    /// What to say of an item that is not where a tree can have it.
+    pub fn add(&mut self, item: &Item) -> Result<(), String> {
+        let way = &item.way;
+        let known = |set: &HashSet<PathBuf>, way: &Path| set.contains(way);
+        if known(&self.directories, way) || known(&self.links, way) {
+            return Err(format!("{} was named twice", way.display()));
+        }
+        if way.parent().is_some_and(|parent| !known(&self.directories, parent)) {
+            return Err(format!("{} is in no directory that was named", way.display()));
+        }
+        match item.what {
+            What::Directory => self.directories.insert(way.clone()),
+            What::Link { .. } => self.links.insert(way.clone()),
+            What::File { .. } => true,
+        };
+        Ok(())
+    }
+}
+
 /// What to do about a file, seeing what is at its target.
 pub fn choose(
     size: u64,
@@ -128,6 +158,33 @@ mod tests {
         assert!(Item::of(entry("a/b", Kind::File)).is_ok());
         assert!(Item::of(entry("", Kind::Directory)).is_ok());
         assert!(Item::of(entry("a", Kind::Other)).is_err());
+    }
+
+    #[test]
+    fn vps_cannot_name_a_link_and_then_what_is_behind_it() {
+        let of = |name: &str, kind| {
+            let target = (kind == Kind::Symlink).then(|| Word::from("/etc"));
+            Item::of(Entry { target, ..entry(name, kind) }).unwrap()
+        };
+        let mut named = Named::default();
+        for (name, kind) in [
+            ("", Kind::Directory),
+            ("d", Kind::Directory),
+            ("d/f", Kind::File),
+            ("l", Kind::Symlink),
+        ] {
+            assert_eq!(named.add(&of(name, kind)), Ok(()), "{name}");
+        }
+        for (name, kind) in [
+            ("l", Kind::Directory),
+            ("l", Kind::File),
+            ("l/passwd", Kind::File),
+            ("d", Kind::Symlink),
+            ("x/f", Kind::File),
+        ] {
+            assert!(named.add(&of(name, kind)).is_err(), "{name}");
+        }
+        assert!(Named::default().add(&of("f", Kind::File)).is_err(), "without its root");
     }
 
     #[test]

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use kohakuriver_wire::StreamTarget;
 use kohakuriver_wire::files::{
-    Answers, Ask, ClientError, Code, Entry, FilesInput, FilesOutput, Orders, Word, Write, split,
+    Answers, Ask, ClientError, Code, Entry, FilesInput, FilesOutput, Kind, Orders, Word, Write,
+    split,
 };
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::item::{Choice, Item, Part, What, is_partial};
+use super::item::{Choice, Item, Named, Part, What, is_partial};
 use super::report::{Report, add};
 use crate::api::Stream;
 use crate::context::Context;
@@ -21,6 +22,8 @@ use crate::vps::{called, with_list_hint};
 
 /// Requests under way without an answer yet.
 pub const AHEAD: usize = 1024;
+/// More than a note of ours has.
+const SHORT: usize = 256;
 /// A file below this is copied anew rather than continued: that is quicker than to keep account.
 pub const WORTH_RESUMING: u64 = 1024 * 1024;
 
@@ -55,6 +58,10 @@ impl<'a> Remote<'a> {
         Ok(Self { context, id: task.task_id.clone(), name: called(&task).to_owned(), talk })
     }
 
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     pub fn is_same(&self, other: &Self) -> bool {
         self.id == other.id
     }
@@ -79,6 +86,28 @@ impl<'a> Remote<'a> {
     pub async fn act(&mut self, ask: Ask) -> Result<(), Failure> {
         let done = self.talk.ask(ask).await.and_then(FilesOutput::done);
         done.map_err(|error| lost(&self.name, error))
+    }
+
+    /// The content of a file, if it is one and short.
+    pub async fn short_text(&mut self, path: &Path) -> Result<Option<Vec<u8>>, Failure> {
+        if !self.find(path).await?.is_ok_and(|entry| entry.kind == Kind::File) {
+            return Ok(None);
+        }
+        let limit = Some(SHORT as u64);
+        let read = self.talk.ask(Ask::Read { path: word(path), offset: 0, limit }).await;
+        read.and_then(FilesOutput::found).map_err(|error| lost(&self.name, error))?;
+        let mut text = Vec::new();
+        loop {
+            let piece = self.talk.answers.next().await.and_then(FilesOutput::piece);
+            match piece.map_err(|error| lost(&self.name, error))? {
+                None => return Ok(Some(text)),
+                // An agent that sends more than was asked for is not believed anything.
+                Some(piece) if text.len() + piece.len() > SHORT => {
+                    return Err(lost(&self.name, ClientError::Unexpected));
+                }
+                Some(piece) => text.extend_from_slice(&piece),
+            }
+        }
     }
 
     /// Writes a few bytes.
@@ -161,12 +190,19 @@ pub async fn list(
     report: &Report,
     items: Sender<Item>,
 ) -> Result<(), Failure> {
+    let mut named = Named::default();
     let mut message = talk.ask(Ask::Walk { path: word(root) }).await;
     loop {
         let message_now = message.map_err(|error| lost(name, error))?;
         let entries = if let FilesOutput::Missed(missed) = message_now {
             let path = super::item::path(missed.name).display().to_string();
-            report.fail(path, format!("in VPS {name}: {}", missed.failed));
+            let why = format!("in VPS {name}: {}", missed.failed);
+            // By rule, and so at every attempt.
+            if matches!(missed.failed.code, Code::Forbidden | Code::TooLarge) {
+                report.leave_out(path, why);
+            } else {
+                report.fail(path, why);
+            }
             Vec::new()
         } else if let FilesOutput::Entries(entries) = message_now {
             entries
@@ -174,7 +210,7 @@ pub async fn list(
             return message_now.done().map_err(|error| lost(name, error));
         };
         for entry in entries {
-            match Item::of(entry) {
+            match Item::of(entry).and_then(|item| named.add(&item).map(|()| item)) {
                 Ok(item) if is_partial(&item.way) => {}
                 Ok(item) => {
                     if let What::File { size } = item.what {
@@ -184,7 +220,7 @@ pub async fn list(
                         return Ok(());
                     }
                 }
-                Err(why) => report.fail(why.clone(), format!("in VPS {name}: {why}: left out")),
+                Err(why) => report.leave_out(why.clone(), format!("in VPS {name}: {why}")),
             }
         }
         message = talk.answers.next().await;

@@ -38,6 +38,8 @@ pub struct Report {
 #[derive(Debug, Default)]
 struct Failures {
     count: u64,
+    /// Of them those that no attempt would copy.
+    left_out: u64,
     kept: Vec<FailedItem>,
 }
 
@@ -93,6 +95,18 @@ impl Report {
         if failed.kept.len() < MAX_KEPT {
             failed.kept.push(FailedItem { path: path.into(), error: error.into() });
         }
+    }
+
+    /// Something of a kind that is never copied. The copy is whole without it.
+    pub fn leave_out(&self, path: impl Into<String>, why: impl std::fmt::Display) {
+        self.fail(path, format!("{why}: left out"));
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).left_out += 1;
+    }
+
+    /// Whether all is there that can be copied.
+    pub fn is_whole(&self) -> bool {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.count == failed.left_out
     }
 
     /// Shows how far it is, for as long as it is polled.

@@ -1,6 +1,6 @@
 //! Copies with standard input or output at one end.
 
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use super::report::{Report, add};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::reference::VpsRef;
+use crate::stdout;
 
 const PIECES: usize = 8;
 
@@ -107,20 +108,12 @@ pub async fn to_stdout(
     orders.flush().await.map_err(|error| lost(name, error.into()))?;
     let head = answers.next().await.and_then(FilesOutput::found);
     let mut left = head.map_err(|error| lost(name, error))?.size;
-    let mut out = io::stdout().lock();
     loop {
         let piece = answers.next().await.and_then(FilesOutput::piece);
         let Some(data) = piece.map_err(|error| lost(name, error))? else {
             break;
         };
-        match out.write_all(&data) {
-            Ok(()) => {}
-            // Whoever reads has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-            Err(error) => {
-                return Err(Failure::request(format!("cannot write standard output: {error}")));
-            }
-        }
+        stdout::write(&data).map_err(|error| Failure::output(&error))?;
         left = left.saturating_sub(data.len() as u64);
         add(&report.bytes, data.len() as u64);
     }

@@ -7,20 +7,46 @@
 //! ```
 //!
 //! A directory copied to a new name could not be told from a finished one when the command is
-//! repeated after an interruption, and would be copied into itself. So it holds an empty file
-//! `.kr-part` until it is whole.
+//! repeated after an interruption, and would be copied into itself. So it holds a file `.kr-part`
+//! until it is whole, which names the source: a copy of another one does not go on there.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use data_encoding::HEXLOWER;
 use kohakuriver_wire::files::{Ask, Kind};
+use sha2::{Digest, Sha256};
 
 use super::local;
 use super::place::{name_of, says_directory};
 use super::remote::{Remote, word};
 use crate::failure::Failure;
+use crate::identity;
 
 const UNFINISHED: &str = ".kr-part";
+
+/// Which tree is copied: a digest, because a VPS that is shared should not be told the paths of
+/// this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin(String);
+
+impl Origin {
+    /// `machine`: a computer's name, or a VPS's id.
+    fn of(kind: &str, machine: &str, path: &Path) -> Self {
+        let path: PathBuf = path.components().collect();
+        let mut digest = Sha256::new();
+        for part in [kind.as_bytes(), machine.as_bytes(), path.as_os_str().as_bytes()] {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        Self(HEXLOWER.encode(&digest.finalize()))
+    }
+
+    fn is_named_by(&self, mark: &[u8]) -> bool {
+        mark.trim_ascii() == self.0.as_bytes()
+    }
+}
 
 /// One side of a copy.
 #[derive(Debug)]
@@ -41,6 +67,30 @@ pub struct Target {
 }
 
 impl Side<'_> {
+    /// What a tree at `source` is called in marks.
+    pub fn origin(&self, source: &Path) -> Origin {
+        match self {
+            Self::Local => {
+                let real = source.canonicalize().unwrap_or_else(|_| source.to_owned());
+                Origin::of("local", &identity::machine(), &real)
+            }
+            Self::Remote(remote) => Origin::of("vps", remote.id(), source),
+        }
+    }
+
+    /// Whether a copy of this source to `root` was begun and is not whole.
+    async fn is_begun(&mut self, root: &Path, origin: &Origin) -> Result<bool, Failure> {
+        let mark = root.join(UNFINISHED);
+        let text = match self {
+            Self::Local => {
+                let is_file = mark.symlink_metadata().is_ok_and(|meta| meta.is_file());
+                is_file.then(|| std::fs::read(&mark).unwrap_or_default())
+            }
+            Self::Remote(remote) => remote.short_text(&mark).await?,
+        };
+        Ok(text.is_some_and(|text| origin.is_named_by(&text)))
+    }
+
     /// What is at a path, through symlinks; the inner error is what to say where nothing is.
     pub async fn kind(&mut self, path: &Path) -> Result<Result<Kind, Failure>, Failure> {
         match self {
@@ -53,6 +103,7 @@ impl Side<'_> {
     pub async fn settle(
         &mut self,
         source: &Path,
+        origin: &Origin,
         is_directory: bool,
         target: &Path,
     ) -> Result<Target, Failure> {
@@ -60,7 +111,7 @@ impl Side<'_> {
         let plain: PathBuf = target.components().collect();
         match self.kind(target).await? {
             Ok(Kind::Directory) if is_directory => {
-                if self.kind(&plain.join(UNFINISHED)).await?.is_ok() {
+                if self.is_begun(&plain, origin).await? {
                     return Ok(Target { root: plain, fresh: false, is_tree: true, marked: true });
                 }
                 let Some(name) = name_of(source) else {
@@ -133,7 +184,7 @@ impl Side<'_> {
     }
 
     /// Makes the root of a tree.
-    pub async fn begin(&mut self, target: &Target) -> Result<(), Failure> {
+    pub async fn begin(&mut self, target: &Target, origin: &Origin) -> Result<(), Failure> {
         let mark = target.root.join(UNFINISHED);
         match self {
             Self::Local => {
@@ -145,12 +196,12 @@ impl Side<'_> {
                     }
                     Ok(()) | Err(_) => {}
                 }
-                if target.marked { std::fs::write(mark, b"").map_err(fail) } else { Ok(()) }
+                if target.marked { std::fs::write(mark, &origin.0).map_err(fail) } else { Ok(()) }
             }
             Self::Remote(remote) => {
                 let path = word(&target.root);
                 remote.act(Ask::Mkdir { path, parents: true, mode: None }).await?;
-                if target.marked { remote.note(&mark, b"").await } else { Ok(()) }
+                if target.marked { remote.note(&mark, origin.0.as_bytes()).await } else { Ok(()) }
             }
         }
     }
@@ -207,7 +258,8 @@ mod tests {
         if target.is_empty() {
             target.push(".");
         }
-        let settled = Side::Local.settle(Path::new(source), is_directory, Path::new(&target)).await;
+        let (source, origin) = (Path::new(source), Side::Local.origin(Path::new(source)));
+        let settled = Side::Local.settle(source, &origin, is_directory, Path::new(&target)).await;
         let target = settled.ok()?;
         Some(target.root.strip_prefix(&root).unwrap().to_str().unwrap().to_owned())
     }
@@ -235,16 +287,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tree_that_is_not_whole_is_gone_on_with_and_not_copied_into_itself() {
+    async fn unfinished_tree_is_continued_by_its_own_source_alone() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("copy");
-        let settle =
-            || async { Side::Local.settle(Path::new("/x/tree"), true, &target).await.unwrap() };
-        let first = settle().await;
+        let settle = |source: &'static str| {
+            let target = &target;
+            async move {
+                let (source, origin) = (Path::new(source), Side::Local.origin(Path::new(source)));
+                (Side::Local.settle(source, &origin, true, target).await.unwrap(), origin)
+            }
+        };
+        let (first, origin) = settle("/x/tree").await;
         assert!(first.fresh && first.marked);
-        Side::Local.begin(&first).await.unwrap();
-        assert_eq!(settle().await.root, first.root);
+        Side::Local.begin(&first, &origin).await.unwrap();
+        for same in ["/x/tree", "/x/tree/", "/x/tree/."] {
+            assert_eq!(settle(same).await.0.root, first.root, "{same}");
+        }
+        assert_eq!(settle("/x/other").await.0.root, first.root.join("other"));
+        // Of a version that did not name the source.
+        std::fs::write(first.root.join(UNFINISHED), "").unwrap();
+        assert_eq!(settle("/x/tree").await.0.root, first.root.join("tree"));
         Side::Local.finish(&first, true).await.unwrap();
-        assert_eq!(settle().await.root, first.root.join("tree"));
+        assert!(!first.root.join(UNFINISHED).exists());
     }
 }

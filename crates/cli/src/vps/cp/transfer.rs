@@ -7,12 +7,13 @@ use kohakuriver_wire::files::Kind;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::spawn_blocking;
 
+use super::choose::{self, Questions};
 use super::item::{Choice, Item, Part};
 use super::place::Place;
 use super::remote::{Remote, Talk};
 use super::report::Report;
 use super::target::{Side, Target};
-use super::{choose, local, remote};
+use super::{local, remote};
 use crate::context::Context;
 use crate::failure::Failure;
 
@@ -32,10 +33,11 @@ pub async fn run(
     let (mut to, target_path) = open(context, target).await?;
     let kind = from.kind(&source_path).await??;
     let is_directory = kind == Kind::Directory;
-    let settled = to.settle(&source_path, is_directory, &target_path).await?;
+    let origin = from.origin(&source_path);
+    let settled = to.settle(&source_path, &origin, is_directory, &target_path).await?;
     refuse_into_itself(&from, &to, &source_path, &settled.root)?;
     if is_directory {
-        to.begin(&settled).await?;
+        to.begin(&settled, &origin).await?;
     }
     let shown = source.shown();
     let work = copy(&mut from, &mut to, &source_path, &settled, resume, report);
@@ -43,7 +45,7 @@ pub async fn run(
         result = work => result?,
         () = report.show(context.out, &shown) => {}
     }
-    to.finish(&settled, report.verdict().is_ok()).await
+    to.finish(&settled, report.is_whole()).await
 }
 
 async fn open<'a>(context: &'a Context, place: &Place) -> Result<(Side<'a>, PathBuf), Failure> {
@@ -87,11 +89,15 @@ async fn copy(
     let mut writing = another(to).await?;
     let root = target.root.as_path();
     // Beside a file that is not there may be its beginning; in a tree that is not, nothing is.
-    let missing_only = resume && !(target.fresh && target.is_tree);
+    let is_new_tree = target.fresh && target.is_tree;
+    let questions = Questions {
+        present: resume && !is_new_tree,
+        links: matches!(from, Side::Remote(_)) && !is_new_tree,
+    };
     let (from_name, to_name) = (name(from), name(to));
     tokio::try_join!(
         list(from, source, report, item_sender),
-        pick(to, root, missing_only, report, items, choice_sender),
+        pick(to, root, questions, report, items, choice_sender),
         read(reading.as_mut(), (&from_name, source), report, choices, part_sender),
         write(writing.as_mut(), (&to_name, root), report, parts),
     )?;
@@ -130,16 +136,21 @@ async fn list(
 async fn pick(
     to: &mut Side<'_>,
     root: &Path,
-    missing_only: bool,
+    questions: Questions,
     report: &Report,
     items: Receiver<Item>,
     choices: Sender<(Item, Choice)>,
 ) -> Result<(), Failure> {
     match to {
-        _ if !missing_only => choose::all(items, choices).await,
+        // Writing on this machine follows no links.
+        Side::Local if !questions.present => choose::all(items, choices).await,
+        Side::Remote(_) if !questions.present && !questions.links => {
+            choose::all(items, choices).await
+        }
         Side::Local => choose::by_local(root, report, items, choices).await,
         Side::Remote(to) => {
-            choose::by_remote(&mut to.talk, &to.name, root, report, items, choices).await
+            let there = (to.name.as_str(), root);
+            choose::by_remote(&mut to.talk, there, questions, report, items, choices).await
         }
     }
 }

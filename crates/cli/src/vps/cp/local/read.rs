@@ -59,7 +59,7 @@ pub fn list(root: &Path, report: &Report, items: &Sender<Item>) -> Result<(), Fa
         }
         if is_directory && levels.len() >= MAX_DEPTH {
             let shown = path.display().to_string();
-            report.fail(shown.clone(), format!("{shown} is too deep: what is in it is left out"));
+            report.leave_out(shown.clone(), format!("{shown} is too deep: its content"));
         } else if is_directory {
             match read_dir(&path) {
                 Ok(entries) => levels.push((entries, below)),
@@ -87,7 +87,7 @@ fn item_of(path: &Path, way: PathBuf, meta: &Metadata, report: &Report) -> Optio
         }
     } else {
         let shown = path.display().to_string();
-        report.fail(shown.clone(), format!("{shown} is a device, pipe or socket: left out"));
+        report.leave_out(shown.clone(), format!("{shown} is a device, pipe or socket"));
         return None;
     };
     Some(Item { way, what, mode: meta.mode() & 0o7777, mtime: mtime(meta) })
