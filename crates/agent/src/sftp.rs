@@ -31,6 +31,7 @@ pub(crate) fn parse(packet: &[u8]) {
 }
 
 /// Serves SFTP on standard input and output until the client is done.
+#[expect(clippy::disallowed_methods, reason = "the channel, not a terminal")]
 pub fn sftp_server() -> Result<(), AgentError> {
     crate::sys::limit_allocator();
     // As files: the standard library's own streams have buffers of their own in between.

@@ -61,6 +61,9 @@ pub struct Health {
     pub nodes: Vec<Vec<Node>>,
     #[serde(default)]
     pub aggregate: Vec<HealthAggregate>,
+    /// For admins: the folder of the host's own files, on its machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<String>,
 }
 
 impl Health {
@@ -74,6 +77,7 @@ impl Health {
             vps_running: 0,
             nodes: Vec::new(),
             aggregate: Vec::new(),
+            data_dir: None,
         }
     }
 }

@@ -27,7 +27,10 @@ enum Command {
 
 fn main() -> ExitCode {
     kohakuriver_cli::complete_if_asked(Client::command);
-    let client = Client::parse();
+    let client: Client = match kohakuriver_cli::parse() {
+        Ok(client) => client,
+        Err(ended) => return ended,
+    };
     let command = match client.command {
         Command::Client(command) => command,
         Command::Qemu(command) => ClientCommand::Qemu(command),

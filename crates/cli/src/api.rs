@@ -5,6 +5,7 @@ mod approval;
 mod audit;
 mod ca;
 mod certificates;
+mod checked;
 mod connect;
 mod connection;
 mod nodes;
@@ -30,6 +31,8 @@ use crate::failure::Failure;
 use crate::settings::{Address, Settings, Token};
 use crate::trust::Trust;
 use crate::{credentials, identity};
+
+use checked::Checked;
 
 pub use approval::With;
 pub use connection::Connection;
@@ -151,20 +154,24 @@ impl Api {
         self.get("/api/health").await
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+    async fn get<T: DeserializeOwned + Checked>(&self, path: &str) -> Result<T, Failure> {
         self.send(Call::new(Method::GET, path)).await
     }
 
-    async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+    async fn post<T: DeserializeOwned + Checked>(&self, path: &str) -> Result<T, Failure> {
         self.send(Call::new(Method::POST, path)).await
     }
 
-    async fn delete<T: DeserializeOwned>(&self, path: &str, force: bool) -> Result<T, Failure> {
+    async fn delete<T: DeserializeOwned + Checked>(
+        &self,
+        path: &str,
+        force: bool,
+    ) -> Result<T, Failure> {
         let query = [("force", force.to_string())];
         self.send(Call { query: &query, ..Call::new(Method::DELETE, path) }).await
     }
 
-    async fn send<B: Serialize, T: DeserializeOwned>(
+    async fn send<B: Serialize, T: DeserializeOwned + Checked>(
         &self,
         call: Call<'_, B>,
     ) -> Result<T, Failure> {
@@ -187,12 +194,29 @@ impl Api {
         let status = answer.status();
         let bytes = answer.bytes().await.map_err(|error| self.unreachable(way, &error))?;
         if status.is_success() {
-            return serde_json::from_slice(&bytes).map_err(|error| {
-                tracing::debug!(%error, path = call.path, "unreadable answer");
-                Failure { maybe_done: true, ..self.stranger(status) }
-            });
+            return self
+                .read(status, &bytes)
+                .map_err(|failure| Failure { maybe_done: true, ..failure });
         }
         Err(self.refusal(status, &bytes))
+    }
+
+    /// An answer of success, with names that are names.
+    fn read<T: DeserializeOwned + Checked>(
+        &self,
+        status: StatusCode,
+        body: &[u8],
+    ) -> Result<T, Failure> {
+        let answer: T = serde_json::from_slice(body).map_err(|error| {
+            tracing::debug!(%error, "unreadable answer");
+            self.stranger(status)
+        })?;
+        answer.check().map_err(|invalid| {
+            let (what, place) = (invalid.what, self.place());
+            Failure::distrusted(format!("the host {place} sent an invalid {what}: {:?}", invalid.text))
+                .hint("nothing of its answer was used; see `kohakuriver version`, or ask the host's operator")
+        })?;
+        Ok(answer)
     }
 
     /// What an answer other than success says.
@@ -242,7 +266,8 @@ impl Api {
             .user_agent(concat!("kohakuriver/", env!("CARGO_PKG_VERSION")))
             // The host is on the local network; a proxy of the environment is for the Internet.
             .no_proxy()
-            .no_hickory_dns()
+            // Also of an address that an answer leads to.
+            .dns_resolver(Arc::new(kohakuriver_net::HttpNames))
             .tcp_nodelay(true);
         let client = match &tls {
             Some(tls) => client

@@ -68,7 +68,7 @@ fn read(path: &Path) -> Result<All, Failure> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(All::new()),
-        Err(error) => return Err(Failure::usage(format!("{shown} cannot be read: {error}"))),
+        Err(error) => return Err(files::unreadable(path, &error)),
     };
     // As ssh does with keys: whoever else could read it has the person's rights.
     let mode = fs::metadata(path).map(|file| file.permissions().mode()).unwrap_or_default();
@@ -86,13 +86,12 @@ fn read(path: &Path) -> Result<All, Failure> {
 }
 
 fn write(folder: &Path, path: &Path, all: &All) -> Result<(), Failure> {
-    let failed = |reason: &dyn std::fmt::Display| {
-        Failure::usage(format!("{} cannot be written: {reason}", path.display()))
-    };
-    let text = toml::to_string(all).map_err(|error| failed(&error))?;
+    let text = toml::to_string(all).map_err(|error| {
+        Failure::usage(format!("{} cannot be written: {error}", path.display()))
+    })?;
     files::private_folder(folder)
         .and_then(|()| files::replace(path, 0o600, text.as_bytes()))
-        .map_err(|error| failed(&error))
+        .map_err(|error| files::unwritable(path, &error))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::ui::Tone;
+use crate::ui::{Tone, one_line, printable};
 use finding::{Finding, State};
 
 #[derive(clap::Args, Clone, Debug)]
@@ -24,16 +24,18 @@ Examples:
   kohakuriver doctor
   kohakuriver doctor --json | jq '.[] | select(.state != \"ok\")'")]
 pub struct DoctorArgs {
-    /// Where the host or runner of this machine keeps its state [default: /var/lib/kohakuriver as
-    /// root]
+    /// Where the host or runner of this machine keeps its state [default: where the host says, or
+    /// /var/lib/kohakuriver as root]
     #[arg(long, value_name = "DIR", env = "KOHAKURIVER_DATA_DIR")]
     data_dir: Option<PathBuf>,
 }
 
 pub async fn run(context: &Context, args: &DoctorArgs) -> Result<(), Failure> {
-    let data = data::directory(args.data_dir.clone());
+    let told = data::told(context).await;
+    let (data, elsewhere) = data::choose(args.data_dir.clone(), told, &context.api.place());
     let mut findings = here::look(context, &data);
     findings.extend(data::look(&data));
+    findings.extend(elsewhere.filter(|_| data.join("host").exists()));
     findings.extend(host::look(context).await);
     if context.out.json {
         context.out.json(&findings);
@@ -55,10 +57,10 @@ fn print(context: &Context, findings: &[Finding]) {
             State::Bad => Tone::Bad,
         };
         let state = context.out.paint(tone, &format!("{:4}", finding.state.word()));
-        let text = crate::ui::printable(&finding.found);
-        context.out.line(format!("{state}  {:width$}  {text}", finding.check));
+        let text = one_line(&printable(&finding.found));
+        context.out.styled(format!("{state}  {:width$}  {text}", finding.check));
         if let Some(advice) = &finding.advice {
-            context.out.line(format!("{:6}{:width$}  -> {}", "", "", crate::ui::printable(advice)));
+            context.out.line(format!("{:6}{:width$}  -> {advice}", "", ""));
         }
     }
     let count = |state| findings.iter().filter(|finding| finding.state == state).count();

@@ -21,6 +21,8 @@ pub enum Kind {
     /// Somebody answered who may not be the host.
     Distrusted,
     Interrupted,
+    /// The reader of standard output has gone: the end, and no error.
+    ReaderGone,
     /// A program this one needs is not installed.
     MissingProgram,
     /// Everything is said already.
@@ -82,6 +84,19 @@ impl Failure {
         Self::new(Kind::Program(code), "")
     }
 
+    /// Standard output was not written.
+    pub fn output(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind::{BrokenPipe, QuotaExceeded, StorageFull};
+        if error.kind() == BrokenPipe {
+            return Self::new(Kind::ReaderGone, "");
+        }
+        let failure = Self::request(format!("standard output was not written: {error}"));
+        if matches!(error.kind(), StorageFull | QuotaExceeded) {
+            return failure.hint("make room there, then run the command again");
+        }
+        failure
+    }
+
     pub fn not_found(body: ErrorBody) -> Self {
         Self { hint: body.hint, ..Self::new(Kind::NotFound, body.detail) }
     }
@@ -130,6 +145,8 @@ impl Failure {
             Kind::Unreachable | Kind::Distrusted => 3,
             Kind::MissingProgram => 127,
             Kind::Interrupted => 130,
+            // 128 and the number of SIGPIPE, as shells say it of other programs.
+            Kind::ReaderGone => 141,
         }
     }
 }

@@ -2,10 +2,14 @@
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::unistd::Uid;
+
 use crate::failure::Failure;
+use crate::identity;
+use crate::ssh::shell_word;
 
 /// The home folder.
 pub fn home() -> Result<PathBuf, Failure> {
@@ -46,4 +50,77 @@ pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     result
+}
+
+/// A file that was not written, with what to do about it.
+pub fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    refused(path, "written", error)
+}
+
+/// The same of one that was not read.
+pub fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    refused(path, "read", error)
+}
+
+fn refused(path: &Path, done: &str, error: &io::Error) -> Failure {
+    let failure = Failure::usage(format!("{} cannot be {done}: {error}", path.display()));
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return failure;
+    }
+    let owner = |path: &Path| path.metadata().ok().map(|meta| meta.uid());
+    match (home().ok(), std::path::absolute(path)) {
+        (Some(home), Ok(path)) => match roots(&path, &home, Uid::effective().as_raw(), owner) {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        },
+        (None, _) | (_, Err(_)) => failure,
+    }
+}
+
+/// What to do where something below the home folder belongs to root, as files do that a command
+/// with sudo has made. Above it that is as it should be.
+fn roots(
+    path: &Path,
+    home: &Path,
+    user: u32,
+    owner: impl Fn(&Path) -> Option<u32>,
+) -> Option<String> {
+    let mine = path.ancestors().take_while(|part| part.starts_with(home) && *part != home);
+    // The outermost: what is in it belongs to root too.
+    let of_root = mine.filter(|part| owner(part) == Some(0)).last()?;
+    let (shown, user) = (
+        shell_word(&of_root.to_string_lossy()),
+        match user {
+            0 => return None,
+            user => identity::name_of(user),
+        },
+    );
+    Some(format!(
+        "{} belongs to root, perhaps since a command with sudo: sudo chown -R {user} {shown}",
+        of_root.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_of_root_below_home_is_named_with_the_command() {
+        let home = Path::new("/home/ann");
+        let owner = |path: &Path| match path.to_str()? {
+            "/home/ann" | "/home/ann/.cache" | "/srv/x" => Some(4242),
+            "/" | "/home" | "/home/ann/.cache/kohakuriver" => Some(0),
+            // Not even that can be asked in a folder of root's.
+            _ => None,
+        };
+        let hint = |path: &str, user| roots(Path::new(path), home, user, owner);
+        let said = hint("/home/ann/.cache/kohakuriver/ssh/vps-7", 4242).unwrap();
+        assert!(said.ends_with("sudo chown -R 4242 /home/ann/.cache/kohakuriver"), "{said}");
+        assert_eq!(hint("/home/ann/.cache/other", 4242), None);
+        assert_eq!(hint("/home/ann/.cache/kohakuriver/x", 0), None, "root may");
+        for outside in ["/home/bob/x", "/srv/x/y", "/x"] {
+            assert_eq!(hint(outside, 4242), None, "{outside}: never a chown there");
+        }
+    }
 }

@@ -107,7 +107,6 @@ pub async fn run(context: &Context, args: ForwardArgs) -> Result<(), Failure> {
         }
         context.out.note("forwarding; Ctrl-C ends it");
     }
-    context.out.flush();
     let way = Arc::new(Way { api: context.api.clone(), vps: args.vps.clone(), out: context.out });
     let serving = listeners.into_iter().map(|(listener, remote)| {
         let way = Arc::clone(&way);

@@ -13,20 +13,8 @@ use crate::files;
 
 /// The public keys of `~/.ssh/id_*.pub` that OpenSSH would offer, in file order.
 pub fn discover(ssh_folder: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(ssh_folder) else {
-        return Vec::new();
-    };
-    let mut paths: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with("id_") && name.ends_with(".pub")
-        })
-        .collect();
-    paths.sort();
     let mut keys: Vec<String> = Vec::new();
-    for path in paths {
+    for path in public_files(ssh_folder) {
         let Ok(text) = fs::read_to_string(&path) else {
             continue;
         };
@@ -39,6 +27,18 @@ pub fn discover(ssh_folder: &Path) -> Vec<String> {
     keys
 }
 
+/// `id_*.pub`, sorted.
+fn public_files(ssh_folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(ssh_folder).into_iter().flatten().flatten();
+    let is_public = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("id_") && name.ends_with(".pub")
+    };
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_public).collect();
+    paths.sort();
+    paths
+}
+
 /// Checks one line of a public key file.
 pub fn public_key(line: &str) -> Result<String, Failure> {
     let line = line.trim();
@@ -49,6 +49,10 @@ pub fn public_key(line: &str) -> Result<String, Failure> {
     };
     if line.contains("PRIVATE KEY") {
         return Err(refuse("it is a private key, which must stay where it is"));
+    }
+    if let Some(options) = options_of(line) {
+        return Err(refuse(&format!("options before a key ({options}) are not taken"))
+            .hint("write the key alone, from its type on: `ssh-ed25519 AAAA...`"));
     }
     let key = PublicKey::from_openssh(line).map_err(|error| refuse(&error.to_string()))?;
     let accepted = matches!(
@@ -65,20 +69,39 @@ pub fn public_key(line: &str) -> Result<String, Failure> {
     Ok(line.to_owned())
 }
 
+/// What stands before the key's type, as in `from="10.0.0.*" ssh-ed25519 AAAA...`.
+fn options_of(line: &str) -> Option<&str> {
+    let is_type = |word: &str| {
+        ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-"].iter().any(|start| word.starts_with(start))
+    };
+    let start = line.match_indices(' ').map(|(at, _)| at + 1).find(|at| is_type(&line[*at..]))?;
+    let options = line[..start].trim_end();
+    (!is_type(options)).then_some(options)
+}
+
 /// The keys of a file the user named.
 pub fn public_key_file(path: &Path) -> Result<String, Failure> {
     let shown = path.display();
-    let text = fs::read_to_string(path)
-        .map_err(|error| Failure::usage(format!("the key file {shown} cannot be read: {error}")))?;
+    let text = fs::read_to_string(path).map_err(|error| files::unreadable(path, &error))?;
     public_keys(&text)
         .map_err(|failure| Failure { message: format!("{shown}: {}", failure.message), ..failure })
 }
 
 /// One or several keys, a line each.
 pub fn public_keys(text: &str) -> Result<String, Failure> {
-    let lines =
-        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let keys: Vec<String> = lines.map(public_key).collect::<Result<_, _>>()?;
+    let is_key = |line: &str| !line.is_empty() && !line.starts_with('#');
+    let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| is_key(line));
+    let is_one = text.trim().lines().count() == 1;
+    let numbered = |(index, line)| {
+        public_key(line).map_err(|failure| match is_one {
+            true => failure,
+            false => {
+                let message = format!("line {}: {}", index + 1, failure.message);
+                Failure { message, ..failure }
+            }
+        })
+    };
+    let keys: Vec<String> = lines.map(numbered).collect::<Result<_, _>>()?;
     if keys.is_empty() {
         return Err(public_key("").err().unwrap_or_else(Failure::reported));
     }
@@ -91,9 +114,40 @@ pub fn made_for(ssh_folder: &Path, id: &str) -> PathBuf {
 }
 
 /// The keys ssh offers by itself, as far as they exist.
-pub fn defaults(ssh_folder: &Path) -> Vec<PathBuf> {
-    let names = ["id_ed25519", "id_ecdsa", "id_rsa"].into_iter();
+fn defaults(ssh_folder: &Path) -> Vec<PathBuf> {
+    let names = ["id_ed25519", "id_ed25519_sk", "id_ecdsa", "id_ecdsa_sk", "id_rsa"].into_iter();
     names.map(|name| ssh_folder.join(name)).filter(|path| path.exists()).collect()
+}
+
+/// The private keys to name to ssh besides those it is given anyway, `named`. Naming one turns its
+/// own default keys off, so these are named too; what its agent has is tried all the same.
+///
+/// Keys are uploaded from all of `$HOME/.ssh/id_*.pub`; ssh looks for five names in the home folder
+/// that the system's user database has. None where it finds the uploaded ones by itself.
+pub fn for_ssh(ssh_folder: &Path, named: Vec<PathBuf>) -> Vec<PathBuf> {
+    let own = nix::unistd::Uid::current().as_raw();
+    let home = kohakuriver_net::passwd::account_of(own).map(|account| account.home.join(".ssh"));
+    identities(ssh_folder, home.as_deref().unwrap_or(ssh_folder), named)
+}
+
+fn identities(uploaded: &Path, searched: &Path, mut named: Vec<PathBuf>) -> Vec<PathBuf> {
+    let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+    let by_itself = defaults(searched);
+    let found: Vec<PathBuf> = by_itself.iter().map(real).collect();
+    let mine: Vec<PathBuf> = public_files(uploaded)
+        .iter()
+        .map(|path| path.with_extension(""))
+        .filter(|path| path.exists())
+        .collect();
+    if named.is_empty() && mine.iter().all(|path| found.contains(&real(path))) {
+        return Vec::new();
+    }
+    for path in mine.into_iter().chain(by_itself) {
+        if !named.iter().any(|other| real(other) == real(&path)) {
+            named.push(path);
+        }
+    }
+    named
 }
 
 /// A new pair on disk. Unless it is kept, dropping it removes the files again.
@@ -182,7 +236,7 @@ fn cannot(path: &Path, error: &std::io::Error) -> Failure {
     if error.kind() == std::io::ErrorKind::AlreadyExists {
         return exists(path);
     }
-    Failure::usage(format!("{} cannot be written: {error}", path.display()))
+    files::unwritable(path, error)
 }
 
 #[cfg(test)]
@@ -239,5 +293,44 @@ mod tests {
         let failure = public_keys("-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n").unwrap_err();
         assert!(failure.message.contains("private key"), "{}", failure.message);
         assert!(public_keys("# only a comment\n").is_err());
+    }
+
+    #[test]
+    fn refused_key_is_named_by_its_line_and_reason() {
+        let message = |text: &str| public_keys(text).unwrap_err().message;
+        let odd = message(&format!("# mine\n\n{ED25519}\nssh-ed25519 AAAA\n"));
+        assert!(odd.starts_with("line 4: "), "{odd}");
+        let options = format!("{ED25519}\nfrom=\"10.0.0.1 b\",no-pty {ED25519}");
+        let options = message(&options);
+        assert!(
+            options.contains("line 2: ") && options.contains("options before a key (from="),
+            "{options}"
+        );
+        assert!(!message("nonsense").contains("line"), "one line has no number");
+        let commented = format!("{ED25519} ssh-key of a b");
+        assert_eq!(public_keys(&commented).unwrap(), commented);
+    }
+
+    #[test]
+    fn uploaded_keys_are_named_to_ssh_where_it_does_not_look() {
+        let (ours, system) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (ours, system) = (ours.path(), system.path());
+        let write = |folder: &Path, name: &str| {
+            fs::write(folder.join(name), "").unwrap();
+            fs::write(folder.join(format!("{name}.pub")), "").unwrap();
+        };
+        write(ours, "id_ed25519");
+        fs::write(ours.join("id_gone.pub"), "").unwrap();
+        assert!(identities(ours, ours, Vec::new()).is_empty(), "ssh finds it");
+        write(system, "id_rsa");
+        let of = |folder: &Path, name: &str| folder.join(name);
+        let both = [of(ours, "id_ed25519"), of(system, "id_rsa")];
+        assert_eq!(identities(ours, system, Vec::new()), both, "another home");
+        write(ours, "id_lab");
+        let all = [of(ours, "id_ed25519"), of(ours, "id_lab")];
+        assert_eq!(identities(ours, ours, Vec::new()), all, "a name that ssh does not try");
+        let made = of(ours, "id-kohakuriver-7");
+        let with = identities(ours, ours, vec![made.clone()]);
+        assert_eq!(with, [made, of(ours, "id_ed25519"), of(ours, "id_lab")]);
     }
 }

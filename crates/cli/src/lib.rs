@@ -13,6 +13,7 @@
 //!   4,5  of `up`, `host` and `runner`: this machine is not ready, the host cannot be joined
 //!   127  `ssh` is not installed (otherwise `kohakuriver ssh` ends with ssh's own code)
 //!   130  interrupted with Ctrl-C
+//!   141  the reader of standard output has gone (`| head`)
 //! ```
 
 mod api;
@@ -40,6 +41,7 @@ mod reference;
 mod settings;
 mod ssh;
 mod status;
+mod stdout;
 mod terminal;
 mod trust;
 mod tty;
@@ -66,7 +68,8 @@ file that `kohakuriver config path` names, then localhost, 8000 and 8002. KOHAKU
 who you are in place of a log-in; it goes over https or to this machine only (anywhere with
 KOHAKURIVER_INSECURE=1).
 
-Exit codes: 0 done; 1 the request failed; 2 wrong usage; 3 host not reachable; 130 interrupted.
+Exit codes: 0 done; 1 the request failed; 2 wrong usage; 3 host not reachable; 130 interrupted;
+141 the reader of standard output has gone.
 `up`, `host` and `runner`: 4 this machine is not ready (a port is taken, the data directory is in
 use); 5 the host cannot be reached or joined. `kohakuriver ssh` ends with ssh's own code, 127 where
 ssh is missing.
@@ -143,16 +146,39 @@ pub enum ClientCommand {
 /// Runs one client command to its end. The returned code is what the process should end with.
 pub fn run(global: GlobalArgs, command: ClientCommand) -> ExitCode {
     let out = Output::new(global.json);
-    let result = execute(&global, command, out);
-    // What a reader that went away did not take is nobody's error.
-    out.flush();
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            out.failure(&failure);
-            ExitCode::from(failure.exit_code())
-        }
+    match execute(&global, command, out) {
+        Ok(()) => output_written(),
+        Err(failure) => ended(&failure),
     }
+}
+
+/// The end of a process that has done its work: a failure if its output was not written.
+pub fn output_written() -> ExitCode {
+    match stdout::finish() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => ended(&failure),
+    }
+}
+
+/// The command line, or the process's end: help, the version, or what is wrong with it.
+///
+/// # Errors
+/// There is nothing to run.
+pub fn parse<P: clap::Parser>() -> Result<P, ExitCode> {
+    P::try_parse().map_err(|error| {
+        if error.use_stderr() {
+            error.exit()
+        }
+        match stdout::printed(|| error.print()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => ended(&failure),
+        }
+    })
+}
+
+fn ended(failure: &Failure) -> ExitCode {
+    Output::new(false).failure(failure);
+    ExitCode::from(failure.exit_code())
 }
 
 fn execute(global: &GlobalArgs, command: ClientCommand, out: Output) -> Result<(), Failure> {
@@ -166,7 +192,12 @@ fn execute(global: &GlobalArgs, command: ClientCommand, out: Output) -> Result<(
         .map_err(|error| Failure::request(format!("cannot start: {error}")))?;
     let result = runtime.block_on(async {
         let context = Context::new(global, out)?;
-        dispatch(&context, command).await
+        tokio::select! {
+            biased;
+            result = dispatch(&context, command) => result,
+            // Nothing more of it would arrive; Drop puts terminal and files right.
+            lost = stdout::failed() => Err(lost),
+        }
     });
     // A read of the keyboard cannot be cancelled and must not hold up the end.
     runtime.shutdown_background();

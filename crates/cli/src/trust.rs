@@ -53,9 +53,7 @@ impl Trust {
         path.parent()
             .map_or(Ok(()), files::private_folder)
             .and_then(|()| files::replace(path, 0o600, ca_pem.as_bytes()))
-            .map_err(|error| {
-                Failure::usage(format!("{} cannot be written: {error}", path.display()))
-            })
+            .map_err(|error| files::unwritable(path, &error))
     }
 
     /// Whether a CA is believed already.
@@ -89,7 +87,7 @@ impl Trust {
         let pem = match std::fs::read_to_string(path) {
             Ok(pem) => pem,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Failure::usage(format!("{shown} cannot be read: {error}"))),
+            Err(error) => return Err(files::unreadable(path, &error)),
         };
         let mut roots = RootCertStore::empty();
         match certificate(&pem).map(|ca| roots.add(ca)) {

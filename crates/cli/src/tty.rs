@@ -1,7 +1,7 @@
 //! The person's terminal: raw mode, size, and standard streams that block nobody.
 
 use std::io::{self, IsTerminal, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::thread;
 
 use bytes::Bytes;
@@ -9,6 +9,8 @@ use kohakuriver_wire::exec::Size;
 use nix::libc;
 use nix::sys::termios::{self, SetArg, Termios};
 use tokio::sync::mpsc;
+
+use crate::stdout;
 
 const BLOCK: usize = 32 * 1024;
 /// What is sent where the environment does not say.
@@ -18,7 +20,7 @@ nix::ioctl_read_bad!(window_size, libc::TIOCGWINSZ, libc::winsize);
 
 /// Whether standard input and output are one person's.
 pub fn is_interactive() -> bool {
-    io::stdin().is_terminal() && io::stdout().is_terminal()
+    io::stdin().is_terminal() && stdout::is_terminal()
 }
 
 /// The kind of terminal, for the program at the other end.
@@ -96,11 +98,11 @@ pub struct Outlet {
 
 impl Outlet {
     pub fn stdout() -> Self {
-        Self::start(|data| write_all(io::stdout().as_fd(), data))
+        Self::start(stdout::write)
     }
 
     pub fn stderr() -> Self {
-        Self::start(|data| write_all(io::stderr().as_fd(), data))
+        Self::start(|data| stdout::write_all(io::stderr().as_fd(), data))
     }
 
     fn start(write: fn(&[u8]) -> io::Result<()>) -> Self {
@@ -138,26 +140,6 @@ impl Outlet {
             Ok(Err(_)) | Err(_) => Err(io::Error::other("the output's thread failed")),
         }
     }
-}
-
-/// Straight to the descriptor: the library's buffer would hold back what has no newline.
-fn write_all(fd: BorrowedFd<'_>, mut data: &[u8]) -> io::Result<()> {
-    while !data.is_empty() {
-        match nix::unistd::write(fd, data) {
-            Ok(written) => data = data.get(written..).unwrap_or_default(),
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(nix::errno::Errno::EAGAIN) => wait_writable(fd)?,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-/// Somebody else, with whom we share the terminal, may have made it non-blocking.
-fn wait_writable(fd: BorrowedFd<'_>) -> io::Result<()> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], PollTimeout::NONE)?;
-    Ok(())
 }
 
 /// For what is written while raw, in front of a program's output.

@@ -10,6 +10,7 @@ use kohakuriver_api::Task;
 
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
+use crate::stdout;
 use crate::ui::Progress;
 
 /// How long the host may be away before waiting is given up.
@@ -138,5 +139,15 @@ pub async fn unless_interrupted<T>(
     tokio::select! {
         result = work => result,
         _ = tokio::signal::ctrl_c() => Err(interrupted()),
+    }
+}
+
+/// Runs work that only shows something, until Ctrl-C, which is how it ends, or until the reader of
+/// standard output has gone.
+pub async fn watching(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::select! {
+        result = work => result,
+        _ = tokio::signal::ctrl_c() => Ok(()),
+        gone = stdout::reader_gone() => Err(gone),
     }
 }

@@ -1,7 +1,6 @@
 //! How a server role ends: one line, a hint, and a fixed code.
 
 use std::error::Error;
-use std::io::Write;
 use std::process::ExitCode;
 
 /// The role failed while it ran.
@@ -50,11 +49,10 @@ impl Exit {
     }
 
     pub fn report(self) -> ExitCode {
-        let mut stderr = std::io::stderr().lock();
-        // Where standard error is gone there is nobody to tell.
-        let _ = writeln!(stderr, "error: {}", self.message);
+        let out = kohakuriver_cli::Output::new(false);
+        out.note(format!("error: {}", self.message));
         if let Some(hint) = self.hint {
-            let _ = writeln!(stderr, "hint: {hint}");
+            out.hint(hint);
         }
         ExitCode::from(self.code)
     }

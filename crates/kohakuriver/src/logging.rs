@@ -13,13 +13,39 @@ pub fn start() {
     let builder = tracing_subscriber::fmt()
         // Not the default: the levels decide.
         .with_max_level(LevelFilter::TRACE)
-        .with_writer(io::stderr)
+        .with_writer(|| OneLine(io::stderr()))
         .with_target(false)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
     if std::env::var("KOHAKURIVER_LOG_FORMAT").is_ok_and(|format| format == "json") {
         builder.json().finish().with(levels).init();
     } else {
         builder.compact().finish().with(levels).init();
+    }
+}
+
+/// Keeps each event on one line: a name or an error of a VPS could end its line otherwise and write
+/// the next one. The library escapes other control characters, and writes an event at once.
+#[derive(Debug)]
+struct OneLine<W>(W);
+
+impl<W: io::Write> io::Write for OneLine<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = event.strip_suffix(b"\n").unwrap_or(event);
+        let mut line = Vec::with_capacity(event.len() + 1);
+        for byte in text {
+            match byte {
+                b'\n' => line.extend_from_slice(b"\\n"),
+                b'\r' => line.extend_from_slice(b"\\r"),
+                byte => line.push(*byte),
+            }
+        }
+        line.push(b'\n');
+        self.0.write_all(&line)?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -39,6 +65,38 @@ mod tests {
     use tracing::Level;
 
     use super::*;
+
+    #[derive(Clone, Debug, Default)]
+    struct Kept(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn event_with_foreign_newlines_is_one_line() {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || OneLine(writer.clone()))
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let error = "no\n2026-01-01T00:00:00Z  INFO host is up\r\u{1b}[2J";
+            tracing::info!(%error, "failed");
+            tracing::info!("next");
+        });
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.contains("no\\n2026") && !text.contains('\u{1b}'), "{text}");
+    }
 
     #[test]
     fn our_crates_say_what_they_do_and_libraries_only_what_is_wrong() {

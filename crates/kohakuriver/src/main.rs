@@ -59,7 +59,10 @@ fn main() -> ExitCode {
         return Exit::from_error(FAILED, &error).report();
     }
     kohakuriver_cli::complete_if_asked(Cli::command);
-    let Cli { global, command } = Cli::parse();
+    let Cli { global, command } = match kohakuriver_cli::parse() {
+        Ok(cli) => cli,
+        Err(ended) => return ended,
+    };
     let result = match command {
         Command::Client(command) => return kohakuriver_cli::run(global, command),
         Command::Up(args) => up::run(args, &global),
@@ -75,7 +78,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => agent::run(&args),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => kohakuriver_cli::output_written(),
         Err(exit) => exit.report(),
     }
 }

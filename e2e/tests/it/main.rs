@@ -13,6 +13,7 @@ mod forward;
 mod images;
 mod lifecycle;
 mod nodes;
+mod people;
 mod ssh_features;
 mod terminal;
 mod tls;

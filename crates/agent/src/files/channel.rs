@@ -129,6 +129,7 @@ impl<In: Message, Out: Message> Channel<In, Out> {
     pub fn flush(&mut self) -> Result<(), Broken> {
         let mut sent = 0;
         while sent < self.output.len() {
+            #[expect(clippy::disallowed_methods, reason = "the channel, not a terminal")]
             match nix::unistd::write(io::stdout(), &self.output[sent..]) {
                 Ok(count) => sent += count,
                 Err(Errno::EINTR) => {}

@@ -88,7 +88,7 @@ impl Api {
         driver.abort();
         let body = body.map(|body| body.to_bytes()).unwrap_or_default();
         match status {
-            StatusCode::OK => serde_json::from_slice(&body).map_err(|_| self.stranger(status)),
+            StatusCode::OK => self.read(status, &body),
             StatusCode::NOT_FOUND => Err(Failure::distrusted(format!(
                 "the certificate of {} is neither of a CA this machine trusts nor of the host's own",
                 self.url()

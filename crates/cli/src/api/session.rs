@@ -12,6 +12,7 @@ use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::checked::Checked;
 use super::{ANSWER_LIMIT, Api, Person};
 use crate::failure::Failure;
 use crate::settings::Token;
@@ -74,7 +75,7 @@ impl Api {
         let answer = request.send().await.map_err(|error| self.unreachable(way, &error))?;
         let status = answer.status();
         let bytes = answer.bytes().await.map_err(|error| self.unreachable(way, &error))?;
-        let user = serde_json::from_slice(&bytes).map_err(|_| self.stranger(status))?;
+        let user = self.read(status, &bytes)?;
         Ok((LoggedIn { message: String::new(), user }, session))
     }
 
@@ -147,7 +148,7 @@ impl Api {
     }
 
     /// A request that says who asks by a session, and an answer that may begin one.
-    async fn exchange<B: Serialize, T: DeserializeOwned>(
+    async fn exchange<B: Serialize, T: DeserializeOwned + Checked>(
         &self,
         path: &str,
         query: &[(&str, &str)],
@@ -175,8 +176,7 @@ impl Api {
         if !status.is_success() {
             return Err(self.refusal(status, &bytes));
         }
-        let read = serde_json::from_slice(&bytes).map_err(|_| self.stranger(status))?;
-        Ok((read, cookie))
+        Ok((self.read(status, &bytes)?, cookie))
     }
 }
 

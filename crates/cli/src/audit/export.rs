@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::files;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
@@ -23,7 +24,7 @@ pub async fn run(context: &Context, args: &ExportArgs) -> Result<(), Failure> {
     let Some(path) = args.file.as_deref().filter(|path| path.as_os_str() != "-") else {
         let mut answer = context.api.export_audit().await?;
         while let Some(block) = context.api.more(&mut answer).await? {
-            context.out.raw(&block);
+            context.out.block(&block);
         }
         return Ok(());
     };
@@ -97,7 +98,7 @@ impl Drop for Part<'_> {
 }
 
 fn cannot(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::usage(format!("{} cannot be written: {error}", path.display()))
+    files::unwritable(path, error)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use kohakuriver_api::AuditEntry;
 
 use crate::context::Context;
 use crate::duration;
-use crate::failure::{Failure, Kind};
+use crate::failure::Failure;
 use crate::ui::{Fit, Grid, Progress, Tone, at, one_line};
 use crate::wait::{self, Patience};
 
@@ -108,12 +108,7 @@ pub async fn run(context: &Context, args: &ListArgs) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    // Ctrl-C is how following ends, so it is no failure.
-    let ended = wait::unless_interrupted(follow(context, query), || Failure::interrupted("")).await;
-    match ended {
-        Err(failure) if failure.kind == Kind::Interrupted => Ok(()),
-        other => other,
-    }
+    wait::watching(follow(context, query)).await
 }
 
 fn query(args: &ListArgs, now: Timestamp) -> Result<Vec<(&'static str, String)>, Failure> {

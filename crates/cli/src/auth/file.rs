@@ -17,11 +17,10 @@ pub fn set_host(url: &str) -> Result<(), Failure> {
 }
 
 fn write(path: &Path, url: &str) -> Result<(), Failure> {
-    let shown = path.display();
     let before = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(Failure::usage(format!("{shown} cannot be read: {error}"))),
+        Err(error) => return Err(files::unreadable(path, &error)),
     };
     let after = with_host(&before, url);
     if after == before {
@@ -30,7 +29,7 @@ fn write(path: &Path, url: &str) -> Result<(), Failure> {
     path.parent()
         .map_or(Ok(()), files::private_folder)
         .and_then(|()| files::replace(path, MODE, after.as_bytes()))
-        .map_err(|error| Failure::usage(format!("{shown} cannot be written: {error}")))
+        .map_err(|error| files::unwritable(path, &error))
 }
 
 /// The port goes: it is in the URL, and the one that stands there may be of another host.

@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::escape::{Command, Keys};
 use crate::failure::Failure;
 use crate::reference::VpsRef;
+use crate::ssh::shell_word;
 use crate::tty::{self, Outlet, Raw};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -47,6 +48,8 @@ impl Parting {
             }
             Self::Detached(session) => {
                 context.out.note("detached; the session goes on");
+                // The VPS named it, and it is there to be copied.
+                let session = shell_word(&session);
                 context.out.hint(format!("kohakuriver connect {vps} --session {session}"));
                 Ok(())
             }

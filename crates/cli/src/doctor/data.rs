@@ -8,10 +8,14 @@ use std::path::{Path, PathBuf};
 use kohakuriver_model::Memory;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::Uid;
+use tokio::time::timeout;
 
 use super::finding::Finding;
 use super::here::open_to_others;
+use super::host::LIMIT;
+use crate::context::Context;
 
+const HOST_FILES: &str = "host's files";
 /// Below this nothing can be relied on.
 const LEAST_FREE: u64 = 1 << 30;
 
@@ -26,6 +30,52 @@ pub fn directory(given: Option<PathBuf>) -> PathBuf {
             .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")));
         home.unwrap_or_else(|| PathBuf::from(".")).join("kohakuriver")
     })
+}
+
+/// Where the host keeps its files: of this machine, as far as it is reached here and tells.
+pub async fn told(context: &Context) -> Option<PathBuf> {
+    // An answer, or the lack of one, is a finding of the host's own check.
+    let probe = timeout(LIMIT, context.api.probe()).await.ok()?.ok()?;
+    if !probe.address.ip().is_loopback() {
+        return None;
+    }
+    let health = timeout(LIMIT, context.api.health()).await.ok()?.ok()?;
+    Some(PathBuf::from(health.data_dir?).parent()?.to_owned())
+}
+
+/// The data directory to look at, and a warning where that may be another cluster's.
+pub fn choose(
+    given: Option<PathBuf>,
+    told: Option<PathBuf>,
+    place: &str,
+) -> (PathBuf, Option<Finding>) {
+    match (given, told) {
+        (Some(given), Some(told)) if !is_same(&given, &told) => {
+            let found = format!(
+                "{} is not of the host at {place}, whose data is in {}",
+                given.display(),
+                told.display()
+            );
+            let advice = format!("kohakuriver doctor --data-dir {}", told.display());
+            (given, Some(Finding::warn(HOST_FILES, found, advice)))
+        }
+        (Some(given), _) => (given, None),
+        (None, Some(told)) => (told, None),
+        (None, None) => {
+            let data = directory(None);
+            let found = format!(
+                "{} was looked at; the host at {place} does not tell that its data is there",
+                data.display()
+            );
+            let advice = "log in as an admin, or name the folder with --data-dir";
+            (data, Some(Finding::warn(HOST_FILES, found, advice)))
+        }
+    }
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    real(one) == real(other)
 }
 
 /// Whether a runner of this machine has joined a cluster.
@@ -61,12 +111,11 @@ pub fn look(data: &Path) -> Vec<Finding> {
 
 /// Whoever reads these is the cluster's admin.
 fn host_files(host: &Path) -> Finding {
-    const CHECK: &str = "host's files";
     let shown = host.display();
     let mode = fs::metadata(host).map_or(0, |kept| kept.permissions().mode() & 0o777);
     if mode & 0o077 != 0 {
         return Finding::bad(
-            CHECK,
+            HOST_FILES,
             format!("others can enter {shown} (mode {mode:03o})"),
             format!("chmod 700 {shown}"),
         );
@@ -74,10 +123,14 @@ fn host_files(host: &Path) -> Finding {
     let entries = match fs::read_dir(host) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            return Finding::warn(CHECK, format!("{shown} was not looked into"), "run it as root");
+            return Finding::warn(
+                HOST_FILES,
+                format!("{shown} was not looked into"),
+                "run it as root",
+            );
         }
         Err(error) => {
-            return Finding::bad(CHECK, format!("{shown}: {error}"), "is its disk all right?");
+            return Finding::bad(HOST_FILES, format!("{shown}: {error}"), "is its disk all right?");
         }
     };
     let open = entries
@@ -86,10 +139,10 @@ fn host_files(host: &Path) -> Finding {
         .map(|entry| entry.path())
         .find(|path| open_to_others(path).is_some());
     match open {
-        None => Finding::ok(CHECK, format!("{shown} is safe from others")),
+        None => Finding::ok(HOST_FILES, format!("{shown} is safe from others")),
         // Nobody gets to it through the folder, until somebody opens that or copies the file.
         Some(path) => Finding::warn(
-            CHECK,
+            HOST_FILES,
             format!("{} would be readable by others outside of its folder", path.display()),
             format!("chmod 600 {}", path.display()),
         ),
@@ -143,6 +196,22 @@ mod tests {
         assert_eq!(states([0o700, 0o644, 0o600]), [State::Warn, State::Ok]);
         assert_eq!(states([0o700, 0o600, 0o644]), [State::Ok, State::Bad]);
         assert!(is_node(data.path()));
+    }
+
+    #[test]
+    fn data_directory_of_another_host_is_not_taken_for_this_ones() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        let of = |given, told| {
+            let (data, warning) = choose(given, told, "127.0.0.1:8000");
+            (data, warning.map(|finding| finding.found))
+        };
+        assert_eq!(of(None, path("/srv/river")), ("/srv/river".into(), None));
+        assert_eq!(of(path("/srv/river"), path("/srv/./river")), ("/srv/river".into(), None));
+        assert_eq!(of(path("/srv/river"), None), ("/srv/river".into(), None));
+        let (data, warning) = of(path("/srv/other"), path("/srv/river"));
+        assert!(data == Path::new("/srv/other") && warning.unwrap().contains("/srv/river"));
+        let (data, warning) = of(None, None);
+        assert!(data == directory(None) && warning.unwrap().contains("does not tell"));
     }
 
     #[test]

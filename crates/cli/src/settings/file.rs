@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::failure::Failure;
+use crate::files;
 
 /// Everything it may say. Unknown keys are refused, so that a misspelt one is not ignored.
 #[derive(Debug, Default, Deserialize)]
@@ -22,7 +23,7 @@ pub fn read(path: &Path) -> Result<ConfigFile, Failure> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(ConfigFile::default()),
-        Err(error) => return Err(Failure::usage(format!("{shown} cannot be read: {error}"))),
+        Err(error) => return Err(files::unreadable(path, &error)),
     };
     toml::from_str(&text).map_err(|error| {
         let before = error.span().map_or(0, |span| span.start).min(text.len());

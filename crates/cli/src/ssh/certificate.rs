@@ -73,8 +73,9 @@ impl Pair {
             ("CertificateFile", quoted(&self.certificate)),
             ("IdentityFile", quoted(&self.identity)),
         ];
-        let defaults = keys::defaults(&files::home()?.join(".ssh"));
-        options.extend(defaults.iter().map(|path| ("IdentityFile", quoted(path))));
+        let others = keys::for_ssh(&files::home()?.join(".ssh"), vec![self.identity.clone()]);
+        // The first is the certificate's own.
+        options.extend(others.iter().skip(1).map(|path| ("IdentityFile", quoted(path))));
         Ok(options)
     }
 
@@ -182,9 +183,7 @@ fn same_key(one: &str, other: &str) -> bool {
 /// once, and leaves this machine as little as any other.
 async fn ensure(context: &Context, id: &str) -> Result<Pair, Failure> {
     let pair = Pair::of(id)?;
-    let cannot = |path: &Path, error: &std::io::Error| {
-        Failure::request(format!("{} cannot be written: {error}", path.display()))
-    };
+    let cannot = files::unwritable;
     let folder = pair.identity.parent().unwrap_or(Path::new("."));
     files::private_folder(folder).map_err(|error| cannot(folder, &error))?;
     // Several at once, as editors do it, ask one after another, and all but the first not at all.

@@ -51,9 +51,8 @@ pub async fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
         context.out.raw(text.as_bytes());
         return Ok(());
     };
-    files::replace(path, 0o600, text.as_bytes()).map_err(|error| {
-        Failure::usage(format!("{} cannot be written: {error}", path.display()))
-    })?;
+    files::replace(path, 0o600, text.as_bytes())
+        .map_err(|error| files::unwritable(path, &error))?;
     // ssh reads a relative name from ~/.ssh, not from here.
     let full = std::path::absolute(path).unwrap_or_else(|_| path.clone());
     let count = usable.len();

@@ -11,9 +11,7 @@ use crate::files;
 
 /// Makes `alias` known with exactly this key. False: no key is known.
 pub fn pin(path: &Path, alias: &str, key: Option<&str>) -> Result<bool, Failure> {
-    let cannot = |error: std::io::Error| {
-        Failure::request(format!("{} cannot be written: {error}", path.display()))
-    };
+    let cannot = |error: std::io::Error| files::unwritable(path, &error);
     let folder = path.parent().unwrap_or(Path::new("."));
     files::private_folder(folder).map_err(cannot)?;
     let Some(key) = key else {

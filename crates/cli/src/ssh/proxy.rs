@@ -25,6 +25,7 @@ use tokio_util::either::Either;
 use crate::api::{Api, Stream};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::stdout;
 
 /// For connecting and for the gateway's first line.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
@@ -162,11 +163,12 @@ fn pass(stream: &BlockingStream) -> io::Result<()> {
     let connection = [stream.as_raw_fd()];
     let rights = [ControlMessage::ScmRights(&connection)];
     let byte = [IoSlice::new(&[0])];
-    sendmsg::<()>(io::stdout().as_raw_fd(), &byte, &rights, MsgFlags::empty(), None)?;
+    sendmsg::<()>(stdout::descriptor().as_raw_fd(), &byte, &rights, MsgFlags::empty(), None)?;
     Ok(())
 }
 
 /// Copies until the VPS has closed. When ssh closes first, only that half ends.
+#[expect(clippy::disallowed_methods, reason = "its errors are the copy's")]
 async fn carry_here(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> io::Result<()> {
     let (mut from_vps, mut to_vps) = split(stream);
     // Not joined: it may wait for ever on a keyboard, and ends with the process.
@@ -178,7 +180,7 @@ async fn carry_here(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> io:
 /// The same for a bare socket, by threads of its own: it costs less.
 fn carry(stream: BlockingStream, early: &[u8]) -> io::Result<()> {
     let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let output = File::from(stdout::descriptor().as_fd().try_clone_to_owned()?);
     let sending = stream.try_clone()?;
     // Not joined: it may wait for ever on a keyboard, and ends with the process.
     thread::Builder::new().name("to-vps".to_owned()).spawn(move || {

@@ -61,13 +61,10 @@ impl Route {
     }
 }
 
-/// Naming one key turns ssh's default keys off, so they are named too.
+/// The key made for the VPS, and those that ssh would not find by itself.
 fn identities(ssh_folder: &Path, id: &str) -> Vec<PathBuf> {
     let made = keys::made_for(ssh_folder, id);
-    if !made.exists() {
-        return Vec::new();
-    }
-    std::iter::once(made).chain(keys::defaults(ssh_folder)).collect()
+    keys::for_ssh(ssh_folder, made.exists().then_some(made).into_iter().collect())
 }
 
 /// Which of the host's doors, as [`Gate`] has them.
@@ -145,19 +142,5 @@ mod tests {
                 .unwrap();
             assert_eq!(String::from_utf8(output.stdout).unwrap(), text);
         }
-    }
-
-    #[test]
-    fn default_keys_stay_beside_the_made_one() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(identities(folder.path(), "7").is_empty());
-        for name in ["id-kohakuriver-7", "id_rsa"] {
-            std::fs::write(folder.path().join(name), "").unwrap();
-        }
-        let names: Vec<_> = identities(folder.path(), "7")
-            .iter()
-            .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
-            .collect();
-        assert_eq!(names, ["id-kohakuriver-7", "id_rsa"]);
     }
 }

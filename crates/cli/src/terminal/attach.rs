@@ -83,7 +83,8 @@ async fn console(
     }
     carry(stream, ExecStart { tty, ..ExecStart::default() }, Far::Console).await?;
     if by_hand {
-        context.out.note(format!("\nno longer at the console of {name}"));
+        context.out.note("");
+        context.out.note(format!("no longer at the console of {name}"));
     }
     Ok(())
 }

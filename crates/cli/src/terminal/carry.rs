@@ -17,6 +17,7 @@ use crate::api::Stream;
 use crate::escape::Keys;
 use crate::failure::Failure;
 use crate::tty::{self, Outlet, Raw};
+use crate::ui::{one_line, printable};
 
 /// A second Ctrl-C within this, and the program is left to itself.
 const IMPATIENCE: Duration = Duration::from_secs(2);
@@ -64,8 +65,8 @@ pub async fn carry(stream: Stream, start: ExecStart, far: Far) -> Result<(), Fai
             message = reader.next() => match message {
                 Ok(Some(ExecOutput::Stdout(data))) => {
                     if stdout.write(data).await.is_err() {
-                        // Like any program whose reader has gone.
-                        break Err(Failure::program(141));
+                        // Why is said below.
+                        break Ok(0);
                     }
                     continue;
                 }
@@ -80,7 +81,8 @@ pub async fn carry(stream: Stream, start: ExecStart, far: Far) -> Result<(), Fai
                 Ok(Some(ExecOutput::Exit(exit))) => break Ok(exit.code()),
                 Ok(Some(ExecOutput::Failed(failed))) => {
                     drop(raw);
-                    tty::write_now(&format!("kohakuriver: {}\n", crate::ui::printable(&failed.message)));
+                    let said = one_line(&printable(&failed.message));
+                    tty::write_now(&format!("kohakuriver: {said}\n"));
                     return Err(Failure::program(failed.code));
                 }
                 Ok(None) => break Err(lost(&"it ended without a word")),
@@ -106,7 +108,7 @@ pub async fn carry(stream: Stream, start: ExecStart, far: Far) -> Result<(), Fai
     let _ = stderr.finish().await;
     drop(raw);
     match end? {
-        0 => written.map_err(|error| Failure::request(format!("output was lost: {error}"))),
+        0 => written.map_err(|error| Failure::output(&error)),
         code => Err(Failure::program(u8::try_from(code & 0xff).unwrap_or(1))),
     }
 }

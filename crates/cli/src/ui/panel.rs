@@ -43,7 +43,7 @@ impl Panel {
 
     pub fn print(&self, out: Output) {
         for line in self.render(out) {
-            out.line(line);
+            out.styled(line);
         }
     }
 }

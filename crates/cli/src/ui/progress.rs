@@ -33,6 +33,8 @@ impl Progress {
 
     /// The step, and how far it is, where that is known.
     pub fn show(&mut self, step: &str, percent: Option<u8>) {
+        // The host's, and through it a VPS's.
+        let step = &super::one_line(&super::printable(step));
         let new = self.last.as_deref() != Some(step);
         match &self.bar {
             Some(bar) => {
@@ -82,7 +84,7 @@ impl Transfer {
         if out.json || !std::io::stderr().is_terminal() {
             return None;
         }
-        let bar = ProgressBar::no_length().with_message(super::printable(what));
+        let bar = ProgressBar::no_length().with_message(super::one_line(&super::printable(what)));
         Some(Self { bar })
     }
 

@@ -2,7 +2,7 @@
 
 use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, presets};
 
-use super::{Output, Tone, printable};
+use super::{Output, Tone, one_line, printable};
 
 /// What a column does where the terminal is too narrow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,14 +29,16 @@ impl Grid {
     }
 
     pub fn row(&mut self, cells: Vec<(Tone, String)>) {
-        self.rows.push(cells.into_iter().map(|(tone, text)| (tone, printable(&text))).collect());
+        self.rows.push(
+            cells.into_iter().map(|(tone, text)| (tone, one_line(&printable(&text)))).collect(),
+        );
     }
 
     pub fn print(&self, out: Output) {
         // Only a terminal has a width; what is piped stays whole.
         let width = Table::new().width();
         for line in self.render(out.colour, width).lines() {
-            out.line(line.trim_end());
+            out.styled(line.trim_end());
         }
     }
 

@@ -53,12 +53,7 @@ pub async fn run(context: &Context, args: &EventsArgs) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    // Ctrl-C is how following ends, so it is no failure.
-    let ended = wait::unless_interrupted(follow(context, args), || Failure::interrupted("")).await;
-    match ended {
-        Err(failure) if failure.kind == Kind::Interrupted => Ok(()),
-        other => other,
-    }
+    wait::watching(follow(context, args)).await
 }
 
 async fn follow(context: &Context, args: &EventsArgs) -> Result<(), Failure> {

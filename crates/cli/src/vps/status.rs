@@ -8,7 +8,7 @@ use super::list::{cores, has_ssh, memory};
 use super::{called, is_machine, with_list_hint};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::{Failure, Kind};
+use crate::failure::Failure;
 use crate::reference::VpsRef;
 use crate::ui::{Panel, Progress, Tone, age, ago, status_tone};
 use crate::wait::{self, News};
@@ -34,12 +34,7 @@ pub async fn run(context: &Context, args: &StatusArgs) -> Result<(), Failure> {
     if !args.watch {
         return Ok(());
     }
-    // Ctrl-C is how watching ends, so it is no failure.
-    let ended = wait::unless_interrupted(watch(context, task), || Failure::interrupted("")).await;
-    match ended {
-        Err(failure) if failure.kind == Kind::Interrupted => Ok(()),
-        other => other,
-    }
+    wait::watching(watch(context, task)).await
 }
 
 async fn watch(context: &Context, mut shown: Task) -> Result<(), Failure> {

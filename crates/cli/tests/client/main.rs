@@ -5,8 +5,10 @@
 mod acts;
 mod create;
 mod events;
+mod hostile;
 mod machines;
 mod nodes;
+mod output;
 mod snapshots;
 mod ssh;
 mod support;

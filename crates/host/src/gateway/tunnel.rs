@@ -42,17 +42,20 @@ pub async fn serve(app: &App, mut stream: TcpStream, address: IpAddr) {
             }
             Err(error) => Err(error),
         },
-        Err(text) => {
-            let line = format!("ERROR {}\n", text.replace(['\n', '\r'], " "));
-            match stream.write_all(line.as_bytes()).await {
-                Ok(()) => stream.shutdown().await,
-                Err(error) => Err(error),
-            }
-        }
+        Err(text) => match stream.write_all(error_line(&text).as_bytes()).await {
+            Ok(()) => stream.shutdown().await,
+            Err(error) => Err(error),
+        },
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a tunnel ended early");
     }
+}
+
+/// Clients print it. What a VPS or its node says in it must not move a terminal's cursor there.
+fn error_line(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    format!("ERROR {}\n", text.chars().map(plain).collect::<String>())
 }
 
 /// Whoever the token behind the id is of. Without logging in there is none.
@@ -80,4 +83,17 @@ async fn read_line(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
         }
     }
     Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_line_has_no_control_characters() {
+        assert_eq!(
+            error_line("a\u{1b}]0;x\u{7}b\nSUCCESS\r\u{9b}c"),
+            "ERROR a ]0;x b SUCCESS  c\n"
+        );
+    }
 }

@@ -77,6 +77,7 @@ async fn health(
         vps_running: count(instances.iter().filter(running).count()),
         aggregate: vec![aggregate(&nodes, app.clock.now_ms())],
         nodes: vec![nodes],
+        data_dir: (caller.role() >= Role::Admin).then(|| app.config.data_dir.display().to_string()),
     })
     .into_response())
 }
