@@ -19,8 +19,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, LOCATION};
+use http::{HeaderMap, HeaderValue};
 use kohakuriver_api::{ErrorBody, Health};
 use reqwest::{Client, Method, StatusCode};
 use serde::Serialize;
@@ -29,6 +29,7 @@ use tokio::sync::OnceCell;
 
 use crate::failure::Failure;
 use crate::settings::{Address, Settings, Token};
+use crate::ssh::shell_word;
 use crate::trust::Trust;
 use crate::{credentials, identity};
 
@@ -192,6 +193,9 @@ impl Api {
         }
         let answer = request.send().await.map_err(|error| self.unreachable(way, &error))?;
         let status = answer.status();
+        if status.is_redirection() {
+            return Err(self.redirected(answer.headers()));
+        }
         let bytes = answer.bytes().await.map_err(|error| self.unreachable(way, &error))?;
         if status.is_success() {
             return self
@@ -266,6 +270,8 @@ impl Api {
             .user_agent(concat!("kohakuriver/", env!("CARGO_PKG_VERSION")))
             // The host is on the local network; a proxy of the environment is for the Internet.
             .no_proxy()
+            // The host answers and sends nowhere: not to a service that only this machine reaches.
+            .redirect(reqwest::redirect::Policy::none())
             // Also of an address that an answer leads to.
             .dns_resolver(Arc::new(kohakuriver_net::HttpNames))
             .tcp_nodelay(true);
@@ -314,6 +320,18 @@ impl Api {
         Failure::unreachable(format!("the host {} is not reachable: {reason}", self.place())).hint(
             "start one here with `kohakuriver up`, or name another with --host or KOHAKURIVER_HOST",
         )
+    }
+
+    fn redirected(&self, headers: &HeaderMap) -> Failure {
+        let failure = Failure::request(format!(
+            "what answers at {} is no KohakuRiver host, but sends elsewhere",
+            self.place()
+        ));
+        let to = headers.get(LOCATION).and_then(|to| to.to_str().ok()?.parse::<http::Uri>().ok());
+        match to.and_then(|to| Some(format!("{}://{}", to.scheme_str()?, to.authority()?))) {
+            Some(to) => failure.hint(format!("if you trust it: --host {}", shell_word(&to))),
+            None => failure,
+        }
     }
 
     fn stranger(&self, status: StatusCode) -> Failure {

@@ -140,3 +140,31 @@ fn name_in_hosts_file_of_vps_is_forwarded_without_nameserver() {
         run_with_input(&mut ssh, b"ping\n").stdout == "ping\n"
     });
 }
+
+#[test]
+fn lost_output_of_programs_and_files_is_said() {
+    let mut site = Site::new();
+    let _server = site.up();
+    site.kr(&["vps", "create", "--name", "web", "--image", BUSYBOX]).ok();
+    let redirected = |to: &str, arguments: &[&str]| {
+        let client = site.command();
+        let mut command = Command::new("bash");
+        let script = format!("\"$@\" {to}; exit ${{PIPESTATUS[0]}}");
+        command.args(["-c", &script, "bash"]).arg(client.get_program()).args(arguments);
+        command.env_clear().envs(client.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        run(&mut command)
+    };
+    for arguments in [
+        &["terminal", "exec", "web", "--", "seq", "200000"][..],
+        &["vps", "cp", "web:/bin/busybox", "-"],
+        &["qemu", "check"],
+        &["qemu", "image", "list", "--json"],
+        &["--help"],
+    ] {
+        let full = redirected("> /dev/full", arguments);
+        full.fails(1, &["standard output was not written", "No space left"]);
+    }
+    let gone = redirected("| head -1", &["terminal", "exec", "web", "--", "yes"]);
+    assert_eq!((gone.code, gone.stdout.as_str()), (141, "y\n"), "{}", gone.stderr);
+    assert!(!gone.stderr.contains("error"), "{}", gone.stderr);
+}

@@ -116,3 +116,25 @@ fn foreign_text_in_errors_forges_no_hint_and_no_colour() {
         assert!(!all.contains(ours), "{args:?}: {all:?}");
     }
 }
+
+#[test]
+fn redirecting_host_leads_to_no_other_service() {
+    let inner = Host::start(|_| Answer::ok(json!([])));
+    let to = format!("http://127.0.0.1:{}/api/vps/status", inner.port);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = write!(
+                stream,
+                "HTTP/1.1 302 X\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            );
+        }
+    });
+    let ran = Sandbox::new().run_at(port, &["vps", "list"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (1, ""), "{ran:?}");
+    assert!(ran.stderr.contains("sends elsewhere"), "{ran:?}");
+    assert!(!inner.saw("GET "), "nobody was asked there");
+}
