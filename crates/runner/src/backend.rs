@@ -95,6 +95,13 @@ pub trait Backend: Send + Sync + 'static {
     /// For an instance that is deleted. Disks of others that came from them stay.
     async fn delete_all_snapshots(&self, id: TaskId) -> Result<(), BackendError>;
 
+    /// Clears away what steps that were given up, failed, or were cut off by a crash left of an
+    /// instance. Asked for while nothing is under way for it, also when it is gone: what no record
+    /// of it names then is garbage. Cheap where there is none.
+    async fn tidy(&self, _id: TaskId) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     /// Every instance of this node that is there.
     async fn list(&self) -> Result<Vec<(TaskId, Found)>, BackendError>;
 

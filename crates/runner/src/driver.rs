@@ -200,6 +200,8 @@ impl Driver {
             Step::Remove => self.backend().remove(self.id).await?,
             Step::Forget => {
                 self.backend().delete_all_snapshots(self.id).await?;
+                // Last: afterwards no record says that anything of it could be left.
+                self.backend().tidy(self.id).await?;
                 self.shared.ledger.forget(self.id)?;
                 self.host_key = None;
                 self.publish(Observed::Absent);
@@ -211,6 +213,7 @@ impl Driver {
                     self.write(Record::nothing_created)?;
                 }
                 self.publish(seen);
+                self.backend().tidy(self.id).await?;
                 return Ok(Next::Wait);
             }
         }

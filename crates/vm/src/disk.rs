@@ -20,13 +20,17 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use crate::command::DISK;
+
+mod cut;
+
+pub use cut::Cut;
 
 /// A disk that is not finished.
 const UNNAMED: &str = "unfinished.qcow2";
@@ -65,11 +69,17 @@ pub struct Layer {
 pub struct Disks {
     root: PathBuf,
     adopting: Arc<Mutex<()>>,
+    cut: Cut,
 }
 
 impl Disks {
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), adopting: Arc::default() }
+        Self { root: root.into(), adopting: Arc::default(), cut: Cut::default() }
+    }
+
+    /// Before each change of files that a crash may come between; never refuses outside of tests.
+    pub fn cut(&self) -> &Cut {
+        &self.cut
     }
 
     pub fn root(&self) -> &Path {
@@ -146,11 +156,13 @@ impl Disks {
             let dir = this.layers_dir().join(format!("{UNFINISHED}{name}"));
             let made = this.gather(&dir, files, virtual_bytes, &whole, &copying);
             let made = made.and_then(|()| {
+                this.cut.point()?;
                 let _ = fs::remove_dir_all(this.layer_dir(&name));
+                this.cut.point()?;
                 fs::rename(&dir, this.layer_dir(&name))?;
                 Ok(sync_dir(&this.layers_dir())?)
             });
-            if made.is_err() {
+            if made.is_err() && this.cut.point().is_ok() {
                 let _ = fs::remove_dir_all(&dir);
             }
             made
@@ -166,9 +178,11 @@ impl Disks {
         whole: &impl Fn(&Path) -> bool,
         copying: &impl Fn(u8),
     ) -> Result<(), DiskError> {
+        self.cut.point()?;
         let _ = fs::remove_dir_all(dir);
         make_dir(dir)?;
         for (from, to) in files {
+            self.cut.point()?;
             let to = dir.join(to);
             if fs::hard_link(&from, &to).is_err() {
                 self.check_space(fs::metadata(&from)?.len())?;
@@ -180,6 +194,7 @@ impl Disks {
             let why = "the image was replaced in this very moment; try again";
             return Err(io::Error::other(why).into());
         }
+        self.cut.point()?;
         describe(dir, &Layer { below: None, virtual_bytes })
     }
 
@@ -225,6 +240,7 @@ impl Disks {
     /// qemu-img fails.
     pub async fn create(&self, dir: &Path, layer: &str, bytes: u64) -> Result<(), DiskError> {
         let bytes = bytes.max(self.layer(layer)?.virtual_bytes);
+        self.cut.point()?;
         overlay(dir, DISK, layer, bytes).await
     }
 
@@ -243,14 +259,18 @@ impl Disks {
         next: &str,
     ) -> Result<(), DiskError> {
         let layer = self.layer_dir(name);
+        self.cut.point()?;
         make_dir(&layer)?;
         let file = layer.join(DISK);
+        self.cut.point()?;
         let _ = fs::remove_file(&file);
         fs::hard_link(dir.join(current), &file)?;
         let bytes = virtual_bytes(&file)?;
+        self.cut.point()?;
         // It has its name when it is whole: who finds it knows that it can be gone over to.
         overlay(dir, UNNAMED, name, bytes).await?;
         copy_owner(&dir.join(current), &dir.join(UNNAMED))?;
+        self.cut.point()?;
         fs::rename(dir.join(UNNAMED), dir.join(next))?;
         sync_dir(dir)?;
         Ok(())
@@ -263,13 +283,21 @@ impl Disks {
     pub fn finish_freeze(&self, name: &str, below: &str) -> Result<(), DiskError> {
         let dir = self.layer_dir(name);
         let virtual_bytes = virtual_bytes(&dir.join(DISK))?;
+        self.cut.point()?;
         describe(&dir, &Layer { below: Some(below.to_owned()), virtual_bytes })
     }
 
     /// Takes back the first half, for a QEMU that would not go over to the next disk.
-    pub fn undo_freeze(&self, dir: &Path, name: &str, next: &str) {
-        let _ = fs::remove_file(dir.join(next));
-        let _ = fs::remove_dir_all(self.layer_dir(name));
+    ///
+    /// # Errors
+    /// Something of it cannot be removed.
+    pub fn undo_freeze(&self, dir: &Path, name: &str, next: &str) -> io::Result<()> {
+        for file in [next, UNNAMED] {
+            self.cut.point()?;
+            unless_gone(fs::remove_file(dir.join(file)))?;
+        }
+        self.cut.point()?;
+        unless_gone(fs::remove_dir_all(self.layer_dir(name)))
     }
 
     /// Finishes a freeze that was cut off, or takes it back: tells whether `next` is the disk now.
@@ -285,7 +313,7 @@ impl Disks {
         below: &str,
     ) -> Result<bool, DiskError> {
         if !dir.join(next).try_exists()? {
-            self.undo_freeze(dir, name, next);
+            self.undo_freeze(dir, name, next)?;
             return Ok(false);
         }
         self.finish_freeze(name, below)?;
@@ -339,23 +367,32 @@ impl Disks {
             let name = entry?.file_name();
             let name = name.to_string_lossy();
             if name.ends_with(".qcow2") && name != current {
+                self.cut.point()?;
                 fs::remove_file(dir.join(&*name))?;
             }
         }
         Ok(())
     }
 
-    /// Removes every layer that none of `used` is built on.
+    /// The names of all layers, also of half-made ones.
+    ///
+    /// # Errors
+    /// Their directory cannot be read.
+    pub fn layers(&self) -> io::Result<impl Iterator<Item = String>> {
+        let names = read_dir(&self.layers_dir())?.into_iter();
+        let names = names.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let names: Vec<String> = names.collect::<io::Result<_>>()?;
+        Ok(names.into_iter().filter(|name| !name.starts_with(UNFINISHED)))
+    }
+
+    /// Removes every layer that none of `used` is built on, and copies of images that were cut off.
     ///
     /// # Errors
     /// A layer cannot be removed.
     pub fn collect(&self, used: &BTreeSet<String>) -> io::Result<()> {
+        self.remove_unfinished()?;
         let mut below = BTreeMap::new();
-        for entry in read_dir(&self.layers_dir())? {
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            if name.starts_with(UNFINISHED) {
-                continue;
-            }
+        for name in self.layers()? {
             let next = match self.layer(&name) {
                 Ok(layer) => layer.below,
                 // Half of one: nothing can be built on it.
@@ -373,7 +410,25 @@ impl Disks {
         }
         for name in below.keys().filter(|name| !kept.contains(*name)) {
             tracing::debug!(layer = name, "nothing is built on this layer any more");
+            self.cut.point()?;
             fs::remove_dir_all(self.layer_dir(name))?;
+        }
+        Ok(())
+    }
+
+    fn remove_unfinished(&self) -> io::Result<()> {
+        // Held by what is being copied now, which may take long.
+        let _turn = match self.adopting.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(()),
+        };
+        for entry in read_dir(&self.layers_dir())? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+                self.cut.point()?;
+                fs::remove_dir_all(entry.path())?;
+            }
         }
         Ok(())
     }
@@ -389,6 +444,13 @@ fn read_dir(dir: &Path) -> io::Result<Vec<io::Result<fs::DirEntry>>> {
 
 fn make_dir(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o711).create(dir)
+}
+
+fn unless_gone(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn unless_root(error: io::Error) -> io::Result<()> {

@@ -13,6 +13,7 @@
 //!  attach      a program in a container without the agent
 //!  orphans     what an engine that was killed in the middle of a start left running
 //!  snapshot    commit, flatten, list, delete
+//!  leftovers   what of that was cut off or is not used any more, cleared away
 //!  events      what changed, as hints
 //! ```
 //!
@@ -44,6 +45,7 @@ mod create_body;
 mod events;
 mod found;
 mod image;
+mod leftovers;
 mod network;
 mod orphans;
 mod resolver;
@@ -82,6 +84,7 @@ pub struct DockerBackend {
     network: network::ContainerNetwork,
     allowed: allowed::Allowed,
     shared: shared_storage::SharedStorage,
+    leftovers: leftovers::Leftovers,
 }
 
 impl DockerBackend {
@@ -95,7 +98,8 @@ impl DockerBackend {
         let network = network::ContainerNetwork::new(config.containers.clone());
         let shared = shared_storage::SharedStorage::new(config.layout.shared_data());
         let allowed = allowed::Allowed::new(&config.containers, config.layout.data());
-        Self { engine, config, images, network, allowed, shared }
+        let leftovers = leftovers::Leftovers::default();
+        Self { engine, config, images, network, allowed, shared, leftovers }
     }
 
     /// What must be so before a container is made or started.
@@ -185,6 +189,7 @@ impl Backend for DockerBackend {
         wish: &SnapshotWish,
         keep: u32,
     ) -> Result<Snapshot, BackendError> {
+        let _committing = self.leftovers.commit(id).await;
         snapshot::create(&self.engine, id, wish, keep).await
     }
 
@@ -193,15 +198,23 @@ impl Backend for DockerBackend {
     }
 
     async fn delete_snapshot(&self, id: TaskId, tag: u64) -> Result<(), BackendError> {
+        self.leftovers.expect_images();
         snapshot::delete(&self.engine, id, tag).await
     }
 
     async fn delete_all_snapshots(&self, id: TaskId) -> Result<(), BackendError> {
+        self.leftovers.expect_images();
         snapshot::delete_all(&self.engine, id).await
     }
 
+    async fn tidy(&self, id: TaskId) -> Result<(), BackendError> {
+        self.leftovers.clear(&self.engine, id).await
+    }
+
     async fn remove(&self, id: TaskId) -> Result<(), BackendError> {
-        container::remove(&self.engine, id).await
+        container::remove(&self.engine, id).await?;
+        self.leftovers.expect_images();
+        Ok(())
     }
 
     async fn inspect(&self, id: TaskId) -> Result<Option<Found>, BackendError> {

@@ -1,4 +1,8 @@
 //! A backend in memory, for tests only: instances are entries, agents are sockets.
+//!
+//! Each act is several steps, and leaves things between them as real ones do: a promise until the
+//! disk is made, a disk until it has a record, a TAP until its process is gone. A test may stop an
+//! act at any step ([`FakeBackend::pause_after`]), for good or until it goes on.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -14,7 +18,7 @@ use kohakuriver_wire::exec::{ExecExit, ExecFailed, ExecOutput};
 use kohakuriver_wire::write;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast, watch};
 
 use super::{Backend, BackendError, Change, Found, Life, Limits, Progress, SnapshotWish};
 use crate::agent_files;
@@ -41,6 +45,21 @@ pub struct FakeBackend {
     layout: Layout,
     state: Mutex<State>,
     events: broadcast::Sender<Change>,
+    things: watch::Sender<BTreeSet<Thing>>,
+    /// An act has come to the step at which it pauses.
+    paused: Notify,
+    go_on: Notify,
+}
+
+/// What an instance has on the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Thing {
+    /// What a disk is about to be made from.
+    Promise,
+    Disk,
+    Tap,
+    /// A snapshot that was begun.
+    Freezing,
 }
 
 #[derive(Debug, Default)]
@@ -51,13 +70,76 @@ struct State {
     faults: BTreeSet<Fault>,
     starts: u32,
     acts: Vec<&'static str>,
+    /// Steps until one pauses.
+    pause_after: Option<u32>,
     agents: HashMap<TaskId, tokio::task::JoinHandle<()>>,
 }
 
 impl FakeBackend {
     pub fn new(layout: Layout) -> Arc<Self> {
         let events = broadcast::Sender::new(64);
-        Arc::new(Self { layout, state: Mutex::default(), events })
+        let things = watch::Sender::default();
+        let (paused, go_on) = (Notify::new(), Notify::new());
+        Arc::new(Self { layout, state: Mutex::default(), events, things, paused, go_on })
+    }
+
+    /// Has an act pause after so many steps of whatever is done from now on.
+    pub fn pause_after(&self, steps: u32) {
+        self.lock().pause_after = Some(steps);
+    }
+
+    /// Waits until one pauses.
+    pub async fn paused(&self) {
+        self.paused.notified().await;
+    }
+
+    pub fn go_on(&self) {
+        self.go_on.notify_one();
+    }
+
+    /// What there is of the one instance that such a test has.
+    pub fn things(&self) -> watch::Receiver<BTreeSet<Thing>> {
+        self.things.subscribe()
+    }
+
+    pub fn has_snapshots(&self, id: TaskId) -> bool {
+        self.lock().snapshots.contains_key(&id)
+    }
+
+    async fn step(&self) {
+        let pauses = {
+            let mut state = self.lock();
+            match state.pause_after {
+                Some(0) => state.pause_after.take().is_some(),
+                Some(left) => {
+                    state.pause_after = Some(left - 1);
+                    false
+                }
+                None => false,
+            }
+        };
+        if pauses {
+            self.paused.notify_one();
+            self.go_on.notified().await;
+        }
+    }
+
+    fn add(&self, thing: Thing) {
+        self.things.send_modify(|things| {
+            things.insert(thing);
+        });
+    }
+
+    fn drop_things(&self, gone: &[Thing]) {
+        self.things.send_modify(|things| things.retain(|thing| !gone.contains(thing)));
+    }
+
+    /// Ends it, and clears away what only one that runs has.
+    async fn end(&self, id: TaskId, exit_code: i64) -> Result<(), BackendError> {
+        self.reachable()?.end(id, exit_code);
+        self.step().await;
+        self.drop_things(&[Thing::Tap]);
+        Ok(())
     }
 
     pub fn fault(&self, fault: Fault, on: bool) {
@@ -96,6 +178,24 @@ impl FakeBackend {
         ids.into_iter().for_each(|id| state.end(id, 137));
         drop(state);
         let _ = self.events.send(Change::Everything);
+    }
+
+    fn save(&self, id: TaskId, wish: &SnapshotWish, keep: u32) -> Result<Snapshot, BackendError> {
+        let mut state = self.reachable()?;
+        let snapshots = state.snapshots.entry(id).or_default();
+        let snapshot = Snapshot {
+            tag: snapshots.first().map_or(1, |newest| newest.tag + 1),
+            name: wish.name.clone(),
+            message: wish.message.clone(),
+            size_bytes: 1,
+            own_bytes: 1,
+            in_use: false,
+        };
+        snapshots.insert(0, snapshot.clone());
+        if keep > 0 {
+            snapshots.truncate(keep as usize);
+        }
+        Ok(snapshot)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -152,17 +252,26 @@ impl Backend for FakeBackend {
             let image = format!("{:?}", order.spec.image);
             return Err(BackendError::ImageNotFound { image, reason: "none".to_owned() });
         }
+        self.step().await;
+        self.add(Thing::Promise);
+        self.step().await;
         Ok("image".to_owned())
     }
 
     async fn create(&self, order: &Order, _: &str) -> Result<(), BackendError> {
-        let mut state = self.reachable()?;
-        state.acts.push("create");
-        if state.faults.contains(&Fault::CreateRefused)
-            || state.instances.contains_key(&order.task_id)
+        self.step().await;
         {
-            return Err(refused("create"));
+            let mut state = self.reachable()?;
+            state.acts.push("create");
+            if state.faults.contains(&Fault::CreateRefused)
+                || state.instances.contains_key(&order.task_id)
+            {
+                return Err(refused("create"));
+            }
         }
+        self.add(Thing::Disk);
+        self.step().await;
+        let mut state = self.reachable()?;
         let found = Found {
             life: Life::Created,
             started: None,
@@ -172,15 +281,22 @@ impl Backend for FakeBackend {
             epoch: String::new(),
         };
         state.instances.insert(order.task_id, found);
+        self.drop_things(&[Thing::Promise]);
         Ok(())
     }
 
     async fn start(&self, id: TaskId) -> Result<(), BackendError> {
-        let mut state = self.reachable()?;
-        state.acts.push("start");
-        if state.faults.contains(&Fault::StartRefused) {
-            return Err(refused("start"));
+        self.step().await;
+        {
+            let mut state = self.reachable()?;
+            state.acts.push("start");
+            if state.faults.contains(&Fault::StartRefused) {
+                return Err(refused("start"));
+            }
         }
+        self.add(Thing::Tap);
+        self.step().await;
+        let mut state = self.reachable()?;
         state.starts += 1;
         let started = Some(state.starts.to_string());
         let found = state.instances.get_mut(&id).ok_or_else(|| refused("start"))?;
@@ -214,15 +330,17 @@ impl Backend for FakeBackend {
         if hangs {
             std::future::pending::<()>().await;
         }
-        self.reachable()?.end(id, 0);
-        Ok(())
+        self.step().await;
+        self.end(id, 0).await
     }
 
     async fn remove(&self, id: TaskId) -> Result<(), BackendError> {
-        let mut state = self.reachable()?;
-        state.acts.push("remove");
-        state.end(id, 137);
-        state.instances.remove(&id);
+        self.step().await;
+        self.reachable()?.acts.push("remove");
+        self.end(id, 137).await?;
+        self.reachable()?.instances.remove(&id);
+        self.step().await;
+        self.drop_things(&[Thing::Disk]);
         Ok(())
     }
 
@@ -255,10 +373,9 @@ impl Backend for FakeBackend {
     }
 
     async fn kill(&self, id: TaskId) -> Result<(), BackendError> {
-        let mut state = self.reachable()?;
-        state.acts.push("kill");
-        state.end(id, 137);
-        Ok(())
+        self.step().await;
+        self.reachable()?.acts.push("kill");
+        self.end(id, 137).await
     }
 
     async fn resize(&self, id: TaskId, spec: &InstanceSpec) -> Result<(), BackendError> {
@@ -285,29 +402,36 @@ impl Backend for FakeBackend {
         wish: &SnapshotWish,
         keep: u32,
     ) -> Result<Snapshot, BackendError> {
-        let mut state = self.reachable()?;
-        state.acts.push("snapshot");
-        if !state.instances.contains_key(&id) {
-            return Err(refused("save"));
+        self.step().await;
+        {
+            let mut state = self.reachable()?;
+            state.acts.push("snapshot");
+            if !state.instances.contains_key(&id) {
+                return Err(refused("save"));
+            }
         }
-        let snapshots = state.snapshots.entry(id).or_default();
-        let snapshot = Snapshot {
-            tag: snapshots.first().map_or(1, |newest| newest.tag + 1),
-            name: wish.name.clone(),
-            message: wish.message.clone(),
-            size_bytes: 1,
-            own_bytes: 1,
-            in_use: false,
-        };
-        snapshots.insert(0, snapshot.clone());
-        if keep > 0 {
-            snapshots.truncate(keep as usize);
-        }
+        self.add(Thing::Freezing);
+        self.step().await;
+        let snapshot = self.save(id, wish, keep)?;
+        self.step().await;
+        self.drop_things(&[Thing::Freezing]);
         Ok(snapshot)
     }
 
     async fn list_snapshots(&self, id: TaskId) -> Result<Vec<Snapshot>, BackendError> {
         Ok(self.reachable()?.snapshots.get(&id).cloned().unwrap_or_default())
+    }
+
+    async fn tidy(&self, id: TaskId) -> Result<(), BackendError> {
+        let life = self.reachable()?.instances.get(&id).map(|found| found.life);
+        self.step().await;
+        self.drop_things(&[Thing::Promise, Thing::Freezing]);
+        match life {
+            None => self.drop_things(&[Thing::Disk, Thing::Tap]),
+            Some(Life::Created | Life::Ended { .. }) => self.drop_things(&[Thing::Tap]),
+            Some(Life::Running { .. } | Life::Paused { .. }) => {}
+        }
+        Ok(())
     }
 
     async fn delete_snapshot(&self, id: TaskId, tag: u64) -> Result<(), BackendError> {
@@ -322,6 +446,7 @@ impl Backend for FakeBackend {
     }
 
     async fn delete_all_snapshots(&self, id: TaskId) -> Result<(), BackendError> {
+        self.step().await;
         self.reachable()?.snapshots.remove(&id);
         Ok(())
     }

@@ -11,6 +11,7 @@
 //!  cut       machines whose network was taken from under them
 //!  devices   GPUs that machines have
 //!  snapshot  freeze, list, delete
+//!  rest      what steps that were given up left, cleared away
 //!
 //!  <data>/vm/layers  disks/<id>  snapshots/<id>/<tag>.json  agent.img
 //! ```
@@ -18,11 +19,12 @@
 //! All that is known of a machine is in its directory and in its process, so a runner that was
 //! killed anywhere takes up again what it finds ([`QemuBackend::adopt`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -58,6 +60,7 @@ mod make;
 mod net;
 mod oom;
 mod record;
+mod rest;
 mod run;
 mod snapshot;
 
@@ -104,7 +107,7 @@ impl Default for MachineSettings {
 }
 
 /// From an order to a QEMU that runs.
-const START_LIMIT: Duration = Duration::from_secs(10);
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 const STALLED: &str = "it stands still: the node's disk is full, or cannot be written; it goes on \
     by itself when there is space";
@@ -132,6 +135,15 @@ struct Shared {
     making: tokio::sync::Mutex<()>,
     /// Held while the disk with our executable is written.
     agent_disk: tokio::sync::Mutex<()>,
+    /// Machines whose network device or GPUs could not be given back.
+    owing: Mutex<BTreeSet<TaskId>>,
+    /// Devices of machines that are gone may be left.
+    devices_left: AtomicBool,
+    /// Something that belongs to no machine could not be removed.
+    untidy: AtomicBool,
+    untidied: tokio::sync::Notify,
+    /// Held while the images are listed, for as long as shared storage takes.
+    listing: Arc<tokio::sync::Mutex<()>>,
     events: broadcast::Sender<Change>,
     /// The runner lets go of its machines.
     left: CancellationToken,
@@ -139,10 +151,21 @@ struct Shared {
 
 impl QemuBackend {
     pub fn new(config: QemuConfig) -> Self {
+        let host = Host::new(&config);
+        Self::with_host(config, host)
+    }
+
+    #[cfg(test)]
+    fn without_bridge(config: QemuConfig) -> Self {
+        let mut host = Host::new(&config);
+        host.net.without_bridge();
+        Self::with_host(config, host)
+    }
+
+    fn with_host(config: QemuConfig, host: Host) -> Self {
         let disks = Disks::new(config.layout.machines_dir());
         let images = ImageStore::new(config.layout.vm_images());
         let (events, _) = broadcast::channel(64);
-        let host = Host::new(&config);
         let shared = Shared {
             disks,
             images,
@@ -152,6 +175,11 @@ impl QemuBackend {
             promised: Mutex::default(),
             making: tokio::sync::Mutex::default(),
             agent_disk: tokio::sync::Mutex::default(),
+            owing: Mutex::default(),
+            devices_left: AtomicBool::default(),
+            untidy: AtomicBool::default(),
+            untidied: tokio::sync::Notify::new(),
+            listing: Arc::default(),
             events,
             config,
             left: CancellationToken::new(),
@@ -319,6 +347,10 @@ impl Backend for QemuBackend {
 
     async fn delete_all_snapshots(&self, id: TaskId) -> Result<(), BackendError> {
         self.forget_snapshots(id).await
+    }
+
+    async fn tidy(&self, id: TaskId) -> Result<(), BackendError> {
+        self.tidy_machine(id).await
     }
 
     async fn list(&self) -> Result<Vec<(TaskId, Found)>, BackendError> {

@@ -8,6 +8,8 @@ use crate::backend::fake::{FakeBackend, Fault};
 use crate::fleet::Fleet;
 use crate::plan::tests::order;
 
+mod cuts;
+
 struct World {
     _dir: tempfile::TempDir,
     layout: Layout,
@@ -18,7 +20,15 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::within(tempfile::tempdir().unwrap())
+    }
+
+    /// In memory where that is possible: a ledger is synced at each step, which a busy disk makes slow.
+    fn quick() -> Self {
+        Self::within(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
+    }
+
+    fn within(dir: tempfile::TempDir) -> Self {
         let layout = Layout::new(dir.path().join("data"), dir.path().join("shared"));
         let backend = FakeBackend::new(layout.clone());
         let (shared, fleet) = runner(&layout, &backend);
@@ -41,7 +51,7 @@ impl World {
                 changes.changed().await.unwrap();
             }
         };
-        match tokio::time::timeout(Duration::from_secs(20), wait).await {
+        match tokio::time::timeout(Duration::from_secs(120), wait).await {
             Ok(seen) => seen,
             Err(_) => panic!("not {what}: {:?}", self.shared.board.get(TaskId::from_u64(7))),
         }
@@ -250,7 +260,9 @@ async fn a_kill_does_not_wait_for_a_stop_that_takes_long() {
     world.until_running(1).await;
     world.backend.fault(Fault::StopHangs, true);
     world.order(intent.stop());
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    while !world.backend.acts().contains(&"stop") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     world.order(intent.stop().kill());
     world.until("killed", |seen| seen.generation == 3).await;
     assert_eq!(world.backend.acts(), ["create", "start", "stop", "kill"]);

@@ -44,7 +44,8 @@ pub async fn create(
     }
 }
 
-/// How often what a dead engine left behind is cleared away before a start is given up.
+/// How often what a dead engine left behind is cleared away before the start waits for its turn
+/// again.
 const CLEARINGS: u32 = 5;
 
 pub async fn start(
@@ -65,9 +66,18 @@ pub async fn start(
                 plugged = true;
                 network.plug_in_again(engine, node, id).await?;
             }
-            Err(BackendError::Refused { reason, .. })
-                if orphans::is_left_behind(&reason) && clearings < CLEARINGS =>
-            {
+            Err(BackendError::Refused { reason, .. }) if orphans::is_left_behind(&reason) => {
+                if clearings == CLEARINGS {
+                    // containerd clears it away in its own time: the container is not to blame.
+                    return Err(BackendError::Unavailable {
+                        reason: format!(
+                            "it still has a task of the container's earlier run: {reason}"
+                        ),
+                        hint: "the start is tried again; if that does not help, restart Docker: \
+                            systemctl restart docker"
+                            .to_owned(),
+                    });
+                }
                 clearings += 1;
                 let container = docker.inspect_container(&name(id), None).await;
                 let container = container.map_err(|error| engine.failure(error))?;

@@ -31,7 +31,7 @@ use crate::backend::{BackendError, SnapshotWish};
 use crate::clock;
 
 const LABEL_NAME: &str = "kohakuriver.snapshot_name";
-const LABEL_DEPTH: &str = "kohakuriver.snapshot_depth";
+pub const LABEL_DEPTH: &str = "kohakuriver.snapshot_depth";
 /// Far from the engine's limit, also on top of an image that has many layers itself.
 const DEEPEST: u32 = 8;
 
@@ -111,8 +111,8 @@ async fn flatten_image(
     let (Some(long_id), Some(config)) = (inspected.id, inspected.config) else {
         return Ok(());
     };
-    let helper = format!("kohakuriver-flatten-{}", snapshot.task_id);
-    remove_helper(engine, docker, &helper).await?;
+    let helper = helper_name(snapshot.task_id);
+    remove_helper(engine, snapshot.task_id).await?;
     let body = ContainerCreateBody {
         image: Some(long_id.clone()),
         // Never started; the engine wants something to start all the same.
@@ -134,7 +134,7 @@ async fn flatten_image(
     let disk = docker.export_container(&helper).map(|part| part.map_err(std::io::Error::other));
     let imported = docker.create_image(Some(options), Some(body_try_stream(disk)), None);
     let outcome = drain(imported).await.map(drop);
-    remove_helper(engine, docker, &helper).await?;
+    remove_helper(engine, snapshot.task_id).await?;
     outcome.map_err(|reason| BackendError::Refused { by: "Docker", act: "flatten", reason })?;
     // The name is the flat one's now.
     let options = RemoveImageOptionsBuilder::default().build();
@@ -166,9 +166,15 @@ fn quoted(value: &str) -> String {
     text
 }
 
-async fn remove_helper(engine: &Engine, docker: &Docker, name: &str) -> Result<(), BackendError> {
+fn helper_name(id: TaskId) -> String {
+    format!("kohakuriver-flatten-{id}")
+}
+
+/// Removes the container that a flattening works with, if there is one.
+pub async fn remove_helper(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
+    let docker = engine.patient().await?;
     let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-    match docker.remove_container(name, Some(options)).await {
+    match docker.remove_container(&helper_name(id), Some(options)).await {
         Err(error) if status(&error) != Some(404) => Err(engine.refused("flatten", error)),
         Ok(()) | Err(_) => Ok(()),
     }
@@ -256,7 +262,7 @@ pub async fn delete(engine: &Engine, id: TaskId, tag: u64) -> Result<(), Backend
 /// Forced: what others are built on loses its name here, and goes with the last of them.
 pub async fn delete_all(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
     let docker = engine.patient().await?;
-    remove_helper(engine, &docker, &format!("kohakuriver-flatten-{id}")).await?;
+    remove_helper(engine, id).await?;
     for tag in tags(engine, &docker, id).await? {
         let name = reference(SnapshotRef { task_id: id, tag });
         let options = RemoveImageOptionsBuilder::default().force(true).build();

@@ -42,14 +42,16 @@ impl Devices {
         self.wait(move |this| this.vfio.give_back(id).map_err(|e| refused(&e))).await
     }
 
-    /// Gives back what belongs to no living machine.
-    pub async fn repair(&self, living: &[TaskId]) {
+    /// Gives back what belongs to no living machine. `false`: something is left.
+    pub async fn repair(&self, living: &[TaskId]) -> bool {
         let living: BTreeSet<TaskId> = living.iter().copied().collect();
         let outcome = self.wait(move |this| Ok(this.vfio.repair(&living))).await;
-        for error in outcome.unwrap_or_default() {
-            let error = with_cause(&error);
+        let Ok(errors) = outcome else { return false };
+        for error in &errors {
+            let error = with_cause(error);
             tracing::error!(error, "GPUs of an ended machine are not given back");
         }
+        errors.is_empty()
     }
 
     fn take_now(

@@ -43,6 +43,8 @@ struct Signs {
 }
 
 const FAILURE_LASTS: Duration = Duration::from_secs(60);
+/// KVM that a guest did not come up under in time may only have been busy: asked again after this.
+const DOUBT_LASTS: Duration = Duration::from_secs(600);
 const CHECK: &str = "'kohakuriver qemu check' on the node shows what is missing; apt-get install \
     qemu-system-x86 qemu-utils installs QEMU";
 
@@ -95,8 +97,12 @@ impl Host {
             kvm: std::fs::metadata("/dev/kvm").ok().map(|about| (about.mode(), about.gid())),
         };
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        // A machine that was busy may have failed the test: a failure does not count for long.
-        let lasting = |known: &Known| known.outcome.is_ok() || known.at.elapsed() < FAILURE_LASTS;
+        // A node that was busy may have failed the test: a failure does not count for long.
+        let lasting = |known: &Known| match &known.outcome {
+            Ok((_, Choice { warning: None, .. })) => true,
+            Ok(_) => known.at.elapsed() < DOUBT_LASTS,
+            Err(_) => known.at.elapsed() < FAILURE_LASTS,
+        };
         if let Some(known) = known.filter(|known| known.of == signs && lasting(known)) {
             return known.outcome;
         }
@@ -121,10 +127,10 @@ impl Host {
 }
 
 impl Host {
-    /// Gives back what belongs to no living machine.
-    pub async fn sweep(&self, living: &[TaskId]) {
-        self.net.sweep(living).await;
-        self.devices.repair(living).await;
+    /// Gives back what belongs to no living machine. `false`: something is left.
+    pub async fn sweep(&self, living: &[TaskId]) -> bool {
+        let (swept, repaired) = (self.net.sweep(living).await, self.devices.repair(living).await);
+        swept && repaired
     }
 }
 

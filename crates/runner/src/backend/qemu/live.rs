@@ -28,8 +28,11 @@ use super::console::Console;
 use super::oom::{self, OUT_OF_MEMORY};
 use super::record::MachineDir;
 
-/// A QEMU that was started makes its sockets before anything that takes long.
+/// A QEMU that runs has its sockets.
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
+/// One that was just started makes them before anything that takes long, on a node that may be busy; if
+/// it ends instead, that is noticed.
+const START_LIMIT: Duration = Duration::from_secs(60);
 /// Between two presses of the power button: one that comes too early in a boot is not heard.
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
 /// Between two tries to let a machine go on that waits for space.
@@ -65,7 +68,8 @@ impl Live {
     pub async fn connect(dir: MachineDir, mut child: Option<Child>) -> Result<Started, String> {
         let run = dir.path().join(RUN_DIR);
         let connected = async {
-            let connect = Qmp::connect(&run, QMP_SOCKET, CONNECT_LIMIT);
+            let limit = if child.is_some() { START_LIMIT } else { CONNECT_LIMIT };
+            let connect = Qmp::connect(&run, QMP_SOCKET, limit);
             match &mut child {
                 None => connect.await.map_err(|error| error.to_string()),
                 Some(child) => tokio::select! {

@@ -11,7 +11,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kohakuriver_link::protocol::Order;
@@ -30,6 +30,8 @@ use crate::backend::{BackendError, Progress};
 
 /// Of what is being removed.
 const GONE: &str = ".gone-";
+/// How the layers of images begin.
+const IMAGE: &str = "image-";
 const LIST_LIMIT: Duration = Duration::from_secs(5);
 /// What a machine writes while it boots for the first time, with room to spare.
 const FIRST_WRITES: u64 = 256 << 20;
@@ -43,6 +45,14 @@ impl QemuBackend {
     ) -> Result<String, BackendError> {
         // Told before anything is copied.
         self.shared.host.ready().await?;
+        self.choose_layer(order, progress).await
+    }
+
+    pub(super) async fn choose_layer(
+        &self,
+        order: &Order,
+        progress: Progress<'_>,
+    ) -> Result<String, BackendError> {
         self.shared.disks.prepare().map_err(files)?;
         if let Some(wanted) = order.spec.snapshot {
             let layer = self.snapshot_layer(wanted)?;
@@ -166,11 +176,12 @@ impl QemuBackend {
             // A copy of a disk that has lived has its own system on it.
             boots_itself: spec.snapshot.is_some(),
         };
+        self.change()?;
         let _ = fs::remove_dir_all(dir.path());
         fs::DirBuilder::new().mode(0o711).create(dir.path()).map_err(files)?;
         disks.create(dir.path(), layer, wanted).await.map_err(disk)?;
         // What has a record is a machine: it comes last.
-        dir.write_machine(&machine).map_err(files)?;
+        self.write_machine(&dir, &machine)?;
         self.promised().remove(&id);
         Ok(())
     }
@@ -193,12 +204,16 @@ impl QemuBackend {
         let dir = self.dir(id);
         // A removal that is cut off is one: what is left has another name, and goes at the next start.
         let gone = self.shared.disks.disks_dir().join(format!("{GONE}{id}"));
+        let cut = self.shared.disks.cut().clone();
         let removed = tokio::task::spawn_blocking(move || {
+            cut.point()?;
             let _ = fs::remove_dir_all(&gone);
+            cut.point()?;
             match fs::rename(dir.path(), &gone) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
                 other => other?,
             }
+            cut.point()?;
             fs::remove_dir_all(&gone)
         });
         removed.await.map_err(|error| files(io::Error::other(error)))?.map_err(files)?;
@@ -216,6 +231,7 @@ impl QemuBackend {
                 .parse::<TaskId>()
                 .is_ok_and(|id| self.dir(id).machine().is_ok_and(|machine| machine.is_none()));
             if name.starts_with(GONE) || half {
+                self.shared.disks.cut().point()?;
                 fs::remove_dir_all(entry.path())?;
             }
         }
@@ -223,22 +239,31 @@ impl QemuBackend {
     }
 
     /// Removes layers that nothing is built on. An image's own stays for as long as it is the
-    /// image's: where it is a copy, the next machine needs none. What cannot be looked at now is
-    /// looked at after the next removal.
+    /// image's: where it is a copy, the next machine needs none. Where the images cannot be listed
+    /// now, their layers stay until the next sweep.
     pub(super) async fn collect(&self) {
-        let images = self.shared.images.clone();
-        // Shared storage may hang.
-        let listed = tokio::task::spawn_blocking(move || images.list());
-        let Ok(Ok(Ok(listing))) = tokio::time::timeout(LIST_LIMIT, listed).await else {
-            tracing::debug!("the images cannot be listed now: no layer is collected");
-            return;
-        };
-        if let Err(error) = self.collect_but(&listing) {
-            tracing::warn!(%error, "layers that nothing is built on may be left");
+        let listing = self.listing().await;
+        if listing.is_none() {
+            tracing::debug!("the images cannot be listed now: no layer of one is collected");
+        }
+        if let Err(error) = self.collect_but(listing.as_ref()) {
+            tracing::warn!(%error, "layers that nothing is built on are left for now");
+            self.leave_untidy();
         }
     }
 
-    fn collect_but(&self, listing: &Listing) -> io::Result<()> {
+    /// Shared storage may hang: one thread waits for it, and nothing else does.
+    async fn listing(&self) -> Option<Listing> {
+        let turn = Arc::clone(&self.shared.listing).try_lock_owned().ok()?;
+        let images = self.shared.images.clone();
+        let listed = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            images.list()
+        });
+        tokio::time::timeout(LIST_LIMIT, listed).await.ok()?.ok()?.ok()
+    }
+
+    fn collect_but(&self, listing: Option<&Listing>) -> io::Result<()> {
         let mut used: BTreeSet<String> = self.promised().values().cloned().collect();
         for id in self.ids()? {
             if let Some(machine) = self.dir(id).machine()? {
@@ -247,7 +272,12 @@ impl QemuBackend {
             }
         }
         used.extend(self.snapshot_layers()?);
-        used.extend(listing.images.iter().map(|image| layer_name(&image.meta)));
+        match listing {
+            Some(listing) => {
+                used.extend(listing.images.iter().map(|image| layer_name(&image.meta)));
+            }
+            None => used.extend(self.shared.disks.layers()?.filter(|name| name.starts_with(IMAGE))),
+        }
         self.shared.disks.collect(&used)
     }
 }
@@ -256,7 +286,7 @@ impl QemuBackend {
 fn layer_name(meta: &ImageMeta) -> String {
     let about = serde_json::to_vec(meta).unwrap_or_default();
     let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(&about)[..8]);
-    format!("image-{}-{digest}", meta.sha256.get(..16).unwrap_or(&meta.sha256))
+    format!("{IMAGE}{}-{digest}", meta.sha256.get(..16).unwrap_or(&meta.sha256))
 }
 
 fn image_error(name: &VmImageName, error: &ImageError) -> BackendError {

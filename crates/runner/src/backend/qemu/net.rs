@@ -40,6 +40,11 @@ impl Net {
         Self { bridge, config: network, outward: settings.outward }
     }
 
+    #[cfg(test)]
+    pub fn without_bridge(&mut self) {
+        self.bridge = None;
+    }
+
     /// The lowest address that no machine of this node has. It also tells machines' users apart
     /// where QEMU's own network gives all guests the same one.
     pub fn free_address(&self, taken: &BTreeSet<Ipv4Addr>) -> Result<Ipv4Addr, BackendError> {
@@ -117,10 +122,12 @@ impl Net {
         bridge.mend(machine).await.map_err(|error| refused(&error))
     }
 
-    /// Removes what belongs to no living machine, and mends what the others have.
-    pub async fn sweep(&self, living: &[TaskId]) {
-        let Some(bridge) = &self.bridge else { return };
-        match bridge.sweep(living).await {
+    /// Removes what belongs to no living machine, and mends what the others have. `false`: devices
+    /// may be left.
+    pub async fn sweep(&self, living: &[TaskId]) -> bool {
+        let Some(bridge) = &self.bridge else { return true };
+        let swept = bridge.sweep(living).await;
+        match &swept {
             Ok(gone) if gone.is_empty() => {}
             Ok(gone) => tracing::info!(?gone, "network devices of ended machines removed"),
             Err(error) => tracing::warn!(%error, "network devices cannot be looked through"),
@@ -128,6 +135,7 @@ impl Net {
         if let Err(error) = bridge.repair().await {
             tracing::warn!(%error, "the machines' network is not whole");
         }
+        swept.is_ok()
     }
 }
 

@@ -13,6 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kohakuriver_agent::{AgentConfig, CONFIG_FILE, GUEST_SECRET_FILE, HOST_KEY_FILE};
@@ -29,6 +30,7 @@ use tokio::process::{Child, Command};
 
 use super::live::{Live, Started};
 use super::record::{Machine, MachineDir, STARTED};
+use super::rest::remove_traces;
 use super::{QemuBackend, files};
 use crate::agent_files;
 use crate::agent_stream::{self, AgentAddress};
@@ -77,7 +79,7 @@ impl QemuBackend {
     }
 
     /// The disk in one piece, and only that.
-    async fn ready_disk(
+    pub(super) async fn ready_disk(
         &self,
         dir: &MachineDir,
         machine: &mut Machine,
@@ -194,15 +196,19 @@ impl QemuBackend {
 
     /// Gives back what a machine that does not run had around it.
     pub(super) async fn give_back(&self, id: TaskId) -> Result<(), BackendError> {
-        let _ = fs::remove_file(self.dir(id).path().join(SEED));
+        let removed = remove_traces(&self.dir(id)).map_err(files);
+        // Until it is proven: whoever gives this up half-way leaves it to the next look.
+        self.owing().insert(id);
         let (net, devices) = (&self.shared.host.net, &self.shared.host.devices);
         let (unplugged, returned) = (net.unplug(id).await, devices.give_back(id).await);
-        unplugged.and(returned)
+        unplugged.and(returned)?;
+        self.owing().remove(&id);
+        removed
     }
 
     async fn clear_away(&self, id: TaskId) {
         if let Err(error) = self.give_back(id).await {
-            tracing::error!(task_id = %id, %error, "not all that a machine had is given back; its next start or removal, or the runner's start, tries again");
+            tracing::error!(task_id = %id, %error, "not all that a machine had is given back; that is tried again");
         }
     }
 
@@ -249,14 +255,15 @@ impl QemuBackend {
         if self.shared.disks.disks_dir().exists()
             && let Err(error) = self.sweep_disks()
         {
-            tracing::warn!(%error, "what was left of removed machines stays");
+            tracing::warn!(%error, "what was left of removed machines stays for now");
+            self.leave_untidy();
         }
         let ids = self.ids().unwrap_or_else(|error| {
             tracing::warn!(%error, "the machines of this node cannot be listed");
             Vec::new()
         });
         let mut living = Vec::new();
-        for id in ids {
+        for id in ids.iter().copied() {
             let dir = self.dir(id);
             if self.process(id).is_none() {
                 continue;
@@ -274,9 +281,16 @@ impl QemuBackend {
                 }
             }
         }
-        self.shared.host.sweep(&living).await;
+        let whole = self.shared.host.sweep(&living).await;
+        self.shared.devices_left.store(!whole, Ordering::Relaxed);
+        if !whole {
+            let dead = ids.iter().filter(|id| !living.contains(id));
+            self.owing().extend(dead);
+            self.leave_untidy();
+        }
         self.keep_plugged();
         self.collect().await;
+        self.keep_tidy();
     }
 
     /// Finishes a snapshot in the middle of which an earlier runner ended.

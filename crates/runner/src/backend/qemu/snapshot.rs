@@ -91,7 +91,7 @@ impl QemuBackend {
         // Whoever collects at this moment must know of the layer before it is there.
         let making = self.shared.making.lock().await;
         machine.freezing = Some((layer.clone(), next.clone()));
-        dir.write_machine(&machine).map_err(files)?;
+        self.write_machine(&dir, &machine)?;
         disks.begin_freeze(dir.path(), &machine.disk, &layer, &next).await.map_err(disk)?;
         drop(making);
         if let Some(live) = self.live(id)
@@ -99,9 +99,9 @@ impl QemuBackend {
         {
             match &error {
                 QmpError::Refused { .. } => {
+                    disks.undo_freeze(dir.path(), &layer, &next).map_err(files)?;
                     machine.freezing = None;
-                    dir.write_machine(&machine).map_err(files)?;
-                    disks.undo_freeze(dir.path(), &layer, &next);
+                    self.write_machine(&dir, &machine)?;
                 }
                 // It may have gone over, or be about to: the next disk is right either way.
                 QmpError::Socket(_) | QmpError::Nonsense(_) | QmpError::Silent | QmpError::Gone => {
@@ -112,8 +112,10 @@ impl QemuBackend {
         }
         self.settle(&dir, &mut machine)?;
         let file = SnapshotFile { name: wish.name.clone(), message: wish.message.clone(), layer };
+        self.change()?;
         durable::private_dir(&self.snapshots_dir(id)).map_err(files)?;
         let text = serde_json::to_vec(&file).map_err(|error| files(error.into()))?;
+        self.change()?;
         durable::write(&self.snapshot_file(id, tag), &text, 0o600).map_err(files)?;
         self.keep_newest(id, keep).await?;
         let made = self.snapshots(id)?.into_iter().find(|snapshot| snapshot.tag == tag);
@@ -132,7 +134,21 @@ impl QemuBackend {
             (machine.layer, machine.disk) = (layer, next);
         }
         machine.freezing = None;
+        self.write_machine(dir, machine)
+    }
+
+    pub(super) fn write_machine(
+        &self,
+        dir: &MachineDir,
+        machine: &Machine,
+    ) -> Result<(), BackendError> {
+        self.change()?;
         dir.write_machine(machine).map_err(files)
+    }
+
+    /// Before a change of files that a crash may come between.
+    pub(super) fn change(&self) -> Result<(), BackendError> {
+        self.shared.disks.cut().point().map_err(files)
     }
 
     /// Snapshots that disks were made from.
@@ -186,6 +202,7 @@ impl QemuBackend {
         if self.origins().map_err(files)?.contains(&(id, tag)) {
             return Err(BackendError::SnapshotInUse { tag });
         }
+        self.change()?;
         match fs::remove_file(self.snapshot_file(id, tag)) {
             Ok(()) => {
                 self.collect().await;
@@ -202,6 +219,7 @@ impl QemuBackend {
         let _making = self.shared.making.lock().await;
         // A disk that was to be made, and is not wanted any more.
         self.promised().remove(&id);
+        self.change()?;
         match fs::remove_dir_all(self.snapshots_dir(id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(files(error)),
             Ok(()) | Err(_) => {}
