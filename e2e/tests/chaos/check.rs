@@ -11,10 +11,11 @@ use crate::disk::Disk;
 use crate::guest::{self, Guest};
 use crate::model::{Model, Vps, Wish};
 
-/// The promise: so long after the last fault is over everything is as wished.
-const LIMIT: Duration = Duration::from_secs(10);
+/// Everything is as wished within seconds after the last fault is over; the run prints its slowest
+/// round. Far more than that, since the computer may be busy with other work.
+const LIMIT: Duration = Duration::from_secs(60);
 /// Where machines have to boot first, and nothing but the processor executes them.
-const BOOT_LIMIT: Duration = Duration::from_secs(45);
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
 /// What is not as it should be, and how long that may last.
 #[derive(Debug)]
@@ -44,6 +45,7 @@ pub fn check(model: &Model, cluster: &Cluster) -> Result<(), Trouble> {
     };
     wishes(&of_kind(false), &containers).map_err(brief)?;
     self::containers(cluster, &containers).map_err(brief)?;
+    snapshot_images(cluster, &containers).map_err(brief)?;
     let limit = if machines.is_empty() { LIMIT } else { BOOT_LIMIT };
     let trouble = |what| Trouble { what, limit };
     wishes(&of_kind(true), &machines).map_err(trouble)?;
@@ -130,6 +132,35 @@ fn containers(cluster: &Cluster, tasks: &[Value]) -> Result<(), String> {
         Some(container) => Err(format!("{container} belongs to nothing")),
         None => Ok(()),
     }
+}
+
+/// Each image of a snapshot is of a VPS that is there and has a name, and none is being made.
+fn snapshot_images(cluster: &Cluster, tasks: &[Value]) -> Result<(), String> {
+    let known: BTreeSet<String> = tasks
+        .iter()
+        .map(|task| format!("kohakuriver-snapshot/vps-{}", text(task, "task_id")))
+        .collect();
+    for (index, engine) in cluster.engines.iter().enumerate() {
+        let node = NODES[index];
+        let list = |arguments: &[&str]| -> Vec<String> {
+            engine.docker(arguments).ok().lines().map(ToOwned::to_owned).collect()
+        };
+        let images = ["images", "--format", "{{.Repository}}", "--filter"];
+        let named = list(&[&images[..], &["reference=kohakuriver-snapshot/*"]].concat());
+        if let Some(image) = named.iter().find(|image| !known.contains(*image)) {
+            return Err(format!("{node} still has {image}, a snapshot of nothing"));
+        }
+        let unnamed = ["dangling=true", "--filter", "label=kohakuriver.snapshot_depth"];
+        let unnamed = list(&[&images[..], &unnamed[..]].concat());
+        if !unnamed.is_empty() {
+            return Err(format!("{node} has {} snapshots without a name", unnamed.len()));
+        }
+        let helpers = ["ps", "--all", "--quiet", "--filter", "name=kohakuriver-flatten-"];
+        if !list(&helpers).is_empty() {
+            return Err(format!("{node} has a container of a snapshot that is not being made"));
+        }
+    }
+    Ok(())
 }
 
 /// A node's records are those of the VPSes that are there.

@@ -114,8 +114,12 @@ fn files(runner: &Path, here: &[&Guest]) -> Result<(), String> {
             }
         }
     }
-    let (mut tops, mut begun) = (Vec::new(), BTreeSet::new());
+    let mut tops = Vec::new();
     for guest in here {
+        // Also of one that has no disk now: a restore that was given up leaves just these.
+        let snapshots = vm.join("snapshots").join(&guest.task_id);
+        let saved = names(&snapshots).into_iter().filter_map(|file| json(&snapshots.join(file)));
+        tops.extend(saved.map(|snapshot| text(&snapshot, "layer").to_owned()));
         let dir = vm.join("disks").join(&guest.task_id);
         let Some(machine) = json(&dir.join("machine.json")) else {
             if guest.never_made {
@@ -124,21 +128,32 @@ fn files(runner: &Path, here: &[&Guest]) -> Result<(), String> {
             return Err(format!("{} is {} and has no disk", guest.name, guest.status));
         };
         tops.push(text(&machine, "layer").to_owned());
-        // A snapshot that was cut off is finished at the next start.
-        begun.extend(machine["freezing"][0].as_str().map(ToOwned::to_owned));
-        let snapshots = vm.join("snapshots").join(&guest.task_id);
-        let saved = names(&snapshots).into_iter().filter_map(|file| json(&snapshots.join(file)));
-        tops.extend(saved.map(|snapshot| text(&snapshot, "layer").to_owned()));
+        if !machine["freezing"].is_null() {
+            return Err(format!("a snapshot of {} was begun and is not at its end", guest.name));
+        }
         if !guest.is_up() {
+            traces(&dir, text(&machine, "disk"))
+                .map_err(|what| format!("{}: {what}", guest.name))?;
             is_whole(&dir.join(text(&machine, "disk")))?;
         }
     }
-    layers(&vm.join("layers"), tops, begun)
+    layers(&vm.join("layers"), tops)
+}
+
+/// One that is down has its disk, and nothing that only a QEMU that runs has.
+fn traces(dir: &Path, disk: &str) -> Result<(), String> {
+    let is_left =
+        |name: &&String| (name.ends_with(".qcow2") && *name != disk) || *name == "seed.img";
+    let mut sockets = names(&dir.join("run")).into_iter().filter(|name| name.ends_with(".sock"));
+    match names(dir).iter().find(is_left).cloned().or_else(|| sockets.next_back()) {
+        Some(name) => Err(format!("it is down and still has {name}")),
+        None => Ok(()),
+    }
 }
 
 /// The layers are those that disks and snapshots are built on, and the image's.
-fn layers(dir: &Path, mut tops: Vec<String>, begun: BTreeSet<String>) -> Result<(), String> {
-    let mut used = begun;
+fn layers(dir: &Path, mut tops: Vec<String>) -> Result<(), String> {
+    let mut used = BTreeSet::new();
     while let Some(name) = tops.pop() {
         let Some(layer) = json(&dir.join(&name).join("layer.json")) else {
             return Err(format!("layer {name} is missing"));
@@ -169,4 +184,24 @@ fn names(dir: &Path) -> Vec<String> {
 
 fn json(path: &Path) -> Option<Value> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+#[test]
+fn snapshots_of_a_vm_without_a_disk_hold_their_layers() {
+    let runner = tempfile::tempdir().unwrap();
+    let vm = runner.path().join("vm");
+    let put = |path: &str, content: &str| {
+        let path = vm.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    };
+    put("layers/image-1/layer.json", r#"{"below":null}"#);
+    put("layers/7-1/layer.json", r#"{"below":"image-1"}"#);
+    put("snapshots/7/1.json", r#"{"layer":"7-1"}"#);
+    let killed = serde_json::json!({"vps_backend": "qemu", "task_id": "7", "status": "killed"});
+    let guests = Guest::among(&[killed]);
+    files(runner.path(), &guests.iter().collect::<Vec<_>>()).unwrap();
+    fs::remove_file(vm.join("snapshots/7/1.json")).unwrap();
+    let left = files(runner.path(), &guests.iter().collect::<Vec<_>>());
+    assert_eq!(left, Err("nothing is built on layer 7-1".to_owned()));
 }
