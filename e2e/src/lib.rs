@@ -35,8 +35,13 @@ pub use sshd::Sshd;
 
 use std::time::{Duration, Instant};
 
-/// Asks until the answer is yes; panics with what was waited for after `limit`.
+/// What takes a moment on an idle computer has this long on one that is busy with other work.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Asks until the answer is yes; panics with what was waited for after `limit`, which is how long it
+/// takes at most where nothing else runs, or after [`PATIENCE`] where that is longer.
 pub fn wait_until(what: &str, limit: Duration, mut ready: impl FnMut() -> bool) {
+    let limit = limit.max(PATIENCE);
     let deadline = Instant::now() + limit;
     while !ready() {
         assert!(Instant::now() < deadline, "waited {limit:?} in vain: {what}");

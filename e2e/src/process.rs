@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::PATIENCE;
+
 /// How a command ended.
 #[derive(Debug)]
 #[must_use]
@@ -98,7 +100,7 @@ impl Server {
     /// Waits for a line with `part` in it and returns the line.
     #[track_caller]
     pub fn wait_for_line(&mut self, part: &str) -> String {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(line) = self.log().lines().find(|line| line.contains(part)) {
                 return line.to_owned();
@@ -127,7 +129,7 @@ impl Server {
     /// Waits for it to end by itself.
     #[track_caller]
     pub fn wait(&mut self) -> i32 {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
                 // Its last words may still be on their way.

@@ -11,6 +11,8 @@ use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::PATIENCE;
+
 nix::ioctl_write_ptr_bad!(set_window_size, libc::TIOCSWINSZ, Winsize);
 
 #[derive(Debug)]
@@ -55,7 +57,7 @@ impl Terminal {
 
     #[track_caller]
     pub fn wait_for(&self, text: &str) {
-        let deadline = Instant::now() + Duration::from_secs(15);
+        let deadline = Instant::now() + PATIENCE;
         while !self.shown().contains(text) {
             assert!(Instant::now() < deadline, "no {text:?} in {:?}", self.shown());
             std::thread::sleep(Duration::from_millis(10));
@@ -73,7 +75,7 @@ impl Terminal {
     /// The exit code, once the command has ended.
     #[track_caller]
     pub fn wait(&mut self) -> i32 {
-        let deadline = Instant::now() + Duration::from_secs(15);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
                 return status.code().unwrap_or(-1);

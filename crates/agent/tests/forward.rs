@@ -44,7 +44,7 @@ fn greeting(mut stream: impl Read) -> String {
 
 fn connect_tcp(port: u16) -> String {
     let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     greeting(stream)
 }
 

@@ -19,7 +19,7 @@ use support::Instance;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-const LIMIT: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_secs(120);
 const SIZE: Size = Size { rows: 24, cols: 80 };
 
 /// A connection to the agent's sessions, and what it has seen.

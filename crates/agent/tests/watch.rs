@@ -31,7 +31,7 @@ impl Watch {
         let mut bytes = BytesMut::new();
         WatchInput::Start { paths }.encode(&mut bytes);
         stream.write_all(&bytes).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         Self { stream, buffer: BytesMut::new() }
     }
 

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_guest_that_was_silent_when_it_was_first_asked_is_not_waited_for_long() {
+    async fn silent_connection_to_a_guest_is_given_up_for_another() {
         let secret = GuestSecret::random();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let agent =
@@ -256,9 +256,8 @@ mod tests {
             read_request(&mut stream).await.unwrap();
             stream.write_all(b"{\"ok\":true}\n").await.unwrap();
         });
-        let began = std::time::Instant::now();
+        // Waiting for the first connection would take longer than an answer may.
         ping(&agent).await.unwrap();
-        assert!(began.elapsed() < Duration::from_secs(1));
     }
 
     #[tokio::test]

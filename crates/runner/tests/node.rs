@@ -114,7 +114,7 @@ fn now_ms() -> i64 {
 }
 
 async fn within<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), work).await.expect("it takes too long")
+    tokio::time::timeout(Duration::from_secs(180), work).await.expect("it takes too long")
 }
 
 async fn until(link: &mut Link, holds: impl Fn(&Observation) -> bool) -> Observation {

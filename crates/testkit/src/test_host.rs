@@ -253,7 +253,7 @@ impl TestHost {
 
     /// Asks until there is no such thing. Bounded.
     pub async fn wait_gone(&self, text: &str) -> Result<()> {
-        for _ in 0..200 {
+        for _ in 0..6000 {
             if self.find(text).await?.is_none() {
                 return Ok(());
             }

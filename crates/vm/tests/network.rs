@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use guest::{Guest, ICMP, TCP, UDP, arp, ethernet, ipv4, ping, syn, udp};
+use guest::{Guest, ICMP, PATIENCE, QUIET, TCP, UDP, arp, ethernet, ipv4, ping, syn, udp};
 use kohakuriver_model::TaskId;
 use kohakuriver_vm::launch::Launch;
 use kohakuriver_vm::network::{
@@ -128,8 +128,16 @@ impl World {
 
 fn listen(address: Ipv4Addr, port: u16) -> UdpSocket {
     let socket = UdpSocket::bind((address, port)).unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
+}
+
+/// Nothing comes for a while.
+fn hears_nothing(socket: &UdpSocket) -> bool {
+    socket.set_read_timeout(Some(QUIET)).unwrap();
+    let heard = received(socket);
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    heard.is_none()
 }
 
 /// Who sent it and what, if something comes in time.
@@ -157,7 +165,7 @@ fn a_guest_reaches_what_is_outside_under_the_nodes_address_and_hears_the_answer(
     // Nobody outside begins.
     world.outside.sh(&format!("ip route add 10.200.0.0/24 via {NODE}"));
     server.send_to(b"uninvited", (address(2), 4001)).unwrap();
-    assert_eq!(guest.hear_ip(OUTSIDE, UDP), None);
+    assert!(guest.misses_ip(OUTSIDE, UDP));
 }
 
 #[test]
@@ -188,11 +196,11 @@ fn nothing_of_the_node_is_reached_but_ping_and_the_nameserver() {
         guest.send_ip(target, UDP, &udp(4000, 5000, b"x"));
         guest.send_ip(target, TCP, &syn((address(2), 4000), (target, 22)));
     }
-    assert_eq!(received(&any), None);
-    assert_eq!(guest.hear_ip(GATEWAY, TCP), None);
-    assert_eq!(guest.hear_ip(NODE, TCP), None);
+    assert!(hears_nothing(&any));
+    assert!(guest.misses_ip(GATEWAY, TCP));
+    assert!(guest.misses_ip(NODE, TCP));
     guest.send_ip(GATEWAY, UDP, &udp(4000, 53, b"x"));
-    assert_eq!(received(&no_nameserver), None);
+    assert!(hears_nothing(&no_nameserver));
 
     guest.send_ip(NODE, UDP, &udp(4000, 53, b"name?"));
     assert_eq!(received(&dns), Some((address(2), b"name?".to_vec())));
@@ -200,7 +208,7 @@ fn nothing_of_the_node_is_reached_but_ping_and_the_nameserver() {
     assert_eq!(guest.hear_ip(GATEWAY, ICMP).map(|reply| reply[0]), Some(0));
     let question = arp(false, guest.mac, guest.address, GATEWAY);
     guest.send(&ethernet([0xff; 6], guest.mac, 0x0806, &question));
-    let until = Instant::now() + Duration::from_secs(1);
+    let until = Instant::now() + PATIENCE;
     let answer = std::iter::from_fn(|| guest.hear(until)).find(|frame| frame[12..14] == [8, 6]);
     assert_eq!(answer.unwrap()[22..28], Mac::of(GATEWAY).octets());
 }
@@ -222,8 +230,8 @@ fn the_clouds_metadata_and_the_containers_of_the_node_are_out_of_reach() {
     let mut guest = world.guest(2);
     guest.send_ip(METADATA, UDP, &udp(4000, 80, b"secrets?"));
     guest.send_ip(Ipv4Addr::new(172, 17, 0, 2), UDP, &udp(4000, 80, b"x"));
-    assert_eq!(received(&metadata), None);
-    assert_eq!(received(&service), None);
+    assert!(hears_nothing(&metadata));
+    assert!(hears_nothing(&service));
     guest.send_ip(OUTSIDE, UDP, &udp(4000, 5000, b"x"));
     assert!(received(&server).is_some());
 }
@@ -253,7 +261,7 @@ fn guests_do_not_reach_each_other_and_the_runner_reaches_both() {
     let question = arp(false, one.mac, one.address, other.address);
     let asked = ethernet([0xff; 6], one.mac, 0x0806, &question);
     [direct, routed, cast, asked].iter().for_each(|frame| one.send(frame));
-    assert_eq!(other.hear(Instant::now() + Duration::from_millis(700)), None);
+    assert_eq!(other.hear(Instant::now() + QUIET), None);
 
     let runner = world.listen_on_node(Ipv4Addr::UNSPECIFIED, 6000);
     for guest in [&mut one, &mut other] {
@@ -290,12 +298,12 @@ fn a_guest_cannot_use_anothers_address_nor_speak_anything_but_ipv4() {
         ethernet([0xff; 6], mac, 0x0806, &arp(true, victim.mac, thief.address, GATEWAY)),
     ];
     lies.iter().for_each(|frame| thief.send(frame));
-    assert_eq!(received(&server), None);
+    assert!(hears_nothing(&server));
 
     let runner = world.listen_on_node(Ipv4Addr::UNSPECIFIED, 6000);
     runner.send_to(b"for you alone", (victim.address, 7722)).unwrap();
     assert!(victim.hear_ip(GATEWAY, UDP).is_some());
-    assert_eq!(thief.hear_ip(GATEWAY, UDP), None);
+    assert!(thief.misses_ip(GATEWAY, UDP));
     // Its own word still counts.
     thief.send_ip(OUTSIDE, UDP, &udp(4000, 5000, b"x"));
     assert!(received(&server).is_some());
@@ -361,7 +369,7 @@ fn a_bridge_that_was_removed_under_its_guests_comes_back() {
     let runner = world.listen_on_node(Ipv4Addr::UNSPECIFIED, 6000);
     runner.send_to(b"hello", (address(2), 7722)).unwrap();
     assert!(one.hear_ip(GATEWAY, UDP).is_some());
-    assert_eq!(other.hear_ip(GATEWAY, UDP), None);
+    assert!(other.misses_ip(GATEWAY, UDP));
     world.sweep(&[]);
     assert_eq!(world.traces(), "");
 }
@@ -512,22 +520,6 @@ fn owner_text() -> String {
 }
 
 #[test]
-fn a_tap_is_ready_in_far_less_than_fifty_milliseconds() {
-    let world = World::new();
-    let mut times: Vec<Duration> = (2..42)
-        .map(|number| {
-            let began = Instant::now();
-            world.attach(number.into(), address(number)).unwrap();
-            began.elapsed()
-        })
-        .collect();
-    times.sort();
-    println!("fastest {:?}, median {:?}, slowest {:?}", times[0], times[20], times[39]);
-    // On an idle machine it is half of what the name says; others may be busy on this one.
-    assert!(times[0] < Duration::from_millis(50), "{times:?}");
-}
-
-#[test]
 fn a_qemu_that_is_nobody_is_given_its_tap_and_no_other() {
     let world = World::new();
     world.attach(2, address(2)).unwrap();
@@ -581,7 +573,7 @@ fn qemu_takes_a_user_mode_card() {
         });
         let _ends = Kill(child);
         world.node.run(move || {
-            let deadline = Instant::now() + Duration::from_secs(15);
+            let deadline = Instant::now() + PATIENCE;
             while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
                 assert!(Instant::now() < deadline, "QEMU does not listen for the agent");
                 std::thread::sleep(Duration::from_millis(50));

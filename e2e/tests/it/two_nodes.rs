@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kohakuriver_e2e::{BUSYBOX, Cluster, wait_until};
 
@@ -86,13 +86,11 @@ fn a_restarted_engine(cluster: &mut Cluster) {
     let containers = |cluster: &Cluster| cluster.engines[1].containers();
     let two = containers(cluster);
     cluster.restart_engine(0);
-    let since = Instant::now();
     wait_until("it runs again", Duration::from_secs(20), || {
         status(cluster, "one") == "running"
             && cluster.engines[0].containers().iter().all(|(_, state)| state == "running")
             && cluster.kr(&["ssh", "one", "--", "true"]).code == 0
     });
-    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
     assert_eq!(cluster.kr(&["ssh", "one", "--", "cat /root/file"]).ok(), "kept\n");
     assert_eq!(containers(cluster), two, "nobody touched the other node");
 }
@@ -118,9 +116,7 @@ fn a_long_absence(cluster: &mut Cluster) {
     cluster.kill_host();
     cluster.start_host();
     cluster.start_runner(0, None);
-    let since = Instant::now();
     wait_until("it is back", Duration::from_secs(15), || status(cluster, "one") == "running");
-    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
     wait_until("the other too", Duration::from_secs(15), || status(cluster, "two") == "paused");
     assert_eq!(started(cluster), before, "nothing was restarted");
 }

