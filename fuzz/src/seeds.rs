@@ -87,7 +87,7 @@ fn link(text: &str) -> Vec<u8> {
 
 fn frames<M: Message>(messages: &[M]) -> Vec<u8> {
     let mut out = BytesMut::new();
-    messages.iter().for_each(|message| message.encode(&mut out));
+    messages.iter().for_each(|message| message.encode(&mut out).expect("seeds are small"));
     out.to_vec()
 }
 

@@ -86,6 +86,7 @@ fn launch(launcher: &Launcher, start: ExecStart) -> Result<Running, ExecFailed> 
         Wanted {
             argv: start.argv.into_iter().map(Into::into).collect(),
             env: start.env,
+            locale: start.locale,
             workdir: start.workdir.map(PathBuf::from),
             term: start.tty.map(|tty| tty.term),
         },

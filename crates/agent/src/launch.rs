@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kohakuriver_wire::exec::ExecFailed;
+use kohakuriver_wire::session::MAX_USER;
 
+use crate::locale;
 use crate::passwd::{self, User};
 use crate::process::{Children, Exit, Identity, ProcessSpec};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const DEFAULT_USER: &str = "root";
+const MOST_MESSAGE: usize = 4096;
 
 /// Starts programs that no SSH client asked for.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(crate) struct Wanted {
     /// Empty: the login shell.
     pub argv: Vec<OsString>,
     pub env: Vec<(String, String)>,
+    /// The client's own variables of its locale.
+    pub locale: Vec<(String, String)>,
     pub workdir: Option<PathBuf>,
     pub term: Option<String>,
 }
@@ -40,7 +45,8 @@ impl Launcher {
     /// The image has none of that name.
     pub fn user(&self, name: Option<&str>) -> Result<User, ExecFailed> {
         let name = name.unwrap_or(DEFAULT_USER);
-        passwd::lookup(name).ok_or_else(|| failed(126, format!("this image has no user '{name}'")))
+        let user = if name.len() > MAX_USER { None } else { passwd::lookup(name) };
+        user.ok_or_else(|| failed(126, format!("this image has no user '{name}'")))
     }
 
     /// # Errors
@@ -52,7 +58,8 @@ impl Launcher {
         if let Some(term) = wanted.term.filter(|term| !term.is_empty()) {
             env.push(("TERM".into(), term.into()));
         }
-        env.extend(wanted.env.into_iter().map(|(name, value)| (name.into(), value.into())));
+        let given = locale::known(wanted.locale).into_iter().chain(wanted.env);
+        env.extend(given.map(|(name, value)| (name.into(), value.into())));
         keep_possible(&mut env);
         let mut words = wanted.argv.into_iter();
         let (program, arg0, args) = match (words.next(), shell) {
@@ -105,7 +112,7 @@ pub(crate) fn environment(
     shell: OsString,
 ) -> Vec<(OsString, OsString)> {
     let text = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
-    let mut env = vec![text("PATH", DEFAULT_PATH)];
+    let mut env = vec![text("PATH", DEFAULT_PATH), text("LANG", locale::DEFAULT)];
     env.extend(base.iter().map(|(name, value)| (name.clone(), value.clone())));
     env.push(("HOME".into(), user.home.clone().into()));
     env.push(text("USER", &user.name));
@@ -122,7 +129,9 @@ pub(crate) fn keep_possible(env: &mut Vec<(OsString, OsString)>) {
     });
 }
 
-pub(crate) fn failed(code: u8, message: String) -> ExecFailed {
+/// A message may quote what a client sent, which may be as long as a message can be.
+pub(crate) fn failed(code: u8, mut message: String) -> ExecFailed {
+    message.truncate(message.floor_char_boundary(MOST_MESSAGE));
     ExecFailed { code, message }
 }
 

@@ -15,6 +15,7 @@ mod files;
 pub mod fuzzing;
 mod guest;
 mod launch;
+mod locale;
 mod passwd;
 mod process;
 mod pty;

@@ -11,6 +11,8 @@
 //!
 //! What is said on the stream is in [`kohakuriver_wire::session`].
 
+mod answers;
+mod charset;
 mod client;
 mod live;
 mod ring;
@@ -21,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kohakuriver_wire::exec::ExecFailed;
-use kohakuriver_wire::session::{Attach, MAX_NAME, SessionInfo};
+use kohakuriver_wire::session::{Attach, MAX_NAME, MOST_SESSIONS, SessionInfo};
 use tokio::time::sleep;
 
 use crate::launch::{Launcher, failed};
@@ -29,8 +31,6 @@ use live::Session;
 
 pub(crate) use client::serve;
 
-/// Each holds a terminal and up to 3 MB of what it showed.
-const MOST_SESSIONS: usize = 64;
 /// How long a session nobody named waits for somebody to come back.
 const UNNAMED_WAIT: Duration = Duration::from_secs(24 * 3600);
 /// A program that ignores the hang-up is killed.

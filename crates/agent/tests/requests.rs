@@ -37,7 +37,7 @@ impl Files {
 
     fn send(&mut self, messages: &[FilesInput]) {
         let mut bytes = BytesMut::new();
-        messages.iter().for_each(|message| message.encode(&mut bytes));
+        messages.iter().for_each(|message| message.encode(&mut bytes).unwrap());
         self.stream.write_all(&bytes).unwrap();
     }
 

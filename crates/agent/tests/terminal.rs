@@ -28,6 +28,7 @@ struct Client {
     writer: OwnedWriteHalf,
     sent: u64,
     position: u64,
+    taken: u64,
     seen: String,
 }
 
@@ -71,7 +72,7 @@ impl Client {
             other => panic!("not attached but {other:?}"),
         };
         let (sent, position) = (attached.input, attached.output);
-        (Self { reader, writer, sent, position, seen: String::new() }, attached)
+        (Self { reader, writer, sent, position, taken: sent, seen: String::new() }, attached)
     }
 
     async fn type_in(&mut self, text: &str) {
@@ -80,21 +81,33 @@ impl Client {
         self.sent += text.len() as u64;
     }
 
+    async fn read(&mut self) {
+        match self.reader.next().await.unwrap().expect("the stream goes on") {
+            SessionOutput::Output(data) => {
+                self.position += data.len() as u64;
+                self.seen.push_str(&String::from_utf8_lossy(&data));
+            }
+            SessionOutput::Screen(data) => self.seen.push_str(&String::from_utf8_lossy(&data)),
+            SessionOutput::Skipped(to) => self.position = to,
+            SessionOutput::InputTaken(to) => self.taken = to,
+            other => panic!("while waiting: {other:?}"),
+        }
+    }
+
+    /// Waits until all that was typed is the session's.
+    async fn settle(&mut self) {
+        let reading = async {
+            while self.taken < self.sent {
+                self.read().await;
+            }
+        };
+        tokio::time::timeout(LIMIT, reading).await.expect("the input is taken");
+    }
+
     async fn wait_for(&mut self, text: &str) {
         let reading = async {
             while !self.seen.contains(text) {
-                match self.reader.next().await.unwrap().expect("the stream goes on") {
-                    SessionOutput::Output(data) => {
-                        self.position += data.len() as u64;
-                        self.seen.push_str(&String::from_utf8_lossy(&data));
-                    }
-                    SessionOutput::Screen(data) => {
-                        self.seen.push_str(&String::from_utf8_lossy(&data));
-                    }
-                    SessionOutput::Skipped(to) => self.position = to,
-                    SessionOutput::InputTaken(_) => {}
-                    other => panic!("while waiting for {text}: {other:?}"),
-                }
+                self.read().await;
             }
         };
         tokio::time::timeout(LIMIT, reading)
@@ -148,6 +161,67 @@ async fn who_comes_later_sees_the_screen_and_types_into_the_same_shell() {
     assert!(!watcher.seen.contains("never-typed"));
     let sessions = list(&instance).await;
     assert_eq!((sessions.len(), sessions[0].clients), (1, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_terminals_are_no_typing() {
+    let instance = Instance::start();
+    let (mut first, _) = Client::join(&instance, attach(Some("s"))).await;
+    first.type_in("stty -icanon -echo; echo re''ady; cat -v\r").await;
+    first.wait_for("ready").await;
+    let large = Size { rows: 30, cols: 100 };
+    let second = Attach { client: 2, size: large, ..attach(Some("s")) };
+    let (mut second, _) = Client::join(&instance, second).await;
+    // The second is in control, and both terminals answer.
+    for answer in ["\x1b[24;80R", "\x1b[I", "\x1b[?62;22c", "\x1b]11;rgb:0/0/0\x1b\\"] {
+        first.type_in(answer).await;
+    }
+    first.settle().await;
+    assert_eq!(list(&instance).await[0].size, large);
+    second.type_in("\x1b[1;1R\x1b[O(end)").await;
+    second.wait_for("(end)").await;
+    let (_, answers) = second.seen.rsplit_once("ready").unwrap_or(("", &second.seen));
+    assert!(answers.contains("^[[1;1R^[[O(end)"), "{answers}");
+    for other in ["24;80R", "^[[I", "22c", "rgb"] {
+        assert!(!second.seen.contains(other), "{other} in {}", second.seen);
+    }
+    // What is typed goes to the program and takes the size along, a lone Escape too.
+    for (typed, shown) in [("typed", "typed"), ("\x1b", "^[")] {
+        first.seen.clear();
+        first.type_in(typed).await;
+        first.wait_for(shown).await;
+        assert_eq!(list(&instance).await[0].size, SIZE);
+        second.type_in("again").await;
+        second.settle().await;
+        assert_eq!(list(&instance).await[0].size, large);
+        first.wait_for("again").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn screen_larger_than_a_message_is_shown() {
+    let instance = Instance::start();
+    let (mut first, _) = Client::join(&instance, attach(Some("s"))).await;
+    let line =
+        r#"s=""; for (i = 0; i < 80; i++) s = s sprintf("\033[38;2;%d;%d;%dmx", i, 255, i + 1)"#;
+    let script = format!("awk 'BEGIN {{ {line}; for (n = 0; n < 1100; n++) print s }}'");
+    first.type_in(&format!("{script}; echo do''ne\r")).await;
+    first.wait_for("done").await;
+    let (mut second, _) = Client::join(&instance, Attach { client: 2, ..attach(Some("s")) }).await;
+    second.wait_for("done").await;
+    assert!(second.seen.len() > kohakuriver_wire::MAX_PAYLOAD, "{} bytes", second.seen.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locale_is_the_clients_where_the_image_has_it() {
+    let instance = Instance::start();
+    for (given, locale) in [(None, "C.UTF-8"), (Some("C"), "C"), (Some("xx_XX.UTF-8"), "C.UTF-8")] {
+        let locales = given.map(|name| ("LANG".to_owned(), name.to_owned()));
+        let attach = Attach { locale: locales.into_iter().collect(), ..attach(None) };
+        let (mut client, _) = Client::join(&instance, attach).await;
+        client.type_in("echo locale=$LANG=\r").await;
+        client.wait_for(&format!("locale={locale}=")).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

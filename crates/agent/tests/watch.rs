@@ -29,7 +29,7 @@ impl Watch {
         assert_eq!(line, r#"{"ok":true}"#);
         let paths = paths.iter().map(|path| Word::from(path.as_os_str())).collect();
         let mut bytes = BytesMut::new();
-        WatchInput::Start { paths }.encode(&mut bytes);
+        WatchInput::Start { paths }.encode(&mut bytes).unwrap();
         stream.write_all(&bytes).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         Self { stream, buffer: BytesMut::new() }

@@ -78,6 +78,7 @@ pub async fn run(context: &Context, args: ConnectArgs) -> Result<(), Failure> {
         read_only: args.read_only,
         size: tty::size(),
         term: tty::term(),
+        locale: tty::locale(),
         user: args.user,
         client: rand::random(),
         ..Attach::default()

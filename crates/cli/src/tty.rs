@@ -24,6 +24,15 @@ pub fn is_interactive() -> bool {
 }
 
 /// The kind of terminal, for the program at the other end.
+/// The locale variables of this process, for a program that writes to this terminal.
+pub fn locale() -> Vec<(String, String)> {
+    let is_locale = |name: &str| name == "LANG" || name.starts_with("LC_");
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, value)| is_locale(name) && !value.is_empty())
+        .collect()
+}
+
 pub fn term() -> String {
     std::env::var("TERM").ok().filter(|term| !term.is_empty()).unwrap_or(DEFAULT_TERM.to_owned())
 }

@@ -33,6 +33,9 @@ pub struct ExecStart {
     /// Variables over those of the instance.
     #[serde(default)]
     pub env: Vec<(String, String)>,
+    /// The client's own LANG and LC_*, used where the image has such a locale.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locale: Vec<(String, String)>,
     /// Where it starts; without it, the user's home.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workdir: Option<String>,
@@ -137,7 +140,7 @@ pub enum ExecOutput {
 }
 
 impl Message for ExecInput {
-    fn encode(&self, out: &mut BytesMut) {
+    fn encode(&self, out: &mut BytesMut) -> Result<(), FrameError> {
         match self {
             Self::Start(start) => put_json(out, 1, start),
             Self::Stdin(data) => put(out, 2, data),
@@ -163,7 +166,7 @@ impl Message for ExecInput {
 }
 
 impl Message for ExecOutput {
-    fn encode(&self, out: &mut BytesMut) {
+    fn encode(&self, out: &mut BytesMut) -> Result<(), FrameError> {
         match self {
             Self::Stdout(data) => put(out, 1, data),
             Self::Stderr(data) => put(out, 2, data),

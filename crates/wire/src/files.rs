@@ -213,7 +213,7 @@ pub enum FilesOutput {
 }
 
 impl Message for FilesInput {
-    fn encode(&self, out: &mut BytesMut) {
+    fn encode(&self, out: &mut BytesMut) -> Result<(), FrameError> {
         match self {
             Self::Ask(ask) => put_json(out, 1, ask),
             Self::Data(data) => put(out, 2, data),
@@ -234,7 +234,7 @@ impl Message for FilesInput {
 }
 
 impl Message for FilesOutput {
-    fn encode(&self, out: &mut BytesMut) {
+    fn encode(&self, out: &mut BytesMut) -> Result<(), FrameError> {
         match self {
             Self::Done { more } => put(out, 1, &[u8::from(*more)]),
             Self::Failed(failed) => put_json(out, 2, failed),

@@ -22,6 +22,8 @@ pub enum FrameError {
     Cut,
     #[error("the other side announced a message of {0} bytes; at most {MAX_PAYLOAD} are allowed")]
     TooLong(usize),
+    #[error("a message of {0} bytes cannot be sent; at most {MAX_PAYLOAD} are allowed")]
+    Oversized(usize),
     #[error("the other side sent something that is not part of the protocol: kind {0}")]
     Unknown(u8),
     #[error("the other side sent something that is not part of the protocol")]
@@ -30,28 +32,50 @@ pub enum FrameError {
     WrongLength,
 }
 
+impl From<FrameError> for std::io::Error {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Io(error) => error,
+            FrameError::Oversized(_) => Self::new(std::io::ErrorKind::InvalidInput, error),
+            FrameError::Cut
+            | FrameError::TooLong(_)
+            | FrameError::Unknown(_)
+            | FrameError::Malformed(_)
+            | FrameError::WrongLength => Self::new(std::io::ErrorKind::InvalidData, error),
+        }
+    }
+}
+
 /// One direction of a framed protocol.
 pub trait Message: Sized {
-    /// Appends the message as a frame. A payload beyond [`MAX_PAYLOAD`] would be refused by the
-    /// reader; data is split by whoever makes it.
-    fn encode(&self, out: &mut BytesMut);
+    /// Appends the message as a frame. Data is split by the code that makes it.
+    ///
+    /// # Errors
+    /// The payload is larger than [`MAX_PAYLOAD`], which the reader would refuse. Nothing was
+    /// appended.
+    fn encode(&self, out: &mut BytesMut) -> Result<(), FrameError>;
 
     /// # Errors
     /// The kind is unknown or the payload does not belong to it.
     fn decode(kind: u8, payload: Bytes) -> Result<Self, FrameError>;
 }
 
-pub(crate) fn put(out: &mut BytesMut, kind: u8, payload: &[u8]) {
+pub(crate) fn put(out: &mut BytesMut, kind: u8, payload: &[u8]) -> Result<(), FrameError> {
+    let length = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= MAX_PAYLOAD);
+    let length = length.ok_or(FrameError::Oversized(payload.len()))?;
     out.reserve(HEADER + payload.len());
     out.put_u8(kind);
-    out.put_u32(u32::try_from(payload.len()).unwrap_or(u32::MAX));
+    out.put_u32(length);
     out.put_slice(payload);
+    Ok(())
 }
 
-pub(crate) fn put_json<T: Serialize>(out: &mut BytesMut, kind: u8, value: &T) {
-    // Structures of strings and numbers: there is nothing in them that JSON cannot say.
-    let text = serde_json::to_vec(value).unwrap_or_default();
-    put(out, kind, &text);
+pub(crate) fn put_json<T: Serialize>(
+    out: &mut BytesMut,
+    kind: u8,
+    value: &T,
+) -> Result<(), FrameError> {
+    put(out, kind, &serde_json::to_vec(value)?)
 }
 
 pub(crate) fn json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, FrameError> {
@@ -101,13 +125,14 @@ pub fn decode_all<M: Message>(bytes: &[u8]) -> Result<Vec<M>, FrameError> {
 /// Writes one message and sends it off.
 ///
 /// # Errors
-/// The stream's own.
+/// The stream's own, or [`io::ErrorKind::InvalidInput`](std::io::ErrorKind::InvalidInput) for a
+/// message that is too long; nothing of that one was written.
 pub async fn write<W: AsyncWrite + Unpin, M: Message>(
     stream: &mut W,
     message: &M,
 ) -> std::io::Result<()> {
     let mut frame = BytesMut::new();
-    message.encode(&mut frame);
+    message.encode(&mut frame)?;
     stream.write_all(&frame).await?;
     stream.flush().await
 }

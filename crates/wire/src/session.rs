@@ -24,6 +24,12 @@ use crate::frame::{FrameError, Message, json, put, put_json};
 
 /// The longest name of a session, in bytes.
 pub const MAX_NAME: usize = 64;
+/// Bytes of the name of a user that a program may run as.
+pub const MAX_USER: usize = 256;
+/// Characters kept of what a program calls its window.
+pub const MAX_TITLE: usize = 200;
+/// Sessions of an instance, each of which holds a terminal and up to 3 MB of what it showed: a list of them, each at its bounds, fits a message.
+pub const MOST_SESSIONS: usize = 64;
 /// Input sent and not yet taken; a client keeps this much to send again.
 pub const INPUT_WINDOW: usize = 256 * 1024;
 
@@ -47,6 +53,9 @@ pub struct Attach {
     /// Whom a new session runs as; root without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// The client's own LANG and LC_*, for a new session, where the image has such a locale.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locale: Vec<(String, String)>,
     /// A random number that tells this client from all others, over all its connections.
     pub client: u64,
     /// Where in the session's output this client stopped, if it was here before.
@@ -117,14 +126,14 @@ pub enum SessionOutput {
 }
 
 impl Message for SessionInput {
-    fn encode(&self, out: &mut BytesMut) {
+    fn encode(&self, out: &mut BytesMut) -> Result<(), FrameError> {
         match self {
             Self::Attach(attach) => put_json(out, 1, attach),
             Self::Input { position, data } => {
                 let mut payload = BytesMut::with_capacity(8 + data.len());
                 payload.extend_from_slice(&position.to_be_bytes());
                 payload.extend_from_slice(data);
-                put(out, 2, &payload);
+                put(out, 2, &payload)
             }
             Self::Resize(size) => put(out, 3, &size.to_bytes()),
             Self::Hangup => put(out, 4, &[]),
@@ -150,7 +159,7 @@ impl Message for SessionInput {
 }
 
 impl Message for SessionOutput {
-    fn encode(&self, out: &mut BytesMut) {
+    fn encode(&self, out: &mut BytesMut) -> Result<(), FrameError> {
         match self {
             Self::Attached(attached) => put_json(out, 1, attached),
             Self::Output(data) => put(out, 2, data),

@@ -71,7 +71,7 @@ pub enum WatchOutput {
 }
 
 impl Message for WatchInput {
-    fn encode(&self, out: &mut BytesMut) {
+    fn encode(&self, out: &mut BytesMut) -> Result<(), FrameError> {
         match self {
             Self::Start { paths } => put_json(out, 1, paths),
         }
@@ -86,7 +86,7 @@ impl Message for WatchInput {
 }
 
 impl Message for WatchOutput {
-    fn encode(&self, out: &mut BytesMut) {
+    fn encode(&self, out: &mut BytesMut) -> Result<(), FrameError> {
         match self {
             Self::Watching(watching) => put_json(out, 1, watching),
             Self::Change(change) => put_json(out, 2, change),

@@ -145,7 +145,7 @@ fn news() -> impl Strategy<Value = WatchOutput> {
 
 fn bytes_of<M: Message>(messages: &[M]) -> BytesMut {
     let mut bytes = BytesMut::new();
-    messages.iter().for_each(|message| message.encode(&mut bytes));
+    messages.iter().for_each(|message| message.encode(&mut bytes).unwrap());
     bytes
 }
 

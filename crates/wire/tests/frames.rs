@@ -4,7 +4,10 @@
 
 use bytes::{Bytes, BytesMut};
 use kohakuriver_wire::exec::{ExecExit, ExecFailed, ExecInput, ExecOutput, ExecStart, Size, Tty};
-use kohakuriver_wire::session::{Attach, Attached, SessionInfo, SessionInput, SessionOutput};
+use kohakuriver_wire::session::{
+    Attach, Attached, MAX_NAME, MAX_TITLE, MAX_USER, MOST_SESSIONS, SessionInfo, SessionInput,
+    SessionOutput,
+};
 use kohakuriver_wire::{FrameError, FrameReader, MAX_PAYLOAD, Message, decode_all, udp};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -32,7 +35,14 @@ fn start() -> impl Strategy<Value = ExecStart> {
     });
     let tty = ("[a-z]{0,9}", size()).prop_map(|(term, size)| Tty { term, size });
     (vec(word, 0..4), vec(("[A-Z]{1,5}", "\\PC{0,9}"), 0..3), proptest::option::of(tty)).prop_map(
-        |(argv, env, tty)| ExecStart { argv, env, workdir: Some("/x".into()), user: None, tty },
+        |(argv, env, tty)| ExecStart {
+            argv,
+            locale: env.clone(),
+            env,
+            workdir: Some("/x".into()),
+            user: None,
+            tty,
+        },
     )
 }
 
@@ -109,7 +119,7 @@ fn session_output() -> impl Strategy<Value = SessionOutput> {
 
 fn encoded<M: Message>(messages: &[M]) -> BytesMut {
     let mut out = BytesMut::new();
-    messages.iter().for_each(|message| message.encode(&mut out));
+    messages.iter().for_each(|message| message.encode(&mut out).unwrap());
     out
 }
 
@@ -189,6 +199,44 @@ fn a_length_beyond_the_limit_is_refused_before_it_is_waited_for() {
     let mut bytes = vec![2];
     bytes.extend_from_slice(&u32::try_from(MAX_PAYLOAD + 1).unwrap().to_be_bytes());
     assert!(matches!(decode_all::<ExecInput>(&bytes), Err(FrameError::TooLong(_))));
+}
+
+#[test]
+fn oversized_message_is_refused_where_it_is_made() {
+    let start = |length: usize| {
+        ExecInput::Start(ExecStart {
+            argv: vec!["x".repeat(length).as_str().into()],
+            ..ExecStart::default()
+        })
+    };
+    let mut out = BytesMut::from(&b"before"[..]);
+    for message in [ExecInput::Stdin(vec![0; MAX_PAYLOAD + 1].into()), start(MAX_PAYLOAD)] {
+        assert!(matches!(message.encode(&mut out), Err(FrameError::Oversized(_))));
+        assert_eq!(&out[..], b"before");
+    }
+    start(MAX_PAYLOAD / 2).encode(&mut out).unwrap();
+
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut written = Vec::new();
+    let result = runtime.block_on(kohakuriver_wire::write(&mut written, &start(MAX_PAYLOAD)));
+    assert_eq!(result.unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
+    assert!(written.is_empty());
+}
+
+#[test]
+fn list_of_all_sessions_at_their_bounds_fits_a_frame() {
+    // Each takes six bytes in JSON.
+    let worst = |length: usize| "\u{1}".repeat(length);
+    let session = SessionInfo {
+        name: worst(MAX_NAME),
+        user: worst(MAX_USER),
+        created_at: u64::MAX,
+        active_at: u64::MAX,
+        clients: u32::MAX,
+        size: Size { rows: u16::MAX, cols: u16::MAX },
+        title: worst(MAX_TITLE),
+    };
+    check(&[SessionOutput::List(vec![session; MOST_SESSIONS])], 4096);
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl<In: Message, Out: Message> Channel<In, Out> {
     }
 
     pub fn send(&mut self, message: &Out) -> Result<(), Broken> {
-        message.encode(&mut self.output);
+        message.encode(&mut self.output)?;
         if self.output.len() < COLLECT { Ok(()) } else { self.flush() }
     }
 

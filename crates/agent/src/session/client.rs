@@ -6,19 +6,24 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use kohakuriver_net::{Socket, SocketReader, SocketWriter};
-use kohakuriver_wire::exec::{ExecExit, ExecFailed};
+use kohakuriver_wire::exec::{ExecExit, ExecFailed, Size};
 use kohakuriver_wire::session::{Attach, Attached, SessionInput, SessionOutput};
 use kohakuriver_wire::{FrameReader, finish, write};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::answers::{Divider, Kind};
 use super::live::{Next, Session};
 use super::{Sessions, check_name, end, end_if_forgotten};
 use crate::launch::failed;
 
 /// The client's first message follows its request at once.
 const FIRST_DEADLINE: Duration = Duration::from_secs(10);
+/// Of a screen with all above it, which in the worst case has many megabytes.
+const PICTURE_PIECE: usize = 64 * 1024;
+/// How long an Escape may be the beginning of a terminal's answer: the rest of it is under way.
+const ESCAPE_WAIT: Duration = Duration::from_millis(50);
 
 type Reader = FrameReader<SocketReader, SessionInput>;
 type Writer = tokio::sync::Mutex<SocketWriter>;
@@ -69,6 +74,20 @@ async fn say(writer: &Writer, message: SessionOutput) -> io::Result<()> {
     write(&mut *writer.lock().await, &message).await
 }
 
+/// Shows a picture, which may be larger than a message.
+async fn show(writer: &Writer, picture: Vec<u8>) -> io::Result<()> {
+    let mut picture = Bytes::from(picture);
+    while !picture.is_empty() {
+        let piece = picture.split_to(picture.len().min(PICTURE_PIECE));
+        say(writer, SessionOutput::Screen(piece)).await?;
+    }
+    Ok(())
+}
+
+async fn say_taken(taken: io::Result<u64>, writer: &Writer) -> io::Result<()> {
+    say(writer, SessionOutput::InputTaken(taken?)).await
+}
+
 async fn say_last(reader: &mut Reader, writer: &Writer, message: SessionOutput) {
     finish(reader, &mut *writer.lock().await, &message).await;
 }
@@ -108,7 +127,7 @@ async fn take_part(
         parting = async {
             let mut greeted = say(writer, greeting).await;
             if let (Ok(()), Some(picture)) = (&greeted, picture) {
-                greeted = say(writer, SessionOutput::Screen(picture.into())).await;
+                greeted = show(writer, picture).await;
             }
             match greeted {
                 Ok(()) => converse(&session, &attach, position, reader, writer).await,
@@ -145,7 +164,7 @@ async fn converse(
                 Next::Skipped(to, picture) => {
                     let told = say(writer, SessionOutput::Skipped(to)).await;
                     match told {
-                        Ok(()) => say(writer, SessionOutput::Screen(picture.into())).await,
+                        Ok(()) => show(writer, picture).await,
                         Err(_) => told,
                     }
                 }
@@ -163,18 +182,30 @@ async fn converse(
         }
     };
     let inward = async {
-        let mut size = attach.size;
+        let (client, size) = (attach.client, attach.size);
+        let mut typist = Typist { session, client, size, divider: Divider::default() };
         loop {
-            match reader.next().await {
+            let message = if typist.divider.begun() == 0 {
+                reader.next().await
+            } else if let Ok(message) = timeout(ESCAPE_WAIT, reader.next()).await {
+                message
+            } else {
+                let taken = typist.give_up().await;
+                if say_taken(taken, writer).await.is_err() {
+                    return Parting::Lost;
+                }
+                continue;
+            };
+            match message {
                 Ok(Some(SessionInput::Input { position, data })) if !attach.read_only => {
-                    session.resize(size);
-                    if take_input(session, attach.client, position, data, writer).await.is_err() {
+                    let taken = typist.take(position, data).await;
+                    if say_taken(taken, writer).await.is_err() {
                         return Parting::Lost;
                     }
                 }
                 Ok(Some(SessionInput::Resize(new))) if !attach.read_only => {
-                    size = new;
-                    session.resize(new);
+                    typist.size = new;
+                    session.take_control(client, new);
                 }
                 Ok(Some(SessionInput::Hangup)) => return Parting::HungUp,
                 Ok(Some(SessionInput::Input { .. } | SessionInput::Resize(_))) => {}
@@ -190,26 +221,61 @@ async fn converse(
     }
 }
 
-/// Gives the program what it has not had yet of a client's input.
-async fn take_input(
-    session: &Session,
+/// A client's input on its way to the program.
+struct Typist<'a> {
+    session: &'a Session,
     client: u64,
-    position: u64,
-    mut data: Bytes,
-    writer: &Writer,
-) -> io::Result<()> {
-    let taken = session.input_of(client);
-    // A gap: what came before was never here, and what comes after makes no sense without it.
-    let known =
-        taken.checked_sub(position).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-    data.advance(data.len().min(usize::try_from(known).unwrap_or(usize::MAX)));
-    let mut master = session.master.clone();
-    let mut taken = taken;
-    while !data.is_empty() {
-        let written = master.write(&data).await?;
-        // Nothing may come between the write and this, or a client that comes back types twice.
-        taken = session.took_input(client, written);
-        data.advance(written);
+    size: Size,
+    divider: Divider,
+}
+
+impl Typist<'_> {
+    /// Gives the program what it has not had yet of the client's input.
+    async fn take(&mut self, position: u64, mut data: Bytes) -> io::Result<u64> {
+        let taken = self.session.input_of(self.client) + self.divider.begun() as u64;
+        // A gap: what came before was never here, and what comes after makes no sense without it.
+        let known = taken
+            .checked_sub(position)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+        data.advance(data.len().min(usize::try_from(known).unwrap_or(usize::MAX)));
+        if self.divider.begun() == 0 && self.session.is_in_control(self.client) {
+            // Whatever it is, it is for the program, and need not wait for its end.
+            self.write(&data).await?;
+        } else {
+            for (kind, part) in self.divider.divide(&data) {
+                self.pass_on(kind, &part).await?;
+            }
+        }
+        Ok(self.session.input_of(self.client))
     }
-    say(writer, SessionOutput::InputTaken(taken)).await
+
+    /// What began like an answer is one no more.
+    async fn give_up(&mut self) -> io::Result<u64> {
+        let typed = self.divider.give_up();
+        self.pass_on(Kind::Typed, &typed).await?;
+        Ok(self.session.input_of(self.client))
+    }
+
+    /// Who types is in control; of several answers the program gets that of the terminal in control.
+    async fn pass_on(&self, kind: Kind, part: &[u8]) -> io::Result<()> {
+        if kind == Kind::Typed {
+            self.session.take_control(self.client, self.size);
+        }
+        if self.session.is_in_control(self.client) {
+            return self.write(part).await;
+        }
+        self.session.took_input(self.client, part.len());
+        Ok(())
+    }
+
+    async fn write(&self, mut data: &[u8]) -> io::Result<()> {
+        let mut master = self.session.master.clone();
+        while !data.is_empty() {
+            let written = master.write(data).await?;
+            // Nothing may come between the write and this, or a client that comes back types twice.
+            self.session.took_input(self.client, written);
+            data.advance(written);
+        }
+        Ok(())
+    }
 }

@@ -36,6 +36,8 @@ pub(super) struct Session {
     user: String,
     created_at: u64,
     pid: Pid,
+    /// Its number may be another's from then on.
+    program_ended: CancellationToken,
     pub master: Master,
     state: Mutex<State>,
     /// Counts what happened: output, progress of a client, the end.
@@ -50,11 +52,15 @@ struct State {
     clients: HashMap<u64, Client>,
     /// How much input of each client was taken, the latest clients last.
     inputs: Vec<(u64, u64)>,
+    /// How often a client has taken control.
+    turns: u64,
     ended: Option<ExecExit>,
 }
 
 struct Client {
     position: u64,
+    /// When it took control last; zero for one that never did.
+    turn: u64,
     /// Whether it still belongs to the connection that made it.
     replaced: CancellationToken,
 }
@@ -80,7 +86,8 @@ impl Session {
         let pty = pty::open(&terminal_request(&tty), user.uid)
             .map_err(|error| failed(126, format!("cannot open a terminal: {error}")))?;
         let env = vec![("KOHAKURIVER_SESSION".to_owned(), name.clone())];
-        let wanted = Wanted { env, term: Some(tty.term), ..Wanted::default() };
+        let locale = attach.locale.clone();
+        let wanted = Wanted { env, locale, term: Some(tty.term), ..Wanted::default() };
         let spec = launcher.spec(&user, wanted)?;
         let program = PathBuf::from(&spec.program);
         let child = process::start(&launcher.children, spec, Terminal::Pty(pty.slave))
@@ -92,6 +99,7 @@ impl Session {
             user: user.name,
             created_at: now,
             pid: Pid::from_raw(child.pid.cast_signed()),
+            program_ended: CancellationToken::new(),
             master: pty.master,
             state: Mutex::new(State {
                 ring: Ring::new(KEPT),
@@ -100,6 +108,7 @@ impl Session {
                 active_at: now,
                 clients: HashMap::new(),
                 inputs: Vec::new(),
+                turns: 0,
                 ended: None,
             }),
             news: watch::Sender::new(0),
@@ -110,7 +119,7 @@ impl Session {
     fn run(self: Arc<Self>, exit: oneshot::Receiver<Exit>) -> Arc<Self> {
         let session = Arc::clone(&self);
         tokio::spawn(async move {
-            let program_ended = CancellationToken::new();
+            let program_ended = session.program_ended.clone();
             let output = TerminalOutput::new(session.master.clone(), program_ended.clone());
             let ending = async {
                 let ended = exit.await;
@@ -182,7 +191,9 @@ impl Session {
         // Whoever made the session finds an empty screen and need not be shown it.
         let picture = (resumed.is_none() && end > 0).then(|| state.screen.picture());
         let position = resumed.unwrap_or(end);
-        if let Some(old) = state.clients.insert(attach.client, Client { position, replaced }) {
+        let turn = if attach.read_only { 0 } else { state.next_turn() };
+        let client = Client { position, turn, replaced };
+        if let Some(old) = state.clients.insert(attach.client, client) {
             old.replaced.cancel();
         }
         let known = state.inputs.iter().position(|(client, _)| *client == attach.client);
@@ -265,7 +276,24 @@ impl Session {
         })
     }
 
-    /// The terminal takes the size of whoever used it last.
+    /// Whether the client is the one that came, typed or changed its size last.
+    pub fn is_in_control(&self, client: u64) -> bool {
+        let state = self.lock();
+        let last = state.clients.iter().max_by_key(|(_, client)| client.turn);
+        last.is_some_and(|(last, _)| *last == client)
+    }
+
+    /// Puts a client in control. The terminal takes its size.
+    pub fn take_control(&self, client: u64, size: Size) {
+        let mut state = self.lock();
+        let turn = state.next_turn();
+        if let Some(client) = state.clients.get_mut(&client) {
+            client.turn = turn;
+        }
+        drop(state);
+        self.resize(size);
+    }
+
     pub fn resize(&self, size: Size) {
         let mut state = self.lock();
         if state.size == size || size.rows == 0 || size.cols == 0 {
@@ -279,7 +307,7 @@ impl Session {
 
     /// Hangs the program up, as a terminal that is closed does.
     pub fn hang_up(&self) {
-        if self.lock().ended.is_none() {
+        if !self.program_ended.is_cancelled() {
             let _ = killpg(self.pid, Signal::SIGHUP);
             let _ = killpg(self.pid, Signal::SIGCONT);
             if let Ok(group) = nix::unistd::tcgetpgrp(&self.master)
@@ -292,7 +320,7 @@ impl Session {
     }
 
     pub fn kill(&self) {
-        if self.lock().ended.is_none() {
+        if !self.program_ended.is_cancelled() {
             let _ = killpg(self.pid, Signal::SIGKILL);
         }
     }
@@ -312,6 +340,13 @@ impl Session {
             size: state.size,
             title: state.screen.title(),
         }
+    }
+}
+
+impl State {
+    fn next_turn(&mut self) -> u64 {
+        self.turns += 1;
+        self.turns
     }
 }
 

@@ -4,14 +4,16 @@ use std::num::NonZeroU16;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use kohakuriver_wire::exec::Size;
+use kohakuriver_wire::session::MAX_TITLE;
 use vt100::Parser;
+
+use super::charset::Charsets;
 
 /// Lines kept above the screen: 2.5 MB of a busy session of the usual width.
 const SCROLLBACK: usize = 1000;
 /// An emulated screen costs 32 bytes a cell; terminals larger than this are emulated in part.
 const MOST_ROWS: u16 = 300;
 const MOST_COLS: u16 = 600;
-const MAX_TITLE: usize = 200;
 
 #[derive(Default)]
 struct Title(String);
@@ -26,20 +28,24 @@ impl vt100::Callbacks for Title {
 /// for the emulator, the session goes on without one.
 pub(super) struct Screen {
     parser: Option<Parser<Title>>,
+    charsets: Charsets,
 }
 
 impl Screen {
     pub fn new(size: Size) -> Self {
         let (rows, cols) = emulated(size);
-        Self { parser: Some(Parser::new_with_callbacks(rows, cols, SCROLLBACK, Title::default())) }
+        let parser = Parser::new_with_callbacks(rows, cols, SCROLLBACK, Title::default());
+        Self { parser: Some(parser), charsets: Charsets::default() }
     }
 
     pub fn process(&mut self, output: &[u8]) {
-        self.guarded(|parser| parser.process(output));
+        let output = self.charsets.translate(output);
+        self.guarded(|parser| parser.process(&output));
     }
 
     pub fn resize(&mut self, size: Size) {
         let (rows, cols) = emulated(size);
+        self.charsets.resized();
         self.guarded(|parser| parser.set_size(rows, cols));
     }
 
@@ -54,6 +60,7 @@ impl Screen {
 
     /// What makes a terminal show this screen, the lines above it first.
     pub fn picture(&mut self) -> Vec<u8> {
+        let (region, sets) = (self.charsets.region(), self.charsets.sets());
         let mut picture = b"\x1b[!p\x1b[?1049l\x1b[H\x1b[2J".to_vec();
         self.guarded(|parser| {
             let full_screen = parser.screen().alternate_screen();
@@ -64,8 +71,10 @@ impl Screen {
                 lines_above(parser.screen_mut(), rows.get(), cols.get(), &mut picture);
             }
             picture.extend_from_slice(parser.screen().state_formatted().as_bytes());
+            picture.extend_from_slice(&region);
             picture.extend_from_slice(parser.screen().cursor_state_formatted().as_bytes());
         });
+        picture.extend_from_slice(&sets);
         picture
     }
 
@@ -151,6 +160,21 @@ mod tests {
         let other = other.parser.unwrap();
         assert!(other.screen().alternate_screen() && other.screen().bracketed_paste());
         assert_eq!(other.screen().mouse_protocol_mode(), vt100::MouseProtocolMode::PressRelease);
+    }
+
+    #[test]
+    fn line_drawing_and_scroll_region_are_in_the_picture() {
+        let mut screen = Screen::new(SIZE);
+        screen.process(b"\x1b[2;4r\x1b[H\x1b(0lqqk\r\n\x1b[3;1Hx");
+        let (text, _, mut other) = shown(&mut screen);
+        assert_eq!(text, contents(&screen));
+        assert!(text.starts_with("┌──┐"), "{text}");
+        // What follows is drawn with the same set, and scrolls in the same rows.
+        for screen in [&mut screen, &mut other] {
+            screen.process(b"q\r\n\r\n\r\nend");
+        }
+        assert_eq!(contents(&other), contents(&screen));
+        assert!(contents(&screen).starts_with("┌──┐"), "{}", contents(&screen));
     }
 
     #[test]

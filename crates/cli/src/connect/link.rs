@@ -42,7 +42,7 @@ impl Link {
 
     pub async fn send(&mut self, message: &SessionInput) -> Result<(), Lost> {
         let mut frame = BytesMut::new();
-        message.encode(&mut frame);
+        message.encode(&mut frame)?;
         // One that takes nothing for so long is as good as gone.
         let sending = self.socket.send(Message::Binary(frame.freeze()));
         match tokio::time::timeout(SILENCE_LIMIT, sending).await {

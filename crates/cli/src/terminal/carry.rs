@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use kohakuriver_wire::exec::{ExecInput, ExecOutput, ExecStart, STDIN_WINDOW};
-use kohakuriver_wire::{FrameReader, write};
+use kohakuriver_wire::{FrameError, FrameReader, MAX_PAYLOAD, write};
 use tokio::io::{AsyncWriteExt, split};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -53,7 +53,9 @@ pub async fn carry(stream: Stream, start: ExecStart, far: Far) -> Result<(), Fai
     // Before the program can start: what it is to get must not be missed.
     let mut signals = Signals::listen(has_terminal, far)
         .map_err(|error| Failure::request(format!("cannot listen for signals: {error}")))?;
-    write(&mut to_program, &ExecInput::Start(start)).await.map_err(|error| lost(&error))?;
+    write(&mut to_program, &ExecInput::Start(start))
+        .await
+        .map_err(|error| too_long(&error).unwrap_or_else(|| lost(&error)))?;
     let raw = if has_terminal { Raw::enter().ok() } else { None };
     let (stdout, stderr) = (Outlet::stdout(), Outlet::stderr());
     // What is piped in may hold any bytes; only a person types keys.
@@ -111,6 +113,18 @@ pub async fn carry(stream: Stream, start: ExecStart, far: Far) -> Result<(), Fai
         0 => written.map_err(|error| Failure::output(&error)),
         code => Err(Failure::program(u8::try_from(code & 0xff).unwrap_or(1))),
     }
+}
+
+/// What is wrong where the program's words are too many to be sent.
+fn too_long(error: &std::io::Error) -> Option<Failure> {
+    let frame = error.get_ref()?.downcast_ref::<FrameError>()?;
+    let FrameError::Oversized(bytes) = frame else { return None };
+    let message = format!(
+        "the command with its arguments and variables takes {bytes} bytes, of at most {MAX_PAYLOAD}"
+    );
+    Some(Failure::usage(message).hint(
+        "give it its data on standard input, or in a file: kohakuriver vps cp FILE VPS:/tmp/",
+    ))
 }
 
 /// Standard input, within the program's window.
@@ -251,6 +265,17 @@ mod tests {
         let pieces = ["root\r", "~", "d", "more"];
         assert_eq!(typed(&pieces, Some(Keys::default())).await, ("root\r".to_owned(), true));
         assert_eq!(typed(&pieces, None).await, ("root\r~dmore".to_owned(), false));
+    }
+
+    #[tokio::test]
+    async fn too_long_command_is_refused_with_the_bound() {
+        let word = "x".repeat(MAX_PAYLOAD);
+        let start = ExecStart { argv: vec![word.as_str().into()], ..ExecStart::default() };
+        let sent = write(&mut tokio::io::sink(), &ExecInput::Start(start)).await;
+        let failure = format!("{:?}", too_long(&sent.unwrap_err()).unwrap());
+        assert!(failure.contains("of at most 1048576"), "{failure}");
+        let gone = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert!(too_long(&gone).is_none());
     }
 
     #[tokio::test]

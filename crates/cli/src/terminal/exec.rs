@@ -67,6 +67,7 @@ pub async fn run(context: &Context, args: ExecArgs) -> Result<(), Failure> {
     let start = ExecStart {
         argv: args.command.iter().map(|word| word.as_os_str().into()).collect(),
         env: args.env,
+        locale: if terminal { tty::locale() } else { Vec::new() },
         workdir: args.workdir,
         user: args.user,
         tty: terminal.then(|| Tty { term: tty::term(), size: tty::size() }),

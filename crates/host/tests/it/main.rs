@@ -6,6 +6,7 @@ mod accounts;
 mod approval;
 mod audit;
 mod files;
+mod foreign_clients;
 mod gateway;
 mod instances;
 mod lifecycle;

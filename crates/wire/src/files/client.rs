@@ -52,7 +52,7 @@ impl<W: AsyncWrite + Unpin> Orders<W> {
     /// # Errors
     /// The stream's own.
     pub async fn send(&mut self, message: &FilesInput) -> std::io::Result<()> {
-        message.encode(&mut self.pending);
+        message.encode(&mut self.pending)?;
         if self.pending.len() < COLLECT { Ok(()) } else { self.flush().await }
     }
 
@@ -64,7 +64,7 @@ impl<W: AsyncWrite + Unpin> Orders<W> {
         while !data.is_empty() {
             let chunk = data.split_to(data.len().min(CHUNK));
             if self.pending.len() + chunk.len() < COLLECT {
-                FilesInput::Data(chunk).encode(&mut self.pending);
+                FilesInput::Data(chunk).encode(&mut self.pending)?;
                 continue;
             }
             // Large ones are not copied: their head goes out with what waits, then they follow.
