@@ -274,47 +274,6 @@ pub struct UpdateGroup {
     pub no_auto_approve: bool,
 }
 
-/// A share to be, with a user or a group.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct SetShare {
-    #[serde(default)]
-    pub user: Option<String>,
-    #[serde(default)]
-    pub group: Option<String>,
-    /// `view`, `use` or `manage`.
-    pub level: String,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct SetOwner {
-    pub user: String,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct Assigned {
-    pub message: String,
-    /// A number here, as existing clients know it.
-    pub task_id: u64,
-    pub assigned_users: Vec<i64>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct Assignments {
-    /// A number here, as existing clients know it.
-    pub task_id: u64,
-    pub assignments: Vec<Assignment>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct Assignment {
-    pub user_id: i64,
-    pub username: String,
-    pub display_name: String,
-    pub assigned_at: String,
-    #[serde(default)]
-    pub level: String,
-}
-
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Rejected {
     pub message: String,

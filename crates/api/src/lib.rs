@@ -8,17 +8,18 @@ pub mod account;
 pub mod error;
 pub mod fs;
 pub mod node;
+pub mod sharing;
 pub mod snapshot;
 pub mod task;
 pub mod vm;
 pub mod vps;
 
 pub use account::{
-    AddUserKey, Assigned, Assignment, Assignments, AuditEntry, AuditVerified, AuthStatus,
-    ChangePassword, CreateGroup, CreateInvitation, CreateReset, CreateToken, CreatedToken, Group,
-    GroupQuotaUse, Held, Invitation, LoggedIn, Login, Member, Note, OidcHandover, OidcSession,
-    PasswordReset, Quota, QuotaUse, Register, Rejected, ResetPassword, Secret, SetOwner, SetShare,
-    Token, UpdateGroup, UpdateUser, User, UserKey,
+    AddUserKey, AuditEntry, AuditVerified, AuthStatus, ChangePassword, CreateGroup,
+    CreateInvitation, CreateReset, CreateToken, CreatedToken, Group, GroupQuotaUse, Held,
+    Invitation, LoggedIn, Login, Member, Note, OidcHandover, OidcSession, PasswordReset, Quota,
+    QuotaUse, Register, Rejected, ResetPassword, Secret, Token, UpdateGroup, UpdateUser, User,
+    UserKey,
 };
 pub use account::{AskSshCertificate, SshCertificate};
 pub use error::ErrorBody;
@@ -27,6 +28,10 @@ pub use fs::{
 };
 pub use node::{
     GpuInfo, HealthSample, JoinToken, JoinTokenRequest, LabelChanges, Node, NodeHealth, VfioGpu,
+};
+pub use sharing::{
+    Assigned, Assignment, Assignments, Received, ReceivedOffer, ReceivedShare, SetOwner, SetShare,
+    TakeShare,
 };
 pub use snapshot::{LatestSnapshot, Snapshot, SnapshotCreated, SnapshotList, SnapshotsDeleted};
 pub use task::{Assignee, Share, Task};

@@ -91,6 +91,15 @@ pub struct Task {
     pub requested_node: Option<String>,
     /// Of a request: how many GPUs were asked for.
     pub gpu_count: Option<u32>,
+    /// What the caller calls it: its name where it is theirs or belongs to no account, the alias
+    /// under which they took it, `NAME.OWNER` of another's, or its id where it has no name.
+    pub reference: String,
+    /// Of a VPS that is shared with the caller: whether they took the share.
+    pub taken: Option<bool>,
+    /// Whom it is offered to, for those who may give it away.
+    pub offered_to: Option<String>,
+    /// Of a request: what an approval of exactly this names, as `?revision=`.
+    pub approval_revision: Option<String>,
 }
 
 /// A user whom a VPS is shared with.
@@ -103,10 +112,13 @@ pub struct Assignee {
 
 /// A share of a VPS.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
 pub struct Share {
     /// `user` or `group`.
     pub kind: String,
     pub name: String,
     /// `view`, `use` or `manage`.
     pub level: String,
+    /// What the user answered: `offered` (nothing yet), `taken` or `declined`. Empty for a group.
+    pub state: String,
 }

@@ -51,8 +51,3 @@ fn with_list_hint(failure: Failure) -> Failure {
     }
     failure.hint("`kohakuriver approval list` shows what waits")
 }
-
-/// ` of ann`, where the owner is known.
-fn of_owner(task: &kohakuriver_api::Task) -> String {
-    task.owner_username.as_ref().map(|owner| format!(" of {owner}")).unwrap_or_default()
-}

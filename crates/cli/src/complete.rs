@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use clap_complete::CompletionCandidate;
 use clap_complete::env::CompleteEnv;
-use kohakuriver_api::Task;
+use kohakuriver_api::{ReceivedOffer, ReceivedShare, Task};
 
 use crate::GlobalArgs;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::ui::Output;
+use crate::reference::VpsRef;
+use crate::ui::{Output, one_line, printable};
 
 /// The name people type.
 pub const PROGRAM: &str = "kohakuriver";
@@ -30,11 +31,11 @@ pub fn complete_if_asked(root: impl Fn() -> clap::Command) {
 }
 
 pub fn vps_active() -> Vec<CompletionCandidate> {
-    ask(async |context| context.api.vps_active().await).iter().map(vps).collect()
+    vps(&ask(async |context| context.api.vps_active().await))
 }
 
 pub fn vps_all() -> Vec<CompletionCandidate> {
-    ask(async |context| context.api.vps_all().await).iter().map(vps).collect()
+    vps(&ask(async |context| context.api.vps_all().await))
 }
 
 pub fn nodes() -> Vec<CompletionCandidate> {
@@ -79,7 +80,7 @@ fn named((name, help): (String, String)) -> CompletionCandidate {
 
 /// What waits for an operator.
 pub fn requests() -> Vec<CompletionCandidate> {
-    ask(async |context| context.api.pending().await).iter().map(vps).collect()
+    vps(&ask(async |context| context.api.pending().await))
 }
 
 /// The first node that answers speaks for all: images are in shared storage.
@@ -95,8 +96,32 @@ pub fn vm_images() -> Vec<CompletionCandidate> {
     images.into_iter().map(|image| CompletionCandidate::new(image.name)).collect()
 }
 
-fn vps(task: &Task) -> CompletionCandidate {
-    CompletionCandidate::new(crate::vps::called(task)).help(Some(task.status.clone().into()))
+/// What is shared with the caller, whatever they answered.
+pub fn shares() -> Vec<CompletionCandidate> {
+    let shares = ask(async |context| Ok(context.api.received().await?.shares));
+    let help = |share: &ReceivedShare| format!("to {}, {}", share.level, share.state);
+    shares.iter().filter_map(|share| candidate(&share.reference, help(share))).collect()
+}
+
+/// What is offered to the caller.
+pub fn offers() -> Vec<CompletionCandidate> {
+    let offers = ask(async |context| Ok(context.api.received().await?.offers));
+    let help = |offer: &ReceivedOffer| format!("offered by {}", offer.offered_by);
+    offers.iter().filter_map(|offer| candidate(&offer.reference, help(offer))).collect()
+}
+
+/// Own ones under their names, others as `NAME.OWNER`: another's name never completes to one's
+/// own.
+fn vps(tasks: &[Task]) -> Vec<CompletionCandidate> {
+    let one = |task: &Task| candidate(crate::vps::called(task), task.status.clone());
+    tasks.iter().filter_map(one).collect()
+}
+
+/// Only what a command takes; a host says what it likes, and a shell reads what we print.
+fn candidate(reference: &str, help: String) -> Option<CompletionCandidate> {
+    let reference: VpsRef = reference.parse().ok()?;
+    let help = one_line(&printable(&help));
+    Some(CompletionCandidate::new(reference.as_str()).help(Some(help.into())))
 }
 
 /// Nothing on any trouble: an error message has no place in the middle of a command line.
@@ -119,11 +144,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn completion_offers_what_a_command_takes_and_nothing_else() {
+        let task = |reference: &str, taken| Task {
+            reference: reference.to_owned(),
+            taken,
+            ..Task::default()
+        };
+        let tasks = [
+            task("web", None),
+            task("web.ann", Some(true)),
+            task("$(reboot)", None),
+            task("a\nb", None),
+        ];
+        let texts: Vec<_> = vps(&tasks).iter().map(|one| one.get_value().to_owned()).collect();
+        assert_eq!(texts, ["web", "web.ann"]);
+    }
+
+    #[test]
     fn who_may_not_list_accounts_is_offered_whom_they_meet() {
         let share = |kind: &str, name: &str| Share {
             kind: kind.to_owned(),
             name: name.to_owned(),
             level: "use".to_owned(),
+            ..Share::default()
         };
         let task = |owner: &str, shares| Task {
             owner_username: Some(owner.to_owned()),

@@ -84,7 +84,7 @@ pub async fn run(context: &Context, args: ConnectArgs) -> Result<(), Failure> {
         ..Attach::default()
     };
     // The id: a name could belong to another VPS by the time the connection is back.
-    let task = context.api.task(args.vps.as_str()).await.map_err(vps::with_list_hint)?;
+    let task = context.api.task_to_enter(args.vps.as_str()).await.map_err(vps::with_list_hint)?;
     let parting = stay::stay(context, &task.task_id, attach).await?;
     parting.tell(context, &args.vps)
 }

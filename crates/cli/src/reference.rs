@@ -4,15 +4,16 @@ use std::fmt;
 use std::str::FromStr;
 
 use kohakuriver_api::Task;
-use kohakuriver_model::InstanceName;
+use kohakuriver_model::{InstanceName, QualifiedName};
 
-/// An id, the beginning of an id, or a name; the host finds out which VPS that is.
+/// An id, the beginning of an id, a name, or another's `NAME.OWNER`; the host finds out which VPS
+/// that is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VpsRef(String);
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "write a VPS's id, the first digits of it, or its name; `kohakuriver vps list -a` shows both"
+    "write a VPS's id, the first digits of it, its name, or NAME.OWNER where it is another's; `kohakuriver vps list -a` shows them"
 )]
 pub struct NotAReference;
 
@@ -32,14 +33,12 @@ impl FromStr for VpsRef {
 
     fn from_str(text: &str) -> Result<Self, NotAReference> {
         let id = !text.is_empty() && text.len() <= 19 && text.bytes().all(|b| b.is_ascii_digit());
-        if id || text.parse::<InstanceName>().is_ok() {
-            return Ok(Self(text.to_owned()));
+        // What `ssh config` calls it; no name begins so.
+        if let Some(id) = text.strip_prefix("kohakuriver-vps-") {
+            return id.parse();
         }
-        // What `ssh config` calls it.
-        match text.strip_prefix("kohakuriver-vps-") {
-            Some(id) => id.parse(),
-            None => Err(NotAReference),
-        }
+        let is_name = text.parse::<InstanceName>().is_ok() || text.parse::<QualifiedName>().is_ok();
+        if id || is_name { Ok(Self(text.to_owned())) } else { Err(NotAReference) }
     }
 }
 
@@ -55,10 +54,12 @@ mod tests {
 
     #[test]
     fn nothing_that_changes_a_path_is_a_reference() {
-        for bad in ["", "..", "a/b", "a?b", "-x", "A", "12a", "%2e", "a b"] {
+        for bad in [
+            "", "..", "a/b", "a?b", "-x", "A", "12a", "%2e", "a b", "web.", ".ann", "a.b/c", "a..b",
+        ] {
             assert!(bad.parse::<VpsRef>().is_err(), "{bad:?}");
         }
-        for good in ["7", "7398213345412345856", "web", "a-1"] {
+        for good in ["7", "7398213345412345856", "web", "a-1", "web.ann", "web.J.Doe"] {
             assert_eq!(good.parse::<VpsRef>().unwrap().as_str(), good);
         }
     }

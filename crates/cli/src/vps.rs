@@ -17,6 +17,7 @@ mod restart;
 mod resume;
 mod settle;
 mod share;
+mod shares;
 mod snapshot;
 mod ssh_key;
 mod status;
@@ -65,11 +66,15 @@ pub enum VpsCommand {
     Keys(keys::KeysCommand),
     /// Let others see, use or manage a VPS
     Share(share::ShareArgs),
-    /// Take a share back; who is inside is put out within seconds
+    /// Revoke a share; open sessions are closed within seconds
     Unshare(share::UnshareArgs),
+    /// List, take and decline what others share with you
+    Shares(shares::SharesArgs),
+    /// List, take and decline what others offer to give you
+    Offers(shares::OffersArgs),
     /// Let people use a VPS: `vps share` for several
     Assign(assign::AssignArgs),
-    /// Make a VPS somebody else's
+    /// Offer a VPS to another account, which becomes its owner by taking it
     Give(give::GiveArgs),
     /// Copy files to, from and between VPSes
     #[command(visible_alias = "copy")]
@@ -95,6 +100,8 @@ pub async fn run(context: &Context, command: VpsCommand) -> Result<(), Failure> 
         VpsCommand::Keys(command) => keys::run(context, command).await,
         VpsCommand::Share(args) => share::run(context, &args).await,
         VpsCommand::Unshare(args) => share::unshare(context, &args).await,
+        VpsCommand::Shares(args) => shares::run(context, &args).await,
+        VpsCommand::Offers(args) => shares::offers(context, &args).await,
         VpsCommand::Assign(args) => assign::run(context, &args).await,
         VpsCommand::Give(args) => give::run(context, &args).await,
         VpsCommand::Cp(args) => cp::run(context, &args).await,
@@ -104,8 +111,12 @@ pub async fn run(context: &Context, command: VpsCommand) -> Result<(), Failure> 
     }
 }
 
-/// What people call a VPS: its name, or its id where it has none.
+/// What the caller calls a VPS: its name where it is theirs, `NAME.OWNER` where it is another's,
+/// its id where it has no name. Commands take all of them.
 pub fn called(task: &Task) -> &str {
+    if !task.reference.is_empty() {
+        return &task.reference;
+    }
     task.name.as_deref().unwrap_or(&task.task_id)
 }
 

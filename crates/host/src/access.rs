@@ -132,9 +132,16 @@ impl Caller {
         }
     }
 
-    /// What they may know of.
+    /// What they may know of. Those who run the cluster stop and inspect by plain names, too.
     pub fn scope(&self) -> Scope {
-        Scope { me: self.user_id(), all: self.role() >= Role::Operator }
+        let all = self.role() >= Role::Operator;
+        Scope { me: self.user_id(), all, others_by_name: all }
+    }
+
+    /// The same, for going inside: whoever types a plain name means their own, and must not hand
+    /// what they type or copy to another account that has a VPS of that name.
+    pub fn scope_to_enter(&self) -> Scope {
+        Scope { others_by_name: self.person().is_none(), ..self.scope() }
     }
 
     pub fn touched(&self) -> Option<TaskId> {
@@ -254,6 +261,6 @@ fn phrase(wish: Wish) -> &'static str {
         Wish::Secrets => "read this of it: its owner can share it with you at the level 'manage'",
         Wish::Change => "change it: its owner can share it with you at the level 'manage'",
         Wish::Delete => "delete it: only its owner and operators may",
-        Wish::Share => "share it: only its owner and operators may",
+        Wish::Share => "share it or give it away: only its owner and admins may",
     }
 }

@@ -82,7 +82,7 @@ pub async fn enter(
     text: &str,
     target: StreamTarget,
 ) -> Result<Entered, EnterError> {
-    let id = instances::find(app, caller, text).await?;
+    let id = instances::find_to_enter(app, caller, text).await?;
     // Before the right is asked for: what is revoked from now on is not missed.
     let mut guard = app.presence.arrive(caller, id);
     let access = authorize(app, caller, Wish::Enter, id).await.map_err(instances::denied(text))?;
@@ -104,7 +104,7 @@ pub async fn enter(
 /// tell them more.
 pub async fn admit(app: &App, caller: &Caller, text: &str) -> Result<(), EnterError> {
     if app.config.auth.enabled {
-        let id = instances::find(app, caller, text).await?;
+        let id = instances::find_to_enter(app, caller, text).await?;
         authorize(app, caller, Wish::Enter, id).await.map_err(instances::denied(text))?;
     }
     Ok(())

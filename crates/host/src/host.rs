@@ -24,6 +24,7 @@ use crate::audit::Audit;
 use crate::config::History;
 use crate::links::{Links, LocalNode};
 use crate::oidc::Oidc;
+use crate::pace::Pace;
 use crate::people_tls::{PeopleServer, PeopleTls, TlsError};
 use crate::presence::Presence;
 use crate::ssh_ca::SshCa;
@@ -49,6 +50,8 @@ pub struct App {
     pub ca: Ca,
     pub ssh_ca: SshCa,
     pub accounts: Accounts,
+    /// How fast each account may share and offer.
+    pub sharing_pace: Pace,
     pub oidc: Option<Oidc>,
     pub audit: Arc<Audit>,
     pub presence: Arc<Presence>,
@@ -128,6 +131,7 @@ impl Host {
         let audit = Arc::new(Audit::start(store.clone(), clock.clone()));
         let app = Arc::new(App {
             accounts: Accounts::default(),
+            sharing_pace: Pace::default(),
             oidc: config.auth.oidc.clone().map(Oidc::new),
             presence: Presence::new(audit.clone(), clock.clone()),
             audit,

@@ -15,6 +15,7 @@ mod node;
 mod oidc;
 mod quota;
 mod serve;
+mod sharing;
 mod slots;
 mod snapshots;
 mod socket;
@@ -66,6 +67,7 @@ fn router(app: Arc<App>) -> Router {
             .merge(users::routes())
             .merge(quota::routes())
             .merge(approval::routes())
+            .merge(sharing::routes())
             .merge(audit::routes())
             .merge(ca::routes())
             .merge(vps::routes())

@@ -10,7 +10,7 @@ use kohakuriver_model::{
     Act, Admission, BackendKind, DockerState, FailureCode, Holdings, InstanceSpec, Inventory,
     NodeId, NodeName, Role, Status, TaskId, VmState, admission,
 };
-use kohakuriver_store::{Change, CreateError, InstanceRow, NewEvent, Resolve, StoreError};
+use kohakuriver_store::{Change, CreateError, InstanceRow, NewEvent, Resolve, Scope, StoreError};
 use tokio::time::{Instant, timeout_at};
 
 use crate::access::{Authorized, Caller, Denied};
@@ -19,6 +19,7 @@ use crate::view;
 
 pub mod keys;
 pub mod machines;
+pub mod received;
 pub mod request;
 pub mod requested;
 pub mod shown;
@@ -64,6 +65,10 @@ pub enum InstanceError {
     Denied(Denied),
     #[error("this request was decided on already, or withdrawn")]
     Decided,
+    #[error(
+        "request {0} is not the one that was shown: it was changed, or withdrawn and made anew"
+    )]
+    NotAsShown(TaskId),
     #[error("the account of '{name}' is disabled")]
     OwnerGone { name: String },
     #[error("VPS {name} would get more than it was approved with")]
@@ -84,7 +89,20 @@ const REMOVAL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Finds the one instance, or request for one, that a text means to the caller.
 pub async fn find(app: &App, caller: &Caller, text: &str) -> Result<TaskId, InstanceError> {
-    match app.store.resolve_instance(text, caller.scope()).await? {
+    find_in(app, text, caller.scope()).await
+}
+
+/// As [`find`], for what goes inside or reads what is inside: a plain name is the caller's own.
+pub async fn find_to_enter(
+    app: &App,
+    caller: &Caller,
+    text: &str,
+) -> Result<TaskId, InstanceError> {
+    find_in(app, text, caller.scope_to_enter()).await
+}
+
+async fn find_in(app: &App, text: &str, scope: Scope) -> Result<TaskId, InstanceError> {
+    match app.store.resolve_instance(text, scope).await? {
         Resolve::One(id) => Ok(id),
         Resolve::None => Err(InstanceError::Unknown(text.to_owned())),
         Resolve::Many(ids) => Err(InstanceError::Ambiguous { text: text.to_owned(), ids }),
@@ -152,6 +170,10 @@ pub async fn act_as(
             }
         };
         let spec = edit(&row.spec)?;
+        if act == Act::Update {
+            // Of the row that is compared when it is written: what was checked is what is used.
+            require_modest(app, caller, &row, &spec).await?;
+        }
         // A node that is away keeps what it has, and the order waits for it. One without an
         // engine cannot take back what it has given up.
         let unavailable = unavailable_nodes(app, &row.spec, &BTreeMap::new()).await?;
@@ -174,19 +196,17 @@ pub async fn act_as(
 }
 
 /// Whether the caller may change this much: more than was approved needs an operator, or a rule.
-pub async fn require_modest(
+async fn require_modest(
     app: &App,
     caller: &Caller,
-    access: &Authorized,
-    edit: impl Fn(&InstanceSpec) -> Result<InstanceSpec, RequestError>,
+    row: &InstanceRow,
+    new: &InstanceSpec,
 ) -> Result<(), InstanceError> {
     let Some(person) = caller.person().filter(|person| person.role < Role::Operator) else {
         return Ok(());
     };
-    let row = get(app, access).await?;
-    let new = edit(&row.spec)?;
-    if requested::asks_for_more(&row.spec, &new)
-        && requested::rule(app, person.id, &Holdings::of(&new, true)).await?.is_none()
+    if requested::asks_for_more(&row.spec, new)
+        && requested::rule(app, person.id, &Holdings::of(new, true)).await?.is_none()
     {
         return Err(InstanceError::NeedsOperator { name: display_name(row.id, &row.spec) });
     }

@@ -34,6 +34,7 @@ mod link_server;
 mod links;
 mod oidc;
 mod orders;
+mod pace;
 mod people_tls;
 mod presence;
 mod ssh_ca;

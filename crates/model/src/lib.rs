@@ -27,7 +27,7 @@ pub use id::{NodeId, TaskId};
 pub use intent::{Desired, Intent};
 pub use memory::Memory;
 pub use mount::{MountError, MountWish};
-pub use name::{InstanceName, NodeName, VmImageName};
+pub use name::{InstanceName, NodeName, QualifiedName, VmImageName};
 pub use node::{DockerState, GpuRuntime, Inventory, Metrics, VmAccel, VmState};
 pub use observe::{FailureCode, Observation, Observed};
 pub use placement::{Demand, GpuDemand, NodeRoom, Placed, Refusal, place};

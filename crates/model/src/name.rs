@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::account::user_name;
+
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NameError {
     #[error("a name has 1 to 63 characters")]
@@ -22,12 +24,84 @@ pub enum NameError {
         "'{0}' is not a name of a VM image: use lower-case letters, digits, dots and hyphens, starting with a letter or digit"
     )]
     VmImageCharacters(String),
+    #[error(
+        "'{0}' cannot name a VPS: in SSH configuration it means something else; choose another name"
+    )]
+    Reserved(String),
+    #[error("'{0}' is not NAME.OWNER: write a VPS's name, a dot, and its owner's user name")]
+    Qualified(String),
 }
 
 /// A VPS's name. It starts with a letter, so that it can never be taken for an id.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct InstanceName(String);
+
+/// Names that every machine has in `/etc/hosts`, or that OpenSSH's configuration gives a meaning:
+/// a VPS of this name would take connections that were meant for something else.
+const RESERVED: &[&str] = &[
+    "broadcasthost",
+    "ip6-allhosts",
+    "ip6-allnodes",
+    "ip6-allrouters",
+    "ip6-localhost",
+    "ip6-localnet",
+    "ip6-loopback",
+    "ip6-mcastprefix",
+    "kohakuriver",
+    "localdomain",
+    "localhost",
+    "localhost4",
+    "localhost6",
+    "loopback",
+    "none",
+];
+
+/// What the aliases begin with that `ssh config` writes for every VPS.
+const ALIAS_PREFIX: &str = "kohakuriver-";
+
+impl InstanceName {
+    /// Whether no new VPS may have this name. One from before this list keeps it, and is reached
+    /// under it with this program's commands; it does not enter SSH configuration.
+    pub fn is_reserved(&self) -> bool {
+        self.0.starts_with(ALIAS_PREFIX) || RESERVED.contains(&self.0.as_str())
+    }
+
+    /// Parses the name of a VPS that is about to be made.
+    ///
+    /// # Errors
+    /// It is no name, or a reserved one.
+    pub fn for_new(text: &str) -> Result<Self, NameError> {
+        let name: Self = text.parse()?;
+        if name.is_reserved() { Err(NameError::Reserved(name.0)) } else { Ok(name) }
+    }
+}
+
+/// How one account names another's VPS: `NAME.OWNER`. A VPS's name has no dot, so that the first
+/// dot ends it whatever the account is called.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct QualifiedName {
+    pub name: InstanceName,
+    pub owner: String,
+}
+
+impl FromStr for QualifiedName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let damaged = || NameError::Qualified(text.to_owned());
+        let (name, owner) = text.split_once('.').ok_or_else(damaged)?;
+        let name = name.parse().map_err(|_| damaged())?;
+        let owner = user_name(owner).map_err(|_| damaged())?;
+        Ok(Self { name, owner })
+    }
+}
+
+impl fmt::Display for QualifiedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.name, self.owner)
+    }
+}
 
 /// A node's name, its machine's host name unless the operator chose another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -134,6 +208,36 @@ mod tests {
         }
         for good in ["a", "web", "my-vps-2"] {
             assert!(good.parse::<InstanceName>().is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn reserved_names_are_read_and_refused_for_new_vpses() {
+        for text in ["localhost", "none", "ip6-loopback", "kohakuriver-vps-7"] {
+            let old: InstanceName = serde_json::from_str(&format!("\"{text}\"")).unwrap();
+            assert!(old.is_reserved(), "{text}");
+            assert_eq!(InstanceName::for_new(text), Err(NameError::Reserved(text.to_owned())));
+        }
+        assert!(InstanceName::for_new("local-host").is_ok());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn qualified_names_read_back_as_they_were_written(
+            name in "[a-z]([a-z0-9-]{0,8}[a-z0-9])?",
+            owner in "[A-Za-z0-9][A-Za-z0-9._-]{0,12}",
+        ) {
+            let text = format!("{name}.{owner}");
+            let read: QualifiedName = text.parse().unwrap();
+            assert_eq!((read.name.as_str(), read.owner.as_str()), (name.as_str(), owner.as_str()));
+            assert_eq!(read.to_string(), text);
+        }
+
+        #[test]
+        fn qualified_names_hold_nothing_that_ssh_reads(text in "\\PC{0,40}|[a-z]{1,3}[.][ *?!,\n\"a-z]{1,5}") {
+            if let Ok(read) = text.parse::<QualifiedName>() {
+                assert!(read.to_string().bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)));
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use kohakuriver_model::bounds::MAX_SPEC_BYTES;
 use kohakuriver_model::{
     Demand, Desired, Holdings, InstanceName, InstanceSpec, Intent, NodeId, NodeName, Observation,
-    Observed, OverQuota, Refusal, TaskId, TrustedCa, UserId, place,
+    Observed, OverQuota, QualifiedName, Refusal, TaskId, TrustedCa, UserId, place,
 };
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, Transaction};
@@ -148,43 +148,73 @@ impl Store {
         row.as_ref().map(read_instance).transpose()
     }
 
-    /// Finds what a person means, among what they may know of: an id, a unique prefix of one, or a
-    /// name. Of several with that name, the person's own one is meant.
+    /// Finds what a text means to an account, among what it may know of: an id, a unique prefix of
+    /// one, `NAME.OWNER`, or a name. A plain name, and the beginning of an id, is the account's own
+    /// first; then what it took under that name; and another's where the scope says so.
     pub async fn resolve_instance(&self, text: &str, scope: Scope) -> Result<Resolve, StoreError> {
-        if text.is_empty() || text.len() > 63 {
+        if text.is_empty() || text.len() > 120 {
             return Ok(Resolve::None);
         }
         let digits = text.bytes().all(|b| b.is_ascii_digit());
-        let what = if digits { "CAST(id AS TEXT) LIKE $1 || '%'" } else { "label = $1" };
+        let qualified = text.parse::<QualifiedName>().ok();
+        // Columns of `rank`: 0 is what it is whoever asks, then one's own, then others'.
+        let (what, rank) = match (digits, &qualified) {
+            (true, _) => (
+                "CAST(n.id AS TEXT) LIKE $1 || '%'",
+                "CASE WHEN CAST(n.id AS TEXT) = $1 THEN 0
+                  WHEN n.owner_id = $2 THEN 1 ELSE 2 END",
+            ),
+            (false, Some(_)) => (
+                "n.label = $4 AND n.owner_id IN
+                (SELECT id FROM users WHERE username = $5)",
+                "0",
+            ),
+            (false, None) => (
+                "(n.label = $1 AND (n.owner_id = $2 OR n.owner_id IS NULL OR $6)
+                  OR taken.alias = $1)",
+                "CASE WHEN n.label = $1 AND n.owner_id = $2 THEN 0
+                 WHEN taken.alias = $1 THEN 1 ELSE 2 END",
+            ),
+        };
         let sql = format!(
-            "SELECT id, ifnull(owner_id = $2, 0) AS mine FROM (
+            "WITH reaching AS (
+                 SELECT s.instance_id, a.answer, a.answered_ms >= s.created_ms AS in_time, a.alias
+                 FROM shares s LEFT JOIN share_answers a
+                     ON a.instance_id = s.instance_id AND a.user_id = $2
+                 WHERE (s.user_id = $2 OR s.group_id IN (
+                     SELECT group_id FROM group_members WHERE user_id = $2))
+                 AND ifnull(a.answer, '') <> 'declined'),
+             taken AS (SELECT DISTINCT instance_id, alias FROM reaching
+                 WHERE answer = 'taken' AND in_time AND alias IS NOT NULL)
+             SELECT n.id, {rank} AS rank FROM (
                  SELECT id, label, owner_id FROM instances
-                 UNION ALL SELECT id, label, owner_id FROM requests WHERE state <> 'approved')
-             WHERE {what} AND ($3 OR owner_id = $2 OR id IN (
-                 SELECT instance_id FROM shares WHERE user_id = $2 OR group_id IN (
-                     SELECT group_id FROM group_members WHERE user_id = $2)))
-             ORDER BY mine DESC, id LIMIT 6"
+                 UNION ALL SELECT id, label, owner_id FROM requests WHERE state <> 'approved') n
+             LEFT JOIN taken ON taken.instance_id = n.id
+             WHERE {what} AND ($3 OR n.owner_id = $2
+                 OR n.id IN (SELECT instance_id FROM reaching))
+             ORDER BY rank, n.id LIMIT 6"
         );
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(text)
             .bind(scope.me.map(|user| user.0))
             .bind(scope.all)
+            .bind(qualified.as_ref().map(|q| q.name.as_str()))
+            .bind(qualified.as_ref().map(|q| q.owner.as_str()))
+            .bind(scope.others_by_name)
             .fetch_all(&self.readers)
             .await?;
         let mut found = Vec::with_capacity(rows.len());
-        let mut own = 0;
+        let mut best = None;
         for row in rows {
-            found.push(TaskId::from_u64(row.try_get::<i64, _>("id")? as u64));
-            own += usize::from(row.try_get::<bool, _>("mine")?);
+            let rank: i64 = row.try_get("rank")?;
+            if *best.get_or_insert(rank) == rank {
+                found.push(TaskId::from_u64(row.try_get::<i64, _>("id")? as u64));
+            }
         }
         Ok(match found.as_slice() {
             [] => Resolve::None,
             [one] => Resolve::One(*one),
-            [mine, ..] if !digits && own == 1 => Resolve::One(*mine),
-            many => match many.iter().find(|id| id.to_string() == text) {
-                Some(exact) => Resolve::One(*exact),
-                None => Resolve::Many(found),
-            },
+            [_, _, ..] => Resolve::Many(found),
         })
     }
 

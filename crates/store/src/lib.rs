@@ -7,12 +7,14 @@
 //! allocations are written together, so no crash leaves one without the other.
 
 mod allocations;
+mod answers;
 mod audit;
 mod credentials;
 mod error;
 mod events;
 mod instances;
 mod nodes;
+mod offers;
 mod open;
 mod people_keys;
 mod quota;
@@ -21,6 +23,7 @@ mod shares;
 mod tokens;
 mod users;
 
+pub use answers::{AnswerError, ReceivedShare};
 pub use audit::{AuditFilter, AuditLimits, AuditRow, NewAudit, Verified};
 pub use credentials::{
     Credential, InvitationError, InvitationRow, NewInvitation, NewSession, NewToken, TokenRow,
@@ -30,9 +33,10 @@ pub use error::StoreError;
 pub use events::{EventLimits, EventRow, NewEvent};
 pub use instances::{Approval, Change, CreateError, InstanceRow, NewInstance, Owner, Resolve};
 pub use nodes::NodeRow;
+pub use offers::{OfferError, OfferRow};
 pub use open::Store;
 pub use people_keys::PersonOf;
 pub use requests::{Consent, Decision, NewRequest, RequestRow, RequestState};
-pub use shares::{Grantee, Relation, Scope, ShareRow};
+pub use shares::{Giver, Grantee, Relation, Scope, ShareError, ShareRow, ShareState, SharedWith};
 pub use tokens::RedeemError;
 pub use users::{GroupRow, NewUser, UserChange, UserError, UserRow};

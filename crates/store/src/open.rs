@@ -139,6 +139,7 @@ fn migrations() -> Migrator {
         (1, "start", include_str!("../migrations/0001_start.sql")),
         (2, "lifecycle", include_str!("../migrations/0002_lifecycle.sql")),
         (3, "accounts", include_str!("../migrations/0003_accounts.sql")),
+        (5, "consent", include_str!("../migrations/0005_consent.sql")),
         (7, "audit", include_str!("../migrations/0007_audit.sql")),
     ];
     let migrations = scripts.map(|(version, name, sql)| {

@@ -29,6 +29,8 @@ impl Store {
             FROM shares s JOIN users u ON u.id = s.user_id OR u.id IN
               (SELECT m.user_id FROM group_members m WHERE m.group_id = s.group_id)
             WHERE u.is_active = 1 AND ifnull(s.instance_id = $1, 1)
+            AND NOT EXISTS (SELECT 1 FROM share_answers a WHERE a.instance_id = s.instance_id
+              AND a.user_id = u.id AND a.answer = 'declined')
           UNION ALL SELECT i.id, u.id, u.role, 0, NULL
             FROM instances i JOIN users u ON u.role = 'admin'
             WHERE u.is_active = 1 AND ifnull(i.id = $1, 1)

@@ -130,6 +130,21 @@ pub(crate) async fn start_gpu_time(
     Ok(())
 }
 
+/// From here on the hours are its new owner's: what the former one used stays theirs.
+pub(crate) async fn move_gpu_time(
+    tx: &mut Transaction<'_, Sqlite>,
+    id: TaskId,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let sql = "INSERT INTO gpu_time (owner_id, instance_id, gpus, from_ms)
+        SELECT i.owner_id, i.id, COUNT(*), $2 FROM gpu_allocations g
+        JOIN instances i ON i.id = g.instance_id
+        WHERE i.id = $1 AND i.owner_id IS NOT NULL GROUP BY i.id";
+    stop_gpu_time(tx, id, now_ms).await?;
+    sqlx::query(sql).bind(id.as_i64()).bind(now_ms).execute(&mut **tx).await?;
+    Ok(())
+}
+
 /// It ends.
 pub(crate) async fn stop_gpu_time(
     tx: &mut Transaction<'_, Sqlite>,

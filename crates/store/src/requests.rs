@@ -73,8 +73,8 @@ pub enum Consent {
     /// Its maker needs nobody's.
     #[default]
     NotNeeded,
-    /// This request is approved with it; it must be pending still.
-    Request { id: TaskId, decision: Decision },
+    /// This request is approved with it; it must be pending still, and as it was read.
+    Request { id: TaskId, revision: u64, decision: Decision },
     /// By a rule, at once; the wish is kept as a request's would be.
     Rule { decision: Decision, wish: String },
 }
@@ -189,16 +189,17 @@ pub(crate) async fn consent(
     consent: &Consent,
     now_ms: i64,
 ) -> Result<Option<TaskId>, CreateError> {
-    let Consent::Request { id, decision } = consent else { return Ok(None) };
+    let Consent::Request { id, revision, decision } = consent else { return Ok(None) };
     let sql =
         "UPDATE requests SET state = $2, decided_ms = $3, decided_by = $4, decided_by_id = $5,
-        revision = revision + 1 WHERE id = $1 AND state = 'pending'";
+        revision = revision + 1 WHERE id = $1 AND state = 'pending' AND revision = $6";
     let done = sqlx::query(sql)
         .bind(id.as_i64())
         .bind(RequestState::Approved.word())
         .bind(now_ms)
         .bind(&decision.by)
         .bind(decision.by_id)
+        .bind(*revision as i64)
         .execute(&mut **tx)
         .await?;
     if done.rows_affected() == 1 { Ok(Some(*id)) } else { Err(CreateError::Decided) }

@@ -1,11 +1,20 @@
 //! Whose an instance is, and with whom it is shared.
+//!
+//! A share gives access at once. It enters the receiver's lists only once they have taken it
+//! ([`crate::answers`]), so that no account fills another's lists or configuration.
 
 use std::collections::HashMap;
 
 use kohakuriver_model::{GroupId, ShareLevel, TaskId, UserId};
-use sqlx::Row;
+use sqlx::{Row, Sqlite, Transaction};
 
+use crate::events::{NewEvent, insert_event};
 use crate::{Store, StoreError};
+
+/// More names on one instance belong into a group.
+const MOST_PER_INSTANCE: i64 = 250;
+/// Of all instances of one owner.
+const MOST_PER_OWNER: i64 = 1000;
 
 /// Which instances a question is about. Others do not exist for whom it is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,10 +23,12 @@ pub struct Scope {
     pub me: Option<UserId>,
     /// All there are, not only what is theirs or shared with them.
     pub all: bool,
+    /// Whether the plain name of another account's is enough.
+    pub others_by_name: bool,
 }
 
 impl Scope {
-    pub const ALL: Self = Self { me: None, all: true };
+    pub const ALL: Self = Self { me: None, all: true, others_by_name: true };
 }
 
 /// With whom something is shared.
@@ -35,7 +46,83 @@ pub struct ShareRow {
     /// The user's; empty for a group.
     pub display_name: String,
     pub level: ShareLevel,
+    /// What the user answered; `None` for a group.
+    pub state: Option<ShareState>,
     pub created_ms: i64,
+}
+
+/// What an account has answered to what is shared with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShareState {
+    /// Nothing yet: it has access, and the instance is in none of its lists.
+    Offered,
+    Taken,
+    /// It has no access.
+    Declined,
+}
+
+impl ShareState {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Offered => "offered",
+            Self::Taken => "taken",
+            Self::Declined => "declined",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, StoreError> {
+        match text {
+            "offered" => Ok(Self::Offered),
+            "taken" => Ok(Self::Taken),
+            "declined" => Ok(Self::Declined),
+            _ => Err(StoreError::Inconsistent { table: "share_answers", column: "answer" }),
+        }
+    }
+}
+
+/// On whose behalf an instance is shared or given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Giver {
+    /// The owner; refused where the instance is not theirs any more.
+    Owner(UserId),
+    /// An admin, or a host where nobody logs in.
+    Admin(Option<UserId>),
+}
+
+impl Giver {
+    pub(crate) const fn id(self) -> Option<UserId> {
+        match self {
+            Self::Owner(id) => Some(id),
+            Self::Admin(id) => id,
+        }
+    }
+}
+
+/// Why a share was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ShareError {
+    /// It was given away, or is gone, since this was asked.
+    #[error("the VPS is not yours any more")]
+    NotYours,
+    #[error("a VPS can have at most {MOST_PER_INSTANCE} shares, and an account {MOST_PER_OWNER}")]
+    TooMany,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for ShareError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// What a share gives the account it reaches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedWith {
+    pub level: ShareLevel,
+    pub taken: bool,
+    /// What the account calls it, where it chose a name that none of its own instances has.
+    pub alias: Option<String>,
 }
 
 /// What somebody is to an instance.
@@ -59,30 +146,52 @@ impl Store {
         let Some(row) = row else { return Ok(None) };
         let Some(user) = user else { return Ok(Some(Relation::default())) };
         let owner = row.try_get::<Option<i64>, _>("owner_id")? == Some(user.0);
-        let sql = "SELECT level FROM shares WHERE instance_id = $1 AND (user_id = $2
-            OR group_id IN (SELECT group_id FROM group_members WHERE user_id = $2))";
-        let rows = sqlx::query(sql).bind(id.as_i64()).bind(user.0).fetch_all(&self.readers).await?;
-        let mut level = None;
-        for row in rows {
-            level = level.max(Some(read_level(&row)?));
-        }
-        Ok(Some(Relation { owner, level }))
+        let shared = self.shared(user, Some(id)).await?;
+        Ok(Some(Relation { owner, level: shared.get(&id).map(|shared| shared.level) }))
     }
 
-    /// What is shared with somebody, and how much of it.
+    /// What is shared with an account, except what it declined.
     pub async fn shared_with(
         &self,
         user: UserId,
-    ) -> Result<HashMap<TaskId, ShareLevel>, StoreError> {
-        let sql = "SELECT instance_id, level FROM shares WHERE user_id = $1
-            OR group_id IN (SELECT group_id FROM group_members WHERE user_id = $1)";
-        let rows = sqlx::query(sql).bind(user.0).fetch_all(&self.readers).await?;
-        let mut shared = HashMap::new();
+    ) -> Result<HashMap<TaskId, SharedWith>, StoreError> {
+        self.shared(user, None).await
+    }
+
+    /// As [`Self::shared_with`], of one instance or of all.
+    pub async fn shared(
+        &self,
+        user: UserId,
+        id: Option<TaskId>,
+    ) -> Result<HashMap<TaskId, SharedWith>, StoreError> {
+        // An alias never hides what is the account's own.
+        let sql = "SELECT s.instance_id, s.level,
+            ifnull(a.answer = 'taken' AND a.answered_ms >= s.created_ms, 0) AS taken,
+            CASE WHEN a.alias IN (SELECT label FROM instances WHERE owner_id = $1)
+                OR a.alias IN (SELECT label FROM requests
+                    WHERE owner_id = $1 AND state <> 'approved')
+                THEN NULL ELSE a.alias END AS alias
+            FROM shares s LEFT JOIN share_answers a
+                ON a.instance_id = s.instance_id AND a.user_id = $1
+            WHERE (s.user_id = $1
+                OR s.group_id IN (SELECT group_id FROM group_members WHERE user_id = $1))
+            AND ifnull(a.answer, '') <> 'declined' AND ifnull(s.instance_id = $2, 1)";
+        let rows = sqlx::query(sql)
+            .bind(user.0)
+            .bind(id.map(TaskId::as_i64))
+            .fetch_all(&self.readers)
+            .await?;
+        let mut shared: HashMap<TaskId, SharedWith> = HashMap::new();
         for row in rows {
             let id = TaskId::from_u64(row.try_get::<i64, _>("instance_id")? as u64);
-            let level = read_level(&row)?;
-            let most = shared.entry(id).or_insert(level);
-            *most = level.max(*most);
+            let (level, taken) = (read_level(&row)?, row.try_get::<bool, _>("taken")?);
+            let new = SharedWith { level, taken: false, alias: None };
+            let most = shared.entry(id).or_insert(new);
+            most.level = level.max(most.level);
+            if taken {
+                most.taken = true;
+                most.alias = row.try_get("alias")?;
+            }
         }
         Ok(shared)
     }
@@ -96,14 +205,20 @@ impl Store {
         &self,
         id: Option<TaskId>,
     ) -> Result<HashMap<TaskId, Vec<ShareRow>>, StoreError> {
-        let sql = "SELECT s.*, u.username, u.display_name, g.name AS group_name FROM shares s
+        let sql = "SELECT s.*, u.username, u.display_name, g.name AS group_name,
+            CASE WHEN a.answer = 'declined' THEN 'declined'
+                WHEN a.answer = 'taken' AND a.answered_ms >= s.created_ms THEN 'taken'
+                ELSE 'offered' END AS state
+            FROM shares s
             LEFT JOIN users u ON u.id = s.user_id LEFT JOIN groups g ON g.id = s.group_id
+            LEFT JOIN share_answers a ON a.instance_id = s.instance_id AND a.user_id = s.user_id
             WHERE ifnull(s.instance_id = $1, 1) ORDER BY s.created_ms";
         let rows = sqlx::query(sql).bind(id.map(TaskId::as_i64)).fetch_all(&self.readers).await?;
         let mut shares: HashMap<_, Vec<_>> = HashMap::new();
         for row in rows {
             let user: Option<i64> = row.try_get("user_id")?;
             let group: Option<i64> = row.try_get("group_id")?;
+            let state = ShareState::parse(&row.try_get::<String, _>("state")?)?;
             let (to, name) = match (user, group) {
                 (Some(user), _) => (Grantee::User(UserId(user)), row.try_get("username")?),
                 (None, Some(group)) => (Grantee::Group(GroupId(group)), row.try_get("group_name")?),
@@ -115,59 +230,126 @@ impl Store {
                 name,
                 display_name: row.try_get::<Option<String>, _>("display_name")?.unwrap_or_default(),
                 level: read_level(&row)?,
+                state: user.map(|_| state),
                 created_ms: row.try_get("created_ms")?,
             });
         }
         Ok(shares)
     }
 
-    /// Shares an instance, at another level than before where it is shared already.
-    pub async fn set_share(
+    /// Shares an instance with each, at another level than before where it is shared already; all
+    /// of it or nothing. A share whose level alone changes stays taken.
+    ///
+    /// # Errors
+    /// It is not the giver's any more, or has too many shares.
+    pub async fn set_shares(
+        &self,
+        id: TaskId,
+        to: &[Grantee],
+        level: ShareLevel,
+        (giver, actor): (Giver, &str),
+        now_ms: i64,
+    ) -> Result<(), ShareError> {
+        let mut tx = self.begin().await?;
+        require_giver(&mut tx, id, giver).await?.ok_or(ShareError::NotYours)?;
+        for to in to {
+            let (user, group) = columns(*to);
+            let sql = "INSERT INTO shares (instance_id, user_id, group_id, level, created_ms)
+                VALUES ($1, $2, $3, $4, $5)
+                ON CONFLICT (instance_id, ifnull(user_id, 0), ifnull(group_id, 0))
+                DO UPDATE SET level = excluded.level";
+            sqlx::query(sql)
+                .bind(id.as_i64())
+                .bind(user)
+                .bind(group)
+                .bind(level.as_str())
+                .bind(now_ms)
+                .execute(&mut *tx)
+                .await?;
+            let name = name_of(&mut tx, *to).await?;
+            let detail = format!("{name} {level}");
+            let event = NewEvent { kind: "share", actor: actor.to_owned(), detail };
+            insert_event(&mut tx, id, &event, now_ms).await?;
+        }
+        let sql =
+            "SELECT COUNT(*) FILTER (WHERE s.instance_id = $1) AS here, COUNT(*) AS all_of_owner
+            FROM shares s JOIN instances i ON i.id = s.instance_id
+            WHERE ifnull(i.owner_id, 0) =
+                (SELECT ifnull(owner_id, 0) FROM instances WHERE id = $1)";
+        let counted = sqlx::query(sql).bind(id.as_i64()).fetch_one(&mut *tx).await?;
+        if counted.try_get::<i64, _>("here")? > MOST_PER_INSTANCE
+            || counted.try_get::<i64, _>("all_of_owner")? > MOST_PER_OWNER
+        {
+            return Err(ShareError::TooMany);
+        }
+        touch(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Ends a share. False where it was not shared.
+    ///
+    /// # Errors
+    /// It is not the giver's any more.
+    pub async fn delete_share(
         &self,
         id: TaskId,
         to: Grantee,
-        level: ShareLevel,
+        (giver, actor): (Giver, &str),
         now_ms: i64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, ShareError> {
         let mut tx = self.begin().await?;
-        delete_share_in(&mut tx, id, to).await?;
+        require_giver(&mut tx, id, giver).await?.ok_or(ShareError::NotYours)?;
         let (user, group) = columns(to);
-        let sql = "INSERT INTO shares (instance_id, user_id, group_id, level, created_ms)
-            VALUES ($1, $2, $3, $4, $5)";
-        sqlx::query(sql)
-            .bind(id.as_i64())
-            .bind(user)
-            .bind(group)
-            .bind(level.as_str())
-            .bind(now_ms)
-            .execute(&mut *tx)
-            .await?;
-        sqlx::query("UPDATE instances SET revision = revision + 1 WHERE id = $1")
-            .bind(id.as_i64())
-            .execute(&mut *tx)
-            .await?;
+        let sql = "DELETE FROM shares WHERE instance_id = $1
+            AND ifnull(user_id, 0) = ifnull($2, 0) AND ifnull(group_id, 0) = ifnull($3, 0)";
+        let done =
+            sqlx::query(sql).bind(id.as_i64()).bind(user).bind(group).execute(&mut *tx).await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        let detail = name_of(&mut tx, to).await?;
+        let event = NewEvent { kind: "unshare", actor: actor.to_owned(), detail };
+        insert_event(&mut tx, id, &event, now_ms).await?;
+        touch(&mut tx, id).await?;
         tx.commit().await?;
-        Ok(())
+        Ok(true)
     }
+}
 
-    /// False where it was not shared.
-    pub async fn delete_share(&self, id: TaskId, to: Grantee) -> Result<bool, StoreError> {
-        let mut tx = self.begin().await?;
-        let was = delete_share_in(&mut tx, id, to).await?;
-        sqlx::query("UPDATE instances SET revision = revision + 1 WHERE id = $1")
-            .bind(id.as_i64())
-            .execute(&mut *tx)
-            .await?;
-        tx.commit().await?;
-        Ok(was)
-    }
+/// The instance's owner, if the giver may still act for it. `None`: it is another's, or gone.
+pub(crate) async fn require_giver(
+    tx: &mut Transaction<'_, Sqlite>,
+    id: TaskId,
+    giver: Giver,
+) -> Result<Option<Option<UserId>>, StoreError> {
+    let sql = "SELECT owner_id FROM instances WHERE id = $1";
+    let row = sqlx::query(sql).bind(id.as_i64()).fetch_optional(&mut **tx).await?;
+    let Some(row) = row else { return Ok(None) };
+    let owner = row.try_get::<Option<i64>, _>("owner_id")?.map(UserId);
+    Ok(match giver {
+        Giver::Owner(giver) if owner != Some(giver) => None,
+        Giver::Owner(_) | Giver::Admin(_) => Some(owner),
+    })
+}
 
-    /// Gives an instance to somebody else.
-    pub async fn set_owner(&self, id: TaskId, owner: UserId) -> Result<(), StoreError> {
-        let sql = "UPDATE instances SET owner_id = $2, revision = revision + 1 WHERE id = $1";
-        sqlx::query(sql).bind(id.as_i64()).bind(owner.0).execute(&self.writer).await?;
-        Ok(())
-    }
+/// Wakes the clients that wait for a change of this instance.
+pub(crate) async fn touch(tx: &mut Transaction<'_, Sqlite>, id: TaskId) -> Result<(), StoreError> {
+    let sql = "UPDATE instances SET revision = revision + 1 WHERE id = $1";
+    sqlx::query(sql).bind(id.as_i64()).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// The name of an account or group, for histories.
+async fn name_of(tx: &mut Transaction<'_, Sqlite>, to: Grantee) -> Result<String, StoreError> {
+    let (sql, id) = match to {
+        Grantee::User(user) => ("SELECT username AS name FROM users WHERE id = $1", user.0),
+        Grantee::Group(group) => {
+            ("SELECT 'group ' || name AS name FROM groups WHERE id = $1", group.0)
+        }
+    };
+    let row = sqlx::query(sql).bind(id).fetch_optional(&mut **tx).await?;
+    Ok(row.map(|row| row.try_get("name")).transpose()?.unwrap_or_default())
 }
 
 fn columns(to: Grantee) -> (Option<i64>, Option<i64>) {
@@ -175,18 +357,6 @@ fn columns(to: Grantee) -> (Option<i64>, Option<i64>) {
         Grantee::User(user) => (Some(user.0), None),
         Grantee::Group(group) => (None, Some(group.0)),
     }
-}
-
-async fn delete_share_in(
-    tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
-    id: TaskId,
-    to: Grantee,
-) -> Result<bool, StoreError> {
-    let (user, group) = columns(to);
-    let sql = "DELETE FROM shares WHERE instance_id = $1
-        AND ifnull(user_id, 0) = ifnull($2, 0) AND ifnull(group_id, 0) = ifnull($3, 0)";
-    let done = sqlx::query(sql).bind(id.as_i64()).bind(user).bind(group).execute(&mut **tx).await?;
-    Ok(done.rows_affected() > 0)
 }
 
 pub(crate) fn read_level(row: &sqlx::sqlite::SqliteRow) -> Result<ShareLevel, StoreError> {

@@ -277,17 +277,21 @@ impl Store {
         }
     }
 
-    /// Puts another quota and rule in place.
+    /// Puts another quota, another rule or no rule in place; `None` leaves it as it is, also
+    /// where it is changed at the same time.
     pub async fn change_group(
         &self,
         id: GroupId,
-        quota: &Quota,
-        auto_approve: Option<&Quota>,
+        quota: Option<&Quota>,
+        auto_approve: Option<Option<&Quota>>,
     ) -> Result<(), StoreError> {
-        sqlx::query("UPDATE groups SET quota = $2, auto_approve = $3 WHERE id = $1")
+        let sql = "UPDATE groups SET quota = ifnull($2, quota),
+            auto_approve = CASE WHEN $3 THEN $4 ELSE auto_approve END WHERE id = $1";
+        sqlx::query(sql)
             .bind(id.0)
-            .bind(quota_text(quota)?)
-            .bind(auto_approve.map(quota_text).transpose()?)
+            .bind(quota.map(quota_text).transpose()?)
+            .bind(auto_approve.is_some())
+            .bind(auto_approve.flatten().map(quota_text).transpose()?)
             .execute(&self.writer)
             .await?;
         Ok(())

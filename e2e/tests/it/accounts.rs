@@ -132,12 +132,18 @@ fn a_users_wish_waits_for_an_operator_and_what_they_share_can_be_taken_back() {
     ann.kr(&["approval", "list"]).fails(1, &["operator"]);
     let waiting = olga.kr(&["approval", "list"]).ok();
     assert!(waiting.contains("web") && waiting.contains("ann"), "{waiting}");
-    olga.kr(&["approval", "approve", "web"]).ok();
+    // A name may be another request by now: it is asked about, or named with what was read.
+    olga.kr(&["approval", "approve", "web"]).fails(2, &["1 cores", "--yes"]);
+    let shown = olga.json(&["approval", "show", "web.ann"]);
+    let revision = shown["approval_revision"].as_str().unwrap();
+    let other = ["approval", "approve", "web", "--revision", "0123456789abcdef"];
+    olga.kr(&other).fails(1, &["not the one that was shown", "approval show"]);
+    olga.kr(&["approval", "approve", "web", "--revision", revision]).ok();
     wait_until("it runs", Duration::from_secs(30), || ann.status("web") == "running");
     let enter =
-        |person: &Person<'_>| person.kr(&["terminal", "exec", "web", "--", "echo", "inside"]);
-    assert_eq!(enter(&ann).ok(), "inside\n");
-    enter(&olga).fails(1, &[]);
+        |person: &Person<'_>, vps| person.kr(&["terminal", "exec", vps, "--", "echo", "inside"]);
+    assert_eq!(enter(&ann, "web").ok(), "inside\n");
+    enter(&olga, "web").fails(1, &[]);
 
     // What is refused says why.
     ann.kr(&["vps", "create", "--name", "huge", "--image", BUSYBOX, "-c", "1"]).ok();
@@ -147,22 +153,42 @@ fn a_users_wish_waits_for_an_operator_and_what_they_share_can_be_taken_back() {
 
     // Shares come and go.
     ann.kr(&["vps", "share", "web", "--with", "bob", "--level", "view"]).ok();
-    assert_eq!(bob.status("web"), "running");
-    enter(&bob).fails(1, &[]);
+    assert_eq!(bob.status("web.ann"), "running");
+    enter(&bob, "web.ann").fails(1, &[]);
     ann.kr(&["vps", "assign", "web", "bob"]).ok();
-    assert_eq!(enter(&bob).ok(), "inside\n");
+    assert_eq!(enter(&bob, "web.ann").ok(), "inside\n");
+    // It opens at once, and is in bob's lists and settings when he takes it.
+    let config = |person: &Person<'_>| person.kr(&["ssh", "config"]).ok();
+    let list = bob.kr(&["vps", "list"]);
+    assert!(list.stderr.contains("1 share (`kohakuriver vps shares`)"), "{list:?}");
+    assert!(!list.ok().contains("web") && !config(&bob).contains("web"));
+    assert!(bob.kr(&["vps", "shares"]).ok().contains("web.ann"));
+    assert!(bob.kr(&["vps", "shares", "take", "web.ann"]).ok().contains("in your lists"));
+    assert!(bob.kr(&["vps", "list"]).ok().contains("web.ann"));
+    assert!(config(&bob).contains(" web.ann\n") && config(&ann).contains(" web\n"));
+    assert!(!config(&olga).contains("web"), "an operator has no business in it");
+    bob.kr(&["vps", "shares", "take", "web.ann", "--as", "anns"]).ok();
+    assert_eq!(enter(&bob, "anns").ok(), "inside\n");
+    bob.kr(&["vps", "status", "web"]).fails(1, &["there is no VPS"]);
     let shown = ann.kr(&["vps", "status", "web"]).ok();
     assert!(shown.contains("bob (to use)"), "{shown}");
-    let inside = bob.command(&["terminal", "exec", "web", "--", "sleep", "600"]);
+    let inside = bob.command(&["terminal", "exec", "anns", "--", "sleep", "600"]);
     let mut inside = Server::start(&mut { inside });
     std::thread::sleep(Duration::from_millis(500));
     ann.kr(&["vps", "unshare", "web", "--with", "bob"]).ok();
     let begun = std::time::Instant::now();
     assert_ne!(inside.wait(), 0, "what the share had opened has ended");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    bob.kr(&["vps", "status", "web"]).fails(1, &["there is no VPS"]);
+    bob.kr(&["vps", "status", "web.ann"]).fails(1, &["there is no VPS"]);
     ann.kr(&["vps", "give", "web", "bob", "--yes"]).ok();
-    assert_eq!(enter(&bob).ok(), "inside\n");
+    enter(&bob, "web.ann").fails(1, &["there is no VPS"]);
+    assert!(ann.kr(&["vps", "status", "web"]).ok().contains("bob"), "whom it is offered to");
+    ann.kr(&["vps", "give", "web", "--withdraw"]).ok();
+    bob.kr(&["vps", "offers", "take", "web.ann"]).fails(1, &["no such offer"]);
+    ann.kr(&["vps", "give", "web", "bob", "--yes"]).ok();
+    assert!(bob.kr(&["vps", "offers"]).ok().contains("web.ann"));
+    bob.kr(&["vps", "offers", "take", "web.ann"]).ok();
+    assert_eq!(enter(&bob, "web").ok(), "inside\n");
 
     // The log has all of it, and nobody's secrets.
     let log = root.json(&["audit", "list", "--limit", "1000"]);

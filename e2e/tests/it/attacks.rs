@@ -1,6 +1,7 @@
 //! Attacks on a cluster where people log in, tried for real: from inside a container, from the
 //! network without logging in, and by people with lower roles. docs/security.md names these tests.
 
+mod consent;
 mod files;
 mod link;
 mod network;

@@ -1,6 +1,6 @@
 //! The routes of requests that wait for an operator, and of who else has a VPS.
 
-use kohakuriver_api::{Rejected, SetOwner, SetShare, Task};
+use kohakuriver_api::{Received, Rejected, SetOwner, SetShare, TakeShare, Task};
 use reqwest::Method;
 use serde_json::Value;
 
@@ -29,8 +29,12 @@ impl Api {
         self.get("/api/tasks/pending-approval").await
     }
 
-    pub async fn approve(&self, id: &str) -> Result<Value, Failure> {
-        self.post(&format!("/api/approve/{id}")).await
+    /// Approves what was shown with this revision; without one, whatever it is now.
+    pub async fn approve(&self, id: &str, revision: Option<&str>) -> Result<Value, Failure> {
+        let query: Vec<_> =
+            revision.map(|revision| ("revision", revision.to_owned())).into_iter().collect();
+        let path = format!("/api/approve/{id}");
+        self.send(Call { query: &query, ..Call::new(Method::POST, &path) }).await
     }
 
     pub async fn reject(&self, id: &str, reason: Option<&str>) -> Result<Rejected, Failure> {
@@ -56,5 +60,29 @@ impl Api {
     pub async fn give(&self, id: &str, user: &str) -> Result<Value, Failure> {
         let body = SetOwner { user: user.to_owned() };
         self.send(Call::with_body(Method::POST, &format!("/api/vps/{id}/owner"), &body)).await
+    }
+
+    pub async fn withdraw_offer(&self, id: &str) -> Result<Value, Failure> {
+        self.send(Call::new(Method::DELETE, &format!("/api/vps/{id}/owner"))).await
+    }
+
+    /// What others share with the caller and offer to the caller.
+    pub async fn received(&self) -> Result<Received, Failure> {
+        self.get("/api/vps/shares").await
+    }
+
+    pub async fn take_share(&self, vps: &str, alias: Option<&str>) -> Result<Task, Failure> {
+        let body = TakeShare { alias: alias.map(ToOwned::to_owned) };
+        self.send(Call::with_body(Method::POST, &format!("/api/vps/shares/{vps}/take"), &body))
+            .await
+    }
+
+    pub async fn decline_share(&self, vps: &str) -> Result<Value, Failure> {
+        self.post(&format!("/api/vps/shares/{vps}/decline")).await
+    }
+
+    pub async fn answer_offer(&self, vps: &str, take: bool) -> Result<Value, Failure> {
+        let word = if take { "take" } else { "decline" };
+        self.post(&format!("/api/vps/offers/{vps}/{word}")).await
     }
 }

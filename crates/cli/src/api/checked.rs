@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use kohakuriver_api::{
     AuditEntry, AuditVerified, AuthStatus, CaCertificate, CreatedToken, CreatedVps, Event, Group,
     Health, Invitation, JoinToken, LoggedIn, Message, Node, NodeHealth, OidcSession, PasswordReset,
-    QuotaUse, Rejected, Secret, SnapshotCreated, SnapshotList, SnapshotsDeleted, SshCertificate,
-    SshKey, Task, Token, User, UserKey, VmImages, VmInstanceDeleted, VmInstances,
+    QuotaUse, Received, Rejected, Secret, SnapshotCreated, SnapshotList, SnapshotsDeleted,
+    SshCertificate, SshKey, Task, Token, User, UserKey, VmImages, VmInstanceDeleted, VmInstances,
 };
-use kohakuriver_model::{InstanceName, NodeName, TaskId, VmImageName};
+use kohakuriver_model::{InstanceName, NodeName, QualifiedName, TaskId, VmImageName};
 
 /// A value that is not what its place says.
 #[derive(Debug, PartialEq, Eq)]
@@ -81,6 +81,13 @@ fn name(text: &str) -> Check {
     parsed::<InstanceName>("name of a VPS", text)
 }
 
+/// What a caller calls a VPS; empty of a host from before there was such a thing.
+fn reference(text: &str) -> Check {
+    let is_name = text.parse::<InstanceName>().is_ok() || text.parse::<QualifiedName>().is_ok();
+    let is_valid = text.is_empty() || is_name || text.parse::<TaskId>().is_ok();
+    require(is_valid, "name of a VPS", text)
+}
+
 /// Empty where there is none.
 fn node(text: &str) -> Check {
     if text.is_empty() { Ok(()) } else { parsed::<NodeName>("name of a node", text) }
@@ -115,6 +122,9 @@ impl Checked for Task {
     fn check(&self) -> Check {
         id(&self.task_id)?;
         maybe(self.name.as_ref(), name)?;
+        reference(&self.reference)?;
+        maybe(self.offered_to.as_ref(), account)?;
+        maybe(self.approval_revision.as_ref(), word)?;
         word(&self.status)?;
         word(&self.vps_backend)?;
         maybe(self.transition.as_ref(), word)?;
@@ -127,7 +137,28 @@ impl Checked for Task {
         self.shares.iter().try_for_each(|share| {
             word(&share.kind)?;
             word(&share.level)?;
+            word(&share.state)?;
             account(&share.name)
+        })
+    }
+}
+
+impl Checked for Received {
+    fn check(&self) -> Check {
+        self.shares.iter().try_for_each(|share| {
+            id(&share.task_id)?;
+            reference(&share.reference)?;
+            maybe(share.owner_username.as_ref(), account)?;
+            word(&share.level)?;
+            word(&share.state)?;
+            share.groups.iter().try_for_each(|group| account(group))
+        })?;
+        self.offers.iter().try_for_each(|offer| {
+            id(&offer.task_id)?;
+            reference(&offer.reference)?;
+            maybe(offer.owner_username.as_ref(), account)?;
+            account(&offer.offered_by)?;
+            word(&offer.vps_backend)
         })
     }
 }
@@ -300,6 +331,9 @@ mod tests {
             Task { assigned_node: of(), ..task() },
             Task { requested_node: of(), ..task() },
             Task { owner_username: of(), ..task() },
+            Task { reference: bad.to_owned(), ..task() },
+            Task { reference: "web.$(id)".to_owned(), ..task() },
+            Task { offered_to: of(), ..task() },
             Task { owner_username: Some("-x".to_owned()), ..task() },
             Task { vm_image: Some("../x".to_owned()), ..task() },
             Task { vm_ip: Some("10.0.0.1; id".to_owned()), ..task() },

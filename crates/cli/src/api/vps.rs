@@ -28,6 +28,23 @@ impl Api {
         self.get(&format!("/api/status/{reference}")).await
     }
 
+    /// As [`Self::task`], for a command that goes inside. The plain name of another account's VPS
+    /// is not enough for that: what is typed or copied there is for whom its user means.
+    pub async fn task_to_enter(&self, reference: &str) -> Result<Task, Failure> {
+        let task = self.task(reference).await?;
+        let is_id = reference.bytes().all(|b| b.is_ascii_digit());
+        let is_named = is_id
+            || task.reference.is_empty()
+            || task.reference.eq_ignore_ascii_case(reference)
+            || reference.contains('.');
+        if is_named {
+            return Ok(task);
+        }
+        let owner = task.owner_username.as_deref().unwrap_or("another account");
+        Err(Failure::request(format!("VPS '{reference}' is not yours, but of {owner}"))
+            .hint(format!("name it {}, or by its id", task.reference)))
+    }
+
     /// Waits for a revision after `since`, or answers the same one after a while.
     pub async fn task_after(&self, reference: &str, since: u64) -> Result<Task, Failure> {
         let query = [("since", since.to_string()), ("timeout", POLL_SECONDS.to_string())];

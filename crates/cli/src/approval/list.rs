@@ -6,7 +6,7 @@ use kohakuriver_api::Task;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::ui::{Fit, Grid, Tone, age};
-use crate::vps::{cores, memory};
+use crate::vps::{called, cores, memory};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
@@ -42,7 +42,7 @@ fn grid(tasks: &[Task], now: Timestamp) -> Grid {
     for task in tasks {
         let row = [
             task.task_id.clone(),
-            task.name.clone().unwrap_or_default(),
+            called(task).to_owned(),
             task.owner_username.clone().unwrap_or_default(),
             task.vps_backend.clone(),
             task.requested_node.clone().unwrap_or_else(|| "any".to_owned()),
@@ -57,7 +57,7 @@ fn grid(tasks: &[Task], now: Timestamp) -> Grid {
 }
 
 /// How many.
-fn gpus(task: &Task) -> String {
+pub fn gpus(task: &Task) -> String {
     match task.gpu_count {
         Some(count) => count.to_string(),
         None => task.required_gpus.len().to_string(),

@@ -2,7 +2,7 @@
 
 use clap_complete::ArgValueCandidates;
 
-use super::{of_owner, with_list_hint};
+use super::with_list_hint;
 use crate::complete;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -33,8 +33,7 @@ pub async fn run(context: &Context, args: &RejectArgs) -> Result<(), Failure> {
         match rejected.await {
             Ok((answer, task)) => {
                 if !context.out.json {
-                    let (name, owner) = (called(&task), of_owner(&task));
-                    context.out.line(format!("VPS {name}{owner} is rejected"));
+                    context.out.line(format!("VPS {} is rejected", called(&task)));
                 }
                 answers.push(serde_json::to_value(&answer).unwrap_or_default());
             }

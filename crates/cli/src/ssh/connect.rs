@@ -55,7 +55,7 @@ pub async fn run(context: &Context, vps: &VpsRef, how: &How) -> Result<(), Failu
 
 /// The VPS, if SSH can get there now.
 pub async fn reachable(context: &Context, vps: &VpsRef) -> Result<Task, Failure> {
-    let task = context.api.task(vps.as_str()).await.map_err(vps::with_list_hint)?;
+    let task = context.api.task_to_enter(vps.as_str()).await.map_err(vps::with_list_hint)?;
     let name = called(&task);
     if !vps::has_ssh(&task) {
         return Err(Failure::request(format!("VPS {name} was created without SSH"))

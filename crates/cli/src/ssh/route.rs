@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use kohakuriver_api::Task;
+use kohakuriver_model::TaskId;
 
 use super::known_hosts;
 use super::proxy::Gate;
@@ -20,14 +21,27 @@ pub struct Route {
     pub options: Vec<(&'static str, String)>,
 }
 
-pub fn alias(id: &str) -> String {
+pub fn alias(id: TaskId) -> String {
     format!("kohakuriver-vps-{id}")
+}
+
+/// The VPS's id, which becomes a word of ssh's configuration and of a shell's command line.
+///
+/// # Errors
+/// The host sent something else.
+pub fn task_id(task: &Task) -> Result<TaskId, Failure> {
+    let id = task.task_id.parse::<TaskId>().ok().filter(|id| id.to_string() == task.task_id);
+    id.ok_or_else(|| {
+        Failure::request("the host names a VPS by an id that is none")
+            .hint("see `kohakuriver version`: the two sides may be of different versions")
+    })
 }
 
 impl Route {
     /// Pins the VPS's host key and says how to reach it.
     pub fn to(context: &Context, task: &Task, proxy_port: u16) -> Result<Self, Failure> {
-        let alias = alias(&task.task_id);
+        let id = task_id(task)?;
+        let alias = alias(id);
         let known_hosts = files::cache()?.join("known_hosts");
         let pinned = known_hosts::pin(&known_hosts, &alias, task.ssh_host_key.as_deref())?;
         let program = std::env::current_exe().map_err(|error| {
@@ -141,6 +155,15 @@ mod tests {
                 .output()
                 .unwrap();
             assert_eq!(String::from_utf8(output.stdout).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn id_of_the_host_is_a_number_or_nothing() {
+        let of = |id: &str| task_id(&Task { task_id: id.to_owned(), ..Task::default() });
+        assert_eq!(of("7398213345412345856").unwrap().to_string(), "7398213345412345856");
+        for bad in ["", "7\n    ProxyCommand touch PWNED", "../x", "07", "+7", "$(x)"] {
+            assert!(of(bad).is_err(), "{bad:?}");
         }
     }
 }

@@ -45,7 +45,7 @@ pub struct AttachArgs {
 }
 
 pub async fn run(context: &Context, args: AttachArgs) -> Result<(), Failure> {
-    let task = context.api.task(args.vps.as_str()).await.map_err(with_list_hint)?;
+    let task = context.api.task_to_enter(args.vps.as_str()).await.map_err(with_list_hint)?;
     let tty = tty::is_interactive().then(|| Tty { term: tty::term(), size: tty::size() });
     if is_machine(&task) {
         return console(context, &args, &task, tty).await;

@@ -10,18 +10,25 @@ use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-It counts towards the new owner's quota. The old owner has no more than what is shared with them.
+Nothing changes before the receiver takes it (`kohakuriver vps offers`): it stays yours, and in your
+quota, for at most 14 days. Then it is theirs, with its disk and snapshots; you have no more of it
+than they share with you. Keys of yours that `kohakuriver vps keys list` shows go along: remove them
+first. An admin who names themselves takes it over at once.
 
 Examples:
   kohakuriver vps give web bob
-  kohakuriver vps give web bob --yes")]
+  kohakuriver vps give web bob --yes
+  kohakuriver vps give web --withdraw")]
 pub struct GiveArgs {
     /// Id or name
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
-    /// Whose it becomes
-    #[arg(value_name = "USER", add = ArgValueCandidates::new(complete::users))]
-    user: String,
+    /// Account that may take it
+    #[arg(value_name = "USER", required_unless_present = "withdraw", add = ArgValueCandidates::new(complete::users))]
+    user: Option<String>,
+    /// Withdraw the offer
+    #[arg(long, conflicts_with = "user")]
+    withdraw: bool,
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
@@ -29,18 +36,32 @@ pub struct GiveArgs {
 
 pub async fn run(context: &Context, args: &GiveArgs) -> Result<(), Failure> {
     let task = context.api.task(args.vps.as_str()).await.map_err(with_list_hint)?;
-    let (name, user) = (called(&task), &args.user);
-    let from = task.owner_username.as_ref().map(|owner| format!(" of {owner}")).unwrap_or_default();
-    let question = format!("Give VPS {name}{from} to {user}? What is in its disk goes with it.");
-    if !args.yes && !context.out.confirm(&question, "--yes")? {
-        context.out.note("nothing was changed");
-        return Ok(());
-    }
-    let answer = context.api.give(&task.task_id, user).await?;
+    let name = called(&task);
+    let (answer, line) = match &args.user {
+        Some(user) => {
+            let question = format!("Offer VPS {name} to {user}? What is on its disk goes with it.");
+            if !args.yes && !context.out.confirm(&question, "--yes")? {
+                context.out.note("nothing was changed");
+                return Ok(());
+            }
+            let answer = context.api.give(&task.task_id, user).await?;
+            let said = answer["message"].as_str().unwrap_or_default();
+            let line = if said.contains("belongs to") {
+                format!("VPS {name} is {user}'s now")
+            } else {
+                format!("VPS {name} is offered to {user}; it stays as it is until they take it")
+            };
+            (answer, line)
+        }
+        None => {
+            let answer = context.api.withdraw_offer(&task.task_id).await?;
+            (answer, format!("the offer of VPS {name} is withdrawn"))
+        }
+    };
     if context.out.json {
         context.out.json(&answer);
     } else {
-        context.out.line(format!("VPS {name} is {user}'s now"));
+        context.out.line(line);
     }
     Ok(())
 }

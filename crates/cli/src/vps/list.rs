@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use kohakuriver_api::Task;
 use kohakuriver_model::Memory;
 
+use super::called;
+use super::shares::remind;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::ui::{Fit, Grid, Tone, ago, status_tone};
@@ -37,6 +39,7 @@ pub async fn run(context: &Context, args: &ListArgs) -> Result<(), Failure> {
                 "`kohakuriver vps list -a` also shows stopped ones, `kohakuriver vps create --ssh` makes one",
             );
         }
+        remind(context).await;
         return Ok(());
     }
     let owners = has_owners(&tasks);
@@ -58,6 +61,7 @@ pub async fn run(context: &Context, args: &ListArgs) -> Result<(), Failure> {
         grid.row(row(task, owners, now));
     }
     grid.print(context.out);
+    remind(context).await;
     Ok(())
 }
 
@@ -71,7 +75,8 @@ fn row(task: &Task, owners: bool, now: Timestamp) -> Vec<(Tone, String)> {
     let status = task.transition.as_deref().unwrap_or(&task.status);
     let tone = if task.transition.is_some() { Tone::Busy } else { status_tone(status) };
     let node = task.assigned_node.as_ref().or(task.requested_node.as_ref());
-    let mut cells = vec![plain(task.task_id.clone()), plain(task.name.clone().unwrap_or_default())];
+    let name = task.name.as_ref().map(|_| called(task).to_owned());
+    let mut cells = vec![plain(task.task_id.clone()), plain(name.unwrap_or_default())];
     cells.extend(owners.then(|| plain(task.owner_username.clone().unwrap_or_default())));
     cells.extend([
         (tone, status.to_owned()),

@@ -144,7 +144,9 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
     }
     // Owners and operators know it.
     let access = task.access.as_deref().filter(|word| ["view", "use", "manage"].contains(word));
-    panel.maybe("shared with you", access.map(|level| format!("to {level}")));
+    let taken = if task.taken == Some(false) { ", not taken yet" } else { "" };
+    panel.maybe("shared with you", access.map(|level| format!("to {level}{taken}")));
+    panel.maybe("offered to", task.offered_to.as_deref());
     let times = [
         ("submitted", &task.submitted_at),
         ("started", &task.started_at),
@@ -162,6 +164,7 @@ fn approval(panel: &mut Panel, task: &Task) {
     match (task.status.as_str(), by) {
         ("pending_approval", _) => {
             panel.tinted("approval", Tone::Busy, "an operator has to agree first");
+            panel.maybe("revision", task.approval_revision.as_deref());
         }
         ("rejected", _) => {
             let who = by.map(|name| format!(" by {name}")).unwrap_or_default();
@@ -179,7 +182,12 @@ fn approval(panel: &mut Panel, task: &Task) {
 fn shares(task: &Task) -> String {
     let line = |share: &Share| {
         let group = if share.kind == "group" { "group " } else { "" };
-        format!("{group}{} (to {})", share.name, share.level)
+        let state = match share.state.as_str() {
+            "offered" => ", not taken yet",
+            "declined" => ", declined",
+            _ => "",
+        };
+        format!("{group}{} (to {}){state}", share.name, share.level)
     };
     task.shares.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -257,11 +265,17 @@ mod tests {
             requested_node: Some("gpu-01".to_owned()),
             owner_username: Some("ann".to_owned()),
             shares: vec![
-                Share { kind: "user".to_owned(), name: "bob".to_owned(), level: "use".to_owned() },
+                Share {
+                    kind: "user".to_owned(),
+                    name: "bob".to_owned(),
+                    level: "use".to_owned(),
+                    state: "offered".to_owned(),
+                },
                 Share {
                     kind: "group".to_owned(),
                     name: "lab".to_owned(),
                     level: "view".to_owned(),
+                    ..Share::default()
                 },
             ],
             ..task.clone()
@@ -272,7 +286,7 @@ mod tests {
             "any 2",
             "gpu-01",
             "ann",
-            "bob (to use)",
+            "bob (to use), not taken yet",
             "group lab (to view)",
         ] {
             assert!(text.contains(part), "{part}: {text}");

@@ -40,6 +40,7 @@ fn stolen_host_writes_no_foreign_names_into_ssh_or_shell() {
         ("name", "-oProxyCommand=touch PWNED"),
         ("task_id", "7\n    ProxyCommand touch PWNED"),
         ("task_id", "../../../../tmp/x"),
+        ("reference", "web.ann\n    ProxyCommand touch PWNED"),
         ("assigned_node", "node1\nhint: touch PWNED"),
         ("owner_username", "`touch PWNED`"),
         ("status", "running\u{1b}]0;PWNED\u{7}"),

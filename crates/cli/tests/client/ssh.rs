@@ -89,6 +89,56 @@ fn ssh_config_is_understood_by_ssh() {
     );
 }
 
+#[test]
+fn names_of_other_machines_stay_out_of_ssh_config() {
+    let host = Host::start(|_| {
+        let of = |id: &str, reference: &str, access: &str, taken: Option<bool>| {
+            let mut state = task(id, reference, "running", 1);
+            state["reference"] = json!(reference);
+            state["owner_username"] = json!(if access == "owner" { "bob" } else { "mallory" });
+            state["access"] = json!(access);
+            state["taken"] = json!(taken);
+            state["ssh_host_key"] = json!(KEY);
+            state
+        };
+        let mut bad_key = of("17", "key", "owner", None);
+        bad_key["ssh_host_key"] = json!("ssh-ed25519 AAAA\n* ssh-ed25519 AAAA");
+        Answer::ok(json!([
+            of("11", "web.mallory", "use", Some(true)),
+            of("12", "spam.mallory", "use", Some(false)),
+            of("13", "github.com", "use", Some(true)),
+            of("16", "web", "owner", None),
+            bad_key,
+            of("18", "gitlab", "owner", None),
+            of("19", "localhost", "owner", None),
+        ]))
+    });
+    let sandbox = Sandbox::new();
+    let folder = sandbox.home().join(".ssh");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("config"), "Host GitLab\n  HostName 10.0.0.1\n").unwrap();
+    let ran = sandbox.run(&host, &["ssh", "config"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let hosts: Vec<_> = ran.stdout.lines().filter(|line| line.starts_with("Host ")).collect();
+    assert_eq!(
+        hosts,
+        [
+            "Host kohakuriver-vps-16 web",
+            "Host kohakuriver-vps-18",
+            "Host kohakuriver-vps-19",
+            "Host kohakuriver-vps-11 web.mallory",
+            "Host kohakuriver-vps-13",
+        ]
+    );
+    for part in ["SSH host key", "--as NAME", "'gitlab'", "'localhost'"] {
+        assert!(ran.stderr.contains(part), "{part}: {}", ran.stderr);
+    }
+    let ran = sandbox.run(&host, &["ssh", "config", "--prefix", "vps-"]);
+    assert!(ran.stdout.contains("Host kohakuriver-vps-18 vps-gitlab\n"), "{}", ran.stdout);
+    let wrong = sandbox.run(&host, &["ssh", "config", "--prefix", "x *"]);
+    assert_eq!(wrong.code, 2, "{}", wrong.stderr);
+}
+
 /// A gateway for one connection: answers, echoes until the client's half ends, says goodbye.
 fn gateway(answer: &'static str) -> (u16, std::thread::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

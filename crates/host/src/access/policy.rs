@@ -10,12 +10,14 @@
 //!  Secrets      x        x      -     -        -         x     environment, snapshots' content
 //!  Change       x        x      -     -        x         x     start, stop, limits, snapshots
 //!  Delete       x        -      -     -        x         x
-//!  Share        x        -      -     -        x         x
+//!  Share        x        -      -     -        -         x     shares, offers to another owner
 //! ```
 //!
 //! A viewer sees, and no more, whatever is shared with or owned by them. An operator runs the
 //! cluster but has no business inside other people's instances; one who must get in is given a
-//! share, which the owner sees. What somebody may not see does not exist for them.
+//! share by its owner or an admin. So sharing and giving are not an operator's to do, and neither
+//! is adding an SSH key: the right to grant access would be access. What somebody may not see does
+//! not exist for them.
 
 use kohakuriver_model::{InstanceSpec, Role, ShareLevel};
 use kohakuriver_store::Relation;
@@ -66,7 +68,8 @@ const fn need(wish: Wish) -> Need {
         Wish::Enter => Need { role: Role::User, level: Some(Use), operator: false },
         Wish::Secrets => Need { role: Role::User, level: Some(Manage), operator: false },
         Wish::Change => Need { role: Role::User, level: Some(Manage), operator: true },
-        Wish::Delete | Wish::Share => Need { role: Role::User, level: None, operator: true },
+        Wish::Delete => Need { role: Role::User, level: None, operator: true },
+        Wish::Share => Need { role: Role::User, level: None, operator: false },
     }
 }
 
@@ -102,7 +105,7 @@ mod tests {
         Secrets      x        x      -     -        -         x
         Change       x        x      -     -        x         x
         Delete       x        -      -     -        x         x
-        Share        x        -      -     -        x         x";
+        Share        x        -      -     -        -         x";
 
     fn relation(owner: bool, level: Option<ShareLevel>) -> Relation {
         Relation { owner, level }

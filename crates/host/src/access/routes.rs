@@ -120,6 +120,13 @@ pub const ROWS: &[Row] = &[
     act("PUT", "/api/vps/{task}/shares", SHARE, "vps.share"),
     act("DELETE", "/api/vps/{task}/shares", SHARE, "vps.unshare"),
     act("POST", "/api/vps/{task}/owner", SHARE, "vps.give"),
+    act("DELETE", "/api/vps/{task}/owner", SHARE, "vps.give.withdraw"),
+    // By whom it reaches: the handlers look among what is theirs to answer, and nowhere else.
+    get("/api/vps/shares", VIEWER),
+    act("POST", "/api/vps/shares/{task}/take", VIEWER, "vps.share.take"),
+    act("POST", "/api/vps/shares/{task}/decline", VIEWER, "vps.share.decline"),
+    act("POST", "/api/vps/offers/{task}/take", USER, "vps.offer.take"),
+    act("POST", "/api/vps/offers/{task}/decline", VIEWER, "vps.offer.decline"),
     // Instances.
     act("POST", "/api/vps/create", USER, "vps.create"),
     get("/api/vps", VIEWER),

@@ -227,7 +227,7 @@ async fn enter_by_jump(
     let entered = async {
         let text = match only {
             None => text.clone(),
-            Some(only) => match instances::find(&app, &caller, &text).await? {
+            Some(only) => match instances::find_to_enter(&app, &caller, &text).await? {
                 id if id == only => id.to_string(),
                 _ => return Err(InstanceError::Unknown(text.clone()).into()),
             },

@@ -423,6 +423,8 @@ impl From<InstanceError> for ApiError {
             InstanceError::Decided => {
                 Self::new(StatusCode::CONFLICT, "decided", text).hint("kohakuriver approval list")
             }
+            InstanceError::NotAsShown(id) => Self::new(StatusCode::CONFLICT, "changed", text)
+                .hint(format!("look again: kohakuriver approval show {id}")),
             InstanceError::OwnerGone { .. } => {
                 Self::new(StatusCode::CONFLICT, "owner_gone", text).hint("reject it")
             }

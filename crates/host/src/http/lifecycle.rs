@@ -165,9 +165,12 @@ async fn update_vps(
 ) -> Accepted {
     let Json(wish) = body?;
     let access = reach(&app, &caller, &text, Wish::Change).await?;
+    if wish.add_ssh_keys.is_some() {
+        // A key lets its holder in: to grant that, one must have it.
+        reach(&app, &caller, &text, Wish::Enter).await?;
+    }
     let detail = serde_json::to_string(&wish).unwrap_or_default();
     let edit = |spec: &kohakuriver_model::InstanceSpec| request::update(spec, &wish);
-    instances::require_modest(&app, &caller, &access, edit).await?;
     let fewer = UpdateVps { remove_ssh_keys: wish.remove_ssh_keys.clone(), ..UpdateVps::default() };
     let act = if wish == fewer { Act::RemoveKeys } else { Act::Update };
     let row = instances::act_with(&app, &caller, &access, act, detail, edit).await?;

@@ -152,10 +152,9 @@ async fn update_group(
 ) -> Result<(Extension<Made>, Json<Group>), ApiError> {
     let Json(wish) = body?;
     let row = find(&app, id).await?;
-    let quota = wish.quota.map_or(row.quota, from_api);
-    let rule = wish.auto_approve.map(from_api).or(row.auto_approve);
-    let rule = rule.filter(|_| !wish.no_auto_approve);
-    app.store.change_group(row.id, &quota, rule.as_ref()).await?;
+    let (quota, rule) = (wish.quota.map(from_api), wish.auto_approve.map(from_api));
+    let rule = if wish.no_auto_approve { Some(None) } else { rule.as_ref().map(Some) };
+    app.store.change_group(row.id, quota.as_ref(), rule).await?;
     answer(&app, id).await
 }
 

@@ -48,7 +48,12 @@ pub async fn reach(
     text: &str,
     wish: Wish,
 ) -> Result<Authorized, ApiError> {
-    let id = instances::find(app, caller, text).await?;
+    let id = match wish {
+        Wish::Enter | Wish::Secrets => instances::find_to_enter(app, caller, text).await?,
+        Wish::See | Wish::Change | Wish::Delete | Wish::Share => {
+            instances::find(app, caller, text).await?
+        }
+    };
     Ok(authorize(app, caller, wish, id).await.map_err(instances::denied(text))?)
 }
 

@@ -11,14 +11,16 @@
 use std::sync::Arc;
 
 use kohakuriver_api::CreateVps;
+use kohakuriver_model::name::NameError;
 use kohakuriver_model::{GpuDemand, Holdings, InstanceSpec, Quota, Role, Status, TaskId, UserId};
 use kohakuriver_store::{
     Consent, Decision, InstanceRow, NewInstance, NewRequest, RequestRow, RequestState, StoreError,
 };
 
-use super::request::{self, Wanted};
+use super::request::{self, RequestError, Wanted};
 use super::{InstanceError, snapshots, tell, unavailable_nodes};
 use crate::access::{Authorized, Caller, Person, Proof, Who, policy};
+use crate::accounts::digest;
 use crate::host::App;
 use crate::ssh_people;
 
@@ -79,6 +81,9 @@ async fn prepare(app: &App, caller: &Caller, request: &CreateVps) -> Result<Want
     };
     let mut wanted = request::validate(request, source.as_ref().map(|(_, row)| &row.spec))?;
     caller.require(policy::to_create(&wanted.spec)).map_err(InstanceError::Denied)?;
+    if let Some(name) = wanted.spec.name.as_ref().filter(|name| name.is_reserved()) {
+        return Err(RequestError::Name(NameError::Reserved(name.to_string())).into());
+    }
     if let Some((access, row)) = source {
         let which = request.from_snapshot.as_deref();
         wanted.spec.snapshot = Some(snapshots::choose_for_copy(app, &access, which).await?);
@@ -115,13 +120,18 @@ async fn place(
 /// Makes what was asked for, if there is room for it now.
 ///
 /// # Errors
-/// It is not pending any more, or cannot be made now; then it goes on waiting.
+/// It is not pending any more, is not what was `shown`, or cannot be made now; then it goes on
+/// waiting.
 pub async fn approve(
     app: &App,
     caller: &Caller,
     access: &Authorized,
+    shown: Option<&str>,
 ) -> Result<InstanceRow, InstanceError> {
     let row = pending(app, access).await?;
+    if shown.is_some_and(|shown| shown != approval_revision(&row)) {
+        return Err(InstanceError::NotAsShown(row.id));
+    }
     let request: CreateVps = serde_json::from_str(&row.wish)
         .map_err(|_| StoreError::Inconsistent { table: "requests", column: "wish" })?;
     let owner = app.store.lookup_user(row.owner).await?.filter(|user| user.is_active);
@@ -137,8 +147,15 @@ pub async fn approve(
     let asker = Caller::new(Who::Somebody(Arc::new(person)), None);
     let wanted = prepare(app, &asker, &request).await?;
     let decision = decision(caller);
-    let consent = Consent::Request { id: row.id, decision };
+    let consent = Consent::Request { id: row.id, revision: row.revision, decision };
     place(app, wanted, &request, (&asker, caller), consent).await
+}
+
+/// What an approval of exactly this request names. Another request of the same name has another:
+/// its id is part of it.
+pub fn approval_revision(row: &RequestRow) -> String {
+    let text = format!("{} {} {} {}", row.id, row.revision, row.owner, row.wish);
+    digest(&text).chars().take(16).collect()
 }
 
 /// Says no.

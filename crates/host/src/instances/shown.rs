@@ -4,30 +4,26 @@
 use std::collections::HashMap;
 
 use kohakuriver_api::{Assignee, Share, Task};
-use kohakuriver_model::TaskId;
-use kohakuriver_store::{Grantee, InstanceRow, Relation, RequestRow, ShareRow};
+use kohakuriver_model::{Role, TaskId};
+use kohakuriver_store::{Grantee, InstanceRow, Relation, RequestRow, ShareRow, SharedWith};
 
 use super::{InstanceError, get, requested};
 use crate::access::{Authorized, Caller, Wish, may};
 use crate::host::App;
 use crate::view;
 
-/// All that the caller may know of, newest first.
+/// All that the caller is to see in lists, newest first: what is theirs, what they took, and for
+/// those who run the cluster everything.
 pub async fn list(app: &App, caller: &Caller) -> Result<Vec<Task>, InstanceError> {
-    tasks(app, caller, |_| true).await
+    tasks(app, caller, caller.scope().all).await
 }
 
-/// What is theirs or shared with them; all of it while nobody logs in. Newest first.
+/// What is theirs or was taken by them; all of it while nobody logs in. Newest first.
 pub async fn mine(app: &App, caller: &Caller) -> Result<Vec<Task>, InstanceError> {
-    let logs_in = caller.person().is_some();
-    tasks(app, caller, |relation| !logs_in || relation.owner || relation.level.is_some()).await
+    tasks(app, caller, caller.person().is_none()).await
 }
 
-async fn tasks(
-    app: &App,
-    caller: &Caller,
-    is_wanted: impl Fn(Relation) -> bool,
-) -> Result<Vec<Task>, InstanceError> {
+async fn tasks(app: &App, caller: &Caller, all: bool) -> Result<Vec<Task>, InstanceError> {
     let shared = match caller.user_id() {
         Some(user) => app.store.shared_with(user).await?,
         None => HashMap::new(),
@@ -35,18 +31,20 @@ async fn tasks(
     let mut shares = app.store.all_shares(None).await?;
     let mut tasks = Vec::new();
     for row in app.store.list_instances().await? {
+        let shared = shared.get(&row.id);
         let relation = Relation {
             owner: row.owner.as_ref().map(|o| o.id) == caller.user_id() && row.owner.is_some(),
-            level: shared.get(&row.id).copied(),
+            level: shared.map(|shared| shared.level),
         };
-        if is_wanted(relation) && may(caller, relation, Wish::See) {
+        let is_wanted = all || relation.owner || shared.is_some_and(|shared| shared.taken);
+        if is_wanted && may(caller, relation, Wish::See) {
             let shares = shares.remove(&row.id).unwrap_or_default();
-            tasks.push((row.id, instance(app, caller, &row, relation, &shares)));
+            tasks.push((row.id, instance(app, caller, &row, (relation, shared), &shares)));
         }
     }
     for row in app.store.list_requests().await? {
         let relation = of_request(caller, &row);
-        if is_wanted(relation) && may(caller, relation, Wish::See) {
+        if (all || relation.owner) && may(caller, relation, Wish::See) {
             tasks.push((row.id, request(caller, &row, relation)));
         }
     }
@@ -61,12 +59,32 @@ pub async fn one(app: &App, caller: &Caller, access: &Authorized) -> Result<Task
         return Ok(request(caller, &row, of_request(caller, &row)));
     }
     let row = get(app, access).await?;
-    let relation = relation(app, caller, id).await?;
-    Ok(instance(app, caller, &row, relation, &app.store.list_shares(id).await?))
+    let relation = app.store.relation(caller.user_id(), id).await?.unwrap_or_default();
+    let shared = match caller.user_id() {
+        Some(user) => app.store.shared(user, Some(id)).await?.remove(&id),
+        None => None,
+    };
+    let shares = app.store.list_shares(id).await?;
+    let mut task = instance(app, caller, &row, (relation, shared.as_ref()), &shares);
+    if may(caller, relation, Wish::Share) {
+        let offer = app.store.offer_of(id, app.clock.now_ms()).await?;
+        task.offered_to = offer.map(|offer| offer.to);
+    }
+    Ok(task)
 }
 
-async fn relation(app: &App, caller: &Caller, id: TaskId) -> Result<Relation, InstanceError> {
-    Ok(app.store.relation(caller.user_id(), id).await?.unwrap_or_default())
+/// `NAME.OWNER`, the name alone where it belongs to no account, or the id of what has no name.
+pub fn qualified(id: TaskId, name: Option<&str>, owner: Option<&str>) -> String {
+    match (name, owner) {
+        (Some(name), Some(owner)) => format!("{name}.{owner}"),
+        (Some(name), None) => name.to_owned(),
+        (None, _) => id.to_string(),
+    }
+}
+
+/// A displayed name is for those who may list accounts; others know whom they name by user name.
+pub fn display_name(caller: &Caller, share: &ShareRow) -> String {
+    if caller.role() >= Role::Operator { &share.display_name } else { &share.name }.clone()
 }
 
 fn of_request(caller: &Caller, row: &RequestRow) -> Relation {
@@ -77,24 +95,32 @@ fn instance(
     app: &App,
     caller: &Caller,
     row: &InstanceRow,
-    relation: Relation,
+    (relation, shared): (Relation, Option<&SharedWith>),
     shares: &[ShareRow],
 ) -> Task {
     let mut task = view::task(app, row);
+    let name = row.spec.name.as_ref().map(ToString::to_string);
+    let owner = row.owner.as_ref().map(|owner| owner.username.as_str());
+    task.reference = match shared.and_then(|shared| shared.alias.clone()) {
+        Some(alias) if !relation.owner => alias,
+        _ => qualified(row.id, name.as_deref(), owner.filter(|_| !relation.owner)),
+    };
+    task.taken = shared.filter(|_| !relation.owner).map(|shared| shared.taken);
     for share in shares {
         let kind = match share.to {
             Grantee::User(id) => {
                 task.assignees.push(Assignee {
                     id: id.0,
                     username: share.name.clone(),
-                    display_name: share.display_name.clone(),
+                    display_name: display_name(caller, share),
                 });
                 "user"
             }
             Grantee::Group(_) => "group",
         };
         let (name, level) = (share.name.clone(), share.level.to_string());
-        task.shares.push(Share { kind: kind.to_owned(), name, level });
+        let state = share.state.map(|state| state.as_str().to_owned()).unwrap_or_default();
+        task.shares.push(Share { kind: kind.to_owned(), name, level, state });
     }
     limit(&mut task, caller, relation);
     task
@@ -102,6 +128,9 @@ fn instance(
 
 fn request(caller: &Caller, row: &RequestRow, relation: Relation) -> Task {
     let mut task = view::requested(row, requested::spec_of(row));
+    let owner = Some(row.owner_name.as_str()).filter(|_| !relation.owner);
+    task.reference = qualified(row.id, task.name.as_deref(), owner);
+    task.approval_revision = Some(requested::approval_revision(row));
     limit(&mut task, caller, relation);
     task
 }

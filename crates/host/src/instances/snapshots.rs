@@ -5,7 +5,7 @@ use kohakuriver_model::bounds::MAX_SNAPSHOTS;
 use kohakuriver_model::{FailureCode, InstanceSpec, SnapshotRef};
 use kohakuriver_store::{InstanceRow, NewEvent};
 
-use super::{InstanceError, act_with, denied, display_name, find, get};
+use super::{InstanceError, act_with, denied, display_name, find_to_enter, get};
 use crate::access::{Authorized, Caller, Wish, authorize};
 use crate::host::App;
 use kohakuriver_model::Act;
@@ -105,7 +105,7 @@ pub async fn find_source(
     caller: &Caller,
     text: &str,
 ) -> Result<(Authorized, InstanceRow), InstanceError> {
-    let id = find(app, caller, text).await?;
+    let id = find_to_enter(app, caller, text).await?;
     // Whoever has a copy reads all that is in it.
     let access = authorize(app, caller, Wish::Secrets, id).await.map_err(denied(text))?;
     let row = get(app, &access).await?;

@@ -240,23 +240,23 @@ async fn a_share_gives_its_level_and_no_more_and_env_is_for_those_who_manage() -
     let path = "/api/vps/web/shares";
     let share = |level: &str| json!({"user": "alice", "level": level});
     assert_eq!(host.ask(Some(&olga), "PUT", path, Some(&share("use"))).await?.status, 200);
-    let seen = host.get_as(&alice, "/api/status/web").await?.body;
+    let seen = host.get_as(&alice, "/api/status/web.olga").await?.body;
     assert_eq!((&seen["access"], &seen["env_vars"]), (&json!("use"), &json!({})));
-    assert_eq!(host.get_as(&alice, "/api/vps/my").await?.body[0]["name"], "web");
-    assert_eq!(host.post_as(&alice, "/api/vps/stop/web", json!({})).await?.status, 403);
+    assert_eq!(host.post_as(&alice, "/api/vps/stop/web.olga", json!({})).await?.status, 403);
     assert_eq!(host.ask(Some(&olga), "PUT", path, Some(&share("manage"))).await?.status, 200);
-    let seen = host.get_as(&alice, "/api/status/web").await?.body;
+    let seen = host.get_as(&alice, "/api/status/web.olga").await?.body;
     assert_eq!(seen["env_vars"]["SECRET"], "s3cret");
     assert_eq!(seen["assignees"][0]["username"], "alice");
     // A share is not for passing on.
     let on = json!({"user": "bob", "level": "view"});
-    assert_eq!(host.ask(Some(&alice), "PUT", path, Some(&on)).await?.status, 403);
-    assert_eq!(host.get_as(&bob, "/api/status/web").await?.status, 404);
-    let copy = json!({"from_vps": "web"});
+    let others = "/api/vps/web.olga/shares";
+    assert_eq!(host.ask(Some(&alice), "PUT", others, Some(&on)).await?.status, 403);
+    assert_eq!(host.get_as(&bob, "/api/status/web.olga").await?.status, 404);
+    let copy = json!({"from_vps": "web.olga"});
     assert_eq!(host.post_as(&bob, "/api/vps/create", copy).await?.status, 404);
     let gone = host.ask(Some(&olga), "DELETE", "/api/vps/web/shares?user=alice", None).await?;
     assert_eq!(gone.status, 200);
-    assert_eq!(host.get_as(&alice, "/api/status/web").await?.status, 404);
+    assert_eq!(host.get_as(&alice, "/api/status/web.olga").await?.status, 404);
     Ok(())
 }
 
@@ -271,6 +271,9 @@ async fn whoever_owns_something_cannot_be_deleted_until_it_is_somebody_elses() -
     assert_eq!((refused.status, refused.text("code")), (409, "has_vps"));
     let given = host.post_as(&olga, "/api/vps/web/owner", json!({"user": "otto"})).await?;
     assert_eq!(given.status, 200, "{given:?}");
+    assert_eq!(host.delete(&path).await?.status, 409, "an offer moves nothing");
+    let taken = host.post_as(&otto, "/api/vps/offers/web.olga/take", json!({})).await?;
+    assert_eq!(taken.status, 200, "{taken:?}");
     assert_eq!(host.get_as(&otto, "/api/status/web").await?.text("access"), "owner");
     assert_eq!(host.delete(&path).await?.status, 200);
     Ok(())

@@ -5,6 +5,7 @@
 mod accounts;
 mod approval;
 mod audit;
+mod consent;
 mod files;
 mod foreign_clients;
 mod gateway;

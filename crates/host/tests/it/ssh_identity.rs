@@ -119,7 +119,7 @@ impl Lab {
 
     /// Opens a way in by the gateway, and answers it once it stands.
     async fn open(&self, key: &Path) -> Result<Standing> {
-        let mut child = self.jump(key, "web").spawn()?;
+        let mut child = self.jump(key, "web.owner").spawn()?;
         let mut line = String::new();
         let mut output = BufReader::new(child.stdout.as_mut().context("it is piped")?);
         tokio::time::timeout(CUT_WITHIN, output.read_line(&mut line)).await??;
@@ -194,7 +194,7 @@ async fn the_gateway_takes_a_certificate_for_its_own_vps_and_no_other() -> Resul
     let lab = Lab::new().await?;
     create(&lab.host, &lab.owner, "other").await?;
     let (key, line) = lab.key("fresh").await?;
-    assert!(lab.refused(&key, "web").await?.contains("Permission denied"));
+    assert!(lab.refused(&key, "web.owner").await?.contains("Permission denied"));
     // The owner may enter both; the certificate is for one of them.
     for who in [&lab.owner, &lab.alice] {
         let answer = lab.certificate(who, &line).await?;
@@ -244,7 +244,7 @@ async fn an_expired_certificate_opens_nothing() -> Result<()> {
     std::fs::write(lab.dir.path().join("fresh-cert.pub"), answer.text("certificate"))?;
     let mut standing = lab.open(&key).await?;
     lab.host.advance(Duration::from_secs(301));
-    assert!(lab.refused(&key, "web").await?.contains("Permission denied"));
+    assert!(lab.refused(&key, "web.owner").await?.contains("Permission denied"));
     // What stood before stays: a certificate lets in, it does not say for how long.
     assert!(tokio::time::timeout(Duration::from_secs(3), standing.child.wait()).await.is_err());
     Ok(())
@@ -304,14 +304,14 @@ async fn a_registered_key_opens_the_gateway_and_revoking_anything_cuts_who_is_in
     let lab = Lab::new().await?;
     let (key, line) = lab.key("alice").await?;
     let (strange, _) = lab.key("strange").await?;
-    assert!(lab.refused(&key, "web").await?.contains("Permission denied"));
+    assert!(lab.refused(&key, "web.owner").await?.contains("Permission denied"));
     let number = lab.register(&lab.alice, &line).await?;
-    assert!(lab.refused(&strange, "web").await?.contains("Permission denied"));
+    assert!(lab.refused(&strange, "web.owner").await?.contains("Permission denied"));
 
     let mut standing = lab.open(&key).await?;
     lab.unshare("alice").await?;
     assert_cut(&mut standing).await?;
-    lab.refused(&key, "web").await?;
+    lab.refused(&key, "web.owner").await?;
 
     lab.share("alice", "use").await?;
     let mut standing = lab.open(&key).await?;
@@ -319,7 +319,7 @@ async fn a_registered_key_opens_the_gateway_and_revoking_anything_cuts_who_is_in
     let gone = lab.host.ask(Some(&lab.alice), "DELETE", &path, None).await?;
     assert_eq!(gone.status, 200, "{gone:?}");
     assert_cut(&mut standing).await?;
-    assert!(lab.refused(&key, "web").await?.contains("Permission denied"));
+    assert!(lab.refused(&key, "web.owner").await?.contains("Permission denied"));
 
     // One in by a registered key and one by a certificate, when the account is disabled.
     lab.register(&lab.alice, &line).await?;
@@ -334,7 +334,7 @@ async fn a_registered_key_opens_the_gateway_and_revoking_anything_cuts_who_is_in
         assert_cut(child).await?;
     }
     for key in [&key, &fresh] {
-        assert!(lab.refused(key, "web").await?.contains("Permission denied"));
+        assert!(lab.refused(key, "web.owner").await?.contains("Permission denied"));
     }
     Ok(())
 }

@@ -53,7 +53,7 @@ impl Talk {
 
 impl<'a> Remote<'a> {
     pub async fn open(context: &'a Context, vps: &VpsRef) -> Result<Self, Failure> {
-        let task = context.api.task(vps.as_str()).await.map_err(with_list_hint)?;
+        let task = context.api.task_to_enter(vps.as_str()).await.map_err(with_list_hint)?;
         let talk = open(context, &task.task_id).await?;
         Ok(Self { context, id: task.task_id.clone(), name: called(&task).to_owned(), talk })
     }

@@ -1,0 +1,75 @@
+//! How fast an account may share and offer: a bucket for each, which fills again with time.
+//!
+//! Each act reaches another account, and a wrong name tells that there is no such account. Neither
+//! can be done in bulk.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use kohakuriver_model::UserId;
+
+/// What a full bucket holds.
+const BURST: i64 = 120;
+/// How long one of it takes to come back.
+const REFILL_MS: i64 = 5_000;
+/// A share or an offer, for each receiver.
+pub const ACT: i64 = 1;
+/// A name or number that is no account's.
+pub const WRONG_NAME: i64 = 10;
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("too many shares, offers or wrong names at once: wait {seconds} s")]
+pub struct Slow {
+    pub seconds: i64,
+}
+
+/// When each bucket will be full again. Accounts are few, and a full bucket is forgotten.
+#[derive(Debug, Default)]
+pub struct Pace {
+    full_at: Mutex<HashMap<UserId, i64>>,
+}
+
+impl Pace {
+    /// Takes `cost` out of the account's bucket.
+    ///
+    /// # Errors
+    /// It holds less.
+    pub fn admit(&self, user: UserId, cost: i64, now_ms: i64) -> Result<(), Slow> {
+        let mut buckets = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.retain(|_, full_at| *full_at > now_ms);
+        // A clock that was set back must not keep an account waiting for the length of the step.
+        let full_at = buckets.get(&user).copied().unwrap_or(now_ms).min(now_ms + BURST * REFILL_MS);
+        let after = full_at + cost * REFILL_MS;
+        let over_ms = after - (now_ms + BURST * REFILL_MS);
+        if over_ms > 0 {
+            return Err(Slow { seconds: (over_ms + 999) / 1000 });
+        }
+        buckets.insert(user, after);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_names_are_tried_a_dozen_times_and_then_slowly() {
+        let pace = Pace::default();
+        for _ in 0..12 {
+            pace.admit(UserId(1), WRONG_NAME, 0).unwrap();
+        }
+        assert_eq!(pace.admit(UserId(1), ACT, 0), Err(Slow { seconds: 5 }));
+        assert_eq!(pace.admit(UserId(2), ACT, 0), Ok(()), "another account's is its own");
+        assert_eq!(pace.admit(UserId(1), WRONG_NAME, 50_000), Ok(()));
+        assert!(pace.admit(UserId(1), WRONG_NAME, 50_000).is_err());
+    }
+
+    #[test]
+    fn a_clock_set_back_delays_no_account_for_longer() {
+        let pace = Pace::default();
+        pace.admit(UserId(1), BURST, 1_000_000_000).unwrap();
+        assert_eq!(pace.admit(UserId(1), ACT, 0), Err(Slow { seconds: 5 }));
+        assert_eq!(pace.admit(UserId(1), ACT, 5_000), Ok(()));
+    }
+}

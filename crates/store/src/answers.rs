@@ -1,0 +1,216 @@
+//! What accounts answer to what is shared with them.
+//!
+//! ```text
+//!  shared --taken--> in lists, as NAME.OWNER or under a name of one's own choice
+//!         --declined--> no access, and not asked again
+//! ```
+//!
+//! An answer is about one account and one instance, whether a share of its own or one of a group
+//! reaches it. What was taken counts for shares that existed then: one that ends and is made anew
+//! waits for an answer again.
+
+use kohakuriver_model::{InstanceName, ShareLevel, TaskId, UserId};
+use sqlx::{Row, Sqlite, Transaction};
+
+use crate::events::{NewEvent, insert_event};
+use crate::shares::{ShareState, read_level, touch};
+use crate::{Store, StoreError};
+
+/// Something that is shared with an account, whatever it answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceivedShare {
+    pub id: TaskId,
+    pub name: Option<String>,
+    /// `None`: nobody's.
+    pub owner: Option<String>,
+    /// The most that any of its shares gives.
+    pub level: ShareLevel,
+    /// The groups by which it reaches the account.
+    pub groups: Vec<String>,
+    pub state: ShareState,
+    pub alias: Option<String>,
+    /// When the oldest of its shares was made.
+    pub shared_ms: i64,
+}
+
+/// Why an answer was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// It is shared with the account no more.
+    #[error("it is not shared with you")]
+    NotShared,
+    #[error("you call another VPS '{0}' already")]
+    NameTaken(InstanceName),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for AnswerError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl Store {
+    /// All that is shared with an account, by instance, newest first.
+    pub async fn received_shares(&self, user: UserId) -> Result<Vec<ReceivedShare>, StoreError> {
+        let sql = "SELECT s.instance_id, s.level, s.created_ms, i.label, o.username AS owner,
+            g.name AS group_name, a.answer, a.alias,
+            ifnull(a.answered_ms >= s.created_ms, 0) AS in_time
+            FROM shares s JOIN instances i ON i.id = s.instance_id
+            LEFT JOIN users o ON o.id = i.owner_id
+            LEFT JOIN groups g ON g.id = s.group_id
+            LEFT JOIN share_answers a ON a.instance_id = s.instance_id AND a.user_id = $1
+            WHERE (s.user_id = $1
+                OR s.group_id IN (SELECT group_id FROM group_members WHERE user_id = $1))
+            AND ifnull(i.owner_id, 0) <> $1 ORDER BY s.instance_id DESC, s.created_ms";
+        let mut all: Vec<ReceivedShare> = Vec::new();
+        for row in sqlx::query(sql).bind(user.0).fetch_all(&self.readers).await? {
+            let id = TaskId::from_u64(row.try_get::<i64, _>("instance_id")? as u64);
+            let level = read_level(&row)?;
+            let answer: Option<String> = row.try_get("answer")?;
+            let state = match answer.as_deref() {
+                Some("declined") => ShareState::Declined,
+                Some("taken") if row.try_get("in_time")? => ShareState::Taken,
+                Some(_) | None => ShareState::Offered,
+            };
+            let group: Option<String> = row.try_get("group_name")?;
+            if all.last().is_none_or(|last| last.id != id) {
+                all.push(ReceivedShare {
+                    id,
+                    name: row.try_get("label")?,
+                    owner: row.try_get("owner")?,
+                    level,
+                    groups: Vec::new(),
+                    state,
+                    alias: None,
+                    shared_ms: row.try_get("created_ms")?,
+                });
+            }
+            let Some(share) = all.last_mut() else { continue };
+            share.level = share.level.max(level);
+            share.groups.extend(group);
+            if state == ShareState::Taken {
+                share.state = state;
+                share.alias = row.try_get("alias")?;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Takes what is shared, under a name of the account's own or its usual one.
+    ///
+    /// # Errors
+    /// It is not shared any more, or the account has something else of that name.
+    pub async fn take_share(
+        &self,
+        id: TaskId,
+        (user, actor): (UserId, &str),
+        alias: Option<&InstanceName>,
+        now_ms: i64,
+    ) -> Result<(), AnswerError> {
+        let mut tx = self.begin().await?;
+        let newest = newest_share(&mut tx, id, user).await?;
+        if let Some(alias) = alias {
+            require_free_alias(&mut tx, user, alias, id).await?;
+        }
+        let answer = Answer { state: ShareState::Taken, alias, at_ms: now_ms.max(newest) };
+        write(&mut tx, id, user, &answer).await?;
+        let event = NewEvent { kind: "take", actor: actor.to_owned(), detail: String::new() };
+        insert_event(&mut tx, id, &event, now_ms).await?;
+        touch(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Refuses what is shared, or leaves it: access ends with it.
+    ///
+    /// # Errors
+    /// It is not shared any more.
+    pub async fn decline_share(
+        &self,
+        id: TaskId,
+        (user, actor): (UserId, &str),
+        now_ms: i64,
+    ) -> Result<(), AnswerError> {
+        let mut tx = self.begin().await?;
+        newest_share(&mut tx, id, user).await?;
+        let answer = Answer { state: ShareState::Declined, alias: None, at_ms: now_ms };
+        write(&mut tx, id, user, &answer).await?;
+        let event = NewEvent { kind: "decline", actor: actor.to_owned(), detail: String::new() };
+        insert_event(&mut tx, id, &event, now_ms).await?;
+        touch(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+struct Answer<'a> {
+    state: ShareState,
+    alias: Option<&'a InstanceName>,
+    at_ms: i64,
+}
+
+async fn write(
+    tx: &mut Transaction<'_, Sqlite>,
+    id: TaskId,
+    user: UserId,
+    answer: &Answer<'_>,
+) -> Result<(), StoreError> {
+    let sql = "INSERT INTO share_answers (instance_id, user_id, answer, alias, answered_ms)
+        VALUES ($1, $2, $3, $4, $5) ON CONFLICT (instance_id, user_id) DO UPDATE
+        SET answer = excluded.answer, alias = excluded.alias, answered_ms = excluded.answered_ms";
+    sqlx::query(sql)
+        .bind(id.as_i64())
+        .bind(user.0)
+        .bind(answer.state.as_str())
+        .bind(answer.alias.map(InstanceName::as_str))
+        .bind(answer.at_ms)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// When the newest share was made that reaches the account.
+async fn newest_share(
+    tx: &mut Transaction<'_, Sqlite>,
+    id: TaskId,
+    user: UserId,
+) -> Result<i64, AnswerError> {
+    let sql = "SELECT MAX(created_ms) AS newest FROM shares WHERE instance_id = $1
+        AND (user_id = $2
+            OR group_id IN (SELECT group_id FROM group_members WHERE user_id = $2))";
+    let row = sqlx::query(sql).bind(id.as_i64()).bind(user.0).fetch_one(&mut **tx).await?;
+    row.try_get::<Option<i64>, _>("newest")?.ok_or(AnswerError::NotShared)
+}
+
+/// Refuses a name that means something to the account already. An alias of a share that has ended
+/// means nothing, and makes room.
+async fn require_free_alias(
+    tx: &mut Transaction<'_, Sqlite>,
+    user: UserId,
+    alias: &InstanceName,
+    itself: TaskId,
+) -> Result<(), AnswerError> {
+    let sql = "SELECT 1 FROM instances WHERE owner_id = $1 AND label = $2
+        UNION ALL SELECT 1 FROM requests WHERE owner_id = $1 AND label = $2 AND state = 'pending'
+        UNION ALL SELECT 1 FROM share_answers a JOIN shares s ON s.instance_id = a.instance_id
+            WHERE a.user_id = $1 AND a.alias = $2 AND a.instance_id <> $3
+            AND a.answered_ms >= s.created_ms AND (s.user_id = $1
+                OR s.group_id IN (SELECT group_id FROM group_members WHERE user_id = $1))";
+    let taken = sqlx::query(sql)
+        .bind(user.0)
+        .bind(alias.as_str())
+        .bind(itself.as_i64())
+        .fetch_optional(&mut **tx)
+        .await?;
+    if taken.is_some() {
+        return Err(AnswerError::NameTaken(alias.clone()));
+    }
+    sqlx::query("UPDATE share_answers SET alias = NULL WHERE user_id = $1 AND alias = $2")
+        .bind(user.0)
+        .bind(alias.as_str())
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
