@@ -35,6 +35,7 @@ pub struct HostConfig {
     pub lost_after: Duration,
     pub auth: AuthConfig,
     pub history: History,
+    pub deadlines: Deadlines,
 }
 
 /// How much history the database keeps.
@@ -42,4 +43,33 @@ pub struct HostConfig {
 pub struct History {
     pub audit: AuditLimits,
     pub events: EventLimits,
+}
+
+/// How long peers may take that have not said who they are, or keep the host waiting.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// From the SSH connection to the end of its login, where the client has shown no key of an
+    /// account.
+    pub ssh_login: Duration,
+    /// The same where it has: its user may be typing the key's passphrase.
+    pub ssh_passphrase: Duration,
+    /// From the connection, or the last response, to the end of a request's head.
+    pub request_head: Duration,
+    /// Until a request's body is there, where the host reads it whole; elsewhere until its next
+    /// piece.
+    pub request_body: Duration,
+    /// How long a client may take nothing of a response.
+    pub response: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            ssh_login: Duration::from_secs(30),
+            ssh_passphrase: Duration::from_secs(120),
+            request_head: Duration::from_secs(10),
+            request_body: Duration::from_secs(20),
+            response: Duration::from_secs(120),
+        }
+    }
 }

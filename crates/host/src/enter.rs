@@ -8,7 +8,8 @@ use kohakuriver_store::InstanceRow;
 use crate::access::{Caller, Wish, authorize};
 use crate::host::App;
 use crate::instances::{self, InstanceError, display_name};
-use crate::presence::Guard;
+use crate::limits::{Full, Holder, Limit};
+use crate::presence::{Guard, Right};
 use crate::streams::{self, InstanceStream, StreamError};
 use crate::view;
 
@@ -23,6 +24,10 @@ pub enum EnterError {
     Paused { name: String },
     #[error("VPS {name} was created without --ssh")]
     NoSsh { name: String },
+    #[error("your account has as many streams open as one may have: {MAX_OF_ONE}")]
+    TooMany,
+    #[error("the host has as many streams open as it can: {MAX_STREAMS}")]
+    Full,
     #[error(transparent)]
     Stream(#[from] StreamError),
 }
@@ -52,7 +57,19 @@ impl EnterError {
             Self::Stream(StreamError::NodeOffline { .. } | StreamError::NoConnection { .. }) => {
                 Some("kohakuriver node list".to_owned())
             }
+            Self::TooMany => {
+                Some("close terminals, forwards or copies that are not needed".to_owned())
+            }
+            Self::Full => Some("try again later".to_owned()),
             Self::Instance(_) | Self::Stream(_) => None,
+        }
+    }
+
+    /// All of it in one line.
+    pub fn line(&self) -> String {
+        match self.hint() {
+            Some(hint) => format!("{self}; {hint}"),
+            None => self.to_string(),
         }
     }
 
@@ -63,9 +80,19 @@ impl EnterError {
             | Self::NotRunning { .. }
             | Self::Paused { .. }
             | Self::NoSsh { .. } => true,
-            Self::Stream(_) => false,
+            Self::TooMany | Self::Full | Self::Stream(_) => false,
         }
     }
+}
+
+/// Streams of all callers together.
+const MAX_STREAMS: usize = 8192;
+/// Of one account: a stalled one may hold some 400 KiB of the host's memory.
+const MAX_OF_ONE: usize = 256;
+
+/// What streams into instances are counted by.
+pub fn stream_limit() -> Limit {
+    Limit::new(MAX_STREAMS, MAX_OF_ONE)
 }
 
 /// Somebody inside: the stream, and the right to be there.
@@ -84,10 +111,14 @@ pub async fn enter(
 ) -> Result<Entered, EnterError> {
     let id = instances::find_to_enter(app, caller, text).await?;
     // Before the right is asked for: what is revoked from now on is not missed.
-    let mut guard = app.presence.arrive(caller, id);
+    let mut guard = app.presence.arrive(caller, Right::Enter(id));
     let access = authorize(app, caller, Wish::Enter, id).await.map_err(instances::denied(text))?;
     let row = instances::get(app, &access).await?;
     require_open(app, &row, &target)?;
+    guard.hold(app.streams.take(Holder::of(caller)).map_err(|full| match full {
+        Full::Holder => EnterError::TooMany,
+        Full::All => EnterError::Full,
+    })?);
     let node = (&row.node_id, row.node_name.as_str());
     let what = words(&target);
     let Some(opened) = guard.during(streams::open(app, &access, node, target)).await else {
@@ -95,7 +126,7 @@ pub async fn enter(
     };
     let stream = opened?;
     if let Some(what) = what {
-        guard.announce(what);
+        guard.announce(what, id);
     }
     Ok(Entered { stream, guard })
 }

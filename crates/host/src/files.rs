@@ -1,12 +1,19 @@
 //! Files of an instance as the host asks for them: one request, its answer.
+//!
+//! Root in an instance may answer in its agent's place. So an answer that is collected here is held
+//! to what was asked: one that is longer ends the stream ([`ClientError::TooMuch`]).
 
 use kohakuriver_link::protocol::StreamTarget;
-use kohakuriver_wire::files::{Answers, Ask, ClientError, Entry, FilesOutput, Orders, split};
+use kohakuriver_wire::files::{
+    Answers, Ask, ClientError, Entry, FilesOutput, MAX_LIST, MAX_NAME, MAX_PATH, Orders, Word,
+    split,
+};
 use tokio::io::{ReadHalf, WriteHalf};
 
 use crate::access::Caller;
 use crate::enter::{EnterError, Entered, enter};
 use crate::host::App;
+use crate::limits::{Bytes, HeldBytes, Holder};
 use crate::presence::Guard;
 use crate::streams::InstanceStream;
 
@@ -15,6 +22,8 @@ use crate::streams::InstanceStream;
 pub struct Files {
     pub orders: Orders<WriteHalf<InstanceStream>>,
     pub answers: Answers<ReadHalf<InstanceStream>>,
+    /// What answers may hold of the host's memory.
+    memory: Bytes,
     _guard: Guard,
 }
 
@@ -23,7 +32,8 @@ impl Files {
     pub async fn open(app: &App, caller: &Caller, text: &str) -> Result<Self, EnterError> {
         let Entered { stream, guard } = enter(app, caller, text, StreamTarget::Files).await?;
         let (orders, answers) = split(stream);
-        Ok(Self { orders, answers, _guard: guard })
+        let memory = app.bodies.of(Holder::of(caller));
+        Ok(Self { orders, answers, memory, _guard: guard })
     }
 
     /// Asks, and returns the first message of the answer.
@@ -43,17 +53,69 @@ impl Files {
         self.ask(ask).await?.found()
     }
 
-    /// Asks for entries; the flag tells whether there are more.
-    pub async fn list(&mut self, ask: Ask) -> Result<(Vec<Entry>, bool), ClientError> {
-        let mut message = self.ask(ask).await?;
-        let mut entries = Vec::new();
+    /// Asks for entries, [`MAX_LIST`] at most; the flag tells whether there are more.
+    pub async fn list(&mut self, path: Word) -> Result<(Held<Vec<Entry>>, bool), ClientError> {
+        let mut message = self.ask(Ask::List { path, limit: MAX_LIST }).await?;
+        let mut entries = Held { value: Vec::new(), memory: Vec::new() };
         loop {
             if let FilesOutput::Done { more } = message {
                 return Ok((entries, more));
             }
             let FilesOutput::Entries(some) = message else { return Err(ClientError::Unexpected) };
-            entries.extend(some);
+            let fits = entries.value.len() + some.len() <= MAX_LIST as usize;
+            if some.is_empty() || !fits || !some.iter().all(is_real) {
+                return Err(ClientError::TooMuch);
+            }
+            let bytes = some.iter().map(|entry| ENTRY + 2 * text(entry)).sum();
+            entries.memory.push(self.memory.hold(bytes).await);
+            entries.value.extend(some);
             message = self.answers.next().await?;
         }
     }
+
+    /// Asks for the first `limit` bytes of a file. Answers its length too.
+    pub async fn read(
+        &mut self,
+        path: Word,
+        limit: u64,
+    ) -> Result<(Held<Vec<u8>>, u64), ClientError> {
+        let ask = Ask::Read { path, offset: 0, limit: Some(limit) };
+        let size = self.find(ask).await?.size;
+        let most = usize::try_from(size.min(limit)).unwrap_or(usize::MAX);
+        let memory = vec![self.memory.hold(most.saturating_mul(AS_JSON)).await];
+        let mut value = Vec::new();
+        while let Some(data) = self.answers.next().await?.piece()? {
+            if data.is_empty() || value.len() + data.len() > most {
+                return Err(ClientError::TooMuch);
+            }
+            value.extend_from_slice(&data);
+        }
+        Ok((Held { value, memory }, size))
+    }
+}
+
+/// Something that counts as the caller's memory until it has been sent.
+#[derive(Debug)]
+pub struct Held<T> {
+    pub value: T,
+    pub memory: Vec<HeldBytes>,
+}
+
+/// An entry's attributes, here and as JSON.
+const ENTRY: usize = 512;
+/// What a byte of a file may become: six of an escape, beside itself.
+const AS_JSON: usize = 7;
+
+/// Bytes of an entry's texts.
+fn text(entry: &Entry) -> usize {
+    let Entry { name, target, owner, .. } = entry;
+    name.bytes() + target.as_ref().map_or(0, Word::bytes) + owner.as_ref().map_or(0, String::len)
+}
+
+/// Whether a filesystem can have this.
+fn is_real(entry: &Entry) -> bool {
+    let Entry { name, target, owner, .. } = entry;
+    name.bytes() <= MAX_NAME
+        && target.as_ref().is_none_or(|target| target.bytes() <= MAX_PATH)
+        && owner.as_ref().is_none_or(|owner| owner.len() <= MAX_NAME)
 }

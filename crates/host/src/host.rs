@@ -14,31 +14,44 @@ use kohakuriver_link::{tls, token::JoinToken};
 use kohakuriver_model::{NodeId, NodeName, Status, public_status};
 use kohakuriver_store::{NewEvent, NodeRow, Store, StoreError};
 use nix::fcntl::{Flock, FlockArg};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accounts::Accounts;
 use crate::audit::Audit;
 use crate::config::History;
+use crate::limits::{ByteLimit, Limit};
 use crate::links::{Links, LocalNode};
 use crate::oidc::Oidc;
 use crate::pace::Pace;
 use crate::people_tls::{PeopleServer, PeopleTls, TlsError};
 use crate::presence::Presence;
+use crate::slots::Slots;
 use crate::ssh_ca::SshCa;
 use crate::ssh_keys::KeyError;
 use crate::watch::Changes;
 use crate::{
-    Clock, HostConfig, accounts, gateway, http, join, link_server, presence, ssh_people, view,
+    Clock, HostConfig, accounts, enter, gateway, http, join, link_server, presence, ssh_people,
+    view,
 };
 
 /// After this, connections that are still open are cut.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
-/// Terminals, forwards and the like of everybody together. An idle one costs some KiB.
-const MAX_STREAMS: usize = 8192;
+/// Takes some milliseconds of one thread.
+const TRIM_EVERY: Duration = Duration::from_secs(10);
+
+/// A WebSocket may hold a message of a megabyte in each direction.
+const MAX_SOCKETS: usize = 1024;
+const MAX_SOCKETS_OF_ONE: usize = 32;
+
+/// Bodies of files as JSON. A larger one than an account's share has all of it.
+const BODY_BYTES: usize = 128 * 1024 * 1024;
+const BODY_BYTES_OF_ONE: usize = 48 * 1024 * 1024;
+/// What may wait in this process for instances that take nothing, of all accounts and of each.
+const WAITING_BYTES: usize = 96 * 1024 * 1024;
+const WAITING_BYTES_OF_ONE: usize = 16 * 1024 * 1024;
 
 const PRUNE_EVERY_MS: i64 = 3600 * 1000;
 
@@ -64,8 +77,16 @@ pub struct App {
     pub tasks: TaskTracker,
     /// Ends what would otherwise go on for as long as its client likes.
     pub shutdown: CancellationToken,
-    /// One for each stream into an instance that came by HTTP.
-    pub stream_slots: Arc<Semaphore>,
+    /// Requests of the API that are answered now.
+    pub requests: http::Requests,
+    /// WebSockets.
+    pub sockets: Limit,
+    /// Streams into instances, whichever way they came in.
+    pub streams: Limit,
+    /// Bodies of requests and responses that are whole in memory.
+    pub bodies: ByteLimit,
+    /// Bytes on their way into instances that have not been taken there yet.
+    pub waiting: ByteLimit,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -146,7 +167,11 @@ impl Host {
             started_ms: now_ms,
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
-            stream_slots: Arc::new(Semaphore::new(MAX_STREAMS)),
+            requests: http::Requests::default(),
+            sockets: Limit::new(MAX_SOCKETS, MAX_SOCKETS_OF_ONE),
+            streams: enter::stream_limit(),
+            bodies: ByteLimit::new(BODY_BYTES, BODY_BYTES_OF_ONE),
+            waiting: ByteLimit::new(WAITING_BYTES, WAITING_BYTES_OF_ONE),
         });
         let shutdown = app.shutdown.clone();
         let tasks = &app.tasks;
@@ -159,6 +184,7 @@ impl Host {
         tasks.spawn(link_server::serve(app.clone(), link, link_tls, shutdown.clone()));
         tasks.spawn(watch_silence(app.clone(), shutdown.clone()));
         tasks.spawn(presence::watch(app.clone(), shutdown.clone()));
+        tasks.spawn(return_memory(app.clone(), shutdown.clone()));
         tasks.spawn(ssh_people::keep_fresh(app.clone(), shutdown.clone()));
         Ok(Self { app, shutdown, _lock: lock })
     }
@@ -267,10 +293,53 @@ async fn listen(
     })
 }
 
-/// Out of file descriptors or the like: say so and do not spin.
+/// The next connection of a port. Where descriptors run out, one that has not said who it is makes
+/// way.
+pub async fn accept(listener: &TcpListener, what: &str, slots: &Slots) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                if is_exhausted(&error) {
+                    slots.shed();
+                }
+                accept_failed(what, &error).await;
+            }
+        }
+    }
+}
+
+/// Out of file descriptors or the like: say so and do not spin. What concerns one connection alone
+/// is over with it.
 pub async fn accept_failed(what: &str, error: &io::Error) {
-    tracing::warn!(%error, "accepting a {what} connection failed");
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    if is_exhausted(error) {
+        tracing::warn!(%error, "accepting a {what} connection failed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    } else {
+        tracing::debug!(%error, "a {what} connection ended before it was accepted");
+    }
+}
+
+/// Whether no connection can be accepted before something is given back.
+fn is_exhausted(error: &io::Error) -> bool {
+    use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    error.raw_os_error().is_none_or(|code| [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(&code))
+}
+
+/// Gives back what streams and bodies have held, some seconds after there were any.
+async fn return_memory(app: Arc<App>, shutdown: CancellationToken) {
+    let mut seen = 0;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(TRIM_EVERY) => {}
+        }
+        let turns = app.streams.turns() + app.requests.turns();
+        if turns != seen {
+            seen = turns;
+            let _ = tokio::task::spawn_blocking(kohakuriver_net::return_free_memory).await;
+        }
+    }
 }
 
 /// Wakes waiters when a node has been silent for so long that its instances' status changes, and

@@ -10,13 +10,13 @@ mod forward;
 mod fs;
 mod guard;
 mod health;
+mod held;
 mod lifecycle;
 mod node;
 mod oidc;
 mod quota;
 mod serve;
 mod sharing;
-mod slots;
 mod snapshots;
 mod socket;
 mod ssh_cert;
@@ -27,6 +27,7 @@ mod users;
 mod vm;
 mod vps;
 mod welcome;
+mod write_deadline;
 
 use std::sync::Arc;
 
@@ -42,6 +43,7 @@ use crate::host::App;
 
 use error::ApiError;
 
+pub use held::Requests;
 pub use serve::serve;
 
 /// The largest body anybody has a reason to send: a create with many keys.

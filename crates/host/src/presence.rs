@@ -1,9 +1,11 @@
-//! Who is inside which instance now: terminals, SSH, forwards, exec. Each has a beginning and an
-//! end in the audit log, and ends at once when whoever opened it may not be there any more.
+//! The registry of everything that goes on by a right: streams into instances (terminals, SSH,
+//! forwards, exec, files) and requests that wait or move bytes. Each is asked for its right again
+//! when accounts, shares or keys change, and ends at once when the right is gone. Streams have a
+//! beginning and an end in the audit log.
 //!
 //! ```text
-//!  enter -> Guard ... relay ... dropped: "end" is written down
-//!                 \ accounts, shares or keys change -> still allowed? no -> cut
+//!  enter, held request -> Guard ... work ... dropped: "end" is written down
+//!                           \ accounts, shares or keys change -> still allowed? no -> cut
 //! ```
 
 use std::collections::HashMap;
@@ -11,18 +13,29 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kohakuriver_model::TaskId;
+use kohakuriver_model::{Role, TaskId};
 use tokio_util::sync::CancellationToken;
 
-use crate::access::{Caller, Wish, still_authorized};
+use crate::access::{Caller, Wish, still_authorized, still_has_role};
 use crate::audit::{Audit, Entry};
 use crate::clock::Clock;
 use crate::host::App;
+use crate::limits::Permit;
 
 /// What expires by itself, such as a token, is noticed within this.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// Everybody who is in.
+/// What lets something go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Right {
+    /// To be inside an instance.
+    Enter(TaskId),
+    /// To have a request answered that asks for a role, and for this of the instance that its
+    /// handler found.
+    Ask { role: Role, wish: Option<Wish> },
+}
+
+/// All that goes on.
 #[derive(Debug)]
 pub struct Presence {
     next: AtomicU64,
@@ -34,21 +47,21 @@ pub struct Presence {
 #[derive(Clone, Debug)]
 struct Live {
     caller: Caller,
-    task_id: TaskId,
+    right: Right,
     cut: CancellationToken,
 }
 
-/// One who is in. Dropping it is the end.
+/// One thing that goes on. Dropping it is the end.
 #[derive(Debug)]
 pub struct Guard {
     presence: Arc<Presence>,
     number: u64,
     caller: Caller,
-    task_id: TaskId,
-    /// What it is, once it is written down that it began.
-    announced: Option<String>,
+    /// What it is, and in which instance, once it is written down that it began.
+    announced: Option<(String, TaskId)>,
     since_ms: i64,
     cut: CancellationToken,
+    permit: Option<Permit>,
 }
 
 impl Presence {
@@ -56,20 +69,20 @@ impl Presence {
         Arc::new(Self { next: AtomicU64::new(0), live: Mutex::default(), audit, clock })
     }
 
-    /// Somebody has got in.
-    pub fn arrive(self: &Arc<Self>, caller: &Caller, task_id: TaskId) -> Guard {
+    /// Registers what is about to begin.
+    pub fn arrive(self: &Arc<Self>, caller: &Caller, right: Right) -> Guard {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let cut = CancellationToken::new();
-        let live = Live { caller: caller.clone(), task_id, cut: cut.clone() };
+        let live = Live { caller: caller.clone(), right, cut: cut.clone() };
         self.lock().insert(number, live);
         Guard {
             presence: self.clone(),
             number,
             caller: caller.clone(),
-            task_id,
             announced: None,
             since_ms: self.clock.now_ms(),
             cut,
+            permit: None,
         }
     }
 
@@ -83,12 +96,12 @@ impl Presence {
 }
 
 impl Guard {
-    /// Waits until they may not be there any more.
+    /// Waits until the right is gone.
     pub async fn cut(&self) {
         self.cut.cancelled().await;
     }
 
-    /// Does the work until it is done or they may not be there any more.
+    /// Does the work until it is done or the right is gone.
     pub async fn during<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
@@ -97,14 +110,19 @@ impl Guard {
         }
     }
 
-    /// Writes down that it began, and later that it ended. `what`: `ssh`, `exec` or the like.
-    pub fn announce(&mut self, what: String) {
-        self.note("session.begin", what.clone());
-        self.announced = Some(what);
+    /// Keeps what it was counted by for as long as it goes on.
+    pub fn hold(&mut self, permit: Permit) {
+        self.permit = Some(permit);
     }
 
-    fn note(&self, action: &'static str, detail: String) {
-        let object = format!("vps {}", self.task_id);
+    /// Writes down that it began, and later that it ended. `what`: `ssh`, `exec` or the like.
+    pub fn announce(&mut self, what: String, task_id: TaskId) {
+        self.note("session.begin", what.clone(), task_id);
+        self.announced = Some((what, task_id));
+    }
+
+    fn note(&self, action: &'static str, detail: String, task_id: TaskId) {
+        let object = format!("vps {task_id}");
         let result = if self.cut.is_cancelled() { "cut" } else { "ok" };
         self.presence.audit.note(&self.caller, Entry { action, object, result, detail });
     }
@@ -113,14 +131,14 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.presence.lock().remove(&self.number);
-        if let Some(what) = self.announced.take() {
+        if let Some((what, task_id)) = self.announced.take() {
             let seconds = (self.presence.clock.now_ms() - self.since_ms).max(0) / 1000;
-            self.note("session.end", format!("{what}, after {seconds} s"));
+            self.note("session.end", format!("{what}, after {seconds} s"), task_id);
         }
     }
 }
 
-/// Cuts those who may not stay, for as long as the host runs.
+/// Cuts what may not go on, for as long as the host runs.
 pub async fn watch(app: Arc<App>, shutdown: CancellationToken) {
     let mut changes = app.accounts.changes();
     loop {
@@ -139,20 +157,29 @@ pub async fn watch(app: Arc<App>, shutdown: CancellationToken) {
                 continue;
             }
             let proof = format!("{:?}", person.proof);
-            let key = (person.id, proof, live.task_id);
+            let key = (person.id, proof, live.right, live.caller.touched());
             let stays = match answers.get(&key) {
                 Some(stays) => *stays,
                 None => {
-                    let stays = !expired
-                        && still_authorized(&app, &live.caller, Wish::Enter, live.task_id).await;
+                    let stays = !expired && may_stay(&app, &live).await;
                     answers.insert(key, stays);
                     stays
                 }
             };
             if !stays {
-                tracing::info!(user = person.username, task.id = %live.task_id, "a session was cut");
+                tracing::info!(user = person.username, right = ?live.right, "a session was cut");
                 live.cut.cancel();
             }
         }
+    }
+}
+
+async fn may_stay(app: &App, live: &Live) -> bool {
+    match live.right {
+        Right::Enter(task_id) => still_authorized(app, &live.caller, Wish::Enter, task_id).await,
+        Right::Ask { role, wish } => match wish.zip(live.caller.touched()) {
+            Some((wish, task_id)) => still_authorized(app, &live.caller, wish, task_id).await,
+            None => still_has_role(app, &live.caller, role).await,
+        },
     }
 }

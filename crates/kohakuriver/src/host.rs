@@ -72,6 +72,7 @@ pub fn run(args: HostArgs, global: &GlobalArgs) -> Result<(), Exit> {
         lost_after: Duration::from_secs(args.lost_after),
         auth,
         history: args.history.limits(),
+        deadlines: kohakuriver_host::Deadlines::default(),
     };
     logging::start();
     runtime()?.block_on(async {

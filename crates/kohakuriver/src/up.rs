@@ -65,6 +65,7 @@ pub fn run(args: UpArgs, global: &GlobalArgs) -> Result<(), Exit> {
         lost_after: Duration::from_secs(30),
         auth,
         history: args.history.limits(),
+        deadlines: kohakuriver_host::Deadlines::default(),
     };
     logging::start();
     runtime()?.block_on(async {

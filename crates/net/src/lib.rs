@@ -8,6 +8,7 @@ mod files;
 mod gather;
 #[cfg(feature = "http")]
 mod http_names;
+mod memory;
 pub mod passwd;
 mod pieces;
 mod quiet;
@@ -20,6 +21,7 @@ pub use early::Early;
 pub use files::raise_file_limit;
 #[cfg(feature = "http")]
 pub use http_names::HttpNames;
+pub use memory::return_free_memory;
 pub use pieces::Pieces;
 pub use quiet::{Quiet, QuietSocket};
 pub use relay::{copy, relay};

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, bail};
-use kohakuriver_link::client::{connect_control, connect_data};
+use kohakuriver_link::client::{LinkStream, connect_control, connect_data};
 use kohakuriver_link::enroll::enroll;
 use kohakuriver_link::frame::FrameStream;
 use kohakuriver_link::pki::RunnerIdentity;
@@ -18,6 +20,7 @@ use kohakuriver_model::{
     BackendKind, Desired, DockerState, FailureCode, GpuRuntime, Inventory, Metrics, Observation,
     Observed, TaskId, VmAccel, VmState,
 };
+use kohakuriver_net::Early;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -41,10 +44,17 @@ const MACHINE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
 /// The folder that a machine nobody owns has left on every fake that runs machines.
 pub const ORPHAN: TaskId = TaskId::from_u64(1_234_567_890_123_456_789);
 
+/// The bytes of a stream into an instance, after it was opened.
+pub type AgentStream = Early<LinkStream>;
+type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// What is at the other end of each stream.
+type Agent = Arc<dyn Fn(StreamOpen, AgentStream) -> Serving + Send + Sync>;
+
 /// A connected fake.
 #[derive(Debug)]
 pub struct FakeRunner {
     pub identity: RunnerIdentity,
+    silent: Arc<AtomicBool>,
     orders: Arc<Mutex<HashMap<TaskId, Order>>>,
     reports: mpsc::Sender<ToHost>,
     task: JoinHandle<Result<()>>,
@@ -112,7 +122,25 @@ impl FakeRunner {
         std::fs::create_dir_all(&dir)?;
         let token = host.join_token().await?;
         let identity = enroll(&token, None, &name.parse()?, &dir, host.now_ms()).await?;
-        Self::connect_as(host, identity, reaction, Vec::new(), inventory).await
+        Self::connect_as(host, identity, reaction, Vec::new(), inventory, None).await
+    }
+
+    /// Joins as a node that does what is asked, and whose streams `agent` serves.
+    pub async fn join_with_agent<F>(
+        host: &TestHost,
+        name: &str,
+        agent: impl Fn(StreamOpen, AgentStream) -> F + Send + Sync + 'static,
+    ) -> Result<Self>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let dir = host.data_dir().join(format!("runner-{name}"));
+        std::fs::create_dir_all(&dir)?;
+        let token = host.join_token().await?;
+        let identity = enroll(&token, None, &name.parse()?, &dir, host.now_ms()).await?;
+        let agent: Agent = Arc::new(move |open, stream| Box::pin(agent(open, stream)));
+        let seen = Vec::new();
+        Self::connect_as(host, identity, Reaction::Obey, seen, inventory(), Some(agent)).await
     }
 
     /// Connects with an identity from before, having seen `seen` of its instances.
@@ -122,7 +150,7 @@ impl FakeRunner {
         reaction: Reaction,
         seen: Vec<(TaskId, Observation)>,
     ) -> Result<Self> {
-        Self::connect_as(host, identity, reaction, seen, inventory()).await
+        Self::connect_as(host, identity, reaction, seen, inventory(), None).await
     }
 
     async fn connect_as(
@@ -131,6 +159,7 @@ impl FakeRunner {
         reaction: Reaction,
         seen: Vec<(TaskId, Observation)>,
         inventory: Inventory,
+        agent: Option<Agent>,
     ) -> Result<Self> {
         identity.host_address = host.host.link_address().clone();
         let mut control = connect_control(&identity).await?;
@@ -153,8 +182,16 @@ impl FakeRunner {
         control.send(&ToHost::SyncDone).await?;
         let orders = Arc::new(Mutex::new(HashMap::new()));
         let (reports, queue) = mpsc::channel(64);
-        let task = tokio::spawn(serve(control, identity.clone(), reaction, orders.clone(), queue));
-        Ok(Self { identity, orders, reports, task })
+        let silent = Arc::new(AtomicBool::new(false));
+        let node = Node {
+            identity: identity.clone(),
+            reaction,
+            orders: orders.clone(),
+            silent: silent.clone(),
+            agent,
+        };
+        let task = tokio::spawn(serve(control, node, queue));
+        Ok(Self { identity, silent, orders, reports, task })
     }
 
     /// The newest order for a task.
@@ -167,6 +204,11 @@ impl FakeRunner {
         let observation =
             Observation { generation, state, ssh_host_key: None, warning: None, address: None };
         Ok(self.reports.send(ToHost::Observation { task_id, observation }).await?)
+    }
+
+    /// From now on it does and answers nothing, as a node that hangs. Its streams go on.
+    pub fn fall_silent(&self) {
+        self.silent.store(true, Ordering::SeqCst);
     }
 
     /// The link drops; instances would run on.
@@ -182,15 +224,18 @@ impl FakeRunner {
     }
 }
 
-type Control = FrameStream<kohakuriver_link::client::LinkStream>;
+type Control = FrameStream<LinkStream>;
 
-async fn serve(
-    mut control: Control,
+struct Node {
     identity: RunnerIdentity,
     reaction: Reaction,
     orders: Arc<Mutex<HashMap<TaskId, Order>>>,
-    mut queue: mpsc::Receiver<ToHost>,
-) -> Result<()> {
+    silent: Arc<AtomicBool>,
+    agent: Option<Agent>,
+}
+
+async fn serve(mut control: Control, node: Node, mut queue: mpsc::Receiver<ToHost>) -> Result<()> {
+    let Node { identity, reaction, orders, silent, agent } = node;
     let mut snapshots = HashMap::new();
     let mut orphaned = true;
     let mut beat = tokio::time::interval(std::time::Duration::from_secs(1));
@@ -199,6 +244,8 @@ async fn serve(
             _ = beat.tick() => control.send(&ToHost::Heartbeat { metrics: Metrics::default() }).await?,
             Some(report) = queue.recv() => control.send(&report).await?,
             message = control.receive::<ToRunner>() => match message? {
+                ToRunner::Order(_) | ToRunner::Ask { .. } | ToRunner::AskNode { .. }
+                    if silent.load(Ordering::SeqCst) => {}
                 ToRunner::Order(order) => {
                     let answer = react(&reaction, &order);
                     let task_id = order.task_id;
@@ -209,7 +256,7 @@ async fn serve(
                 }
                 ToRunner::DialData { count } => {
                     for _ in 0..count {
-                        tokio::spawn(echo(identity.clone()));
+                        tokio::spawn(data(identity.clone(), agent.clone()));
                     }
                 }
                 ToRunner::Ask { request, task_id, question } => {
@@ -331,14 +378,19 @@ fn react(reaction: &Reaction, order: &Order) -> Option<Observation> {
     })
 }
 
-/// A data connection that sends back what it gets, behind the name of what was asked for.
-async fn echo(identity: RunnerIdentity) -> Result<()> {
+/// A data connection: to `agent`, or to one that sends back what it gets, behind the name of what
+/// was asked for.
+async fn data(identity: RunnerIdentity, agent: Option<Agent>) -> Result<()> {
     let mut frames = FrameStream::new(connect_data(&identity).await?);
     let open: StreamOpen = frames.receive().await?;
     frames.send(&StreamOpened::Opened).await?;
-    let (mut stream, early) = frames.into_parts();
+    let (stream, early) = frames.into_parts();
+    let mut stream = Early::new(stream, early);
+    if let Some(agent) = agent {
+        agent(open, stream).await;
+        return Ok(());
+    }
     stream.write_all(format!("hello from {}\n", open.task_id).as_bytes()).await?;
-    stream.write_all(&early).await?;
     let mut buffer = [0; 4096];
     loop {
         let count = stream.read(&mut buffer).await?;

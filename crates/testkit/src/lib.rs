@@ -6,6 +6,6 @@ mod fake_runner;
 mod oidc;
 mod test_host;
 
-pub use fake_runner::{FakeRunner, ORPHAN, Reaction, inventory, vm_inventory};
+pub use fake_runner::{AgentStream, FakeRunner, ORPHAN, Reaction, inventory, vm_inventory};
 pub use oidc::{Browser, CLIENT_SECRET, OidcProvider};
 pub use test_host::{Answer, PASSWORD, Person, TestHost};

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use kohakuriver_host::{AuthConfig, Clock, Host, HostConfig, PeopleTls};
+use kohakuriver_host::{AuthConfig, Clock, Deadlines, Host, HostConfig, PeopleTls};
 use kohakuriver_link::client::HostAddress;
 use kohakuriver_link::token::JoinToken;
 use serde_json::{Value, json};
@@ -119,6 +119,10 @@ impl TestHost {
 
     pub async fn put(&self, path: &str) -> Result<Answer> {
         self.send(self.http.put(self.url(path))).await
+    }
+
+    pub async fn put_json(&self, path: &str, body: Value) -> Result<Answer> {
+        self.send(self.http.put(self.url(path)).json(&body)).await
     }
 
     pub async fn delete(&self, path: &str) -> Result<Answer> {
@@ -333,5 +337,6 @@ fn config(dir: &Path) -> HostConfig {
         lost_after: Duration::from_secs(30),
         auth: AuthConfig::default(),
         history: kohakuriver_host::History::default(),
+        deadlines: Deadlines::default(),
     }
 }

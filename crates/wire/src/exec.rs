@@ -67,6 +67,16 @@ pub enum Word {
     Bytes(Vec<u8>),
 }
 
+impl Word {
+    /// How many bytes it has.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
+}
+
 impl From<&OsStr> for Word {
     fn from(text: &OsStr) -> Self {
         match text.to_str() {

@@ -23,7 +23,7 @@ use kohakuriver_model::{InstanceSpec, Role, ShareLevel};
 use kohakuriver_store::Relation;
 
 /// What somebody wants with an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Wish {
     See,
     /// Get inside: SSH, terminals, forwards, files.

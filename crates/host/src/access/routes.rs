@@ -26,6 +26,20 @@ pub enum Audit {
     Act(&'static str),
 }
 
+/// How long a request goes on. Whatever it is, one whose caller loses the right to it ends within
+/// seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// Answered from what the host knows; ended after a minute.
+    Brief,
+    /// Waits for something, or sends for as long as there is something to send.
+    Held,
+    /// Takes bytes for as long as its client has some.
+    Upload,
+    /// Turns its connection into a stream, which `enter` registers.
+    Stream,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     pub method: &'static str,
@@ -33,10 +47,34 @@ pub struct Row {
     pub path: &'static str,
     pub rule: Rule,
     pub audit: Audit,
+    pub life: Life,
+}
+
+impl Row {
+    const fn lasting(self, life: Life) -> Self {
+        Self { life, ..self }
+    }
+
+    const fn held(self) -> Self {
+        self.lasting(Life::Held)
+    }
+
+    const fn stream(self) -> Self {
+        self.lasting(Life::Stream)
+    }
+
+    /// What every caller of it is at least.
+    pub const fn least_role(&self) -> Role {
+        match self.rule {
+            Rule::Public => Role::Anony,
+            Rule::Role(role) => role,
+            Rule::Instance(_) => Role::Viewer,
+        }
+    }
 }
 
 const fn row(method: &'static str, path: &'static str, rule: Rule, audit: Audit) -> Row {
-    Row { method, path, rule, audit }
+    Row { method, path, rule, audit, life: Life::Brief }
 }
 
 const fn get(path: &'static str, rule: Rule) -> Row {
@@ -73,9 +111,9 @@ pub const ROWS: &[Row] = &[
     act("PATCH", "/api/nodes/{name}/labels", OPERATOR, "node.label"),
     act("DELETE", "/api/nodes/{name}", ADMIN, "node.remove"),
     act("POST", "/api/nodes/tokens", ADMIN, "node.token"),
-    get("/api/vm/images/{hostname}", VIEWER),
-    get("/api/vps/vm-instances", ADMIN),
-    act("DELETE", "/api/vps/vm-instances/{task}", ADMIN, "vm.cleanup"),
+    get("/api/vm/images/{hostname}", VIEWER).held(),
+    get("/api/vps/vm-instances", ADMIN).held(),
+    act("DELETE", "/api/vps/vm-instances/{task}", ADMIN, "vm.cleanup").held(),
     // Accounts.
     act("POST", "/api/auth/login", PUBLIC, LOG_IN),
     act("POST", "/api/auth/logout", PUBLIC, "auth.logout"),
@@ -108,8 +146,8 @@ pub const ROWS: &[Row] = &[
     act("PUT", "/api/auth/groups/{id}/members/{user}", ADMIN, "auth.group.add"),
     act("DELETE", "/api/auth/groups/{id}/members/{user}", ADMIN, "auth.group.remove"),
     row("GET", "/api/audit", ADMIN, Audit::Act("audit.read")),
-    get("/api/audit/verify", ADMIN),
-    row("GET", "/api/audit/export", ADMIN, Audit::Act("audit.export")),
+    get("/api/audit/verify", ADMIN).held(),
+    row("GET", "/api/audit/export", ADMIN, Audit::Act("audit.export")).held(),
     // Approval and sharing.
     get("/api/tasks/pending-approval", OPERATOR),
     act("POST", "/api/approve/{task}", OPERATOR, "vps.approve"),
@@ -128,50 +166,56 @@ pub const ROWS: &[Row] = &[
     act("POST", "/api/vps/offers/{task}/take", USER, "vps.offer.take"),
     act("POST", "/api/vps/offers/{task}/decline", VIEWER, "vps.offer.decline"),
     // Instances.
-    act("POST", "/api/vps/create", USER, "vps.create"),
+    act("POST", "/api/vps/create", USER, "vps.create").held(),
     get("/api/vps", VIEWER),
     get("/api/vps/status", VIEWER),
     get("/api/vps/my", VIEWER),
-    get("/api/status/{task}", SEE),
+    get("/api/status/{task}", SEE).held(),
     get("/api/vps/{task}/events", SEE),
     get("/api/vps/{task}/keys", SEE),
     act("POST", "/api/vps/stop/{task}", CHANGE, "vps.stop"),
     act("POST", "/api/vps/{task}/stop", CHANGE, "vps.stop"),
-    act("POST", "/api/vps/restart/{task}", CHANGE, "vps.restart"),
+    act("POST", "/api/vps/restart/{task}", CHANGE, "vps.restart").held(),
     act("POST", "/api/vps/pause/{task}", CHANGE, "vps.pause"),
     act("POST", "/api/vps/resume/{task}", CHANGE, "vps.resume"),
     act("POST", "/api/kill/{task}", CHANGE, "vps.kill"),
-    act("POST", "/api/command/{task}/{command}", CHANGE, "vps.command"),
+    act("POST", "/api/command/{task}/{command}", CHANGE, "vps.command").held(),
     act("PATCH", "/api/vps/{task}", CHANGE, "vps.update"),
     act("DELETE", "/api/vps/{task}", DELETE, "vps.delete"),
-    get("/api/vps/snapshots/{task}", SEE),
-    act("POST", "/api/vps/snapshots/{task}", CHANGE, "snapshot.create"),
-    act("DELETE", "/api/vps/snapshots/{task}", CHANGE, "snapshot.delete_all"),
-    get("/api/vps/snapshots/{task}/latest", SEE),
-    act("DELETE", "/api/vps/snapshots/{task}/{which}", CHANGE, "snapshot.delete"),
-    act("POST", "/api/vps/snapshots/{task}/{which}/restore", CHANGE, "snapshot.restore"),
+    get("/api/vps/snapshots/{task}", SEE).held(),
+    act("POST", "/api/vps/snapshots/{task}", CHANGE, "snapshot.create").held(),
+    act("DELETE", "/api/vps/snapshots/{task}", CHANGE, "snapshot.delete_all").held(),
+    get("/api/vps/snapshots/{task}/latest", SEE).held(),
+    act("DELETE", "/api/vps/snapshots/{task}/{which}", CHANGE, "snapshot.delete").held(),
+    act("POST", "/api/vps/snapshots/{task}/{which}/restore", CHANGE, "snapshot.restore").held(),
     act("POST", "/api/vps/{task}/ssh-cert", ENTER, "ssh.certificate"),
     // Files.
-    get("/api/fs/{task}/list", ENTER),
-    get("/api/fs/{task}/stat", ENTER),
-    row("GET", "/api/fs/{task}/read", ENTER, Audit::Act("file.read")),
-    row("GET", "/api/fs/{task}/raw", ENTER, Audit::Act("file.read")),
-    act("POST", "/api/fs/{task}/mkdir", ENTER, "file.mkdir"),
-    act("POST", "/api/fs/{task}/rename", ENTER, "file.rename"),
-    act("DELETE", "/api/fs/{task}/delete", ENTER, "file.delete"),
-    act("POST", "/api/fs/{task}/write", ENTER, "file.write"),
-    act("PUT", "/api/fs/{task}/raw", ENTER, "file.write"),
+    get("/api/fs/{task}/list", ENTER).held(),
+    get("/api/fs/{task}/stat", ENTER).held(),
+    row("GET", "/api/fs/{task}/read", ENTER, Audit::Act("file.read")).held(),
+    row("GET", "/api/fs/{task}/raw", ENTER, Audit::Act("file.read")).held(),
+    act("POST", "/api/fs/{task}/mkdir", ENTER, "file.mkdir").held(),
+    act("POST", "/api/fs/{task}/rename", ENTER, "file.rename").held(),
+    act("DELETE", "/api/fs/{task}/delete", ENTER, "file.delete").held(),
+    act("POST", "/api/fs/{task}/write", ENTER, "file.write").held(),
+    act("PUT", "/api/fs/{task}/raw", ENTER, "file.write").lasting(Life::Upload),
     // Ways in. Their beginnings and ends are written down where they are made.
-    get("/api/vps/{task}/stream", ENTER),
-    get("/ws/task/{task}/terminal", ENTER),
-    get("/ws/task/{task}/session", ENTER),
-    get("/ws/forward/{task}/{port}", ENTER),
-    get("/ws/fs/{task}/watch", ENTER),
+    get("/api/vps/{task}/stream", ENTER).stream(),
+    get("/ws/task/{task}/terminal", ENTER).stream(),
+    get("/ws/task/{task}/session", ENTER).stream(),
+    get("/ws/forward/{task}/{port}", ENTER).stream(),
+    get("/ws/fs/{task}/watch", ENTER).stream(),
 ];
 
 /// Method and path of every row, for the test that walks all of them.
 pub fn policy_rows() -> impl Iterator<Item = (&'static str, &'static str)> {
     ROWS.iter().map(|row| (row.method, row.path))
+}
+
+/// Those of the rows whose requests go on, for the test that takes away their right.
+pub fn lasting_rows() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let lasting = ROWS.iter().filter(|row| row.life != Life::Brief);
+    lasting.map(|row| (row.method, row.path))
 }
 
 /// The row of a request; HEAD asks for what GET does.

@@ -3,16 +3,18 @@
 //! Every forwarded connection is relayed by a task of its own, and may be sent as much as it has
 //! passed on: one that is stuck keeps no other of the same SSH connection waiting. All of one client
 //! is done by one thread (see [`thread`]), but what asks the store: that is the host's own runtime's.
+//!
+//! A connection is in the registry of [`presence`](crate::presence) from its login on, so it opens
+//! nothing new after its key or account is gone.
 
 use std::borrow::Cow;
 use std::io;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kohakuriver_link::protocol::StreamTarget;
-use kohakuriver_model::TaskId;
+use kohakuriver_model::{Role, TaskId};
 use kohakuriver_net::{DetachedSocket, Pieces, Quiet, Socket, copy};
 use russh::keys::ssh_key::Certificate;
 use russh::keys::{Algorithm, PrivateKey};
@@ -22,35 +24,43 @@ use russh::server::{
 };
 use russh::{
     Channel, ChannelId, ChannelMsg, ChannelOpenFailure, ChannelReadHalf, ChannelWriteHalf,
-    MethodKind, MethodSet, Preferred, SshId, cipher, kex,
+    Disconnect, MethodKind, MethodSet, Preferred, SshId, cipher, kex,
 };
 use tokio::io::{AsyncWriteExt, BufReader, split};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 use tokio::try_join;
 use tokio_util::either::Either;
 use tokio_util::task::TaskTracker;
 
-use super::{person, thread};
-use crate::access::{Caller, Person, Who};
+use super::window::{FIRST_WINDOW, MAX_WINDOW, Window};
+use super::{Client, person, thread};
+use crate::access::{Caller, Person, Who, still_has_role};
 use crate::enter::{EnterError, Entered, enter};
 use crate::host::App;
 use crate::instances::{self, InstanceError};
+use crate::limits::Holder;
+use crate::presence::{Guard, Right};
 use crate::ssh_keys::{self, KeyError};
 use crate::streams::InstanceStream;
 
 /// Connections one SSH client may have open through the gateway.
 const MAX_CHANNELS: usize = 64;
 
-/// What a jump may be sent before any of it is passed on: 40 MB/s at 50 ms.
-const WINDOW: u32 = 2 * 1024 * 1024;
+/// Shells of one connection at once. Each gets a text and ends.
+const MAX_SHELLS: usize = 4;
+
 /// Messages on the way to a jump's relay. A full queue would hold up the connection, but the
 /// window is full first unless a client sends less than 32 bytes at a time.
-const CHANNEL_BUFFER: usize = WINDOW as usize / 32;
-/// Granted at once, so that not every packet is answered with one.
-const GRANT: usize = WINDOW as usize / 2;
+const CHANNEL_BUFFER: usize = MAX_WINDOW as usize / 32;
+
+/// Reasons of RFC 4254, section 5.1.
+const CONNECT_FAILED: u32 = 2;
+const RESOURCE_SHORTAGE: u32 = 4;
+/// Characters of a refusal's text.
+const LONGEST_REASON: usize = 400;
 
 /// How long the instance may take for what has come before its client went away.
 const LAST_BYTES_LIMIT: Duration = Duration::from_secs(5);
@@ -117,7 +127,7 @@ fn config(keys: Vec<PrivateKey>, fast_ciphers: &'static [cipher::Name]) -> Confi
             key: Cow::Borrowed(FAVORED_KEYS),
             wait: OFFER_WAIT,
         }),
-        window_size: WINDOW,
+        window_size: FIRST_WINDOW,
         manual_window: true,
         channel_buffer_size: CHANNEL_BUFFER,
         maximum_packet_size: 65535,
@@ -129,14 +139,25 @@ fn config(keys: Vec<PrivateKey>, fast_ciphers: &'static [cipher::Name]) -> Confi
     }
 }
 
-pub async fn serve(app: Arc<App>, stream: TcpStream, address: IpAddr, configs: &Configs) {
-    let config = Arc::clone(match is_openssh(&stream).await {
-        Ok(true) => &configs.fast,
-        Ok(false) | Err(_) => &configs.compatible,
-    });
+impl Configs {
+    /// For a client that has said something.
+    pub async fn of(&self, stream: &TcpStream) -> Arc<Config> {
+        match is_openssh(stream).await {
+            Ok(true) => self.fast.clone(),
+            Ok(false) | Err(_) => self.compatible.clone(),
+        }
+    }
+
+    /// For one that waits for the server's name.
+    pub fn of_silent(&self) -> Arc<Config> {
+        self.compatible.clone()
+    }
+}
+
+pub async fn serve(app: Arc<App>, stream: TcpStream, client: Client, config: Arc<Config>) {
     let main = Handle::current();
     let served = match Socket::from(stream).detach() {
-        Ok(stream) => thread::run(move || serve_here(app, main, stream, address, config)).await,
+        Ok(stream) => thread::run(move || serve_here(app, main, stream, client, config)).await,
         Err(error) => Err(error),
     };
     if let Err(error) = served {
@@ -149,25 +170,49 @@ async fn serve_here(
     app: Arc<App>,
     main: Handle,
     stream: DetachedSocket,
-    address: IpAddr,
+    client: Client,
     config: Arc<Config>,
 ) {
     let stream = match stream.quiet() {
         Ok(stream) => stream.gathering(),
         Err(error) => return tracing::warn!(%error, "an SSH connection was dropped"),
     };
-    let (caller, relays) = (Caller::unnamed(&app, Some(address)), TaskTracker::new());
+    let (caller, relays) = (Caller::unnamed(&app, Some(client.address)), TaskTracker::new());
     let slots = Arc::new(Semaphore::new(MAX_CHANNELS));
-    let jump = Jump { app, main, caller, only: None, slots, relays: relays.clone() };
+    let (logged_in, guard) = oneshot::channel();
+    let jump = Jump {
+        app,
+        main,
+        client,
+        caller,
+        only: None,
+        slots,
+        shells: 0,
+        relays: relays.clone(),
+        logged_in: Some(logged_in),
+    };
     // The library asks for four bytes, then for the rest of each packet.
     let stream = BufReader::with_capacity(READ_AHEAD, stream);
-    match russh::server::run_stream(config, stream, jump).await {
-        Ok(session) => {
-            if let Err(error) = session.await {
-                tracing::debug!(%error, "a jump connection ended");
+    let session = async {
+        match russh::server::run_stream(config, stream, jump).await {
+            Ok(session) => {
+                if let Err(error) = session.await {
+                    tracing::debug!(%error, "a jump connection ended");
+                }
             }
+            Err(error) => tracing::debug!(%error, "an SSH handshake failed"),
         }
-        Err(error) => tracing::debug!(%error, "an SSH handshake failed"),
+    };
+    let revoked = async {
+        match guard.await {
+            Ok(guard) => guard.cut().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = session => {}
+        // Its relays have lost the same right and end by themselves.
+        () = revoked => {}
     }
     relays.close();
     // What has come is passed on, if whom it is for still takes it.
@@ -188,13 +233,18 @@ struct Jump {
     app: Arc<App>,
     /// The runtime that all of the host shares.
     main: Handle,
+    client: Client,
     /// Nobody until a key has said who it is.
     caller: Caller,
     /// The one instance that the certificate they came by is for; `None`: any they may enter.
     only: Option<TaskId>,
     /// Open jumps, not all there ever were: one connection may live for days.
     slots: Arc<Semaphore>,
+    /// Shells that have been asked for.
+    shells: usize,
     relays: TaskTracker,
+    /// Takes what tells when the login is revoked.
+    logged_in: Option<oneshot::Sender<Guard>>,
 }
 
 impl Jump {
@@ -210,10 +260,32 @@ impl Jump {
         asked.await.ok().flatten()
     }
 
-    fn log_in(&mut self, person: Person) {
+    /// Registers the connection, and asks once more whether the proof counts: no change falls in
+    /// between.
+    async fn log_in(&mut self, person: Person) -> Auth {
         tracing::info!(user = person.username, proof = ?person.proof, "logged in at the SSH gateway");
         self.caller = Caller::new(Who::Somebody(Arc::new(person)), self.caller.address);
+        let right = Right::Ask { role: Role::Viewer, wish: None };
+        let guard = self.app.presence.arrive(&self.caller, right);
+        let (app, caller) = (self.app.clone(), self.caller.clone());
+        let asked =
+            self.main.spawn(async move { still_has_role(&app, &caller, Role::Viewer).await });
+        if !asked.await.unwrap_or(false) {
+            self.caller = Caller::unnamed(&self.app, self.caller.address);
+            return Auth::reject();
+        }
+        if let Some(logged_in) = self.logged_in.take() {
+            let _ = logged_in.send(guard);
+        }
+        Auth::Accept
     }
+}
+
+/// Why a jump is refused, as its client shows it.
+fn refusal(code: u32, text: &str) -> ChannelOpenFailure {
+    // The client wrote the name that is in it.
+    let reason = text.chars().filter(|c| !c.is_control()).take(LONGEST_REASON).collect();
+    ChannelOpenFailure::Other { code, reason }
 }
 
 /// Opens the way to what a jump is to. A certificate says nothing about other instances than its
@@ -223,19 +295,20 @@ async fn enter_by_jump(
     caller: Caller,
     only: Option<TaskId>,
     text: String,
-) -> Result<Entered, ()> {
+) -> Result<Entered, String> {
     let entered = async {
         let text = match only {
             None => text.clone(),
-            Some(only) => match instances::find_to_enter(&app, &caller, &text).await? {
-                id if id == only => id.to_string(),
-                _ => return Err(InstanceError::Unknown(text.clone()).into()),
+            Some(only) => match instances::find_to_enter(&app, &caller, &text).await {
+                Ok(id) if id == only => id.to_string(),
+                Ok(_) | Err(_) => return Err(InstanceError::Unknown(text.clone()).into()),
             },
         };
         enter(&app, &caller, &text, StreamTarget::Ssh).await
     };
     entered.await.map_err(|error: EnterError| {
         tracing::info!(target_name = text, %error, "a jump was refused");
+        error.line()
     })
 }
 
@@ -245,6 +318,7 @@ async fn carry(
     to_client: &ChannelWriteHalf<Msg>,
     handle: &russh::server::Handle,
     instance: InstanceStream,
+    mut window: Window,
 ) -> io::Result<()> {
     let instance = instance.try_map(|stream| match stream {
         // Known to the runtime that opened it.
@@ -254,7 +328,6 @@ async fn carry(
     let (mut from_instance, mut to_instance) = split(instance);
     let inward = async {
         let mut pieces = Pieces::default();
-        let mut owed = 0;
         let mut has_ended = false;
         while !has_ended || !pieces.is_empty() {
             tokio::select! {
@@ -266,10 +339,8 @@ async fn carry(
                     Some(_) => {}
                 },
                 written = pieces.write_some(&mut to_instance), if !pieces.is_empty() => {
-                    owed += written?;
-                    if owed >= GRANT {
-                        handle.grant_window(to_client.id(), u32::try_from(owed).unwrap_or(u32::MAX));
-                        owed = 0;
+                    if let Some(grant) = window.passed_on(written?) {
+                        handle.grant_window(to_client.id(), grant);
                     }
                     if pieces.is_empty() {
                         to_instance.flush().await?;
@@ -306,7 +377,19 @@ impl Handler for Jump {
                 Some(certificate) => self.holder_of(certificate).await.is_some(),
                 None => self.owner_of(offer.public_key).await.is_some(),
             };
+        if known {
+            self.client.login.key_shown();
+        }
         Ok(if known { Auth::Accept } else { Auth::reject() })
+    }
+
+    async fn auth_succeeded(&mut self, session: &mut Session) -> Result<(), Self::Error> {
+        if let Err(full) = self.client.slot.know(Holder::of(&self.caller)) {
+            session.disconnect(Disconnect::TooManyConnections, &super::too_many(full), "en")?;
+            return Ok(());
+        }
+        self.client.login.done();
+        Ok(())
     }
 
     async fn auth_openssh_certificate(
@@ -321,8 +404,7 @@ impl Handler for Jump {
             return Ok(Auth::reject());
         };
         self.only = Some(instance);
-        self.log_in(person);
-        Ok(Auth::Accept)
+        Ok(self.log_in(person).await)
     }
 
     /// Whose key it is counts, whatever name is written before the `@`.
@@ -337,8 +419,7 @@ impl Handler for Jump {
         let Some(person) = self.owner_of(key.public_key).await else {
             return Ok(Auth::reject());
         };
-        self.log_in(person);
-        Ok(Auth::Accept)
+        Ok(self.log_in(person).await)
     }
 
     async fn channel_open_direct_tcpip(
@@ -352,13 +433,16 @@ impl Handler for Jump {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
-            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            let text =
+                format!("this SSH client has {MAX_CHANNELS} jumps open, as many as one may have");
+            reply.reject(refusal(RESOURCE_SHORTAGE, &text)).await;
             return Ok(());
         };
         let (app, caller, only) = (self.app.clone(), self.caller.clone(), self.only);
         let text = host_to_connect.to_ascii_lowercase();
         let (main, handle) = (self.main.clone(), session.handle());
         let relaying = self.relays.token();
+        let window = Window::new(self.app.waiting.of(Holder::of(&self.caller)));
         self.app.tasks.spawn(async move {
             let (_slot, _relaying) = (slot, relaying);
             let entering = main.spawn(enter_by_jump(app, caller, only, text));
@@ -366,13 +450,15 @@ impl Handler for Jump {
                 Ok(Ok(Entered { stream, guard })) => {
                     reply.accept().await;
                     let (reader, writer) = channel.split();
-                    let carried = guard.during(carry(reader, &writer, &handle, stream)).await;
+                    let carried =
+                        guard.during(carry(reader, &writer, &handle, stream, window)).await;
                     if let Some(Err(error)) = carried {
                         tracing::debug!(%error, "a jump ended early");
                     }
                     let _ = writer.close().await;
                 }
-                Ok(Err(())) | Err(_) => reply.reject(ChannelOpenFailure::ConnectFailed).await,
+                Ok(Err(text)) => reply.reject(refusal(CONNECT_FAILED, &text)).await,
+                Err(_) => reply.reject(ChannelOpenFailure::ConnectFailed).await,
             }
         });
         Ok(())
@@ -385,7 +471,12 @@ impl Handler for Jump {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        reply.accept().await;
+        self.shells += 1;
+        if self.shells > MAX_SHELLS {
+            reply.reject(refusal(RESOURCE_SHORTAGE, "the gateway has no shell of its own")).await;
+        } else {
+            reply.accept().await;
+        }
         drop(channel);
         Ok(())
     }
@@ -395,7 +486,7 @@ impl Handler for Jump {
         channel: ChannelId,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        explain(channel, session)
+        explain(channel, session, self.app.config.ssh_port)
     }
 
     async fn exec_request(
@@ -404,16 +495,32 @@ impl Handler for Jump {
         _command: &[u8],
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        explain(channel, session)
+        explain(channel, session, self.app.config.ssh_port)
     }
 }
 
-fn explain(channel: ChannelId, session: &mut Session) -> Result<(), russh::Error> {
-    const TEXT: &[u8] = b"This is KohakuRiver's SSH gateway; it has no shell of its own.\r\n\
-        To get into a VPS: ssh -J <this host>:8002 root@<name or id>\r\n";
+fn explain(channel: ChannelId, session: &mut Session, port: u16) -> Result<(), russh::Error> {
+    let text = format!(
+        "This is KohakuRiver's SSH gateway; it has no shell of its own.\r\n\
+         To get into a VPS: ssh -J <this host>:{port} root@<name or id>\r\n"
+    );
     session.channel_success(channel)?;
-    session.extended_data(channel, 1, TEXT.to_vec())?;
+    session.extended_data(channel, 1, text.into_bytes())?;
     session.exit_status_request(channel, 1)?;
     session.eof(channel)?;
     session.close(channel)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reason_of_a_refusal_is_one_short_line() {
+        let ChannelOpenFailure::Other { code, reason } = refusal(2, "no \x1b[31m\r\nVPS") else {
+            panic!("another failure");
+        };
+        assert_eq!((code, reason.as_str()), (2, "no [31mVPS"));
+        assert!(refusal(2, &"x".repeat(99_999)).description().len() <= LONGEST_REASON);
+    }
 }

@@ -1,40 +1,32 @@
 //! `REQUEST_TUNNEL <id>\n`: the protocol of existing clients and of our own ProxyCommand. Where
-//! people log in, an API token follows the id.
+//! people log in, an API token follows the id, if the client is on this machine: the port has no TLS,
+//! and anyone on the way could read the token.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use kohakuriver_link::protocol::StreamTarget;
 use kohakuriver_wire::gateway::{MAX_GREETING, tunnel_request};
 
+use super::Client;
 use crate::access::{Caller, Who};
 use crate::enter::{Entered, enter};
 use crate::host::App;
+use crate::limits::Holder;
 use crate::streams::relay_tcp;
 
-const LINE_LIMIT: Duration = Duration::from_secs(10);
+const TOKEN_IN_THE_CLEAR: &str = "this port has no encryption, so API tokens are taken from the \
+     host's own machine only; revoke this one if strangers can read the network, and use \
+     `kohakuriver ssh` or `ssh -J`";
 
-pub async fn serve(app: &App, mut stream: TcpStream, address: IpAddr) {
-    let line = match timeout(LINE_LIMIT, read_line(&mut stream)).await {
-        Ok(Ok(line)) => line,
-        Ok(Err(error)) => return tracing::debug!(%error, "a tunnel request broke off"),
-        Err(_) => return tracing::debug!("a tunnel request took too long"),
+pub async fn serve(app: &App, mut stream: TcpStream, client: Client) {
+    let line = match read_line(&mut stream).await {
+        Ok(line) => line,
+        Err(error) => return tracing::debug!(%error, "a tunnel request broke off"),
     };
-    let answer = match tunnel_request(&line) {
-        None => Err("this is the SSH gateway: use ssh -J, or REQUEST_TUNNEL <id>".to_owned()),
-        Some((text, token)) => {
-            let caller = caller(app, token, address).await;
-            enter(app, &caller, text, StreamTarget::Ssh).await.map_err(|error| match error.hint() {
-                Some(hint) => format!("{error}; {hint}"),
-                None => error.to_string(),
-            })
-        }
-    };
-    let result = match answer {
+    let result = match answer(app, &line, &client).await {
         Ok(Entered { stream: instance, guard }) => match stream.write_all(b"SUCCESS\n").await {
             Ok(()) => {
                 let relayed = guard.during(relay_tcp(instance, stream, &[])).await;
@@ -58,12 +50,33 @@ fn error_line(text: &str) -> String {
     format!("ERROR {}\n", text.chars().map(plain).collect::<String>())
 }
 
+/// Opens what the line asks for.
+async fn answer(app: &App, line: &[u8], client: &Client) -> Result<Entered, String> {
+    let Some((text, token)) = tunnel_request(line) else {
+        return Err("this is the SSH gateway: use ssh -J, or REQUEST_TUNNEL <id>".to_owned());
+    };
+    let unnamed = Caller::unnamed(app, Some(client.address));
+    if unnamed.who == Who::Nobody && token.is_some() && !may_show_token(client.address) {
+        return Err(TOKEN_IN_THE_CLEAR.to_owned());
+    }
+    let caller = caller(app, token, unnamed).await;
+    let entered = enter(app, &caller, text, StreamTarget::Ssh).await;
+    let entered = entered.map_err(|error| error.line())?;
+    client.slot.know(Holder::of(&caller)).map_err(super::too_many)?;
+    client.login.done();
+    Ok(entered)
+}
+
+/// Whether nothing between the client and the host can read along.
+fn may_show_token(address: IpAddr) -> bool {
+    address.is_loopback()
+}
+
 /// Whoever the token behind the id is of. Without logging in there is none.
-async fn caller(app: &App, token: Option<&str>, address: IpAddr) -> Caller {
-    let nobody = Caller::unnamed(app, Some(address));
+async fn caller(app: &App, token: Option<&str>, nobody: Caller) -> Caller {
     let Some(token) = token.filter(|_| nobody.who == Who::Nobody) else { return nobody };
     match app.accounts.of_token(app, token).await {
-        Ok(Some(person)) => Caller::new(Who::Somebody(person), Some(address)),
+        Ok(Some(person)) => Caller::new(Who::Somebody(person), nobody.address),
         Ok(None) => nobody,
         Err(error) => {
             tracing::warn!(%error, "a token was not looked up");
@@ -95,5 +108,19 @@ mod tests {
             error_line("a\u{1b}]0;x\u{7}b\nSUCCESS\r\u{9b}c"),
             "ERROR a ]0;x b SUCCESS  c\n"
         );
+    }
+
+    #[test]
+    fn tokens_are_taken_from_this_machine_only() {
+        for (address, may) in [
+            ("127.0.0.1", true),
+            ("127.8.9.10", true),
+            ("::1", true),
+            ("192.0.2.1", false),
+            ("10.0.0.1", false),
+            ("fe80::1", false),
+        ] {
+            assert_eq!(may_show_token(address.parse().unwrap()), may, "{address}");
+        }
     }
 }

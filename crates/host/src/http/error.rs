@@ -335,6 +335,9 @@ impl From<EnterError> for ApiError {
             EnterError::NotRunning { .. } => Self::new(StatusCode::CONFLICT, "not_running", text),
             EnterError::Paused { .. } => Self::new(StatusCode::CONFLICT, "paused", text),
             EnterError::NoSsh { .. } => Self::new(StatusCode::CONFLICT, "no_ssh", text),
+            EnterError::TooMany | EnterError::Full => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_streams", text)
+            }
             EnterError::Stream(StreamError::NodeOffline { .. }) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "node_away", text)
             }

@@ -11,10 +11,13 @@
 //!
 //! The numbers of connections are the socket's own, so two clients never meet. The protocol has
 //! no back-pressure for one connection; one that takes nothing holds the socket's others up for
-//! [`STALL_LIMIT`] at most and is then ended. Our own command line opens a stream for each
-//! connection instead and has no such limit.
+//! [`STALL_LIMIT`] at most and is then ended. What waits is counted in bytes, for each connection
+//! ([`WAITING`]) and for all that an account has open; where that is scarce, connections that take
+//! nothing end as well. Our own command line opens a stream for each connection instead and has no
+//! such limit.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,23 +32,25 @@ use kohakuriver_link::protocol::StreamTarget;
 use kohakuriver_wire::tunnel::{Kind, Proto, TunnelFrame};
 use kohakuriver_wire::udp;
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
-use tokio::sync::mpsc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, WriteHalf, split};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::socket::{self, NORMAL, REFUSED, Sender, TROUBLE};
-use super::stream::slot;
 use crate::access::Caller;
 use crate::enter::{Entered, admit, enter};
 use crate::host::App;
-use crate::presence::Guard;
+use crate::limits::{self, HeldBytes, Holder};
 use crate::streams::InstanceStream;
 
 /// Connections on one socket.
 const MOST: usize = 1024;
-/// Messages waiting for one target: about a megabyte of a busy client's.
+/// Messages waiting for one target, and how many bytes they may have. A longer one goes alone.
 const QUEUE: usize = 16;
+const WAITING: usize = 256 * 1024;
+/// Messages of up to a block waiting for the client.
+const TO_CLIENT: usize = 16;
 const STALL_LIMIT: Duration = Duration::from_secs(10);
 /// After the client's close: how long the target may be silent before it is left.
 const LINGER: Duration = Duration::from_secs(10);
@@ -70,7 +75,8 @@ async fn forward(
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, super::error::ApiError> {
     admit(&app, &caller, &text).await?;
-    socket::serve(app, upgrade, async move |app, socket| {
+    let who = caller.clone();
+    socket::serve(app, &who, upgrade, async move |app, socket| {
         let proto = query.proto.unwrap_or_else(|| "tcp".to_owned());
         serve(app, caller, text, (&port, &proto), socket).await;
     })
@@ -103,10 +109,20 @@ async fn serve(
     if socket.send(Message::text("CONNECTED")).await.is_err() {
         return;
     }
-    let (to_client, mut from_client) = socket.split();
-    let (frames, queue) = mpsc::channel(64);
-    let mut tunnel =
-        Tunnel { app, caller, text, port, frames, targets: HashMap::new(), tasks: JoinSet::new() };
+    let (to_client, from_client) = socket.split();
+    let (frames, queue) = mpsc::channel(TO_CLIENT);
+    let waiting = app.waiting.of(Holder::of(&caller));
+    let mut tunnel = Tunnel {
+        app,
+        caller,
+        text,
+        port,
+        frames,
+        waiting,
+        targets: HashMap::new(),
+        tasks: JoinSet::new(),
+    };
+    let (mut to_client, mut from_client) = (to_client, from_client);
     let upward = async {
         while let Some(message) = socket::receive(&mut from_client).await {
             if let Message::Binary(bytes) = message {
@@ -114,9 +130,16 @@ async fn serve(
             }
         }
     };
-    tokio::select! {
-        () = upward => {}
-        () = deliver(queue, to_client, &guard) => {}
+    let carried = async {
+        tokio::select! {
+            () = upward => {}
+            () = deliver(queue, &mut to_client) => {}
+        }
+    };
+    // Also where the client takes nothing of what is sent to it.
+    if guard.during(carried).await.is_none() {
+        let why = "you may not enter this VPS any more";
+        socket::close(&mut to_client, REFUSED, why).await;
     }
 }
 
@@ -125,19 +148,15 @@ async fn refuse(socket: &mut WebSocket, code: u16, why: &str) {
     socket::close(socket, code, why).await;
 }
 
-async fn deliver(mut queue: mpsc::Receiver<TunnelFrame>, mut to_client: Sender, guard: &Guard) {
+async fn deliver(mut queue: mpsc::Receiver<TunnelFrame>, to_client: &mut Sender) {
     let mut pings = socket::pings();
     loop {
         let message = tokio::select! {
             frame = queue.recv() => match frame {
                 Some(frame) => Message::Binary(frame.encode()),
-                None => return socket::close(&mut to_client, NORMAL, "").await,
+                None => return socket::close(to_client, NORMAL, "").await,
             },
             _ = pings.tick() => Message::Ping(Bytes::new()),
-            () = guard.cut() => {
-                let why = "you may not enter this VPS any more";
-                return socket::close(&mut to_client, REFUSED, why).await;
-            }
         };
         if to_client.send(message).await.is_err() {
             return;
@@ -152,8 +171,33 @@ struct Tunnel {
     text: String,
     port: u16,
     frames: mpsc::Sender<TunnelFrame>,
-    targets: HashMap<u32, mpsc::Sender<Bytes>>,
+    /// What waits here counts against this.
+    waiting: limits::Bytes,
+    targets: HashMap<u32, Target>,
     tasks: JoinSet<()>,
+}
+
+/// Where one connection's data goes.
+struct Target {
+    queue: mpsc::Sender<Piece>,
+    room: Arc<Semaphore>,
+}
+
+/// Data on its way to a target. Dropping it makes room.
+struct Piece {
+    data: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+    _held: HeldBytes,
+}
+
+impl Target {
+    /// Waits until the data has a place in the queue. None: the connection has ended.
+    async fn take(&self, data: Bytes, waiting: &limits::Bytes) -> Option<()> {
+        let size = u32::try_from(data.len().min(WAITING)).unwrap_or(u32::MAX);
+        let room = self.room.clone().acquire_many_owned(size).await.ok();
+        let held = waiting.hold(data.len()).await;
+        self.queue.send(Piece { data, _room: room, _held: held }).await.ok()
+    }
 }
 
 impl Tunnel {
@@ -164,7 +208,7 @@ impl Tunnel {
         };
         // Those that ended by themselves.
         while self.tasks.try_join_next().is_some() {}
-        self.targets.retain(|_, target| !target.is_closed());
+        self.targets.retain(|_, target| !target.queue.is_closed());
         let (client, proto) = (frame.client, frame.proto);
         match frame.kind {
             Kind::Connect => self.connect(frame).await,
@@ -173,10 +217,12 @@ impl Tunnel {
                 let Some(target) = self.targets.get(&client) else {
                     return;
                 };
-                if timeout(STALL_LIMIT, target.send(frame.payload)).await.is_err() {
+                // A piece of a message would keep the whole of it in memory.
+                let data = Bytes::copy_from_slice(&frame.payload);
+                drop(frame);
+                if timeout(STALL_LIMIT, target.take(data, &self.waiting)).await.is_err() {
                     self.targets.remove(&client);
-                    let why = "the service in the VPS takes no data".to_owned();
-                    self.complain(client, proto, why).await;
+                    self.complain(client, proto, STALLED.to_owned()).await;
                 }
             }
             Kind::Close | Kind::Error => {
@@ -200,31 +246,33 @@ impl Tunnel {
             let why = format!("connection {client} was open already");
             return self.complain(client, proto, why).await;
         }
-        let slot = if self.targets.len() < MOST { slot(&self.app).ok() } else { None };
-        let Some(slot) = slot else {
+        if self.targets.len() >= MOST {
             return self.complain(client, proto, "too many connections".to_owned()).await;
-        };
-        let (target, queue) = mpsc::channel(QUEUE);
-        self.targets.insert(client, target);
+        }
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let room = Arc::new(Semaphore::new(WAITING));
+        self.targets.insert(client, Target { queue: sender, room });
         let target = match proto {
             Proto::Tcp => StreamTarget::Tcp { port: self.port },
             Proto::Udp => StreamTarget::Udp { port: self.port },
         };
         let (app, caller, text) = (self.app.clone(), self.caller.clone(), self.text.clone());
         let out = Out { frames: self.frames.clone(), proto, client };
+        let waiting = self.waiting.clone();
         self.tasks.spawn(async move {
-            let _slot = slot;
             match enter(&app, &caller, &text, target).await {
                 Ok(Entered { stream, guard }) => {
                     out.send(Kind::Connected, Bytes::new()).await;
                     let relayed = async {
                         match proto {
-                            Proto::Tcp => relay(stream, queue, &out).await,
-                            Proto::Udp => relay_datagrams(stream, queue, &out).await,
+                            Proto::Tcp => relay(stream, queue, &out, &waiting).await,
+                            Proto::Udp => relay_datagrams(stream, queue, &out, &waiting).await,
                         }
                     };
-                    guard.during(relayed).await;
-                    out.send(Kind::Close, Bytes::new()).await;
+                    match guard.during(relayed).await {
+                        Some(Err(Stalled)) => out.send(Kind::Error, Bytes::from(STALLED)).await,
+                        Some(Ok(())) | None => out.send(Kind::Close, Bytes::new()).await,
+                    }
                 }
                 Err(error) => out.send(Kind::Error, Bytes::from(error.to_string())).await,
             }
@@ -252,25 +300,50 @@ impl Out {
     }
 }
 
-async fn relay(stream: InstanceStream, mut queue: mpsc::Receiver<Bytes>, out: &Out) {
-    let (mut from_target, mut to_target) = split(stream);
-    let inward = async {
-        while let Some(data) = queue.recv().await {
-            if to_target.write_all(&data).await.is_err() {
-                return;
-            }
-            if queue.is_empty() && to_target.flush().await.is_err() {
-                return;
-            }
+/// A connection that was ended because its target takes nothing.
+struct Stalled;
+
+const STALLED: &str = "the service in the VPS takes no data";
+
+/// Writes all of it, unless the target takes none of it while others need the memory.
+async fn write_all(
+    to_target: &mut WriteHalf<InstanceStream>,
+    mut data: &[u8],
+    waiting: &limits::Bytes,
+) -> Result<io::Result<()>, Stalled> {
+    while !data.is_empty() {
+        match timeout(STALL_LIMIT, to_target.write(data)).await {
+            Ok(Ok(0)) => return Ok(Err(io::ErrorKind::WriteZero.into())),
+            Ok(Ok(count)) => data = data.get(count..).unwrap_or_default(),
+            Ok(Err(error)) => return Ok(Err(error)),
+            Err(_) if waiting.is_scarce() => return Err(Stalled),
+            Err(_) => {}
         }
-        // The client has said all it wants; the answer may be on its way still.
-        let _ = to_target.shutdown().await;
-    };
+    }
+    Ok(Ok(()))
+}
+
+async fn relay(
+    stream: InstanceStream,
+    mut queue: mpsc::Receiver<Piece>,
+    out: &Out,
+    waiting: &limits::Bytes,
+) -> Result<(), Stalled> {
+    let (mut from_target, mut to_target) = split(stream);
     let (closed, mut half_closed) = tokio::sync::watch::channel(false);
     let inward = async {
-        inward.await;
+        while let Some(piece) = queue.recv().await {
+            if write_all(&mut to_target, &piece.data, waiting).await?.is_err() {
+                break;
+            }
+            if queue.is_empty() && to_target.flush().await.is_err() {
+                break;
+            }
+        }
+        // No more goes in; the answer may be on its way still.
+        let _ = to_target.shutdown().await;
         closed.send_replace(true);
-        std::future::pending::<()>().await;
+        std::future::pending().await
     };
     let outward = async {
         let mut buffer = BytesMut::new();
@@ -287,8 +360,8 @@ async fn relay(stream: InstanceStream, mut queue: mpsc::Receiver<Bytes>, out: &O
         }
     };
     tokio::select! {
-        () = inward => {}
-        () = outward => {}
+        ended = inward => ended,
+        () = outward => Ok(()),
     }
 }
 
@@ -297,29 +370,35 @@ async fn left_alone(half_closed: &mut tokio::sync::watch::Receiver<bool>) {
     tokio::time::sleep(LINGER).await;
 }
 
-async fn relay_datagrams(stream: InstanceStream, mut queue: mpsc::Receiver<Bytes>, out: &Out) {
+async fn relay_datagrams(
+    stream: InstanceStream,
+    mut queue: mpsc::Receiver<Piece>,
+    out: &Out,
+    waiting: &limits::Bytes,
+) -> Result<(), Stalled> {
     let (mut from_target, mut to_target) = split(stream);
     let mut received = BytesMut::new();
     loop {
         received.reserve(2048);
         tokio::select! {
-            data = queue.recv() => {
-                let Some(data) = data else { return };
+            piece = queue.recv() => {
+                let Some(piece) = piece else { return Ok(()) };
                 let mut framed = BytesMut::new();
-                udp::put(&mut framed, &data);
-                if to_target.write_all(&framed).await.is_err() || to_target.flush().await.is_err() {
-                    return;
+                udp::put(&mut framed, &piece.data);
+                let written = write_all(&mut to_target, &framed, waiting).await?;
+                if written.is_err() || to_target.flush().await.is_err() {
+                    return Ok(());
                 }
             }
             read = from_target.read_buf(&mut received) => {
                 if !matches!(read, Ok(1..)) {
-                    return;
+                    return Ok(());
                 }
                 while let Some(datagram) = udp::take(&mut received) {
                     out.send(Kind::Data, datagram).await;
                 }
             }
-            () = tokio::time::sleep(UDP_IDLE) => return,
+            () = tokio::time::sleep(UDP_IDLE) => return Ok(()),
         }
     }
 }

@@ -16,23 +16,27 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
+use bytes::Bytes;
 use http::StatusCode;
+use http::header::CONTENT_TYPE;
 use kohakuriver_api::{ErrorBody, FsDone, FsList, FsMkdir, FsRename, FsRenamed, FsStat};
-use kohakuriver_wire::files::{Ask, ClientError, Code, Failed, MAX_LIST, Word};
+use kohakuriver_wire::files::{Ask, ClientError, Code, Failed, Word};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::ApiError;
-use super::stream::slot;
 use crate::access::Caller;
 use crate::enter::EnterError;
-use crate::files::Files;
+use crate::files::{Files, Held};
 use crate::host::App;
+use crate::limits::HeldBytes;
 
 /// The longest one request may take, except where bytes of any number are moved.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -60,7 +64,6 @@ async fn with_files<T>(
     text: &str,
     work: impl AsyncFnOnce(&mut Files) -> Result<T, ClientError>,
 ) -> Result<T, ApiError> {
-    let _slot = slot(app)?;
     in_time(async {
         let mut files = open(app, caller, text).await?;
         work(&mut files).await.map_err(refused)
@@ -78,7 +81,11 @@ async fn open(app: &App, caller: &Caller, text: &str) -> Result<Files, ApiError>
                 None => answer,
             }
         }
-        EnterError::Instance(_) | EnterError::NoSsh { .. } | EnterError::Stream(_) => error.into(),
+        EnterError::Instance(_)
+        | EnterError::NoSsh { .. }
+        | EnterError::TooMany
+        | EnterError::Full
+        | EnterError::Stream(_) => error.into(),
     })
 }
 
@@ -92,6 +99,15 @@ async fn in_time<T>(work: impl Future<Output = Result<T, ApiError>>) -> Result<T
 fn refused(error: ClientError) -> ApiError {
     let Failed { code, message } = match error {
         ClientError::Failed(failed) => failed,
+        ClientError::TooMuch => {
+            tracing::warn!("an agent sent more than was asked of it");
+            return ApiError::new(
+                StatusCode::BAD_GATEWAY,
+                "invalid_response",
+                "the VPS's agent sent more than was asked of it; something else may be in its place",
+            )
+            .hint("a restart of the VPS puts the agent back: kohakuriver vps restart");
+        }
         ClientError::Stream(_) | ClientError::Ended | ClientError::Unexpected => {
             tracing::debug!(%error, "a files stream broke");
             return ApiError::new(
@@ -126,6 +142,25 @@ fn refused(error: ClientError) -> ApiError {
     }
 }
 
+/// An answer that counts as its caller's memory until it has been sent.
+fn held_json<T: serde::Serialize>(value: &T, memory: Vec<HeldBytes>) -> Response {
+    // Structures of strings and numbers: JSON can say them.
+    let json = serde_json::to_vec(value).unwrap_or_default();
+    let bytes = Bytes::from_owner(HeldText { json, _memory: memory });
+    ([(CONTENT_TYPE, "application/json")], Body::from(bytes)).into_response()
+}
+
+struct HeldText {
+    json: Vec<u8>,
+    _memory: Vec<HeldBytes>,
+}
+
+impl AsRef<[u8]> for HeldText {
+    fn as_ref(&self) -> &[u8] {
+        &self.json
+    }
+}
+
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct ListQuery {
@@ -146,16 +181,17 @@ async fn list_files(
     caller: Caller,
     Path(text): Path<String>,
     query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<Json<FsList>, ApiError> {
+) -> Result<Response, ApiError> {
     let Query(ListQuery { path }) = query?;
     let path = shown::normal(&path)?;
-    let ask = Ask::List { path: Word::from(path.as_str()), limit: MAX_LIST };
+    let asked = Word::from(path.as_str());
     let (entries, truncated) =
-        with_files(&app, &caller, &text, async |files| files.list(ask).await).await?;
-    let entries = entries.into_iter().map(|entry| shown::entry(&path, entry)).collect();
+        with_files(&app, &caller, &text, async |files| files.list(asked).await).await?;
+    let Held { value, memory } = entries;
+    let entries = value.into_iter().map(|entry| shown::entry(&path, entry)).collect();
     let parent = std::path::Path::new(&path).parent();
     let parent = parent.map(|parent| parent.to_string_lossy().into_owned());
-    Ok(Json(FsList { path, entries, parent, truncated }))
+    Ok(held_json(&FsList { path, entries, parent, truncated }, memory))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

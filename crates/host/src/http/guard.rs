@@ -8,9 +8,9 @@ use axum::extract::{MatchedPath, RawPathParams, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::header::ALLOW;
-use kohakuriver_model::Role;
 
 use super::error::{ApiError, ErrorCode};
+use super::held;
 use crate::access::origin::is_foreign_page;
 use crate::access::routes::{self, Audit, Rule};
 use crate::access::{Caller, Who};
@@ -34,7 +34,7 @@ pub async fn guard(
     State(app): State<Arc<App>>,
     path: Option<MatchedPath>,
     params: RawPathParams,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
     let config = &app.config;
@@ -51,21 +51,13 @@ pub async fn guard(
         };
     };
     let address = request.extensions().get::<ClientAddress>().map(|client| client.0);
+    let changes = app.accounts.changes();
     let caller = match app.accounts.caller(&app, request.headers(), address).await {
         Ok(caller) => caller,
         Err(error) => return ApiError::from(error).into_response(),
     };
-    let least = match row.rule {
-        Rule::Public => Role::Anony,
-        Rule::Role(role) => role,
-        Rule::Instance(_) => Role::Viewer,
-    };
-    let allowed = caller.require(least);
-    let response = match allowed {
-        Ok(()) => {
-            request.extensions_mut().insert(caller.clone());
-            next.run(request).await
-        }
+    let response = match caller.require(row.least_role()) {
+        Ok(()) => held::answer(&app, &caller, row, &changes, request, next).await,
         Err(denied) => ApiError::from(denied).into_response(),
     };
     let Audit::Act(action) = row.audit else { return response };

@@ -30,13 +30,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::error::ApiError;
+use super::held::Connection;
 use super::router;
-use super::slots::Slots;
-use crate::client_address::origin;
-use crate::host::App;
+use super::write_deadline::WriteDeadline;
+use crate::client_address::{is_trusted, origin};
+use crate::config::Deadlines;
+use crate::host::{self, App};
+use crate::slots::{Bounds, Slot, Slots};
 
-/// A client that takes longer to send its request's head is not one.
-const HEADER_LIMIT: Duration = Duration::from_secs(10);
+/// Connections; long-polling clients hold one each. An idle one costs some KiB.
+const BOUNDS: Bounds =
+    Bounds { strangers: 512, strangers_of_one: 128, known: 2048, known_of_one: 256 };
+/// The longest head of a request, and what is buffered of a body. Strangers may send it.
+const BUFFER: usize = 64 * 1024;
 /// From the connection to the end of the TLS handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// How every TLS connection begins, and no HTTP request.
@@ -53,6 +59,7 @@ pub async fn serve(
         router: router(app.clone()),
         tls: tls.map(TlsAcceptor::from),
         proxies: app.config.trusted_proxies.clone(),
+        deadlines: app.config.deadlines,
         shutdown,
     };
     accept(Arc::new(server), listener, &app.tasks).await;
@@ -63,35 +70,35 @@ struct Server {
     router: Router,
     tls: Option<TlsAcceptor>,
     proxies: Vec<IpNet>,
+    deadlines: Deadlines,
     shutdown: CancellationToken,
 }
 
 async fn accept(server: Arc<Server>, listener: TcpListener, tasks: &TaskTracker) {
-    let slots = Slots::new(server.proxies.clone());
+    let slots = Slots::new("API", BOUNDS, server.proxies.clone());
     loop {
-        let accepted = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = server.shutdown.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = host::accept(&listener, "API", &slots) => accepted,
         };
-        let (stream, peer) = match accepted {
-            Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
-            Err(error) => {
-                crate::host::accept_failed("API", &error).await;
-                continue;
-            }
-        };
-        let Some(slot) = slots.take(peer).await else {
-            tracing::warn!(%peer, "too many API connections of one address; one was dropped");
-            continue;
-        };
+        let peer = peer.ip().to_canonical();
+        let slot = Arc::new(slots.enter(peer));
         // Answers are small and somebody waits for each.
         let _: io::Result<()> = stream.set_nodelay(true);
         let server = server.clone();
         tasks.spawn(async move {
-            server.connection(stream, peer).await;
-            drop(slot);
+            tokio::select! {
+                () = slot.closed() => tracing::debug!(%peer, "an API connection made way"),
+                () = server.connection(stream, peer, slot.clone()) => {}
+            }
         });
     }
+}
+
+/// Who is at the other end of a connection.
+struct Peer {
+    address: IpAddr,
+    slot: Arc<Slot>,
 }
 
 /// What a client of a TLS port turned out to speak.
@@ -101,9 +108,10 @@ enum Spoken {
 }
 
 impl Server {
-    async fn connection(&self, stream: TcpStream, peer: IpAddr) {
+    async fn connection(&self, stream: TcpStream, peer: IpAddr, slot: Arc<Slot>) {
+        let from = Peer { address: peer, slot };
         let Some(acceptor) = &self.tls else {
-            return self.http(stream, peer, self.router.clone(), false).await;
+            return self.http(stream, from, self.router.clone(), false).await;
         };
         let spoken = tokio::select! {
             () = self.shutdown.cancelled() => return,
@@ -111,29 +119,35 @@ impl Server {
         };
         match spoken {
             Ok(Ok(Spoken::Tls(stream))) => {
-                self.http(*stream, peer, self.router.clone(), true).await;
+                self.http(*stream, from, self.router.clone(), true).await;
             }
-            Ok(Ok(Spoken::Plain(stream))) => self.http(stream, peer, needs_tls(), false).await,
+            Ok(Ok(Spoken::Plain(stream))) => self.http(stream, from, needs_tls(), false).await,
             Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
             Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
         }
     }
 
-    async fn http<S>(&self, stream: S, peer: IpAddr, router: Router, over_tls: bool)
+    async fn http<S>(&self, stream: S, peer: Peer, router: Router, over_tls: bool)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let shared = is_trusted(peer.address, &self.proxies);
+        let connection = Connection { slot: peer.slot, shared };
         let service =
             TowerToHyperService::new(tower::service_fn(move |request: http::Request<Incoming>| {
-                let (client, secure) = origin(peer, over_tls, request.headers(), &self.proxies);
+                let (client, secure) =
+                    origin(peer.address, over_tls, request.headers(), &self.proxies);
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(client);
                 request.extensions_mut().insert(secure);
+                request.extensions_mut().insert(connection.clone());
                 tower::ServiceExt::oneshot(router.clone(), request)
             }));
+        let stream = WriteDeadline::new(stream, self.deadlines.response);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_LIMIT)
+            .header_read_timeout(self.deadlines.request_head)
+            .max_buf_size(BUFFER)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);

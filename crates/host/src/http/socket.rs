@@ -10,8 +10,10 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::error::ApiError;
-use super::stream::slot;
+use super::held::too_many;
+use crate::access::Caller;
 use crate::host::App;
+use crate::limits::Holder;
 
 /// The longest message a client has a reason to send.
 const MAX_MESSAGE: usize = 1024 * 1024;
@@ -34,13 +36,14 @@ pub type Sender = SplitSink<WebSocket, Message>;
 /// Takes a client's socket, within the host's bounds, and serves it until `work` or the host ends.
 pub fn serve<F>(
     app: Arc<App>,
+    caller: &Caller,
     upgrade: WebSocketUpgrade,
     work: impl FnOnce(Arc<App>, WebSocket) -> F + Send + 'static,
 ) -> Result<Response, ApiError>
 where
     F: Future<Output = ()> + Send,
 {
-    let slot = slot(&app)?;
+    let slot = app.sockets.take(Holder::of(caller)).map_err(too_many)?;
     let bounded = upgrade
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)

@@ -17,12 +17,12 @@ use kohakuriver_link::protocol::StreamTarget;
 use kohakuriver_net::relay;
 use serde::Deserialize;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::ApiError;
+use super::write_deadline::WriteDeadline;
 use crate::access::Caller;
 use crate::enter::{Entered, enter};
 use crate::host::App;
@@ -97,11 +97,9 @@ async fn open_stream(
         let detail = format!("this path needs the header Upgrade: {PROTOCOL}");
         return Err(ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail));
     };
-    let slot = slot(&app)?;
     let Entered { stream, guard } = enter(&app, &caller, &text, target).await?;
     let tasks = app.tasks.clone();
     tasks.spawn(async move {
-        let _slot = slot;
         tokio::select! {
             () = app.shutdown.cancelled() => {}
             _ = guard.during(join(upgrade, stream)) => {}
@@ -114,22 +112,13 @@ async fn open_stream(
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
 }
 
-/// The right to one more stream.
-pub fn slot(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
-    app.stream_slots.clone().try_acquire_owned().map_err(|_| {
-        ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too_many_streams",
-            "too many terminals and forwards are open",
-        )
-        .hint("close some, or try again later")
-    })
-}
-
 async fn join(upgrade: OnUpgrade, stream: InstanceStream) {
     let relayed = match upgrade.await {
-        Ok(upgraded) => match upgraded.downcast::<TokioIo<TcpStream>>() {
-            Ok(parts) => relay_tcp(stream, parts.io.into_inner(), &parts.read_buf).await,
+        Ok(upgraded) => match upgraded.downcast::<TokioIo<WriteDeadline<TcpStream>>>() {
+            Ok(parts) => {
+                let client = parts.io.into_inner().into_inner();
+                relay_tcp(stream, client, &parts.read_buf).await
+            }
             Err(upgraded) => relay(TokioIo::<Upgraded>::new(upgraded), stream).await,
         },
         Err(error) => return tracing::debug!(%error, "a connection was not upgraded"),

@@ -34,12 +34,13 @@ use tokio::time::timeout;
 
 use super::socket::{self, NORMAL, REFUSED, Sender, TROUBLE};
 use crate::access::Caller;
-use crate::enter::{EnterError, Entered, admit, enter};
+use crate::enter::{Entered, admit, enter};
 use crate::host::App;
 use crate::streams::InstanceStream;
 
-/// How long a terminal waits to hear how large it is.
-const SIZE_LIMIT: Duration = Duration::from_secs(2);
+/// How long a terminal waits to hear how large it is: a page says so at once, and a client that does
+/// not is not kept waiting for its output.
+const SIZE_LIMIT: Duration = Duration::from_millis(250);
 const DEFAULT_SIZE: Size = Size { rows: 24, cols: 80 };
 const TERM: &str = "xterm-256color";
 const BUFFER: usize = 16 * 1024;
@@ -87,7 +88,7 @@ async fn session(
 ) -> Result<Response, super::error::ApiError> {
     // Before the upgrade: a client of ours reads the refusal as it reads any other.
     let Entered { stream, guard } = enter(&app, &caller, &text, StreamTarget::Session).await?;
-    socket::serve(app, upgrade, async move |_, socket| {
+    socket::serve(app, &caller, upgrade, async move |_, socket| {
         guard.during(carry(socket, stream)).await;
     })
 }
@@ -137,7 +138,8 @@ async fn json_terminal(
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, super::error::ApiError> {
     admit(&app, &caller, &text).await?;
-    socket::serve(app, upgrade, async move |app, socket| {
+    let who = caller.clone();
+    socket::serve(app, &who, upgrade, async move |app, socket| {
         serve_json(&app, &caller, &text, query, socket).await;
     })
 }
@@ -154,17 +156,17 @@ async fn serve_json(
         Ok(entered) => entered,
         Err(error) => {
             let code = if error.is_refusal() { REFUSED } else { TROUBLE };
-            return refuse(&mut socket, code, &sentence(&error)).await;
+            return refuse(&mut socket, code, &error.line()).await;
         }
     };
-    let size = match timeout(SIZE_LIMIT, socket::receive(&mut socket)).await {
+    let first = match timeout(SIZE_LIMIT, socket::receive(&mut socket)).await {
         Ok(None) => return,
-        // A first message of another kind is thrown away, as clients know.
-        Ok(Some(message)) => match parse(&message) {
-            Some(FromClient::Resize { rows, cols }) => window(rows, cols),
-            Some(FromClient::Input { .. }) | None => DEFAULT_SIZE,
-        },
-        Err(_) => DEFAULT_SIZE,
+        Ok(Some(message)) => parse(&message),
+        Err(_) => None,
+    };
+    let (size, first) = match first {
+        Some(FromClient::Resize { rows, cols }) => (window(rows, cols), None),
+        other => (DEFAULT_SIZE, other),
     };
     let (from_agent, mut to_agent) = split(stream);
     let attach = SessionInput::Attach(Attach {
@@ -184,17 +186,22 @@ async fn serve_json(
     let (mut to_client, mut from_client) = socket.split();
     let upward = async {
         let mut position = 0;
-        while let Some(message) = socket::receive(&mut from_client).await {
-            let input = match parse(&message) {
+        let mut next = first;
+        loop {
+            let input = match next.take() {
                 Some(FromClient::Input { data }) => {
-                    let input = SessionInput::Input { position, data: data.into() };
-                    if let SessionInput::Input { data, .. } = &input {
-                        position += data.len() as u64;
-                    }
-                    input
+                    let begins = position;
+                    position += data.len() as u64;
+                    SessionInput::Input { position: begins, data: data.into() }
                 }
                 Some(FromClient::Resize { rows, cols }) => SessionInput::Resize(window(rows, cols)),
-                None => continue,
+                None => match socket::receive(&mut from_client).await {
+                    Some(message) => {
+                        next = parse(&message);
+                        continue;
+                    }
+                    None => break,
+                },
             };
             if write(&mut to_agent, &input).await.is_err() {
                 break;
@@ -232,11 +239,14 @@ async fn downward(
         };
         let (code, why) = match next {
             Ok(Some(SessionOutput::Output(data) | SessionOutput::Screen(data))) => {
-                let whole = text.take(&data);
-                if !whole.is_empty()
-                    && to_client.send(ToClient::Output(&whole).message()).await.is_err()
-                {
-                    return;
+                // As text in JSON it may become six times as long.
+                for piece in data.chunks(BUFFER) {
+                    let whole = text.take(piece);
+                    if !whole.is_empty()
+                        && to_client.send(ToClient::Output(&whole).message()).await.is_err()
+                    {
+                        return;
+                    }
                 }
                 continue;
             }
@@ -262,13 +272,6 @@ async fn refuse(socket: &mut WebSocket, code: u16, why: &str) {
     let _ = socket.send(ToClient::Output("").message()).await;
     let _ = socket.send(ToClient::Error(why).message()).await;
     socket::close(socket, code, why).await;
-}
-
-fn sentence(error: &EnterError) -> String {
-    match error.hint() {
-        Some(hint) => format!("{error}; {hint}"),
-        None => error.to_string(),
-    }
 }
 
 fn parse(message: &Message) -> Option<FromClient> {

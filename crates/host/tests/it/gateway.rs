@@ -1,10 +1,14 @@
 //! The SSH gateway's tunnel protocol. The jump server is tested with the real ssh, in `e2e`.
 
+use std::process::Stdio;
+use std::time::Duration;
+
 use anyhow::Result;
 use kohakuriver_testkit::{FakeRunner, Reaction, TestHost};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::process::Command;
 
 async fn ask(host: &TestHost, line: &str) -> Result<(String, BufReader<TcpStream>)> {
     let mut stream = BufReader::new(TcpStream::connect(host.host.ssh_address()).await?);
@@ -74,9 +78,126 @@ async fn a_greeting_without_end_is_answered_after_its_bound_and_others_go_on() -
     // One that says nothing at all beside it.
     let _silent = TcpStream::connect(host.host.ssh_address()).await?;
     let asked = async { ask(&host, "REQUEST_TUNNEL nobody\n").await.map(|(answer, _)| answer) };
-    let limit = std::time::Duration::from_secs(5);
+    let limit = Duration::from_secs(5);
     let both = tokio::time::timeout(limit, async { tokio::join!(flood, asked) });
     let ((), answer) = both.await?;
     assert!(answer?.starts_with("ERROR "));
+    Ok(())
+}
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+async fn first_line(stream: &mut TcpStream) -> Result<String> {
+    let mut line = String::new();
+    tokio::time::timeout(LIMIT, BufReader::new(stream).read_line(&mut line)).await??;
+    Ok(line)
+}
+
+#[tokio::test]
+async fn silent_client_is_sent_the_ssh_banner() -> Result<()> {
+    let host = TestHost::start_with(|config| {
+        config.deadlines.ssh_login = Duration::from_secs(3600);
+    })
+    .await?;
+    let mut silent = TcpStream::connect(host.host.ssh_address()).await?;
+    assert_eq!(first_line(&mut silent).await?, "SSH-2.0-KohakuRiver\r\n");
+    Ok(())
+}
+
+#[tokio::test]
+async fn client_that_does_not_log_in_is_closed_at_its_deadline() -> Result<()> {
+    for enabled in [false, true] {
+        let host = TestHost::start_with(|config| {
+            config.auth.enabled = enabled;
+            config.deadlines.ssh_login = Duration::from_secs(1);
+        })
+        .await?;
+        for said in ["", "S", "SSH-2.0-x\r\n", "REQUEST_TUNNEL ", "x"] {
+            let mut client = TcpStream::connect(host.host.ssh_address()).await?;
+            client.write_all(said.as_bytes()).await?;
+            let mut answer = Vec::new();
+            let ended = tokio::time::timeout(LIMIT, client.read_to_end(&mut answer)).await;
+            assert!(ended.is_ok(), "{said:?} stays open");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn flood_of_strangers_leaves_the_gateway_open() -> Result<()> {
+    kohakuriver_net::raise_file_limit()?;
+    let host = TestHost::start_with(|config| {
+        config.deadlines.ssh_login = Duration::from_secs(3600);
+    })
+    .await?;
+    let mut flood = Vec::new();
+    for _ in 0..600 {
+        let mut client = TcpStream::connect(host.host.ssh_address()).await?;
+        client.write_all(b"R").await?;
+        flood.push(client);
+    }
+    let asked = tokio::time::timeout(LIMIT, ask(&host, "REQUEST_TUNNEL nothing\n"));
+    assert!(asked.await??.0.starts_with("ERROR there is no VPS"));
+    // The oldest have made way, and the newest are there still.
+    let mut block = [0; 64];
+    for client in flood.iter_mut().take(50) {
+        tokio::time::timeout(LIMIT, client.read(&mut block)).await?.ok();
+    }
+    let newest = flood.last_mut().unwrap();
+    newest.write_all(b"EQUEST_TUNNEL nothing\n").await?;
+    assert!(first_line(newest).await?.starts_with("ERROR there is no VPS"));
+    Ok(())
+}
+
+/// What the real client says when it is refused.
+async fn ssh(host: &TestHost, arguments: &[&str]) -> Result<String> {
+    let port = host.host.ssh_address().port().to_string();
+    let mut ssh = Command::new("ssh");
+    ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no"])
+        .args(["-o", "UserKnownHostsFile=/dev/null", "-p", &port])
+        .args(arguments)
+        .arg("you@127.0.0.1")
+        .env_remove("SSH_AUTH_SOCK")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = tokio::time::timeout(LIMIT, ssh.output()).await??;
+    anyhow::ensure!(!output.status.success(), "it was not refused");
+    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[tokio::test]
+async fn refused_jump_says_why() -> Result<()> {
+    let host = TestHost::start().await?;
+    let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
+    for name in ["frozen", "off", "away"] {
+        let wish = json!({"name": name, "ssh_key_mode": "none"});
+        assert_eq!(host.post("/api/vps/create", wish).await?.status, 200);
+    }
+    assert_eq!(host.post("/api/vps/create", json!({"name": "nossh"})).await?.status, 200);
+    assert_eq!(host.post("/api/vps/pause/frozen", json!({})).await?.status, 202);
+    assert_eq!(host.post("/api/vps/stop/off", json!({})).await?.status, 202);
+    host.wait_for("frozen", "paused").await?;
+    host.wait_for("off", "stopped").await?;
+    for (target, reason) in [
+        ("frozen", "VPS 'frozen' is paused; kohakuriver vps resume frozen"),
+        ("off", "VPS 'off' is stopped; kohakuriver vps restart off"),
+        ("nothing", "there is no VPS 'nothing'"),
+        ("nossh", "VPS 'nossh' was created without --ssh"),
+    ] {
+        let said = ssh(&host, &["-W", &format!("{target}:22")]).await?;
+        assert!(said.contains(reason), "{target}: {said}");
+    }
+    runner.disconnect().await;
+    let said = ssh(&host, &["-W", "away:22"]).await?;
+    assert!(said.contains("node 'n1' is offline"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn shell_at_the_gateway_is_told_the_port_to_jump_by() -> Result<()> {
+    let host = TestHost::start().await?;
+    let said = ssh(&host, &["-T"]).await?;
+    let port = host.host.ssh_address().port();
+    assert!(said.contains(&format!("ssh -J <this host>:{port} root@")), "{said}");
     Ok(())
 }

@@ -107,6 +107,7 @@ async fn a_second_host_on_the_same_data_is_refused() -> Result<()> {
         lost_after: Duration::from_secs(30),
         auth: kohakuriver_host::AuthConfig::default(),
         history: kohakuriver_host::History::default(),
+        deadlines: kohakuriver_host::Deadlines::default(),
     };
     let second = kohakuriver_host::Host::start(config.clone(), Default::default()).await;
     assert!(second.unwrap_err().to_string().contains("another kohakuriver is running"));

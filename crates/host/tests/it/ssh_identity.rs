@@ -340,6 +340,36 @@ async fn a_registered_key_opens_the_gateway_and_revoking_anything_cuts_who_is_in
 }
 
 #[tokio::test]
+async fn jump_without_a_channel_ends_with_its_key() -> Result<()> {
+    let lab = Lab::new().await?;
+    let (key, line) = lab.key("alice").await?;
+    let number = lab.register(&lab.alice, &line).await?;
+    let socket = lab.dir.path().join("control");
+    let control = format!("ControlPath={}", socket.display());
+    let mut master = Command::new("ssh")
+        .args(["-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-N", "-M"])
+        .args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"])
+        .args(["-o", &control, "-i"])
+        .arg(&key)
+        .args(["-p", &lab.host.host.ssh_address().port().to_string(), "you@127.0.0.1"])
+        .env_remove("SSH_AUTH_SOCK")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    // The socket is there when the client is logged in.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !socket.exists() {
+        anyhow::ensure!(Instant::now() < deadline, "it did not log in");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let path = format!("/api/auth/keys/{number}");
+    assert_eq!(lab.host.ask(Some(&lab.alice), "DELETE", &path, None).await?.status, 200);
+    tokio::time::timeout(CUT_WITHIN, master.wait()).await.context("it was not cut")??;
+    Ok(())
+}
+
+#[tokio::test]
 async fn without_accounts_a_certificate_is_anybodys_and_no_registered_key_is_told() -> Result<()> {
     let host = TestHost::start().await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;

@@ -21,6 +21,9 @@ pub enum ClientError {
     Ended,
     #[error("the instance gave an answer to another question")]
     Unexpected,
+    /// Nothing after it is read.
+    #[error("the instance sent more than was asked")]
+    TooMuch,
 }
 
 impl From<std::io::Error> for ClientError {

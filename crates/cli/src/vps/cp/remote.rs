@@ -170,7 +170,10 @@ pub fn lost(name: &str, error: ClientError) -> Failure {
                 | Code::Other => failure,
             }
         }
-        error @ (ClientError::Stream(_) | ClientError::Ended | ClientError::Unexpected) => {
+        error @ (ClientError::Stream(_)
+        | ClientError::Ended
+        | ClientError::Unexpected
+        | ClientError::TooMuch) => {
             tracing::debug!(%error, "a files stream broke");
             Failure::request(format!(
                 "the connection to VPS {name} was lost in the middle: it or its node stopped"

@@ -7,29 +7,29 @@ use axum::Json;
 use axum::body::to_bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
+use axum::response::Response;
 use bytes::Bytes;
 use data_encoding::BASE64;
 use http::StatusCode;
+use http::header::CONTENT_LENGTH;
 use kohakuriver_api::{ErrorBody, FsContent, FsWrite, FsWritten};
-use kohakuriver_wire::files::{Ask, CHUNK, ClientError, FilesInput, FilesOutput, Word, Write};
+use kohakuriver_wire::files::{Ask, CHUNK, FilesInput, FilesOutput, Word, Write};
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::super::error::ApiError;
-use super::{in_time, open, refused, shown, with_files};
+use super::{held_json, in_time, open, refused, shown, with_files};
 use crate::access::Caller;
-use crate::files::Files;
+use crate::files::{Files, Held};
 use crate::host::App;
+use crate::limits::Holder;
 
 const MAX_READ: u64 = 10 * 1024 * 1024;
 const MAX_WRITE: usize = 50 * 1024 * 1024;
-/// The longest content as base64 or as text with many escapes, and what is around it.
-const MAX_BODY: usize = 2 * MAX_WRITE;
-/// Each may hold a whole body in memory. The others wait.
-static WRITES: Semaphore = Semaphore::const_new(4);
+/// The longest content as base64, or as text of which not too much is escaped, and what is around it.
+const MAX_BODY: usize = MAX_WRITE / 3 * 4 + 4 * 1024 * 1024;
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(read_file)).routes(routes!(write_file))
@@ -84,29 +84,21 @@ async fn read_file(
     caller: Caller,
     Path(text): Path<String>,
     query: Result<Query<ReadQuery>, QueryRejection>,
-) -> Result<Json<FsContent>, ApiError> {
+) -> Result<Response, ApiError> {
     let Query(ReadQuery { path, encoding, limit }) = query?;
     let path = shown::normal(&path)?;
     let how = Encoding::parse(&encoding)?;
     let limit = limit.min(MAX_READ);
-    let ask = Ask::Read { path: Word::from(path.as_str()), offset: 0, limit: Some(limit) };
-    let (size, bytes) =
-        with_files(&app, &caller, &text, async |files| read(files, ask).await).await?;
+    let asked = Word::from(path.as_str());
+    let (Held { value: bytes, memory }, size) =
+        with_files(&app, &caller, &text, async |files| files.read(asked, limit).await).await?;
+    let truncated = size > bytes.len() as u64;
     let content = match how {
         Encoding::Utf8 => String::from_utf8_lossy(&bytes).into_owned(),
         Encoding::Base64 => BASE64.encode(&bytes),
     };
-    let truncated = size > bytes.len() as u64;
-    Ok(Json(FsContent { path, content, encoding, size, truncated }))
-}
-
-async fn read(files: &mut Files, ask: Ask) -> Result<(u64, Vec<u8>), ClientError> {
-    let size = files.find(ask).await?.size;
-    let mut bytes = Vec::new();
-    while let Some(data) = files.answers.next().await?.piece()? {
-        bytes.extend_from_slice(&data);
-    }
-    Ok((size, bytes))
+    drop(bytes);
+    Ok(held_json(&FsContent { path, content, encoding, size, truncated }, memory))
 }
 
 /// [`FsWrite`] without a copy of its content.
@@ -135,9 +127,14 @@ async fn write_file(
     Path(text): Path<String>,
     request: Request,
 ) -> Result<Json<FsWritten>, ApiError> {
-    let _slot = super::slot(&app)?;
     in_time(async {
-        let Ok(_turn) = WRITES.acquire().await else { return Err(too_large()) };
+        // The whole body is in memory, so it is the caller's turn only when there is room for it.
+        let length = request.headers().get(CONTENT_LENGTH).and_then(|text| text.to_str().ok());
+        let length = length.and_then(|text| text.parse().ok()).unwrap_or(MAX_BODY);
+        if length > MAX_BODY {
+            return Err(too_large());
+        }
+        let _memory = app.bodies.of(Holder::of(&caller)).hold(2 * length).await;
         let body = to_bytes(request.into_body(), MAX_BODY).await.map_err(|_| too_large())?;
         let body: Body<'_> = serde_json::from_slice(&body).map_err(|error| {
             let status = StatusCode::UNPROCESSABLE_ENTITY;

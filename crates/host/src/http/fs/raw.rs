@@ -20,13 +20,11 @@ use kohakuriver_wire::files::{
     Ask, ClientError, Entry, Failed, FilesInput, FilesOutput, Time, Word, Write,
 };
 use serde::Deserialize;
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::super::error::ApiError;
-use super::super::stream::slot;
 use super::{in_time, open, refused, shown};
 use crate::access::Caller;
 use crate::files::Files;
@@ -56,7 +54,6 @@ async fn get_raw(
 ) -> Result<Response, ApiError> {
     let Query(GetQuery { path }) = query?;
     let path = Word::from(shown::normal(&path)?.as_str());
-    let slot = slot(&app)?;
     in_time(async {
         let mut files = open(&app, &caller, &text).await?;
         let stat = Ask::Stat { path: path.clone(), follow: true };
@@ -76,7 +73,7 @@ async fn get_raw(
             let detail = "the file changed just now";
             return Err(ApiError::new(StatusCode::CONFLICT, "stale", detail).hint("try again"));
         }
-        let mut answer = Body::from_stream(body(files, slot, part.1 - part.0)).into_response();
+        let mut answer = Body::from_stream(body(files, part.1 - part.0)).into_response();
         *answer.status_mut() = status;
         let headers = answer.headers_mut();
         // Not for a browser to show as a page of this host.
@@ -143,18 +140,17 @@ fn range(text: &str, size: u64) -> Wanted {
 }
 
 /// The answer's body. It fails where the file turns out shorter than was said, so that nobody
-/// takes a part for the whole.
-fn body(
-    files: Files,
-    slot: OwnedSemaphorePermit,
-    length: u64,
-) -> impl futures_util::Stream<Item = Result<Bytes, ClientError>> {
-    unfold(Some((files, slot, length)), |state| async {
-        let (mut files, slot, left) = state?;
+/// takes a part for the whole, and where it turns out longer.
+fn body(files: Files, length: u64) -> impl futures_util::Stream<Item = Result<Bytes, ClientError>> {
+    unfold(Some((files, length)), |state| async {
+        let (mut files, left) = state?;
         match files.answers.next().await {
+            Ok(FilesOutput::Data(data)) if data.is_empty() || data.len() as u64 > left => {
+                Some((Err(ClientError::TooMuch), None))
+            }
             Ok(FilesOutput::Data(data)) => {
-                let left = left.saturating_sub(data.len() as u64);
-                Some((Ok(data), Some((files, slot, left))))
+                let left = left - data.len() as u64;
+                Some((Ok(data), Some((files, left))))
             }
             Ok(FilesOutput::Done { .. }) if left == 0 => None,
             Ok(_) => Some((Err(ClientError::Unexpected), None)),
@@ -192,7 +188,6 @@ async fn put_raw(
     let Query(query) = query?;
     let path = shown::normal(&query.path)?;
     let mode = query.mode.as_deref().map(permission_bits).transpose()?;
-    let _slot = slot(&app)?;
     let mut files = in_time(open(&app, &caller, &text)).await?;
     let order = Write {
         path: Word::from(path.as_str()),

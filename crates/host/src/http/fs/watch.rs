@@ -20,8 +20,10 @@ use axum::routing::get;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use kohakuriver_link::protocol::StreamTarget;
-use kohakuriver_wire::files::Word;
-use kohakuriver_wire::watch::{Change, Event, Method, WatchInput, WatchOutput, Watching};
+use kohakuriver_wire::files::{MAX_PATH, Word};
+use kohakuriver_wire::watch::{
+    Change, Event, MAX_PATHS, Method, WatchInput, WatchOutput, Watching,
+};
 use kohakuriver_wire::{FrameError, FrameReader, write};
 use serde::{Deserialize, Serialize};
 use tokio::io::{ReadHalf, split};
@@ -35,6 +37,7 @@ use crate::enter::{Entered, admit, enter};
 use crate::host::App;
 use crate::streams::InstanceStream;
 
+const TOO_MUCH: &str = "the VPS's agent sent more than was asked of it";
 /// Pings that wait for their pong; a client that sends more at once gets fewer back.
 const PONGS: usize = 4;
 
@@ -94,7 +97,8 @@ async fn watch(
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, ApiError> {
     admit(&app, &caller, &text).await?;
-    socket::serve(app, upgrade, async move |app, socket| {
+    let who = caller.clone();
+    socket::serve(app, &who, upgrade, async move |app, socket| {
         serve(&app, &caller, &text, &query.paths, socket).await;
     })
 }
@@ -103,13 +107,7 @@ async fn serve(app: &App, caller: &Caller, text: &str, paths: &str, socket: WebS
     let (mut to_client, mut from_client) = socket.split();
     let Entered { stream, guard } = match enter(app, caller, text, StreamTarget::Watch).await {
         Ok(entered) => entered,
-        Err(error) => {
-            let message = match error.hint() {
-                Some(hint) => format!("{error}; {hint}"),
-                None => error.to_string(),
-            };
-            return end(&mut to_client, message).await;
-        }
+        Err(error) => return end(&mut to_client, error.line()).await,
     };
     let (from_agent, mut to_agent) = split(stream);
     let paths = paths.split(',').map(str::trim).filter(|path| !path.is_empty());
@@ -164,6 +162,14 @@ fn translate(
     watched: &mut Vec<String>,
 ) -> Result<Vec<Message>, String> {
     match next {
+        Ok(Some(WatchOutput::Watching(Watching { ref paths, .. })))
+            if paths.len() > MAX_PATHS || !paths.iter().all(is_path) =>
+        {
+            Err(TOO_MUCH.to_owned())
+        }
+        Ok(Some(WatchOutput::Change(Change { ref path, .. }))) if !is_path(path) => {
+            Err(TOO_MUCH.to_owned())
+        }
         Ok(Some(WatchOutput::Watching(Watching { paths, method, interval_ms }))) => {
             *watched = paths.into_iter().map(shown::text).collect();
             let interval = interval_ms.map(|ms| f64::from(ms) / 1000.0);
@@ -183,6 +189,11 @@ fn translate(
         Ok(Some(WatchOutput::Failed(failed))) => Err(failed.message),
         Ok(None) | Err(_) => Err("the connection to the VPS was lost".to_owned()),
     }
+}
+
+/// Whether a filesystem can have it; root in the VPS may answer in the agent's place.
+fn is_path(word: &Word) -> bool {
+    word.bytes() <= MAX_PATH
 }
 
 /// Says why and ends. The code is the one after which existing clients do not try again.

@@ -18,6 +18,7 @@ async fn start(tls: Option<TlsAcceptor>, proxies: &[&str]) -> (SocketAddr, Cance
         router: Router::new().route("/", get(told)),
         tls,
         proxies: proxies.iter().map(|proxy| proxy.parse().unwrap()).collect(),
+        deadlines: Deadlines::default(),
         shutdown: shutdown.clone(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
