@@ -19,6 +19,7 @@ use crate::agent_stream;
 use crate::layout::Layout;
 use crate::plan::tests::order;
 
+mod leftovers;
 mod machines;
 
 /// For what happens at once where the computer has nothing else to do.

@@ -103,7 +103,7 @@ impl FakeBackend {
     }
 
     pub fn has_snapshots(&self, id: TaskId) -> bool {
-        self.lock().snapshots.contains_key(&id)
+        self.lock().snapshots.get(&id).is_some_and(|all| !all.is_empty())
     }
 
     async fn step(&self) {

@@ -1,7 +1,7 @@
 //! What is done once on request, between steps: the same writer does it, so no snapshot meets a
 //! removal half-way.
 
-use kohakuriver_link::protocol::{Answer, Question};
+use kohakuriver_link::protocol::{Answer, Order, Question};
 use kohakuriver_model::TaskId;
 use kohakuriver_model::bounds::MAX_SNAPSHOTS;
 use tokio::sync::oneshot;
@@ -40,10 +40,20 @@ impl Driver {
                 Ok(Answer::Created { snapshot })
             }
             Question::DeleteSnapshot { tag } => {
+                if self.awaits_restore(tag) {
+                    return Err(BackendError::SnapshotInUse { tag });
+                }
                 backend.delete_snapshot(self.id, tag).await?;
                 Ok(Answer::Deleted)
             }
         }
+    }
+
+    /// The next start makes the disk from this snapshot: a restore was superseded by a stop or a kill.
+    fn awaits_restore(&self, tag: u64) -> bool {
+        let Order { intent, spec, .. } = &self.record.order;
+        spec.snapshot.is_some_and(|from| from.task_id == self.id && from.tag == tag)
+            && self.record.disk.is_none_or(|disk| disk < intent.disk_generation)
     }
 
     /// A stop is not held up by a snapshot that cannot be made: it is said instead.

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!  flattening cut off by a crash      --> the helper container of that instance
-//!  snapshot deleted while a container of another VPS was made from it,
-//!  or flattened: its name is gone     --> an image without a name, when the last container goes
+//!  snapshot deleted while a container of another VPS was made from it
+//!                                     --> an image under another name, when the last container goes
+//!  flattened, and what images were built on --> an image without a name
 //! ```
 //!
 //! An image of ours without a name cannot be asked for by anything any more, so the engine's own
@@ -65,7 +66,10 @@ impl Leftovers {
         // While a snapshot is made this waits for its instance to rest.
         let Ok(_turn) = self.committing.try_write() else { return Ok(()) };
         if self.images.swap(false, Ordering::Relaxed) {
-            let pruned = prune(engine).await;
+            let pruned = match snapshot::delete_unused(engine).await {
+                Ok(()) => prune(engine).await,
+                Err(error) => Err(error),
+            };
             if pruned.is_err() {
                 self.expect_images();
             }

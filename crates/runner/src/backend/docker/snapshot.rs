@@ -17,7 +17,7 @@ use bollard::models::{ContainerConfig, ContainerCreateBody, ImageConfig};
 use bollard::query_parameters::{
     CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
     ListContainersOptionsBuilder, ListImagesOptionsBuilder, RemoveContainerOptionsBuilder,
-    RemoveImageOptionsBuilder,
+    RemoveImageOptionsBuilder, TagImageOptionsBuilder,
 };
 use futures_util::StreamExt;
 use kohakuriver_link::protocol::Snapshot;
@@ -32,6 +32,8 @@ use crate::clock;
 
 const LABEL_NAME: &str = "kohakuriver.snapshot_name";
 pub const LABEL_DEPTH: &str = "kohakuriver.snapshot_depth";
+/// Where images of deleted snapshots stay that containers are built on.
+const KEPT: &str = "kohakuriver-kept";
 /// Far from the engine's limit, also on top of an image that has many layers itself.
 const DEEPEST: u32 = 8;
 
@@ -259,21 +261,58 @@ pub async fn delete(engine: &Engine, id: TaskId, tag: u64) -> Result<(), Backend
     }
 }
 
-/// Forced: what others are built on loses its name here, and goes with the last of them.
+/// What containers of others are built on is kept under another name until the last of them goes: a
+/// forced removal would take the image from under those that do not run, which could never be saved again.
 pub async fn delete_all(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
     let docker = engine.patient().await?;
     remove_helper(engine, id).await?;
     for tag in tags(engine, &docker, id).await? {
         let name = reference(SnapshotRef { task_id: id, tag });
-        let options = RemoveImageOptionsBuilder::default().force(true).build();
-        match docker.remove_image(&name, Some(options), None).await {
-            Err(error) if status(&error) != Some(404) => {
-                return Err(engine.refused("delete", error));
-            }
-            Ok(_) | Err(_) => {}
+        if remove_name(engine, &docker, &name).await? == Removed::InUse {
+            let options = TagImageOptionsBuilder::default()
+                .repo(&format!("{KEPT}/vps-{id}"))
+                .tag(&tag.to_string())
+                .build();
+            let kept = docker.tag_image(&name, Some(options)).await;
+            kept.map_err(|error| engine.refused("keep", error))?;
+            remove_name(engine, &docker, &name).await?;
         }
     }
     Ok(())
+}
+
+/// Removes what [`delete_all`] kept and nothing is built on any more.
+pub async fn delete_unused(engine: &Engine) -> Result<(), BackendError> {
+    let docker = engine.patient().await?;
+    let filters = HashMap::from([("reference".to_owned(), vec![format!("{KEPT}/*")])]);
+    let options = ListImagesOptionsBuilder::default().filters(&filters).build();
+    let images = docker.list_images(Some(options)).await.map_err(|error| engine.failure(error))?;
+    for name in images.iter().flat_map(|image| &image.repo_tags) {
+        if name.starts_with(KEPT) {
+            remove_name(engine, &docker, name).await?;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Removed {
+    Gone,
+    InUse,
+}
+
+async fn remove_name(
+    engine: &Engine,
+    docker: &Docker,
+    name: &str,
+) -> Result<Removed, BackendError> {
+    let options = RemoveImageOptionsBuilder::default().build();
+    match docker.remove_image(name, Some(options), None).await {
+        Ok(_) => Ok(Removed::Gone),
+        Err(error) if status(&error) == Some(404) => Ok(Removed::Gone),
+        Err(error) if status(&error) == Some(409) => Ok(Removed::InUse),
+        Err(error) => Err(engine.refused("delete", error)),
+    }
 }
 
 #[cfg(test)]

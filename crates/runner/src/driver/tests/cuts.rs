@@ -198,3 +198,25 @@ async fn acts_cut_at_any_step_leave_what_the_ledger_says() {
     let steps: Vec<u32> = played.buffer_unordered(WORLDS_AT_ONCE).collect().await;
     assert!(steps.iter().all(|steps| *steps > 1), "{steps:?}");
 }
+
+#[tokio::test]
+async fn snapshot_of_a_superseded_restore_is_not_deleted() {
+    let mut play = Play::new();
+    play.ask(Act::Create);
+    play.rest().await;
+    let create = Question::CreateSnapshot { name: None, message: None };
+    super::ask(&play.world, create).await;
+    play.world.backend.fault(Fault::PullHangs, true);
+    play.ask(Act::Restore);
+    play.ask(Act::Kill);
+    play.rest().await;
+    let delete = || Question::DeleteSnapshot { tag: 1 };
+    let refused = super::ask(&play.world, delete()).await;
+    assert!(matches!(refused, Answer::Failed { .. }), "{refused:?}");
+    assert!(play.world.backend.has_snapshots(ID), "its disk is to be made from it");
+    play.world.backend.fault(Fault::PullHangs, false);
+    play.ask(Act::Restart);
+    assert!(matches!(play.rest().await, Observed::Running { .. }));
+    // The disk is made; the fake's needs its snapshot no more.
+    assert_eq!(super::ask(&play.world, delete()).await, Answer::Deleted);
+}
