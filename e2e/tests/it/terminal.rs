@@ -1,5 +1,6 @@
 //! Getting in without SSH: connect, terminal exec, terminal attach.
 
+use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -120,11 +121,13 @@ fn exec_passes_arguments_streams_codes_and_signals_exactly() {
     let script = "trap 'echo caught; exit 3' TERM; echo up; while :; do sleep 0.05; done";
     let mut command = site.command();
     command.args(["terminal", "exec", "web", "--", "sh", "-c", script]);
-    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut up = [0; 3];
+    child.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
     let ended = child.wait_with_output().unwrap();
-    assert_eq!((ended.status.code(), ended.stdout.as_slice()), (Some(3), &b"up\ncaught\n"[..]));
+    assert_eq!((&up, ended.status.code()), (b"up\n", Some(3)));
+    assert_eq!(ended.stdout, b"caught\n");
 }
 
 #[test]
@@ -137,7 +140,7 @@ fn exec_needs_no_shell_in_the_image_and_works_while_another_output_is_stuck() {
     let mut stuck = site.command();
     stuck.args(["terminal", "exec", "web", "--", "cat", "/dev/zero"]).stdout(Stdio::piped());
     let mut stuck = stuck.spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    stuck.stdout.as_mut().unwrap().read_exact(&mut [0; 1000]).unwrap();
     site.kr(&["terminal", "exec", "web", "--", "true"]).ok();
     stuck.kill().unwrap();
     stuck.wait().unwrap();
@@ -177,9 +180,10 @@ fn a_vps_that_is_not_running_says_so_at_every_door() {
     site.kr(&["terminal", "exec", "web", "--", "true"]).fails(1, &["paused", "vps resume web"]);
     site.kr(&["vps", "resume", "web"]).ok();
     let mut cut = site.command();
-    cut.args(["terminal", "exec", "web", "--", "sleep", "600"]);
-    let mut cut = cut.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    cut.args(["terminal", "exec", "web", "--", "sh", "-c", "echo in; exec sleep 600"]);
+    cut.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut cut = cut.spawn().unwrap();
+    cut.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
     site.kr(&["vps", "stop", "web"]).ok();
     let code = cut.wait().unwrap().code();
     assert!(matches!(code, Some(3 | 143)), "told that it ended: {code:?}");
