@@ -93,7 +93,8 @@ fn ssh_config_is_understood_by_ssh() {
 fn names_of_other_machines_stay_out_of_ssh_config() {
     let host = Host::start(|_| {
         let of = |id: &str, reference: &str, access: &str, taken: Option<bool>| {
-            let mut state = task(id, reference, "running", 1);
+            let name = reference.split('.').next().unwrap();
+            let mut state = task(id, name, "running", 1);
             state["reference"] = json!(reference);
             state["owner_username"] = json!(if access == "owner" { "bob" } else { "mallory" });
             state["access"] = json!(access);
