@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::access::{Caller, Who};
 use crate::clock::Clock;
+use crate::supervise;
 
 use fold::Fold;
 
@@ -54,8 +55,14 @@ impl Audit {
         let (queue, entries) = mpsc::channel(QUEUE);
         let close = tokio_util::sync::CancellationToken::new();
         let fold = Arc::new(std::sync::Mutex::new(Fold::default()));
-        let writer = Writer { store, fold: fold.clone(), clock: clock.clone() };
-        let writer = tokio::spawn(writer.run(entries, close.clone()));
+        let writer = Arc::new(Writer { store, fold: fold.clone(), clock: clock.clone() });
+        // Entries that wait outlive a panic of the task that writes them.
+        let (entries, end) = (Arc::new(Mutex::new(entries)), close.clone());
+        let task = move || {
+            let (writer, entries, end) = (writer.clone(), entries.clone(), end.clone());
+            async move { writer.run(&mut *entries.lock().await, end).await }
+        };
+        let writer = tokio::spawn(supervise::keep_running("audit log", close.clone(), task));
         Self { queue, fold, clock, writer: Mutex::new(Some(writer)), close }
     }
 
@@ -63,9 +70,10 @@ impl Audit {
     pub async fn record(&self, caller: &Caller, entry: Entry<'_>) {
         let Some(entry) = self.admit(self.complete(caller, entry)) else { return };
         let (tell, told) = oneshot::channel();
-        if self.queue.send((entry, Some(tell))).await.is_ok() {
-            // An error here is the writer's end; it has said so.
-            let _ = told.await;
+        let action = entry.action.clone();
+        let sent = self.queue.send((entry, Some(tell))).await.is_ok();
+        if !sent || told.await.is_err() {
+            tracing::error!(action, "an entry may be missing from the audit log");
         }
     }
 
@@ -127,8 +135,8 @@ struct Writer {
 
 impl Writer {
     async fn run(
-        self,
-        mut entries: mpsc::Receiver<Queued>,
+        &self,
+        entries: &mut mpsc::Receiver<Queued>,
         close: tokio_util::sync::CancellationToken,
     ) {
         let mut due = tokio::time::interval(DUE_EVERY);

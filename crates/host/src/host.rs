@@ -30,6 +30,7 @@ use crate::presence::Presence;
 use crate::slots::Slots;
 use crate::ssh_ca::SshCa;
 use crate::ssh_keys::KeyError;
+use crate::supervise::Supervisor;
 use crate::watch::Changes;
 use crate::{
     Clock, HostConfig, accounts, enter, gateway, http, join, link_server, presence, ssh_people,
@@ -174,18 +175,46 @@ impl Host {
             waiting: ByteLimit::new(WAITING_BYTES, WAITING_BYTES_OF_ONE),
         });
         let shutdown = app.shutdown.clone();
-        let tasks = &app.tasks;
         let tls = people.as_ref().map(PeopleServer::config);
-        tasks.spawn(http::serve(app.clone(), http, tls, shutdown.clone()));
+        let supervisor = Supervisor::new(app.tasks.clone(), shutdown.clone());
+        // What each run of a task takes with it.
+        let shared = || (app.clone(), shutdown.clone());
+        let (bind, link_bind) = (app.config.bind, app.config.link_bind);
+        let (port, ssh_port, link_port) =
+            (app.config.port, app.config.ssh_port, app.config.link_port);
+        let failed = |bind, port| move |source| StartError::Listen { bind, port, source };
+        let (each, end) = shared();
+        let serve = move |listener| http::serve(each.clone(), listener, tls.clone(), end.clone());
+        supervisor.keep_listening("API", http, serve).map_err(failed(bind, port))?;
+        let (each, end) = shared();
+        let serve = move |listener| {
+            gateway::serve(each.clone(), listener, gateway_configs.clone(), end.clone())
+        };
+        supervisor.keep_listening("SSH gateway", ssh, serve).map_err(failed(bind, ssh_port))?;
+        let (each, end) = shared();
+        let serve = move |listener| {
+            link_server::serve(each.clone(), listener, link_tls.clone(), end.clone())
+        };
+        supervisor.keep_listening("link", link, serve).map_err(failed(link_bind, link_port))?;
         if let Some(people) = people {
-            tasks.spawn(people.keep_fresh(app.clone(), shutdown.clone()));
+            let people = Arc::new(tokio::sync::Mutex::new(people));
+            let (each, end) = shared();
+            supervisor.keep("certificates", move || {
+                let (people, app, end) = (people.clone(), each.clone(), end.clone());
+                async move { people.lock().await.keep_fresh(app, end).await }
+            });
         }
-        tasks.spawn(gateway::serve(app.clone(), ssh, gateway_configs, shutdown.clone()));
-        tasks.spawn(link_server::serve(app.clone(), link, link_tls, shutdown.clone()));
-        tasks.spawn(watch_silence(app.clone(), shutdown.clone()));
-        tasks.spawn(presence::watch(app.clone(), shutdown.clone()));
-        tasks.spawn(return_memory(app.clone(), shutdown.clone()));
-        tasks.spawn(ssh_people::keep_fresh(app.clone(), shutdown.clone()));
+        let (each, end) = shared();
+        supervisor.keep("watch of nodes", move || watch_silence(each.clone(), end.clone()));
+        let (each, end) = shared();
+        supervisor.keep("watch of sessions", move || presence::watch(each.clone(), end.clone()));
+        if app.config.auth.enabled {
+            let (each, end) = shared();
+            supervisor
+                .keep("registered keys", move || ssh_people::keep_fresh(each.clone(), end.clone()));
+        }
+        let (each, end) = shared();
+        supervisor.keep("return of memory", move || return_memory(each.clone(), end.clone()));
         Ok(Self { app, shutdown, _lock: lock })
     }
 

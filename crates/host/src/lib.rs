@@ -43,6 +43,7 @@ mod ssh_ca;
 mod ssh_keys;
 mod ssh_people;
 mod streams;
+mod supervise;
 mod view;
 mod watch;
 

@@ -124,7 +124,7 @@ impl PeopleServer {
     }
 
     /// Shows new certificates as they come, until told to stop.
-    pub async fn keep_fresh(mut self, app: Arc<App>, shutdown: CancellationToken) {
+    pub async fn keep_fresh(&mut self, app: Arc<App>, shutdown: CancellationToken) {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,

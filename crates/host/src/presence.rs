@@ -141,6 +141,8 @@ impl Drop for Guard {
 /// Cuts what may not go on, for as long as the host runs.
 pub async fn watch(app: Arc<App>, shutdown: CancellationToken) {
     let mut changes = app.accounts.changes();
+    // A run before this one may have taken a change with it when it panicked.
+    changes.mark_changed();
     loop {
         let all = tokio::select! {
             () = shutdown.cancelled() => return,

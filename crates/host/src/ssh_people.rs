@@ -61,11 +61,8 @@ pub async fn catch_up(app: &App, id: TaskId) {
     }
 }
 
-/// Keeps all instances up to date for as long as the host runs.
+/// Keeps all instances up to date for as long as a host with accounts runs.
 pub async fn keep_fresh(app: Arc<App>, shutdown: CancellationToken) {
-    if !app.config.auth.enabled {
-        return;
-    }
     let mut changes = app.accounts.changes();
     loop {
         let told = refresh(&app, None).await;

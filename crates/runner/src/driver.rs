@@ -51,7 +51,6 @@ pub struct Driver {
     shared: Arc<Shared>,
     id: TaskId,
     orders: watch::Receiver<Order>,
-    requests: mpsc::Receiver<Request>,
     nudges: Arc<Notify>,
     record: Record,
     host_key: Option<String>,
@@ -101,17 +100,17 @@ impl Driver {
         shared: Arc<Shared>,
         record: Record,
         orders: watch::Receiver<Order>,
-        requests: mpsc::Receiver<Request>,
         nudges: Arc<Notify>,
     ) -> Self {
         let id = record.order.task_id;
         let host_key = agent_files::public_host_key(&shared.layout, id);
         let settings_written = false;
-        Self { shared, id, orders, requests, nudges, record, host_key, settings_written }
+        Self { shared, id, orders, nudges, record, host_key, settings_written }
     }
 
-    /// Runs until the instance is gone or the runner ends.
-    pub async fn run(mut self) {
+    /// Runs until the instance is gone or the runner ends. Requests are lent to it: those that wait
+    /// outlive a panic.
+    pub async fn run(mut self, requests: &mut mpsc::Receiver<Request>) {
         let mut retry = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         let mut steps = 0;
         let shutdown = self.shared.shutdown.clone();
@@ -147,7 +146,7 @@ impl Driver {
                 () = shutdown.cancelled() => {}
                 // The fleet keeps the sender for as long as this task runs.
                 _ = self.orders.changed() => {}
-                Some(request) = self.requests.recv() => self.serve(request).await,
+                Some(request) = requests.recv() => self.serve(request).await,
                 () = self.nudges.notified() => {}
                 () = timer => {}
             }
@@ -162,8 +161,17 @@ impl Driver {
             Err(error) if error.is_engine_away() && !self.record.attempted => {
                 return self.without_engine(error);
             }
+            Err(error) if self.must_go_unseen(&error) => {
+                tracing::warn!(task_id = %self.id, %error, "removed without having been looked at");
+                self.backend().remove(self.id).await?;
+                return self.forget().await;
+            }
             Err(error) => return Err(error.into()),
         };
+        if self.record.unproven {
+            let epoch = found.as_ref().map(|found| found.epoch.clone());
+            self.write(|record| record.prove(epoch))?;
+        }
         let step = plan(&self.view(), found.as_ref());
         tracing::debug!(task_id = %self.id, ?step, "next step");
         match step {
@@ -198,16 +206,7 @@ impl Driver {
                 self.snapshot_on_stop(found.and_then(|found| found.started)).await?;
             }
             Step::Remove => self.backend().remove(self.id).await?,
-            Step::Forget => {
-                self.backend().delete_all_snapshots(self.id).await?;
-                // Last: afterwards no record says that anything of it could be left.
-                self.backend().tidy(self.id).await?;
-                self.shared.ledger.forget(self.id)?;
-                self.host_key = None;
-                self.publish(Observed::Absent);
-                tracing::info!(task_id = %self.id, "deleted");
-                return Ok(Next::Gone);
-            }
+            Step::Forget => return self.forget().await,
             Step::Rest(seen) => {
                 if found.is_none() && self.record.attempted && self.record.failure.is_some() {
                     self.write(Record::nothing_created)?;
@@ -218,6 +217,22 @@ impl Driver {
             }
         }
         Ok(Next::Again)
+    }
+
+    /// What describes it on the node is damaged, and it is to be deleted: nothing of it is needed.
+    fn must_go_unseen(&self, error: &BackendError) -> bool {
+        self.record.order.intent.desired == Desired::Deleted && !error.is_engine_away()
+    }
+
+    async fn forget(&mut self) -> Result<Next, StepError> {
+        self.backend().delete_all_snapshots(self.id).await?;
+        // Last: afterwards no record says that anything of it could be left.
+        self.backend().tidy(self.id).await?;
+        self.shared.ledger.forget(self.id)?;
+        self.host_key = None;
+        self.publish(Observed::Absent);
+        tracing::info!(task_id = %self.id, "deleted");
+        Ok(Next::Gone)
     }
 
     async fn take_order(&mut self) -> Result<(), StepError> {

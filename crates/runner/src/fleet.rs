@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  unknown --order--> driven --deleted--> unknown
+//!  damaged --order, its record is made anew--> driven
 //! ```
 
 use std::collections::{HashMap, HashSet};
@@ -16,8 +17,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::backend::{Backend, Change};
 use crate::clock;
-use crate::driver::{Driver, Request, Shared, request};
-use crate::ledger::Record;
+use crate::driver::{Request, Shared, request};
+use crate::ledger::{LedgerError, Record};
+
+mod keeper;
+
+use keeper::Keeper;
 
 /// Events say what happened; this is for what no event told.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -26,6 +31,8 @@ pub struct Fleet {
     shared: Arc<Shared>,
     tracker: TaskTracker,
     drivers: Mutex<HashMap<TaskId, Handle>>,
+    /// Instances whose records cannot be read, until the host says what they should be.
+    damaged: Mutex<HashSet<TaskId>>,
 }
 
 /// Requests waiting for one instance; more are somebody's loop.
@@ -45,9 +52,20 @@ fn not_done(message: String) -> NodeAnswer {
 
 impl Fleet {
     /// Takes up everything the ledger knows.
-    pub fn new(shared: Arc<Shared>, records: Vec<Record>) -> Arc<Self> {
-        let fleet =
-            Arc::new(Self { shared, tracker: TaskTracker::new(), drivers: Mutex::default() });
+    pub fn new(
+        shared: Arc<Shared>,
+        records: Vec<Record>,
+        damaged: HashMap<TaskId, LedgerError>,
+    ) -> Arc<Self> {
+        for (id, error) in &damaged {
+            tracing::error!(task_id = %id, %error, "a record is damaged; the host's next order makes it anew");
+        }
+        let fleet = Arc::new(Self {
+            shared,
+            tracker: TaskTracker::new(),
+            drivers: Mutex::default(),
+            damaged: Mutex::new(damaged.into_keys().collect()),
+        });
         for record in records {
             let mut drivers = fleet.lock();
             fleet.drive(&mut drivers, record);
@@ -70,8 +88,19 @@ impl Fleet {
             });
             return;
         }
-        // A driver that ended has forgotten its instance; what is ordered now is a new one.
-        self.drive(&mut drivers, Record::new(order, clock::now_ms()));
+        let id = order.task_id;
+        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        if !damaged.contains(&id) {
+            // A driver that ended has forgotten its instance; what is ordered now is a new one.
+            return self.drive(&mut drivers, Record::new(order, clock::now_ms()));
+        }
+        if let Err(error) = self.shared.ledger.set_aside(id) {
+            // The host orders again when the runner is back.
+            return tracing::error!(task_id = %id, %error, "a damaged record cannot be set aside");
+        }
+        tracing::warn!(task_id = %id, "a damaged record is made anew; the old one is order.json.damaged");
+        damaged.remove(&id);
+        self.drive(&mut drivers, Record::rebuilt(order, clock::now_ms()));
     }
 
     /// Has something done once, and waits for what came of it.
@@ -238,9 +267,13 @@ impl Fleet {
         let (orders, receiver) = watch::channel(record.order.clone());
         let nudges = Arc::new(Notify::new());
         let (requests, asked) = mpsc::channel(REQUESTS);
-        let shared = Arc::clone(&self.shared);
-        let driver = Driver::new(shared, record, receiver, asked, Arc::clone(&nudges));
-        self.tracker.spawn(driver.run());
+        let keeper = Keeper {
+            shared: Arc::clone(&self.shared),
+            orders: receiver,
+            requests: asked,
+            nudges: Arc::clone(&nudges),
+        };
+        self.tracker.spawn(keeper.run(record));
         drivers.insert(id, Handle { kind, orders, requests, nudges });
     }
 

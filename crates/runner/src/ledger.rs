@@ -7,7 +7,11 @@
 //!
 //! One file per instance, replaced as a whole. It is written before an act whose repetition
 //! would do harm, and after an act that can be seen in the backend.
+//!
+//! A file that cannot be read costs its own instance, not the node: it is set aside, and made anew
+//! from the host's next order and what the backend has ([`Record::rebuilt`]).
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -49,6 +53,10 @@ pub struct Record {
     /// What people should know, and under which generation it came up.
     #[serde(default)]
     pub warning: Option<(u64, String)>,
+    /// It was made anew in place of a damaged one: how far the newest start came is to be seen in
+    /// the backend.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unproven: bool,
 }
 
 impl Record {
@@ -65,6 +73,32 @@ impl Record {
             resize_refused: None,
             snapshotted: None,
             warning: None,
+            unproven: false,
+        }
+    }
+
+    /// In place of one that cannot be read. It takes for granted that the disk was made, so that no
+    /// empty one takes its place; only a restore is done again where nothing is there.
+    pub fn rebuilt(order: Order, now_ms: i64) -> Self {
+        let intent = order.intent;
+        let restores =
+            intent.disk_generation > 0 && intent.disk_generation == intent.start_generation;
+        let mut record = Self {
+            attempted: true,
+            disk: (!restores).then_some(intent.disk_generation),
+            unproven: true,
+            ..Self::new(order, now_ms)
+        };
+        record.warn("its record on the node was damaged and has been made anew".to_owned());
+        record
+    }
+
+    /// What the backend shows stands in for what was written: a start that can be seen was done.
+    pub fn prove(&mut self, epoch: Option<String>) {
+        self.unproven = false;
+        if let Some(epoch) = epoch {
+            let generation = self.order.intent.start_generation;
+            self.mark = StartMark::Done { generation, epoch, ready: true };
         }
     }
 
@@ -155,7 +189,7 @@ pub enum LedgerError {
     Write { path: PathBuf, source: io::Error },
     #[error("cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
-    #[error("{path} is damaged: move its directory away to let the runner start without it")]
+    #[error("{path} is damaged")]
     Damaged { path: PathBuf, source: serde_json::Error },
 }
 
@@ -181,24 +215,52 @@ impl Ledger {
         Self { layout }
     }
 
-    /// Reads every record; directories without one are left-overs of a deletion and go.
-    pub fn load_all(&self) -> Result<Vec<Record>, LedgerError> {
+    /// Reads every record, and why those that cannot be read cannot. Directories without one are
+    /// left-overs of a deletion and go.
+    ///
+    /// # Errors
+    /// The directory of all records cannot be read.
+    pub fn load_all(&self) -> Result<(Vec<Record>, HashMap<TaskId, LedgerError>), LedgerError> {
         let dir = self.layout.instances_dir();
         let read_error = |source| LedgerError::Read { path: dir.clone(), source };
         durable::private_dir(&dir).map_err(read_error)?;
-        let mut records = Vec::new();
+        let (mut records, mut damaged) = (Vec::new(), HashMap::new());
         for entry in fs::read_dir(&dir).map_err(read_error)? {
             let entry = entry.map_err(read_error)?;
             let name = entry.file_name();
             let Some(Ok(id)) = name.to_str().map(str::parse::<TaskId>) else {
                 continue;
             };
-            match self.load(id)? {
-                Some(record) => records.push(record),
-                None => self.forget(id)?,
+            match self.load(id) {
+                Ok(Some(record)) if record.order.task_id == id => records.push(record),
+                Ok(Some(_)) => {
+                    damaged.insert(id, self.damage(id, "it is of another instance"));
+                }
+                Ok(None) if self.aside(id).exists() => {
+                    damaged.insert(id, self.damage(id, "it was set aside"));
+                }
+                Ok(None) => self.forget(id)?,
+                Err(error) => {
+                    damaged.insert(id, error);
+                }
             }
         }
-        Ok(records)
+        Ok((records, damaged))
+    }
+
+    fn damage(&self, id: TaskId, why: &str) -> LedgerError {
+        LedgerError::Damaged { path: self.file(id), source: serde::de::Error::custom(why) }
+    }
+
+    /// Keeps a record that cannot be read, for people, where the next one does not overwrite it.
+    pub fn set_aside(&self, id: TaskId) -> Result<(), LedgerError> {
+        let path = self.file(id);
+        match fs::rename(&path, self.aside(id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(LedgerError::Write { path, source: error })
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     pub fn load(&self, id: TaskId) -> Result<Option<Record>, LedgerError> {
@@ -241,6 +303,10 @@ impl Ledger {
     fn file(&self, id: TaskId) -> PathBuf {
         self.layout.instance(id).join("order.json")
     }
+
+    fn aside(&self, id: TaskId) -> PathBuf {
+        self.layout.instance(id).join("order.json.damaged")
+    }
 }
 
 #[cfg(test)]
@@ -259,7 +325,7 @@ mod tests {
     #[test]
     fn a_record_survives_and_older_orders_do_not_win() {
         let (_dir, ledger) = ledger();
-        assert!(ledger.load_all().unwrap().is_empty());
+        assert!(ledger.load_all().unwrap().0.is_empty());
         let stop = Intent::created().stop();
         let mut record = Record::new(order(Intent::created()), 1);
         assert!(record.accept(&order(stop), 2));
@@ -267,7 +333,7 @@ mod tests {
         assert!(!record.accept(&order(stop), 3));
         record.intend_start("boot".to_owned(), None);
         ledger.save(&record).unwrap();
-        assert_eq!(ledger.load_all().unwrap(), vec![record]);
+        assert_eq!(ledger.load_all().unwrap().0, vec![record]);
     }
 
     #[test]
@@ -279,17 +345,34 @@ mod tests {
         ledger.save(&record).unwrap();
         fs::write(ledger.layout.instance(id).join("x"), b"").unwrap();
         fs::remove_file(ledger.file(id)).unwrap();
-        assert!(ledger.load_all().unwrap().is_empty());
+        assert!(ledger.load_all().unwrap().0.is_empty());
         assert!(!ledger.layout.instance(id).exists());
     }
 
     #[test]
-    fn a_damaged_record_is_told_and_not_taken_for_none() {
+    fn damaged_record_costs_its_own_instance_alone() {
         let (_dir, ledger) = ledger();
         ledger.load_all().unwrap();
-        let record = Record::new(order(Intent::created()), 1);
-        ledger.save(&record).unwrap();
-        fs::write(ledger.file(record.order.task_id), b"{").unwrap();
-        assert!(matches!(ledger.load_all(), Err(LedgerError::Damaged { .. })));
+        let good = Record::new(order(Intent::created()), 1);
+        let id = TaskId::from_u64(8);
+        let other = Order { task_id: id, ..order(Intent::created()) };
+        ledger.save(&good).unwrap();
+        ledger.save(&Record::new(other.clone(), 1)).unwrap();
+        fs::write(ledger.file(id), b"{").unwrap();
+        // Also where the runner ended between setting it aside and writing the next one.
+        for _ in 0..2 {
+            let (records, damaged) = ledger.load_all().unwrap();
+            assert_eq!(records, std::slice::from_ref(&good));
+            assert!(matches!(damaged[&id], LedgerError::Damaged { .. }));
+            ledger.set_aside(id).unwrap();
+        }
+        let rebuilt = Record::rebuilt(other, 2);
+        ledger.save(&rebuilt).unwrap();
+        assert_eq!(ledger.load(id).unwrap(), Some(rebuilt));
+        assert_eq!(fs::read(ledger.aside(id)).unwrap(), b"{");
+        let (records, damaged) = ledger.load_all().unwrap();
+        assert_eq!((records.len(), damaged.len()), (2, 0));
+        ledger.forget(id).unwrap();
+        assert!(!ledger.layout.instance(id).exists());
     }
 }

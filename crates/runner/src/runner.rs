@@ -109,7 +109,7 @@ impl Runner {
         lock: DataDirLock,
     ) -> Result<Self, RunnerError> {
         let ledger = Ledger::new(layout.clone());
-        let records = ledger.load_all()?;
+        let (records, damaged) = ledger.load_all()?;
         let copied = tokio::task::spawn_blocking({
             let (layout, executable) = (layout.clone(), config.executable.clone());
             move || agent_files::install_agent(&layout, &executable)
@@ -127,7 +127,7 @@ impl Runner {
             room: Semaphore::new(STARTS_AT_ONCE),
             shutdown: CancellationToken::new(),
         });
-        let fleet = Fleet::new(Arc::clone(&shared), records);
+        let fleet = Fleet::new(Arc::clone(&shared), records, damaged);
         let streams = Arc::new(Streams::new(Arc::clone(&fleet)));
         Ok(Self {
             fleet,

@@ -1,6 +1,6 @@
 //! What the host says of its nodes, its admins and its log, as far as one may know.
 
-use kohakuriver_api::{AuditVerified, Node, User};
+use kohakuriver_api::{AuditVerified, Node, Task, User};
 
 use super::finding::{Finding, State};
 use super::host::clock;
@@ -13,6 +13,7 @@ pub async fn look(context: &Context) -> Vec<Finding> {
         // The log-in's finding says it.
         Err(_) => Vec::new(),
     };
+    findings.extend(known(context.api.vps_all().await).and_then(|tasks| judge_tasks(&tasks)));
     // Without accounts nobody needs to be one.
     if known(context.api.auth_status().await).is_some_and(|status| status.auth_enabled) {
         findings.extend(known(context.api.users().await).map(|users| judge_admins(&users)));
@@ -82,6 +83,32 @@ fn judge_nodes(nodes: &[Node]) -> Vec<Finding> {
     findings
 }
 
+/// VPSes whose node does not do, or cannot be told, what was asked of it.
+fn judge_tasks(tasks: &[Task]) -> Option<Finding> {
+    const MOST_NAMED: usize = 5;
+    let is_stuck = |task: &&Task| {
+        let waits = task.transition.is_some() && task.error_code.is_some();
+        waits || task.error_code.as_deref() == Some("too_large")
+    };
+    let stuck: Vec<&Task> = tasks.iter().filter(is_stuck).collect();
+    let first = stuck.first()?;
+    let names: Vec<&str> = stuck
+        .iter()
+        .take(MOST_NAMED)
+        .map(|task| task.name.as_deref().unwrap_or(&task.task_id))
+        .collect();
+    let more = if stuck.len() > MOST_NAMED { " ..." } else { "" };
+    let message = first.error_message.as_deref().unwrap_or("no reason is known");
+    let found =
+        format!("{} do not get on: {}{more}; the first: {message}", stuck.len(), names.join(" "));
+    let advice = first.error_hint.clone();
+    Some(Finding::warn(
+        "vps",
+        found,
+        advice.unwrap_or_else(|| format!("kohakuriver vps status {}", first.task_id)),
+    ))
+}
+
 fn judge_admins(users: &[User]) -> Finding {
     let is_admin = |user: &&User| user.role == "admin" && user.is_active;
     let admins: Vec<&str> =
@@ -132,6 +159,28 @@ mod tests {
             ..node("online")
         };
         assert_eq!(states(&[sick]), [State::Ok, State::Warn, State::Bad, State::Warn]);
+    }
+
+    #[test]
+    fn oversized_and_stuck_vpses_are_named() {
+        let task = |name: &str, transition: Option<&str>, code: Option<&str>| Task {
+            name: Some(name.to_owned()),
+            transition: transition.map(ToOwned::to_owned),
+            error_code: code.map(ToOwned::to_owned),
+            error_message: code.map(|code| format!("it is {code}")),
+            error_hint: code.map(|_| "do this".to_owned()),
+            ..Task::default()
+        };
+        let well = [task("a", Some("starting"), None), task("b", None, Some("ended"))];
+        assert_eq!(judge_tasks(&well), None);
+        let sick = [
+            well[0].clone(),
+            task("big", None, Some("too_large")),
+            task("slow", Some("deleting"), Some("disk_full")),
+        ];
+        let found = judge_tasks(&sick).unwrap();
+        assert_eq!((found.state, found.advice.as_deref()), (State::Warn, Some("do this")));
+        assert!(found.found.contains("big slow") && found.found.contains("too_large"));
     }
 
     #[test]

@@ -103,8 +103,41 @@ pub fn look(data: &Path) -> Vec<Finding> {
             ),
         });
     }
+    findings.extend(damaged_records(&data.join("runner")));
     if !findings.is_empty() {
         findings.extend(space(data));
+    }
+    findings
+}
+
+/// Records of instances that cannot be read, one finding for each; nothing where none are kept.
+fn damaged_records(runner: &Path) -> Vec<Finding> {
+    const CHECK: &str = "node's records";
+    let is_json = |path: &Path| {
+        fs::read(path).is_ok_and(|text| serde_json::from_slice::<serde_json::Value>(&text).is_ok())
+    };
+    let mut findings = Vec::new();
+    for (folder, name) in [("instances", "order.json"), ("vm/disks", "machine.json")] {
+        for entry in fs::read_dir(runner.join(folder)).into_iter().flatten().flatten() {
+            let id = entry.file_name().to_string_lossy().into_owned();
+            let record = entry.path().join(name);
+            let aside = entry.path().join("order.json.damaged");
+            if record.exists() && !is_json(&record) {
+                findings.push(Finding::bad(
+                    CHECK,
+                    format!("{} is damaged: VPS {id} is out of reach", record.display()),
+                    format!(
+                        "see what kohakuriver vps status {id} says; vps delete {id} removes it"
+                    ),
+                ));
+            } else if name == "order.json" && aside.exists() {
+                findings.push(Finding::warn(
+                    CHECK,
+                    format!("the record of VPS {id} was damaged and made anew"),
+                    format!("check the disk of this machine, then: rm {}", aside.display()),
+                ));
+            }
+        }
     }
     findings
 }
@@ -212,6 +245,32 @@ mod tests {
         assert!(data == Path::new("/srv/other") && warning.unwrap().contains("/srv/river"));
         let (data, warning) = of(None, None);
         assert!(data == directory(None) && warning.unwrap().contains("does not tell"));
+    }
+
+    #[test]
+    fn damaged_records_are_named_with_their_vps() {
+        let data = tempfile::tempdir().unwrap();
+        let runner = data.path().join("runner");
+        let files = [
+            ("instances/1/order.json", "{}"),
+            ("instances/2/order.json", "{"),
+            ("instances/3/order.json", "{}"),
+            ("instances/3/order.json.damaged", "{"),
+            ("vm/disks/4/machine.json", ""),
+        ];
+        for (name, text) in files {
+            fs::create_dir_all(runner.join(name).parent().unwrap()).unwrap();
+            fs::write(runner.join(name), text).unwrap();
+        }
+        let mut found: Vec<_> = damaged_records(&runner)
+            .into_iter()
+            .map(|finding| (finding.state, finding.found))
+            .collect();
+        found.sort_by(|a, b| a.1.cmp(&b.1));
+        let states: Vec<_> = found.iter().map(|(state, _)| *state).collect();
+        assert_eq!(states, [State::Bad, State::Bad, State::Warn], "{found:?}");
+        assert!(found[0].1.contains("VPS 2") && found[1].1.contains("VPS 4"), "{found:?}");
+        assert!(found[2].1.contains("VPS 3"), "{found:?}");
     }
 
     #[test]

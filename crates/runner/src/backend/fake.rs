@@ -38,6 +38,10 @@ pub enum Fault {
     ResizeRefused,
     StopHangs,
     NotContained,
+    /// Looking at an instance panics.
+    InspectPanics,
+    /// What describes an instance cannot be read.
+    Damaged,
 }
 
 #[derive(Debug)]
@@ -345,6 +349,12 @@ impl Backend for FakeBackend {
     }
 
     async fn inspect(&self, id: TaskId) -> Result<Option<Found>, BackendError> {
+        let faults = self.lock().faults.clone();
+        assert!(!faults.contains(&Fault::InspectPanics), "a test asked for it");
+        if faults.contains(&Fault::Damaged) {
+            let reason = "machine.json: expected a value".to_owned();
+            return Err(BackendError::Refused { by: "the node", act: "use the disk of", reason });
+        }
         let state = self.reachable()?;
         let epoch = state.restarts.to_string();
         Ok(state.instances.get(&id).cloned().map(|found| Found { epoch, ..found }))

@@ -356,7 +356,8 @@ impl Backend for QemuBackend {
     async fn list(&self) -> Result<Vec<(TaskId, Found)>, BackendError> {
         let mut all = Vec::new();
         for id in self.ids().map_err(files)? {
-            if let Some(found) = self.inspect(id).await? {
+            // One that cannot be looked at is its own driver's trouble.
+            if let Ok(Some(found)) = self.inspect(id).await {
                 all.push((id, found));
             }
         }

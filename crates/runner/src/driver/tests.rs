@@ -82,7 +82,7 @@ impl World {
 
 fn runner(layout: &Layout, backend: &Arc<FakeBackend>) -> (Arc<Shared>, Arc<Fleet>) {
     let ledger = Ledger::new(layout.clone());
-    let records = ledger.load_all().unwrap();
+    let (records, damaged) = ledger.load_all().unwrap();
     let shared = Arc::new(Shared {
         backends: Backends { docker: Arc::clone(backend) as _, qemu: Arc::clone(backend) as _ },
         ledger,
@@ -91,7 +91,7 @@ fn runner(layout: &Layout, backend: &Arc<FakeBackend>) -> (Arc<Shared>, Arc<Flee
         room: Semaphore::new(STARTS_AT_ONCE),
         shutdown: CancellationToken::new(),
     });
-    let fleet = Fleet::new(Arc::clone(&shared), records);
+    let fleet = Fleet::new(Arc::clone(&shared), records, damaged);
     let watching = Arc::clone(&fleet);
     tokio::spawn(async move { watching.watch_backend().await });
     (shared, fleet)
@@ -393,4 +393,68 @@ async fn what_ended_before_it_was_contained_is_told_as_ended() {
     let seen = world.until_failed(FailureCode::StartRefused).await;
     let Observed::Failed { message, .. } = seen.state else { panic!("{seen:?}") };
     assert!(message.contains("ended right after its start"), "{message}");
+}
+
+#[tokio::test]
+async fn panicked_driver_is_replaced_and_goes_on_from_the_ledger() {
+    let world = World::new();
+    world.order(Intent::created());
+    world.until_running(1).await;
+    world.backend.fault(Fault::InspectPanics, true);
+    let stop = Intent::created().stop();
+    world.order(stop);
+    world
+        .until("blocked", |seen| {
+            seen.generation == 2 && matches!(seen.state, Observed::Blocked { .. })
+        })
+        .await;
+    world.backend.fault(Fault::InspectPanics, false);
+    world
+        .until("stopped", |seen| {
+            seen.generation == 2 && matches!(seen.state, Observed::Stopped { .. })
+        })
+        .await;
+    // With an empty record it would have been made again, or started.
+    assert_eq!(world.backend.acts(), ["create", "start", "stop"]);
+    world.order(stop.restart());
+    world.until_running(3).await;
+}
+
+#[tokio::test]
+async fn damaged_record_is_made_anew_and_restarts_nothing() {
+    let mut world = World::new();
+    let id = TaskId::from_u64(7);
+    world.order(Intent::created());
+    world.until_running(1).await;
+    std::fs::write(world.layout.instance(id).join("order.json"), b"{\"order\":").unwrap();
+    world.crash();
+    assert_eq!(world.shared.board.get(id), None, "nothing is known before the host orders");
+    world.order(Intent::created());
+    let seen = world.until("running", |seen| matches!(seen.state, Observed::Running { .. })).await;
+    assert!(seen.warning.is_some_and(|text| text.contains("damaged")), "it is not told");
+    assert!(world.layout.instance(id).join("order.json.damaged").exists());
+    assert_eq!(world.backend.acts(), ["create", "start"]);
+    // It is an instance like any other now.
+    let stop = Intent::created().stop();
+    world.order(stop);
+    world.until("stopped", |seen| matches!(seen.state, Observed::Stopped { .. })).await;
+    world.order(stop.delete());
+    world.until("absent", |seen| seen.state == Observed::Absent).await;
+    assert_eq!(world.backend.acts(), ["create", "start", "stop", "remove"]);
+    assert!(!world.layout.instance(id).exists());
+}
+
+#[tokio::test]
+async fn instance_with_damaged_files_can_still_be_deleted() {
+    let world = World::new();
+    world.order(Intent::created());
+    world.until_running(1).await;
+    world.backend.fault(Fault::Damaged, true);
+    let stop = Intent::created().stop();
+    world.order(stop);
+    let seen = world.until("blocked", |seen| matches!(seen.state, Observed::Blocked { .. })).await;
+    let Observed::Blocked { message, .. } = seen.state else { panic!("{seen:?}") };
+    assert!(message.contains("machine.json"), "{message}");
+    world.order(stop.delete());
+    world.until("absent", |seen| seen.state == Observed::Absent).await;
 }

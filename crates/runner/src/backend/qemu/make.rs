@@ -190,7 +190,11 @@ impl QemuBackend {
     fn free_address(&self) -> Result<Ipv4Addr, BackendError> {
         let mut taken = BTreeSet::new();
         for id in self.ids().map_err(files)? {
-            if let Some(machine) = self.dir(id).machine().map_err(files)? {
+            let dir = self.dir(id);
+            // One that runs has an address, also where the record of that is damaged.
+            let runs = self.live(id).is_some() || self.stray(id).is_some();
+            let machine = if runs { dir.machine() } else { dir.readable_machine() };
+            if let Some(machine) = machine.map_err(files)? {
                 taken.insert(machine.address);
             }
         }

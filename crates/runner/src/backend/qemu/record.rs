@@ -94,6 +94,18 @@ impl MachineDir {
         read(&self.0.join(MACHINE))
     }
 
+    /// As [`Self::machine`], for those that look at all machines: one whose record is damaged must not
+    /// keep the others from what they want. `None`: it is damaged, or there is none.
+    pub fn readable_machine(&self) -> io::Result<Option<Machine>> {
+        match self.machine() {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::error!(%error, "a machine's record is damaged; the machine is left as it is");
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
     pub fn write_machine(&self, machine: &Machine) -> io::Result<()> {
         durable::write(&self.0.join(MACHINE), &serde_json::to_vec(machine)?, 0o600)
     }

@@ -155,7 +155,7 @@ impl QemuBackend {
     fn origins(&self) -> io::Result<BTreeSet<(TaskId, u64)>> {
         let mut origins = BTreeSet::new();
         for id in self.ids()? {
-            let machine = self.dir(id).machine()?;
+            let machine = self.dir(id).readable_machine()?;
             let origin = machine.and_then(|machine| machine.origin);
             origins.extend(origin.map(|origin| (origin.task_id, origin.tag)));
         }
