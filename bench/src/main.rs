@@ -12,6 +12,7 @@ mod bulk;
 mod create;
 mod exec;
 mod forward;
+mod hostile;
 mod lifecycle;
 mod list;
 mod memory;
@@ -30,7 +31,7 @@ use sample::Line;
 /// A measurement by its name on the command line.
 type Bench = (&'static str, fn() -> Vec<Line>);
 
-const BENCHES: [Bench; 14] = [
+const BENCHES: [Bench; 15] = [
     ("start", start::run),
     ("create", create::run),
     ("bulk", bulk::run),
@@ -40,6 +41,7 @@ const BENCHES: [Bench; 14] = [
     ("lifecycle", lifecycle::run),
     ("auth", auth::run),
     ("audit", audit::run),
+    ("hostile", hostile::run),
     ("list", list::run),
     ("reconcile", reconcile::run),
     ("scale", scale::run),

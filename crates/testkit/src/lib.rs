@@ -3,9 +3,11 @@
 //! real link with real certificates.
 
 mod fake_runner;
+mod flood;
 mod oidc;
 mod test_host;
 
 pub use fake_runner::{AgentStream, FakeRunner, ORPHAN, Reaction, inventory, vm_inventory};
+pub use flood::{Flood, Siege, Target, memory};
 pub use oidc::{Browser, CLIENT_SECRET, OidcProvider};
 pub use test_host::{Answer, PASSWORD, Person, TestHost};

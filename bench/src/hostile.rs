@@ -1,0 +1,53 @@
+//! One account does its worst for a minute: what another account's requests take meanwhile, and
+//! what the host holds at most. Attacker, host and node are one process here, so the figures have
+//! the attacker's processor time in them.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use kohakuriver_testkit::{Siege, memory};
+
+use crate::sample::Line;
+
+const ATTACK: Duration = Duration::from_secs(60);
+
+pub fn run() -> Vec<Line> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let measured = runtime.map_err(anyhow::Error::from).and_then(|r| r.block_on(measure()));
+    measured.expect("a host answers while it is attacked")
+}
+
+async fn measure() -> Result<Vec<Line>> {
+    let siege = Siege::prepare().await?;
+    let mut quiet = Vec::new();
+    for _ in 0..500 {
+        quiet.push(ask(&siege).await?);
+    }
+    let flood = siege.begin()?;
+    let began = Instant::now();
+    let mut during = Vec::new();
+    while began.elapsed() < ATTACK {
+        during.push(ask(&siege).await?);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(flood);
+    during.sort_unstable();
+    let slow = during[during.len() * 99 / 100];
+    let most = memory("VmHWM:")?;
+    #[expect(clippy::cast_precision_loss, reason = "a figure to read")]
+    let most = most as f64 / f64::from(1 << 20);
+    let quiet = Line::millis("GET /api/vps, nothing else goes on", &quiet);
+    Ok(vec![
+        Line::millis("GET /api/vps, another account does its worst", &during).against(&quiet),
+        Line::millis("the same, 99th percentile", &[slow]),
+        Line::new("host, node and attacker, memory at most", "MiB", vec![most]),
+        quiet,
+    ])
+}
+
+async fn ask(siege: &Siege) -> Result<Duration> {
+    let began = Instant::now();
+    let answer = siege.host.get_as(&siege.alice, "/api/vps").await?;
+    anyhow::ensure!(answer.status == 200, "{answer:?}");
+    Ok(began.elapsed())
+}

@@ -1,0 +1,44 @@
+//! One account does its worst, and the host neither grows nor keeps others waiting. Alone in its
+//! process, whose memory is the host's: the attacker's side holds none.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use kohakuriver_testkit::{Siege, memory};
+
+/// A whole minute is measured in `bench`; most is held after a few seconds.
+const ATTACK: Duration = Duration::from_secs(20);
+const MEMORY: u64 = 256 * 1024 * 1024;
+/// Of memory, what an allocator may keep.
+const KEPT: u64 = 64 * 1024 * 1024;
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn account_that_does_its_worst_fills_no_memory() -> Result<()> {
+    let siege = Siege::prepare().await?;
+    let before = memory("VmRSS:")?;
+    let flood = siege.begin()?;
+    let began = Instant::now();
+    while began.elapsed() < ATTACK {
+        let asked = tokio::time::timeout(LIMIT, siege.host.get_as(&siege.alice, "/api/vps"));
+        let asked = asked.await??;
+        assert_eq!(asked.status, 200, "{asked:?}");
+        let health = tokio::time::timeout(LIMIT, siege.host.get("/api/health")).await??;
+        assert_eq!(health.status, 200, "{health:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let most = memory("VmHWM:")?;
+    println!("before {} MiB, at most {} MiB", before >> 20, most >> 20);
+    assert!(most < MEMORY, "{} MiB", most >> 20);
+    // An attack that held nothing would prove nothing.
+    assert!(most > before + 16 * 1024 * 1024, "{} MiB", most >> 20);
+    drop(flood);
+    // What was held is the kernel's again, not the allocator's.
+    let ended = Instant::now();
+    while memory("VmRSS:")? > before + KEPT {
+        let now = memory("VmRSS:")?;
+        assert!(ended.elapsed() < LIMIT, "{} MiB stay of {}", now >> 20, most >> 20);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    Ok(())
+}
