@@ -157,6 +157,7 @@ impl Cluster {
         let mut command = self.network.command(name, executable());
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.dir.path().join("home"));
+        command.env("KOHAKURIVER_ALLOW_LOCAL_IMAGE", "kohakuriver-test/*");
         command.args(["runner", "--name", name, "--data-dir"]);
         command.arg(self.runner_dir(index)).args(["--vm-stop-grace", STOP_GRACE]);
         command.arg("--docker-socket").arg(self.engines[index].socket());

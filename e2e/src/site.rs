@@ -124,6 +124,7 @@ impl Site {
             .env("KOHAKURIVER_HOST", if self.https { "https://127.0.0.1" } else { "127.0.0.1" })
             .env("KOHAKURIVER_VM_BRIDGE", self.bridge())
             .env("KOHAKURIVER_VM_SUBNET", format!("10.214.{}.0/24", self.number))
+            .env("KOHAKURIVER_ALLOW_LOCAL_IMAGE", "kohakuriver-test/*")
             .env("KOHAKURIVER_CONTAINER_NETWORK", self.container_network())
             .env("KOHAKURIVER_CONTAINER_SUBNET", format!("10.215.{}.0/24", self.number))
             .env("KOHAKURIVER_PORT", self.port.to_string())

@@ -46,6 +46,11 @@ pub struct Node {
     pub allows_privileged: bool,
     /// VPSes may have mounts of these paths, and of what is inside them.
     pub allowed_mounts: Vec<String>,
+    /// Registries whose images VPSes may have here; null: its runner is older and does not say.
+    pub allowed_registries: Option<Vec<String>>,
+    /// Repositories whose images are used as the node has them, and never pulled; `*` stands for
+    /// everything below.
+    pub local_images: Vec<String>,
     /// None: virtual machines can run here. Otherwise why not.
     pub vm_error: Option<String>,
     /// QEMU's.

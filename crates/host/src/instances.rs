@@ -47,6 +47,10 @@ pub enum InstanceError {
     Leaving { name: String },
     #[error("VPS {name} has no snapshot {which}")]
     NoSnapshot { name: String, which: String },
+    #[error("VPS {name} has {} snapshots named {which}", tags.len())]
+    AmbiguousSnapshot { name: String, which: String, tags: Vec<u64> },
+    #[error("a restore would delete what VPS {name} has in {}, which no snapshot holds", paths.join(", "))]
+    OutsideDisk { name: String, paths: Vec<String> },
     #[error("node '{node}' went away before it answered")]
     NodeAway { node: String },
     #[error("node '{node}' is offline")]

@@ -7,7 +7,7 @@ use kohakuriver_link::frame::MAX_FRAME_BYTES;
 use kohakuriver_model::node::Gpu;
 use kohakuriver_model::{
     BackendKind, DockerState, FailureCode, GpuRuntime, ImageSource, InstanceSpec, Memory, NodeId,
-    Observed, OnOom, Status, VmState, public_status, status,
+    Observed, OnOom, Registry, Status, VmState, public_status, status,
 };
 use kohakuriver_store::{InstanceRow, NodeRow, RequestRow, RequestState};
 
@@ -206,8 +206,9 @@ fn show_observation(task: &mut Task, row: &InstanceRow, status: Status) {
                     || "its node's memory".to_owned(),
                     |bytes| format!("its limit of {}", Memory::from_bytes(bytes)),
                 );
-                task.error_message =
-                    Some(format!("out of memory: it reached {limit}, and the kernel killed"));
+                task.error_message = Some(format!(
+                    "out of memory: it reached {limit}, and the kernel killed a process of it"
+                ));
                 task.error_code = Some("out_of_memory".to_owned());
                 task.error_hint = Some(format!(
                     "kohakuriver vps update {0} -m MORE, then kohakuriver vps restart {0}",
@@ -299,6 +300,9 @@ pub fn node(app: &App, row: &NodeRow) -> Node {
     node.docker_warning.clone_from(&inventory.docker_warning);
     node.allows_privileged = inventory.allows_privileged;
     node.allowed_mounts.clone_from(&inventory.allowed_mounts);
+    let texts = |registries: &Vec<Registry>| registries.iter().map(Registry::to_string).collect();
+    node.allowed_registries = inventory.allowed_registries.as_ref().map(texts);
+    node.local_images = inventory.local_images.iter().map(ToString::to_string).collect();
     match &inventory.vm {
         VmState::Ready { version, accel, warning } => {
             node.vm_capable = true;

@@ -7,7 +7,8 @@ use kohakuriver_link::client::HostAddress;
 use kohakuriver_link::enroll::{EnrollError, enroll};
 use kohakuriver_link::pki::RunnerIdentity;
 use kohakuriver_link::token::JoinToken;
-use kohakuriver_model::NodeName;
+use kohakuriver_model::image::USUAL_REGISTRIES;
+use kohakuriver_model::{NodeName, ReferenceError, Registry, RepositoryPattern};
 use kohakuriver_runner::{
     ContainerSettings, DataDirLock, MachineSettings, Runner, RunnerConfig, lock_data_dir,
 };
@@ -20,8 +21,6 @@ use crate::exit::{Exit, FAILED, NOT_READY, REFUSED, USAGE};
 use crate::host::{host_name, runtime};
 use crate::{findings, logging, paths, signals};
 
-/// What the default environment is made from where nobody made one.
-const DEFAULT_IMAGE: &str = "debian:bookworm";
 /// Between SIGTERM and SIGKILL for an instance that is stopped.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
@@ -60,9 +59,6 @@ pub struct Places {
     /// Docker engine's socket [default: DOCKER_HOST's, or /var/run/docker.sock]
     #[arg(long, value_name = "SOCKET")]
     pub docker_socket: Option<PathBuf>,
-    /// Image that the default environment is made from
-    #[arg(long, value_name = "IMAGE", default_value = DEFAULT_IMAGE)]
-    pub default_image: String,
     #[command(flatten)]
     containers: Containers,
     #[command(flatten)]
@@ -91,6 +87,31 @@ struct Containers {
     /// Let operators mount this path, and what is inside it, into VPSes; may be repeated
     #[arg(long, value_name = "PATH")]
     allow_mount: Vec<PathBuf>,
+    /// Let users name images of these registries only, as HOST or HOST:PORT; may be repeated, and
+    /// 'none' allows no registry
+    #[arg(
+        long, value_name = "REGISTRY", value_delimiter = ',', value_parser = registry,
+        default_values = USUAL_REGISTRIES, env = "KOHAKURIVER_ALLOW_REGISTRY"
+    )]
+    allow_registry: Vec<Option<Registry>>,
+    /// Let users name images of this repository, or of NAMESPACE/*, that the node has already; they
+    /// are never pulled; may be repeated
+    #[arg(
+        long,
+        value_name = "REPOSITORY",
+        value_delimiter = ',',
+        env = "KOHAKURIVER_ALLOW_LOCAL_IMAGE"
+    )]
+    allow_local_image: Vec<RepositoryPattern>,
+    /// Image that the default environment is made from, pulled where the node does not have it
+    /// [default: built from the distribution's packages]
+    #[arg(long, value_name = "IMAGE")]
+    default_image: Option<String>,
+}
+
+/// A registry, or that there is none.
+fn registry(text: &str) -> Result<Option<Registry>, ReferenceError> {
+    if text == "none" { Ok(None) } else { text.parse().map(Some) }
 }
 
 impl Containers {
@@ -102,6 +123,9 @@ impl Containers {
             no_new_privileges: self.no_new_privileges,
             allow_privileged: self.allow_privileged,
             allow_mounts: self.allow_mount.clone(),
+            registries: self.allow_registry.iter().flatten().cloned().collect(),
+            local_images: self.allow_local_image.clone(),
+            default_image: self.default_image.clone(),
         }
     }
 }
@@ -166,7 +190,6 @@ impl Places {
                 .clone()
                 .map_or_else(|| self.root().join("shared"), paths::absolute),
             executable,
-            default_image: self.default_image.clone(),
             docker_socket: socket,
             stop_grace: STOP_GRACE,
             containers: self.containers.settings(),

@@ -24,7 +24,7 @@
 
 use kohakuriver_model::bounds::{
     MAX_MESSAGE_BYTES, MAX_REMARK_BYTES, MAX_SNAPSHOT_MESSAGE_BYTES, MAX_SNAPSHOT_NAME_BYTES,
-    bound_line, bound_text,
+    MAX_WORD_BYTES, bound_line, bound_text,
 };
 use kohakuriver_model::{
     FailureCode, InstanceSpec, Intent, Inventory, Metrics, Observation, TaskId, VmImageName,
@@ -155,6 +155,9 @@ pub enum Answer {
         /// There are older ones, on the next page.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         more: bool,
+        /// Paths of the instance's disk that no snapshot has: a restore would lose what is in them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        outside: Vec<String>,
     },
     Created {
         snapshot: Snapshot,
@@ -258,6 +261,8 @@ pub enum StreamOpened {
 
 /// Snapshots of one answer. At their bounds they fill two thirds of a frame.
 pub const SNAPSHOT_PAGE: usize = 150;
+/// Paths of volumes beside a disk; a usual image has one or two.
+const MAX_OUTSIDE: usize = 32;
 
 impl Answer {
     /// A page of an instance's snapshots, the newest of those before `before`.
@@ -266,14 +271,27 @@ impl Answer {
         snapshots.retain(|snapshot| before.is_none_or(|before| snapshot.tag < before));
         let more = snapshots.len() > SNAPSHOT_PAGE;
         snapshots.truncate(SNAPSHOT_PAGE);
-        Self::Snapshots { snapshots, more }.bounded()
+        Self::Snapshots { snapshots, more, outside: Vec::new() }.bounded()
+    }
+
+    /// Adds the paths that no snapshot has.
+    #[must_use]
+    pub fn with_outside(mut self, paths: Vec<String>) -> Self {
+        if let Self::Snapshots { outside, .. } = &mut self {
+            *outside = paths;
+        }
+        self.bounded()
     }
 
     /// Holds every text to its bound.
     #[must_use]
     pub fn bounded(mut self) -> Self {
         match &mut self {
-            Self::Snapshots { snapshots, .. } => snapshots.iter_mut().for_each(Snapshot::bound),
+            Self::Snapshots { snapshots, outside, .. } => {
+                snapshots.iter_mut().for_each(Snapshot::bound);
+                outside.truncate(MAX_OUTSIDE);
+                outside.iter_mut().for_each(|path| bound_line(path, MAX_WORD_BYTES));
+            }
             Self::Created { snapshot } => snapshot.bound(),
             Self::Failed { message, hint, .. } => bound_failure(message, hint),
             Self::Deleted => {}

@@ -17,7 +17,8 @@ use kohakuriver_model::mount::MOST_MOUNTS;
 use kohakuriver_model::node::{Gpu, GpuVfio, NumaNode};
 use kohakuriver_model::{
     DockerState, FailureCode, GpuRef, ImageSource, InstanceSpec, Intent, Inventory, MountWish,
-    NumaPin, Observation, Observed, People, SshAccess, TaskId, TrustedCa, UserId, VmState,
+    NumaPin, Observation, Observed, People, Registry, RepositoryPattern, SshAccess, TaskId,
+    TrustedCa, UserId, VmState,
 };
 use proptest::prelude::*;
 
@@ -103,6 +104,17 @@ fn texts() -> impl Strategy<Value = String> {
     prop_oneof![any::<String>(), long, Just(WORST.repeat(20_000)), Just("\"".repeat(20_000))]
 }
 
+fn registry(at: usize) -> Registry {
+    format!("{at}.{}:65535", "a".repeat(240)).parse().unwrap()
+}
+
+/// As a hostile node sends it.
+fn repository(at: usize, text: &str) -> RepositoryPattern {
+    let good = format!("{}/{at}", "a".repeat(240));
+    let text = if at.is_multiple_of(2) { good } else { text.to_owned() };
+    serde_json::from_value(serde_json::Value::String(format!("docker.io/{text}"))).unwrap()
+}
+
 /// A machine that says the most of everything.
 fn largest_inventory(text: &str) -> Inventory {
     let identity = |n: u32| format!("{n:0>60}");
@@ -131,6 +143,8 @@ fn largest_inventory(text: &str) -> Inventory {
         gpus: (0..100).map(gpu).collect(),
         docker_warning: Some(text.to_owned()),
         allowed_mounts: (0..500).map(path).collect(),
+        allowed_registries: Some((0..500).map(registry).collect()),
+        local_images: (0..500).map(|at| repository(at, text)).collect(),
         vm: VmState::Unavailable { reason: text.to_owned() },
         kernel: text.to_owned(),
         os: text.to_owned(),
@@ -191,10 +205,11 @@ proptest! {
         let all: Vec<_> = (0..count).map(snapshot).collect();
         let (mut seen, mut before, mut more) = (Vec::new(), None, true);
         while more {
-            let page = Answer::page(all.clone(), before);
+            let outside = vec![text.clone(); 100];
+            let page = Answer::page(all.clone(), before).with_outside(outside);
             let bytes = encoded_len(&ToHost::Answer { request: u64::MAX, answer: page.clone() });
             prop_assert!(bytes + RESERVE <= MAX_FRAME_BYTES, "{bytes}");
-            let Answer::Snapshots { snapshots, more: others } = page else { unreachable!() };
+            let Answer::Snapshots { snapshots, more: others, .. } = page else { unreachable!() };
             prop_assert!(snapshots.len() <= SNAPSHOT_PAGE);
             seen.extend(snapshots.iter().map(|one| one.tag));
             (before, more) = (seen.last().copied(), others);
@@ -238,5 +253,8 @@ fn lists_of_snapshots_of_the_first_build_are_read() {
     assert_eq!(serde_json::from_str::<Question>(text).unwrap(), all);
     assert_eq!(serde_json::to_string(&all).unwrap(), text);
     let answer: Answer = serde_json::from_str(r#"{"answer":"snapshots","snapshots":[]}"#).unwrap();
-    assert_eq!(answer, Answer::Snapshots { snapshots: Vec::new(), more: false });
+    assert_eq!(
+        answer,
+        Answer::Snapshots { snapshots: Vec::new(), more: false, outside: Vec::new() }
+    );
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::image::{Registry, RepositoryPattern};
 use crate::node::{DockerState, Gpu, Inventory, VmState};
 use crate::observe::{Observation, Observed};
 
@@ -45,6 +46,7 @@ const MAX_IDENTITY_BYTES: usize = 64;
 const MAX_NUMA_NODES: usize = 128;
 const MAX_NUMA_CPUS: usize = 8192;
 const MAX_ALLOWED_MOUNTS: usize = 64;
+const MAX_ALLOWED_IMAGES: usize = 64;
 const MAX_MOUNT_BYTES: usize = 1024;
 
 /// Cuts a text at a character's end, and replaces what would command a terminal or forge a line of
@@ -128,6 +130,12 @@ impl Inventory {
         self.allowed_mounts
             .retain(|path| path.len() <= MAX_MOUNT_BYTES && !path.contains(char::is_control));
         self.allowed_mounts.truncate(MAX_ALLOWED_MOUNTS);
+        if let Some(registries) = &mut self.allowed_registries {
+            registries.retain(Registry::is_valid);
+            registries.truncate(MAX_ALLOWED_IMAGES);
+        }
+        self.local_images.retain(RepositoryPattern::is_valid);
+        self.local_images.truncate(MAX_ALLOWED_IMAGES);
         match &mut self.docker {
             DockerState::Ready { version } => bound_line(version, MAX_WORD_BYTES),
             DockerState::Unavailable { reason } => bound_line(reason, MAX_REMARK_BYTES),

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::image::{ImageReference, Registry, RepositoryPattern};
 use crate::mount::MountWish;
-use crate::spec::InstanceSpec;
+use crate::spec::{ImageSource, InstanceSpec};
 
 /// Facts that change rarely; sent at hello and when they change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,12 @@ pub struct Inventory {
     /// VPSes may have mounts of these paths, and of what is inside them.
     #[serde(default)]
     pub allowed_mounts: Vec<String>,
+    /// Registries whose images VPSes may have here; `None`: the runner does not say.
+    #[serde(default)]
+    pub allowed_registries: Option<Vec<Registry>>,
+    /// Repositories whose images are used as the node has them, and never pulled.
+    #[serde(default)]
+    pub local_images: Vec<RepositoryPattern>,
     /// Whether the Docker engine can hand NVIDIA GPUs to containers.
     #[serde(default)]
     pub gpu_runtime: GpuRuntime,
@@ -52,6 +59,8 @@ impl Inventory {
             docker_warning: None,
             allows_privileged: false,
             allowed_mounts: Vec::new(),
+            allowed_registries: None,
+            local_images: Vec::new(),
             gpu_runtime: GpuRuntime::Missing,
             kvm_device: false,
             vm: VmState::default(),
@@ -68,8 +77,24 @@ impl Inventory {
         let allowed = |mount: &&MountWish| {
             self.allowed_mounts.iter().any(|place| Path::new(mount.source()).starts_with(place))
         };
-        let denied = spec.mounts.iter().find(|mount| !allowed(mount))?;
-        Some(format!("lets no VPS mount {}", denied.source()))
+        if let Some(denied) = spec.mounts.iter().find(|mount| !allowed(mount)) {
+            return Some(format!("lets no VPS mount {}", denied.source()));
+        }
+        self.forbids_image(spec)
+    }
+
+    /// A copy's disk is on the node already, whatever it was first made from.
+    fn forbids_image(&self, spec: &InstanceSpec) -> Option<String> {
+        let ImageSource::Registry { reference } = &spec.image else { return None };
+        let registries = self.allowed_registries.as_ref().filter(|_| spec.snapshot.is_none())?;
+        let reference = match ImageReference::parse(reference) {
+            Ok(reference) => reference,
+            Err(error) => return Some(format!("cannot use the image: {error}")),
+        };
+        let registry = reference.registry();
+        let is_local = self.local_images.iter().any(|pattern| pattern.contains(&reference));
+        (!is_local && !registries.contains(registry))
+            .then(|| format!("allows no images of the registry {registry}"))
     }
 }
 
@@ -217,4 +242,35 @@ pub struct Metrics {
     pub memory_used_bytes: u64,
     pub memory_total_bytes: u64,
     pub load_1m: f32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TaskId;
+    use crate::spec::SnapshotRef;
+
+    fn spec(image: &str) -> InstanceSpec {
+        InstanceSpec::new(ImageSource::registry(image).unwrap())
+    }
+
+    #[test]
+    fn node_refuses_images_of_registries_it_does_not_list() {
+        let mut node = Inventory::of(1, 1, DockerState::Ready { version: String::new() });
+        assert_eq!(node.forbids(&spec("127.0.0.1:5000/x")), None, "an older runner says nothing");
+        node.allowed_registries = Some(Registry::usual());
+        node.local_images = vec!["lab/*".parse().unwrap(), "reg.lab:5000/x".parse().unwrap()];
+        for good in ["debian:12", "ghcr.io/a/b", "lab/tool", "reg.lab:5000/x:1"] {
+            assert_eq!(node.forbids(&spec(good)), None, "{good}");
+        }
+        for bad in ["127.0.0.1:5000/x", "localhost/x", "10.0.0.1/x", "ghcr.io:444/x", "reg.lab/x"] {
+            let refused = node.forbids(&spec(bad)).unwrap();
+            assert!(refused.contains("allows no images of the registry"), "{bad}: {refused}");
+        }
+        let mut copy = spec("reg.lab/x");
+        copy.snapshot = Some(SnapshotRef { task_id: TaskId::from_u64(7), tag: 1 });
+        assert_eq!(node.forbids(&copy), None);
+        node.allowed_registries = Some(Vec::new());
+        assert!(node.forbids(&spec("debian")).is_some() && node.forbids(&spec("lab/a")).is_none());
+    }
 }

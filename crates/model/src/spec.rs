@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::UserId;
 use crate::id::TaskId;
+use crate::image::{ImageReference, ReferenceError};
 use crate::mount::MountWish;
 use crate::name::{InstanceName, VmImageName};
 
@@ -276,44 +277,17 @@ impl TrustedCa {
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ImageError {
-    #[error("'{0}' is not an image reference: write it as Docker does, for example debian:12")]
-    Reference(String),
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
     #[error("'{0}' is not an environment name: use letters, digits, dots, hyphens and underscores")]
     Environment(String),
 }
 
 impl ImageSource {
-    /// Checks what goes to Docker's API, so that a reference cannot be anything else.
+    /// Checks a reference and keeps it as it was written, with the tag that a missing one means.
     pub fn registry(text: &str) -> Result<Self, ImageError> {
-        let plain = text.bytes().all(|b| {
-            b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'/' | b':' | b'@')
-        });
-        let starts_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-        if !plain
-            || !starts_well
-            || text.len() > 255
-            || text.contains("..")
-            || text.ends_with(['/', ':', '@'])
-        {
-            return Err(ImageError::Reference(text.to_owned()));
-        }
+        ImageReference::parse(text)?;
         let last = text.rsplit('/').next().unwrap_or(text);
-        let repository = text.split_once('@').map_or(text, |(name, _)| name);
-        let path = match repository.strip_suffix(last) {
-            Some(before) => format!("{before}{}", last.split([':', '@']).next().unwrap_or(last)),
-            None => repository.split(':').next().unwrap_or(repository).to_owned(),
-        };
-        // A registry may be written in capitals and have a port; what is in it may not.
-        let parts: Vec<&str> = path.split('/').collect();
-        let named = parts.iter().enumerate().all(|(at, part)| {
-            let registry = at == 0 && parts.len() > 1 && part.contains(['.', ':']);
-            !part.is_empty()
-                && (registry
-                    || !part.contains(':') && !part.bytes().any(|b| b.is_ascii_uppercase()))
-        });
-        if !named || last.matches(':').count() > 1 + last.matches('@').count() {
-            return Err(ImageError::Reference(text.to_owned()));
-        }
         let reference =
             if last.contains([':', '@']) { text.to_owned() } else { format!("{text}:latest") };
         Ok(Self::Registry { reference })
@@ -344,7 +318,8 @@ mod tests {
         assert_eq!(reference("debian"), "debian:latest");
         assert_eq!(reference("debian:12"), "debian:12");
         assert_eq!(reference("reg.lab:5000/a/b"), "reg.lab:5000/a/b:latest");
-        assert_eq!(reference("a@sha256:00"), "a@sha256:00");
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        assert_eq!(reference(&format!("a@{digest}")), format!("a@{digest}"));
     }
 
     #[test]
@@ -391,9 +366,7 @@ mod tests {
         for bad in ["", ".", "..", "../x", "a/b", "a b", "-x", "a\0"] {
             assert!(ImageSource::environment(bad).is_err(), "{bad:?}");
         }
-        for good in
-            ["R.lab:5000/a", "a/b_c.d-e:Tag-1", "localhost:5000/a@sha256:00", "a:b@sha256:0"]
-        {
+        for good in ["R.lab:5000/a", "a/b_c.d-e:Tag-1", "localhost:5000/a:1", "a:b", "a/b/c/d"] {
             assert!(ImageSource::registry(good).is_ok(), "{good:?}");
         }
         for bad in ["", "-v", "../x", "a b", "a\n", "x/", "http://x/y", "UPPER", "a:b:c", "a//b"] {

@@ -87,6 +87,11 @@ pub trait Backend: Send + Sync + 'static {
         keep: u32,
     ) -> Result<Snapshot, BackendError>;
 
+    /// Paths of its disk that no snapshot has: a restore would lose what is in them.
+    async fn outside(&self, _id: TaskId) -> Result<Vec<String>, BackendError> {
+        Ok(Vec::new())
+    }
+
     /// Newest first.
     async fn list_snapshots(&self, id: TaskId) -> Result<Vec<Snapshot>, BackendError>;
 
@@ -205,6 +210,13 @@ pub enum BackendError {
     SnapshotNotFound { which: String },
     #[error("snapshot {tag} is in use: the disk of a VPS is built on it")]
     SnapshotInUse { tag: u64 },
+    #[error("it has a snapshot named '{name}' already")]
+    SnapshotNameTaken { name: String },
+    #[error(
+        "{} lies beside its disk, in a volume of the engine: no snapshot can hold what is in it, \
+         and a restore would delete it", paths.join(", ")
+    )]
+    OutsideDisk { paths: Vec<String> },
     #[error("this node's Docker engine cannot give GPUs to containers: {reason}")]
     NoGpuRuntime { reason: String },
     /// A machine cannot have the cards it was promised.
@@ -236,6 +248,8 @@ impl BackendError {
             Self::NoGpuRuntime { .. } | Self::NoGpu { .. } => FailureCode::GpuUnavailable,
             Self::Refused { .. }
             | Self::SnapshotInUse { .. }
+            | Self::SnapshotNameTaken { .. }
+            | Self::OutsideDisk { .. }
             | Self::NotContained { .. }
             | Self::NotAllowed { .. } => FailureCode::StartRefused,
             Self::Slow { .. } => FailureCode::Internal,
@@ -249,8 +263,8 @@ impl BackendError {
             | Self::NotAllowed { hint, .. }
             | Self::NoMachine { hint, .. } => hint.as_str(),
             Self::ImageNotFound { .. } => {
-                "check the name, let the node reach its registry, or copy the image there with \
-                 'docker save IMAGE | ssh NODE docker load'"
+                "check the name, and whether it is public; an image that is on the node alone can be \
+                 used where the node's owner starts its runner with --allow-local-image"
             }
             Self::EnvironmentNotFound { .. } => {
                 "use one of the names listed, or put NAME-UNIXTIME.tar there"
@@ -262,6 +276,13 @@ impl BackendError {
             Self::SnapshotNotFound { .. } => "kohakuriver vps snapshot list VPS",
             Self::SnapshotInUse { .. } => {
                 "delete the VPS that uses it first, or restore it to another snapshot"
+            }
+            Self::SnapshotNameTaken { .. } => {
+                "take another name, or delete that snapshot first: kohakuriver vps snapshot delete VPS NAME"
+            }
+            Self::OutsideDisk { .. } => {
+                "copy it out with 'kohakuriver vps cp', create another VPS of the same image, and copy it \
+                 in there: VPSes that are made now have no such volumes"
             }
             Self::NoGpuRuntime { .. } => {
                 "install nvidia-container-toolkit on the node, then run 'nvidia-ctk runtime \
@@ -286,6 +307,8 @@ impl BackendError {
             | Self::DiskFull { .. }
             | Self::SnapshotNotFound { .. }
             | Self::SnapshotInUse { .. }
+            | Self::SnapshotNameTaken { .. }
+            | Self::OutsideDisk { .. }
             | Self::NoGpuRuntime { .. }
             | Self::NoGpu { .. }
             | Self::NoMachine { .. }

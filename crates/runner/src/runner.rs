@@ -39,8 +39,6 @@ pub struct RunnerConfig {
     pub shared_dir: PathBuf,
     /// Our own static executable, which becomes the agent in instances.
     pub executable: PathBuf,
-    /// Pulled for the base environment where nobody made one.
-    pub default_image: String,
     /// `None`: `DOCKER_HOST`, else `/var/run/docker.sock`.
     pub docker_socket: Option<PathBuf>,
     /// How long a container may take to end before it is killed.
@@ -85,7 +83,6 @@ impl Runner {
             layout: layout.clone(),
             node: identity.node_name.clone(),
             socket: config.docker_socket.clone(),
-            default_image: config.default_image.clone(),
             stop_grace: config.stop_grace,
             containers: config.containers.clone(),
         }));

@@ -148,11 +148,11 @@ impl Machine {
             data_dir: self.dir.path().join("data"),
             shared_dir: self.dir.path().join("shared"),
             executable: standin_agent(),
-            default_image: "kohakuriver-test/none:1".to_owned(),
             docker_socket: None,
             stop_grace: Duration::from_secs(1),
             containers: ContainerSettings {
                 network: "krtest-node".parse().unwrap(),
+                local_images: vec!["kohakuriver-test/*".parse().unwrap()],
                 ..ContainerSettings::default()
             },
             machines: MachineSettings::default(),

@@ -3,6 +3,7 @@
 
 mod consent;
 mod files;
+mod images;
 mod link;
 mod network;
 mod roles;

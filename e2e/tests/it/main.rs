@@ -6,6 +6,7 @@ mod accounts;
 mod attacks;
 mod bad_input;
 mod containment;
+mod disks;
 mod faults;
 mod files;
 mod first_vps;

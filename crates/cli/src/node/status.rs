@@ -100,6 +100,13 @@ fn panel(node: &Node, now: Timestamp) -> Panel {
     if !node.allowed_mounts.is_empty() {
         panel.add("mounts", format!("allowed from {}", node.allowed_mounts.join(", ")));
     }
+    if let Some(registries) = &node.allowed_registries {
+        let text = if registries.is_empty() { "none".to_owned() } else { registries.join(", ") };
+        panel.add("registries", text);
+    }
+    if !node.local_images.is_empty() {
+        panel.add("local images", node.local_images.join(", "));
+    }
     if let Some(error) = &node.vm_error {
         panel.tinted("vms", Tone::Quiet, format!("none: {error}"));
     }

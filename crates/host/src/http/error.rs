@@ -377,6 +377,17 @@ impl From<InstanceError> for ApiError {
                 Self::new(StatusCode::NOT_FOUND, "no_snapshot", text)
                     .hint(format!("kohakuriver vps snapshot list {name}"))
             }
+            InstanceError::AmbiguousSnapshot { tags, .. } => {
+                let tags: Vec<_> = tags.iter().map(ToString::to_string).collect();
+                Self::new(StatusCode::CONFLICT, "ambiguous", text)
+                    .hint(format!("name it by its tag: {}", tags.join(", ")))
+            }
+            InstanceError::OutsideDisk { .. } => {
+                Self::new(StatusCode::CONFLICT, "outside_disk", text).hint(
+                    "create another VPS with --from-snapshot, and copy the data there with \
+                     'kohakuriver vps cp'",
+                )
+            }
             InstanceError::NodeAway { .. } | InstanceError::NodeOffline { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "node_away", text)
                     .hint("kohakuriver node list")

@@ -13,15 +13,21 @@ use kohakuriver_model::Act;
 /// Newest first.
 pub async fn list(app: &App, access: &Authorized) -> Result<Vec<Snapshot>, InstanceError> {
     let row = get(app, access).await?;
-    let mut all: Vec<Snapshot> = Vec::new();
+    Ok(look(app, &row).await?.0)
+}
+
+/// Snapshots, and the paths of the instance's disk that none of them has.
+async fn look(app: &App, row: &InstanceRow) -> Result<(Vec<Snapshot>, Vec<String>), InstanceError> {
+    let (mut all, mut paths) = (Vec::<Snapshot>::new(), Vec::new());
     // A node whose pages do not end is not asked for ever.
     while all.len() < 2 * MAX_SNAPSHOTS {
         let before = all.last().map(|snapshot| snapshot.tag);
-        let Answer::Snapshots { snapshots, more } =
-            ask(app, &row, Question::ListSnapshots { before }).await?
+        let Answer::Snapshots { snapshots, more, outside } =
+            ask(app, row, Question::ListSnapshots { before }).await?
         else {
-            return Err(confused(&row));
+            return Err(confused(row));
         };
+        paths = outside;
         let known = all.len();
         // A runner that knows no pages sends all again.
         all.extend(snapshots.into_iter().filter(|one| before.is_none_or(|tag| one.tag < tag)));
@@ -29,7 +35,7 @@ pub async fn list(app: &App, access: &Authorized) -> Result<Vec<Snapshot>, Insta
             break;
         }
     }
-    Ok(all)
+    Ok((all, paths))
 }
 
 /// Makes one; takes as long as the disk is large.
@@ -93,7 +99,12 @@ pub async fn restore(
 ) -> Result<InstanceRow, InstanceError> {
     let row = get(app, access).await?;
     // Asked of the node before anything is given up.
-    let tag = choose(&row, &list(app, access).await?, which)?;
+    let (snapshots, outside) = look(app, &row).await?;
+    let tag = choose(&row, &snapshots, which)?;
+    if !outside.is_empty() {
+        let name = display_name(row.id, &row.spec);
+        return Err(InstanceError::OutsideDisk { name, paths: outside });
+    }
     let snapshot = Some(SnapshotRef { task_id: row.id, tag });
     let edit = |spec: &InstanceSpec| Ok(InstanceSpec { snapshot, ..spec.clone() });
     act_with(app, caller, access, Act::Restore, format!("snapshot {tag}"), edit).await
@@ -129,12 +140,23 @@ fn choose(
     which: Option<&str>,
 ) -> Result<u64, InstanceError> {
     let which = which.unwrap_or("latest");
-    let chosen = match which {
-        "latest" => snapshots.first(),
-        text => snapshots
-            .iter()
-            .find(|snapshot| snapshot.tag.to_string() == text)
-            .or_else(|| snapshots.iter().find(|snapshot| snapshot.name.as_deref() == Some(text))),
+    let by_tag = |text: &str| snapshots.iter().find(|snapshot| snapshot.tag.to_string() == text);
+    let chosen = if which == "latest" {
+        snapshots.first()
+    } else if let Some(tagged) = by_tag(which) {
+        Some(tagged)
+    } else {
+        let is_named = |snapshot: &&Snapshot| snapshot.name.as_deref() == Some(which);
+        let named: Vec<&Snapshot> = snapshots.iter().filter(is_named).collect();
+        if named.len() > 1 {
+            // Older versions let names repeat.
+            return Err(InstanceError::AmbiguousSnapshot {
+                name: display_name(row.id, &row.spec),
+                which: which.to_owned(),
+                tags: named.iter().map(|snapshot| snapshot.tag).collect(),
+            });
+        }
+        named.first().copied()
     };
     chosen.map(|snapshot| snapshot.tag).ok_or_else(|| InstanceError::NoSnapshot {
         name: display_name(row.id, &row.spec),

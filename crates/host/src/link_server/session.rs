@@ -335,7 +335,7 @@ fn event(node: &NodeName, observation: &Observation) -> Option<NewEvent> {
         }
         Observed::Paused { .. } => ("paused", String::new()),
         Observed::Stopped { oom: true, .. } => {
-            ("oom", "the kernel killed for lack of memory".to_owned())
+            ("oom", "the kernel killed a process of it for lack of memory".to_owned())
         }
         Observed::Stopped { exit_code, .. } => {
             ("stopped", exit_code.map(|code| format!("exit code {code}")).unwrap_or_default())

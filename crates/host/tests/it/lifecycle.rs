@@ -63,6 +63,8 @@ async fn an_end_nobody_asked_for_says_which_one_it_was() -> Result<()> {
     runner.report(task, 1, ended(true)).await?;
     let seen = host.wait_for("web", "killed_oom").await?;
     assert_eq!(seen["error_code"], "out_of_memory", "{seen}");
+    let said = seen["error_message"].as_str().unwrap();
+    assert!(said.ends_with("and the kernel killed a process of it"), "{said}");
     assert_eq!(host.post("/api/vps/restart/web", json!({})).await?.status, 202);
     host.wait_for("web", "running").await?;
     runner.report(task, 2, ended(false)).await?;
@@ -164,6 +166,27 @@ async fn snapshots_go_round_and_a_clone_runs_where_they_are() -> Result<()> {
     let _identity = runner.disconnect().await;
     let away = host.get(path).await?;
     assert_eq!((away.status, away.text("code")), (503, "node_away"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn repeated_snapshot_name_must_be_given_by_tag() -> Result<()> {
+    let (host, _runner, _) = with_web().await?;
+    let path = "/api/vps/snapshots/web";
+    // The stand-in for a runner lets names repeat, as older ones did.
+    for tag in ["100", "101"] {
+        let made = host.post(&format!("{path}?name=dup"), json!({})).await?;
+        assert_eq!((made.status, made.text("tag")), (200, tag));
+    }
+    let restore = host.post(&format!("{path}/dup/restore"), json!({})).await?;
+    let delete = host.delete(&format!("{path}/dup")).await?;
+    let copy = json!({"from_vps": "web", "from_snapshot": "dup"});
+    for refused in [restore, delete, host.post("/api/vps/create", copy).await?] {
+        assert_eq!((refused.status, refused.text("code")), (409, "ambiguous"), "{refused:?}");
+        assert_eq!(refused.text("hint"), "name it by its tag: 101, 100");
+    }
+    assert_eq!(host.delete(&format!("{path}/100")).await?.status, 200);
+    assert_eq!(host.post(&format!("{path}/dup/restore"), json!({})).await?.status, 202);
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! VPSes that reach into their node: who may have one made, where, and what is written down.
 
 use anyhow::Result;
-use kohakuriver_model::Inventory;
+use kohakuriver_model::{Inventory, Registry};
 use kohakuriver_testkit::{FakeRunner, Reaction, TestHost, inventory};
 use serde_json::{Value, json};
 
@@ -50,6 +50,35 @@ async fn a_vps_that_reaches_into_its_node_is_for_operators_and_no_request_either
     let details: Vec<_> =
         log.as_array().unwrap().iter().rev().map(|e| e["detail"].as_str().unwrap()).collect();
     assert_eq!(details, ["", "", "privileged", "", "mounts /data/sets:/sets:ro", ""], "{log}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn unlisted_registry_is_refused_before_the_node_is_asked() -> Result<()> {
+    let host = TestHost::start().await?;
+    let allowing = Inventory {
+        allowed_registries: Some(Registry::usual()),
+        local_images: vec!["lab/*".parse()?],
+        ..inventory()
+    };
+    let _runner = FakeRunner::join_as(&host, "n1", Reaction::Obey, allowing).await?;
+    let create = async |image: &str| {
+        host.post("/api/vps/create", json!({"registry_image": image, "required_cores": 0})).await
+    };
+    for image in ["127.0.0.1:5000/x", "localhost/x", "reg.lab/x", "ghcr.io:8443/x"] {
+        let refused = create(image).await?;
+        let detail = refused.text("detail");
+        assert!(refused.status == 409 || refused.status == 503, "{refused:?}");
+        assert!(detail.contains("allows no images of the registry"), "{refused:?}");
+    }
+    for image in ["kohakuriver/base:base", "kohakuriver-snapshot/vps-7:1", "sha256:0a0b"] {
+        assert_eq!(create(image).await?.status, 422, "{image}");
+    }
+    for image in ["debian:12", "lab/tool"] {
+        assert_eq!(create(image).await?.status, 200, "{image}");
+    }
+    let node = host.get("/api/nodes/n1").await?.body;
+    assert_eq!(node["local_images"], json!(["lab/*"]), "{node}");
     Ok(())
 }
 

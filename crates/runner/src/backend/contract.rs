@@ -19,6 +19,7 @@ use crate::agent_stream;
 use crate::layout::Layout;
 use crate::plan::tests::order;
 
+mod images;
 mod leftovers;
 mod machines;
 
@@ -44,7 +45,6 @@ impl Node {
             layout: layout.clone(),
             node: name.parse().unwrap(),
             socket: None,
-            default_image: "kohakuriver-test/none:1".to_owned(),
             stop_grace: Duration::from_secs(1),
             containers: containers(),
         });
@@ -80,6 +80,7 @@ impl Drop for Tag {
 fn containers() -> ContainerSettings {
     ContainerSettings {
         network: "krtest-contract".parse().unwrap(),
+        local_images: vec!["kohakuriver-test/*".parse().unwrap()],
         ..ContainerSettings::default()
     }
 }
@@ -470,7 +471,6 @@ async fn the_engine_is_really_asked_for_the_cards_and_the_numa_node() {
         layout: node.layout.clone(),
         node: node.name.parse().unwrap(),
         socket: Some(socket),
-        default_image: String::new(),
         stop_grace: Duration::from_secs(1),
         containers: containers(),
     });
@@ -503,16 +503,6 @@ async fn a_card_the_engine_cannot_give_is_refused_with_what_to_install() {
 }
 
 #[tokio::test]
-async fn an_image_nobody_has_is_not_found() {
-    let node = Node::new();
-    let order = fresh_order("localhost:1/kohakuriver-test/none:1");
-    let error = node.backend.prepare(&order, &|_, _| {}).await.unwrap_err();
-    assert_eq!(error.code(), FailureCode::ImageNotFound, "{error}");
-    assert!(error.to_string().contains("kohakuriver-test/none:1"), "{error}");
-    assert!(error.hint().is_some());
-}
-
-#[tokio::test]
 async fn environments_are_loaded_once_from_either_kind_of_tarball() {
     let node = Node::new();
     let dir = node.layout.environments();
@@ -539,7 +529,7 @@ async fn environments_are_loaded_once_from_either_kind_of_tarball() {
     assert_eq!(node.backend.prepare(&order, &note).await.unwrap(), loaded);
     assert!(steps.lock().unwrap().is_empty(), "it was loaded again");
 
-    let root = super::docker::sample_tar(&[("etc/hostname", b"x"), ("bin/x", b"y")]);
+    let root = super::docker::pack_tar(&[("etc/hostname", b"x"), ("bin/x", b"y")]);
     std::fs::write(dir.join(format!("{name}-2.tar")), root).unwrap();
     let imported = node.backend.prepare(&order, &note).await.unwrap();
     assert_ne!(imported, loaded);
@@ -555,7 +545,6 @@ async fn an_engine_that_is_not_there_is_unavailable_with_a_hint() {
         layout: node.layout.clone(),
         node: node.name.parse().unwrap(),
         socket: Some(node.dir.path().join("none.sock")),
-        default_image: String::new(),
         stop_grace: Duration::from_secs(1),
         containers: containers(),
     });

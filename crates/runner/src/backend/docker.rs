@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  client      one connection per request; finds out again who it talks to after a failure
-//!  image       registry, environment tarball or base environment -> image id
+//!  settings    what the node's owner decides
+//!  image       registry, environment tarball or base environment -> image id, without VOLUMEs
 //!  base_image  the base environment, built where nobody else made one
 //!  create_body what the engine is asked for when a container is created
 //!  container   create, start, pause, stop, kill, resize, remove, inspect
@@ -11,8 +12,10 @@
 //!  shared_storage  /shared without set-user-id files
 //!  found       from the engine's answer to what the plan needs, and the kernel's count of OOM kills
 //!  attach      a program in a container without the agent
+//!  vet         what on an instance's disk would make the engine hang
 //!  orphans     what an engine that was killed in the middle of a start left running
-//!  snapshot    commit, flatten, list, delete
+//!  snapshot    commit, list, delete
+//!  flatten     one layer in place of a chain
 //!  leftovers   what of that was cut off or is not used any more, cleared away
 //!  events      what changed, as hints
 //! ```
@@ -43,21 +46,24 @@ mod client;
 mod container;
 mod create_body;
 mod events;
+mod flatten;
 mod found;
 mod image;
 mod leftovers;
 mod network;
 mod orphans;
 mod resolver;
+mod settings;
 mod shared_job;
 mod shared_storage;
 mod snapshot;
 mod tarball;
+mod vet;
 
 pub use client::Engine;
-pub use network::ContainerSettings;
+pub use settings::ContainerSettings;
 #[cfg(test)]
-pub(crate) use tarball::sample as sample_tar;
+pub(crate) use tarball::pack as pack_tar;
 
 /// What the Docker backend needs to know of its node.
 #[derive(Clone, Debug)]
@@ -66,8 +72,6 @@ pub struct DockerConfig {
     pub node: NodeName,
     /// `None`: `DOCKER_HOST`, else `/var/run/docker.sock`.
     pub socket: Option<PathBuf>,
-    /// Pulled for the base environment before building one.
-    pub default_image: String,
     /// Between SIGTERM and SIGKILL for one that is stopped.
     pub stop_grace: Duration,
     pub containers: ContainerSettings,
@@ -93,7 +97,7 @@ impl DockerBackend {
         let images = image::Images::new(
             Arc::clone(&engine),
             config.layout.clone(),
-            config.default_image.clone(),
+            config.containers.clone(),
         );
         let network = network::ContainerNetwork::new(config.containers.clone());
         let shared = shared_storage::SharedStorage::new(config.layout.shared_data());
@@ -107,7 +111,7 @@ impl DockerBackend {
         if let Err(error) = self.shared.ensure() {
             tracing::debug!(%error, "set-user-id files in shared storage have their effect");
         }
-        self.network.ensure_soon(&self.engine, &self.config.node).await
+        self.network.ensure_soon(&self.engine, &self.config).await
     }
 }
 
@@ -118,9 +122,11 @@ impl Backend for DockerBackend {
         inventory.docker_warning = None;
         inventory.allows_privileged = self.allowed.privileged();
         inventory.allowed_mounts = self.allowed.mounts();
+        inventory.allowed_registries = Some(self.config.containers.registries.clone());
+        inventory.local_images = self.config.containers.local_images.clone();
         match &inventory.docker {
             DockerState::Ready { .. } => {
-                let ensured = self.network.ensure(&self.engine, &self.config.node).await;
+                let ensured = self.network.ensure(&self.engine, &self.config).await;
                 inventory.docker_warning = match ensured {
                     Ok(()) => self.network.warning().await,
                     Err(error) => Some(match error.hint() {
@@ -148,13 +154,20 @@ impl Backend for DockerBackend {
 
     async fn start(&self, id: TaskId) -> Result<(), BackendError> {
         self.enclose().await?;
-        container::start(&self.engine, &self.network, &self.config.node, id).await
+        container::start(&self.engine, &self.network, &self.config, id).await
     }
 
     async fn contain(&self, id: TaskId) -> Result<(), BackendError> {
         let docker = self.engine.docker().await?;
-        let found = docker.inspect_container(&container::name(id), None).await;
-        let answer = found.map_err(|error| self.engine.failure(error))?;
+        let inspect = async || {
+            let found = docker.inspect_container(&container::name(id), None).await;
+            found.map_err(|error| self.engine.failure(error))
+        };
+        let mut answer = inspect().await?;
+        if self.network.is_unplugged(&answer) {
+            self.network.plug_in_again(&self.engine, &self.config, id).await?;
+            answer = inspect().await?;
+        }
         self.network.pin(&answer, id).await?;
         self.allowed.verify(&answer)
     }
@@ -193,6 +206,10 @@ impl Backend for DockerBackend {
         snapshot::create(&self.engine, id, wish, keep).await
     }
 
+    async fn outside(&self, id: TaskId) -> Result<Vec<String>, BackendError> {
+        container::outside(&self.engine, id).await
+    }
+
     async fn list_snapshots(&self, id: TaskId) -> Result<Vec<Snapshot>, BackendError> {
         snapshot::list(&self.engine, id).await
     }
@@ -222,7 +239,7 @@ impl Backend for DockerBackend {
     }
 
     async fn list(&self) -> Result<Vec<(TaskId, Found)>, BackendError> {
-        container::list(&self.engine, &self.config.node).await
+        container::list(&self.engine, &self.config).await
     }
 
     fn agent(&self, id: TaskId) -> Option<AgentAddress> {

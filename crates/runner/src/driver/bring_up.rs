@@ -58,7 +58,14 @@ impl Driver {
         let backend = self.backend();
         let order = self.record.order.clone();
         let prepare = backend.prepare(&order, &|_, _| {});
-        match self.unless_superseded(prepare).await? {
+        let prepared = self.unless_superseded(prepare).await?;
+        // The host asks before it orders; one that did not must not be the end of anything.
+        let outside = backend.outside(self.id).await?;
+        let prepared = match prepared {
+            Ok(_) if !outside.is_empty() => Err(BackendError::OutsideDisk { paths: outside }),
+            other => other,
+        };
+        match prepared {
             Ok(_) => Ok(backend.remove(self.id).await?),
             Err(error) if error.is_engine_away() => Err(error.into()),
             Err(error) => self.record_failure(error.code(), error.to_string(), error.hint(), false),

@@ -29,10 +29,16 @@ impl Driver {
             Question::CreateSnapshot { name, message } => {
                 let message = message.unwrap_or_default();
                 let keep = self.record.order.spec.snapshots.keep;
-                let kept = backend.list_snapshots(self.id).await?.len();
+                let known = backend.list_snapshots(self.id).await?;
+                let kept = known.len();
                 if kept >= MAX_SNAPSHOTS {
                     let reason = format!("it has {kept} snapshots already: delete some first");
                     return Err(BackendError::Refused { by: "the node", act: "snapshot", reason });
+                }
+                if let Some(name) = &name
+                    && known.iter().any(|snapshot| snapshot.name.as_ref() == Some(name))
+                {
+                    return Err(BackendError::SnapshotNameTaken { name: name.clone() });
                 }
                 let wish = SnapshotWish { name, message };
                 let snapshot = backend.create_snapshot(self.id, &wish, keep).await?;
@@ -82,7 +88,8 @@ pub async fn list(
     id: TaskId,
     before: Option<u64>,
 ) -> Result<Answer, BackendError> {
-    Ok(Answer::page(backend.list_snapshots(id).await?, before))
+    let outside = backend.outside(id).await?;
+    Ok(Answer::page(backend.list_snapshots(id).await?, before).with_outside(outside))
 }
 
 pub fn failed(error: &BackendError) -> Answer {

@@ -220,6 +220,25 @@ fn a_vps_comes_back_whole_when_its_network_or_its_rules_were_removed() {
 }
 
 #[test]
+fn disconnected_vps_is_connected_again() {
+    let mut site = Site::new();
+    let _server = site.up();
+    let id = create(&site, "web", BUSYBOX);
+    let (network, name) = (site.container_network(), format!("kohakuriver-vps-{id}"));
+    let reaches_out = || inside(&site, "web", "ip route | grep -q default").code == 0;
+    assert!(reaches_out());
+    docker(&["network", "disconnect", &network, &name]);
+    assert!(address(&id).is_empty() && !reaches_out());
+    // By itself; the runner looks every minute.
+    wait_until("it is connected again", Duration::from_secs(180), reaches_out);
+    docker(&["network", "disconnect", &network, &name]);
+    site.kr(&["vps", "restart", "web"]).ok();
+    assert!(!address(&id).is_empty() && reaches_out());
+    let ports = run(Command::new("ip").args(["-d", "link", "show", "master", &network])).ok();
+    assert!(ports.contains("isolated on"), "{ports}");
+}
+
+#[test]
 fn a_network_that_is_not_ours_is_never_used() {
     let mut site = Site::new();
     let network = site.container_network();

@@ -21,7 +21,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::libc::{S_IFDIR, S_IFMT, S_IFREG};
 use nix::sys::stat::{FileStat, fstat};
 
-use super::network::ContainerSettings;
+use super::settings::ContainerSettings;
 use crate::backend::BackendError;
 use crate::layout::{IN_BIN, IN_ETC, IN_RUN, IN_SHARED};
 

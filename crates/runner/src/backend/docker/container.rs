@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::ContainerUpdateBody;
+use bollard::models::{
+    ContainerInspectResponse, ContainerSummary, ContainerUpdateBody, MountPoint,
+};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
     RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
 };
 use kohakuriver_link::protocol::Order;
-use kohakuriver_model::{NodeName, TaskId};
+use kohakuriver_model::TaskId;
 
 use super::DockerConfig;
 use super::client::{Engine, status};
@@ -19,7 +21,9 @@ use super::create_body::{LABEL_MANAGED, LABEL_NODE, LABEL_TASK, body};
 use super::found;
 use super::network::ContainerNetwork;
 use super::orphans;
+use super::vet;
 use crate::backend::{BackendError, Found, Life, Limits};
+use crate::layout::IN_BIN;
 
 pub fn name(id: TaskId) -> String {
     format!("kohakuriver-vps-{id}")
@@ -51,10 +55,11 @@ const CLEARINGS: u32 = 5;
 pub async fn start(
     engine: &Engine,
     network: &ContainerNetwork,
-    node: &NodeName,
+    config: &DockerConfig,
     id: TaskId,
 ) -> Result<(), BackendError> {
     let docker = engine.docker().await?;
+    vet::disk(engine, &docker, id).await?;
     let (mut clearings, mut plugged) = (0, false);
     loop {
         let outcome = docker.start_container(&name(id), None).await;
@@ -64,7 +69,7 @@ pub async fn start(
                 if is_without_network(&reason) && !plugged =>
             {
                 plugged = true;
-                network.plug_in_again(engine, node, id).await?;
+                network.plug_in_again(engine, config, id).await?;
             }
             Err(BackendError::Refused { reason, .. }) if orphans::is_left_behind(&reason) => {
                 if clearings == CLEARINGS {
@@ -175,32 +180,63 @@ pub async fn inspect(engine: &Engine, id: TaskId) -> Result<Option<Found>, Backe
     }
 }
 
-/// The engine's ids of this node's containers that run.
-pub async fn running_ids(
+/// This runner's containers; `all`: also those that do not run.
+///
+/// Labels narrow the list, but prove nothing: another runner's node may have the same name, and an
+/// image can bring any label. Ours have their name, and the agent of this runner's data directory.
+pub async fn ours(
     engine: &Engine,
     docker: &Docker,
-    node: &NodeName,
-) -> Result<Vec<String>, BackendError> {
-    let labels = vec![format!("{LABEL_MANAGED}=true"), format!("{LABEL_NODE}={node}")];
+    config: &DockerConfig,
+    all: bool,
+) -> Result<Vec<(TaskId, ContainerSummary)>, BackendError> {
+    let labels = vec![format!("{LABEL_MANAGED}=true"), format!("{LABEL_NODE}={}", config.node)];
     let filters = HashMap::from([("label".to_owned(), labels)]);
-    let options = ListContainersOptionsBuilder::default().filters(&filters).build();
-    let running = docker.list_containers(Some(options)).await;
-    let running = running.map_err(|error| engine.failure(error))?;
-    Ok(running.into_iter().filter_map(|container| container.id).collect())
+    let options = ListContainersOptionsBuilder::default().all(all).filters(&filters).build();
+    let listed = docker.list_containers(Some(options)).await;
+    let listed = listed.map_err(|error| engine.failure(error))?;
+    let agent = config.layout.agent_dir().to_string_lossy().into_owned();
+    let of = |container: ContainerSummary| Some((owner(&container, &agent)?, container));
+    Ok(listed.into_iter().filter_map(of).collect())
 }
 
-pub async fn list(engine: &Engine, node: &NodeName) -> Result<Vec<(TaskId, Found)>, BackendError> {
+/// The instance that a container is, if it was made by the runner with that agent.
+fn owner(container: &ContainerSummary, agent: &str) -> Option<TaskId> {
+    let id: TaskId = container.labels.as_ref()?.get(LABEL_TASK)?.parse().ok()?;
+    let own = format!("/{}", name(id));
+    let is_agent = |mount: &MountPoint| {
+        mount.destination.as_deref() == Some(IN_BIN) && mount.source.as_deref() == Some(agent)
+    };
+    let is_ours = container.names.iter().flatten().any(|name| *name == own)
+        && container.mounts.iter().flatten().any(is_agent);
+    is_ours.then_some(id)
+}
+
+/// Where a container has volumes of the engine's in place of its disk.
+pub fn volumes(answer: &ContainerInspectResponse) -> Vec<String> {
+    let volumes =
+        answer.mounts.iter().flatten().filter(|mount| mount.typ.as_deref() == Some("volume"));
+    let mut paths: Vec<String> = volumes.filter_map(|mount| mount.destination.clone()).collect();
+    paths.sort();
+    paths
+}
+
+pub async fn outside(engine: &Engine, id: TaskId) -> Result<Vec<String>, BackendError> {
     let docker = engine.docker().await?;
-    let labels = vec![format!("{LABEL_MANAGED}=true"), format!("{LABEL_NODE}={node}")];
-    let filters = HashMap::from([("label".to_owned(), labels)]);
-    let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-    let containers =
-        docker.list_containers(Some(options)).await.map_err(|error| engine.failure(error))?;
-    let ids = containers
-        .iter()
-        .filter_map(|container| container.labels.as_ref()?.get(LABEL_TASK)?.parse::<TaskId>().ok());
+    match docker.inspect_container(&name(id), None).await {
+        Ok(answer) => Ok(volumes(&answer)),
+        Err(error) if status(&error) == Some(404) => Ok(Vec::new()),
+        Err(error) => Err(engine.failure(error)),
+    }
+}
+
+pub async fn list(
+    engine: &Engine,
+    config: &DockerConfig,
+) -> Result<Vec<(TaskId, Found)>, BackendError> {
+    let docker = engine.docker().await?;
     let mut instances = Vec::new();
-    for id in ids {
+    for (id, _) in ours(engine, &docker, config, true).await? {
         if let Some(found) = inspect(engine, id).await? {
             instances.push((id, found));
         }
@@ -218,5 +254,30 @@ fn done(
         Ok(()) => Ok(()),
         Err(error) if status(&error).is_some_and(|code| as_good_as_done.contains(&code)) => Ok(()),
         Err(error) => Err(engine.refused(act, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn container_belongs_to_the_runner_whose_agent_it_has() {
+        let id = TaskId::from_u64(7);
+        let mount = |source: &str| MountPoint {
+            source: Some(source.to_owned()),
+            destination: Some(IN_BIN.to_owned()),
+            ..MountPoint::default()
+        };
+        let container = |name: &str, source: &str| ContainerSummary {
+            names: Some(vec![format!("/{name}")]),
+            labels: Some(HashMap::from([(LABEL_TASK.to_owned(), id.to_string())])),
+            mounts: Some(vec![mount(source)]),
+            ..ContainerSummary::default()
+        };
+        let own = name(id);
+        assert_eq!(owner(&container(&own, "/a/agent"), "/a/agent"), Some(id));
+        assert_eq!(owner(&container(&own, "/b/agent"), "/a/agent"), None, "another runner's");
+        assert_eq!(owner(&container("x", "/a/agent"), "/a/agent"), None, "a label from an image");
     }
 }

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use bollard::models::{
-    ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountBindOptions,
-    MountBindOptionsPropagationEnum, MountType, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, DeviceRequest, HealthConfig, HostConfig, HostConfigLogConfig, Mount,
+    MountBindOptions, MountBindOptionsPropagationEnum, MountType, RestartPolicy,
+    RestartPolicyNameEnum,
 };
 use kohakuriver_link::protocol::Order;
 use kohakuriver_model::{GpuRef, MountWish};
@@ -72,6 +73,11 @@ pub fn body(config: &DockerConfig, order: &Order, image: &str) -> ContainerCreat
         env: Some(env),
         labels: Some(labels),
         stop_signal: Some("SIGTERM".to_owned()),
+        // The image's would be run for ever, for a service that nobody has started.
+        healthcheck: Some(HealthConfig {
+            test: Some(vec!["NONE".to_owned()]),
+            ..HealthConfig::default()
+        }),
         host_config: Some(host_config(config, order)),
         ..ContainerCreateBody::default()
     }
@@ -195,7 +201,6 @@ mod tests {
             layout: Layout::new("/data", "/mnt"),
             node: "n1".parse().unwrap(),
             socket: None,
-            default_image: String::new(),
             stop_grace: std::time::Duration::from_secs(1),
             containers: ContainerSettings { no_new_privileges, ..ContainerSettings::default() },
         };

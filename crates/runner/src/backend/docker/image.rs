@@ -1,29 +1,33 @@
 //! From what an instance names as its image to the id of an image the engine has.
 //!
 //! ```text
-//!  Registry     here? -> use it        else pull
+//!  Snapshot     kohakuriver-snapshot/vps-<id>:<tag>
+//!  Registry     listed registry, pulled as that reference (pull)
 //!  Environment  newest <name>-<unix>.tar; loaded before and unchanged? -> use it   else load it
-//!  Default      environment "base"? -> that   else here? -> use it   else pull   else build
+//!  Default      environment "base"? -> that   else here? -> use it   else build, from the image that
+//!               the node's owner named or from the distribution's packages
+//!     all of them --VOLUMEs?--> the same without (plain)
 //! ```
 //!
-//! An environment's name is never asked of a registry: a stranger could own it there.
+//! Each source has names of its own in the engine, and what a user writes reaches no other. An
+//! environment's name, the default one's included, is never asked of a registry: a stranger could own it
+//! there.
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
-use bollard::query_parameters::CreateImageOptionsBuilder;
-use futures_util::StreamExt;
+use bollard::models::ImageInspect;
 use kohakuriver_model::{ImageSource, InstanceSpec};
 use serde::{Deserialize, Serialize};
 
 use self::environment::{find_environment, repository};
-use self::progress::{Layers, Throttle};
 pub(super) use self::transfer::drain;
 use self::transfer::{file_body, import, load_and_tag, tag};
 use super::base_image;
-use super::client::{Engine, is_disk_full, plain, status};
+use super::client::{Engine, is_disk_full, status};
+use super::settings::ContainerSettings;
 use super::shared_job::{Jobs, Outcome, Reporter};
 use super::snapshot;
 use super::tarball::{self, TarKind};
@@ -32,20 +36,19 @@ use crate::durable;
 use crate::layout::Layout;
 
 mod environment;
+mod plain;
 mod progress;
+mod pull;
+mod refusal;
 mod transfer;
 
-/// A registry that says nothing for this long is not going to.
-const PULL_SILENCE: Duration = Duration::from_secs(120);
-/// Building the base takes less time than waiting for a registry that cannot be reached.
-const DEFAULT_PULL_SILENCE: Duration = Duration::from_secs(20);
 const BASE: &str = "base";
 
 #[derive(Clone, Debug)]
 pub struct Images {
     engine: Arc<Engine>,
     layout: Layout,
-    default_image: String,
+    settings: ContainerSettings,
     jobs: Arc<Jobs>,
 }
 
@@ -59,31 +62,49 @@ struct Loaded {
 }
 
 impl Images {
-    pub fn new(engine: Arc<Engine>, layout: Layout, default_image: String) -> Self {
-        Self { engine, layout, default_image, jobs: Arc::default() }
+    pub fn new(engine: Arc<Engine>, layout: Layout, settings: ContainerSettings) -> Self {
+        Self { engine, layout, settings, jobs: Arc::default() }
     }
 
     /// Dropping the future gives up, unless others wait for the same image.
     pub async fn prepare(&self, spec: &InstanceSpec, progress: Progress<'_>) -> Outcome {
+        let id = self.of_source(spec, progress).await?;
+        let Some(image) = self.inspect(&id).await? else {
+            return Err(image_failure("the image is gone", &"it was removed on the node"));
+        };
+        plain::vet(&image, "the image")?;
+        if plain::is_plain(&image) {
+            return Ok(id);
+        }
+        // A snapshot that has VOLUMEs was made by an older version.
+        let target = spec.snapshot.map_or_else(|| plain::name_of(&id), snapshot::target);
+        if spec.snapshot.is_none()
+            && let Some(made) = self.inspect(&target.reference()).await?
+            && plain::is_plain(&made)
+            && let Some(made) = made.id
+        {
+            return Ok(made);
+        }
+        let this = self.clone();
+        let work = |reporter: Reporter| async move {
+            reporter.step("making the image's volumes part of the disk", None);
+            if let Err(error) = plain::sweep(&this.engine).await {
+                tracing::debug!(%error, "images without a use stay");
+            }
+            plain::make(&this.engine, &image, &target).await
+        };
+        self.jobs.run(&format!("plain {id}"), progress, work).await
+    }
+
+    async fn of_source(&self, spec: &InstanceSpec, progress: Progress<'_>) -> Outcome {
         if let Some(wanted) = spec.snapshot {
             let known = self.local(&snapshot::reference(wanted)).await?;
             let which = wanted.tag.to_string();
             return known.ok_or(BackendError::SnapshotNotFound { which });
         }
-        let source = &spec.image;
         let this = self.clone();
-        match source {
-            ImageSource::Registry { reference } => {
-                // Without a job where it is here: the common case is one question.
-                if let Some(id) = self.local(reference).await? {
-                    return Ok(id);
-                }
-                let reference = reference.clone();
-                let key = format!("registry {reference}");
-                let work =
-                    |reporter| async move { this.pull(&reference, PULL_SILENCE, &reporter).await };
-                self.jobs.run(&key, progress, work).await
-            }
+        match &spec.image {
+            ImageSource::Registry { reference } => self.of_registry(reference, progress).await,
             ImageSource::Environment { name } => {
                 let name = name.clone();
                 let key = format!("environment {name}");
@@ -103,49 +124,15 @@ impl Images {
     }
 
     async fn local(&self, reference: &str) -> Result<Option<String>, BackendError> {
-        let docker = self.engine.docker().await?;
-        match docker.inspect_image(reference).await {
-            Ok(image) => Ok(image.id),
-            Err(error) if status(&error) == Some(404) => Ok(None),
-            Err(error) => Err(self.engine.failure(error)),
-        }
+        Ok(self.inspect(reference).await?.and_then(|image| image.id))
     }
 
-    async fn pull(&self, reference: &str, silence: Duration, reporter: &Reporter) -> Outcome {
-        let docker = self.engine.patient().await?;
-        let not_found = |reason: String| {
-            if is_disk_full(&reason) {
-                BackendError::DiskFull { reason }
-            } else {
-                BackendError::ImageNotFound { image: reference.to_owned(), reason }
-            }
-        };
-        let step = format!("pulling {reference}");
-        reporter.step(&step, None);
-        let options = CreateImageOptionsBuilder::default().from_image(reference).build();
-        let mut messages = Box::pin(docker.create_image(Some(options), None, None));
-        let mut layers = Layers::default();
-        let mut throttle = Throttle::default();
-        loop {
-            match tokio::time::timeout(silence, messages.next()).await {
-                Ok(None) => break,
-                Ok(Some(Ok(message))) => {
-                    if let Some(percent) = layers.hear(&message)
-                        && throttle.due()
-                    {
-                        reporter.step(&step, Some(percent));
-                    }
-                }
-                Ok(Some(Err(error))) => return Err(not_found(plain(&error))),
-                Err(_) => {
-                    let seconds = silence.as_secs();
-                    return Err(not_found(format!("its registry was silent for {seconds} s")));
-                }
-            }
-        }
-        match self.local(reference).await? {
-            Some(id) => Ok(id),
-            None => Err(not_found("the pull ended without an image".to_owned())),
+    async fn inspect(&self, reference: &str) -> Result<Option<ImageInspect>, BackendError> {
+        let docker = self.engine.docker().await?;
+        match docker.inspect_image(reference).await {
+            Ok(image) => Ok(Some(image)),
+            Err(error) if status(&error) == Some(404) => Ok(None),
+            Err(error) => Err(self.engine.failure(error)),
         }
     }
 
@@ -234,12 +221,8 @@ impl Images {
         if let Some(id) = self.local(&format!("{repository}:{BASE}")).await? {
             return Ok(id);
         }
-        match self.pull_default(&repository, reporter).await {
-            Ok(id) => return Ok(id),
-            Err(error) if error.is_engine_away() => return Err(error),
-            Err(error) => {
-                tracing::info!(%error, "building the base environment on this node");
-            }
+        if let Some(image) = &self.settings.default_image {
+            return self.owners_default(image, &repository, reporter).await;
         }
         let build = base_image::build(&self.layout.images_dir(), reporter).await?;
         let what = "cannot import the base environment";
@@ -253,10 +236,11 @@ impl Images {
         self.must_have(&repository).await
     }
 
-    async fn pull_default(&self, repository: &str, reporter: &Reporter) -> Outcome {
-        let id = match self.local(&self.default_image).await? {
+    /// From the image that the node's owner named, on whichever registry.
+    async fn owners_default(&self, image: &str, repository: &str, reporter: &Reporter) -> Outcome {
+        let id = match self.local(image).await? {
             Some(id) => id,
-            None => self.pull(&self.default_image, DEFAULT_PULL_SILENCE, reporter).await?,
+            None => self.pull(image, reporter).await?,
         };
         let docker = self.engine.patient().await?;
         tag(&docker, &id, repository).await.map_err(|error| self.engine.failure(error))?;

@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
@@ -23,52 +23,24 @@ use bollard::models::{
     NetworkCreateRequest, NetworkDisconnectRequest, NetworkInspect,
 };
 use bollard::query_parameters::InspectNetworkOptions;
-use kohakuriver_model::{NodeName, TaskId};
+use kohakuriver_model::TaskId;
 use kohakuriver_vm::network::{
-    BorderConfig, BridgeName, ContainerBorder, NetworkError, Plug, Prefix, Subnet, nameservers,
+    BorderConfig, ContainerBorder, NetworkError, Plug, Subnet, nameservers,
 };
 use tokio::sync::Mutex;
 
+use super::DockerConfig;
 use super::client::{Engine, status};
 use super::container;
 use super::create_body::LABEL_MANAGED;
 use super::resolver;
+use super::settings::ContainerSettings;
 use crate::backend::BackendError;
 
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 const BRIDGE_ICC: &str = "com.docker.network.bridge.enable_icc";
 /// How soon rules that somebody flushed are back.
 const GUARD_EVERY: Duration = Duration::from_secs(60);
-
-/// What an operator may choose for the containers of a node.
-#[derive(Clone, Debug)]
-pub struct ContainerSettings {
-    /// What Docker and the kernel call their network.
-    pub network: BridgeName,
-    /// `None`: Docker chooses.
-    pub subnet: Option<Subnet>,
-    /// What they shall not reach besides what nobody's may.
-    pub denied: Vec<Prefix>,
-    /// Programs gain nothing from set-user-id files: no `sudo`, no `su`.
-    pub no_new_privileges: bool,
-    /// Operators may have privileged ones.
-    pub allow_privileged: bool,
-    /// Operators may mount these paths, and what is inside them.
-    pub allow_mounts: Vec<PathBuf>,
-}
-
-impl Default for ContainerSettings {
-    fn default() -> Self {
-        Self {
-            network: BridgeName::of_containers(),
-            subnet: None,
-            denied: Vec::new(),
-            no_new_privileges: false,
-            allow_privileged: false,
-            allow_mounts: Vec::new(),
-        }
-    }
-}
 
 #[derive(Debug)]
 pub struct ContainerNetwork {
@@ -108,12 +80,16 @@ impl ContainerNetwork {
     }
 
     /// As [`Self::ensure`], without asking the engine again for what was seen a moment ago.
-    pub async fn ensure_soon(&self, engine: &Engine, node: &NodeName) -> Result<(), BackendError> {
+    pub async fn ensure_soon(
+        &self,
+        engine: &Engine,
+        config: &DockerConfig,
+    ) -> Result<(), BackendError> {
         let is_fresh = {
             let known = self.known.lock().await;
             known.id.is_some() && known.guarded.is_some_and(|then| then.elapsed() < GUARD_EVERY)
         };
-        if is_fresh { Ok(()) } else { self.ensure(engine, node).await }
+        if is_fresh { Ok(()) } else { self.ensure(engine, config).await }
     }
 
     /// Sees to it that the network is there and its border whole.
@@ -121,7 +97,7 @@ impl ContainerNetwork {
     /// # Errors
     /// Docker has no such network and cannot make it. A border with holes is a warning instead:
     /// see [`Self::warning`].
-    pub async fn ensure(&self, engine: &Engine, node: &NodeName) -> Result<(), BackendError> {
+    pub async fn ensure(&self, engine: &Engine, config: &DockerConfig) -> Result<(), BackendError> {
         let docker = engine.docker().await?;
         let mut known = self.known.lock().await;
         let network = self.find_or_make(engine, &docker).await?;
@@ -130,11 +106,15 @@ impl ContainerNetwork {
             return Ok(());
         }
         let warning = self.guard(&network).await.err();
-        let unpinned = if warning.is_none() && (!is_known || known.unpinned.is_some()) {
-            self.pin_all(engine, &docker, node).await.err()
+        let plugged = self.plug_all_in(engine, &docker, config).await;
+        // One that was plugged in has a port that nobody has pinned yet.
+        let is_due = !is_known || known.unpinned.is_some() || !matches!(plugged, Ok(0));
+        let unpinned = if warning.is_none() && is_due {
+            self.pin_all(engine, &docker, config).await.err()
         } else {
             None
         };
+        let unpinned = plugged.err().or(unpinned);
         if let Some(unpinned) = unpinned.as_ref().filter(|_| unpinned != known.unpinned) {
             tracing::warn!("{unpinned}");
         }
@@ -188,11 +168,21 @@ impl ContainerNetwork {
     pub async fn plug_in_again(
         &self,
         engine: &Engine,
-        node: &NodeName,
+        config: &DockerConfig,
         id: TaskId,
     ) -> Result<(), BackendError> {
-        self.ensure(engine, node).await?;
+        self.ensure(engine, config).await?;
         let docker = engine.docker().await?;
+        tracing::info!(task_id = %id, "connecting the container to its network again");
+        self.connect(engine, &docker, id).await
+    }
+
+    async fn connect(
+        &self,
+        engine: &Engine,
+        docker: &Docker,
+        id: TaskId,
+    ) -> Result<(), BackendError> {
         let container = container::name(id);
         let gone = NetworkDisconnectRequest { container: container.clone(), force: Some(true) };
         let _ = docker.disconnect_network(self.name(), gone).await;
@@ -311,18 +301,57 @@ impl ContainerNetwork {
         border.guard(subnet, gateway).await.map_err(open)
     }
 
+    /// Connects what runs without the network that it was made for: somebody has disconnected it.
+    /// Answers how many. The error is a sentence.
+    async fn plug_all_in(
+        &self,
+        engine: &Engine,
+        docker: &Docker,
+        config: &DockerConfig,
+    ) -> Result<usize, String> {
+        let running = container::ours(engine, docker, config, false).await;
+        let mut plugged = 0;
+        for (id, container) in running.map_err(|error| error.to_string())? {
+            let mode = container.host_config.as_ref().and_then(|host| host.network_mode.as_deref());
+            let networks = container.network_settings.and_then(|all| all.networks);
+            if !self.lacks(mode, networks.as_ref()) {
+                continue;
+            }
+            tracing::warn!(task_id = %id, "a VPS was disconnected from its network; it is connected again");
+            let connected = self.connect(engine, docker, id).await;
+            connected.map_err(|error| format!("VPS {id} has no network: {error}"))?;
+            plugged += 1;
+        }
+        Ok(plugged)
+    }
+
+    /// Whether a container is without the network that it was made for.
+    pub fn is_unplugged(&self, answer: &ContainerInspectResponse) -> bool {
+        let mode = answer.host_config.as_ref().and_then(|host| host.network_mode.as_deref());
+        let networks = answer.network_settings.as_ref().and_then(|all| all.networks.as_ref());
+        self.lacks(mode, networks)
+    }
+
+    fn lacks(
+        &self,
+        mode: Option<&str>,
+        networks: Option<&HashMap<String, EndpointSettings>>,
+    ) -> bool {
+        mode == Some(self.name()) && networks.is_none_or(|all| !all.contains_key(self.name()))
+    }
+
     /// Pins the ports of all that run: they were there before the runner. The error is a sentence.
     async fn pin_all(
         &self,
         engine: &Engine,
         docker: &Docker,
-        node: &NodeName,
+        config: &DockerConfig,
     ) -> Result<(), String> {
         let Some(border) = &self.border else { return Ok(()) };
         let (mut plugs, mut outcome) = (Vec::new(), Ok(()));
-        let running = container::running_ids(engine, docker, node).await;
-        for id in running.map_err(|error| error.to_string())? {
-            if let Ok(answer) = docker.inspect_container(&id, None).await {
+        let running = container::ours(engine, docker, config, false).await;
+        for (id, _) in running.map_err(|error| error.to_string())? {
+            if let Ok(answer) = docker.inspect_container(&container::name(id), None).await {
                 match self.plug(&answer) {
                     Ok(plug) => plugs.extend(plug),
                     Err(reason) => outcome = Err(reason),

@@ -12,21 +12,17 @@
 use std::collections::{HashMap, HashSet};
 
 use bollard::Docker;
-use bollard::body_try_stream;
-use bollard::models::{ContainerConfig, ContainerCreateBody, ImageConfig};
+use bollard::models::{ContainerConfig, ImageInspect};
 use bollard::query_parameters::{
-    CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
-    ListContainersOptionsBuilder, ListImagesOptionsBuilder, RemoveContainerOptionsBuilder,
+    CommitContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
     RemoveImageOptionsBuilder, TagImageOptionsBuilder,
 };
-use futures_util::StreamExt;
 use kohakuriver_link::protocol::Snapshot;
 use kohakuriver_model::{SnapshotRef, TaskId};
 
 use super::client::{Engine, status};
 use super::container;
-use super::create_body::LABEL_MANAGED;
-use super::image::drain;
+use super::flatten::{self, Target};
 use crate::backend::{BackendError, SnapshotWish};
 use crate::clock;
 
@@ -43,7 +39,19 @@ fn repository(id: TaskId) -> String {
 
 /// What the engine calls it.
 pub fn reference(snapshot: SnapshotRef) -> String {
-    format!("{}:{}", repository(snapshot.task_id), snapshot.tag)
+    target(snapshot).reference()
+}
+
+pub fn target(snapshot: SnapshotRef) -> Target {
+    Target {
+        repository: repository(snapshot.task_id),
+        tag: snapshot.tag.to_string(),
+        helper: helper(snapshot.task_id),
+    }
+}
+
+fn helper(id: TaskId) -> String {
+    format!("kohakuriver-flatten-{id}")
 }
 
 pub async fn create(
@@ -55,13 +63,12 @@ pub async fn create(
     let docker = engine.patient().await?;
     let failed = |error| engine.refused("save", error);
     let container = docker.inspect_container(&container::name(id), None).await.map_err(failed)?;
+    let paths = container::volumes(&container);
+    if !paths.is_empty() {
+        return Err(BackendError::OutsideDisk { paths });
+    }
     let image = container.image.unwrap_or_default();
-    let depth = docker
-        .inspect_image(&image)
-        .await
-        .ok()
-        .and_then(|image| image.config?.labels?.get(LABEL_DEPTH)?.parse::<u32>().ok())
-        .unwrap_or(0);
+    let depth = docker.inspect_image(&image).await.map_or(0, |image| depth_of(&image));
     let newest = tags(engine, &docker, id).await?.first().copied().unwrap_or(0);
     let now = u64::try_from(clock::now_ms() / 1000).unwrap_or(0);
     // Two in one second, or a clock that stepped back, must not take the other's name.
@@ -74,12 +81,13 @@ pub async fn create(
         .tag(&tag.to_string())
         .comment(&wish.message)
         .pause(true)
-        .changes(&labels.join("\n"))
         .build();
-    docker.commit_container(options, ContainerConfig::default()).await.map_err(failed)?;
+    // In the body, where a value can have any character and any length.
+    let config = ContainerConfig { labels: Some(labels.clone()), ..ContainerConfig::default() };
+    docker.commit_container(options, config).await.map_err(failed)?;
     if flatten {
         let made = SnapshotRef { task_id: id, tag };
-        flatten_image(engine, &docker, made, &labels, &wish.message).await?;
+        flatten_snapshot(engine, &docker, made, &labels, &wish.message).await?;
     }
     if keep > 0 {
         prune(engine, &docker, id, keep as usize).await?;
@@ -90,96 +98,46 @@ pub async fn create(
         .ok_or_else(|| BackendError::SnapshotNotFound { which: tag.to_string() })
 }
 
-/// Lines as in a Dockerfile. The name is checked by whoever takes it from people.
-fn labels(wish: &SnapshotWish, depth: u32) -> Vec<String> {
-    vec![
-        format!("LABEL {LABEL_DEPTH}={depth}"),
-        format!("LABEL {LABEL_NAME}={}", quoted(wish.name.as_deref().unwrap_or_default())),
-    ]
+fn labels(wish: &SnapshotWish, depth: u32) -> HashMap<String, String> {
+    HashMap::from([
+        (LABEL_DEPTH.to_owned(), depth.to_string()),
+        (LABEL_NAME.to_owned(), wish.name.clone().unwrap_or_default()),
+    ])
 }
 
-/// One image with one layer in place of a chain. It is made from the committed image, so the
-/// instance was frozen no longer than for the commit.
-async fn flatten_image(
+/// How many layers lie between an image and one that was not committed by us. An image that was
+/// pulled can bring any label.
+fn depth_of(image: &ImageInspect) -> u32 {
+    let labels = image.config.as_ref().and_then(|config| config.labels.as_ref());
+    let depth = labels.and_then(|labels| labels.get(LABEL_DEPTH)?.parse::<u32>().ok());
+    depth.unwrap_or(0).min(DEEPEST)
+}
+
+/// One layer in place of a chain. It is made from the committed image, so the instance was frozen no
+/// longer than for the commit.
+async fn flatten_snapshot(
     engine: &Engine,
     docker: &Docker,
     snapshot: SnapshotRef,
-    labels: &[String],
+    labels: &HashMap<String, String>,
     message: &str,
 ) -> Result<(), BackendError> {
-    let failed = |error| engine.refused("flatten", error);
-    let long = reference(snapshot);
-    let inspected = docker.inspect_image(&long).await.map_err(failed)?;
-    let (Some(long_id), Some(config)) = (inspected.id, inspected.config) else {
-        return Ok(());
-    };
-    let helper = helper_name(snapshot.task_id);
-    remove_helper(engine, snapshot.task_id).await?;
-    let body = ContainerCreateBody {
-        image: Some(long_id.clone()),
-        // Never started; the engine wants something to start all the same.
-        cmd: Some(vec!["none".to_owned()]),
-        labels: Some(HashMap::from([(LABEL_MANAGED.to_owned(), "false".to_owned())])),
-        ..ContainerCreateBody::default()
-    };
-    let options = CreateContainerOptionsBuilder::default().name(&helper).build();
-    docker.create_container(Some(options), body).await.map_err(failed)?;
-    let mut changes = labels.to_vec();
-    changes.extend(environment(&config));
-    let options = CreateImageOptionsBuilder::default()
-        .from_src("-")
-        .repo(&repository(snapshot.task_id))
-        .tag(&snapshot.tag.to_string())
-        .message(message)
-        .changes(changes)
-        .build();
-    let disk = docker.export_container(&helper).map(|part| part.map_err(std::io::Error::other));
-    let imported = docker.create_image(Some(options), Some(body_try_stream(disk)), None);
-    let outcome = drain(imported).await.map(drop);
-    remove_helper(engine, snapshot.task_id).await?;
-    outcome.map_err(|reason| BackendError::Refused { by: "Docker", act: "flatten", reason })?;
+    let target = target(snapshot);
+    let inspected = docker.inspect_image(&target.reference()).await;
+    let long = inspected.map_err(|error| engine.refused("flatten", error))?.id.unwrap_or_default();
+    flatten::flatten(engine, docker, &long, &target, labels, Some(message)).await?;
     // The name is the flat one's now.
     let options = RemoveImageOptionsBuilder::default().build();
-    if let Err(error) = docker.remove_image(&long_id, Some(options), None).await {
+    if let Err(error) = docker.remove_image(&long, Some(options), None).await {
         tracing::debug!(%error, "the long chain stays: something uses it");
     }
     Ok(())
 }
 
-/// The image's variables, as lines of a Dockerfile; an import forgets them.
-fn environment(config: &ImageConfig) -> Vec<String> {
-    let lines = config.env.iter().flatten().filter_map(|variable| {
-        let (name, value) = variable.split_once('=')?;
-        // A line break would begin another instruction.
-        (!value.contains(['\n', '\r'])).then(|| format!("ENV {name}={}", quoted(value)))
-    });
-    lines.collect()
-}
-
-fn quoted(value: &str) -> String {
-    let mut text = String::from("\"");
-    for character in value.chars() {
-        if matches!(character, '"' | '\\' | '$') {
-            text.push('\\');
-        }
-        text.push(character);
-    }
-    text.push('"');
-    text
-}
-
-fn helper_name(id: TaskId) -> String {
-    format!("kohakuriver-flatten-{id}")
-}
-
 /// Removes the container that a flattening works with, if there is one.
 pub async fn remove_helper(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
     let docker = engine.patient().await?;
-    let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-    match docker.remove_container(&helper_name(id), Some(options)).await {
-        Err(error) if status(&error) != Some(404) => Err(engine.refused("flatten", error)),
-        Ok(()) | Err(_) => Ok(()),
-    }
+    flatten::remove_helper(engine, &docker, &helper(id)).await
 }
 
 /// Removes the oldest beyond `keep`. One that something is built on stays and counts.
@@ -317,14 +275,22 @@ async fn remove_name(
 
 #[cfg(test)]
 mod tests {
+    use bollard::models::ImageConfig;
+
     use super::*;
 
     #[test]
-    fn variables_cannot_break_out_of_their_line() {
-        let config = ImageConfig {
-            env: Some(vec!["A=b \"c\" $d \\".to_owned(), "B=x\nRUN y".to_owned(), "C".to_owned()]),
-            ..ImageConfig::default()
+    fn depth_of_foreign_image_is_bounded() {
+        let image = |depth: &str| ImageInspect {
+            config: Some(ImageConfig {
+                labels: Some(HashMap::from([(LABEL_DEPTH.to_owned(), depth.to_owned())])),
+                ..ImageConfig::default()
+            }),
+            ..ImageInspect::default()
         };
-        assert_eq!(environment(&config), [r#"ENV A="b \"c\" \$d \\""#]);
+        assert_eq!(depth_of(&image("3")), 3);
+        assert_eq!(depth_of(&image("4294967295")), DEEPEST);
+        assert_eq!(depth_of(&image("-1")), 0);
+        assert_eq!(depth_of(&ImageInspect::default()), 0);
     }
 }

@@ -1,4 +1,5 @@
-//! Telling an image archive (`docker save`) from a plain root filesystem, by names in the tar.
+//! Tar archives: telling one of an image (`docker save`) from a plain root filesystem by the names
+//! in it, and packing a few small files.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -70,15 +71,19 @@ fn size(field: &[u8]) -> Option<u64> {
     if digits.is_empty() { Some(0) } else { u64::from_str_radix(digits, 8).ok() }
 }
 
-/// A tar of the given names with content, for tests.
-#[cfg(test)]
-pub(crate) fn sample(entries: &[(&str, &[u8])]) -> Vec<u8> {
+/// A tar of plain files. Names have at most 100 bytes.
+pub fn pack(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let mut tar = Vec::new();
     for (name, content) in entries {
         let mut block = [0u8; BLOCK];
         block[..name.len()].copy_from_slice(name.as_bytes());
         block[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
         block[100..107].copy_from_slice(b"0000644");
+        // Owner and group: root.
+        block[108..115].copy_from_slice(b"0000000");
+        block[116..123].copy_from_slice(b"0000000");
+        block[136..147].copy_from_slice(b"00000000000");
+        block[156] = b'0';
         block[257..265].copy_from_slice(b"ustar\x0000");
         block[148..156].fill(b' ');
         let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
@@ -107,12 +112,11 @@ mod tests {
     fn images_and_root_filesystems_are_told_apart() {
         let layer = vec![7u8; 5000];
         let image =
-            sample(&[("abc/layer.tar", &layer), ("abc/json", b"{}"), ("manifest.json", b"[]")]);
+            pack(&[("abc/layer.tar", &layer), ("abc/json", b"{}"), ("manifest.json", b"[]")]);
         assert_eq!(kind_of(&image), TarKind::Image);
-        let oci = sample(&[("blobs/sha256/x", &layer), ("oci-layout", b"{}")]);
+        let oci = pack(&[("blobs/sha256/x", &layer), ("oci-layout", b"{}")]);
         assert_eq!(kind_of(&oci), TarKind::Image);
-        let root =
-            sample(&[("./", b""), ("./lib", b""), ("./etc/", b""), ("./manifest.json", b"")]);
+        let root = pack(&[("./", b""), ("./lib", b""), ("./etc/", b""), ("./manifest.json", b"")]);
         assert_eq!(kind_of(&root), TarKind::RootFs);
     }
 
