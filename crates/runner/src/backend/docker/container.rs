@@ -87,7 +87,12 @@ pub async fn start(
                 let container = docker.inspect_container(&name(id), None).await;
                 let container = container.map_err(|error| engine.failure(error))?;
                 if container.state.as_ref().is_some_and(|state| state.running == Some(false)) {
-                    orphans::end(&container.id.unwrap_or_default());
+                    let container_id = container.id.unwrap_or_default();
+                    let ended = orphans::end(&container_id);
+                    // Nothing of it lives, and containerd has had its time.
+                    if clearings == CLEARINGS && ended == 0 {
+                        orphans::move_aside(&reason, &container_id);
+                    }
                 }
                 tokio::time::sleep(Duration::from_millis(200) * clearings).await;
             }

@@ -11,6 +11,8 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::clock;
+
 /// Whether a refused start is of this kind. After the process has ended, the directory that its shim
 /// had is there until containerd has cleared it away too.
 pub fn is_left_behind(reason: &str) -> bool {
@@ -31,6 +33,38 @@ pub fn end(container_id: &str) -> usize {
         let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
     }
     found.len()
+}
+
+/// Moves aside the directory of a task that containerd has forgotten, which keeps it from making the
+/// task anew for as long as it runs. It removes what was moved when it starts the next time, with
+/// whatever is mounted there, which is why nothing is removed here.
+pub fn move_aside(reason: &str, container_id: &str) -> bool {
+    let Some(dir) = task_dir(reason, container_id) else { return false };
+    let aside = dir.with_file_name(format!("{container_id}-left-{}", clock::now_ms()));
+    match fs::rename(dir, &aside) {
+        Ok(()) => {
+            tracing::warn!(aside = %aside.display(), "moved aside what a dead engine left of a task");
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, dir = %dir.display(), "what a dead engine left of a task stays");
+            false
+        }
+    }
+}
+
+/// The directory that the refusal names, if it is that of this container's task.
+fn task_dir<'a>(reason: &'a str, container_id: &str) -> Option<&'a Path> {
+    let (_, rest) = reason.split_once("mkdir ")?;
+    let dir = Path::new(rest.split_once(": file exists")?.0);
+    let name = |dir: &'a Path| dir.file_name()?.to_str();
+    let namespace = dir.parent()?;
+    let is_its_task = container_id.len() == 64
+        && dir.is_absolute()
+        && name(dir) == Some(container_id)
+        && name(namespace) == Some("moby")
+        && name(namespace.parent()?) == Some("io.containerd.runtime.v2.task");
+    is_its_task.then_some(dir)
 }
 
 fn processes_of(proc: &Path, container_id: &str) -> Vec<i32> {
@@ -88,5 +122,25 @@ mod tests {
         assert!(is_left_behind(&format!("failed to start shim: mkdir {directory}: file exists")));
         assert!(!is_left_behind("name already exists"));
         assert!(!is_left_behind("failed to start shim: no such file or directory"));
+    }
+
+    #[test]
+    fn task_directory_of_a_dead_engine_is_moved_aside() {
+        let root = tempfile::tempdir().unwrap();
+        let id = "d0".repeat(32);
+        let tasks = root.path().join("io.containerd.runtime.v2.task/moby");
+        let dir = tasks.join(&id);
+        fs::create_dir_all(&dir).unwrap();
+        let reason = format!("failed to start shim: mkdir {}: file exists: unknown", dir.display());
+        assert!(!move_aside(&reason, &"d1".repeat(32)), "another container's");
+        assert!(!move_aside(&format!("mkdir {}: file exists", tasks.display()), &id));
+        assert!(!move_aside("task already exists", &id));
+        assert!(dir.exists());
+        assert!(move_aside(&reason, &id));
+        assert!(!dir.exists());
+        let names = fs::read_dir(&tasks).unwrap().map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+        // containerd passes over hidden directories when it clears up.
+        assert!(left.len() == 1 && left[0].starts_with(&format!("{id}-left-")), "{left:?}");
     }
 }
