@@ -92,6 +92,13 @@ fn settings(order: &Order) -> io::Result<Vec<u8>> {
     serde_json::to_vec_pretty(&config).map_err(io::Error::other)
 }
 
+/// The name in the settings that were written last.
+pub fn written_hostname(layout: &Layout, id: TaskId) -> io::Result<String> {
+    let text = fs::read(layout.etc(id).join(CONFIG_FILE))?;
+    let config: AgentConfig = serde_json::from_slice(&text).map_err(io::Error::other)?;
+    Ok(config.hostname)
+}
+
 /// What a guest's agent and this runner both know, made once in the instance's life.
 pub fn guest_secret(layout: &Layout, id: TaskId) -> io::Result<GuestSecret> {
     let path = layout.etc(id).join(GUEST_SECRET_FILE);

@@ -9,6 +9,7 @@
 //!  <data>/instances/<id>/order.json         the ledger
 //!  <data>/instances/<id>/etc/               -> /.kohakuriver/etc  (read-only; the runner writes)
 //!  <data>/instances/<id>/run/               -> /.kohakuriver/run  (the container writes)
+//!  <data>/instances/<id>/own/               -> /etc/{hosts,resolv.conf,hostname} (the container writes)
 //!  <data>/vm/                               machines: disks, layers, snapshots (backend::qemu)
 //!  <shared>/vm-images                       base images of machines
 //!  <shared>/shared_data                     -> /shared
@@ -63,6 +64,11 @@ impl Layout {
 
     pub fn run(&self, id: TaskId) -> PathBuf {
         self.instance(id).join("run")
+    }
+
+    /// What the container has as `/etc/hosts` and the like.
+    pub fn own(&self, id: TaskId) -> PathBuf {
+        self.instance(id).join("own")
     }
 
     pub fn shared_data(&self) -> PathBuf {

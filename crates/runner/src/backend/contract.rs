@@ -408,7 +408,8 @@ async fn docker_gives_a_container_exactly_what_was_ordered() {
     assert_eq!(writable("/.kohakuriver/etc"), Some(false));
     assert_eq!(writable("/.kohakuriver/run"), Some(true));
     assert_eq!(writable("/shared"), Some(true));
-    assert_eq!(mounts.len(), 4);
+    assert_eq!(writable("/etc/hosts"), Some(true));
+    assert_eq!(mounts.len(), 7);
 }
 
 /// An engine of words: says which version it is, takes a create, and keeps what it was sent.
@@ -478,6 +479,7 @@ async fn the_engine_is_really_asked_for_the_cards_and_the_numa_node() {
     let gpu = |index, uuid: &str| GpuRef { index, uuid: uuid.to_owned() };
     order.spec.gpus = vec![gpu(0, "GPU-5c1b7f7e"), gpu(3, "GPU-0f6f0c54")];
     order.spec.numa = Some(NumaPin { node: 1, cpus: vec![8, 9, 10, 11] });
+    agent_files::write_instance_files(&node.layout, &order).unwrap();
     backend.create(&order, "sha256:1").await.unwrap();
     let sent: serde_json::Value = serde_json::from_str(&engine.await.unwrap()).unwrap();
     let host = &sent["HostConfig"];

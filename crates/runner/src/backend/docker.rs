@@ -8,7 +8,8 @@
 //!  create_body what the engine is asked for when a container is created
 //!  container   create, start, pause, stop, kill, resize, remove, inspect
 //!  network     the containers' own bridge and the border around it
-//!  resolver    whom a container asks for names
+//!  resolver    whom a container asks for names, where an older version made it
+//!  own_files   /etc/hosts, resolv.conf and hostname, kept over starts and in snapshots
 //!  shared_storage  /shared without set-user-id files
 //!  found       from the engine's answer to what the plan needs, and the kernel's count of OOM kills
 //!  attach      a program in a container without the agent
@@ -52,6 +53,7 @@ mod image;
 mod leftovers;
 mod network;
 mod orphans;
+mod own_files;
 mod resolver;
 mod settings;
 mod shared_job;
@@ -149,7 +151,7 @@ impl Backend for DockerBackend {
 
     async fn create(&self, order: &Order, image: &str) -> Result<(), BackendError> {
         self.enclose().await?;
-        container::create(&self.engine, &self.config, order, image).await
+        container::create(&self.engine, &self.config, self.network.servers(), order, image).await
     }
 
     async fn start(&self, id: TaskId) -> Result<(), BackendError> {
@@ -203,7 +205,8 @@ impl Backend for DockerBackend {
         keep: u32,
     ) -> Result<Snapshot, BackendError> {
         let _committing = self.leftovers.commit(id).await;
-        snapshot::create(&self.engine, id, wish, keep).await
+        let own = own_files::OwnFiles::new(self.config.layout.own(id));
+        snapshot::create(&self.engine, &own, id, wish, keep).await
     }
 
     async fn outside(&self, id: TaskId) -> Result<Vec<String>, BackendError> {

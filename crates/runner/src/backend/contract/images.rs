@@ -205,3 +205,48 @@ async fn image_configuration_without_measure_is_refused() {
     let refused = prepared(&node, &name).await.unwrap_err();
     assert_eq!(refused.code(), FailureCode::ImageUnavailable, "{refused}");
 }
+
+#[tokio::test]
+async fn edits_of_etc_files_outlive_restart_snapshot_and_copy() {
+    let node = Node::new();
+    node.install();
+    let mut order = fresh_order(IMAGE);
+    order.spec.name = Some("web".parse().unwrap());
+    let id = order.task_id;
+    running(&node, &order).await;
+    let all = "cat /etc/hosts /etc/resolv.conf /etc/hostname";
+    let first = said(id, all);
+    assert!(first.contains("127.0.1.1\tweb") && first.contains("nameserver "), "{first}");
+    assert!(!first.contains("127.0.0.11") && first.ends_with("web"), "{first}");
+    said(id, "echo '10.7.7.7 mine' >>/etc/hosts; echo 'options timeout:1' >>/etc/resolv.conf");
+    said(id, "echo my >/etc/hostname");
+    let edited = said(id, all);
+    for _ in 0..2 {
+        node.backend.kill(id).await.unwrap();
+        node.backend.start(id).await.unwrap();
+        answers(&node.backend, id).await;
+        assert_eq!(said(id, all), edited);
+    }
+    // Also of one that is started again while it runs.
+    node.backend.start(id).await.unwrap();
+    let made = node.backend.create_snapshot(id, &SnapshotWish::default(), 0).await.unwrap();
+    said(id, "echo '10.8.8.8 later' >>/etc/hosts");
+    node.backend.remove(id).await.unwrap();
+    order.intent = order.intent.restore();
+    order.spec.snapshot = Some(SnapshotRef { task_id: id, tag: made.tag });
+    running(&node, &order).await;
+    assert_eq!(said(id, all), edited, "as it was at the snapshot");
+
+    let mut copy = fresh_order(IMAGE);
+    copy.spec.name = Some("copy".parse().unwrap());
+    copy.spec.snapshot = order.spec.snapshot;
+    running(&node, &copy).await;
+    let seen = said(copy.task_id, all);
+    assert!(seen.contains("10.7.7.7 mine") && seen.contains("options timeout:1"), "{seen}");
+    assert!(seen.contains("127.0.1.1\tcopy") && seen.ends_with("\ncopy"), "{seen}");
+    assert!(!seen.contains("web"), "another's name: {seen}");
+    for id in [copy.task_id, id] {
+        node.backend.remove(id).await.unwrap();
+    }
+    node.backend.delete_all_snapshots(id).await.unwrap();
+}

@@ -21,6 +21,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::libc::{S_IFDIR, S_IFMT, S_IFREG};
 use nix::sys::stat::{FileStat, fstat};
 
+use super::own_files::FILES;
 use super::settings::ContainerSettings;
 use crate::backend::BackendError;
 use crate::layout::{IN_BIN, IN_ETC, IN_RUN, IN_SHARED};
@@ -124,7 +125,8 @@ impl Allowed {
             let (Some(source), Some(target)) = (&mount.source, &mount.destination) else {
                 continue;
             };
-            if [IN_BIN, IN_ETC, IN_RUN, IN_SHARED].contains(&target.as_str()) {
+            let is_own = FILES.iter().any(|(_, path)| path == target);
+            if is_own || [IN_BIN, IN_ETC, IN_RUN, IN_SHARED].contains(&target.as_str()) {
                 continue;
             }
             let is_same = same(Path::new(source), pid, Path::new(target));

@@ -1,6 +1,7 @@
 //! One container per instance, found again by its name and its labels.
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -21,7 +22,9 @@ use super::create_body::{LABEL_MANAGED, LABEL_NODE, LABEL_TASK, body};
 use super::found;
 use super::network::ContainerNetwork;
 use super::orphans;
+use super::own_files::{Made, OwnFiles, kept};
 use super::vet;
+use crate::agent_files;
 use crate::backend::{BackendError, Found, Life, Limits};
 use crate::layout::IN_BIN;
 
@@ -32,10 +35,15 @@ pub fn name(id: TaskId) -> String {
 pub async fn create(
     engine: &Engine,
     config: &DockerConfig,
+    servers: &[Ipv4Addr],
     order: &Order,
     image: &str,
 ) -> Result<(), BackendError> {
     let docker = engine.docker().await?;
+    if inspect(engine, order.task_id).await?.is_none() {
+        let (own, made) = own_files(config, servers, order.task_id)?;
+        own.begin(&made).map_err(|error| unwritable(&error))?;
+    }
     let options = CreateContainerOptionsBuilder::default().name(&name(order.task_id)).build();
     match docker.create_container(Some(options), body(config, order, image)).await {
         Ok(created) => {
@@ -46,6 +54,44 @@ pub async fn create(
         }
         Err(error) => Err(engine.refused("create", error)),
     }
+}
+
+/// Brings the container's own files up to date, where nothing has them mounted.
+async fn refresh_own_files(
+    engine: &Engine,
+    docker: &Docker,
+    config: &DockerConfig,
+    servers: &[Ipv4Addr],
+    id: TaskId,
+) -> Result<(), BackendError> {
+    let Some(found) = inspect(engine, id).await? else { return Ok(()) };
+    let (own, made) = own_files(config, servers, id)?;
+    match found.life {
+        Life::Running { .. } | Life::Paused { .. } => return Ok(()),
+        Life::Created => kept::take(engine, docker, id, &own, &made).await?,
+        Life::Ended { .. } => {}
+    }
+    own.refresh(&made).map_err(|error| unwritable(&error))
+}
+
+fn own_files(
+    config: &DockerConfig,
+    servers: &[Ipv4Addr],
+    id: TaskId,
+) -> Result<(OwnFiles, Made), BackendError> {
+    let hostname = agent_files::written_hostname(&config.layout, id);
+    let hostname = hostname.map_err(|error| unwritable(&error))?;
+    let node = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let made = Made::new(&id.to_string(), &hostname, servers, &node);
+    Ok((OwnFiles::new(config.layout.own(id)), made))
+}
+
+fn unwritable(error: &std::io::Error) -> BackendError {
+    if error.kind() == std::io::ErrorKind::StorageFull {
+        return BackendError::DiskFull { reason: "its data directory has no room".to_owned() };
+    }
+    let reason = format!("its files in the runner's data directory cannot be written: {error}");
+    BackendError::Refused { by: "this node", act: "start", reason }
 }
 
 /// How often what a dead engine left behind is cleared away before the start waits for its turn
@@ -60,6 +106,7 @@ pub async fn start(
 ) -> Result<(), BackendError> {
     let docker = engine.docker().await?;
     vet::disk(engine, &docker, id).await?;
+    refresh_own_files(engine, &docker, config, network.servers(), id).await?;
     let (mut clearings, mut plugged) = (0, false);
     loop {
         let outcome = docker.start_container(&name(id), None).await;

@@ -12,6 +12,7 @@ use kohakuriver_link::protocol::Order;
 use kohakuriver_model::{GpuRef, MountWish};
 
 use super::DockerConfig;
+use super::own_files::{FILES, OwnFiles};
 use crate::agent_files::hostname;
 use crate::layout::{AGENT_NAME, IN_BIN, IN_ETC, IN_RUN, IN_SHARED};
 
@@ -114,6 +115,7 @@ fn host_config(config: &DockerConfig, order: &Order) -> HostConfig {
                 bind(&layout.shared_data(), IN_SHARED, false),
             ]
             .into_iter()
+            .chain(own_files(config, order))
             .chain(spec.mounts.iter().map(extra))
             .collect(),
         ),
@@ -165,6 +167,16 @@ fn bind(source: &std::path::Path, target: &str, read_only: bool) -> Mount {
         read_only: Some(read_only),
         ..Mount::default()
     }
+}
+
+/// In place of the engine's, unless an operator has put something else there.
+fn own_files(config: &DockerConfig, order: &Order) -> impl Iterator<Item = Mount> {
+    let own = OwnFiles::new(config.layout.own(order.task_id));
+    let is_free = |target: &str| order.spec.mounts.iter().all(|mount| mount.target() != target);
+    FILES
+        .into_iter()
+        .filter(move |(_, target)| is_free(target))
+        .map(move |(file, target)| bind(&own.path(file), target, false))
 }
 
 /// One that was asked for. What is mounted inside its source on the node is not part of it, now or
@@ -242,7 +254,15 @@ mod tests {
         let own = format!("/data/instances/{}", order.task_id);
         assert_eq!(
             sources,
-            ["/data/agent", &format!("{own}/etc"), &format!("{own}/run"), "/mnt/shared_data"]
+            [
+                "/data/agent".to_owned(),
+                format!("{own}/etc"),
+                format!("{own}/run"),
+                "/mnt/shared_data".to_owned(),
+                format!("{own}/own/hosts"),
+                format!("{own}/own/resolv.conf"),
+                format!("{own}/own/hostname"),
+            ]
         );
         let strict = sent_with(&order, true);
         assert_eq!(
@@ -255,12 +275,15 @@ mod tests {
     fn what_an_operator_asked_for_comes_on_top_and_nothing_of_it_by_itself() {
         let mut order = order(Intent::created());
         order.spec.privileged = true;
-        order.spec.mounts = vec!["/data/sets:/sets:ro".parse().unwrap()];
+        order.spec.mounts = ["/data/sets:/sets:ro", "/data/hosts:/etc/hosts"]
+            .map(|text| text.parse().unwrap())
+            .into();
         let host = sent(&order)["HostConfig"].clone();
         assert_eq!(host["Privileged"], true);
         let mounts = host["Mounts"].as_array().unwrap();
-        let extra = &mounts[4];
-        assert_eq!(mounts.len(), 5);
+        // The second takes the place of our own file.
+        assert_eq!(mounts.len(), 8);
+        let extra = &mounts[6];
         assert_eq!(
             (&extra["Source"], &extra["Target"], &extra["ReadOnly"]),
             (&"/data/sets".into(), &"/sets".into(), &true.into())

@@ -75,6 +75,11 @@ impl ContainerNetwork {
         Self { settings, border, servers, known: Mutex::default() }
     }
 
+    /// Whom containers ask for names.
+    pub fn servers(&self) -> &[Ipv4Addr] {
+        &self.servers
+    }
+
     pub fn name(&self) -> &str {
         self.settings.network.as_str()
     }

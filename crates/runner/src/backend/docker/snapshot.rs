@@ -23,6 +23,7 @@ use kohakuriver_model::{SnapshotRef, TaskId};
 use super::client::{Engine, status};
 use super::container;
 use super::flatten::{self, Target};
+use super::own_files::{OwnFiles, kept};
 use crate::backend::{BackendError, SnapshotWish};
 use crate::clock;
 
@@ -56,6 +57,7 @@ fn helper(id: TaskId) -> String {
 
 pub async fn create(
     engine: &Engine,
+    own: &OwnFiles,
     id: TaskId,
     wish: &SnapshotWish,
     keep: u32,
@@ -66,6 +68,9 @@ pub async fn create(
     let paths = container::volumes(&container);
     if !paths.is_empty() {
         return Err(BackendError::OutsideDisk { paths });
+    }
+    if kept::has(&container, own) {
+        kept::put(engine, &docker, id, own).await?;
     }
     let image = container.image.unwrap_or_default();
     let depth = docker.inspect_image(&image).await.map_or(0, |image| depth_of(&image));
