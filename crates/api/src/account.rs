@@ -102,6 +102,9 @@ pub struct Token {
     #[serde(default)]
     pub expires_at: Option<String>,
     pub last_used: Option<String>,
+    /// The token that made it, and takes it along when it is revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_with: Option<i64>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -126,6 +129,9 @@ pub struct CreatedToken {
     pub created_at: String,
     #[serde(default)]
     pub expires_at: Option<String>,
+    /// It was made with a token, and is revoked when that one is.
+    #[serde(default)]
+    pub ends_with_caller: bool,
 }
 
 /// A registered SSH key.
@@ -342,8 +348,42 @@ pub struct OidcHandover {
     pub verifier: Secret,
 }
 
+/// The code that a command line and the host's page both show before the browser hands a session
+/// over: `XXXXX-XXXXX`, 50 of the 256 bits of the challenge. A link made by somebody else has
+/// another challenge, and finding one with the same code takes 2^50 tries in ten minutes.
+pub fn handover_code(challenge: &str) -> String {
+    // No I, L, O and U, which are read as other characters or as words.
+    const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    let digit = |b: u8| {
+        let value = match b {
+            b'A'..=b'Z' => b - b'A',
+            b'a'..=b'z' => b - b'a' + 26,
+            b'0'..=b'9' => b - b'0' + 52,
+            b'-' => 62,
+            _ => 63,
+        };
+        char::from(DIGITS[usize::from(value % 32)])
+    };
+    let digits: Vec<char> = challenge.bytes().take(10).map(digit).collect();
+    let (head, tail) = digits.split_at(digits.len() / 2);
+    format!("{}-{}", head.iter().collect::<String>(), tail.iter().collect::<String>())
+}
+
 /// The cookie's value, for a command line.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct OidcSession {
     pub session: Secret,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handover_code_is_ten_plain_digits_of_the_challenge() {
+        assert_eq!(handover_code(&"A".repeat(43)), "00000-00000");
+        let code = handover_code("zZ9-_aB0cDxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
+        assert_eq!(code, "KSXYZ-T1MW3");
+        assert_ne!(code, handover_code("zZ9-_aB0cExxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"));
+    }
 }

@@ -21,7 +21,7 @@ pub use account::{
     QuotaUse, Register, Rejected, ResetPassword, Secret, Token, UpdateGroup, UpdateUser, User,
     UserKey,
 };
-pub use account::{AskSshCertificate, SshCertificate};
+pub use account::{AskSshCertificate, SshCertificate, handover_code};
 pub use error::ErrorBody;
 pub use fs::{
     FsContent, FsDone, FsEntry, FsList, FsMkdir, FsRename, FsRenamed, FsStat, FsWrite, FsWritten,

@@ -1,5 +1,6 @@
 //! `kohakuriver auth`: who one is to a host, and everybody's accounts there.
 
+mod again;
 mod browser;
 mod file;
 mod group;

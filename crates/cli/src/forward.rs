@@ -49,9 +49,10 @@ pub struct ForwardArgs {
     /// Local port, where one port is forwarded [default: the same as inside]
     #[arg(short, long, value_name = "PORT")]
     local_port: Option<u16>,
-    /// Local address to listen on
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = address)]
-    local_host: IpAddr,
+    /// Local address to listen on [default: 127.0.0.1, or 127.0.0.2 where you are logged in to a host
+    /// that this machine reaches by http on loopback]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    local_host: Option<IpAddr>,
     /// tcp or udp
     #[arg(short, long, value_name = "PROTO", default_value = "tcp")]
     proto: Proto,
@@ -71,6 +72,21 @@ fn address(text: &str) -> Result<IpAddr, String> {
     }
 }
 
+/// Where to listen unless told otherwise. A browser sends the cookie of `127.0.0.1:8000` to every
+/// port of 127.0.0.1, so the session of a host that is reached there would go to the service behind
+/// a forward. Another address of this machine is another name for the browser.
+fn default_address(context: &Context) -> Result<IpAddr, Failure> {
+    let is_shared = !context.api.is_https() && is_loopback(context.api.host());
+    let is_logged_in = is_shared && context.api.token()?.is_some();
+    Ok(IpAddr::from(if is_logged_in { [127, 0, 0, 2] } else { [127, 0, 0, 1] }))
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// One forwarded port, for `--json`.
 #[derive(Serialize)]
 struct Forwarded {
@@ -82,6 +98,10 @@ struct Forwarded {
 
 pub async fn run(context: &Context, args: ForwardArgs) -> Result<(), Failure> {
     let ports = args.pairs()?;
+    let local_host = match args.local_host {
+        Some(address) => address,
+        None => default_address(context)?,
+    };
     // Says at once what is wrong with the VPS, rather than at the first connection.
     let ping = context.api.stream(args.vps.as_str(), &StreamTarget::Ping).await;
     drop(ping.map_err(vps::with_list_hint)?);
@@ -89,9 +109,9 @@ pub async fn run(context: &Context, args: ForwardArgs) -> Result<(), Failure> {
     let mut listeners = Vec::new();
     let mut shown = Vec::new();
     for pair in &ports {
-        let listener = Listener::bind(&args, pair).await?;
+        let listener = Listener::bind(&args, local_host, pair).await?;
         shown.push(Forwarded {
-            local_host: args.local_host,
+            local_host,
             local_port: listener.port(),
             remote_port: pair.remote,
             proto: args.proto,
@@ -146,8 +166,12 @@ enum Listener {
 }
 
 impl Listener {
-    async fn bind(args: &ForwardArgs, pair: &PortPair) -> Result<Self, Failure> {
-        let place = (args.local_host, pair.local.unwrap_or(pair.remote));
+    async fn bind(
+        args: &ForwardArgs,
+        local_host: IpAddr,
+        pair: &PortPair,
+    ) -> Result<Self, Failure> {
+        let place = (local_host, pair.local.unwrap_or(pair.remote));
         let bound = match args.proto {
             Proto::Tcp => TcpListener::bind(place).await.map(Self::Tcp),
             Proto::Udp => UdpSocket::bind(place).await.map(Self::Udp),
@@ -197,5 +221,20 @@ impl Way {
     /// One line for each connection that came to nothing: the others go on.
     fn complain(&self, failure: &Failure) {
         self.out.note(format!("error: {}", failure.message.trim_end()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_on_loopback_are_told_from_others() {
+        for host in ["127.0.0.1", "localhost", "LOCALHOST", "[::1]", "::1", "127.1.2.3"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["10.0.0.1", "river.lab", "localhost.evil.example", ""] {
+            assert!(!is_loopback(host), "{host}");
+        }
     }
 }

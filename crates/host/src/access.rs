@@ -20,6 +20,7 @@ use std::sync::{Arc, OnceLock};
 use axum::extract::FromRequestParts;
 use http::HeaderMap;
 use http::request::Parts;
+use kohakuriver_model::account::is_reserved_name;
 use kohakuriver_model::{Role, TaskId, UserId};
 use kohakuriver_store::{Relation, Scope, StoreError};
 
@@ -88,7 +89,10 @@ impl Caller {
             .and_then(|value| value.to_str().ok())
             .filter(|name| !name.is_empty() && name.len() <= 64)
             .filter(|name| !name.chars().any(char::is_control))
-            .map(ToOwned::to_owned);
+            .map(|name| match is_reserved_name(name) {
+                true => format!("'{name}' (not logged in)"),
+                false => name.to_owned(),
+            });
         Self::new(Who::Everybody { said }, address)
     }
 
@@ -108,6 +112,10 @@ impl Caller {
         match &self.who {
             Who::Everybody { said } => said.clone().unwrap_or_else(|| "anonymous".to_owned()),
             Who::Nobody => "anonymous".to_owned(),
+            // An account from before the name was reserved is not taken for the system.
+            Who::Somebody(person) if is_reserved_name(&person.username) => {
+                format!("account {}", person.username)
+            }
             Who::Somebody(person) => person.username.clone(),
         }
     }

@@ -52,12 +52,21 @@ pub struct AuthConfig {
     /// How long a request waits for an operator before it is rejected.
     pub request_life: Duration,
     pub oidc: Option<OidcConfig>,
+    /// How long credentials of an account that has no password count after its last log-in at the
+    /// OpenID Connect provider.
+    pub provider_life: Duration,
 }
 
 impl Default for AuthConfig {
     fn default() -> Self {
         let day = Duration::from_secs(24 * 3600);
-        Self { enabled: false, session_life: 30 * day, request_life: 14 * day, oidc: None }
+        Self {
+            enabled: false,
+            session_life: 30 * day,
+            request_life: 14 * day,
+            oidc: None,
+            provider_life: 30 * day,
+        }
     }
 }
 
@@ -82,6 +91,7 @@ enum Kind {
 #[derive(Clone, Debug)]
 struct Remembered {
     person: Arc<Person>,
+    /// By the steady clock.
     until_ms: i64,
 }
 
@@ -187,9 +197,10 @@ impl Accounts {
             return Ok(None);
         }
         let digest: [u8; 32] = Sha256::digest(secret).into();
-        let now_ms = app.clock.now_ms();
+        let (now_ms, steady_ms) = (app.clock.now_ms(), app.clock.steady_ms());
         if let Some(known) = self.lock().get(&(kind, digest))
-            && now_ms < known.until_ms
+            && steady_ms < known.until_ms
+            && known.person.expires_ms.is_none_or(|at_ms| now_ms < at_ms)
         {
             return Ok(Some(known.person.clone()));
         }
@@ -201,13 +212,14 @@ impl Accounts {
             Kind::Token => app.store.token(&hash, now_ms).await?,
         };
         let Some(Credential { user, role, expires_ms }) = found else { return Ok(None) };
+        let Some(expires_ms) = counts_until(app, &user, expires_ms) else { return Ok(None) };
         let proof = match kind {
             Kind::Session => Proof::Session(hash),
             Kind::Token => Proof::Token(hash),
         };
         let person =
             Arc::new(Person { id: user.id, username: user.username, role, proof, expires_ms });
-        let until_ms = (now_ms + REMEMBERED_MS).min(expires_ms.unwrap_or(i64::MAX));
+        let until_ms = steady_ms + REMEMBERED_MS;
         let mut remembered = self.lock();
         if remembered.len() >= MOST_REMEMBERED {
             remembered.clear();
@@ -222,22 +234,21 @@ impl Accounts {
     /// What somebody who is in may be now; `None` where what let them in does so no more.
     pub async fn role_now(&self, app: &App, person: &Person) -> Result<Option<Role>, StoreError> {
         let now_ms = app.clock.now_ms();
-        Ok(match &person.proof {
-            Proof::Session(hash) => app.store.session(hash, now_ms).await?.map(|c| c.role),
-            Proof::Token(hash) => app.store.token(hash, now_ms).await?.map(|c| c.role),
-            Proof::Key(fingerprint) => app
-                .store
-                .user_of_key(fingerprint)
-                .await?
-                .filter(|user| user.id == person.id)
-                .map(|user| user.role),
-            Proof::Certificate => app
-                .store
-                .lookup_user(person.id)
-                .await?
-                .filter(|user| user.is_active)
-                .map(|user| user.role),
-        })
+        let whole = |user: UserRow| Credential { role: user.role, expires_ms: None, user };
+        let found = match &person.proof {
+            Proof::Session(hash) => app.store.session(hash, now_ms).await?,
+            Proof::Token(hash) => app.store.token(hash, now_ms).await?,
+            Proof::Key(fingerprint) => {
+                let user = app.store.user_of_key(fingerprint).await?;
+                user.filter(|user| user.id == person.id).map(whole)
+            }
+            Proof::Certificate => {
+                let user = app.store.lookup_user(person.id).await?;
+                user.filter(|user| user.is_active).map(whole)
+            }
+        };
+        let counts = |found: &Credential| counts_until(app, &found.user, None).is_some();
+        Ok(found.filter(counts).map(|found| found.role))
     }
 
     /// Begins a session for whoever knows the password, and writes it down.
@@ -254,7 +265,7 @@ impl Accounts {
     ) -> Result<Session, LoginError> {
         require_on(app)?;
         let address = caller.address;
-        self.throttle.admit(username, address, app.clock.now_ms())?;
+        self.throttle.admit(username, address, app.clock.steady_ms())?;
         let user = app.store.lookup_username(username).await?;
         let hash = user.as_ref().and_then(|user| user.password.clone());
         let right = self.passwords.verify(password, hash).await?;
@@ -280,7 +291,7 @@ impl Accounts {
         address: Option<IpAddr>,
     ) -> Result<Session, LoginError> {
         require_on(app)?;
-        self.throttle.admit("", address, app.clock.now_ms())?;
+        self.throttle.admit("", address, app.clock.steady_ms())?;
         let name = user_name(&wish.username).map_err(PasswordError::from)?;
         // Hashing is work; only somebody with an invitation may ask for it.
         app.store.check_invitation(&digest(invitation), app.clock.now_ms()).await?;
@@ -307,7 +318,7 @@ impl Accounts {
         address: Option<IpAddr>,
     ) -> Result<Session, LoginError> {
         let ChangePassword { old_password: Secret(old), new_password, end_tokens } = wish;
-        self.throttle.admit(&person.username, address, app.clock.now_ms())?;
+        self.throttle.admit(&person.username, address, app.clock.steady_ms())?;
         let user = app.store.lookup_user(person.id).await?.ok_or(LoginError::Wrong)?;
         if !self.passwords.verify(old, user.password).await? {
             return Err(LoginError::Wrong);
@@ -315,16 +326,18 @@ impl Accounts {
         self.set_password(app, person.id, new_password.0, end_tokens).await
     }
 
-    /// Makes a link with which somebody sets a new password, once. Answers its secret.
+    /// Makes a link with which somebody sets a new password, once, while `by` is an admin. Answers
+    /// its secret.
     pub async fn create_reset(
         &self,
         app: &App,
         user: UserId,
         life: Duration,
+        by: Option<UserId>,
     ) -> Result<(String, i64), StoreError> {
         let secret = new_secret();
         let expires_ms = app.clock.now_ms() + millis(life);
-        app.store.create_password_reset(user, &digest(&secret), expires_ms).await?;
+        app.store.create_password_reset(user, &digest(&secret), expires_ms, by).await?;
         Ok((secret, expires_ms))
     }
 
@@ -336,7 +349,7 @@ impl Accounts {
     ) -> Result<Session, LoginError> {
         let ResetPassword { token: Secret(secret), new_password: Secret(new), end_tokens } = wish;
         require_on(app)?;
-        self.throttle.admit("", address, app.clock.now_ms())?;
+        self.throttle.admit("", address, app.clock.steady_ms())?;
         // Checked first: a link that was used up for a bad password would be lost.
         password::check(&new)?;
         let user = app.store.take_password_reset(&digest(&secret), app.clock.now_ms()).await?;
@@ -380,6 +393,15 @@ impl Accounts {
         app.store.create_invitation(&new, app.clock.now_ms()).await?;
         Ok(Some(secret))
     }
+}
+
+/// When a credential of this account ends that would end at `expires_ms` by itself; the outer
+/// `None` where it has ended. Accounts that live at a provider have to log in there now and then.
+pub fn counts_until(app: &App, user: &UserRow, expires_ms: Option<i64>) -> Option<Option<i64>> {
+    let provider_end_ms = user.provider_end_ms(millis(app.config.auth.provider_life));
+    let end_ms = expires_ms.into_iter().chain(provider_end_ms).min();
+    let now_ms = app.clock.now_ms();
+    end_ms.is_none_or(|end_ms| now_ms < end_ms).then_some(end_ms)
 }
 
 fn require_on(app: &App) -> Result<(), LoginError> {
@@ -426,7 +448,7 @@ pub fn millis(duration: Duration) -> i64 {
 }
 
 /// Only what can be one is looked up.
-fn is_secret(text: &str) -> bool {
+pub fn is_secret(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 

@@ -23,7 +23,9 @@ pub fn request_head(bytes: &[u8]) {
     let _ = accounts::cookie(&headers, accounts::COOKIE_NAME);
     let _ = accounts::bearer(&headers);
     let names = ["river".to_owned()];
-    let _ = (is_foreign_page(&headers, &names, true), is_foreign_page(&headers, &names, false));
+    for (secure, log_in) in [(false, false), (false, true), (true, false), (true, true)] {
+        let _ = is_foreign_page(&headers, secure, &names, log_in);
+    }
     let peer = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     let nobody = origin(peer, false, &headers, &[]);
     assert_eq!(

@@ -22,7 +22,7 @@ use crate::accounts::Accounts;
 use crate::audit::Audit;
 use crate::config::History;
 use crate::limits::{ByteLimit, Limit};
-use crate::links::{Links, LocalNode};
+use crate::links::{Links, LocalNode, Seen};
 use crate::oidc::Oidc;
 use crate::pace::Pace;
 use crate::people_tls::{PeopleServer, PeopleTls, TlsError};
@@ -72,7 +72,7 @@ pub struct App {
     pub links: Links,
     pub changes: Changes,
     pub clock: Clock,
-    pub started_ms: i64,
+    pub started: Seen,
     /// Tells this cluster's ids from another's.
     pub cluster: u16,
     pub tasks: TaskTracker,
@@ -164,8 +164,8 @@ impl Host {
             ssh_ca,
             links: Links::default(),
             changes: Changes::default(),
+            started: Seen::now(&clock),
             clock,
-            started_ms: now_ms,
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
             requests: http::Requests::default(),
@@ -260,7 +260,7 @@ impl Host {
     /// name where there is one.
     pub async fn create_join_token(&self, name: &NodeName) -> Result<JoinToken, StoreError> {
         let ttl = Duration::from_secs(60);
-        let (token, _) = join::create_token(&self.app, ttl, None, Some(name)).await?;
+        let (token, _) = join::create_token(&self.app, ttl, None, Some(name), None).await?;
         Ok(token)
     }
 
@@ -375,15 +375,17 @@ async fn return_memory(app: Arc<App>, shutdown: CancellationToken) {
 /// writes that into their history. Old history goes.
 async fn watch_silence(app: Arc<App>, shutdown: CancellationToken) {
     let mut seen = std::collections::HashMap::new();
-    let mut prune_at = app.clock.now_ms();
+    let mut prune_at = app.clock.steady_ms();
+    let mut pruned_ms = app.clock.now_ms();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
-        let now_ms = app.clock.now_ms();
-        if now_ms >= prune_at {
-            prune_at = now_ms + PRUNE_EVERY_MS;
+        let (now_ms, steady_ms) = (app.clock.now_ms(), app.clock.steady_ms());
+        if steady_ms >= prune_at {
+            prune_at = steady_ms + PRUNE_EVERY_MS;
+            lapse(&app, std::mem::replace(&mut pruned_ms, now_ms), now_ms).await;
             let History { audit, events } = app.config.history;
             if let Err(error) = app.store.prune(events, now_ms).await {
                 tracing::warn!(%error, "old events were not removed");
@@ -416,6 +418,17 @@ async fn watch_silence(app: Arc<App>, shutdown: CancellationToken) {
             app.links.count_change(&node.id);
             app.changes.notify();
         }
+    }
+}
+
+/// Has rights checked again where the term of an account at its provider ended between two moments:
+/// its registered keys leave the VPSes then.
+async fn lapse(app: &App, after_ms: i64, until_ms: i64) {
+    let term_ms = accounts::millis(app.config.auth.provider_life);
+    match app.store.has_lapsed(after_ms - term_ms, until_ms - term_ms).await {
+        Ok(false) => {}
+        Ok(true) => app.accounts.changed(),
+        Err(error) => tracing::warn!(%error, "accounts of the provider were not checked"),
     }
 }
 

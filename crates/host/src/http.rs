@@ -14,6 +14,7 @@ mod held;
 mod lifecycle;
 mod node;
 mod oidc;
+mod page;
 mod quota;
 mod serve;
 mod sharing;

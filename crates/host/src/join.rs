@@ -8,7 +8,7 @@ use kohakuriver_link::enroll::{EnrollReply, EnrollRequest, MAX_CLOCK_SKEW_MS};
 use kohakuriver_link::frame::FrameStream;
 use kohakuriver_link::liveness::HANDSHAKE_LIMIT;
 use kohakuriver_link::token::JoinToken;
-use kohakuriver_model::{NodeId, NodeName};
+use kohakuriver_model::{NodeId, NodeName, UserId};
 use kohakuriver_store::{RedeemError, StoreError};
 use rand::Rng;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -24,17 +24,18 @@ pub const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 const NEW_TOKEN: &str = "on the host: kohakuriver node token create";
 
 /// Makes a token and when it expires. `readmits`: it may also take up the node of this name, for
-/// a machine that has lost its half of the membership.
+/// a machine that has lost its half of the membership. `by`: the admin that makes it.
 pub async fn create_token(
     app: &App,
     ttl: Duration,
     address: Option<HostAddress>,
     readmits: Option<&NodeName>,
+    by: Option<UserId>,
 ) -> Result<(JoinToken, i64), StoreError> {
     let secret = random_text();
     let now_ms = app.clock.now_ms();
     let ttl_ms = i64::try_from(ttl.min(MAX_TTL).as_millis()).unwrap_or(i64::MAX);
-    app.store.create_join_token(&digest(&secret), now_ms, now_ms + ttl_ms, readmits).await?;
+    app.store.create_join_token(&digest(&secret), now_ms, now_ms + ttl_ms, readmits, by).await?;
     let address = address.unwrap_or_else(|| app.config.link_address.clone());
     Ok((JoinToken { address, ca_fingerprint: app.ca.fingerprint(), secret }, now_ms + ttl_ms))
 }
@@ -92,9 +93,10 @@ async fn admit(app: &App, request: EnrollRequest) -> Result<EnrollReply, EnrollR
                 RedeemError::NameTaken(name) => format!(
                     "join under another name with --name, or remove the old node: kohakuriver node remove {name}"
                 ),
-                RedeemError::Unknown | RedeemError::Expired | RedeemError::Used { .. } => {
-                    NEW_TOKEN.to_owned()
-                }
+                RedeemError::Unknown
+                | RedeemError::Expired
+                | RedeemError::Void
+                | RedeemError::Used { .. } => NEW_TOKEN.to_owned(),
                 RedeemError::Store(_) => "look at the host's log".to_owned(),
             };
             Err(refuse(error.to_string(), &hint))

@@ -49,7 +49,7 @@ mod watch;
 
 pub use access::routes::{lasting_rows, policy_rows};
 pub use accounts::AuthConfig;
-pub use clock::Clock;
+pub use clock::{Clock, ManualClock};
 pub use config::{Deadlines, History, HostConfig};
 pub use host::{Host, StartError};
 pub use ipnet::IpNet;

@@ -16,6 +16,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
+
 /// Orders and requests waiting for one runner. A runner that does not take this many is stuck:
 /// its connection is dropped and everything is told again.
 const QUEUE: usize = 1024;
@@ -75,7 +77,7 @@ pub struct Link {
 struct Node {
     link: Option<Link>,
     local: Option<Arc<dyn LocalNode>>,
-    seen_ms: i64,
+    seen: Seen,
     metrics: Metrics,
     history: VecDeque<Sample>,
     /// Counts what changed of it, so that waiters see it as a revision of its instances.
@@ -83,6 +85,19 @@ struct Node {
     pool: VecDeque<DataConnection>,
     arrived: Arc<Notify>,
     dial_error: Option<String>,
+}
+
+/// When a node was last heard: for people, and for measuring its silence.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    pub wall_ms: i64,
+    pub steady_ms: i64,
+}
+
+impl Seen {
+    pub fn now(clock: &Clock) -> Self {
+        Self { wall_ms: clock.now_ms(), steady_ms: clock.steady_ms() }
+    }
 }
 
 /// A node's figures at one moment.
@@ -158,7 +173,7 @@ impl Links {
     pub fn register(
         &self,
         id: &NodeId,
-        now_ms: i64,
+        seen: Seen,
     ) -> (u64, mpsc::Receiver<Outgoing>, CancellationToken) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let gone = CancellationToken::new();
@@ -166,7 +181,7 @@ impl Links {
         state.sessions += 1;
         let session = state.sessions;
         let node = state.nodes.entry(id.clone()).or_default();
-        node.seen_ms = now_ms;
+        node.seen = seen;
         node.mark += 1;
         node.pool.clear();
         let link = Link { session, queue: sender, gone: gone.clone() };
@@ -199,15 +214,15 @@ impl Links {
         }
     }
 
-    pub fn record_heartbeat(&self, id: &NodeId, metrics: Option<Metrics>, now_ms: i64) {
+    pub fn record_heartbeat(&self, id: &NodeId, metrics: Option<Metrics>, seen: Seen) {
         if let Some(node) = self.lock().nodes.get_mut(id) {
-            node.seen_ms = now_ms;
+            node.seen = seen;
             if let Some(metrics) = metrics {
                 node.metrics = metrics;
                 if node.history.len() == HISTORY {
                     node.history.pop_front();
                 }
-                node.history.push_back(Sample { at_ms: now_ms, metrics });
+                node.history.push_back(Sample { at_ms: seen.wall_ms, metrics });
             }
         }
     }
@@ -217,8 +232,8 @@ impl Links {
     }
 
     /// When the node was last heard in this run of the host.
-    pub fn seen_ms(&self, id: &NodeId) -> Option<i64> {
-        self.lock().nodes.get(id).map(|node| node.seen_ms)
+    pub fn seen(&self, id: &NodeId) -> Option<Seen> {
+        self.lock().nodes.get(id).map(|node| node.seen)
     }
 
     pub fn metrics(&self, id: &NodeId) -> Option<Metrics> {

@@ -23,6 +23,7 @@ use kohakuriver_store::{InstanceRow, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{Caller, Wish, authorize, policy};
+use crate::accounts;
 use crate::host::App;
 use crate::instances::{self, InstanceError};
 
@@ -126,7 +127,8 @@ async fn refresh(app: &App, only: Option<TaskId>) -> Result<(), InstanceError> {
 /// The accounts that may enter each instance.
 async fn wanted(app: &App, only: Option<TaskId>) -> Result<HashMap<TaskId, People>, StoreError> {
     let mut wanted: HashMap<TaskId, People> = HashMap::new();
-    for person in app.store.people_of(only).await? {
+    let since_ms = app.clock.now_ms() - accounts::millis(app.config.auth.provider_life);
+    for person in app.store.people_of(only, since_ms).await? {
         let verdict = policy::on_instance(person.role, person.relation, Wish::Enter);
         if verdict == policy::Verdict::Allow {
             wanted.entry(person.instance).or_default().0.insert(person.user);

@@ -24,9 +24,9 @@ pub fn is_node_seen(app: &App, node: &NodeId) -> bool {
         return true;
     }
     // A host that just started gives every runner its time to come back.
-    let seen_ms = app.links.seen_ms(node).unwrap_or(0).max(app.started_ms);
+    let seen_ms = app.links.seen(node).map_or(0, |seen| seen.steady_ms).max(app.started.steady_ms);
     let patience_ms = i64::try_from(app.config.lost_after.as_millis()).unwrap_or(i64::MAX);
-    app.clock.now_ms() - seen_ms < patience_ms
+    app.clock.steady_ms() - seen_ms < patience_ms
 }
 
 pub fn status_of(app: &App, row: &InstanceRow) -> Status {
@@ -260,7 +260,7 @@ fn word(value: impl serde::Serialize) -> Option<String> {
 pub fn node(app: &App, row: &NodeRow) -> Node {
     let online = app.links.is_online(&row.id);
     let metrics = app.links.metrics(&row.id).unwrap_or_default();
-    let seen_ms = app.links.seen_ms(&row.id).or(row.seen_ms);
+    let seen_ms = app.links.seen(&row.id).map(|seen| seen.wall_ms).or(row.seen_ms);
     let mut node = Node {
         hostname: row.name.to_string(),
         node_id: row.id.to_string(),

@@ -50,9 +50,17 @@ pub struct AuthArgs {
     /// The role of everybody else the provider knows [default: none, they stay out]
     #[arg(long, value_name = "ROLE", value_parser = role, requires = "oidc_issuer")]
     oidc_default_role: Option<Role>,
-    /// The claim of the provider that lists groups
+    /// The claim of the provider that lists groups: a name, or a path such as realm_access.roles
     #[arg(long, value_name = "NAME", default_value = "groups")]
     oidc_groups_claim: String,
+    /// A scope to ask the provider for beside openid; may be repeated [default: profile, email, and
+    /// groups where the provider announces it]
+    #[arg(long, value_name = "SCOPE", requires = "oidc_issuer")]
+    oidc_scope: Vec<String>,
+    /// Days after which a person of the provider must log in there again: their sessions, tokens and
+    /// SSH keys do not count until then
+    #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3650))]
+    oidc_login_days: u64,
     /// Where people reach this host, for example https://river.lab.example
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
@@ -84,6 +92,7 @@ impl AuthArgs {
             session_life: hours(self.session_hours),
             request_life: hours(24 * self.request_days),
             oidc: self.oidc()?,
+            provider_life: hours(24 * self.oidc_login_days),
         })
     }
 
@@ -107,16 +116,26 @@ impl AuthArgs {
             return Err(Exit::new(USAGE, message)
                 .hint("say --oidc-role GROUP=ROLE, or --oidc-default-role ROLE"));
         }
+        if let Some(scope) = self.oidc_scope.iter().find(|scope| !is_scope(scope)) {
+            return Err(Exit::new(USAGE, format!("'{scope}' is not a scope"))
+                .hint("one word each: --oidc-scope profile --oidc-scope groups"));
+        }
         Ok(Some(OidcConfig {
             issuer,
             client_id: self.oidc_client_id.clone().unwrap_or_default(),
             client_secret: client_secret.map(|text| text.trim().to_owned()),
             public_url: public_url.trim_end_matches('/').to_owned(),
             groups_claim: self.oidc_groups_claim.clone(),
+            scopes: self.oidc_scope.clone(),
             roles: self.oidc_role.clone(),
             default_role: self.oidc_default_role,
         }))
     }
+}
+
+/// One word of RFC 6749, 3.3.
+fn is_scope(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\'))
 }
 
 fn role(text: &str) -> Result<Role, String> {
@@ -163,6 +182,12 @@ mod tests {
         let words = std::iter::once("host").chain(flags.split_whitespace());
         let args = Line::try_parse_from(words).unwrap().auth;
         args.mode(bind.parse().unwrap(), proxy).ok().map(|config| config.enabled)
+    }
+
+    #[test]
+    fn a_scope_is_one_word() {
+        assert!(is_scope("groups") && is_scope("https://lab.example/scope"));
+        assert!(!is_scope("") && !is_scope("openid groups") && !is_scope("a\"b"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use kohakuriver_cli::GlobalArgs;
 use kohakuriver_host::{Clock, Host, HostConfig, StartError};
 use kohakuriver_link::client::HostAddress;
+use kohakuriver_link::pki::PkiError;
 
 use crate::auth::{self, AuthArgs};
 use crate::exit::{Exit, FAILED, NOT_READY, USAGE};
@@ -126,6 +127,9 @@ pub async fn start(config: HostConfig) -> Result<Host, Exit> {
             StartError::DataDir { .. } => exit.hint("run as root, or give a --data-dir you may write to"),
             StartError::PeopleTls(_) => {
                 exit.hint("--tls-cert is the whole chain in PEM, the host's first; --tls-key its key")
+            }
+            StartError::Pki(PkiError::Clock(_)) => {
+                exit.hint("set the clock (timedatectl set-ntp true), then start again")
             }
             StartError::Listen { .. }
             | StartError::Pki(_)

@@ -2,7 +2,11 @@
 //!
 //! One CA per cluster, made at the host's first start, 0600 on its disk. The host gets a fresh
 //! key and certificate at every start; a runner keeps its key and renews its certificate.
-//! Validity begins a day early, so that clocks a little apart do not keep anybody out.
+//!
+//! Clocks are wrong at times, above all at a first start. So nothing of the link's begins to be
+//! valid at the moment it is made, but years before, and ends years after: a clock that is
+//! corrected later shuts out nobody. What ends a node's membership is its row in the database, not
+//! a date. A CA is not made at all before the time this program was written at.
 
 use std::fmt;
 use std::fs;
@@ -33,10 +37,18 @@ const SERVER_DNS_NAME: &str = "kohakuriver-host.internal";
 const DAY_MS: i64 = 24 * 3600 * 1000;
 const CA_DAYS: i64 = 20 * 365;
 const HOST_DAYS: i64 = 5 * 365;
-const RUNNER_DAYS: i64 = 90;
+const RUNNER_DAYS: i64 = 5 * 365;
 const PEOPLE_DAYS: i64 = 90;
-/// A runner asks for a new certificate when less than this is left.
+/// People's certificate is followed by another when less than this is left.
 const RENEW_BEFORE_DAYS: i64 = 30;
+/// A runner asks for a new certificate when less than this is left.
+const RUNNER_RENEW_BEFORE_DAYS: i64 = 4 * 365;
+/// Of certificates from versions that gave 90 days.
+const SHORT_RENEW_BEFORE_DAYS: i64 = 30;
+/// When what the link shows begins to be valid: 2020-01-01.
+const VALID_FROM_MS: i64 = 1_577_836_800_000;
+/// When this was written, 2026-09-01: a clock before it is wrong.
+const WRITTEN_MS: i64 = 1_788_220_800_000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
@@ -48,6 +60,10 @@ pub enum PkiError {
     Make(#[from] rcgen::Error),
     #[error("a certificate or key cannot be read")]
     Parse,
+    #[error(
+        "no certificate authority is made at {0}, which is before this program was written: this machine's clock is wrong"
+    )]
+    Clock(String),
 }
 
 /// The cluster's certificate authority.
@@ -76,6 +92,10 @@ impl Ca {
         let path = dir.join("ca.pem");
         match fs::read_to_string(&path) {
             Ok(pem) => Self::from_pem(&pem),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && now_ms < WRITTEN_MS => {
+                let now = jiff::Timestamp::from_millisecond(now_ms).unwrap_or_default();
+                Err(PkiError::Clock(now.to_string()))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let pem = Self::create(now_ms)?;
                 write_private(&path, pem.as_bytes())?;
@@ -88,7 +108,7 @@ impl Ca {
     /// Key and certificate in one text, so that one rename makes both durable.
     fn create(now_ms: i64) -> Result<String, PkiError> {
         let key = KeyPair::generate()?;
-        let mut params = params("KohakuRiver CA", now_ms, CA_DAYS)?;
+        let mut params = params("KohakuRiver CA", VALID_FROM_MS, now_ms, CA_DAYS)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key)?;
@@ -121,7 +141,7 @@ impl Ca {
     /// A fresh key and certificate for this start of the host.
     pub fn issue_host(&self, now_ms: i64) -> Result<HostCertificate, PkiError> {
         let key = KeyPair::generate()?;
-        let mut params = params("KohakuRiver host", now_ms, HOST_DAYS)?;
+        let mut params = params("KohakuRiver host", VALID_FROM_MS, now_ms, HOST_DAYS)?;
         params.subject_alt_names =
             vec![rcgen::SanType::DnsName(SERVER_DNS_NAME.try_into().map_err(|_| PkiError::Parse)?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -136,7 +156,7 @@ impl Ca {
         now_ms: i64,
     ) -> Result<(HostCertificate, i64), PkiError> {
         let key = KeyPair::generate()?;
-        let mut params = params("KohakuRiver", now_ms, PEOPLE_DAYS)?;
+        let mut params = params("KohakuRiver", now_ms - 7 * DAY_MS, now_ms, PEOPLE_DAYS)?;
         // A machine may be called what no certificate can say; its other names still work.
         params.subject_alt_names = names
             .iter()
@@ -172,7 +192,7 @@ impl Ca {
         now_ms: i64,
     ) -> Result<String, PkiError> {
         let mut request = CertificateSigningRequestParams::from_pem(csr_pem)?;
-        request.params = params(node.as_str(), now_ms, RUNNER_DAYS)?;
+        request.params = params(node.as_str(), VALID_FROM_MS, now_ms, RUNNER_DAYS)?;
         request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         Ok(request.signed_by(&self.issuer)?.pem())
     }
@@ -189,7 +209,12 @@ pub(crate) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     HEXLOWER.encode(&Sha256::digest(certificate))
 }
 
-fn params(common_name: &str, now_ms: i64, days: i64) -> Result<CertificateParams, PkiError> {
+fn params(
+    common_name: &str,
+    from_ms: i64,
+    now_ms: i64,
+    days: i64,
+) -> Result<CertificateParams, PkiError> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
@@ -198,8 +223,9 @@ fn params(common_name: &str, now_ms: i64, days: i64) -> Result<CertificateParams
         let (year, month, day) = civil(ms.div_euclid(DAY_MS));
         rcgen::date_time_ymd(year, month, day)
     };
-    params.not_before = date(now_ms - DAY_MS);
-    params.not_after = date(now_ms + days * DAY_MS);
+    params.not_before = date(from_ms);
+    // A clock that is behind must not make what has ended when it is set.
+    params.not_after = date(now_ms.max(WRITTEN_MS) + days * DAY_MS);
     Ok(params)
 }
 
@@ -261,7 +287,10 @@ impl RunnerIdentity {
             return true;
         };
         let end_ms = parsed.validity().not_after.timestamp().saturating_mul(1000);
-        end_ms - now_ms < RENEW_BEFORE_DAYS * DAY_MS
+        let from_ms = parsed.validity().not_before.timestamp().saturating_mul(1000);
+        let is_short = end_ms - from_ms < 365 * DAY_MS;
+        let days = if is_short { SHORT_RENEW_BEFORE_DAYS } else { RUNNER_RENEW_BEFORE_DAYS };
+        end_ms - now_ms < days * DAY_MS
     }
 
     /// A signing request for the key this runner already has.
@@ -317,6 +346,38 @@ mod tests {
     }
 
     #[test]
+    fn no_ca_is_made_while_the_clock_is_obviously_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Ca::load_or_create(dir.path(), 0).unwrap_err();
+        assert!(error.to_string().contains("1970-01-01"), "{error}");
+        assert!(!dir.path().join("ca.pem").exists());
+        // One that is there is used: the machine's clock may start in 1970 at each boot.
+        Ca::load_or_create(dir.path(), NOW).unwrap();
+        assert!(Ca::load_or_create(dir.path(), 0).is_ok());
+    }
+
+    #[test]
+    fn certificates_outlast_a_clock_that_is_corrected() {
+        for made_at in [NOW - 20 * 365 * DAY_MS, NOW, NOW + 12 * 365 * DAY_MS] {
+            let dir = tempfile::tempdir().unwrap();
+            let ca = match Ca::load_or_create(dir.path(), made_at) {
+                Err(_) => Ca::load_or_create(dir.path(), NOW).unwrap(),
+                Ok(ca) => ca,
+            };
+            let (_, csr) = new_key().unwrap();
+            let runner = ca.sign_runner(&csr, &NodeId::new("n-1"), made_at).unwrap();
+            let runner = CertificateDer::from_pem_slice(runner.as_bytes()).unwrap();
+            let host = ca.issue_host(made_at).unwrap().chain[0].clone();
+            for certificate in [ca.certificate().clone(), runner, host] {
+                let (_, parsed) = X509Certificate::from_der(&certificate).unwrap();
+                let valid = parsed.validity();
+                assert!(valid.not_before.timestamp() * 1000 < NOW, "{made_at}");
+                assert!(valid.not_after.timestamp() * 1000 > NOW + 365 * DAY_MS, "{made_at}");
+            }
+        }
+    }
+
+    #[test]
     fn the_host_decides_whom_a_certificate_names() {
         let dir = tempfile::tempdir().unwrap();
         let ca = Ca::load_or_create(dir.path(), NOW).unwrap();
@@ -346,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_renewed_in_its_last_month() {
+    fn a_certificate_is_renewed_after_a_year_and_lasts_for_five() {
         let dir = tempfile::tempdir().unwrap();
         let ca = Ca::load_or_create(dir.path(), NOW).unwrap();
         let (key_pem, csr) = new_key().unwrap();
@@ -358,8 +419,8 @@ mod tests {
             key_pem,
             ca_pem: ca.certificate_pem().to_owned(),
         };
-        assert!(!identity.needs_renewal(NOW + 50 * DAY_MS));
-        assert!(identity.needs_renewal(NOW + 65 * DAY_MS));
+        assert!(!identity.needs_renewal(NOW + 360 * DAY_MS));
+        assert!(identity.needs_renewal(NOW + 370 * DAY_MS));
         identity.save(dir.path()).unwrap();
         assert_eq!(RunnerIdentity::load(dir.path()).unwrap().unwrap().node_id, identity.node_id);
     }

@@ -11,8 +11,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
-    SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
+    ServerConfig, SignatureScheme,
 };
 
 use crate::pki::{Ca, HostCertificate, PkiError, RunnerIdentity, fingerprint};
@@ -140,10 +140,13 @@ pub(crate) fn advice(error: &io::Error) -> &'static str {
             | CertificateError::Expired
             | CertificateError::ExpiredContext { .. },
         )) => {
-            "the clocks of this machine and the host differ by more than a day; set this machine's clock (timedatectl set-ntp true)"
+            "the host's certificate is not valid at the time of this machine's clock; set the clocks of both (timedatectl set-ntp true), and restart the host if its clock was wrong at its start"
         }
         Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
             "that host is not the one this machine was invited by; check the address or make a new join token"
+        }
+        Some(Error::AlertReceived(AlertDescription::CertificateExpired)) => {
+            "this machine's certificate has expired by the host's clock; set the clocks of both (timedatectl set-ntp true), or join again with a new token (kohakuriver runner --rejoin --join TOKEN)"
         }
         Some(Error::AlertReceived(_)) => {
             "the host refused this machine's certificate; join again with a new token"

@@ -94,6 +94,8 @@ pub enum AccountError {
         "'{0}' is not a user name: use 1 to 50 letters, digits, dots, hyphens and underscores, starting with a letter or digit"
     )]
     UserName(String),
+    #[error("'{0}' is a name that histories use for the system itself: choose another")]
+    Reserved(String),
     #[error(
         "'{0}' is not a name of a group: use 1 to 50 letters, digits, dots, hyphens and underscores, starting with a letter or digit"
     )]
@@ -130,9 +132,39 @@ impl fmt::Display for ShareLevel {
     }
 }
 
-/// Checks a name of an account. It appears in SSH commands, tables and certificates.
+/// Names that histories and logs use for the system itself, or for callers without an account.
+const RESERVED: [&str; 9] = [
+    "agent",
+    "anonymous",
+    "everybody",
+    "host",
+    "kohakuriver",
+    "nobody",
+    "node",
+    "runner",
+    "system",
+];
+
+/// Whether an account of this name could be taken for the system in a history.
+pub fn is_reserved_name(text: &str) -> bool {
+    RESERVED.iter().any(|name| name.eq_ignore_ascii_case(text))
+}
+
+/// Checks the name of a new account. It appears in SSH commands, tables and certificates. Accounts
+/// from before a name was reserved keep it.
 pub fn user_name(text: &str) -> Result<String, AccountError> {
-    if is_name(text) { Ok(text.to_owned()) } else { Err(AccountError::UserName(text.to_owned())) }
+    if !is_user_name(text) {
+        return Err(AccountError::UserName(text.to_owned()));
+    }
+    if is_reserved_name(text) {
+        return Err(AccountError::Reserved(text.to_owned()));
+    }
+    Ok(text.to_owned())
+}
+
+/// Whether an account may have been given this name.
+pub fn is_user_name(text: &str) -> bool {
+    is_name(text)
 }
 
 pub fn group_name(text: &str) -> Result<String, AccountError> {
@@ -280,8 +312,16 @@ mod tests {
         for bad in ["", "_system", "-x", "a b", "a/b", "a\n", "ä", &"x".repeat(51)] {
             assert!(user_name(bad).is_err(), "{bad:?}");
         }
-        for good in ["alice", "A.B-c_d", "7"] {
+        for good in ["alice", "A.B-c_d", "7", "hosts", "root"] {
             assert!(user_name(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn new_accounts_get_no_name_of_the_systems() {
+        for reserved in ["host", "Anonymous", "node", "SYSTEM", "runner"] {
+            assert_eq!(user_name(reserved), Err(AccountError::Reserved(reserved.to_owned())));
+            assert!(is_user_name(reserved), "an account from earlier may have it");
         }
     }
 

@@ -35,11 +35,14 @@ pub struct NewToken<'a> {
     pub hash: &'a str,
     pub role: Role,
     pub expires_ms: Option<i64>,
+    /// The hash of the token that makes it, and ends it by its own end.
+    pub parent: Option<&'a str>,
 }
 
 #[derive(Clone, Debug)]
 pub struct TokenRow {
     pub id: i64,
+    pub parent: Option<i64>,
     pub name: String,
     pub role: Role,
     pub created_ms: i64,
@@ -122,11 +125,16 @@ impl Store {
         Ok(())
     }
 
-    /// Returns whose it was.
-    pub async fn delete_session(&self, hash: &str) -> Result<Option<UserId>, StoreError> {
-        let sql = "DELETE FROM sessions WHERE hash = $1 RETURNING user_id";
-        let row = sqlx::query(sql).bind(hash).fetch_optional(&self.writer).await?;
-        Ok(row.map(|row| row.try_get("user_id").map(UserId)).transpose()?)
+    /// Ends a session; false where there is none. Strangers may call this with any text, so
+    /// nothing is written, nor the write lock taken, before one was found.
+    pub async fn delete_session(&self, hash: &str) -> Result<bool, StoreError> {
+        let sql = "SELECT 1 FROM sessions WHERE hash = $1";
+        if sqlx::query(sql).bind(hash).fetch_optional(&self.readers).await?.is_none() {
+            return Ok(false);
+        }
+        let sql = "DELETE FROM sessions WHERE hash = $1";
+        let done = sqlx::query(sql).bind(hash).execute(&self.writer).await?;
+        Ok(done.rows_affected() == 1)
     }
 
     /// Whose session this is, while it lives and its owner is active.
@@ -141,8 +149,11 @@ impl Store {
     }
 
     pub async fn create_token(&self, new: &NewToken<'_>, now_ms: i64) -> Result<i64, StoreError> {
-        let sql = "INSERT INTO api_tokens (user_id, name, hash, role, created_ms, expires_ms)
-            VALUES ($1, $2, $3, $4, $5, $6)";
+        let mut tx = self.begin().await?;
+        let parent = living_token(&mut tx, new.parent).await?;
+        let sql =
+            "INSERT INTO api_tokens (user_id, name, hash, role, created_ms, expires_ms, parent_id)
+            VALUES ($1, $2, $3, $4, $5, $6, $7)";
         let done = sqlx::query(sql)
             .bind(new.user.0)
             .bind(new.name)
@@ -150,8 +161,10 @@ impl Store {
             .bind(new.role.as_str())
             .bind(now_ms)
             .bind(new.expires_ms)
-            .execute(&self.writer)
+            .bind(parent)
+            .execute(&mut *tx)
             .await?;
+        tx.commit().await?;
         Ok(done.last_insert_rowid())
     }
 
@@ -162,11 +175,20 @@ impl Store {
         rows.iter().map(read_token).collect()
     }
 
-    /// False where the person has no such token.
-    pub async fn delete_token(&self, user: UserId, id: i64) -> Result<bool, StoreError> {
+    /// Deletes a token, and with it all tokens and SSH keys that were made with it. Returns how
+    /// many these were; `None` where the account has no such token.
+    pub async fn delete_token(&self, user: UserId, id: i64) -> Result<Option<u64>, StoreError> {
+        let mut tx = self.begin().await?;
+        let sql = "WITH RECURSIVE derived (id) AS (
+              SELECT $1 UNION SELECT t.id FROM api_tokens t JOIN derived d ON t.parent_id = d.id)
+            SELECT (SELECT COUNT(*) FROM derived) - 1 + (SELECT COUNT(*) FROM user_keys
+              WHERE token_id IN (SELECT id FROM derived)) AS n";
+        let derived: i64 = sqlx::query(sql).bind(id).fetch_one(&mut *tx).await?.try_get("n")?;
+        // The schema's foreign keys take what was derived along.
         let sql = "DELETE FROM api_tokens WHERE id = $1 AND user_id = $2";
-        let done = sqlx::query(sql).bind(id).bind(user.0).execute(&self.writer).await?;
-        Ok(done.rows_affected() == 1)
+        let done = sqlx::query(sql).bind(id).bind(user.0).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok((done.rows_affected() == 1).then(|| u64::try_from(derived).unwrap_or(0)))
     }
 
     /// Whose token this is, while it lives and its owner is active.
@@ -177,7 +199,8 @@ impl Store {
         let row = sqlx::query(sql).bind(hash).bind(now_ms).fetch_optional(&self.readers).await?;
         let Some(row) = row else { return Ok(None) };
         let used_ms: Option<i64> = row.try_get("used_ms")?;
-        if used_ms.is_none_or(|used| used + USED_EVERY_MS <= now_ms) {
+        // A clock that was set back makes the last use one in the future.
+        if used_ms.is_none_or(|used| (now_ms - used).abs() >= USED_EVERY_MS) {
             let noted = sqlx::query("UPDATE api_tokens SET used_ms = $2 WHERE id = $1")
                 .bind(row.try_get::<i64, _>("token_id")?)
                 .bind(now_ms)
@@ -247,9 +270,7 @@ impl Store {
 
     /// Whether an invitation would let somebody in now.
     pub async fn check_invitation(&self, hash: &str, now_ms: i64) -> Result<(), InvitationError> {
-        let sql = "SELECT * FROM invitations WHERE hash = $1";
-        let row = sqlx::query(sql).bind(hash).fetch_optional(&self.readers).await?;
-        read_invitation(&row.ok_or(InvitationError::Unknown)?)?.require_alive(now_ms)
+        living_invitation(&mut *self.readers.acquire().await?, hash, now_ms).await.map(drop)
     }
 
     /// Uses an invitation once and makes the account, both or neither. The invitation says which
@@ -261,13 +282,7 @@ impl Store {
         now_ms: i64,
     ) -> Result<UserRow, InvitationError> {
         let mut tx = self.begin().await?;
-        let row = sqlx::query("SELECT * FROM invitations WHERE hash = $1")
-            .bind(hash)
-            .fetch_optional(&mut *tx)
-            .await?
-            .ok_or(InvitationError::Unknown)?;
-        let invitation = read_invitation(&row)?;
-        invitation.require_alive(now_ms)?;
+        let invitation = living_invitation(&mut tx, hash, now_ms).await?;
         sqlx::query("UPDATE invitations SET usage_count = usage_count + 1 WHERE id = $1")
             .bind(invitation.id)
             .execute(&mut *tx)
@@ -285,53 +300,72 @@ impl Store {
         Ok(user)
     }
 
-    /// Takes the place of earlier ones of the same account.
+    /// Takes the place of earlier ones of the same account. `by`: the admin that makes it.
     pub async fn create_password_reset(
         &self,
         user: UserId,
         hash: &str,
         expires_ms: i64,
+        by: Option<UserId>,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         let sql = "DELETE FROM password_resets WHERE user_id = $1";
         sqlx::query(sql).bind(user.0).execute(&mut *tx).await?;
-        let sql = "INSERT INTO password_resets (hash, user_id, expires_ms) VALUES ($1, $2, $3)";
-        sqlx::query(sql).bind(hash).bind(user.0).bind(expires_ms).execute(&mut *tx).await?;
+        let sql = "INSERT INTO password_resets (hash, user_id, expires_ms, created_by)
+            VALUES ($1, $2, $3, $4)";
+        sqlx::query(sql)
+            .bind(hash)
+            .bind(user.0)
+            .bind(expires_ms)
+            .bind(by.map(|by| by.0))
+            .execute(&mut *tx)
+            .await?;
         tx.commit().await?;
         Ok(())
     }
 
-    /// Uses a reset up; answers whose it was.
+    /// Uses a reset up; answers whose it was. One whose maker is no admin any more is none.
     pub async fn take_password_reset(
         &self,
         hash: &str,
         now_ms: i64,
     ) -> Result<Option<UserId>, StoreError> {
-        let sql = "DELETE FROM password_resets WHERE hash = $1 RETURNING user_id, expires_ms";
-        let Some(row) = sqlx::query(sql).bind(hash).fetch_optional(&self.writer).await? else {
+        let mut tx = self.begin().await?;
+        let sql =
+            "DELETE FROM password_resets WHERE hash = $1 RETURNING user_id, expires_ms, created_by";
+        let Some(row) = sqlx::query(sql).bind(hash).fetch_optional(&mut *tx).await? else {
             return Ok(None);
         };
-        let alive = row.try_get::<i64, _>("expires_ms")? > now_ms;
+        let by = row.try_get::<Option<i64>, _>("created_by")?.map(UserId);
+        let alive = row.try_get::<i64, _>("expires_ms")? > now_ms
+            && still_is(&mut tx, by, Role::Admin).await?;
+        tx.commit().await?;
         Ok(alive.then_some(UserId(row.try_get("user_id")?)))
     }
 
-    /// Fails with a conflict where somebody has this key already.
+    /// Fails with a conflict where somebody has this key already. `parent`: the hash of the token
+    /// that registers it, and takes it along when it is revoked.
     pub async fn add_user_key(
         &self,
         user: UserId,
         fingerprint: &str,
         line: &str,
+        parent: Option<&str>,
         now_ms: i64,
     ) -> Result<UserKeyRow, StoreError> {
-        let sql = "INSERT INTO user_keys (user_id, fingerprint, line, created_ms)
-            VALUES ($1, $2, $3, $4)";
+        let mut tx = self.begin().await?;
+        let parent = living_token(&mut tx, parent).await?;
+        let sql = "INSERT INTO user_keys (user_id, fingerprint, line, created_ms, token_id)
+            VALUES ($1, $2, $3, $4, $5)";
         let done = sqlx::query(sql)
             .bind(user.0)
             .bind(fingerprint)
             .bind(line)
             .bind(now_ms)
-            .execute(&self.writer)
+            .bind(parent)
+            .execute(&mut *tx)
             .await?;
+        tx.commit().await?;
         let (fingerprint, line) = (fingerprint.to_owned(), line.to_owned());
         Ok(UserKeyRow { id: done.last_insert_rowid(), user, fingerprint, line, created_ms: now_ms })
     }
@@ -377,6 +411,56 @@ impl InvitationRow {
     }
 }
 
+/// The id of the token that something is derived from.
+///
+/// # Errors
+/// It was revoked meanwhile: then nothing may be derived from it.
+async fn living_token(
+    connection: &mut SqliteConnection,
+    hash: Option<&str>,
+) -> Result<Option<i64>, StoreError> {
+    let Some(hash) = hash else { return Ok(None) };
+    let sql = "SELECT id FROM api_tokens WHERE hash = $1";
+    let row = sqlx::query(sql).bind(hash).fetch_optional(connection).await?;
+    let row = row.ok_or(StoreError::NotFound { what: "such token any more".to_owned() })?;
+    Ok(Some(row.try_get("id")?))
+}
+
+/// An invitation that would let somebody in now: not expired, not used up, and made by an account
+/// that may still invite so.
+async fn living_invitation(
+    connection: &mut SqliteConnection,
+    hash: &str,
+    now_ms: i64,
+) -> Result<InvitationRow, InvitationError> {
+    let sql = "SELECT * FROM invitations WHERE hash = $1";
+    let row = sqlx::query(sql).bind(hash).fetch_optional(&mut *connection).await?;
+    let invitation = read_invitation(&row.ok_or(InvitationError::Unknown)?)?;
+    invitation.require_alive(now_ms)?;
+    let is_least = invitation.role <= Role::Viewer && invitation.group.is_none();
+    let needed = if is_least { Role::Operator } else { Role::Admin };
+    if !still_is(connection, invitation.created_by, needed).await? {
+        return Err(InvitationError::Spent);
+    }
+    Ok(invitation)
+}
+
+/// Whether an account that gave something away may still do so. `None` is the host itself, or a
+/// version that did not write it down.
+pub(crate) async fn still_is(
+    connection: &mut SqliteConnection,
+    by: Option<UserId>,
+    needed: Role,
+) -> Result<bool, StoreError> {
+    let Some(by) = by else { return Ok(true) };
+    let sql = "SELECT role FROM users WHERE id = $1 AND is_active = 1";
+    let row = sqlx::query(sql).bind(by.0).fetch_optional(connection).await?;
+    Ok(row
+        .map(|row| role_of(&row, "role", "users"))
+        .transpose()?
+        .is_some_and(|role| role >= needed))
+}
+
 async fn insert_session(
     connection: &mut SqliteConnection,
     new: &NewSession<'_>,
@@ -401,6 +485,7 @@ fn role_of(row: &SqliteRow, column: &'static str, table: &'static str) -> Result
 fn read_token(row: &SqliteRow) -> Result<TokenRow, StoreError> {
     Ok(TokenRow {
         id: row.try_get("id")?,
+        parent: row.try_get("parent_id")?,
         name: row.try_get("name")?,
         role: role_of(row, "role", "api_tokens")?,
         created_ms: row.try_get("created_ms")?,

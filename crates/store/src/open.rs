@@ -61,7 +61,7 @@ impl Store {
             .busy_timeout(Duration::from_secs(5));
         let writer =
             SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
-        migrations()
+        migrations(SCRIPTS)
             .run(&writer)
             .await
             .map_err(|error| StoreError::Driver(sqlx::Error::Migrate(Box::new(error))))?;
@@ -134,17 +134,62 @@ async fn begin_on(pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>, sql
     }
 }
 
-fn migrations() -> Migrator {
-    let scripts = [
-        (1, "start", include_str!("../migrations/0001_start.sql")),
-        (2, "lifecycle", include_str!("../migrations/0002_lifecycle.sql")),
-        (3, "accounts", include_str!("../migrations/0003_accounts.sql")),
-        (5, "consent", include_str!("../migrations/0005_consent.sql")),
-        (7, "audit", include_str!("../migrations/0007_audit.sql")),
-    ];
-    let migrations = scripts.map(|(version, name, sql)| {
-        let sql = sqlx::SqlStr::from_static(sql);
-        Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, sql, false)
-    });
-    Migrator::with_migrations(migrations.into())
+/// In the order they are applied in.
+const SCRIPTS: &[(i64, &str, &str)] = &[
+    (1, "start", include_str!("../migrations/0001_start.sql")),
+    (2, "lifecycle", include_str!("../migrations/0002_lifecycle.sql")),
+    (3, "accounts", include_str!("../migrations/0003_accounts.sql")),
+    (5, "consent", include_str!("../migrations/0005_consent.sql")),
+    (6, "derived_credentials", include_str!("../migrations/0006_derived_credentials.sql")),
+    (7, "audit", include_str!("../migrations/0007_audit.sql")),
+];
+
+fn migrations(scripts: &[(i64, &'static str, &'static str)]) -> Migrator {
+    let migrations: Vec<_> = scripts
+        .iter()
+        .map(|&(version, name, sql)| {
+            let sql = sqlx::SqlStr::from_static(sql);
+            Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, sql, false)
+        })
+        .collect();
+    Migrator::with_migrations(migrations)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A database as the version before a migration left it.
+    async fn before(path: &Path, version: i64) -> SqlitePool {
+        let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+        let older: Vec<_> = SCRIPTS.iter().copied().filter(|script| script.0 < version).collect();
+        migrations(&older).run(&pool).await.unwrap();
+        pool
+    }
+
+    #[tokio::test]
+    async fn both_spellings_of_an_issuer_become_one_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("host.db");
+        let pool = before(&path, 6).await;
+        for (name, external) in [
+            ("ann", Some("https://id.lab s-1")),
+            ("bob", Some("https://id.lab/ s-2")),
+            ("ann-3", Some("https://id.lab/ s-1")),
+            ("eve", None),
+        ] {
+            let sql = "INSERT INTO users (username, display_name, role, external, created_ms)
+                VALUES ($1, $1, 'user', $2, 0)";
+            sqlx::query(sql).bind(name).bind(external).execute(&pool).await.unwrap();
+        }
+        pool.close().await;
+        let store = Store::open(&path).await.unwrap();
+        let users = store.list_users().await.unwrap();
+        let of = |name: &str| users.iter().find(|user| user.username == name).unwrap();
+        assert_eq!(of("ann").external.as_deref(), Some("https://id.lab s-1"));
+        assert_eq!(of("bob").external.as_deref(), Some("https://id.lab s-2"));
+        assert_eq!(of("ann-3").external.as_deref(), Some("superseded https://id.lab/ s-1"));
+        assert!(of("ann").provider_ms.unwrap() > 0 && of("eve").provider_ms.is_none());
+    }
 }

@@ -20,22 +20,33 @@ pub struct PersonOf {
 
 impl Store {
     /// The accounts of one instance, or of all, by instance. An account that has an instance in two
-    /// ways is there twice.
-    pub async fn people_of(&self, id: Option<TaskId>) -> Result<Vec<PersonOf>, StoreError> {
-        let sql = "SELECT i.id, u.id AS user, u.role, 1 AS owner, NULL AS level
-            FROM instances i JOIN users u ON u.id = i.owner_id
-            WHERE u.is_active = 1 AND ifnull(i.id = $1, 1)
+    /// ways is there twice; one that depends on a provider and has not logged in there since
+    /// `provider_ms` is left out.
+    pub async fn people_of(
+        &self,
+        id: Option<TaskId>,
+        provider_ms: i64,
+    ) -> Result<Vec<PersonOf>, StoreError> {
+        let sql = "WITH active AS (SELECT * FROM users WHERE is_active = 1
+            AND (external IS NULL OR password IS NOT NULL OR provider_ms > $2))
+          SELECT i.id, u.id AS user, u.role, 1 AS owner, NULL AS level
+            FROM instances i JOIN active u ON u.id = i.owner_id
+            WHERE ifnull(i.id = $1, 1)
           UNION ALL SELECT s.instance_id, u.id, u.role, 0, s.level
-            FROM shares s JOIN users u ON u.id = s.user_id OR u.id IN
+            FROM shares s JOIN active u ON u.id = s.user_id OR u.id IN
               (SELECT m.user_id FROM group_members m WHERE m.group_id = s.group_id)
-            WHERE u.is_active = 1 AND ifnull(s.instance_id = $1, 1)
+            WHERE ifnull(s.instance_id = $1, 1)
             AND NOT EXISTS (SELECT 1 FROM share_answers a WHERE a.instance_id = s.instance_id
               AND a.user_id = u.id AND a.answer = 'declined')
           UNION ALL SELECT i.id, u.id, u.role, 0, NULL
-            FROM instances i JOIN users u ON u.role = 'admin'
-            WHERE u.is_active = 1 AND ifnull(i.id = $1, 1)
+            FROM instances i JOIN active u ON u.role = 'admin'
+            WHERE ifnull(i.id = $1, 1)
           ORDER BY 1";
-        let rows = sqlx::query(sql).bind(id.map(TaskId::as_i64)).fetch_all(&self.readers).await?;
+        let rows = sqlx::query(sql)
+            .bind(id.map(TaskId::as_i64))
+            .bind(provider_ms)
+            .fetch_all(&self.readers)
+            .await?;
         let read = |row: &sqlx::sqlite::SqliteRow| {
             let level: Option<String> = row.try_get("level")?;
             let level = level.map(|_| read_level(row)).transpose()?;

@@ -1,9 +1,10 @@
 //! Join tokens: one row per token, its secret only as a hash, redeemed in the transaction that
 //! makes the node.
 
-use kohakuriver_model::{NodeId, NodeName};
+use kohakuriver_model::{NodeId, NodeName, Role, UserId};
 use sqlx::Row;
 
+use crate::credentials::still_is;
 use crate::{Store, StoreError};
 
 /// Why a token does not admit a node.
@@ -15,6 +16,8 @@ pub enum RedeemError {
     Expired,
     #[error("this join token was used already, by node '{by}'")]
     Used { by: String },
+    #[error("the account that made this join token is no admin any more")]
+    Void,
     #[error("a node named '{0}' has joined already")]
     NameTaken(NodeName),
     #[error(transparent)]
@@ -29,21 +32,23 @@ impl From<sqlx::Error> for RedeemError {
 
 impl Store {
     /// Remembers a token by the SHA-256 of its secret, hex. `readmits` names the node that a
-    /// machine may take up with it.
+    /// machine may take up with it; `by` is the admin that makes it.
     pub async fn create_join_token(
         &self,
         hash: &str,
         now_ms: i64,
         expires_ms: i64,
         readmits: Option<&NodeName>,
+        by: Option<UserId>,
     ) -> Result<(), StoreError> {
-        let sql = "INSERT INTO join_tokens (hash, created_ms, expires_ms, readmits)
-            VALUES ($1, $2, $3, $4)";
+        let sql = "INSERT INTO join_tokens (hash, created_ms, expires_ms, readmits, created_by)
+            VALUES ($1, $2, $3, $4, $5)";
         sqlx::query(sql)
             .bind(hash)
             .bind(now_ms)
             .bind(expires_ms)
             .bind(readmits.map(NodeName::as_str))
+            .bind(by.map(|by| by.0))
             .execute(&self.writer)
             .await?;
         Ok(())
@@ -59,17 +64,20 @@ impl Store {
         now_ms: i64,
     ) -> Result<NodeId, RedeemError> {
         let mut tx = self.begin().await?;
-        let row =
-            sqlx::query("SELECT expires_ms, used_by, readmits FROM join_tokens WHERE hash = $1")
-                .bind(hash)
-                .fetch_optional(&mut *tx)
-                .await?
-                .ok_or(RedeemError::Unknown)?;
+        let row = sqlx::query("SELECT * FROM join_tokens WHERE hash = $1")
+            .bind(hash)
+            .fetch_optional(&mut *tx)
+            .await?
+            .ok_or(RedeemError::Unknown)?;
         if let Some(by) = row.try_get::<Option<String>, _>("used_by")? {
             return Err(RedeemError::Used { by });
         }
         if row.try_get::<i64, _>("expires_ms")? <= now_ms {
             return Err(RedeemError::Expired);
+        }
+        let by = row.try_get::<Option<i64>, _>("created_by")?.map(UserId);
+        if !still_is(&mut tx, by, Role::Admin).await? {
+            return Err(RedeemError::Void);
         }
         let readmits = row.try_get::<Option<String>, _>("readmits")?;
         let taken = sqlx::query("SELECT id FROM nodes WHERE name = $1")

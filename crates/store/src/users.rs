@@ -18,6 +18,8 @@ pub struct UserRow {
     pub password: Option<String>,
     /// Issuer and subject of OpenID Connect.
     pub external: Option<String>,
+    /// The last log-in there.
+    pub provider_ms: Option<i64>,
     pub quota: Quota,
     pub created_ms: i64,
 }
@@ -64,6 +66,15 @@ impl From<sqlx::Error> for UserError {
     }
 }
 
+impl UserRow {
+    /// Until when credentials of this account count, if it has to log in at its provider at least
+    /// every `term_ms`. One with a password of its own does not depend on the provider.
+    pub fn provider_end_ms(&self, term_ms: i64) -> Option<i64> {
+        let depends = self.external.is_some() && self.password.is_none();
+        depends.then(|| self.provider_ms.unwrap_or(0).saturating_add(term_ms))
+    }
+}
+
 impl Store {
     /// Newest first.
     pub async fn list_users(&self) -> Result<Vec<UserRow>, StoreError> {
@@ -85,10 +96,53 @@ impl Store {
         row.as_ref().map(read_user).transpose()
     }
 
-    pub async fn lookup_external(&self, external: &str) -> Result<Option<UserRow>, StoreError> {
+    /// Records a log-in at the provider, with the role that the provider's groups have here. An
+    /// account that has none any more loses its role, sessions and tokens with this call, and the
+    /// last admin does so too: the host's next start then prints an invitation for another.
+    /// Returns `None` where no account has this identity.
+    pub async fn log_in_external(
+        &self,
+        external: &str,
+        role: Option<Role>,
+        now_ms: i64,
+    ) -> Result<Option<UserRow>, UserError> {
+        let mut tx = self.begin().await?;
         let sql = "SELECT * FROM users WHERE external = $1";
-        let row = sqlx::query(sql).bind(external).fetch_optional(&self.readers).await?;
-        row.as_ref().map(read_user).transpose()
+        let row = sqlx::query(sql).bind(external).fetch_optional(&mut *tx).await?;
+        let Some(before) = row.as_ref().map(read_user).transpose()? else { return Ok(None) };
+        if role.is_none() {
+            for sql in [
+                "UPDATE users SET role = 'anony' WHERE id = $1",
+                "DELETE FROM sessions WHERE user_id = $1",
+                "DELETE FROM api_tokens WHERE user_id = $1",
+                "DELETE FROM password_resets WHERE user_id = $1",
+            ] {
+                sqlx::query(sql).bind(before.id.0).execute(&mut *tx).await?;
+            }
+        } else if before.is_active {
+            let sql = "UPDATE users SET provider_ms = $2 WHERE id = $1";
+            sqlx::query(sql).bind(before.id.0).bind(now_ms).execute(&mut *tx).await?;
+        }
+        if let Some(role) = role.filter(|role| before.is_active && *role != before.role) {
+            set_role(&mut tx, before.id, role).await?;
+            match require_admin(&mut tx, &before).await {
+                // The mapping has its way once there is another admin.
+                Err(UserError::LastAdmin) => set_role(&mut tx, before.id, before.role).await?,
+                kept => kept?,
+            }
+        }
+        let after = user_in(&mut tx, before.id).await?;
+        tx.commit().await?;
+        Ok(Some(after))
+    }
+
+    /// Whether an account's last log-in at the provider left the term between two moments: since
+    /// then its credentials count no longer.
+    pub async fn has_lapsed(&self, after_ms: i64, until_ms: i64) -> Result<bool, StoreError> {
+        let sql = "SELECT 1 FROM users WHERE external IS NOT NULL AND password IS NULL
+            AND provider_ms > $1 AND provider_ms <= $2 LIMIT 1";
+        let row = sqlx::query(sql).bind(after_ms).bind(until_ms).fetch_optional(&self.readers);
+        Ok(row.await?.is_some())
     }
 
     /// Whether somebody can administrate this cluster.
@@ -178,6 +232,16 @@ async fn require_admin(
     }
 }
 
+async fn set_role(
+    tx: &mut Transaction<'_, Sqlite>,
+    id: UserId,
+    role: Role,
+) -> Result<(), sqlx::Error> {
+    let sql = "UPDATE users SET role = $2 WHERE id = $1";
+    sqlx::query(sql).bind(id.0).bind(role.as_str()).execute(&mut **tx).await?;
+    Ok(())
+}
+
 async fn user_in(tx: &mut Transaction<'_, Sqlite>, id: UserId) -> Result<UserRow, UserError> {
     let sql = "SELECT * FROM users WHERE id = $1";
     let row = sqlx::query(sql).bind(id.0).fetch_optional(&mut **tx).await?;
@@ -197,14 +261,15 @@ pub(crate) async fn insert_user(
         return Err(UserError::NameTaken(new.username.clone()));
     }
     let done = sqlx::query(
-        "INSERT INTO users (username, display_name, role, password, external, created_ms)
-         VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO users (username, display_name, role, password, external, provider_ms, created_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(&new.username)
     .bind(&new.display_name)
     .bind(new.role.as_str())
     .bind(&new.password)
     .bind(&new.external)
+    .bind(new.external.as_ref().map(|_| now_ms))
     .bind(now_ms)
     .execute(&mut **tx)
     .await?;
@@ -226,6 +291,7 @@ pub(crate) fn read_user(row: &SqliteRow) -> Result<UserRow, StoreError> {
         is_active: row.try_get("is_active")?,
         password: row.try_get("password")?,
         external: row.try_get("external")?,
+        provider_ms: row.try_get("provider_ms")?,
         quota: serde_json::from_str(&row.try_get::<String, _>("quota")?)
             .map_err(|_| damaged("quota"))?,
         created_ms: row.try_get("created_ms")?,

@@ -30,7 +30,7 @@ async fn cluster() -> Cluster {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("host.db")).await.unwrap();
     let node = NodeId::new("n-1");
-    store.create_join_token("hash", 0, 1000, None).await.unwrap();
+    store.create_join_token("hash", 0, 1000, None, None).await.unwrap();
     store.redeem_join_token("hash", &node, &"n1".parse().unwrap(), 1).await.unwrap();
     let gpu = |index: u32| Gpu {
         index,
@@ -249,12 +249,12 @@ async fn a_join_token_admits_one_node_once_and_in_time() {
     };
     assert!(matches!(redeem("hash", "n2", 2).await, Err(RedeemError::Used { by }) if by == "n1"));
     assert!(matches!(redeem("other", "n2", 2).await, Err(RedeemError::Unknown)));
-    cluster.store.create_join_token("late", 0, 10, None).await.unwrap();
+    cluster.store.create_join_token("late", 0, 10, None, None).await.unwrap();
     assert!(matches!(redeem("late", "n2", 10).await, Err(RedeemError::Expired)));
     assert!(matches!(redeem("late", "n1", 5).await, Err(RedeemError::NameTaken(_))));
     assert!(redeem("late", "n2", 9).await.is_ok(), "a refused name does not use the token up");
     let name = "n1".parse().unwrap();
-    cluster.store.create_join_token("again", 0, 10, Some(&name)).await.unwrap();
+    cluster.store.create_join_token("again", 0, 10, Some(&name), None).await.unwrap();
     let other = redeem("again", "n2", 5).await;
     assert!(matches!(other, Err(RedeemError::NameTaken(_))), "it readmits one node alone");
     assert_eq!(redeem("again", "n1", 5).await.unwrap(), cluster.node, "the node it was before");

@@ -27,7 +27,7 @@ async fn lab() -> Lab {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("host.db")).await.unwrap();
     let node = NodeId::new("n-1");
-    store.create_join_token("hash", 0, 1000, None).await.unwrap();
+    store.create_join_token("hash", 0, 1000, None, None).await.unwrap();
     store.redeem_join_token("hash", &node, &"n1".parse().unwrap(), 1).await.unwrap();
     let inventory = Inventory::of(64, 1 << 40, DockerState::Ready { version: "1".into() });
     store.record_hello(&node, &inventory, "0", 0, 1).await.unwrap();

@@ -9,5 +9,5 @@ mod test_host;
 
 pub use fake_runner::{AgentStream, FakeRunner, ORPHAN, Reaction, inventory, vm_inventory};
 pub use flood::{Flood, Siege, Target, memory};
-pub use oidc::{Browser, CLIENT_SECRET, OidcProvider};
+pub use oidc::{Behavior, Browser, CLIENT_SECRET, OidcProvider};
 pub use test_host::{Answer, PASSWORD, Person, TestHost};

@@ -3,11 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use kohakuriver_host::{AuthConfig, Clock, Deadlines, Host, HostConfig, PeopleTls};
+use kohakuriver_host::{AuthConfig, Clock, Deadlines, Host, HostConfig, ManualClock, PeopleTls};
 use kohakuriver_link::client::HostAddress;
 use kohakuriver_link::token::JoinToken;
 use serde_json::{Value, json};
@@ -16,7 +15,7 @@ use serde_json::{Value, json};
 #[derive(Debug)]
 pub struct TestHost {
     pub host: Host,
-    now_ms: Arc<AtomicI64>,
+    clock: Arc<ManualClock>,
     dir: tempfile::TempDir,
     config: HostConfig,
     http: reqwest::Client,
@@ -63,28 +62,27 @@ impl TestHost {
         // Whoever checks certificates goes by the real time.
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
         let now_ms = i64::try_from(now_ms)?;
-        let now_ms = Arc::new(AtomicI64::new(now_ms));
-        Self::on(dir, config, now_ms).await
+        Self::on(dir, config, Arc::new(ManualClock::at(now_ms))).await
     }
 
     /// Ends the host and starts another on the same data.
     pub async fn restart(self) -> Result<Self> {
-        let Self { host, now_ms, dir, config, http: _, token } = self;
+        let Self { host, clock, dir, config, http: _, token } = self;
         host.stop().await;
-        Ok(Self { token, ..Self::on(dir, config, now_ms).await? })
+        Ok(Self { token, ..Self::on(dir, config, clock).await? })
     }
 
     async fn on(
         dir: tempfile::TempDir,
         config: HostConfig,
-        now_ms: Arc<AtomicI64>,
+        clock: Arc<ManualClock>,
     ) -> Result<Self> {
-        let host = Host::start(config.clone(), Clock::Manual(now_ms.clone())).await?;
+        let host = Host::start(config.clone(), Clock::Manual(clock.clone())).await?;
         let http = match config.people_tls {
             PeopleTls::OwnCa => trusting(&dir.path().join("ca.pem"))?,
             PeopleTls::Off | PeopleTls::Files { .. } => reqwest::Client::new(),
         };
-        let mut host = Self { host, now_ms, dir, config, http, token: None };
+        let mut host = Self { host, clock, dir, config, http, token: None };
         if let Some(invitation) = host.host.setup_invitation().await? {
             host.token = Some(host.register("root", &invitation).await?.token);
         }
@@ -96,13 +94,17 @@ impl TestHost {
     }
 
     pub fn now_ms(&self) -> i64 {
-        self.now_ms.load(Ordering::SeqCst)
+        Clock::Manual(self.clock.clone()).now_ms()
     }
 
-    /// Moves the host's clock.
+    /// Lets time pass for the host.
     pub fn advance(&self, by: Duration) {
-        let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-        self.now_ms.fetch_add(by, Ordering::SeqCst);
+        self.clock.advance(by);
+    }
+
+    /// Sets the host's wall clock, without any time passing.
+    pub fn step_clock(&self, by_ms: i64) {
+        self.clock.step(by_ms);
     }
 
     pub async fn get(&self, path: &str) -> Result<Answer> {
@@ -189,6 +191,17 @@ impl TestHost {
             .bind(seq)
             .execute(&mut database)
             .await?;
+        database.close().await?;
+        Ok(())
+    }
+
+    /// Gives an account a name that a new one could not have.
+    pub async fn rename_user(&self, id: i64, name: &str) -> Result<()> {
+        use sqlx::Connection;
+        let url = format!("sqlite://{}", self.dir.path().join("host.db").display());
+        let mut database = sqlx::SqliteConnection::connect(&url).await?;
+        let sql = "UPDATE users SET username = $2 WHERE id = $1";
+        sqlx::query(sql).bind(id).bind(name).execute(&mut database).await?;
         database.close().await?;
         Ok(())
     }

@@ -401,10 +401,20 @@ fn by_browser(runtime: &Runtime, person: &Person, arguments: &[&str]) -> Output 
         seen.last().map(|line| line.trim().to_owned()).filter(|line| line.starts_with("http"))
     });
     let link = link.unwrap_or_else(|| panic!("no link in {seen:?}"));
+    let code = told.find_map(|line| {
+        let line = line.unwrap();
+        line.split_once("shows this code: ").map(|(_, code)| code.to_owned())
+    });
+    let code = code.expect("a code to compare");
     runtime.block_on(async {
         let mut browser = Browser::new().unwrap();
         let callback = browser.go(&link).await.unwrap();
-        let (_, back) = browser.open(&callback).await.unwrap();
+        let (_, page) = browser.open(&callback).await.unwrap();
+        let host = link.split("/api/").next().unwrap();
+        let page = format!("{host}{page}");
+        let (_, html) = browser.open(&page).await.unwrap();
+        assert!(html.contains(&code), "{code} in {html}");
+        let (_, back) = browser.press(&page, Some(host)).await.unwrap();
         assert!(
             !browser.cookies.contains_key("kohakuriver_session"),
             "the session is not the browser's"

@@ -1,6 +1,8 @@
 //! Logging in by a browser, where the host's people have their accounts with an OpenID Connect
 //! provider: the browser goes there and comes back to a port of this machine with a code, which
-//! only this process can change for a session.
+//! only this process can change for a session. Before that, a page of the host shows a short code
+//! that this process shows too, and waits for a button: so that a link made by an attacker, who
+//! waits on a port of their own, hands nothing over unseen.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -39,6 +41,8 @@ pub async fn log_in(context: &Context, api: &Api) -> Result<(LoggedIn, Session),
     let challenge = BASE64URL_NOPAD.encode(&Sha256::digest(&verifier));
     let url = format!("{}/api/auth/oidc/start?port={port}&challenge={challenge}", api.url());
     context.out.note(format!("log in with a browser of this machine:\n  {url}"));
+    let code = kohakuriver_api::handover_code(&challenge);
+    context.out.note(format!("press the button there if the page shows this code: {code}"));
     open(&url);
     let waiting = async {
         timeout(PATIENCE, come_back(&listener)).await.map_err(|_| {

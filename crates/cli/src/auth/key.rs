@@ -3,11 +3,10 @@
 use std::io::Read;
 use std::path::PathBuf;
 
-use kohakuriver_api::{Login, UserKey};
+use kohakuriver_api::UserKey;
 
-use super::browser;
+use super::again::{self, AgainArgs};
 use crate::api::Session;
-use crate::ask;
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
 use crate::files;
@@ -46,12 +45,8 @@ pub struct AddArgs {
     /// File of public keys; - reads standard input [default: all ~/.ssh/id_*.pub]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Read your password from standard input, if it is asked for
-    #[arg(long)]
-    password_stdin: bool,
-    /// Log in with your browser instead of a password, at the host's OpenID Connect provider
-    #[arg(long, conflicts_with = "password_stdin")]
-    browser: bool,
+    #[command(flatten)]
+    again: AgainArgs,
 }
 
 #[derive(clap::Args, Clone, Debug)]
@@ -71,7 +66,7 @@ pub async fn run(context: &Context, command: KeyCommand) -> Result<(), Failure> 
 
 async fn add(context: &Context, args: &AddArgs) -> Result<(), Failure> {
     let text = match &args.file {
-        Some(path) if path.as_os_str() == "-" && args.password_stdin => {
+        Some(path) if path.as_os_str() == "-" && args.again.password_stdin => {
             return Err(Failure::usage("standard input is either keys or a password")
                 .hint("name a file of public keys"));
         }
@@ -96,10 +91,8 @@ async fn add(context: &Context, args: &AddArgs) -> Result<(), Failure> {
     let mut added = Vec::new();
     let mut session = None;
     let outcome = register(context, args, &text, &mut session, &mut added).await;
-    if let Some(session) = &session
-        && let Err(failure) = context.api.end(session).await
-    {
-        context.out.note(format!("note: the session was not ended: {}", failure.message));
+    if let Some(session) = &session {
+        again::end(context, session).await;
     }
     outcome?;
     if context.out.json {
@@ -121,7 +114,7 @@ async fn register(
             Some(session) => context.api.add_user_key_of(session, line).await?,
             None => match context.api.add_user_key(line).await {
                 Err(failure) if failure.kind == Kind::LogInAgain => {
-                    let begun = session.insert(log_in(context, args).await?);
+                    let begun = session.insert(again::log_in(context, &args.again).await?);
                     context.api.add_user_key_of(begun, line).await?
                 }
                 added => added?,
@@ -133,28 +126,6 @@ async fn register(
         added.push(serde_json::to_value(&key).unwrap_or_default());
     }
     Ok(())
-}
-
-/// Proves once more who this is.
-async fn log_in(context: &Context, args: &AddArgs) -> Result<Session, Failure> {
-    let me = context.api.me().await?.username;
-    if args.browser {
-        let (logged_in, session) = browser::log_in(context, &context.api).await?;
-        if logged_in.user.username == me {
-            return Ok(session);
-        }
-        context.api.end(&session).await?;
-        let other = logged_in.user.username;
-        return Err(Failure::request(format!(
-            "the browser is logged in as {other}, and you are {me}"
-        )));
-    }
-    context.api.may_be_told_secrets().await?;
-    let password = match args.password_stdin {
-        true => ask::secret_from_stdin()?,
-        false => ask::secret(&format!("Password of {me}"), "--password-stdin")?,
-    };
-    Ok(context.api.log_in(&Login { username: me, password }).await?.1)
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {

@@ -34,7 +34,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     certificate::forget_all()?;
     match revoked {
         Ok(answer) if context.out.json => context.out.json(&answer),
-        Ok(_) => {}
+        Ok(answer) => place::note_derived(context, &answer),
         // It was revoked or had expired before.
         Err(failure) if failure.kind == Kind::NotFound => {}
         Err(failure) => {

@@ -110,10 +110,13 @@ impl Place {
         let id = credential.id;
         credentials::store(folder, &self.api.place(), credential)?;
         // Nobody has it any more. This way still shows it to the host.
-        if let Some(old) = before.and_then(|before| before.id).filter(|old| Some(*old) != id)
-            && let Err(failure) = self.api.revoke_token(old).await
-        {
-            tracing::debug!(failure = failure.message, "the old token was not revoked");
+        if let Some(old) = before.and_then(|before| before.id).filter(|old| Some(*old) != id) {
+            match self.api.revoke_token(old).await {
+                Ok(answer) => note_derived(context, &answer),
+                Err(failure) => {
+                    tracing::debug!(failure = failure.message, "the old token was not revoked");
+                }
+            }
         }
         if self.named {
             file::set_host(&self.api.url())?;
@@ -137,6 +140,14 @@ impl Place {
     /// Makes it this machine's usual host, where there is nobody to be.
     pub fn remember(&self) -> Result<(), Failure> {
         if self.named { file::set_host(&self.api.url()) } else { Ok(()) }
+    }
+}
+
+/// Says what else ended with a token of this machine.
+pub fn note_derived(context: &Context, answer: &serde_json::Value) {
+    let said = answer["message"].as_str().unwrap_or_default();
+    if let Some(more) = said.strip_prefix("Token revoked, and ") {
+        context.out.note(format!("note: with this machine's last token ended {more}"));
     }
 }
 

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use kohakuriver_api::{CreateToken, Token};
 
 use super::ROLES;
+use super::again::{self, AgainArgs};
 use crate::context::Context;
 use crate::credentials;
 use crate::duration;
@@ -31,7 +32,10 @@ KOHAKURIVER_TOKEN, or as `Authorization: Bearer TOKEN`.
 
 Examples:
   kohakuriver auth token create backup --expires 90d
-  kohakuriver auth token create dashboard --role viewer      looks, and no more")]
+  kohakuriver auth token create dashboard --role viewer      looks, and no more
+  kohakuriver auth token create ci --log-in                  outlasts this machine's log-in
+
+A token that is made with a token, such as this machine's, is revoked when that one is.")]
 pub struct CreateArgs {
     /// What it is for
     #[arg(value_name = "NAME")]
@@ -42,6 +46,11 @@ pub struct CreateArgs {
     /// How long it lasts: 72h, 90d [default: until it is revoked]
     #[arg(long, value_name = "TIME", value_parser = duration::hours)]
     expires: Option<u32>,
+    /// Log in once more for it: it then does not end with this machine's token
+    #[arg(long)]
+    log_in: bool,
+    #[command(flatten)]
+    again: AgainArgs,
 }
 
 #[derive(clap::Args, Clone, Debug)]
@@ -61,7 +70,14 @@ pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure
 
 async fn create(context: &Context, args: CreateArgs) -> Result<(), Failure> {
     let body = CreateToken { name: args.name, role: args.role, expires_hours: args.expires };
-    let made = context.api.create_token(&body).await?;
+    let made = if args.log_in || args.again.password_stdin || args.again.browser {
+        let session = again::log_in(context, &args.again).await?;
+        let made = context.api.token_of(&session, &body).await;
+        again::end(context, &session).await;
+        made?
+    } else {
+        context.api.create_token(&body).await?
+    };
     if context.out.json {
         context.out.json(&made);
         return Ok(());
@@ -74,6 +90,13 @@ async fn create(context: &Context, args: CreateArgs) -> Result<(), Failure> {
     context
         .out
         .note(format!("token '{}' ({}) {lasts}; it is not shown again", made.name, made.role));
+    if made.ends_with_caller {
+        context.out.note(
+            "note: it was made with this machine's token and ends with it: at the next \
+             `kohakuriver auth login` or `auth logout`",
+        );
+        context.out.hint("--log-in asks for your password, and makes one that lasts by itself");
+    }
     Ok(())
 }
 
@@ -196,6 +219,7 @@ mod tests {
             created_at: String::new(),
             expires_at: None,
             last_used: None,
+            made_with: None,
         }
     }
 

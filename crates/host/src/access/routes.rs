@@ -121,6 +121,8 @@ pub const ROWS: &[Row] = &[
     act("POST", "/api/auth/password/reset", PUBLIC, "auth.password.reset"),
     get("/api/auth/oidc/start", PUBLIC),
     row("GET", "/api/auth/oidc/callback", PUBLIC, Audit::Act("auth.oidc")),
+    get("/api/auth/oidc/confirm", PUBLIC),
+    act("POST", "/api/auth/oidc/confirm", PUBLIC, "auth.oidc.confirm"),
     act("POST", "/api/auth/oidc/token", PUBLIC, "auth.oidc.cli"),
     get("/api/auth/me", PUBLIC),
     act("POST", "/api/auth/password", VIEWER, "auth.password.change"),

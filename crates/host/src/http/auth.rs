@@ -88,16 +88,24 @@ async fn login(
     }
 }
 
-/// Ends the session of the cookie, if there is one.
+/// Ends the session of the cookie, if there is one. Without one nothing is written, nor anybody's
+/// rights checked again.
 #[utoipa::path(post, path = "/api/auth/logout", tag = "accounts", responses((status = 200, body = Note)))]
 async fn logout(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
-    if let Some(secret) = accounts::cookie(&headers, COOKIE_NAME) {
-        app.store.delete_session(&accounts::digest(secret)).await?;
+    let secret = accounts::cookie(&headers, COOKIE_NAME).filter(|text| accounts::is_secret(text));
+    let ended = match secret {
+        Some(secret) => app.store.delete_session(&accounts::digest(secret)).await?,
+        None => false,
+    };
+    if ended {
         app.accounts.changed();
     }
     let gone = format!("{COOKIE_NAME}=; HttpOnly; Max-Age=0; Path=/; SameSite=Lax");
     let mut response = Json(Note { message: "Logged out".to_owned() }).into_response();
     set_cookie(&mut response, &gone);
+    if !ended {
+        response.extensions_mut().insert(Unnoted);
+    }
     Ok(response)
 }
 

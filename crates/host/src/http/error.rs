@@ -221,18 +221,20 @@ impl From<LoginError> for ApiError {
 
 impl From<OidcError> for ApiError {
     fn from(error: OidcError) -> Self {
-        let text = error.to_string();
-        match error {
-            OidcError::Off => Self::new(StatusCode::SERVICE_UNAVAILABLE, "oidc_off", text)
-                .hint("log in with a password: kohakuriver auth login"),
-            OidcError::Unknown => {
-                Self::new(StatusCode::BAD_REQUEST, "oidc_unknown", text).hint("begin again")
+        let (text, hint) = (error.to_string(), error.hint());
+        let (status, code) = match error {
+            OidcError::Off => (StatusCode::SERVICE_UNAVAILABLE, "oidc_off"),
+            OidcError::Unknown => (StatusCode::BAD_REQUEST, "oidc_unknown"),
+            OidcError::Refused(_) | OidcError::NoRole { .. } | OidcError::NoName => {
+                (StatusCode::FORBIDDEN, "oidc_refused")
             }
-            OidcError::Refused(_) | OidcError::NoRole | OidcError::NoName => {
-                Self::new(StatusCode::FORBIDDEN, "oidc_refused", text).hint("ask an admin")
-            }
-            OidcError::Provider(_) => Self::new(StatusCode::BAD_GATEWAY, "oidc_provider", text),
-            OidcError::Login(error) => error.into(),
+            OidcError::Provider(_) => (StatusCode::BAD_GATEWAY, "oidc_provider"),
+            OidcError::Login(error) => return error.into(),
+        };
+        let answer = Self::new(status, code, text);
+        match hint {
+            Some(hint) => answer.hint(hint),
+            None => answer,
         }
     }
 }

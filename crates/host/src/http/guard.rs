@@ -15,7 +15,7 @@ use crate::access::origin::is_foreign_page;
 use crate::access::routes::{self, Audit, Rule};
 use crate::access::{Caller, Who};
 use crate::audit::Entry;
-use crate::client_address::ClientAddress;
+use crate::client_address::{ClientAddress, Secure};
 use crate::host::App;
 
 /// What a handler made, for the audit log: an account, a new instance.
@@ -38,7 +38,8 @@ pub async fn guard(
     next: Next,
 ) -> Response {
     let config = &app.config;
-    if is_foreign_page(request.headers(), &config.names, config.auth.enabled) {
+    let secure = request.extensions().get().is_some_and(|Secure(secure)| *secure);
+    if is_foreign_page(request.headers(), secure, &config.names, config.auth.enabled) {
         return ApiError::foreign_page().into_response();
     }
     // What no route matches is answered as such, whoever asks.
@@ -78,7 +79,7 @@ pub async fn guard(
 /// A stranger's knocking would fill the disk: of each address only so much is written down, and
 /// nothing of what was refused because nobody logged in.
 fn is_worth_noting(app: &App, caller: &Caller, rule: Rule) -> bool {
-    let now_ms = app.clock.now_ms();
+    let now_ms = app.clock.steady_ms();
     rule == Rule::Public && app.accounts.strangers.admit("", caller.address, now_ms).is_ok()
 }
 

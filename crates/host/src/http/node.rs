@@ -19,6 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::ApiError;
+use crate::access::Caller;
 use crate::clock::iso;
 use crate::host::App;
 use crate::instances::parse_node;
@@ -219,11 +220,12 @@ async fn remove_node(
     }))
 }
 
-/// Makes a token with which one machine can join.
+/// Makes a token with which one machine can join, while the account that makes it is an admin.
 #[utoipa::path(post, path = "/api/nodes/tokens", tag = "nodes", request_body = JoinTokenRequest,
     responses((status = 200, body = JoinToken), (status = 422, body = ErrorBody)))]
 async fn create_join_token(
     State(app): State<Arc<App>>,
+    caller: Caller,
     body: Result<Json<JoinTokenRequest>, JsonRejection>,
 ) -> Result<Json<JoinToken>, ApiError> {
     let Json(request) = body?;
@@ -239,7 +241,8 @@ async fn create_join_token(
             return Err(ApiError::new(status, "invalid", error.to_string()));
         }
     };
-    let (token, expires_ms) = join::create_token(&app, ttl, address, None).await?;
+    let (token, expires_ms) =
+        join::create_token(&app, ttl, address, None, caller.user_id()).await?;
     Ok(Json(JoinToken {
         token: token.to_string(),
         expires_at: iso(expires_ms),

@@ -43,12 +43,20 @@ fn own(caller: &Caller) -> Result<&Person, ApiError> {
     Ok(caller.person().ok_or(LoginError::Off)?)
 }
 
-/// When the token ends that somebody came with, if it was one.
-fn end_of_token(person: &Person) -> Option<i64> {
-    match person.proof {
-        Proof::Token(_) => person.expires_ms,
+/// The hash of the token that somebody came with, if it was one.
+fn own_token(person: &Person) -> Option<&str> {
+    match &person.proof {
+        Proof::Token(hash) => Some(hash),
         Proof::Session(_) | Proof::Key(_) | Proof::Certificate => None,
     }
+}
+
+/// When the token ends that somebody came with, if it was one. The account's own term at a provider
+/// does not count: it is renewed with each log-in there.
+async fn end_of_token(app: &App, person: &Person) -> Result<Option<i64>, StoreError> {
+    let Some(hash) = own_token(person) else { return Ok(None) };
+    let token = app.store.token(hash, app.clock.now_ms()).await?;
+    Ok(token.and_then(|token| token.expires_ms))
 }
 
 /// One's own API tokens, newest first.
@@ -61,6 +69,7 @@ async fn list_tokens(
     let rows = app.store.list_tokens(own(&caller)?.id).await?;
     let shown = |row: TokenRow| Token {
         id: row.id,
+        made_with: row.parent,
         name: row.name,
         role: row.role.to_string(),
         created_at: iso(row.created_ms),
@@ -70,7 +79,8 @@ async fn list_tokens(
     Ok(Json(rows.into_iter().map(shown).collect()))
 }
 
-/// Makes an API token of at most the caller's role. It is shown only in this answer.
+/// Makes an API token of at most the caller's role. It is shown only in this answer. One that is
+/// made with a token ends with that one, when it expires and when it is revoked.
 #[utoipa::path(post, path = "/api/auth/tokens/create", tag = "accounts", request_body = CreateToken,
     responses((status = 200, body = CreatedToken), (status = 403, body = ErrorBody),
         (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)))]
@@ -100,7 +110,7 @@ async fn create_token(
     let now_ms = app.clock.now_ms();
     let life = request.expires_hours.map(|hours| Duration::from_secs(u64::from(hours) * 3600));
     // Whoever came with a token that ends cannot make one that does not.
-    let own_end = end_of_token(person);
+    let own_end = end_of_token(&app, person).await?;
     let asked = life.map(|life| now_ms.saturating_add(millis(life)));
     let expires_ms = match (asked, own_end) {
         (Some(asked), Some(end)) => Some(asked.min(end)),
@@ -108,7 +118,8 @@ async fn create_token(
     };
     let secret = new_secret();
     let hash = digest(&secret);
-    let new = NewToken { user: person.id, name: &name, hash: &hash, role, expires_ms };
+    let parent = own_token(person);
+    let new = NewToken { user: person.id, name: &name, hash: &hash, role, expires_ms, parent };
     let id = app.store.create_token(&new, now_ms).await?;
     let made = Made(format!("token {id} of user {}", person.username));
     let created = CreatedToken {
@@ -118,11 +129,13 @@ async fn create_token(
         role: role.to_string(),
         created_at: iso(now_ms),
         expires_at: expires_ms.map(iso),
+        ends_with_caller: parent.is_some(),
     };
     Ok((Extension(made), Json(created)))
 }
 
-/// Revokes a token of one's own. What was opened with it ends.
+/// Revokes a token of one's own, with the tokens and SSH keys that were made with it. What was
+/// opened with any of these ends.
 #[utoipa::path(delete, path = "/api/auth/tokens/{id}", tag = "accounts", params(("id" = i64, Path)),
     responses((status = 200, body = Note), (status = 404, body = ErrorBody)))]
 async fn delete_token(
@@ -130,13 +143,18 @@ async fn delete_token(
     caller: Caller,
     Path(id): Path<i64>,
 ) -> Result<Json<Note>, ApiError> {
-    if !app.store.delete_token(own(&caller)?.id, id).await? {
+    let Some(derived) = app.store.delete_token(own(&caller)?.id, id).await? else {
         let detail = format!("you have no token {id}");
         return Err(ApiError::new(StatusCode::NOT_FOUND, "unknown_token", detail)
             .hint("kohakuriver auth token list"));
-    }
+    };
     app.accounts.changed();
-    Ok(Json(Note { message: "Token revoked".to_owned() }))
+    let message = match derived {
+        0 => "Token revoked".to_owned(),
+        1 => "Token revoked, and the token or key that was made with it".to_owned(),
+        more => format!("Token revoked, and {more} tokens and keys that were made with it"),
+    };
+    Ok(Json(Note { message }))
 }
 
 /// The SSH keys that one is known by at the gateway.
@@ -150,7 +168,8 @@ async fn list_user_keys(
     Ok(Json(rows.into_iter().map(shown_key).collect()))
 }
 
-/// Registers an SSH key. With a session, or a token that is all its owner is and has no end.
+/// Registers an SSH key. With a session, or a token that is all its owner is and has no end; then
+/// the key goes when that token is revoked.
 #[utoipa::path(post, path = "/api/auth/keys", tag = "accounts", request_body = AddUserKey,
     responses((status = 200, body = UserKey), (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
 async fn add_user_key(
@@ -180,7 +199,7 @@ async fn add_user_key(
         return Err(ApiError::new(StatusCode::FORBIDDEN, "role", detail));
     }
     // And a key has no end.
-    if end_of_token(person).is_some() {
+    if end_of_token(&app, person).await?.is_some() {
         let detail = "a token that ends cannot register a key that does not";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "log_in_again", detail)
             .hint("log in for it: `kohakuriver auth key add` asks for your password"));
@@ -191,7 +210,9 @@ async fn add_user_key(
         return Err(invalid("you have too many keys: remove some"));
     }
     let now_ms = app.clock.now_ms();
-    let row = match app.store.add_user_key(person.id, &fingerprint, &line, now_ms).await {
+    let parent = own_token(person);
+    let added = app.store.add_user_key(person.id, &fingerprint, &line, parent, now_ms).await;
+    let row = match added {
         Ok(row) => row,
         Err(StoreError::Conflict { .. }) => {
             let detail = "this key is registered already";

@@ -116,18 +116,21 @@ async fn delete_user(
     Ok((made(&row), Json(Note { message })))
 }
 
-/// Makes a token with which somebody sets a new password. Earlier ones of theirs are void.
+/// Makes a token with which somebody sets a new password. Earlier ones of theirs are void; this one
+/// is, too, when the admin that makes it is none any more.
 #[utoipa::path(post, path = "/api/auth/users/{id}/reset", tag = "accounts", params(("id" = i64, Path)), request_body = CreateReset,
     responses((status = 200, body = PasswordReset), (status = 404, body = ErrorBody)))]
 async fn create_reset(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<i64>,
     body: Result<Json<CreateReset>, JsonRejection>,
 ) -> Result<(Extension<Made>, Json<PasswordReset>), ApiError> {
     let Json(wish) = body?;
     let hours = wish.expires_hours.unwrap_or(24).clamp(1, 720);
     let row = find(&app, id).await?;
-    let (secret, expires_ms) = app.accounts.create_reset(&app, row.id, HOUR * hours).await?;
+    let by = caller.user_id();
+    let (secret, expires_ms) = app.accounts.create_reset(&app, row.id, HOUR * hours, by).await?;
     let reset = PasswordReset { token: Secret(secret), expires_at: iso(expires_ms) };
     Ok((made(&row), Json(reset)))
 }
@@ -148,7 +151,7 @@ async fn list_invitations(State(app): State<Arc<App>>) -> Result<Json<Vec<Invita
 }
 
 /// Invites somebody. Operators invite viewers, admins anybody. The token is shown only in this
-/// answer.
+/// answer, and counts while the account that makes it may still invite so.
 #[utoipa::path(post, path = "/api/auth/invitations", tag = "accounts", request_body = CreateInvitation,
     responses((status = 200, body = Invitation), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
         (status = 422, body = ErrorBody)))]

@@ -4,14 +4,10 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
-use http::HeaderValue;
-use http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
-};
 
-use crate::accounts::new_secret;
+use super::page::page;
 use crate::host::App;
 
 const PAGE: &str = include_str!("welcome.html");
@@ -21,16 +17,5 @@ pub fn routes() -> Router<Arc<App>> {
 }
 
 async fn welcome() -> Response {
-    let nonce = new_secret();
-    let policy = format!(
-        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
-         connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-    );
-    let mut response = Html(PAGE.replace("NONCE", &nonce)).into_response();
-    let headers = response.headers_mut();
-    headers.extend(HeaderValue::from_str(&policy).map(|p| (CONTENT_SECURITY_POLICY, p)));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
+    page(PAGE, "connect-src 'self'; form-action 'none'", "no-referrer")
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::pace::Pace;
 use crate::host::App;
-use crate::links::{Outgoing, Progress, Trouble};
+use crate::links::{Outgoing, Progress, Seen, Trouble};
 use crate::orders::{self, Prepared};
 
 /// Messages of one session that may be none of the protocol. A newer runner may say what this host
@@ -53,8 +53,7 @@ pub async fn serve(
             return;
         }
     };
-    let now_ms = app.clock.now_ms();
-    let (session, mut queue, gone) = app.links.register(&node, now_ms);
+    let (session, mut queue, gone) = app.links.register(&node, Seen::now(&app.clock));
     // It may have been removed between the greeting and now; whoever removes it from here on
     // ends this session.
     if !matches!(app.store.lookup_node_name(&node).await, Ok(Some(_))) {
@@ -73,8 +72,8 @@ pub async fn serve(
         Some(error) => tracing::info!(node.name = %name, %error, "runner disconnected"),
         None => tracing::info!(node.name = %name, "runner's connection closed"),
     }
-    if let Some(seen_ms) = app.links.seen_ms(&node)
-        && let Err(error) = app.store.record_seen(&node, seen_ms).await
+    if let Some(seen) = app.links.seen(&node)
+        && let Err(error) = app.store.record_seen(&node, seen.wall_ms).await
     {
         tracing::warn!(node.name = %name, %error, "could not record when the node was last seen");
     }
@@ -153,7 +152,7 @@ async fn talk(
                     received => received?,
                 };
                 heard = Instant::now();
-                app.links.record_heartbeat(node, None, app.clock.now_ms());
+                app.links.record_heartbeat(node, None, Seen::now(&app.clock));
                 if is_written(&message) {
                     tokio::time::sleep(pace.take(heard)).await;
                 }
@@ -265,7 +264,7 @@ async fn handle(
 ) -> Result<Option<ToRunner>, SessionError> {
     match message {
         ToHost::Heartbeat { metrics } => {
-            app.links.record_heartbeat(node, Some(metrics), app.clock.now_ms());
+            app.links.record_heartbeat(node, Some(metrics), Seen::now(&app.clock));
             return Ok(Some(ToRunner::HeartbeatAck));
         }
         ToHost::Observation { task_id, observation } => {

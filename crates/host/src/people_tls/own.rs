@@ -18,6 +18,7 @@ const ADDRESSES_EVERY_MS: i64 = 30_000;
 #[derive(Debug)]
 pub struct Own {
     names: Vec<String>,
+    issued_ms: i64,
     renew_at_ms: i64,
     looked_at_ms: i64,
 }
@@ -26,12 +27,13 @@ impl Own {
     pub fn new(host: &HostConfig, ca: &Ca, now_ms: i64) -> Result<(Self, CertifiedKey), TlsError> {
         let names = names(host);
         let (first, renew_at_ms) = issue(ca, &names, now_ms)?;
-        Ok((Self { names, renew_at_ms, looked_at_ms: now_ms }, first))
+        Ok((Self { names, issued_ms: now_ms, renew_at_ms, looked_at_ms: now_ms }, first))
     }
 
     /// Another certificate, when the old one ends soon or this machine has got other addresses.
     pub fn look(&mut self, host: &HostConfig, ca: &Ca, now_ms: i64) -> Option<CertifiedKey> {
-        let due = now_ms >= self.renew_at_ms;
+        // A clock that was set back makes the certificate one of the future.
+        let due = now_ms >= self.renew_at_ms || now_ms < self.issued_ms;
         if !due && (now_ms - self.looked_at_ms).abs() < ADDRESSES_EVERY_MS {
             return None;
         }
@@ -42,7 +44,7 @@ impl Own {
         }
         match issue(ca, &names, now_ms) {
             Ok((fresh, renew_at_ms)) => {
-                (self.names, self.renew_at_ms) = (names, renew_at_ms);
+                (self.names, self.issued_ms, self.renew_at_ms) = (names, now_ms, renew_at_ms);
                 tracing::info!(names = self.names.join(" "), "people are shown a new certificate");
                 Some(fresh)
             }

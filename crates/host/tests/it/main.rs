@@ -6,6 +6,7 @@ mod accounts;
 mod approval;
 mod audit;
 mod consent;
+mod derived;
 mod files;
 mod foreign_clients;
 mod gateway;

@@ -39,6 +39,8 @@ const TABLE: &[Row] = &[
     Row("POST", "/api/auth/password/reset",                 "xxxxx xxxx"),
     Row("GET", "/api/auth/oidc/start",                      "xxxxx xxxx"),
     Row("GET", "/api/auth/oidc/callback",                   "xxxxx xxxx"),
+    Row("GET", "/api/auth/oidc/confirm",                    "xxxxx xxxx"),
+    Row("POST", "/api/auth/oidc/confirm",                   "xxxxx xxxx"),
     Row("POST", "/api/auth/oidc/token",                     "xxxxx xxxx"),
     Row("GET", "/api/auth/me",                              "xxxxx xxxx"),
     Row("POST", "/api/auth/password",                       "-xxxx xxxx"),

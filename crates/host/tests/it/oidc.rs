@@ -1,30 +1,39 @@
 //! Logging in by OpenID Connect, against a small provider of the test's own.
 
-use std::sync::Arc;
+mod handover;
+mod providers;
 
-use anyhow::{Context, Result};
-use data_encoding::BASE64URL_NOPAD;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
 use kohakuriver_host::OidcConfig;
 use kohakuriver_model::Role;
-use kohakuriver_testkit::{Browser, CLIENT_SECRET, OidcProvider, TestHost};
-use reqwest::Client;
+use kohakuriver_testkit::{Browser, CLIENT_SECRET, OidcProvider, Person, TestHost};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 async fn start() -> Result<(Arc<OidcProvider>, TestHost, String)> {
+    start_with(|_| {}).await
+}
+
+async fn start_with(
+    configure: impl FnOnce(&mut OidcConfig),
+) -> Result<(Arc<OidcProvider>, TestHost, String)> {
     let provider = OidcProvider::start().await?;
     // The host must know where people reach it before it listens.
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let url = format!("http://127.0.0.1:{port}");
-    let config = OidcConfig {
+    let mut config = OidcConfig {
         issuer: provider.issuer.clone(),
         client_id: "river".to_owned(),
         client_secret: Some(CLIENT_SECRET.to_owned()),
         public_url: url.clone(),
         groups_claim: "groups".to_owned(),
+        scopes: Vec::new(),
         roles: vec![("lab".to_owned(), Role::User), ("staff".to_owned(), Role::Operator)],
         default_role: None,
     };
+    configure(&mut config);
     let host = TestHost::start_with(|host| {
         host.auth.enabled = true;
         host.auth.oidc = Some(config);
@@ -74,7 +83,7 @@ async fn whoever_is_in_no_group_that_has_a_role_or_is_disabled_stays_out() -> Re
     let mut browser = Browser::new()?;
     let callback = browser.go(&format!("{url}/api/auth/oidc/start")).await?;
     let (status, text) = browser.open(&callback).await?;
-    assert!(status == 403 && text.contains("nobody has given a role"), "{status} {text}");
+    assert!(status == 403 && text.contains("has a role here"), "{status} {text}");
     provider.be("s-3", "bob", &["lab"]);
     let callback = browser.go(&format!("{url}/api/auth/oidc/start")).await?;
     assert_eq!(browser.open(&callback).await?.0, 303);
@@ -90,7 +99,7 @@ async fn whoever_is_in_no_group_that_has_a_role_or_is_disabled_stays_out() -> Re
 #[tokio::test]
 async fn a_token_that_lies_logs_nobody_in() -> Result<()> {
     let (provider, host, url) = start().await?;
-    for lie in ["issuer", "audience", "expired", "nonce", "key", "unsigned"] {
+    for lie in ["issuer", "audience", "party", "expired", "nonce", "key", "unsigned"] {
         provider.be("s-1", "alice", &["lab"]);
         provider.lie(lie);
         let mut browser = Browser::new()?;
@@ -115,31 +124,90 @@ async fn a_callback_that_another_browser_began_logs_nobody_in() -> Result<()> {
     Ok(())
 }
 
+/// Logs in with a browser, and answers the account it is then.
+async fn log_in(browser: &mut Browser, url: &str) -> Result<Value> {
+    let callback = browser.go(&format!("{url}/api/auth/oidc/start")).await?;
+    let (status, text) = browser.open(&callback).await?;
+    anyhow::ensure!(status == 303, "{status} {text}");
+    Ok(serde_json::from_str(&browser.open(&format!("{url}/api/auth/me")).await?.1)?)
+}
+
+/// A token of whoever the browser is logged in as.
+async fn token(host: &TestHost, browser: &Browser, url: &str) -> Result<Person> {
+    let session = &browser.cookies["kohakuriver_session"];
+    let made = reqwest::Client::new()
+        .post(format!("{url}/api/auth/tokens/create"))
+        .header("cookie", format!("kohakuriver_session={session}"))
+        .json(&json!({"name": "cli"}))
+        .send()
+        .await?
+        .json::<Value>()
+        .await?;
+    let token = made["token"].as_str().unwrap_or_default().to_owned();
+    let me = Person { id: 0, name: String::new(), token };
+    let id = host.get_as(&me, "/api/auth/me").await?.body["id"].as_i64().unwrap_or_default();
+    Ok(Person { id, ..me })
+}
+
 #[tokio::test]
-async fn a_command_line_gets_its_session_by_the_browser_and_nobody_else_does() -> Result<()> {
+async fn lost_groups_end_role_sessions_and_tokens_at_once() -> Result<()> {
     let (provider, host, url) = start().await?;
-    provider.be("s-1", "alice", &["lab"]);
-    let verifier = "v".repeat(43);
-    let challenge = BASE64URL_NOPAD.encode(&Sha256::digest(&verifier));
-    let start = format!("{url}/api/auth/oidc/start?port=4711&challenge={challenge}");
+    provider.be("s-1", "ann", &["staff"]);
     let mut browser = Browser::new()?;
-    let mut code = async || -> Result<String> {
-        let callback = browser.go(&start).await?;
-        let (_, to) = browser.open(&callback).await?;
-        Ok(to.strip_prefix("http://127.0.0.1:4711/?code=").context(to.clone())?.to_owned())
-    };
-    let first = code().await?;
-    let path = "/api/auth/oidc/token";
-    let wrong = json!({"code": first, "verifier": "w".repeat(43)});
-    assert_eq!(host.ask(None, "POST", path, Some(&wrong)).await?.status, 400);
-    let right = json!({"code": first, "verifier": verifier});
-    assert_eq!(host.ask(None, "POST", path, Some(&right)).await?.status, 400, "used up");
-    let right = json!({"code": code().await?, "verifier": verifier});
-    let given = host.ask(None, "POST", path, Some(&right)).await?;
-    assert_eq!(given.status, 200, "{given:?}");
-    let cookie = format!("kohakuriver_session={}", given.text("session"));
-    let me =
-        Client::new().get(format!("{url}/api/auth/me")).header("cookie", cookie).send().await?;
-    assert_eq!(me.json::<Value>().await?["username"], "alice");
+    assert_eq!(log_in(&mut browser, &url).await?["role"], "operator");
+    let ann = token(&host, &browser, &url).await?;
+    assert_eq!(host.get_as(&ann, "/api/auth/users").await?.status, 200);
+    // Fewer groups are less of a role, for the token that is there too.
+    provider.be("s-1", "ann", &["lab"]);
+    let mut other = Browser::new()?;
+    log_in(&mut other, &url).await?;
+    assert_eq!(host.get_as(&ann, "/api/auth/me").await?.text("role"), "user");
+    // None at all is no role: what was there ends with the refused log-in.
+    provider.be("s-1", "ann", &[]);
+    let callback = other.go(&format!("{url}/api/auth/oidc/start")).await?;
+    assert_eq!(other.open(&callback).await?.0, 403);
+    assert_eq!(host.get_as(&ann, "/api/nodes").await?.status, 401);
+    let (_, me) = browser.open(&format!("{url}/api/auth/me")).await?;
+    assert!(me.contains("_anonymous"), "{me}");
+    let path = format!("/api/auth/users/{}", ann.id);
+    let users = host.get("/api/auth/users").await?.body;
+    let row = users.as_array().unwrap().iter().find(|user| user["id"] == ann.id).unwrap();
+    assert_eq!(row["role"], "anony", "{path} {users}");
+    let log = host.get("/api/audit?action=auth.oidc").await?.body;
+    let refused = log.as_array().unwrap().iter().find(|entry| entry["result"] == "oidc_refused");
+    assert_eq!(refused.unwrap()["object"], "user ann", "{log}");
+    // With a group again, it is the same account.
+    provider.be("s-1", "ann", &["lab"]);
+    let again = log_in(&mut other, &url).await?;
+    assert_eq!((&again["id"], &again["role"]), (&json!(ann.id), &json!("user")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn provider_accounts_must_log_in_again_after_their_term() -> Result<()> {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let (provider, host, url) = start().await?;
+    provider.be("s-1", "ann", &["lab"]);
+    let mut browser = Browser::new()?;
+    log_in(&mut browser, &url).await?;
+    let ann = token(&host, &browser, &url).await?;
+    let bob = host.person("bob", "user").await?;
+    host.advance(29 * DAY);
+    assert_eq!(host.get_as(&ann, "/api/nodes").await?.status, 200);
+    host.advance(2 * DAY);
+    assert_eq!(host.get_as(&ann, "/api/nodes").await?.status, 401);
+    assert_eq!(host.get_as(&bob, "/api/nodes").await?.status, 200, "has a password");
+    // A log-in is all it takes; the token was not revoked.
+    log_in(&mut browser, &url).await?;
+    assert_eq!(host.get_as(&ann, "/api/nodes").await?.status, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reserved_name_of_the_provider_gets_a_number() -> Result<()> {
+    let (provider, _host, url) = start().await?;
+    provider.be("s-1", "Host", &["lab"]);
+    let mut browser = Browser::new()?;
+    assert_eq!(log_in(&mut browser, &url).await?["username"], "host-2");
     Ok(())
 }

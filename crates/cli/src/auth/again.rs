@@ -1,0 +1,49 @@
+//! Logging in once more, for what this machine's token is not enough for: a session of the same
+//! person, that ends right afterwards.
+
+use kohakuriver_api::Login;
+
+use super::browser;
+use crate::api::Session;
+use crate::ask;
+use crate::context::Context;
+use crate::failure::Failure;
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct AgainArgs {
+    /// Read your password from standard input, if it is asked for
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// Log in with your browser instead of a password, at the host's OpenID Connect provider
+    #[arg(long, conflicts_with = "password_stdin")]
+    pub browser: bool,
+}
+
+/// Begins a session of the person that this machine is logged in as.
+pub async fn log_in(context: &Context, args: &AgainArgs) -> Result<Session, Failure> {
+    let me = context.api.me().await?.username;
+    if args.browser {
+        let (logged_in, session) = browser::log_in(context, &context.api).await?;
+        if logged_in.user.username == me {
+            return Ok(session);
+        }
+        context.api.end(&session).await?;
+        let other = logged_in.user.username;
+        return Err(Failure::request(format!(
+            "the browser is logged in as {other}, and you are {me}"
+        )));
+    }
+    context.api.may_be_told_secrets().await?;
+    let password = match args.password_stdin {
+        true => ask::secret_from_stdin()?,
+        false => ask::secret(&format!("Password of {me}"), "--password-stdin")?,
+    };
+    Ok(context.api.log_in(&Login { username: me, password }).await?.1)
+}
+
+/// Ends it, or says that it goes on.
+pub async fn end(context: &Context, session: &Session) {
+    if let Err(failure) = context.api.end(session).await {
+        context.out.note(format!("note: the session was not ended: {}", failure.message));
+    }
+}

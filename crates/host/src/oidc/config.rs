@@ -1,0 +1,95 @@
+//! The settings of log-ins by OpenID Connect, and what follows from them alone.
+
+use kohakuriver_model::Role;
+use reqwest::Url;
+
+/// How people log in by OpenID Connect.
+#[derive(Clone)]
+pub struct OidcConfig {
+    /// As the provider calls itself; its discovery document is below it.
+    pub issuer: String,
+    pub client_id: String,
+    pub client_secret: Option<String>,
+    /// Where browsers reach this host, without a slash at the end.
+    pub public_url: String,
+    /// The claim that lists a person's groups: a name, or a path with dots.
+    pub groups_claim: String,
+    /// The scopes to ask for; empty: `profile` and `email`, and `groups` where there is one.
+    pub scopes: Vec<String>,
+    /// The role of each group; the highest counts.
+    pub roles: Vec<(String, Role)>,
+    /// The role of a person in none of them; `None` refuses them.
+    pub default_role: Option<Role>,
+}
+
+impl std::fmt::Debug for OidcConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OidcConfig").field("issuer", &self.issuer).finish_non_exhaustive()
+    }
+}
+
+impl OidcConfig {
+    pub(super) fn callback(&self) -> String {
+        format!("{}/api/auth/oidc/callback", self.public_url)
+    }
+
+    pub(super) fn role(&self, groups: &[String]) -> Option<Role> {
+        let mapped = self.roles.iter().filter(|(group, _)| groups.contains(group));
+        mapped.map(|(_, role)| *role).max().or(self.default_role)
+    }
+
+    /// The name under which an account belongs to a person of the provider.
+    pub(super) fn identity(&self, subject: &str) -> String {
+        format!("{} {subject}", normalized(&self.issuer))
+    }
+}
+
+/// An issuer without the slash that some write at its end, and others do not.
+pub(super) fn normalized(issuer: &str) -> &str {
+    issuer.trim_end_matches('/')
+}
+
+/// Whether secrets may go there: by https, or on this machine.
+pub fn is_safe(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| match url.scheme() {
+        "https" => true,
+        "http" => matches!(url.host_str(), Some("127.0.0.1" | "[::1]" | "localhost")),
+        _ => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(issuer: &str) -> OidcConfig {
+        OidcConfig {
+            issuer: issuer.to_owned(),
+            client_id: String::new(),
+            client_secret: None,
+            public_url: String::new(),
+            groups_claim: "groups".to_owned(),
+            scopes: Vec::new(),
+            roles: vec![("staff".to_owned(), Role::Operator), ("lab".to_owned(), Role::User)],
+            default_role: None,
+        }
+    }
+
+    #[test]
+    fn the_highest_role_of_all_groups_counts() {
+        let config = config("");
+        let groups = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(config.role(&groups(&["lab", "staff"])), Some(Role::Operator));
+        assert_eq!(config.role(&groups(&["lab"])), Some(Role::User));
+        assert_eq!(config.role(&groups(&["other"])), None);
+        let open = OidcConfig { default_role: Some(Role::Viewer), ..config };
+        assert_eq!(open.role(&groups(&["other"])), Some(Role::Viewer));
+    }
+
+    #[test]
+    fn an_issuer_with_a_slash_is_the_same_issuer() {
+        let identity = config("https://id.lab").identity("s-1");
+        assert_eq!(identity, "https://id.lab s-1");
+        assert_eq!(config("https://id.lab/").identity("s-1"), identity);
+    }
+}
