@@ -338,3 +338,14 @@ async fn the_audit_log_says_who_did_what_and_no_secret_and_shows_tampering() -> 
     assert_eq!((&broken["intact"], &broken["broken_at"]), (&json!(false), &json!(3)));
     Ok(())
 }
+
+#[tokio::test]
+async fn data_directory_is_told_to_admins_alone() -> Result<()> {
+    let host = start().await?;
+    let olga = host.person("olga", "operator").await?;
+    let told = host.get("/api/health").await?;
+    assert_eq!(told.text("data_dir"), host.data_dir().display().to_string());
+    assert!(host.get_as(&olga, "/api/health").await?.body["data_dir"].is_null());
+    assert!(host.ask(None, "GET", "/api/health", None).await?.body["data_dir"].is_null());
+    Ok(())
+}
