@@ -39,6 +39,7 @@ impl Pace {
         buckets.retain(|_, full_at| *full_at > now_ms);
         // A clock that was set back must not keep an account waiting for the length of the step.
         let full_at = buckets.get(&user).copied().unwrap_or(now_ms).min(now_ms + BURST * REFILL_MS);
+        buckets.insert(user, full_at);
         let after = full_at + cost * REFILL_MS;
         let over_ms = after - (now_ms + BURST * REFILL_MS);
         if over_ms > 0 {
