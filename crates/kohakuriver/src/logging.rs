@@ -10,12 +10,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 pub fn start() {
     let wanted = std::env::var("KOHAKURIVER_LOG").ok().and_then(|levels| levels.parse().ok());
     let levels = discreet(wanted.unwrap_or_else(usual));
+    let colored = io::IsTerminal::is_terminal(&io::stderr());
     let builder = tracing_subscriber::fmt()
         // Not the default: the levels decide.
         .with_max_level(LevelFilter::TRACE)
-        .with_writer(|| OneLine(io::stderr()))
+        .with_writer(move || OneLine { to: io::stderr(), colored })
         .with_target(false)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
+        .with_ansi(colored);
     if std::env::var("KOHAKURIVER_LOG_FORMAT").is_ok_and(|format| format == "json") {
         builder.json().finish().with(levels).init();
     } else {
@@ -23,30 +24,49 @@ pub fn start() {
     }
 }
 
-/// Keeps each event on one line: a name or an error of a VPS could end its line otherwise and write
-/// the next one. The library escapes other control characters, and writes an event at once.
+/// Keeps each event on one line and harmless to a terminal: a name or an error of a VPS could
+/// otherwise end its line and write the next one, or move the cursor. The library writes an event
+/// at once.
 #[derive(Debug)]
-struct OneLine<W>(W);
+struct OneLine<W> {
+    to: W,
+    /// Whether the library colors its own words; then sequences that color are kept.
+    colored: bool,
+}
 
 impl<W: io::Write> io::Write for OneLine<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        let text = event.strip_suffix(b"\n").unwrap_or(event);
-        let mut line = Vec::with_capacity(event.len() + 1);
-        for byte in text {
-            match byte {
-                b'\n' => line.extend_from_slice(b"\\n"),
-                b'\r' => line.extend_from_slice(b"\\r"),
-                byte => line.push(*byte),
+        let text = String::from_utf8_lossy(event);
+        let mut rest = text.strip_suffix('\n').unwrap_or(&text);
+        let mut line = String::with_capacity(event.len() + 1);
+        while let Some(next) = rest.chars().next() {
+            let color = if self.colored { color_sequence(rest) } else { None };
+            let taken = match color {
+                Some(sequence) => sequence,
+                None => &rest[..next.len_utf8()],
+            };
+            if color.is_none() && next.is_control() && next != '\t' {
+                line.extend(next.escape_default());
+            } else {
+                line.push_str(taken);
             }
+            rest = &rest[taken.len()..];
         }
-        line.push(b'\n');
-        self.0.write_all(&line)?;
+        line.push('\n');
+        self.to.write_all(line.as_bytes())?;
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.to.flush()
     }
+}
+
+/// The sequence that sets colors with which the text begins, if it begins with one.
+fn color_sequence(text: &str) -> Option<&str> {
+    let parameters = text.strip_prefix("\u{1b}[")?;
+    let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    parameters[end..].starts_with('m').then(|| &text[..2 + end + 1])
 }
 
 /// What the engine is told, environments with people's passwords among it, is in that library's
@@ -86,7 +106,7 @@ mod tests {
         let writer = kept.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_ansi(false)
-            .with_writer(move || OneLine(writer.clone()))
+            .with_writer(move || OneLine { to: writer.clone(), colored: false })
             .finish();
         tracing::subscriber::with_default(subscriber, || {
             let error = "no\n2026-01-01T00:00:00Z  INFO host is up\r\u{1b}[2J";
@@ -96,6 +116,17 @@ mod tests {
         let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
         assert_eq!(text.lines().count(), 2, "{text}");
         assert!(text.contains("no\\n2026") && !text.contains('\u{1b}'), "{text}");
+    }
+
+    #[test]
+    fn colors_are_kept_on_a_terminal_and_nothing_else() {
+        let kept = Kept::default();
+        let mut terminal = OneLine { to: kept.clone(), colored: true };
+        io::Write::write_all(&mut terminal, b"\x1b[2m12:00\x1b[0m \x1b[2J\x1b]0;x\x07 \x1b[1\n")
+            .unwrap();
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        let escaped = r"\u{1b}[2J\u{1b}]0;x\u{7} \u{1b}[1";
+        assert_eq!(text, format!("\u{1b}[2m12:00\u{1b}[0m {escaped}\n"));
     }
 
     #[test]

@@ -46,8 +46,8 @@ async fn helper_container_of_a_cut_off_snapshot_is_removed_at_rest() {
     made(&node, &order).await;
     let helper = format!("kohakuriver-flatten-{}", order.task_id);
     docker(&["create", "--name", &helper, IMAGE, "none"]);
-    let is_there =
-        || docker(&["ps", "--all", "--quiet", "--filter", &format!("name={helper}")]) != "";
+    let filter = format!("name={helper}");
+    let is_there = || !docker(&["ps", "--all", "--quiet", "--filter", &filter]).is_empty();
     assert!(is_there());
     // As for each instance that a runner takes up at its start.
     node.backend.tidy(order.task_id).await.unwrap();

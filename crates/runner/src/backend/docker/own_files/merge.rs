@@ -89,7 +89,7 @@ mod tests {
         fn merging_again_changes_nothing(before in text(), now in text(), after in text()) {
             // After a crash between the file and the note of what we would have written.
             let once = merge(&before, &now, &after);
-            prop_assert_eq!(merge(&before, &once, &after), once.clone());
+            prop_assert_eq!(&merge(&before, &once, &after), &once);
             prop_assert_eq!(merge(&after, &once, &after), once);
         }
     }
