@@ -6,6 +6,7 @@
 //! with a code of its own. That takes a tenth of a second where KVM works.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::str::FromStr;
@@ -51,6 +52,8 @@ const BOOT_SECTOR: &[u8; 512] = include_bytes!("accel/probe.bin");
 const DISK_BYTES: u64 = 1 << 20;
 /// What the boot sector writes to the debug port comes out of QEMU as twice that and one.
 const RAN: i32 = 33;
+const ROOTS_ALONE: &str = "/dev/kvm is open to root alone, and QEMU does not run as root: \
+    chgrp kvm /dev/kvm; chmod 660 /dev/kvm";
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Where QEMU is: `None` where it is not installed.
@@ -94,7 +97,11 @@ pub async fn ask_version(program: &Path) -> Result<Qemu, String> {
 pub async fn prove(program: &Path, accel: VmAccel) -> Result<(), String> {
     if accel == VmAccel::Kvm {
         let device = std::fs::File::options().read(true).write(true).open("/dev/kvm");
-        device.map_err(|error| why_no_kvm(&error))?;
+        let device = device.map_err(|error| why_no_kvm(&error))?;
+        let mode = device.metadata().map_err(|error| why_no_kvm(&error))?.mode();
+        if nix::unistd::geteuid().is_root() && !is_open_to_users(mode) {
+            return Err(ROOTS_ALONE.to_owned());
+        }
     }
     let disk = boot_disk().map_err(|error| format!("no file for a guest: {error}"))?;
     let processor = match accel {
@@ -118,6 +125,11 @@ pub async fn prove(program: &Path, accel: VmAccel) -> Result<(), String> {
             Err("a guest that is started under KVM does not run".to_owned())
         }
     }
+}
+
+/// Whether `/dev/kvm` can be opened by QEMU, which gives up root before and gets the device's group.
+fn is_open_to_users(mode: u32) -> bool {
+    mode & 0o060 == 0o060 || mode & 0o006 == 0o006
 }
 
 fn why_no_kvm(error: &io::Error) -> String {
@@ -178,6 +190,13 @@ mod tests {
     use std::process::Command as StdCommand;
 
     use super::*;
+
+    #[test]
+    fn kvm_of_root_alone_is_not_for_machines() {
+        for (mode, open) in [(0o600, false), (0o640, false), (0o660, true), (0o666, true)] {
+            assert_eq!(is_open_to_users(0o20_000 | mode), open, "{mode:o}");
+        }
+    }
 
     #[tokio::test]
     async fn the_guest_runs_where_it_is_emulated_and_qemu_says_its_version() {
