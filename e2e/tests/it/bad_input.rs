@@ -15,7 +15,11 @@ fn mistakes_of_create_are_told_and_leave_nothing() {
         (&["-m", "8X"], 2, &["'8X' is not a size", "8G"]),
         (&["-c", "4096"], 1, &["4096 cores are more than node", "hint:"]),
         (&["-m", "900T"], 1, &["more than node", "hint:"]),
-        (&["--image", "no.such.registry.invalid/x"], 1, &["cannot be pulled", "hint:"]),
+        (
+            &["--image", "no.such.registry.invalid/x"],
+            1,
+            &["allows no images of the registry", "hint:"],
+        ),
         (&["--ssh", "--public-key-file", "/nowhere.pub"], 2, &["/nowhere.pub cannot be read"]),
         (&["--image", "a", "--container", "b"], 2, &["cannot be used with"]),
         (&["--name", "Not_A_Name"], 2, &["is not a name"]),

@@ -107,6 +107,9 @@ fn a_vps_sees_of_the_nodes_files_its_own_alone_and_cannot_change_the_agent() {
         format!("{}=false", data.join("runner/agent").display()),
         format!("{}=false", own.join("etc").display()),
         format!("{}=true", own.join("run").display()),
+        format!("{}=true", own.join("own/hostname").display()),
+        format!("{}=true", own.join("own/hosts").display()),
+        format!("{}=true", own.join("own/resolv.conf").display()),
         format!("{}=true", data.join("shared/shared_data").display()),
     ];
     let mut mounts: Vec<_> = mounts.lines().map(ToOwned::to_owned).collect();

@@ -101,7 +101,7 @@ async fn verify_audit(State(app): State<Arc<App>>) -> Result<Json<AuditVerified>
 
 /// All of it, oldest first, one JSON object on each line.
 #[utoipa::path(get, path = "/api/audit/export", tag = "audit",
-    responses((status = 200, content_type = "application/x-ndjson")))]
+    responses((status = 200, body = String, content_type = "application/x-ndjson", description = "One entry a line.")))]
 async fn export_audit(State(app): State<Arc<App>>) -> Response {
     let pages = try_unfold((app, 0), |(app, seq)| async move {
         let page = app.store.audit_after(seq).await?;

@@ -13,7 +13,7 @@ fn shared_names_never_take_connections_meant_for_others() {
     let bob = cluster.person("bob", "user");
     // An account's name is chosen by its holder.
     let com = cluster.person("com", "user");
-    let ssh = json!({"ssh_key_mode": "none"});
+    let ssh = json!({"ssh_key_mode": "none", "required_cores": 0});
     let own = cluster.vps(&bob, "web", &ssh);
     let squatter = cluster.vps(&com, "web", &ssh);
     let site = cluster.vps(&com, "github", &ssh);

@@ -16,7 +16,8 @@ fn docker(arguments: &[&str]) -> String {
 fn image_never_names_a_snapshot_an_id_or_a_private_image() {
     let cluster = Guarded::start();
     let bob = cluster.person("bob", "user");
-    let mallory = cluster.person("mallory", "user");
+    // No approval stands between an operator and the engine.
+    let mallory = cluster.person("mallory", "operator");
     let id = cluster.vps(&bob, "secret", &json!({}));
     cluster.inside(&bob, "secret", "echo TOP-SECRET >/root/private.key").ok();
     let made = cluster.post(Some(&bob), "/api/vps/snapshots/secret", &json!({})).json();
@@ -56,7 +57,7 @@ fn image_never_names_a_snapshot_an_id_or_a_private_image() {
 #[test]
 fn engine_is_no_way_into_the_nodes_network() {
     let cluster = Guarded::start();
-    let mallory = cluster.person("mallory", "user");
+    let mallory = cluster.person("mallory", "operator");
     let internal = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = internal.local_addr().unwrap().port();
     let (asked, requests) = mpsc::channel();

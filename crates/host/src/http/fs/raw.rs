@@ -175,7 +175,7 @@ fn yes() -> bool {
 
 /// Writes a file of any length in one step. The answer comes when it is on the VPS's disk.
 #[utoipa::path(put, path = "/api/fs/{task}/raw", tag = "files", params(PutQuery, ("task" = String, Path)),
-    request_body(content_type = "application/octet-stream"),
+    request_body(content = String, content_type = "application/octet-stream", description = "The bytes of the file"),
     responses((status = 200, body = FsWritten), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 502, body = ErrorBody), (status = 507, body = ErrorBody)))]
 async fn put_raw(
