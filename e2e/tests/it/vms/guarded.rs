@@ -20,13 +20,13 @@ fn certificates_and_registered_keys_open_a_machine_for_as_long_as_they_are_someb
 
     // No key was made: `kohakuriver ssh` brings a certificate.
     assert_eq!(team.kr(&ann, &["ssh", "vm", "--", "hostname; id -un"]).ok(), "vm\nroot\n");
-    assert!(team.kr(&ben, &["ssh", "vm", "--", "true"]).code != 0);
+    assert!(team.kr(&ben, &["ssh", "vm.ann", "--", "true"]).code != 0);
     team.share(&ann, "vm", &ben, "use");
-    assert_eq!(team.kr(&ben, &["ssh", "vm", "--", "echo in"]).ok(), "in\n");
+    assert_eq!(team.kr(&ben, &["ssh", "vm.ann", "--", "echo in"]).ok(), "in\n");
 
     // What was signed for one VPS opens no other, and nobody's key stays behind.
     team.delete(Some(&ann), "/api/vps/vm/shares?user=ben").ok();
-    assert!(team.kr(&ben, &["ssh", "vm", "--", "true"]).code != 0);
+    assert!(team.kr(&ben, &["ssh", "vm.ann", "--", "true"]).code != 0);
 
     // The key that somebody registers opens a machine that runs, and not when it is taken back.
     let key = team.site.make_key("registered");
