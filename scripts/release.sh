@@ -10,8 +10,13 @@ add_cargo_to_path
 limit=$((40 * 1000 * 1000))
 # Relocations packed: a megabyte and a half less. C libraries before glibc 2.36 would not unpack
 # them, so this is for what is published, not for what people build.
-as_invoking_user cargo rustc --profile dist --locked -p kohakuriver --bin kohakuriver -- \
-  -C link-arg=-Wl,-z,pack-relative-relocs
+link_args=(-C link-arg=-Wl,-z,pack-relative-relocs)
+# Functions with the same machine code are kept once: over a megabyte less. Only LLD can, which is
+# the toolchain's linker for this architecture.
+if [ "$(host_triple)" = x86_64-unknown-linux-gnu ]; then
+  link_args+=(-C link-arg=-Wl,--icf=all)
+fi
+as_invoking_user cargo rustc --profile dist --locked -p kohakuriver --bin kohakuriver -- "${link_args[@]}"
 executable=$(target_dir)/$(host_triple)/dist/kohakuriver
 "$executable" --version
 
