@@ -90,7 +90,7 @@ pub struct ReceivedOffer {
     pub owner_username: Option<String>,
     /// What the caller can call it: `NAME.OWNER`, or its id.
     pub reference: String,
-    /// Who made the offer.
+    /// The account that made the offer.
     pub offered_by: String,
     pub offered_at: String,
     /// When the offer ends by itself.

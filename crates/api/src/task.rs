@@ -96,7 +96,7 @@ pub struct Task {
     pub reference: String,
     /// Of a VPS that is shared with the caller: whether they took the share.
     pub taken: Option<bool>,
-    /// Whom it is offered to, for those who may give it away.
+    /// The account it is offered to; present for accounts that may give the VPS away.
     pub offered_to: Option<String>,
     /// Of a request: what an approval of exactly this names, as `?revision=`.
     pub approval_revision: Option<String>,

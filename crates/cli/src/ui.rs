@@ -47,7 +47,7 @@ impl Output {
         self.styled(printable(text.as_ref()).replace(['\n', '\t'], " "));
     }
 
-    /// The same of text whose foreign parts are clean, in colours of ours.
+    /// As [`Self::line`], for text that is already free of control characters and may contain colors.
     pub fn styled(self, text: impl AsRef<str>) {
         self.raw(format!("{}\n", text.as_ref()).as_bytes());
     }
@@ -83,7 +83,7 @@ impl Output {
         }
     }
 
-    /// Talk. Lines behind the first are indented: none of them is another message of ours.
+    /// Prints a message on stderr. Lines after the first are indented, so that foreign text forges no further message.
     pub fn note(self, text: impl AsRef<str>) {
         let text = printable(text.as_ref());
         let mut lines = text.trim_end().lines();

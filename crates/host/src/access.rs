@@ -253,7 +253,7 @@ pub async fn still_authorized(app: &App, caller: &Caller, wish: Wish, task_id: T
     !matches!(verdict(app, &person, wish, task_id).await, Ok(Verdict::Forbid | Verdict::Hide))
 }
 
-/// Whether somebody whose request goes on still has the role that it asked for.
+/// Returns whether the caller of a running request still has the role that the request needs.
 pub async fn still_has_role(app: &App, caller: &Caller, least: Role) -> bool {
     let Who::Somebody(person) = &caller.who else { return true };
     let Ok(role) = app.accounts.role_now(app, person).await else { return true };

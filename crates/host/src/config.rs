@@ -45,7 +45,7 @@ pub struct History {
     pub events: EventLimits,
 }
 
-/// How long peers may take that have not said who they are, or keep the host waiting.
+/// Deadlines for peers that have not logged in or that stall a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
     /// From the SSH connection to the end of its login, where the client has shown no key of an

@@ -163,7 +163,7 @@ impl ByteLimit {
 }
 
 impl Bytes {
-    /// Waits until so many bytes may be held. More than the whole share counts as the share.
+    /// Waits until this many bytes may be held; a request above the whole share takes all of it.
     pub async fn hold(&self, bytes: usize) -> HeldBytes {
         let count = self.count(bytes);
         // The caller's own share first, so that waiting for it takes nothing from others. Neither

@@ -38,7 +38,7 @@ use provider::{Provider, ProviderError};
 pub use claims::printable;
 pub use config::{OidcConfig, is_safe as is_safe_url};
 
-/// A person who logs in takes minutes at most.
+/// Lifetime of a login in progress: a person takes minutes at most.
 const PENDING_LIFE: Duration = Duration::from_secs(600);
 /// More at once are strangers'; the oldest give way.
 const MOST_PENDING: usize = 1000;

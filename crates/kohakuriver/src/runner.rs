@@ -109,7 +109,7 @@ struct Containers {
     default_image: Option<String>,
 }
 
-/// A registry, or that there is none.
+/// A registry, or `none`.
 fn registry(text: &str) -> Result<Option<Registry>, ReferenceError> {
     if text == "none" { Ok(None) } else { text.parse().map(Some) }
 }

@@ -1,6 +1,6 @@
-//! Who did what: a list that grows at its end, each entry's hash covering the one before it.
-//! Whoever changes or takes out an entry must make all later ones anew, and cannot make the hash
-//! that somebody else has noted.
+//! The audit log: an append-only list of acts, each entry's hash covering the entry before it.
+//! Changing or removing an entry invalidates every later hash, and cannot reproduce a hash that
+//! was noted elsewhere.
 //!
 //! Old entries are removed at the front ([`prune`]); the hash of the last one removed is kept and
 //! is written into the log itself, so that the rest stays verifiable. [`query`] finds pages.

@@ -426,7 +426,7 @@ async fn living_token(
     Ok(Some(row.try_get("id")?))
 }
 
-/// An invitation that would let somebody in now: not expired, not used up, and made by an account
+/// An invitation that is valid now: not expired, not used up, and made by an account
 /// that may still invite so.
 async fn living_invitation(
     connection: &mut SqliteConnection,

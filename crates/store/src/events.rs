@@ -14,7 +14,7 @@ use crate::{Store, StoreError};
 const KEPT_PER_INSTANCE: i64 = 1000;
 /// A longer detail is cut: it is a sentence for people, not the request.
 const LONGEST_DETAIL: usize = 1000;
-/// Join tokens that nobody can use any more.
+/// How long an expired join token is kept.
 const TOKENS_KEPT_MS: i64 = 90 * 24 * 3600 * 1000;
 
 /// What is kept at most.

@@ -32,7 +32,7 @@ pub struct OfferRow {
     pub owner: Option<String>,
     /// The receiver's name.
     pub to: String,
-    /// The account that made it; empty where nobody logged in.
+    /// The account that made it; empty on a host without login.
     pub made_by: String,
     pub created_ms: i64,
     pub expires_ms: i64,
@@ -48,7 +48,7 @@ pub enum OfferError {
     TheirsAlready,
     #[error("too many offers wait for an answer")]
     TooMany,
-    /// There is none for this account, or none that stands.
+    /// The account has no such offer, or it has expired.
     #[error("there is no such offer")]
     NoOffer,
     #[error("the VPS is being deleted")]
@@ -180,7 +180,7 @@ impl Store {
     /// Refuses an offer.
     ///
     /// # Errors
-    /// There is none for this account.
+    /// The account has no such offer.
     pub async fn decline_offer(
         &self,
         id: TaskId,

@@ -85,7 +85,7 @@ impl ShareState {
 pub enum Giver {
     /// The owner; refused where the instance is not theirs any more.
     Owner(UserId),
-    /// An admin, or a host where nobody logs in.
+    /// An admin, or any caller of a host without login.
     Admin(Option<UserId>),
 }
 

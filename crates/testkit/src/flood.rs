@@ -35,7 +35,7 @@ pub struct Flood {
     ssh: Vec<Child>,
 }
 
-/// Where the host is, and who attacks it by which instance.
+/// The attacked host, the attacking account and its instance.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub api: SocketAddr,
@@ -48,7 +48,7 @@ pub struct Target {
 #[derive(Debug)]
 pub struct Siege {
     pub host: TestHost,
-    /// Who wants nothing but to work meanwhile.
+    /// The account whose requests are timed meanwhile.
     pub alice: Person,
     pub target: Target,
     pub key: PathBuf,

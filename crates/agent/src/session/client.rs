@@ -256,7 +256,7 @@ impl Typist<'_> {
         Ok(self.session.input_of(self.client))
     }
 
-    /// Who types is in control; of several answers the program gets that of the terminal in control.
+    /// The terminal typed in last is in control; only its answers reach the program.
     async fn pass_on(&self, kind: Kind, part: &[u8]) -> io::Result<()> {
         if kind == Kind::Typed {
             self.session.take_control(self.client, self.size);

@@ -237,12 +237,12 @@ fn is_domain(owner: &str) -> bool {
     owner.contains('.') || is_country || DOMAINS.contains(&owner.as_str())
 }
 
-/// Whether it is the user's, or nobody's on a host where they may enter it.
+/// Whether the VPS belongs to the account, or has no owner and the account may enter it.
 fn is_own(task: &Task) -> bool {
     task.owner_username.is_none() || matches!(task.access.as_deref(), None | Some("owner"))
 }
 
-/// What the user has business in: not all that somebody who runs the cluster sees.
+/// The account's own and taken VPSes, without those that an operator merely may see.
 fn is_entered(task: &Task) -> bool {
     let enters = matches!(task.access.as_deref(), Some("use" | "manage"));
     // A host from before there were answers says nothing of them.

@@ -46,7 +46,7 @@ const BRIEF_LIMIT: Duration = Duration::from_secs(60);
 const LEAST_RATE: u32 = 16 * 1024;
 /// An upload comes from a program that may have to think.
 const UPLOAD_PAUSE: Duration = Duration::from_secs(600);
-/// The longest body of a caller who has not logged in.
+/// Maximum body of a request without a login, in bytes.
 const STRANGERS_BODY: u64 = 64 * 1024;
 
 /// Requests that are answered now.
@@ -256,7 +256,7 @@ impl Pace {
     }
 }
 
-/// What was wrong with a body, for the one who answers.
+/// The fault of a request body, read when the response is chosen.
 const SLOW: u8 = 1;
 const LARGE: u8 = 2;
 

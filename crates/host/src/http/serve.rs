@@ -95,7 +95,7 @@ async fn accept(server: Arc<Server>, listener: TcpListener, tasks: &TaskTracker)
     }
 }
 
-/// Who is at the other end of a connection.
+/// The peer of a connection.
 struct Peer {
     address: IpAddr,
     slot: Arc<Slot>,

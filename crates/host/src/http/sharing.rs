@@ -327,7 +327,7 @@ async fn decline_offer(
     Ok((Extension(made), Json(Note { message: "the offer is declined".to_owned() })))
 }
 
-/// The account that answers; where nobody logs in there is none.
+/// The account that answers; absent on a host without login.
 fn person(caller: &Caller) -> Result<&Person, ApiError> {
     Ok(caller.person().ok_or(LoginError::Off)?)
 }
@@ -357,7 +357,7 @@ fn admit(app: &App, caller: &Caller, cost: i64) -> Result<(), ApiError> {
     })
 }
 
-/// Tells one name at a time that it is no account's. Who asks for many has to wait.
+/// Reports an unknown account name; an account that asks for many names has to wait.
 fn unknown_user(app: &App, caller: &Caller, name: &str) -> ApiError {
     if let Err(slow) = admit(app, caller, pace::WRONG_NAME) {
         return slow;

@@ -43,7 +43,7 @@ fn own(caller: &Caller) -> Result<&Person, ApiError> {
     Ok(caller.person().ok_or(LoginError::Off)?)
 }
 
-/// The hash of the token that somebody came with, if it was one.
+/// The hash of the caller's token, if the caller authenticated with one.
 fn own_token(person: &Person) -> Option<&str> {
     match &person.proof {
         Proof::Token(hash) => Some(hash),

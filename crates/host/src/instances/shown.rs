@@ -82,7 +82,7 @@ pub fn qualified(id: TaskId, name: Option<&str>, owner: Option<&str>) -> String 
     }
 }
 
-/// A displayed name is for those who may list accounts; others know whom they name by user name.
+/// Returns the displayed name for callers that may list accounts, else the user name.
 pub fn display_name(caller: &Caller, share: &ShareRow) -> String {
     if caller.role() >= Role::Operator { &share.display_name } else { &share.name }.clone()
 }

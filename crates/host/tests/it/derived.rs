@@ -13,7 +13,7 @@ async fn start() -> Result<TestHost> {
     TestHost::start_with(|config| config.auth.enabled = true).await
 }
 
-/// A token that somebody makes with the token they have.
+/// A token made with the caller's own token.
 async fn derived(host: &TestHost, by: &Person) -> Result<(Person, i64)> {
     let made = host.post_as(by, "/api/auth/tokens/create", json!({"name": "derived"})).await?;
     anyhow::ensure!(made.status == 200 && made.body["ends_with_caller"] == true, "{made:?}");

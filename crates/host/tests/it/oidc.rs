@@ -132,7 +132,7 @@ async fn log_in(browser: &mut Browser, url: &str) -> Result<Value> {
     Ok(serde_json::from_str(&browser.open(&format!("{url}/api/auth/me")).await?.1)?)
 }
 
-/// A token of whoever the browser is logged in as.
+/// A token of the account that the browser is logged in to.
 async fn token(host: &TestHost, browser: &Browser, url: &str) -> Result<Person> {
     let session = &browser.cookies["kohakuriver_session"];
     let made = reqwest::Client::new()

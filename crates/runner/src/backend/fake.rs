@@ -87,7 +87,7 @@ impl FakeBackend {
         Arc::new(Self { layout, state: Mutex::default(), events, things, paused, go_on })
     }
 
-    /// Has an act pause after so many steps of whatever is done from now on.
+    /// Pauses an act after this many further steps.
     pub fn pause_after(&self, steps: u32) {
         self.lock().pause_after = Some(steps);
     }

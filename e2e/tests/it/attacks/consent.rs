@@ -50,7 +50,7 @@ fn shared_names_never_take_connections_meant_for_others() {
     assert_eq!(alias_of("theirs"), Some(site));
 }
 
-/// An operator who may stop and delete grants themselves nothing more.
+/// Operators stop and delete, and grant themselves no access.
 #[test]
 fn operators_let_themselves_into_nothing() {
     let cluster = Guarded::start();
@@ -73,7 +73,7 @@ fn operators_let_themselves_into_nothing() {
     cluster.kr(&olga, &["vps", "delete", &id, "--yes"]).ok();
 }
 
-/// A gift that nobody asked for fills no quota and tells no names.
+/// An unrequested offer fills no quota and reveals no names.
 #[test]
 fn offers_fill_no_quota_of_the_receiver() {
     let cluster = Guarded::start();

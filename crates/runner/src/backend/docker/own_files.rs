@@ -36,7 +36,7 @@ const LONGEST: u64 = 2 << 20;
 /// Where a machine has its own name, whatever its address is today.
 const OWN_ADDRESS: &str = "127.0.1.1";
 
-/// The contents as nobody has edited them.
+/// The unedited contents.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Made {
     /// Whose they are.
