@@ -1,7 +1,7 @@
 //! One account does its worst for a minute: what another account's requests take meanwhile, and
-//! what the host holds at most. Attacker, host and node are one process here, so the figures have
-//! the attacker's processor time in them.
+//! what the host holds at most. The attacker is a process of its own on the same processors.
 
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -11,10 +11,23 @@ use crate::sample::Line;
 
 const ATTACK: Duration = Duration::from_secs(60);
 
+/// The argument by which this executable is the attacker.
+pub const ATTACKER: &str = "attacker-of-hostile";
+
 pub fn run() -> Vec<Line> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let measured = runtime.map_err(anyhow::Error::from).and_then(|r| r.block_on(measure()));
-    measured.expect("a host answers while it is attacked")
+    block_on(measure()).expect("a host answers while it is attacked")
+}
+
+/// The attacker's process.
+pub fn attack() -> ExitCode {
+    match block_on(kohakuriver_testkit::attack()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(future)
 }
 
 async fn measure() -> Result<Vec<Line>> {
@@ -23,7 +36,7 @@ async fn measure() -> Result<Vec<Line>> {
     for _ in 0..500 {
         quiet.push(ask(&siege).await?);
     }
-    let flood = siege.begin()?;
+    let flood = siege.begin(&[ATTACKER])?;
     let began = Instant::now();
     let mut during = Vec::new();
     while began.elapsed() < ATTACK {
@@ -40,7 +53,7 @@ async fn measure() -> Result<Vec<Line>> {
     Ok(vec![
         Line::millis("GET /api/vps, another account does its worst", &during).against(&quiet),
         Line::millis("the same, 99th percentile", &[slow]),
-        Line::new("host, node and attacker, memory at most", "MiB", vec![most]),
+        Line::new("host and an idle node, memory at most", "MiB", vec![most]),
         quiet,
     ])
 }

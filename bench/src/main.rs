@@ -51,6 +51,9 @@ const BENCHES: [Bench; 15] = [
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if wanted == [hostile::ATTACKER] {
+        return hostile::attack();
+    }
     let unknown = wanted.iter().find(|name| BENCHES.iter().all(|(known, _)| known != name));
     if let Some(unknown) = unknown {
         let names: Vec<_> = BENCHES.iter().map(|(name, _)| *name).collect();

@@ -138,6 +138,13 @@ impl Host {
         }
         let now_ms = clock.now_ms();
         let ca = Ca::load_or_create(&config.data_dir, now_ms)?;
+        if let Err(error) = ca.check_validity(now_ms) {
+            tracing::warn!(
+                %error,
+                "browsers and other clients will reject this host's certificates: set the clock, \
+                 or replace ca.pem as docs/tls.md describes"
+            );
+        }
         let link_tls = tls::host_config(&ca, ca.issue_host(now_ms)?)?;
         let people = PeopleServer::new(&config, &ca, now_ms)?;
         if let Some(people) = &people {

@@ -64,6 +64,8 @@ pub enum PkiError {
         "no certificate authority is made at {0}, which is before this program was written: this machine's clock is wrong"
     )]
     Clock(String),
+    #[error("the CA certificate is valid from {from} until {until}, and this machine's clock says {now}")]
+    NotValidNow { from: String, until: String, now: String },
 }
 
 /// The cluster's certificate authority.
@@ -136,6 +138,31 @@ impl Ca {
 
     pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
+    }
+
+    /// Checks the CA certificate's own validity period. Runners ignore it (they pin the CA);
+    /// browsers and other clients do not.
+    ///
+    /// # Errors
+    /// [`PkiError::NotValidNow`] with both dates where `now_ms` (Unix time) is outside the period.
+    pub fn check_validity(&self, now_ms: i64) -> Result<(), PkiError> {
+        let (_, parsed) =
+            X509Certificate::from_der(&self.certificate).map_err(|_| PkiError::Parse)?;
+        let validity = parsed.validity();
+        let from_ms = validity.not_before.timestamp().saturating_mul(1000);
+        let until_ms = validity.not_after.timestamp().saturating_mul(1000);
+        if (from_ms..until_ms).contains(&now_ms) {
+            return Ok(());
+        }
+        let date = |ms: i64| {
+            let (year, month, day) = civil(ms.div_euclid(DAY_MS));
+            format!("{year}-{month:02}-{day:02}")
+        };
+        Err(PkiError::NotValidNow {
+            from: date(from_ms),
+            until: date(until_ms),
+            now: date(now_ms),
+        })
     }
 
     /// A fresh key and certificate for this start of the host.
@@ -354,6 +381,18 @@ mod tests {
         // One that is there is used: the machine's clock may start in 1970 at each boot.
         Ca::load_or_create(dir.path(), NOW).unwrap();
         assert!(Ca::load_or_create(dir.path(), 0).is_ok());
+    }
+
+    #[test]
+    fn ca_outside_its_validity_period_is_reported_with_its_dates() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::load_or_create(dir.path(), NOW).unwrap();
+        ca.check_validity(NOW).unwrap();
+        let until_ms = NOW + CA_DAYS * DAY_MS;
+        ca.check_validity(until_ms - DAY_MS).unwrap();
+        let error = ca.check_validity(until_ms + DAY_MS).unwrap_err().to_string();
+        assert!(error.contains("2020-01-01") && error.contains("2046-"), "{error}");
+        assert!(ca.check_validity(VALID_FROM_MS - 1).is_err());
     }
 
     #[test]

@@ -2,14 +2,20 @@
 //! is sent what nothing takes, and reads nothing of what comes back.
 //!
 //! The instance's end has to take nothing ([`FakeRunner::join_with_agent`](crate::FakeRunner)).
-//! Nothing here holds memory of its own, so that what the process grows by is the host's.
+//! The attacker is a process of its own, so that the memory and processor time of the process under
+//! test are the host's:
+//!
+//! ```text
+//!  Siege (host, node, other account) --spawns, target as JSON in TARGET--> attack(): until end of input
+//! ```
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -28,20 +34,25 @@ const STREAMS: usize = 400;
 const JUMPS: usize = 40;
 const SSH_CLIENTS: usize = 3;
 
+/// The environment variable that hands the attacker its [`Target`].
+const TARGET: &str = "KOHAKURIVER_TESTKIT_TARGET";
+
 /// An attack that goes on until it is dropped.
 #[derive(Debug)]
 pub struct Flood {
-    tasks: JoinSet<()>,
-    ssh: Vec<Child>,
+    // The attacker ends at the end of its input.
+    _attacker: Child,
 }
 
 /// The attacked host, the attacking account and its instance.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Target {
     pub api: SocketAddr,
     pub ssh: SocketAddr,
     pub who: Person,
     pub task: String,
+    /// Path of a private key that the account has registered.
+    pub key: PathBuf,
 }
 
 /// A host that is about to be attacked.
@@ -51,7 +62,6 @@ pub struct Siege {
     /// The account whose requests are timed meanwhile.
     pub alice: Person,
     pub target: Target,
-    pub key: PathBuf,
     _runner: FakeRunner,
     _dir: tempfile::TempDir,
 }
@@ -80,14 +90,40 @@ impl Siege {
         let added = host.post_as(&who, "/api/auth/keys", json!({"key": public.trim()})).await?;
         anyhow::ensure!(added.status < 300, "{added:?}");
         let (api, ssh) = (host.host.api_address(), host.host.ssh_address());
-        let target = Target { api, ssh, who, task: made.text("task_id").to_owned() };
-        Ok(Self { host, alice, target, key, _runner: runner, _dir: dir })
+        let target = Target { api, ssh, who, task: made.text("task_id").to_owned(), key };
+        Ok(Self { host, alice, target, _runner: runner, _dir: dir })
     }
 
-    /// Begins the attack.
-    pub fn begin(&self) -> Result<Flood> {
-        Flood::begin(&self.target, &self.key)
+    /// Begins the attack. `arguments` are those by which this executable calls [`attack`].
+    pub fn begin(&self, arguments: &[&str]) -> Result<Flood> {
+        let attacker = Command::new(std::env::current_exe()?)
+            .args(arguments)
+            .env(TARGET, serde_json::to_string(&self.target)?)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("the attacker's process")?;
+        Ok(Flood { _attacker: attacker })
     }
+}
+
+/// The attacker's process: attacks the target that [`Siege::begin`] named until its input ends.
+///
+/// # Errors
+/// No target was named, or OpenSSH's client cannot be started.
+pub async fn attack() -> Result<()> {
+    kohakuriver_net::raise_file_limit()?;
+    let target = std::env::var(TARGET).context("only Siege::begin starts an attacker")?;
+    let attack = Attack::begin(&serde_json::from_str(&target)?)?;
+    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+    drop(attack);
+    Ok(())
+}
+
+/// Everything the attacker does at once.
+struct Attack {
+    tasks: JoinSet<()>,
+    ssh: Vec<Child>,
 }
 
 /// A line of `/proc/self/status` in bytes, such as `VmRSS`: what this process holds.
@@ -98,9 +134,8 @@ pub fn memory(field: &str) -> Result<u64> {
     Ok(kibibytes.parse::<u64>()? * 1024)
 }
 
-impl Flood {
-    /// `key` is a private key that `who` has registered.
-    pub fn begin(target: &Target, key: &Path) -> Result<Self> {
+impl Attack {
+    fn begin(target: &Target) -> Result<Self> {
         let mut flood = Self { tasks: JoinSet::new(), ssh: Vec::new() };
         for number in 0..SOCKETS {
             flood.repeat(target, move |target| forward(target, number % 2 == 0));
@@ -120,7 +155,7 @@ impl Flood {
             flood.repeat(target, large_write);
         }
         for number in 0..SSH_CLIENTS {
-            flood.jumps(target, key, number)?;
+            flood.jumps(target, number)?;
         }
         Ok(flood)
     }
@@ -140,7 +175,7 @@ impl Flood {
     }
 
     /// A client of OpenSSH whose SOCKS port leads through the gateway, and connections by it.
-    fn jumps(&mut self, target: &Target, key: &Path, number: usize) -> Result<()> {
+    fn jumps(&mut self, target: &Target, number: usize) -> Result<()> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
         drop(listener);
@@ -148,7 +183,7 @@ impl Flood {
             .args(["-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-N"])
             .args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"])
             .args(["-o", "LogLevel=QUIET", "-D", &format!("127.0.0.1:{port}"), "-i"])
-            .arg(key)
+            .arg(&target.key)
             .args(["-p", &target.ssh.port().to_string(), "you@127.0.0.1"])
             .env_remove("SSH_AUTH_SOCK")
             .stdin(Stdio::null())

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use kohakuriver_host::{AuthConfig, Clock, Deadlines, Host, HostConfig, ManualClock, PeopleTls};
 use kohakuriver_link::client::HostAddress;
 use kohakuriver_link::token::JoinToken;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// A running host, its data and its clock.
@@ -24,7 +25,7 @@ pub struct TestHost {
 }
 
 /// Somebody with an account on a [`TestHost`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Person {
     pub id: i64,
     pub name: String,
