@@ -9,17 +9,19 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use bytes::{Bytes, BytesMut};
-use kohakuriver_link::frame::FrameStream;
-use kohakuriver_link::protocol::{StreamOpen, StreamOpened, ToHost, ToRunner};
-use kohakuriver_wire::exec::{ExecInput, ExecOutput};
-use kohakuriver_wire::files::{
+use kohakuriver_agent_protocol::exec::{ExecInput, ExecOutput};
+use kohakuriver_agent_protocol::files::{
     FilesInput, FilesOutput, MAX_NAME, is_forbidden, normalise, partial_name,
 };
-use kohakuriver_wire::proof::{admit_runner, prove_to_agent};
-use kohakuriver_wire::session::{SessionInput, SessionOutput};
-use kohakuriver_wire::tunnel::TunnelFrame;
-use kohakuriver_wire::watch::{WatchInput, WatchOutput};
-use kohakuriver_wire::{GuestSecret, StreamReply, StreamTarget, decode_all, gateway, udp};
+use kohakuriver_agent_protocol::proof::{admit_runner, prove_to_agent};
+use kohakuriver_agent_protocol::session::{SessionInput, SessionOutput};
+use kohakuriver_agent_protocol::tunnel::TunnelFrame;
+use kohakuriver_agent_protocol::watch::{WatchInput, WatchOutput};
+use kohakuriver_agent_protocol::{
+    GuestSecret, StreamReply, StreamTarget, decode_all, gateway, udp,
+};
+use kohakuriver_runner_link::frame::FrameStream;
+use kohakuriver_runner_link::protocol::{StreamOpen, StreamOpened, ToHost, ToRunner};
 use serde::de::DeserializeOwned;
 
 mod seeds;

@@ -1,14 +1,14 @@
 //! Inputs that mean something, for mutations to start from.
 
 use bytes::{Bytes, BytesMut};
-use kohakuriver_wire::exec::{ExecExit, ExecInput, ExecOutput, ExecStart, Size, Tty};
-use kohakuriver_wire::files::{
+use kohakuriver_agent_protocol::exec::{ExecExit, ExecInput, ExecOutput, ExecStart, Size, Tty};
+use kohakuriver_agent_protocol::files::{
     Ask, Code, Entry, Failed, FilesInput, FilesOutput, Kind as FileKind, Time, Word, Write,
 };
-use kohakuriver_wire::session::{Attach, Attached, SessionInput, SessionOutput};
-use kohakuriver_wire::tunnel::{Kind, Proto, TunnelFrame};
-use kohakuriver_wire::watch::{Change, Event, Method, WatchInput, WatchOutput, Watching};
-use kohakuriver_wire::{Message, udp};
+use kohakuriver_agent_protocol::session::{Attach, Attached, SessionInput, SessionOutput};
+use kohakuriver_agent_protocol::tunnel::{Kind, Proto, TunnelFrame};
+use kohakuriver_agent_protocol::watch::{Change, Event, Method, WatchInput, WatchOutput, Watching};
+use kohakuriver_agent_protocol::{Message, udp};
 
 /// At least one for each target.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {

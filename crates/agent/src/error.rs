@@ -27,7 +27,7 @@ pub enum AgentError {
     Secret {
         path: PathBuf,
         #[source]
-        source: kohakuriver_wire::proof::ParseSecretError,
+        source: kohakuriver_agent_protocol::proof::ParseSecretError,
     },
     #[error("cannot load the SSH host key {}", path.display())]
     HostKey {

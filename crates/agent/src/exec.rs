@@ -19,11 +19,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use kohakuriver_net::{Socket, SocketReader, SocketWriter};
-use kohakuriver_wire::exec::{
+use kohakuriver_agent_protocol::exec::{
     ExecFailed, ExecInput, ExecOutput, ExecStart, STDIN_WINDOW, Size, Tty,
 };
-use kohakuriver_wire::{FrameReader, finish, write};
+use kohakuriver_agent_protocol::{FrameReader, finish, write};
+use kohakuriver_net::{Socket, SocketReader, SocketWriter};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};

@@ -25,8 +25,8 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use kohakuriver_agent_protocol::files::{Ask, FilesInput, FilesOutput};
 use kohakuriver_net::Socket;
-use kohakuriver_wire::files::{Ask, FilesInput, FilesOutput};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 

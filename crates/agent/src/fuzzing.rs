@@ -1,6 +1,6 @@
 //! What parses bytes from outside, for fuzz targets alone.
 
-use kohakuriver_wire::exec::Size;
+use kohakuriver_agent_protocol::exec::Size;
 
 /// One SFTP packet: its kind, then its fields.
 pub fn sftp_packet(bytes: &[u8]) {

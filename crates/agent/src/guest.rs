@@ -23,7 +23,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use kohakuriver_wire::GuestSecret;
+use kohakuriver_agent_protocol::GuestSecret;
 
 pub(crate) use door::serve;
 pub(crate) use settings::receive;

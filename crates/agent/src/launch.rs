@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kohakuriver_wire::exec::ExecFailed;
-use kohakuriver_wire::session::MAX_USER;
+use kohakuriver_agent_protocol::exec::ExecFailed;
+use kohakuriver_agent_protocol::session::MAX_USER;
 
 use crate::locale;
 use crate::passwd::{self, User};
@@ -144,9 +144,9 @@ pub(crate) fn not_started(program: &Path, error: &io::Error) -> ExecFailed {
     failed(126, format!("{name} cannot be started: {error}"))
 }
 
-pub(crate) fn exit(exit: Exit) -> kohakuriver_wire::exec::ExecExit {
+pub(crate) fn exit(exit: Exit) -> kohakuriver_agent_protocol::exec::ExecExit {
     match exit {
-        Exit::Code(code) => kohakuriver_wire::exec::ExecExit::Code(code),
-        Exit::Signal { number, .. } => kohakuriver_wire::exec::ExecExit::Signal(number),
+        Exit::Code(code) => kohakuriver_agent_protocol::exec::ExecExit::Code(code),
+        Exit::Signal { number, .. } => kohakuriver_agent_protocol::exec::ExecExit::Signal(number),
     }
 }

@@ -1,7 +1,7 @@
 //! The process inside every instance: SSH, SFTP, files, port relays and the reaping of orphans.
 //!
 //! The runner starts [`run`] as PID 1 of a container whose image may hold nothing at all, and reaches it over one
-//! unix socket. A connection opens with one line of JSON ([`StreamTarget`](kohakuriver_wire::StreamTarget)), is answered with one ([`StreamReply`](kohakuriver_wire::StreamReply)),
+//! unix socket. A connection opens with one line of JSON ([`StreamTarget`](kohakuriver_agent_protocol::StreamTarget)), is answered with one ([`StreamReply`](kohakuriver_agent_protocol::StreamReply)),
 //! and from then on carries raw bytes.
 //!
 //! In a virtual machine [`run_guest`] is a service beside others. It takes its settings from the seed disk and listens on

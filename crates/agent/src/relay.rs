@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use kohakuriver_agent_protocol::udp::{self, MAX_DATAGRAM};
+use kohakuriver_agent_protocol::{StreamReply, write_reply};
 use kohakuriver_net::{Socket, relay_sockets};
-use kohakuriver_wire::udp::{self, MAX_DATAGRAM};
-use kohakuriver_wire::{StreamReply, write_reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;

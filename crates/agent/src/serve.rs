@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kohakuriver_agent_protocol::{
+    GUEST_PORT, StreamReply, StreamTarget, read_request, write_reply,
+};
 use kohakuriver_net::Socket;
-use kohakuriver_wire::{GUEST_PORT, StreamReply, StreamTarget, read_request, write_reply};
 use nix::sys::stat::{Mode, umask};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};

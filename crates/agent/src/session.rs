@@ -9,7 +9,7 @@
 //!                          one whose client hung up or could not come back is hung up
 //! ```
 //!
-//! What is said on the stream is in [`kohakuriver_wire::session`].
+//! What is said on the stream is in [`kohakuriver_agent_protocol::session`].
 
 mod answers;
 mod charset;
@@ -22,8 +22,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kohakuriver_wire::exec::ExecFailed;
-use kohakuriver_wire::session::{Attach, MAX_NAME, MOST_SESSIONS, SessionInfo};
+use kohakuriver_agent_protocol::exec::ExecFailed;
+use kohakuriver_agent_protocol::session::{Attach, MAX_NAME, MOST_SESSIONS, SessionInfo};
 use tokio::time::sleep;
 
 use crate::launch::{Launcher, failed};
@@ -86,7 +86,7 @@ impl Sessions {
 }
 
 /// Feeds an emulator; its panics are the fuzzer's to find.
-pub(crate) fn show(output: &[u8], size: kohakuriver_wire::exec::Size) {
+pub(crate) fn show(output: &[u8], size: kohakuriver_agent_protocol::exec::Size) {
     let mut screen = screen::Screen::new(size);
     screen.process(output);
     screen.picture();

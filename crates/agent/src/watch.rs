@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kohakuriver_wire::files::{Code, Failed, Word};
-use kohakuriver_wire::watch::{
+use kohakuriver_agent_protocol::files::{Code, Failed, Word};
+use kohakuriver_agent_protocol::watch::{
     Change, Event, MAX_PATHS, Method, WatchInput, WatchOutput, Watching,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

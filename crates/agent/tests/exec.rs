@@ -9,10 +9,10 @@ use std::os::unix::net::UnixStream as BlockingStream;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use kohakuriver_wire::exec::{
+use kohakuriver_agent_protocol::exec::{
     ExecExit, ExecFailed, ExecInput, ExecOutput, ExecStart, STDIN_WINDOW, Size, Tty,
 };
-use kohakuriver_wire::{FrameReader, write};
+use kohakuriver_agent_protocol::{FrameReader, write};
 use support::{Instance, noise, wait_until};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};

@@ -9,10 +9,10 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use kohakuriver_agent::{AgentConfig, CONFIG_FILE, GUEST_SECRET_FILE, SOCKET_FILE};
-use kohakuriver_wire::exec::{ExecExit, ExecInput, ExecOutput, ExecStart};
-use kohakuriver_wire::files::{Ask, split};
-use kohakuriver_wire::proof::{ProofError, prove_to_agent};
-use kohakuriver_wire::{
+use kohakuriver_agent_protocol::exec::{ExecExit, ExecInput, ExecOutput, ExecStart};
+use kohakuriver_agent_protocol::files::{Ask, split};
+use kohakuriver_agent_protocol::proof::{ProofError, prove_to_agent};
+use kohakuriver_agent_protocol::{
     FrameReader, GuestSecret, StreamReply, StreamTarget, read_reply, write, write_request,
 };
 use support::{agent_program, free_port, noise, wait_until, write_config};
@@ -156,7 +156,7 @@ async fn files_are_served_over_the_guests_port_whole() {
     orders.flush().await.unwrap();
     let mut read = Vec::new();
     loop {
-        use kohakuriver_wire::files::FilesOutput;
+        use kohakuriver_agent_protocol::files::FilesOutput;
         let answer = answers.next().await.unwrap();
         if let FilesOutput::Data(data) = answer {
             read.extend_from_slice(&data);

@@ -15,11 +15,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
-use kohakuriver_wire::files::{
+use kohakuriver_agent_protocol::files::{
     Ask, Code, Entry, Failed, FilesInput, FilesOutput, Kind, Probed, Time, Word, Write,
     partial_name,
 };
-use kohakuriver_wire::{Message, take};
+use kohakuriver_agent_protocol::{Message, take};
 use support::{Instance, noise, wait_until};
 
 /// The client's end of a stream of files.

@@ -12,9 +12,11 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kohakuriver_wire::exec::Size;
-use kohakuriver_wire::session::{Attach, Attached, SessionInfo, SessionInput, SessionOutput};
-use kohakuriver_wire::{FrameReader, write};
+use kohakuriver_agent_protocol::exec::Size;
+use kohakuriver_agent_protocol::session::{
+    Attach, Attached, SessionInfo, SessionInput, SessionOutput,
+};
+use kohakuriver_agent_protocol::{FrameReader, write};
 use support::Instance;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -209,7 +211,11 @@ async fn screen_larger_than_a_message_is_shown() {
     first.wait_for("done").await;
     let (mut second, _) = Client::join(&instance, Attach { client: 2, ..attach(Some("s")) }).await;
     second.wait_for("done").await;
-    assert!(second.seen.len() > kohakuriver_wire::MAX_PAYLOAD, "{} bytes", second.seen.len());
+    assert!(
+        second.seen.len() > kohakuriver_agent_protocol::MAX_PAYLOAD,
+        "{} bytes",
+        second.seen.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

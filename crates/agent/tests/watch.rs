@@ -13,9 +13,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use kohakuriver_wire::files::{Code, Word};
-use kohakuriver_wire::watch::{Event, Method, WatchInput, WatchOutput};
-use kohakuriver_wire::{Message, take};
+use kohakuriver_agent_protocol::files::{Code, Word};
+use kohakuriver_agent_protocol::watch::{Event, Method, WatchInput, WatchOutput};
+use kohakuriver_agent_protocol::{Message, take};
 use support::Instance;
 
 struct Watch {

@@ -13,7 +13,7 @@ mod sessions;
 mod stay;
 
 use clap_complete::ArgValueCandidates;
-use kohakuriver_wire::session::Attach;
+use kohakuriver_agent_protocol::session::Attach;
 
 use crate::complete;
 use crate::context::Context;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap_complete::ArgValueCandidates;
-use kohakuriver_wire::StreamTarget;
+use kohakuriver_agent_protocol::StreamTarget;
 use serde::Serialize;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::{Instant, sleep};

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::thread;
 
 use bytes::Bytes;
-use kohakuriver_wire::exec::Size;
+use kohakuriver_agent_protocol::exec::Size;
 use nix::libc;
 use nix::sys::termios::{self, SetArg, Termios};
 use tokio::sync::mpsc;

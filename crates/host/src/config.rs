@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use kohakuriver_link::client::HostAddress;
+use kohakuriver_runner_link::client::HostAddress;
 use kohakuriver_store::{AuditLimits, EventLimits};
 
 use crate::accounts::AuthConfig;

@@ -1,8 +1,8 @@
 //! The one way into an instance, whoever comes by whatever door: SSH gateway, terminals, exec,
 //! forwards, files.
 
-use kohakuriver_link::protocol::StreamTarget;
 use kohakuriver_model::{BackendKind, Status};
+use kohakuriver_runner_link::protocol::StreamTarget;
 use kohakuriver_store::InstanceRow;
 
 use crate::access::{Caller, Wish, authorize};

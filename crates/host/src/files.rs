@@ -3,11 +3,11 @@
 //! Root in an instance may answer in its agent's place. So an answer that is collected here is held
 //! to what was asked: one that is longer ends the stream ([`ClientError::TooMuch`]).
 
-use kohakuriver_link::protocol::StreamTarget;
-use kohakuriver_wire::files::{
+use kohakuriver_agent_protocol::files::{
     Answers, Ask, ClientError, Entry, FilesOutput, MAX_LIST, MAX_NAME, MAX_PATH, Orders, Word,
     split,
 };
+use kohakuriver_runner_link::protocol::StreamTarget;
 use tokio::io::{ReadHalf, WriteHalf};
 
 use crate::access::Caller;

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kohakuriver_link::client::HostAddress;
-use kohakuriver_link::pki::{Ca, PkiError, RunnerIdentity};
-use kohakuriver_link::{tls, token::JoinToken};
 use kohakuriver_model::{NodeId, NodeName, Status, public_status};
+use kohakuriver_runner_link::client::HostAddress;
+use kohakuriver_runner_link::pki::{Ca, PkiError, RunnerIdentity};
+use kohakuriver_runner_link::{tls, token::JoinToken};
 use kohakuriver_store::{NewEvent, NodeRow, Store, StoreError};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::{TcpListener, TcpStream};

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
-use kohakuriver_link::client::HostAddress;
-use kohakuriver_link::enroll::{EnrollReply, EnrollRequest, MAX_CLOCK_SKEW_MS};
-use kohakuriver_link::frame::FrameStream;
-use kohakuriver_link::liveness::HANDSHAKE_LIMIT;
-use kohakuriver_link::token::JoinToken;
 use kohakuriver_model::{NodeId, NodeName, UserId};
+use kohakuriver_runner_link::client::HostAddress;
+use kohakuriver_runner_link::enroll::{EnrollReply, EnrollRequest, MAX_CLOCK_SKEW_MS};
+use kohakuriver_runner_link::frame::FrameStream;
+use kohakuriver_runner_link::liveness::HANDSHAKE_LIMIT;
+use kohakuriver_runner_link::token::JoinToken;
 use kohakuriver_store::{RedeemError, StoreError};
 use rand::Rng;
 use tokio::io::{AsyncRead, AsyncWrite};

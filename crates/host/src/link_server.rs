@@ -5,12 +5,12 @@ mod session;
 
 use std::sync::Arc;
 
-use kohakuriver_link::frame::FrameStream;
-use kohakuriver_link::liveness::HANDSHAKE_LIMIT;
-use kohakuriver_link::pki::node_of_certificate;
-use kohakuriver_link::protocol::{ALPN_CONTROL, ALPN_DATA, ALPN_ENROLL};
-use kohakuriver_link::tls::keep_alive;
 use kohakuriver_model::NodeId;
+use kohakuriver_runner_link::frame::FrameStream;
+use kohakuriver_runner_link::liveness::HANDSHAKE_LIMIT;
+use kohakuriver_runner_link::pki::node_of_certificate;
+use kohakuriver_runner_link::protocol::{ALPN_CONTROL, ALPN_DATA, ALPN_ENROLL};
+use kohakuriver_runner_link::tls::keep_alive;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;

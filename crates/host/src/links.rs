@@ -6,11 +6,11 @@ use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kohakuriver_link::protocol::{
-    Answer, NodeAnswer, NodeQuestion, Question, StreamOpen, ToRunner,
-};
 use kohakuriver_model::{FailureCode, Metrics, NodeId, TaskId};
 use kohakuriver_net::Socket;
+use kohakuriver_runner_link::protocol::{
+    Answer, NodeAnswer, NodeQuestion, Question, StreamOpen, ToRunner,
+};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_rustls::server::TlsStream;

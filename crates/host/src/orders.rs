@@ -10,10 +10,10 @@
 //! there was that bound get past the first question. One of them costs its own VPS, never the node:
 //! it can still be stopped and deleted, and comes up again once its keys are fewer.
 
-use kohakuriver_link::frame::{MAX_FRAME_BYTES, encoded_len};
-use kohakuriver_link::protocol::{Order, ToRunner};
 use kohakuriver_model::InstanceSpec;
 use kohakuriver_model::bounds::MAX_SPEC_BYTES;
+use kohakuriver_runner_link::frame::{MAX_FRAME_BYTES, encoded_len};
+use kohakuriver_runner_link::protocol::{Order, ToRunner};
 use kohakuriver_store::InstanceRow;
 
 use crate::instances::keys;

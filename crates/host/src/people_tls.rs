@@ -1,4 +1,4 @@
-//! TLS for people: browsers and command lines. Runners have their own (`kohakuriver-link`).
+//! TLS for people: browsers and command lines. Runners have their own (`kohakuriver-runner-link`).
 //!
 //! The certificate is either the host's own, signed by the CA that runners know too, or two files
 //! that something else renews. What a handshake shows can be exchanged at any time; connections
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use kohakuriver_link::pki::{Ca, PkiError};
+use kohakuriver_runner_link::pki::{Ca, PkiError};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert};

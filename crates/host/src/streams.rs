@@ -5,11 +5,11 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kohakuriver_link::frame::{FrameError, FrameStream};
-use kohakuriver_link::protocol::{StreamOpen, StreamOpened, StreamTarget};
 use kohakuriver_model::bounds::{MAX_REMARK_BYTES, bound_text};
 use kohakuriver_model::{NodeId, TaskId};
 use kohakuriver_net::{Early, Quiet, QuietSocket, relay, relay_sockets};
+use kohakuriver_runner_link::frame::{FrameError, FrameStream};
+use kohakuriver_runner_link::protocol::{StreamOpen, StreamOpened, StreamTarget};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};

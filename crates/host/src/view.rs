@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use kohakuriver_api::{CreateVps, GpuInfo, Node, Task, VfioGpu};
-use kohakuriver_link::frame::MAX_FRAME_BYTES;
 use kohakuriver_model::node::Gpu;
 use kohakuriver_model::{
     BackendKind, DockerState, FailureCode, GpuRuntime, ImageSource, InstanceSpec, Memory, NodeId,
     Observed, OnOom, Registry, Status, VmState, public_status, status,
 };
+use kohakuriver_runner_link::frame::MAX_FRAME_BYTES;
 use kohakuriver_store::{InstanceRow, NodeRow, RequestRow, RequestState};
 
 use crate::clock::iso;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use kohakuriver_cli::GlobalArgs;
 use kohakuriver_host::{Clock, Host, HostConfig, StartError};
-use kohakuriver_link::client::HostAddress;
-use kohakuriver_link::pki::PkiError;
+use kohakuriver_runner_link::client::HostAddress;
+use kohakuriver_runner_link::pki::PkiError;
 
 use crate::auth::{self, AuthArgs};
 use crate::exit::{Exit, FAILED, NOT_READY, USAGE};

@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use kohakuriver_link::client::HostAddress;
-use kohakuriver_link::enroll::{EnrollError, enroll};
-use kohakuriver_link::pki::RunnerIdentity;
-use kohakuriver_link::token::JoinToken;
 use kohakuriver_model::image::USUAL_REGISTRIES;
 use kohakuriver_model::{NodeName, ReferenceError, Registry, RepositoryPattern};
 use kohakuriver_runner::{
     ContainerSettings, DataDirLock, MachineSettings, Runner, RunnerConfig, lock_data_dir,
 };
+use kohakuriver_runner_link::client::HostAddress;
+use kohakuriver_runner_link::enroll::{EnrollError, enroll};
+use kohakuriver_runner_link::pki::RunnerIdentity;
+use kohakuriver_runner_link::token::JoinToken;
 
 use kohakuriver_vm::accel::AccelWish;
 use kohakuriver_vm::network::user::Outward;

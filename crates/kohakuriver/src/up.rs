@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use kohakuriver_cli::GlobalArgs;
 use kohakuriver_host::{Host, HostConfig, LocalNode};
-use kohakuriver_link::client::HostAddress;
-use kohakuriver_link::pki::RunnerIdentity;
-use kohakuriver_link::protocol::StreamOpen;
 use kohakuriver_net::Socket;
 use kohakuriver_runner::Streams;
+use kohakuriver_runner_link::client::HostAddress;
+use kohakuriver_runner_link::pki::RunnerIdentity;
+use kohakuriver_runner_link::protocol::StreamOpen;
 
 use crate::auth::{self, AuthArgs};
 use crate::exit::{Exit, FAILED, NOT_READY};

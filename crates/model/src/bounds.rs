@@ -1,7 +1,7 @@
 //! The most that one instance, one report and one node may say.
 //!
 //! Every message of the link is one frame, and a frame has an end. Each part has its bound here, and
-//! the parts of a message at their bounds fit a frame together (`kohakuriver-link` has the test).
+//! the parts of a message at their bounds fit a frame together (`kohakuriver-runner-link` has the test).
 //! Texts of a node are held to theirs twice: where they are made, and where they arrive.
 
 use std::collections::BTreeSet;

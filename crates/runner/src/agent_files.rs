@@ -9,9 +9,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use kohakuriver_agent::{AgentConfig, CONFIG_FILE, GUEST_SECRET_FILE, HOST_KEY_FILE};
-use kohakuriver_link::protocol::Order;
+use kohakuriver_agent_protocol::GuestSecret;
 use kohakuriver_model::{BackendKind, InstanceSpec, SshAccess, TaskId};
-use kohakuriver_wire::GuestSecret;
+use kohakuriver_runner_link::protocol::Order;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
 use sha2::{Digest, Sha256};

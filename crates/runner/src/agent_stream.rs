@@ -8,7 +8,7 @@
 //! A container's socket lies in a directory that the container's root owns, so nothing in it is
 //! trusted: no link is followed, only a socket is opened, and what answers may send little before
 //! it is done. A guest's agent is a TCP connection away, and both ends prove the instance's secret
-//! before the first line (`kohakuriver_wire::proof`).
+//! before the first line (`kohakuriver_agent_protocol::proof`).
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -21,11 +21,11 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use kohakuriver_agent::SOCKET_FILE;
-use kohakuriver_net::Socket;
-use kohakuriver_wire::proof::{ProofError, prove_to_agent};
-use kohakuriver_wire::{
+use kohakuriver_agent_protocol::proof::{ProofError, prove_to_agent};
+use kohakuriver_agent_protocol::{
     GuestSecret, StreamReply, StreamTarget, WireError, read_reply, write_request,
 };
+use kohakuriver_net::Socket;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use socket2::{SockRef, TcpKeepalive};
@@ -180,8 +180,8 @@ fn open_socket(run_dir: &Path) -> io::Result<OwnedFd> {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use kohakuriver_wire::proof::admit_runner;
-    use kohakuriver_wire::{MAX_LINE, read_request, write_reply};
+    use kohakuriver_agent_protocol::proof::admit_runner;
+    use kohakuriver_agent_protocol::{MAX_LINE, read_request, write_reply};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, UnixListener};
 

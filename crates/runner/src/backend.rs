@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use kohakuriver_link::protocol::{Machine, NodeAnswer, Order, Snapshot};
 use kohakuriver_model::{BackendKind, FailureCode, InstanceSpec, Inventory, TaskId};
+use kohakuriver_runner_link::protocol::{Machine, NodeAnswer, Order, Snapshot};
 use tokio::net::UnixStream;
 
 use crate::agent_stream::AgentAddress;

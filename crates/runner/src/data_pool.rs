@@ -10,12 +10,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kohakuriver_link::backoff::Backoff;
-use kohakuriver_link::client::{LinkStream, connect_data};
-use kohakuriver_link::frame::FrameStream;
-use kohakuriver_link::pki::RunnerIdentity;
-use kohakuriver_link::protocol::{StreamOpen, StreamOpened};
 use kohakuriver_net::{Quiet, Socket, relay};
+use kohakuriver_runner_link::backoff::Backoff;
+use kohakuriver_runner_link::client::{LinkStream, connect_data};
+use kohakuriver_runner_link::frame::FrameStream;
+use kohakuriver_runner_link::pki::RunnerIdentity;
+use kohakuriver_runner_link::protocol::{StreamOpen, StreamOpened};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};

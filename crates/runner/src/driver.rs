@@ -10,9 +10,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kohakuriver_link::backoff::Backoff;
-use kohakuriver_link::protocol::Order;
 use kohakuriver_model::{Desired, FailureCode, Observation, Observed, TaskId};
+use kohakuriver_runner_link::backoff::Backoff;
+use kohakuriver_runner_link::protocol::Order;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 

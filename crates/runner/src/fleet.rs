@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use kohakuriver_link::protocol::{Answer, NodeAnswer, NodeQuestion, Order, Question};
 use kohakuriver_model::{BackendKind, FailureCode, TaskId};
+use kohakuriver_runner_link::protocol::{Answer, NodeAnswer, NodeQuestion, Order, Question};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 

@@ -16,8 +16,8 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use kohakuriver_link::protocol::Order;
 use kohakuriver_model::TaskId;
+use kohakuriver_runner_link::protocol::Order;
 use serde::{Deserialize, Serialize};
 
 use crate::durable;

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kohakuriver_link::pki::RunnerIdentity;
 use kohakuriver_model::Inventory;
+use kohakuriver_runner_link::pki::RunnerIdentity;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 

@@ -12,13 +12,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kohakuriver_link::backoff::Backoff;
-use kohakuriver_link::client::{LinkError, LinkStream, connect_control};
-use kohakuriver_link::frame::{FrameError, FrameStream};
-use kohakuriver_link::liveness::{HANDSHAKE_LIMIT, HEARTBEAT_INTERVAL, SILENCE_LIMIT};
-use kohakuriver_link::pki::{PkiError, RunnerIdentity};
-use kohakuriver_link::protocol::{Answer, Hello, NodeAnswer, ToHost, ToRunner, VERSIONS};
 use kohakuriver_model::{Inventory, Observation, TaskId};
+use kohakuriver_runner_link::backoff::Backoff;
+use kohakuriver_runner_link::client::{LinkError, LinkStream, connect_control};
+use kohakuriver_runner_link::frame::{FrameError, FrameStream};
+use kohakuriver_runner_link::liveness::{HANDSHAKE_LIMIT, HEARTBEAT_INTERVAL, SILENCE_LIMIT};
+use kohakuriver_runner_link::pki::{PkiError, RunnerIdentity};
+use kohakuriver_runner_link::protocol::{Answer, Hello, NodeAnswer, ToHost, ToRunner, VERSIONS};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use kohakuriver_link::protocol::{StreamOpen, StreamTarget};
 use kohakuriver_net::Socket;
+use kohakuriver_runner_link::protocol::{StreamOpen, StreamTarget};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 

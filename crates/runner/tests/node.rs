@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use kohakuriver_link::frame::FrameStream;
-use kohakuriver_link::pki::{Ca, RunnerIdentity};
-use kohakuriver_link::protocol::{
-    ALPN_CONTROL, Order, StreamOpen, StreamOpened, StreamTarget, ToHost, ToRunner,
-};
-use kohakuriver_link::tls;
 use kohakuriver_model::{ImageSource, InstanceSpec, Intent, NodeId, Observation, Observed, TaskId};
 use kohakuriver_runner::{
     ContainerSettings, LockError, MachineSettings, Runner, RunnerConfig, lock_data_dir,
 };
+use kohakuriver_runner_link::frame::FrameStream;
+use kohakuriver_runner_link::pki::{Ca, RunnerIdentity};
+use kohakuriver_runner_link::protocol::{
+    ALPN_CONTROL, Order, StreamOpen, StreamOpened, StreamTarget, ToHost, ToRunner,
+};
+use kohakuriver_runner_link::tls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;

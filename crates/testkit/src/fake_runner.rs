@@ -7,20 +7,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, bail};
-use kohakuriver_link::client::{LinkStream, connect_control, connect_data};
-use kohakuriver_link::enroll::enroll;
-use kohakuriver_link::frame::FrameStream;
-use kohakuriver_link::pki::RunnerIdentity;
-use kohakuriver_link::protocol::{
-    Answer, Hello, Machine, NodeAnswer, NodeQuestion, Order, Question, Snapshot, StreamOpen,
-    StreamOpened, ToHost, ToRunner, VERSIONS, VmImage,
-};
 use kohakuriver_model::node::{Gpu, GpuVfio, NumaNode};
 use kohakuriver_model::{
     BackendKind, Desired, DockerState, FailureCode, GpuRuntime, Inventory, Metrics, Observation,
     Observed, TaskId, VmAccel, VmState,
 };
 use kohakuriver_net::Early;
+use kohakuriver_runner_link::client::{LinkStream, connect_control, connect_data};
+use kohakuriver_runner_link::enroll::enroll;
+use kohakuriver_runner_link::frame::FrameStream;
+use kohakuriver_runner_link::pki::RunnerIdentity;
+use kohakuriver_runner_link::protocol::{
+    Answer, Hello, Machine, NodeAnswer, NodeQuestion, Order, Question, Snapshot, StreamOpen,
+    StreamOpened, ToHost, ToRunner, VERSIONS, VmImage,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;

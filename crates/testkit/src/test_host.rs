@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use kohakuriver_host::{AuthConfig, Clock, Deadlines, Host, HostConfig, ManualClock, PeopleTls};
-use kohakuriver_link::client::HostAddress;
-use kohakuriver_link::token::JoinToken;
+use kohakuriver_runner_link::client::HostAddress;
+use kohakuriver_runner_link::token::JoinToken;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 

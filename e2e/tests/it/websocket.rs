@@ -4,8 +4,8 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use bytes::Bytes;
+use kohakuriver_agent_protocol::tunnel::{Kind, Proto, TunnelFrame};
 use kohakuriver_e2e::{BUSYBOX, Site};
-use kohakuriver_wire::tunnel::{Kind, Proto, TunnelFrame};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
 

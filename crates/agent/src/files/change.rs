@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{ReadDir, read_dir};
 use std::os::fd::{AsFd, OwnedFd};
 
-use kohakuriver_wire::files::{Code, Failed, MAX_DEPTH, Word};
+use kohakuriver_agent_protocol::files::{Code, Failed, MAX_DEPTH, Word};
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat, renameat2};
 use nix::sys::stat::{Mode, mkdirat};

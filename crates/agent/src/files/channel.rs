@@ -4,8 +4,8 @@ use std::io;
 use std::marker::PhantomData;
 
 use bytes::{BufMut, BytesMut};
-use kohakuriver_wire::files::{CHUNK, Code, Failed};
-use kohakuriver_wire::{FrameError, Message, missing, take};
+use kohakuriver_agent_protocol::files::{CHUNK, Code, Failed};
+use kohakuriver_agent_protocol::{FrameError, Message, missing, take};
 use nix::errno::Errno;
 
 /// How much is asked of the socket at once, when there is no reason to ask for more.

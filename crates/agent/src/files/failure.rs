@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use kohakuriver_wire::files::{Code, Failed};
+use kohakuriver_agent_protocol::files::{Code, Failed};
 use nix::errno::Errno;
 
 pub(crate) type Outcome<T> = Result<T, Failed>;

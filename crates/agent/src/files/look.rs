@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use kohakuriver_wire::files::{
+use kohakuriver_agent_protocol::files::{
     BATCH, CHUNK, Code, Entry, Failed, FilesOutput, Kind, MAX_DEPTH, MAX_LIST, Missed, Partial,
     Probed, Time, Word, is_forbidden, partial_name,
 };
@@ -250,7 +250,7 @@ impl Batch {
 }
 
 pub(super) fn read(
-    channel: &mut channel::Channel<kohakuriver_wire::files::FilesInput, FilesOutput>,
+    channel: &mut channel::Channel<kohakuriver_agent_protocol::files::FilesInput, FilesOutput>,
     path: Word,
     offset: u64,
     limit: Option<u64>,

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use kohakuriver_wire::files::{Code, Failed, Word, check_real, normalise};
+use kohakuriver_agent_protocol::files::{Code, Failed, Word, check_real, normalise};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
@@ -191,7 +191,7 @@ pub(crate) fn check_disk(fd: impl AsFd) -> Outcome<()> {
         let kind = disk.filesystem_type().0 as i64;
         KERNELS_OWN.contains(&kind)
     });
-    if own { Err(kohakuriver_wire::files::PathError::Forbidden.into()) } else { Ok(()) }
+    if own { Err(kohakuriver_agent_protocol::files::PathError::Forbidden.into()) } else { Ok(()) }
 }
 
 pub(crate) fn kind_of(stat: &FileStat) -> u32 {

@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write as _};
 
-use kohakuriver_wire::files::{
+use kohakuriver_agent_protocol::files::{
     Code, Failed, FilesInput, FilesOutput, MAX_NAME, Time, Write, partial_name,
 };
 use nix::errno::Errno;

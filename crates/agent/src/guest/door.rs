@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kohakuriver_wire::GuestSecret;
-use kohakuriver_wire::proof::admit_runner;
+use kohakuriver_agent_protocol::GuestSecret;
+use kohakuriver_agent_protocol::proof::admit_runner;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::AbortHandle;
 use tokio::time::sleep;

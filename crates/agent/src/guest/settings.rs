@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use kohakuriver_agent_protocol::{StreamReply, write_reply};
 use kohakuriver_net::Socket;
-use kohakuriver_wire::{StreamReply, write_reply};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 

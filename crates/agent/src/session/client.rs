@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use kohakuriver_agent_protocol::exec::{ExecExit, ExecFailed, Size};
+use kohakuriver_agent_protocol::session::{Attach, Attached, SessionInput, SessionOutput};
+use kohakuriver_agent_protocol::{FrameReader, finish, write};
 use kohakuriver_net::{Socket, SocketReader, SocketWriter};
-use kohakuriver_wire::exec::{ExecExit, ExecFailed, Size};
-use kohakuriver_wire::session::{Attach, Attached, SessionInput, SessionOutput};
-use kohakuriver_wire::{FrameReader, finish, write};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kohakuriver_wire::exec::{ExecExit, ExecFailed, Size, Tty};
-use kohakuriver_wire::session::{Attach, SessionInfo};
+use kohakuriver_agent_protocol::exec::{ExecExit, ExecFailed, Size, Tty};
+use kohakuriver_agent_protocol::session::{Attach, SessionInfo};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;

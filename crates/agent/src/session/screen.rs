@@ -3,8 +3,8 @@
 use std::num::NonZeroU16;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use kohakuriver_wire::exec::Size;
-use kohakuriver_wire::session::MAX_TITLE;
+use kohakuriver_agent_protocol::exec::Size;
+use kohakuriver_agent_protocol::session::MAX_TITLE;
 use vt100::Parser;
 
 use super::charset::Charsets;

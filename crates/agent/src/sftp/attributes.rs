@@ -65,7 +65,7 @@ fn permissions(mode: u32) -> String {
         libc::S_IFSOCK => 's',
         _ => '-',
     };
-    format!("{kind}{}", kohakuriver_wire::files::permissions(mode))
+    format!("{kind}{}", kohakuriver_agent_protocol::files::permissions(mode))
 }
 
 /// The date as `ls` shows it, in UTC: the time zone's files are the image's, or nowhere.

@@ -116,7 +116,7 @@ impl SshServer {
         let path = config_dir.join(HOST_KEY_FILE);
         let host_key = russh::keys::load_secret_key(&path, None)
             .map_err(|source| AgentError::HostKey { path, source })?;
-        let host_keys = kohakuriver_wire::host_keys(host_key);
+        let host_keys = kohakuriver_agent_protocol::host_keys(host_key);
         let fast = settings(NAME_FOR_OPENSSH, host_keys.clone(), FAST_CIPHERS);
         let compatible = settings(NAME, host_keys, &[]);
         Ok(Self {

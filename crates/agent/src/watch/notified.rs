@@ -5,8 +5,8 @@ use std::fs::read_dir;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use kohakuriver_wire::files::is_forbidden;
-use kohakuriver_wire::watch::Event;
+use kohakuriver_agent_protocol::files::is_forbidden;
+use kohakuriver_agent_protocol::watch::Event;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 

@@ -6,8 +6,8 @@ use std::fs::read_dir;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use kohakuriver_wire::files::{Code, Failed, is_forbidden};
-use kohakuriver_wire::watch::Event;
+use kohakuriver_agent_protocol::files::{Code, Failed, is_forbidden};
+use kohakuriver_agent_protocol::watch::Event;
 
 use super::News;
 use crate::files::Outcome;

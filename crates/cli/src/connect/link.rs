@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
-use kohakuriver_wire::session::{SessionInput, SessionOutput};
-use kohakuriver_wire::{FrameError, Message as _, take};
+use kohakuriver_agent_protocol::session::{SessionInput, SessionOutput};
+use kohakuriver_agent_protocol::{FrameError, Message as _, take};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_tungstenite::tungstenite::Message;
 

@@ -1,8 +1,8 @@
 //! `connect --list` and `--end`.
 
 use jiff::Timestamp;
-use kohakuriver_wire::session::{SessionInfo, SessionInput, SessionOutput};
-use kohakuriver_wire::{FrameReader, StreamTarget, write};
+use kohakuriver_agent_protocol::session::{SessionInfo, SessionInput, SessionOutput};
+use kohakuriver_agent_protocol::{FrameReader, StreamTarget, write};
 use tokio::io::split;
 
 use crate::context::Context;

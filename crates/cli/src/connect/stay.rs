@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kohakuriver_wire::exec::ExecExit;
-use kohakuriver_wire::session::{Attach, INPUT_WINDOW, SessionInput, SessionOutput};
+use kohakuriver_agent_protocol::exec::ExecExit;
+use kohakuriver_agent_protocol::session::{Attach, INPUT_WINDOW, SessionInput, SessionOutput};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
+use kohakuriver_agent_protocol::StreamTarget;
 use kohakuriver_net::{relay, relay_sockets};
-use kohakuriver_wire::StreamTarget;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::either::Either;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use kohakuriver_wire::StreamTarget;
-use kohakuriver_wire::udp::{self, MAX_DATAGRAM};
+use kohakuriver_agent_protocol::StreamTarget;
+use kohakuriver_agent_protocol::udp::{self, MAX_DATAGRAM};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;

@@ -13,8 +13,8 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use kohakuriver_agent_protocol::StreamTarget;
 use kohakuriver_net::Early;
-use kohakuriver_wire::StreamTarget;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};

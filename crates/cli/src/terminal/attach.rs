@@ -1,9 +1,9 @@
 //! `kohakuriver terminal attach`
 
 use clap_complete::ArgValueCandidates;
+use kohakuriver_agent_protocol::StreamTarget;
+use kohakuriver_agent_protocol::exec::{ExecStart, Tty};
 use kohakuriver_api::Task;
-use kohakuriver_wire::StreamTarget;
-use kohakuriver_wire::exec::{ExecStart, Tty};
 
 use super::carry::{Far, carry};
 use crate::complete;

@@ -7,8 +7,8 @@ use std::future::pending;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use kohakuriver_wire::exec::{ExecInput, ExecOutput, ExecStart, STDIN_WINDOW};
-use kohakuriver_wire::{FrameError, FrameReader, MAX_PAYLOAD, write};
+use kohakuriver_agent_protocol::exec::{ExecInput, ExecOutput, ExecStart, STDIN_WINDOW};
+use kohakuriver_agent_protocol::{FrameError, FrameReader, MAX_PAYLOAD, write};
 use tokio::io::{AsyncWriteExt, split};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;

@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 
 use clap_complete::ArgValueCandidates;
-use kohakuriver_wire::StreamTarget;
-use kohakuriver_wire::exec::{ExecStart, Tty};
+use kohakuriver_agent_protocol::StreamTarget;
+use kohakuriver_agent_protocol::exec::{ExecStart, Tty};
 
 use super::carry::{Far, carry};
 use crate::complete;

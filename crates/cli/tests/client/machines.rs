@@ -3,8 +3,8 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 
-use kohakuriver_wire::exec::{ExecExit, ExecInput, ExecOutput};
-use kohakuriver_wire::{FrameReader, write};
+use kohakuriver_agent_protocol::exec::{ExecExit, ExecInput, ExecOutput};
+use kohakuriver_agent_protocol::{FrameReader, write};
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Host, Sandbox, task};

@@ -13,9 +13,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kohakuriver_link::protocol::StreamTarget;
 use kohakuriver_model::{Role, TaskId};
 use kohakuriver_net::{DetachedSocket, Pieces, Quiet, Socket, copy};
+use kohakuriver_runner_link::protocol::StreamTarget;
 use russh::keys::ssh_key::Certificate;
 use russh::keys::{Algorithm, PrivateKey};
 use russh::server::{
@@ -103,7 +103,7 @@ pub struct Configs {
 
 pub fn configs(data_dir: &Path) -> Result<Configs, KeyError> {
     let key = ssh_keys::load_or_create(&data_dir.join("ssh_host_ed25519_key"))?;
-    let keys = kohakuriver_wire::host_keys(key);
+    let keys = kohakuriver_agent_protocol::host_keys(key);
     Ok(Configs {
         fast: Arc::new(config(keys.clone(), FAST_CIPHERS)),
         compatible: Arc::new(config(keys, &[])),

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use kohakuriver_link::protocol::StreamTarget;
-use kohakuriver_wire::gateway::{MAX_GREETING, tunnel_request};
+use kohakuriver_agent_protocol::gateway::{MAX_GREETING, tunnel_request};
+use kohakuriver_runner_link::protocol::StreamTarget;
 
 use super::Client;
 use crate::access::{Caller, Who};

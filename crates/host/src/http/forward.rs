@@ -2,7 +2,7 @@
 //! connections all share one WebSocket.
 //!
 //! ```text
-//!  accepted --instance answers--> text "CONNECTED", then frames of kohakuriver-wire's tunnel
+//!  accepted --instance answers--> text "CONNECTED", then frames of kohakuriver-agent-protocol's tunnel
 //!      \--it does not--> text "Error: <why>" and the end
 //!
 //!  connect --stream opened--> connected, data both ways --close or the target's end--> gone
@@ -28,9 +28,9 @@ use axum::response::Response;
 use axum::routing::get;
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
-use kohakuriver_link::protocol::StreamTarget;
-use kohakuriver_wire::tunnel::{Kind, Proto, TunnelFrame};
-use kohakuriver_wire::udp;
+use kohakuriver_agent_protocol::tunnel::{Kind, Proto, TunnelFrame};
+use kohakuriver_agent_protocol::udp;
+use kohakuriver_runner_link::protocol::StreamTarget;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, WriteHalf, split};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};

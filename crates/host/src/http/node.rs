@@ -10,8 +10,8 @@ use http::StatusCode;
 use kohakuriver_api::{
     ErrorBody, HealthSample, JoinToken, JoinTokenRequest, LabelChanges, Node, NodeHealth,
 };
-use kohakuriver_link::client::HostAddress;
 use kohakuriver_model::BackendKind;
+use kohakuriver_runner_link::client::HostAddress;
 use kohakuriver_store::{NodeRow, StoreError};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};

@@ -9,8 +9,8 @@ use http::StatusCode;
 use kohakuriver_api::{
     ErrorBody, LatestSnapshot, Message, Snapshot, SnapshotCreated, SnapshotList, SnapshotsDeleted,
 };
-use kohakuriver_link::protocol::Snapshot as Found;
 use kohakuriver_model::TaskId;
+use kohakuriver_runner_link::protocol::Snapshot as Found;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;

@@ -7,7 +7,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use http::StatusCode;
 use kohakuriver_api::{AskSshCertificate, ErrorBody, SshCertificate};
-use kohakuriver_link::protocol::StreamTarget;
+use kohakuriver_runner_link::protocol::StreamTarget;
 use kohakuriver_store::InstanceRow;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;

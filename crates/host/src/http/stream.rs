@@ -1,7 +1,7 @@
 //! A stream into an instance as it is: the connection of one HTTP request becomes the stream.
 //!
 //! One connection carries one stream, so half-closes, back-pressure and full speed are TCP's own,
-//! and no two clients can ever meet. What is said on it is in `kohakuriver-wire`.
+//! and no two clients can ever meet. What is said on it is in `kohakuriver-agent-protocol`.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use http::{HeaderValue, StatusCode};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use kohakuriver_api::ErrorBody;
-use kohakuriver_link::protocol::StreamTarget;
 use kohakuriver_net::relay;
+use kohakuriver_runner_link::protocol::StreamTarget;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use utoipa::IntoParams;

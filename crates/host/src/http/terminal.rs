@@ -1,7 +1,7 @@
 //! Terminals over WebSockets.
 //!
 //! ```text
-//!  /ws/task/{task}/session    the session protocol of kohakuriver-wire, in binary messages
+//!  /ws/task/{task}/session    the session protocol of kohakuriver-agent-protocol, in binary messages
 //!  /ws/task/{task}/terminal   JSON, for browsers and existing clients
 //! ```
 //!
@@ -24,10 +24,10 @@ use axum::response::Response;
 use axum::routing::get;
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
-use kohakuriver_link::protocol::StreamTarget;
-use kohakuriver_wire::exec::Size;
-use kohakuriver_wire::session::{Attach, SessionInput, SessionOutput};
-use kohakuriver_wire::{FrameReader, write};
+use kohakuriver_agent_protocol::exec::Size;
+use kohakuriver_agent_protocol::session::{Attach, SessionInput, SessionOutput};
+use kohakuriver_agent_protocol::{FrameReader, write};
+use kohakuriver_runner_link::protocol::StreamTarget;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::time::timeout;

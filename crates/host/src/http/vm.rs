@@ -38,7 +38,7 @@ async fn list_vm_images(
 ) -> Result<Json<VmImages>, ApiError> {
     let node = node::find(&app, &hostname).await?;
     let (images_dir, found) = machines::images(&app, &node).await?;
-    let image = |found: kohakuriver_link::protocol::VmImage| VmImage {
+    let image = |found: kohakuriver_runner_link::protocol::VmImage| VmImage {
         name: found.name.to_string(),
         filename: found.file,
         size_bytes: found.size_bytes,

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use kohakuriver_link::protocol::{Machine, NodeAnswer, NodeQuestion, VmImage};
 use kohakuriver_model::{Act, BackendKind, FailureCode, TaskId};
+use kohakuriver_runner_link::protocol::{Machine, NodeAnswer, NodeQuestion, VmImage};
 use kohakuriver_store::{InstanceRow, NodeRow};
 use tokio::time::timeout;
 

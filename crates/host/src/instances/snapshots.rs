@@ -1,8 +1,8 @@
 //! Snapshots: the node's engine keeps them, so every question goes there.
 
-use kohakuriver_link::protocol::{Answer, Question, Snapshot};
 use kohakuriver_model::bounds::MAX_SNAPSHOTS;
 use kohakuriver_model::{FailureCode, InstanceSpec, SnapshotRef};
+use kohakuriver_runner_link::protocol::{Answer, Question, Snapshot};
 use kohakuriver_store::{InstanceRow, NewEvent};
 
 use super::{InstanceError, act_with, denied, display_name, find_to_enter, get};

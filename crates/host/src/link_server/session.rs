@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use kohakuriver_link::frame::{FrameError, FrameStream};
-use kohakuriver_link::liveness::{HANDSHAKE_LIMIT, SILENCE_LIMIT};
-use kohakuriver_link::protocol::{Answer, Hello, NodeAnswer, ToHost, ToRunner, VERSIONS};
 use kohakuriver_model::bounds::{MAX_REMARK_BYTES, MAX_WORD_BYTES, bound_line};
 use kohakuriver_model::{NodeId, NodeName, Observation, Observed, TaskId};
+use kohakuriver_runner_link::frame::{FrameError, FrameStream};
+use kohakuriver_runner_link::liveness::{HANDSHAKE_LIMIT, SILENCE_LIMIT};
+use kohakuriver_runner_link::protocol::{Answer, Hello, NodeAnswer, ToHost, ToRunner, VERSIONS};
 use kohakuriver_store::{NewEvent, StoreError};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;

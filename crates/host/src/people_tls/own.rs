@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use kohakuriver_link::pki::Ca;
+use kohakuriver_runner_link::pki::Ca;
 use rustls::crypto::aws_lc_rs;
 use rustls::sign::CertifiedKey;
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use kohakuriver_link::protocol::StreamTarget;
+use kohakuriver_agent_protocol::files::{Ask, Entry, FilesInput, FilesOutput, Kind, Time, Word};
+use kohakuriver_agent_protocol::watch::{Change, Event, Method, WatchOutput, Watching};
+use kohakuriver_agent_protocol::{FrameReader, write};
+use kohakuriver_runner_link::protocol::StreamTarget;
 use kohakuriver_testkit::{AgentStream, FakeRunner, TestHost};
-use kohakuriver_wire::files::{Ask, Entry, FilesInput, FilesOutput, Kind, Time, Word};
-use kohakuriver_wire::watch::{Change, Event, Method, WatchOutput, Watching};
-use kohakuriver_wire::{FrameReader, write};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
 use tokio::net::TcpStream;

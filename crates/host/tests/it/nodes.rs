@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use kohakuriver_link::client::connect_control;
-use kohakuriver_link::enroll::{EnrollError, enroll};
+use kohakuriver_runner_link::client::connect_control;
+use kohakuriver_runner_link::enroll::{EnrollError, enroll};
 use kohakuriver_testkit::{FakeRunner, Reaction, TestHost};
 use serde_json::json;
 
@@ -60,7 +60,9 @@ async fn a_certificate_of_another_cluster_opens_nothing() -> Result<()> {
     // TLS 1.3 tells the client late: the first read fails.
     let refused = match connect_control(&forged).await {
         Err(_) => true,
-        Ok(mut control) => control.receive::<kohakuriver_link::protocol::ToRunner>().await.is_err(),
+        Ok(mut control) => {
+            control.receive::<kohakuriver_runner_link::protocol::ToRunner>().await.is_err()
+        }
     };
     assert!(refused);
     Ok(())

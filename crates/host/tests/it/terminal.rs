@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::{SinkExt, StreamExt};
+use kohakuriver_agent_protocol::session::{SessionInput, SessionOutput};
+use kohakuriver_agent_protocol::{FrameReader, write};
 use kohakuriver_testkit::{AgentStream, FakeRunner, TestHost};
-use kohakuriver_wire::session::{SessionInput, SessionOutput};
-use kohakuriver_wire::{FrameReader, write};
 use serde_json::json;
 use tokio::io::split;
 use tokio::net::TcpStream;

@@ -5,11 +5,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use kohakuriver_link::protocol::Order;
 use kohakuriver_model::{
     BackendKind, DockerState, FailureCode, GpuRef, ImageSource, Intent, Inventory, NumaPin,
     SnapshotRef, TaskId,
 };
+use kohakuriver_runner_link::protocol::Order;
 
 use super::docker::{ContainerSettings, DockerBackend, DockerConfig};
 use super::fake::FakeBackend;
@@ -282,7 +282,7 @@ async fn docker_tells_when_an_instance_ends_by_itself() {
     answers(&node.backend, order.task_id).await;
     let mut events = node.backend.events();
     assert_eq!(events.next().await, Some(Change::Everything));
-    let die = kohakuriver_link::protocol::StreamTarget::Tcp { port: 3 };
+    let die = kohakuriver_runner_link::protocol::StreamTarget::Tcp { port: 3 };
     let agent = node.backend.agent(order.task_id).unwrap();
     let _ = agent_stream::open(&agent, &die).await;
     let told = async {

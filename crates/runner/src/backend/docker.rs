@@ -31,8 +31,8 @@ use async_trait::async_trait;
 use bollard::query_parameters::LogsOptionsBuilder;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use kohakuriver_link::protocol::{Order, Snapshot};
 use kohakuriver_model::{DockerState, InstanceSpec, Inventory, NodeName, TaskId};
+use kohakuriver_runner_link::protocol::{Order, Snapshot};
 use tokio::net::UnixStream;
 
 use crate::agent_files;

@@ -1,9 +1,9 @@
 //! What is done once on request, between steps: the same writer does it, so no snapshot meets a
 //! removal half-way.
 
-use kohakuriver_link::protocol::{Answer, Order, Question};
 use kohakuriver_model::TaskId;
 use kohakuriver_model::bounds::MAX_SNAPSHOTS;
+use kohakuriver_runner_link::protocol::{Answer, Order, Question};
 use tokio::sync::oneshot;
 
 use super::{Driver, StepError};

@@ -1,7 +1,7 @@
 //! Drivers on the fake backend: what a host would see, and what survives the runner's death.
 
-use kohakuriver_link::protocol::{Answer, Question};
 use kohakuriver_model::{Intent, SnapshotRef};
+use kohakuriver_runner_link::protocol::{Answer, Question};
 
 use super::*;
 use crate::backend::fake::{FakeBackend, Fault};

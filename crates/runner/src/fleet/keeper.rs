@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use kohakuriver_link::backoff::Backoff;
-use kohakuriver_link::protocol::Order;
 use kohakuriver_model::{FailureCode, Observation, Observed};
+use kohakuriver_runner_link::backoff::Backoff;
+use kohakuriver_runner_link::protocol::Order;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 

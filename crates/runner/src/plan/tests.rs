@@ -1,7 +1,7 @@
 //! Crashes, reboots and changes of mind between any two writes, against a tiny backend.
 
-use kohakuriver_link::protocol::Order;
 use kohakuriver_model::{ImageSource, InstanceSpec, SnapshotPolicy, TaskId};
+use kohakuriver_runner_link::protocol::Order;
 use proptest::prelude::*;
 
 use super::*;

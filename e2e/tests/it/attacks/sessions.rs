@@ -8,8 +8,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use kohakuriver_agent_protocol::tunnel::{Kind, Proto, TunnelFrame};
 use kohakuriver_e2e::{Connection, Guarded, Person, run, wait_until};
-use kohakuriver_wire::tunnel::{Kind, Proto, TunnelFrame};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::client::ClientRequestBuilder;
 use tokio_tungstenite::tungstenite::{Message, WebSocket, client};

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use kohakuriver_wire::files::{Ask, ClientError, FilesOutput, Kind};
+use kohakuriver_agent_protocol::files::{Ask, ClientError, FilesOutput, Kind};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::item::{Choice, Item, What, choose};

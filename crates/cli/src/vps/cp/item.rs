@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
-use kohakuriver_wire::files::{Entry, Kind, Partial, Time, Word};
+use kohakuriver_agent_protocol::files::{Entry, Kind, Partial, Time, Word};
 
 /// One file, directory or symlink of the source.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use kohakuriver_wire::files::{Partial, Time, partial_name};
+use kohakuriver_agent_protocol::files::{Partial, Time, partial_name};
 
 pub use read::{list, read};
 pub use write::write;

@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
-use kohakuriver_wire::StreamTarget;
-use kohakuriver_wire::files::{
+use kohakuriver_agent_protocol::StreamTarget;
+use kohakuriver_agent_protocol::files::{
     Answers, Ask, ClientError, Code, Entry, FilesInput, FilesOutput, Kind, Orders, Word, Write,
     split,
 };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kohakuriver_wire::files::{Ask, CHUNK, FilesInput, FilesOutput, Kind, Write};
+use kohakuriver_agent_protocol::files::{Ask, CHUNK, FilesInput, FilesOutput, Kind, Write};
 use tokio::sync::mpsc::channel;
 use tokio::task::spawn_blocking;
 
@@ -63,7 +63,7 @@ pub async fn from_stdin(
                 // Before the end there is only bad news.
                 answer = answers.next() => {
                     let error = answer.and_then(FilesOutput::done).err();
-                    let error = error.unwrap_or(kohakuriver_wire::files::ClientError::Unexpected);
+                    let error = error.unwrap_or(kohakuriver_agent_protocol::files::ClientError::Unexpected);
                     return Err(lost(name, error));
                 }
             };

@@ -15,7 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
-use kohakuriver_wire::files::{Ask, Kind};
+use kohakuriver_agent_protocol::files::{Ask, Kind};
 use sha2::{Digest, Sha256};
 
 use super::local;

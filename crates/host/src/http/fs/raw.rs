@@ -15,10 +15,10 @@ use http::header::{
     X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
-use kohakuriver_api::{ErrorBody, FsWritten};
-use kohakuriver_wire::files::{
+use kohakuriver_agent_protocol::files::{
     Ask, ClientError, Entry, Failed, FilesInput, FilesOutput, Time, Word, Write,
 };
+use kohakuriver_api::{ErrorBody, FsWritten};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -234,7 +234,8 @@ async fn write(files: &mut Files, order: Write, mut body: BodyDataStream) -> Res
             Some(Ok(data)) => orders.data(data).await.map_err(lost)?,
             Some(Err(_)) => {
                 let message = "the upload broke off; nothing was changed".to_owned();
-                let failed = Failed { code: kohakuriver_wire::files::Code::Aborted, message };
+                let failed =
+                    Failed { code: kohakuriver_agent_protocol::files::Code::Aborted, message };
                 return Err(refused(failed.into()));
             }
             None => break,

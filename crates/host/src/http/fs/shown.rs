@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 
-use kohakuriver_api::{FsEntry, FsStat};
-use kohakuriver_wire::files::{
+use kohakuriver_agent_protocol::files::{
     ClientError, Entry, Failed, Kind, Time, Word, normalise, permissions,
 };
+use kohakuriver_api::{FsEntry, FsStat};
 
 use super::super::error::ApiError;
 use crate::clock::iso;

@@ -19,12 +19,12 @@ use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use kohakuriver_link::protocol::StreamTarget;
-use kohakuriver_wire::files::{MAX_PATH, Word};
-use kohakuriver_wire::watch::{
+use kohakuriver_agent_protocol::files::{MAX_PATH, Word};
+use kohakuriver_agent_protocol::watch::{
     Change, Event, MAX_PATHS, Method, WatchInput, WatchOutput, Watching,
 };
-use kohakuriver_wire::{FrameError, FrameReader, write};
+use kohakuriver_agent_protocol::{FrameError, FrameReader, write};
+use kohakuriver_runner_link::protocol::StreamTarget;
 use serde::{Deserialize, Serialize};
 use tokio::io::{ReadHalf, split};
 use tokio::sync::mpsc;

@@ -41,7 +41,8 @@ async fn told(address: SocketAddr, headers: &str) -> String {
 }
 
 fn tls(dir: &std::path::Path) -> (TlsAcceptor, tokio_rustls::TlsConnector) {
-    let ca = kohakuriver_link::pki::Ca::load_or_create(dir, crate::Clock::System.now_ms()).unwrap();
+    let ca = kohakuriver_runner_link::pki::Ca::load_or_create(dir, crate::Clock::System.now_ms())
+        .unwrap();
     let names = ["127.0.0.1".to_owned()];
     let (own, _) = ca.issue_people(&names, crate::Clock::System.now_ms()).unwrap();
     let mut roots = rustls::RootCertStore::empty();

@@ -5,11 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use kohakuriver_link::protocol::StreamTarget;
+use kohakuriver_agent_protocol::exec::{ExecExit, ExecInput, ExecOutput, ExecStart, Word};
+use kohakuriver_agent_protocol::{FrameReader, write};
+use kohakuriver_runner_link::protocol::StreamTarget;
 use kohakuriver_vm::accel::AccelWish;
 use kohakuriver_vm::launch::Process;
-use kohakuriver_wire::exec::{ExecExit, ExecInput, ExecOutput, ExecStart, Word};
-use kohakuriver_wire::{FrameReader, write};
 use tokio::net::UnixStream;
 
 use super::*;

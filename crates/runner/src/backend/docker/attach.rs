@@ -10,9 +10,11 @@ use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::exec::{CreateExecOptions, ResizeExecOptions, StartExecOptions, StartExecResults};
 use futures_util::StreamExt;
+use kohakuriver_agent_protocol::exec::{
+    ExecExit, ExecFailed, ExecInput, ExecOutput, ExecStart, Size, Word,
+};
+use kohakuriver_agent_protocol::{FrameReader, finish, write};
 use kohakuriver_model::TaskId;
-use kohakuriver_wire::exec::{ExecExit, ExecFailed, ExecInput, ExecOutput, ExecStart, Size, Word};
-use kohakuriver_wire::{FrameReader, finish, write};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncWrite, AsyncWriteExt};

@@ -13,8 +13,8 @@ use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
     RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
 };
-use kohakuriver_link::protocol::Order;
 use kohakuriver_model::TaskId;
+use kohakuriver_runner_link::protocol::Order;
 
 use super::DockerConfig;
 use super::client::{Engine, status};

@@ -8,8 +8,8 @@ use bollard::models::{
     MountBindOptions, MountBindOptionsPropagationEnum, MountType, RestartPolicy,
     RestartPolicyNameEnum,
 };
-use kohakuriver_link::protocol::Order;
 use kohakuriver_model::{GpuRef, MountWish};
+use kohakuriver_runner_link::protocol::Order;
 
 use super::DockerConfig;
 use super::own_files::{FILES, OwnFiles};

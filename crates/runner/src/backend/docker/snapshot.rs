@@ -17,8 +17,8 @@ use bollard::query_parameters::{
     CommitContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
     RemoveImageOptionsBuilder, TagImageOptionsBuilder,
 };
-use kohakuriver_link::protocol::Snapshot;
 use kohakuriver_model::{SnapshotRef, TaskId};
+use kohakuriver_runner_link::protocol::Snapshot;
 
 use super::client::{Engine, status};
 use super::container;

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use kohakuriver_agent_protocol::exec::{ExecExit, ExecFailed, ExecInput, ExecOutput};
+use kohakuriver_agent_protocol::{FrameReader, finish, write};
 use kohakuriver_vm::command::{CONSOLE_LOG, CONSOLE_SOCKET, RUN_DIR};
 use kohakuriver_vm::qmp::connect_when_there;
-use kohakuriver_wire::exec::{ExecExit, ExecFailed, ExecInput, ExecOutput};
-use kohakuriver_wire::{FrameReader, finish, write};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};

@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
-use kohakuriver_link::protocol::{self, NodeAnswer, VmImage};
 use kohakuriver_model::{FailureCode, TaskId};
+use kohakuriver_runner_link::protocol::{self, NodeAnswer, VmImage};
 
 use super::QemuBackend;
 

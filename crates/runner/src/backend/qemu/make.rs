@@ -14,9 +14,9 @@ use std::path::Path;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kohakuriver_link::protocol::Order;
 use kohakuriver_model::spec::DEFAULT_VM_DISK_BYTES;
 use kohakuriver_model::{ImageSource, TaskId, VmImageName};
+use kohakuriver_runner_link::protocol::Order;
 use kohakuriver_vm::command::DISK;
 use kohakuriver_vm::image::{
     INITRD_FILE, Image, ImageError, ImageMeta, KERNEL_FILE, Listing, META_FILE,

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use kohakuriver_agent_protocol::GUEST_PORT;
 use kohakuriver_model::TaskId;
 use kohakuriver_vm::launch::Process;
 use kohakuriver_vm::network::user::{self, Outward};
 use kohakuriver_vm::network::{
     Network, NetworkConfig, NetworkError, Nic, Owner, Plugged, nameservers,
 };
-use kohakuriver_wire::GUEST_PORT;
 
 use super::record::Machine;
 use super::{QemuConfig, files};

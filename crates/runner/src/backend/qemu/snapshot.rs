@@ -13,8 +13,8 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use kohakuriver_link::protocol::Snapshot;
 use kohakuriver_model::{SnapshotRef, TaskId};
+use kohakuriver_runner_link::protocol::Snapshot;
 use kohakuriver_vm::command::{ROOT_DEVICE, ROOT_NODE, RUN_DIR};
 use kohakuriver_vm::guest_agent::GuestAgent;
 use kohakuriver_vm::qmp::QmpError;

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use futures_util::StreamExt;
-use kohakuriver_link::protocol::{Answer, Order, Question};
 use kohakuriver_model::{Intent, SnapshotRef};
+use kohakuriver_runner_link::protocol::{Answer, Order, Question};
 
 use super::*;
 use crate::backend::fake::Thing;

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use kohakuriver_wire::files::{CHUNK, MAX_DEPTH};
+use kohakuriver_agent_protocol::files::{CHUNK, MAX_DEPTH};
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::super::item::{Choice, Item, Part, What, is_partial};

@@ -9,7 +9,7 @@ use std::io::{self, Seek, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use kohakuriver_wire::files::{Time, partial_name};
+use kohakuriver_agent_protocol::files::{Time, partial_name};
 use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec;
 use tokio::sync::mpsc::Receiver;

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 use futures_util::StreamExt;
-use kohakuriver_link::protocol::Order;
 use kohakuriver_model::{ImageSource, Intent, SnapshotRef};
+use kohakuriver_runner_link::protocol::Order;
 
 use super::*;
 use crate::backend::qemu::{MachineSettings, QemuConfig};

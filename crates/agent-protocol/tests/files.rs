@@ -6,12 +6,12 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use bytes::{Bytes, BytesMut};
-use kohakuriver_wire::files::{
+use kohakuriver_agent_protocol::files::{
     Ask, Code, Entry, Failed, FilesInput, FilesOutput, Kind, MAX_NAME, Missed, Partial, Probed,
     Time, Word, Write, normalise, partial_name, permissions, split,
 };
-use kohakuriver_wire::watch::{Change, Event, Method, WatchInput, WatchOutput, Watching};
-use kohakuriver_wire::{FrameReader, Message, decode_all};
+use kohakuriver_agent_protocol::watch::{Change, Event, Method, WatchInput, WatchOutput, Watching};
+use kohakuriver_agent_protocol::{FrameReader, Message, decode_all};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;

@@ -4,11 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use kohakuriver_link::frame::{MAX_FRAME_BYTES, MAX_SMALL_FRAME_BYTES, encoded_len};
-use kohakuriver_link::protocol::{
-    Answer, Hello, NodeAnswer, Order, Question, SNAPSHOT_PAGE, Snapshot, StreamOpen, StreamOpened,
-    StreamTarget, ToHost, ToRunner,
-};
 use kohakuriver_model::bounds::{
     MAX_ENV_BYTES, MAX_KEY_BYTES, MAX_KEYS, MAX_KEYS_BYTES, MAX_PEOPLE, MAX_PEOPLE_KEYS,
     MAX_PEOPLE_KEYS_BYTES, MAX_SPEC_BYTES,
@@ -19,6 +14,11 @@ use kohakuriver_model::{
     DockerState, FailureCode, GpuRef, ImageSource, InstanceSpec, Intent, Inventory, MountWish,
     NumaPin, Observation, Observed, People, Registry, RepositoryPattern, SshAccess, TaskId,
     TrustedCa, UserId, VmState,
+};
+use kohakuriver_runner_link::frame::{MAX_FRAME_BYTES, MAX_SMALL_FRAME_BYTES, encoded_len};
+use kohakuriver_runner_link::protocol::{
+    Answer, Hello, NodeAnswer, Order, Question, SNAPSHOT_PAGE, Snapshot, StreamOpen, StreamOpened,
+    StreamTarget, ToHost, ToRunner,
 };
 use proptest::prelude::*;
 

@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 use bytes::{Bytes, BytesMut};
-use kohakuriver_wire::exec::{ExecExit, ExecFailed, ExecInput, ExecOutput, ExecStart, Size, Tty};
-use kohakuriver_wire::session::{
+use kohakuriver_agent_protocol::exec::{
+    ExecExit, ExecFailed, ExecInput, ExecOutput, ExecStart, Size, Tty,
+};
+use kohakuriver_agent_protocol::session::{
     Attach, Attached, MAX_NAME, MAX_TITLE, MAX_USER, MOST_SESSIONS, SessionInfo, SessionInput,
     SessionOutput,
 };
-use kohakuriver_wire::{FrameError, FrameReader, MAX_PAYLOAD, Message, decode_all, udp};
+use kohakuriver_agent_protocol::{FrameError, FrameReader, MAX_PAYLOAD, Message, decode_all, udp};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -218,7 +220,8 @@ fn oversized_message_is_refused_where_it_is_made() {
 
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let mut written = Vec::new();
-    let result = runtime.block_on(kohakuriver_wire::write(&mut written, &start(MAX_PAYLOAD)));
+    let result =
+        runtime.block_on(kohakuriver_agent_protocol::write(&mut written, &start(MAX_PAYLOAD)));
     assert_eq!(result.unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
     assert!(written.is_empty());
 }

@@ -64,7 +64,9 @@ pub enum PkiError {
         "no certificate authority is made at {0}, which is before this program was written: this machine's clock is wrong"
     )]
     Clock(String),
-    #[error("the CA certificate is valid from {from} until {until}, and this machine's clock says {now}")]
+    #[error(
+        "the CA certificate is valid from {from} until {until}, and this machine's clock says {now}"
+    )]
     NotValidNow { from: String, until: String, now: String },
 }
 
@@ -158,11 +160,7 @@ impl Ca {
             let (year, month, day) = civil(ms.div_euclid(DAY_MS));
             format!("{year}-{month:02}-{day:02}")
         };
-        Err(PkiError::NotValidNow {
-            from: date(from_ms),
-            until: date(until_ms),
-            now: date(now_ms),
-        })
+        Err(PkiError::NotValidNow { from: date(from_ms), until: date(until_ms), now: date(now_ms) })
     }
 
     /// A fresh key and certificate for this start of the host.

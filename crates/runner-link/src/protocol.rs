@@ -22,6 +22,7 @@
 //! copy bytes. When the pool is empty the host asks with [`ToRunner::DialData`]. The certificate
 //! says whose connection it is, so no token is needed to match them.
 
+pub use kohakuriver_agent_protocol::StreamTarget;
 use kohakuriver_model::bounds::{
     MAX_MESSAGE_BYTES, MAX_REMARK_BYTES, MAX_SNAPSHOT_MESSAGE_BYTES, MAX_SNAPSHOT_NAME_BYTES,
     MAX_WORD_BYTES, bound_line, bound_text,
@@ -29,7 +30,6 @@ use kohakuriver_model::bounds::{
 use kohakuriver_model::{
     FailureCode, InstanceSpec, Intent, Inventory, Metrics, Observation, TaskId, VmImageName,
 };
-pub use kohakuriver_wire::StreamTarget;
 use serde::{Deserialize, Serialize};
 
 pub const ALPN_ENROLL: &[u8] = b"kr-enroll/1";
