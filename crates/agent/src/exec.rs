@@ -31,7 +31,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::launch::{self, Launcher, Wanted, failed};
+use crate::launch::{self, Launcher, SpawnRequest, failed};
 use crate::process::{self, Exit, Started, Terminal};
 use crate::pty::{self, Master, PtyRequest, TerminalOutput, window_size};
 
@@ -83,7 +83,7 @@ fn launch(launcher: &Launcher, start: ExecStart) -> Result<Running, ExecFailed> 
         .map_err(|error| failed(126, format!("cannot open a terminal: {error}")))?;
     let spec = launcher.spec(
         &user,
-        Wanted {
+        SpawnRequest {
             argv: start.argv.into_iter().map(Into::into).collect(),
             env: start.env,
             locale: start.locale,

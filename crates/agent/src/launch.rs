@@ -28,7 +28,7 @@ pub(crate) struct Launcher {
 
 /// What to start, in a user's words.
 #[derive(Debug, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct SpawnRequest {
     /// Empty: the login shell.
     pub argv: Vec<OsString>,
     pub env: Vec<(String, String)>,
@@ -51,7 +51,7 @@ impl Launcher {
 
     /// # Errors
     /// There is no shell, or the directory cannot be entered.
-    pub fn spec(&self, user: &User, wanted: Wanted) -> Result<ProcessSpec, ExecFailed> {
+    pub fn spec(&self, user: &User, wanted: SpawnRequest) -> Result<ProcessSpec, ExecFailed> {
         let shell = passwd::shell_of(user);
         let shown = shell.as_ref().map_or_else(|| "/bin/sh".into(), |shell| shell.program.clone());
         let mut env = environment(&self.env, user, shown.into());

@@ -27,7 +27,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::settings::{Address, Settings, Token};
 use crate::ssh::shell_word;
 use crate::trust::Trust;
@@ -123,7 +123,7 @@ impl Api {
     }
 
     /// The token for this host, of the environment or from a log-in.
-    pub fn token(&self) -> Result<Option<Token>, Failure> {
+    pub fn token(&self) -> Result<Option<Token>, CommandError> {
         if let Some(token) = &self.person.token {
             return Ok(Some(token.clone()));
         }
@@ -151,15 +151,15 @@ impl Api {
         format!("{}:{}", self.address.bracketed(), self.port)
     }
 
-    pub async fn health(&self) -> Result<Health, Failure> {
+    pub async fn health(&self) -> Result<Health, CommandError> {
         self.get("/api/health").await
     }
 
-    async fn get<T: DeserializeOwned + Checked>(&self, path: &str) -> Result<T, Failure> {
+    async fn get<T: DeserializeOwned + Checked>(&self, path: &str) -> Result<T, CommandError> {
         self.send(Call::new(Method::GET, path)).await
     }
 
-    async fn post<T: DeserializeOwned + Checked>(&self, path: &str) -> Result<T, Failure> {
+    async fn post<T: DeserializeOwned + Checked>(&self, path: &str) -> Result<T, CommandError> {
         self.send(Call::new(Method::POST, path)).await
     }
 
@@ -167,7 +167,7 @@ impl Api {
         &self,
         path: &str,
         force: bool,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, CommandError> {
         let query = [("force", force.to_string())];
         self.send(Call { query: &query, ..Call::new(Method::DELETE, path) }).await
     }
@@ -175,7 +175,7 @@ impl Api {
     async fn send<B: Serialize, T: DeserializeOwned + Checked>(
         &self,
         call: Call<'_, B>,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, CommandError> {
         let way = self.way.get_or_try_init(|| self.find_way()).await?;
         let url = format!("{}{}", way.base, call.path);
         let mut request = way.client.request(call.method, url).header(ASKER, identity::asker());
@@ -200,7 +200,7 @@ impl Api {
         if status.is_success() {
             return self
                 .read(status, &bytes)
-                .map_err(|failure| Failure { maybe_done: true, ..failure });
+                .map_err(|failure| CommandError { maybe_done: true, ..failure });
         }
         Err(self.refusal(status, &bytes))
     }
@@ -210,51 +210,51 @@ impl Api {
         &self,
         status: StatusCode,
         body: &[u8],
-    ) -> Result<T, Failure> {
+    ) -> Result<T, CommandError> {
         let answer: T = serde_json::from_slice(body).map_err(|error| {
             tracing::debug!(%error, "unreadable answer");
             self.stranger(status)
         })?;
         answer.check().map_err(|invalid| {
             let (what, place) = (invalid.what, self.place());
-            Failure::distrusted(format!("the host {place} sent an invalid {what}: {:?}", invalid.text))
+            CommandError::distrusted(format!("the host {place} sent an invalid {what}: {:?}", invalid.text))
                 .hint("nothing of its answer was used; see `kohakuriver version`, or ask the host's operator")
         })?;
         Ok(answer)
     }
 
     /// What an answer other than success says.
-    fn refusal(&self, status: StatusCode, body: &[u8]) -> Failure {
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> CommandError {
         let Ok(body) = serde_json::from_slice::<ErrorBody>(body) else {
             return self.stranger(status);
         };
         match status {
-            StatusCode::NOT_FOUND => Failure::not_found(body),
-            StatusCode::UNAUTHORIZED => Failure::log_in(body),
-            _ if body.code == "log_in_again" => Failure::log_in_again(body),
+            StatusCode::NOT_FOUND => CommandError::not_found(body),
+            StatusCode::UNAUTHORIZED => CommandError::log_in(body),
+            _ if body.code == "log_in_again" => CommandError::log_in_again(body),
             _ if body.code == "https_only" => {
                 let url = self.url().replacen("http:", "https:", 1);
-                Failure::usage(format!("the host {} speaks https only", self.place()))
+                CommandError::usage(format!("the host {} speaks https only", self.place()))
                     .hint(format!("--host {url}, or KOHAKURIVER_HOST={url}"))
             }
             // The node was reached, and what is asked for is not there.
             _ if body.code == "refused" => {
-                Failure { hint: body.hint, ..Failure::request(body.detail) }
+                CommandError { hint: body.hint, ..CommandError::request(body.detail) }
             }
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => {
-                Failure { hint: body.hint, ..Failure::unavailable(body.detail) }
+                CommandError { hint: body.hint, ..CommandError::unavailable(body.detail) }
             }
-            _ => Failure { hint: body.hint, ..Failure::request(body.detail) },
+            _ => CommandError { hint: body.hint, ..CommandError::request(body.detail) },
         }
     }
 
-    async fn find_way(&self) -> Result<Way, Failure> {
+    async fn find_way(&self) -> Result<Way, CommandError> {
         let token = self.token()?;
         let address = self.find_address().await?;
         let clear = !self.is_https() && !address.ip().is_loopback() && !self.person.insecure;
         if token.is_some() && clear {
             let url = self.url().replacen("http:", "https:", 1);
-            return Err(Failure::usage(format!(
+            return Err(CommandError::usage(format!(
                 "everybody between here and {} could read your token: it is not sent over http",
                 self.place()
             ))
@@ -286,12 +286,12 @@ impl Api {
         };
         let client = client
             .build()
-            .map_err(|error| Failure::request(format!("cannot speak HTTP: {error}")))?;
+            .map_err(|error| CommandError::request(format!("cannot speak HTTP: {error}")))?;
         let bearer = token.as_ref().and_then(Token::bearer);
         Ok(Way { client, address, base: format!("{scheme}://{authority}"), authority, tls, bearer })
     }
 
-    async fn find_address(&self) -> Result<SocketAddr, Failure> {
+    async fn find_address(&self) -> Result<SocketAddr, CommandError> {
         let addresses =
             kohakuriver_net::resolve(self.address.as_str(), self.port).await.map_err(|error| {
                 // What follows the first sentence is the resolver's own jargon.
@@ -303,7 +303,7 @@ impl Api {
             .map_err(|error| self.not_reached(&plain(&error)))
     }
 
-    fn unreachable(&self, way: &Way, error: &reqwest::Error) -> Failure {
+    fn unreachable(&self, way: &Way, error: &reqwest::Error) -> CommandError {
         if let (Some(tls), Some(cause)) = (&way.tls, connection::tls_error(error)) {
             return tls.witness.explain(cause, &self.url());
         }
@@ -313,17 +313,17 @@ impl Api {
             innermost(error)
         };
         // Where not even a connection stood, the host knows of nothing.
-        Failure { maybe_done: !error.is_connect(), ..self.not_reached(&reason) }
+        CommandError { maybe_done: !error.is_connect(), ..self.not_reached(&reason) }
     }
 
-    fn not_reached(&self, reason: &str) -> Failure {
-        Failure::unreachable(format!("the host {} is not reachable: {reason}", self.place())).hint(
+    fn not_reached(&self, reason: &str) -> CommandError {
+        CommandError::unreachable(format!("the host {} is not reachable: {reason}", self.place())).hint(
             "start one here with `kohakuriver up`, or name another with --host or KOHAKURIVER_HOST",
         )
     }
 
-    fn redirected(&self, headers: &HeaderMap) -> Failure {
-        let failure = Failure::request(format!(
+    fn redirected(&self, headers: &HeaderMap) -> CommandError {
+        let failure = CommandError::request(format!(
             "what answers at {} is no KohakuRiver host, but sends elsewhere",
             self.place()
         ));
@@ -334,8 +334,8 @@ impl Api {
         }
     }
 
-    fn stranger(&self, status: StatusCode) -> Failure {
-        Failure::request(format!(
+    fn stranger(&self, status: StatusCode) -> CommandError {
+        CommandError::request(format!(
             "what answers at {} is not a KohakuRiver host of this version (HTTP {})",
             self.place(),
             status.as_u16()

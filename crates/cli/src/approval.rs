@@ -8,7 +8,7 @@ use clap_complete::ArgValueCandidates;
 
 use crate::complete;
 use crate::context::Context;
-use crate::failure::{Failure, Kind};
+use crate::failure::{CommandError, Kind};
 use crate::reference::VpsRef;
 use crate::vps;
 
@@ -32,7 +32,7 @@ pub struct ShowArgs {
     request: VpsRef,
 }
 
-pub async fn run(context: &Context, command: ApprovalCommand) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: ApprovalCommand) -> Result<(), CommandError> {
     match command {
         ApprovalCommand::List(_) => list::run(context).await,
         ApprovalCommand::Show(args) => {
@@ -45,7 +45,7 @@ pub async fn run(context: &Context, command: ApprovalCommand) -> Result<(), Fail
     }
 }
 
-fn with_list_hint(failure: Failure) -> Failure {
+fn with_list_hint(failure: CommandError) -> CommandError {
     if failure.kind != Kind::NotFound {
         return failure;
     }

@@ -5,27 +5,27 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use kohakuriver_api::Secret;
 use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
 
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::printable;
 
 /// A longer line is no password, but a file that was piped in by mistake.
 const LONGEST: usize = 4096;
 
 /// A line of text, shown while it is typed. `flag` says it beforehand.
-pub fn line(question: &str, flag: &str) -> Result<String, Failure> {
+pub fn line(question: &str, flag: &str) -> Result<String, CommandError> {
     at_terminal(question, flag)?;
     show(&format!("{question}: "));
     let mut answer = String::new();
     let read = io::stdin().read_line(&mut answer).map_err(|error| unreadable(&error))?;
     if read == 0 {
         show("\n");
-        return Err(Failure::interrupted("nothing was answered"));
+        return Err(CommandError::interrupted("nothing was answered"));
     }
     Ok(answer.trim().to_owned())
 }
 
 /// A password, which the terminal does not show.
-pub fn secret(question: &str, flag: &str) -> Result<Secret, Failure> {
+pub fn secret(question: &str, flag: &str) -> Result<Secret, CommandError> {
     at_terminal(question, flag)?;
     show(&format!("{question}: "));
     let answer = {
@@ -38,39 +38,39 @@ pub fn secret(question: &str, flag: &str) -> Result<Secret, Failure> {
 }
 
 /// A password that is new: typed twice.
-pub fn new_secret(question: &str, flag: &str) -> Result<Secret, Failure> {
+pub fn new_secret(question: &str, flag: &str) -> Result<Secret, CommandError> {
     let first = secret(question, flag)?;
     if secret("the same again", flag)? != first {
-        return Err(Failure::usage("the two were not the same").hint("try again"));
+        return Err(CommandError::usage("the two were not the same").hint("try again"));
     }
     Ok(first)
 }
 
 /// The first line of standard input, for scripts.
-pub fn secret_from_stdin() -> Result<Secret, Failure> {
+pub fn secret_from_stdin() -> Result<Secret, CommandError> {
     secret_line(&mut io::stdin().lock())
 }
 
 /// The next line of an input.
-pub fn secret_line(input: &mut impl BufRead) -> Result<Secret, Failure> {
+pub fn secret_line(input: &mut impl BufRead) -> Result<Secret, CommandError> {
     let mut text = Vec::new();
     let mut input = input.take(LONGEST as u64 + 1);
     input.read_until(b'\n', &mut text).map_err(|error| unreadable(&error))?;
-    let text = String::from_utf8(text).map_err(|_| Failure::usage("that is no text"))?;
+    let text = String::from_utf8(text).map_err(|_| CommandError::usage("that is no text"))?;
     let text = text.trim_end_matches(['\r', '\n']);
     match text.len() {
-        0 => Err(Failure::usage("standard input has no secret, or an empty one")),
+        0 => Err(CommandError::usage("standard input has no secret, or an empty one")),
         1..LONGEST => Ok(Secret(text.to_owned())),
-        _ => Err(Failure::usage("that line of standard input is too long for a secret")),
+        _ => Err(CommandError::usage("that line of standard input is too long for a secret")),
     }
 }
 
-fn at_terminal(question: &str, flag: &str) -> Result<(), Failure> {
+fn at_terminal(question: &str, flag: &str) -> Result<(), CommandError> {
     if io::stdin().is_terminal() && io::stderr().is_terminal() {
         return Ok(());
     }
     let question = question.to_lowercase();
-    Err(Failure::usage(format!("there is no terminal to ask at for: {question}"))
+    Err(CommandError::usage(format!("there is no terminal to ask at for: {question}"))
         .hint(format!("give it with {flag}")))
 }
 
@@ -80,8 +80,8 @@ fn show(text: &str) {
     let _ = stderr.flush();
 }
 
-fn unreadable(error: &io::Error) -> Failure {
-    Failure::request(format!("cannot read the answer: {error}"))
+fn unreadable(error: &io::Error) -> CommandError {
+    CommandError::request(format!("cannot read the answer: {error}"))
 }
 
 /// No echo, no signals, no lines: until dropped. Ctrl-C comes as a byte, so that it cannot end
@@ -107,12 +107,12 @@ impl Drop for Hidden {
     }
 }
 
-fn read_hidden(input: &mut impl Read) -> Result<Secret, Failure> {
+fn read_hidden(input: &mut impl Read) -> Result<Secret, CommandError> {
     let mut typed: Vec<u8> = Vec::new();
     let mut byte = [0];
     loop {
         match input.read(&mut byte) {
-            Ok(0) => return Err(Failure::interrupted("nothing was answered")),
+            Ok(0) => return Err(CommandError::interrupted("nothing was answered")),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(unreadable(&error)),
@@ -120,17 +120,19 @@ fn read_hidden(input: &mut impl Read) -> Result<Secret, Failure> {
         match byte[0] {
             b'\r' | b'\n' => break,
             // Ctrl-C and Ctrl-\, and Ctrl-D where nothing is typed.
-            0x03 | 0x1c => return Err(Failure::interrupted("nothing was done")),
-            0x04 if typed.is_empty() => return Err(Failure::interrupted("nothing was answered")),
+            0x03 | 0x1c => return Err(CommandError::interrupted("nothing was done")),
+            0x04 if typed.is_empty() => {
+                return Err(CommandError::interrupted("nothing was answered"));
+            }
             0x04 => break,
             0x08 | 0x7f => rub_out(&mut typed),
             // Ctrl-U.
             0x15 => typed.clear(),
             other if typed.len() < LONGEST => typed.push(other),
-            _ => return Err(Failure::usage("that is too long for a secret")),
+            _ => return Err(CommandError::usage("that is too long for a secret")),
         }
     }
-    String::from_utf8(typed).map(Secret).map_err(|_| Failure::usage("that is no text"))
+    String::from_utf8(typed).map(Secret).map_err(|_| CommandError::usage("that is no text"))
 }
 
 /// The last character, however many bytes it has.

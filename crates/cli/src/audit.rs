@@ -5,7 +5,7 @@ mod list;
 mod verify;
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum AuditCommand {
@@ -18,7 +18,7 @@ pub enum AuditCommand {
     Export(export::ExportArgs),
 }
 
-pub async fn run(context: &Context, command: AuditCommand) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: AuditCommand) -> Result<(), CommandError> {
     match command {
         AuditCommand::List(args) => list::run(context, &args).await,
         AuditCommand::Verify(_) => verify::run(context).await,

@@ -22,7 +22,7 @@ mod whoami;
 pub use login::is_somebody;
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 /// What somebody can be, from least to most.
 const ROLES: [&str; 4] = ["viewer", "user", "operator", "admin"];
@@ -64,7 +64,7 @@ pub enum AuthCommand {
     Group(group::GroupCommand),
 }
 
-pub async fn run(context: &Context, command: AuthCommand) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: AuthCommand) -> Result<(), CommandError> {
     match command {
         AuthCommand::Login(args) => login::run(context, &args).await,
         AuthCommand::Logout(_) => logout::run(context).await,

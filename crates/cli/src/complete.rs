@@ -10,7 +10,7 @@ use kohakuriver_api::{ReceivedOffer, ReceivedShare, Task};
 
 use crate::GlobalArgs;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 use crate::ui::{Output, one_line, printable};
 
@@ -125,7 +125,7 @@ fn candidate(reference: &str, help: String) -> Option<CompletionCandidate> {
 }
 
 /// Nothing on any trouble: an error message has no place in the middle of a command line.
-fn ask<T>(question: impl AsyncFnOnce(&Context) -> Result<Vec<T>, Failure>) -> Vec<T> {
+fn ask<T>(question: impl AsyncFnOnce(&Context) -> Result<Vec<T>, CommandError>) -> Vec<T> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return Vec::new();
     };

@@ -3,7 +3,7 @@
 use clap_complete::env::Shells;
 
 use crate::complete::{PROGRAM, VARIABLE};
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::Output;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct CompletionArgs {
     shell: String,
 }
 
-pub fn run(args: &CompletionArgs, out: Output) -> Result<(), Failure> {
+pub fn run(args: &CompletionArgs, out: Output) -> Result<(), CommandError> {
     let shells = Shells::builtins();
     let mut script = Vec::new();
     let written = shells
@@ -29,7 +29,7 @@ pub fn run(args: &CompletionArgs, out: Output) -> Result<(), Failure> {
     match written {
         Some(Ok(())) => out.raw(&script),
         Some(Err(_)) | None => {
-            return Err(Failure::usage(format!("there is no completion for {}", args.shell)));
+            return Err(CommandError::usage(format!("there is no completion for {}", args.shell)));
         }
     }
     Ok(())

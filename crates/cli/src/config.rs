@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::settings;
 use crate::ui::{Fit, Grid, Tone};
 
@@ -23,7 +23,7 @@ Examples:
     Path,
 }
 
-pub fn run(context: &Context, command: &ConfigCommand) -> Result<(), Failure> {
+pub fn run(context: &Context, command: &ConfigCommand) -> Result<(), CommandError> {
     match command {
         ConfigCommand::Show => show(context),
         ConfigCommand::Path => return path(context),
@@ -65,9 +65,9 @@ fn show(context: &Context) {
     grid.print(context.out);
 }
 
-fn path(context: &Context) -> Result<(), Failure> {
+fn path(context: &Context) -> Result<(), CommandError> {
     let Some(path) = settings::config_path(&|name| std::env::var(name).ok()) else {
-        return Err(Failure::usage("there is no home folder to look for the file in")
+        return Err(CommandError::usage("there is no home folder to look for the file in")
             .hint("set HOME, or KOHAKURIVER_CONFIG to the file's path"));
     };
     if context.out.json {

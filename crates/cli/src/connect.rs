@@ -17,7 +17,7 @@ use kohakuriver_agent_protocol::session::Attach;
 
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 use crate::tty;
 use crate::vps;
@@ -62,7 +62,7 @@ pub struct ConnectArgs {
     end: Option<String>,
 }
 
-pub async fn run(context: &Context, args: ConnectArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: ConnectArgs) -> Result<(), CommandError> {
     if args.list {
         return sessions::list(context, &args.vps).await;
     }
@@ -71,7 +71,7 @@ pub async fn run(context: &Context, args: ConnectArgs) -> Result<(), Failure> {
     }
     if !tty::is_interactive() {
         let hint = format!("for scripts: kohakuriver terminal exec {} -- COMMAND", args.vps);
-        return Err(Failure::usage("connect needs a terminal").hint(hint));
+        return Err(CommandError::usage("connect needs a terminal").hint(hint));
     }
     let attach = Attach {
         session: args.session,

@@ -2,7 +2,7 @@
 
 use crate::GlobalArgs;
 use crate::api::Api;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::settings::Settings;
 use crate::ui::Output;
 
@@ -15,7 +15,7 @@ pub struct Context {
 }
 
 impl Context {
-    pub fn new(global: &GlobalArgs, out: Output) -> Result<Self, Failure> {
+    pub fn new(global: &GlobalArgs, out: Output) -> Result<Self, CommandError> {
         let settings = Settings::load(global, &|name| std::env::var(name).ok())?;
         let api = Api::new(&settings);
         Ok(Self { settings, api, out })

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::files;
 use crate::settings::Token;
 
@@ -40,12 +40,12 @@ pub fn path(folder: &Path) -> PathBuf {
 }
 
 /// The credential for the host at `place`, a `host:port`.
-pub fn load(folder: &Path, place: &str) -> Result<Option<Credential>, Failure> {
+pub fn load(folder: &Path, place: &str) -> Result<Option<Credential>, CommandError> {
     Ok(read(&path(folder))?.remove(&place.to_ascii_lowercase()))
 }
 
 /// Keeps it, in place of what was kept for that host.
-pub fn store(folder: &Path, place: &str, credential: Credential) -> Result<(), Failure> {
+pub fn store(folder: &Path, place: &str, credential: Credential) -> Result<(), CommandError> {
     let path = path(folder);
     let mut all = read(&path)?;
     all.insert(place.to_ascii_lowercase(), credential);
@@ -53,7 +53,7 @@ pub fn store(folder: &Path, place: &str, credential: Credential) -> Result<(), F
 }
 
 /// Forgets it. Whether there was one.
-pub fn remove(folder: &Path, place: &str) -> Result<bool, Failure> {
+pub fn remove(folder: &Path, place: &str) -> Result<bool, CommandError> {
     let path = path(folder);
     let mut all = read(&path)?;
     let known = all.remove(&place.to_ascii_lowercase()).is_some();
@@ -63,7 +63,7 @@ pub fn remove(folder: &Path, place: &str) -> Result<bool, Failure> {
     Ok(known)
 }
 
-fn read(path: &Path) -> Result<All, Failure> {
+fn read(path: &Path) -> Result<All, CommandError> {
     let shown = path.display();
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -73,21 +73,21 @@ fn read(path: &Path) -> Result<All, Failure> {
     // As ssh does with keys: whoever else could read it has the person's rights.
     let mode = fs::metadata(path).map(|file| file.permissions().mode()).unwrap_or_default();
     if mode & 0o077 != 0 {
-        return Err(Failure::usage(format!("others can read {shown}"))
+        return Err(CommandError::usage(format!("others can read {shown}"))
             .hint(format!("chmod 600 {shown}; if they did, log out and in again")));
     }
     // The parser's own words would quote the line, and with it the token.
     toml::from_str(&text).map_err(|error| {
         let before = error.span().map_or(0, |span| span.start).min(text.len());
         let line = text.as_bytes()[..before].iter().filter(|byte| **byte == b'\n').count() + 1;
-        Failure::usage(format!("{shown}:{line} makes no sense"))
+        CommandError::usage(format!("{shown}:{line} makes no sense"))
             .hint(format!("mend it, or remove it and log in again: rm {shown}"))
     })
 }
 
-fn write(folder: &Path, path: &Path, all: &All) -> Result<(), Failure> {
+fn write(folder: &Path, path: &Path, all: &All) -> Result<(), CommandError> {
     let text = toml::to_string(all).map_err(|error| {
-        Failure::usage(format!("{} cannot be written: {error}", path.display()))
+        CommandError::usage(format!("{} cannot be written: {error}", path.display()))
     })?;
     files::private_folder(folder)
         .and_then(|()| files::replace(path, 0o600, text.as_bytes()))

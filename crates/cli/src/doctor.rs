@@ -10,7 +10,7 @@ mod host;
 use std::path::PathBuf;
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::{Tone, one_line, printable};
 use finding::{Finding, State};
 
@@ -30,7 +30,7 @@ pub struct DoctorArgs {
     data_dir: Option<PathBuf>,
 }
 
-pub async fn run(context: &Context, args: &DoctorArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &DoctorArgs) -> Result<(), CommandError> {
     let told = data::told(context).await;
     let (data, elsewhere) = data::choose(args.data_dir.clone(), told, &context.api.place());
     let mut findings = here::look(context, &data);
@@ -43,7 +43,7 @@ pub async fn run(context: &Context, args: &DoctorArgs) -> Result<(), Failure> {
         print(context, &findings);
     }
     if findings.iter().any(|finding| finding.state == State::Bad) {
-        return Err(Failure::reported());
+        return Err(CommandError::reported());
     }
     Ok(())
 }

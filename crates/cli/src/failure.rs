@@ -33,7 +33,7 @@ pub enum Kind {
 
 /// A failed command.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub struct CommandError {
     pub kind: Kind,
     pub message: String,
     pub hint: Option<String>,
@@ -41,7 +41,7 @@ pub struct Failure {
     pub maybe_done: bool,
 }
 
-impl Failure {
+impl CommandError {
     fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), hint: None, maybe_done: false }
     }

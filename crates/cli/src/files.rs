@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Uid;
 
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::identity;
 use crate::ssh::shell_word;
 
 /// The home folder.
-pub fn home() -> Result<PathBuf, Failure> {
+pub fn home() -> Result<PathBuf, CommandError> {
     match std::env::var_os("HOME").filter(|home| !home.is_empty()) {
         Some(home) => Ok(PathBuf::from(home)),
-        None => Err(Failure::usage("HOME is not set").hint("set HOME to your home folder")),
+        None => Err(CommandError::usage("HOME is not set").hint("set HOME to your home folder")),
     }
 }
 
 /// The folder for what can be made again.
-pub fn cache() -> Result<PathBuf, Failure> {
+pub fn cache() -> Result<PathBuf, CommandError> {
     let root = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
         Some(path) => PathBuf::from(path),
         None => home()?.join(".cache"),
@@ -53,17 +53,17 @@ pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// A file that was not written, with what to do about it.
-pub fn unwritable(path: &Path, error: &io::Error) -> Failure {
+pub fn unwritable(path: &Path, error: &io::Error) -> CommandError {
     refused(path, "written", error)
 }
 
 /// The same of one that was not read.
-pub fn unreadable(path: &Path, error: &io::Error) -> Failure {
+pub fn unreadable(path: &Path, error: &io::Error) -> CommandError {
     refused(path, "read", error)
 }
 
-fn refused(path: &Path, done: &str, error: &io::Error) -> Failure {
-    let failure = Failure::usage(format!("{} cannot be {done}: {error}", path.display()));
+fn refused(path: &Path, done: &str, error: &io::Error) -> CommandError {
+    let failure = CommandError::usage(format!("{} cannot be {done}: {error}", path.display()));
     if error.kind() != io::ErrorKind::PermissionDenied {
         return failure;
     }

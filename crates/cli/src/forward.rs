@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 use crate::vps;
 use ports::PortPair;
@@ -75,7 +75,7 @@ fn address(text: &str) -> Result<IpAddr, String> {
 /// Where to listen unless told otherwise. A browser sends the cookie of `127.0.0.1:8000` to every
 /// port of 127.0.0.1, so the session of a host that is reached there would go to the service behind
 /// a forward. Another address of this machine is another name for the browser.
-fn default_address(context: &Context) -> Result<IpAddr, Failure> {
+fn default_address(context: &Context) -> Result<IpAddr, CommandError> {
     let is_shared = !context.api.is_https() && is_loopback(context.api.host());
     let is_logged_in = is_shared && context.api.token()?.is_some();
     Ok(IpAddr::from(if is_logged_in { [127, 0, 0, 2] } else { [127, 0, 0, 1] }))
@@ -96,7 +96,7 @@ struct Forwarded {
     proto: Proto,
 }
 
-pub async fn run(context: &Context, args: ForwardArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: ForwardArgs) -> Result<(), CommandError> {
     let ports = args.pairs()?;
     let local_host = match args.local_host {
         Some(address) => address,
@@ -142,17 +142,17 @@ pub async fn run(context: &Context, args: ForwardArgs) -> Result<(), Failure> {
 }
 
 impl ForwardArgs {
-    fn pairs(&self) -> Result<Vec<PortPair>, Failure> {
+    fn pairs(&self) -> Result<Vec<PortPair>, CommandError> {
         let mut pairs = self.ports.clone();
         match (self.local_port, pairs.as_mut_slice()) {
             (None, _) => {}
             (Some(local), [only]) if only.local.is_none() => only.local = Some(local),
             (Some(_), [_]) => {
-                return Err(Failure::usage("the local port was given twice")
+                return Err(CommandError::usage("the local port was given twice")
                     .hint("leave --local-port or the part behind the colon out"));
             }
             (Some(_), _) => {
-                return Err(Failure::usage("--local-port needs exactly one port")
+                return Err(CommandError::usage("--local-port needs exactly one port")
                     .hint("write REMOTE:LOCAL for each of several"));
             }
         }
@@ -170,7 +170,7 @@ impl Listener {
         args: &ForwardArgs,
         local_host: IpAddr,
         pair: &PortPair,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, CommandError> {
         let place = (local_host, pair.local.unwrap_or(pair.remote));
         let bound = match args.proto {
             Proto::Tcp => TcpListener::bind(place).await.map(Self::Tcp),
@@ -180,7 +180,7 @@ impl Listener {
             let why = crate::api::plain(&error);
             let (host, port) = place;
             let hint = format!("take another: kohakuriver forward {} {}:0", args.vps, pair.remote);
-            Failure::request(format!("port {port} of {host} cannot be used: {why}")).hint(hint)
+            CommandError::request(format!("port {port} of {host} cannot be used: {why}")).hint(hint)
         })
     }
 
@@ -202,7 +202,7 @@ struct Way {
 
 impl Way {
     /// Opens a stream; a host or node that is away for a moment is waited for.
-    async fn open(&self, target: &StreamTarget) -> Result<crate::api::Stream, Failure> {
+    async fn open(&self, target: &StreamTarget) -> Result<crate::api::Stream, CommandError> {
         let began = Instant::now();
         let mut pause = Duration::from_millis(100);
         loop {
@@ -219,7 +219,7 @@ impl Way {
     }
 
     /// One line for each connection that came to nothing: the others go on.
-    fn complain(&self, failure: &Failure) {
+    fn complain(&self, failure: &CommandError) {
         self.out.note(format!("error: {}", failure.message.trim_end()));
     }
 }

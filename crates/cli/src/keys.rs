@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey, PublicKey};
 
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::files;
 
 /// The public keys of `~/.ssh/id_*.pub` that OpenSSH would offer, in file order.
@@ -40,10 +40,10 @@ fn public_files(ssh_folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Checks one line of a public key file.
-pub fn public_key(line: &str) -> Result<String, Failure> {
+pub fn public_key(line: &str) -> Result<String, CommandError> {
     let line = line.trim();
     let refuse = |what: &str| {
-        Failure::usage(format!("that is not an OpenSSH public key: {what}")).hint(
+        CommandError::usage(format!("that is not an OpenSSH public key: {what}")).hint(
             "it is one line like `ssh-ed25519 AAAA... you@machine`, the content of a .pub file",
         )
     };
@@ -80,15 +80,17 @@ fn options_of(line: &str) -> Option<&str> {
 }
 
 /// The keys of a file the user named.
-pub fn public_key_file(path: &Path) -> Result<String, Failure> {
+pub fn public_key_file(path: &Path) -> Result<String, CommandError> {
     let shown = path.display();
     let text = fs::read_to_string(path).map_err(|error| files::unreadable(path, &error))?;
-    public_keys(&text)
-        .map_err(|failure| Failure { message: format!("{shown}: {}", failure.message), ..failure })
+    public_keys(&text).map_err(|failure| CommandError {
+        message: format!("{shown}: {}", failure.message),
+        ..failure
+    })
 }
 
 /// One or several keys, a line each.
-pub fn public_keys(text: &str) -> Result<String, Failure> {
+pub fn public_keys(text: &str) -> Result<String, CommandError> {
     let is_key = |line: &str| !line.is_empty() && !line.starts_with('#');
     let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| is_key(line));
     let is_one = text.trim().lines().count() == 1;
@@ -97,13 +99,13 @@ pub fn public_keys(text: &str) -> Result<String, Failure> {
             true => failure,
             false => {
                 let message = format!("line {}: {}", index + 1, failure.message);
-                Failure { message, ..failure }
+                CommandError { message, ..failure }
             }
         })
     };
     let keys: Vec<String> = lines.map(numbered).collect::<Result<_, _>>()?;
     if keys.is_empty() {
-        return Err(public_key("").err().unwrap_or_else(Failure::reported));
+        return Err(public_key("").err().unwrap_or_else(CommandError::reported));
     }
     Ok(keys.join("\n"))
 }
@@ -162,7 +164,7 @@ pub struct MadeKey {
 
 impl MadeKey {
     /// Makes an Ed25519 pair at `wanted`, or in `~/.ssh` under a passing name.
-    pub fn create(ssh_folder: &Path, wanted: Option<&Path>) -> Result<Self, Failure> {
+    pub fn create(ssh_folder: &Path, wanted: Option<&Path>) -> Result<Self, CommandError> {
         let path = match wanted {
             Some(path) => path.to_owned(),
             None => {
@@ -171,7 +173,7 @@ impl MadeKey {
             }
         };
         let failed = |error: &dyn std::fmt::Display| {
-            Failure::request(format!("an SSH key could not be made: {error}"))
+            CommandError::request(format!("an SSH key could not be made: {error}"))
         };
         let mut key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519)
             .map_err(|error| failed(&error))?;
@@ -193,7 +195,7 @@ impl MadeKey {
     }
 
     /// Gives the pair its lasting name, which the VPS's id decides.
-    pub fn name_after(&mut self, ssh_folder: &Path, id: &str) -> Result<(), Failure> {
+    pub fn name_after(&mut self, ssh_folder: &Path, id: &str) -> Result<(), CommandError> {
         if !self.provisional {
             return Ok(());
         }
@@ -227,12 +229,12 @@ fn public_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn exists(path: &Path) -> Failure {
-    Failure::usage(format!("{} exists already and is not overwritten", path.display()))
+fn exists(path: &Path) -> CommandError {
+    CommandError::usage(format!("{} exists already and is not overwritten", path.display()))
         .hint("name another file with --key-out-file")
 }
 
-fn cannot(path: &Path, error: &std::io::Error) -> Failure {
+fn cannot(path: &Path, error: &std::io::Error) -> CommandError {
     if error.kind() == std::io::ErrorKind::AlreadyExists {
         return exists(path);
     }

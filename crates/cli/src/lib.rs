@@ -59,7 +59,7 @@ pub use qemu::{OnNode, QemuCommand};
 pub use ui::{Fit, Grid, Output, Progress, Tone, ago_ms};
 
 use context::Context;
-use failure::Failure;
+use failure::CommandError;
 
 /// For the root command's `--help`.
 pub const AFTER_HELP: &str = "\
@@ -176,12 +176,12 @@ pub fn parse<P: clap::Parser>() -> Result<P, ExitCode> {
     })
 }
 
-fn ended(failure: &Failure) -> ExitCode {
+fn ended(failure: &CommandError) -> ExitCode {
     Output::new(false).failure(failure);
     ExitCode::from(failure.exit_code())
 }
 
-fn execute(global: &GlobalArgs, command: ClientCommand, out: Output) -> Result<(), Failure> {
+fn execute(global: &GlobalArgs, command: ClientCommand, out: Output) -> Result<(), CommandError> {
     // Needs neither settings nor network.
     if let ClientCommand::Completion(args) = &command {
         return completion::run(args, out);
@@ -189,7 +189,7 @@ fn execute(global: &GlobalArgs, command: ClientCommand, out: Output) -> Result<(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::request(format!("cannot start: {error}")))?;
+        .map_err(|error| CommandError::request(format!("cannot start: {error}")))?;
     let result = runtime.block_on(async {
         let context = Context::new(global, out)?;
         tokio::select! {
@@ -204,7 +204,7 @@ fn execute(global: &GlobalArgs, command: ClientCommand, out: Output) -> Result<(
     result
 }
 
-async fn dispatch(context: &Context, command: ClientCommand) -> Result<(), Failure> {
+async fn dispatch(context: &Context, command: ClientCommand) -> Result<(), CommandError> {
     match command {
         ClientCommand::Vps(command) => vps::run(context, command).await,
         ClientCommand::Ssh(args) => ssh::run(context, args).await,

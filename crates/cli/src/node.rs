@@ -12,7 +12,7 @@ pub use list::grid;
 pub use status::with_list_hint;
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum NodeCommand {
@@ -38,7 +38,7 @@ pub enum NodeCommand {
     Remove(remove::RemoveArgs),
 }
 
-pub async fn run(context: &Context, command: NodeCommand) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: NodeCommand) -> Result<(), CommandError> {
     match command {
         NodeCommand::List(_) => list::run(context).await,
         NodeCommand::Status(args) => status::run(context, &args).await,

@@ -10,7 +10,7 @@ use kohakuriver_model::NodeName;
 
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum QemuCommand {
@@ -31,7 +31,7 @@ pub struct OnNode {
     pub node: Option<NodeName>,
 }
 
-pub async fn run(context: &Context, command: QemuCommand) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: QemuCommand) -> Result<(), CommandError> {
     match command {
         QemuCommand::Instances(_) => instances::run(context).await,
         QemuCommand::Cleanup(args) => cleanup::run(context, &args).await,

@@ -12,7 +12,7 @@ use file::ConfigFile;
 pub use token::Token;
 
 use crate::GlobalArgs;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 /// How environment variables are looked up; tests bring their own.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -65,7 +65,7 @@ pub struct Settings {
 
 impl Settings {
     /// Puts the four layers together.
-    pub fn load(flags: &GlobalArgs, lookup: Lookup<'_>) -> Result<Self, Failure> {
+    pub fn load(flags: &GlobalArgs, lookup: Lookup<'_>) -> Result<Self, CommandError> {
         let path = config_path(lookup);
         let file = match &path {
             Some(path) => file::read(path)?,
@@ -80,7 +80,7 @@ impl Settings {
         ]);
         let (text, source) = host.unwrap_or((DEFAULT_HOST.to_owned(), Source::Default));
         let (address, url_port) = address::parse(&text).map_err(|error| {
-            Failure::usage(format!("the host setting ({source}): {error}"))
+            CommandError::usage(format!("the host setting ({source}): {error}"))
                 .hint("write a name, an address, http://host:port or https://host:port")
         })?;
         // A port inside the host belongs to that host: it beats any port set less directly.
@@ -112,7 +112,7 @@ impl Settings {
 
         let token = variable(lookup, "KOHAKURIVER_TOKEN").map(|(text, _)| text.parse()).transpose();
         let token = token.map_err(|error| {
-            Failure::usage(format!("KOHAKURIVER_TOKEN: {error}"))
+            CommandError::usage(format!("KOHAKURIVER_TOKEN: {error}"))
                 .hint("copy the token once more, or `unset KOHAKURIVER_TOKEN`")
         })?;
         let insecure =
@@ -147,14 +147,19 @@ fn variable(lookup: Lookup<'_>, name: &'static str) -> Option<(String, Source)> 
     Some((value, Source::Environment(name)))
 }
 
-fn port_variable(lookup: Lookup<'_>, name: &'static str) -> Result<Option<(u16, Source)>, Failure> {
+fn port_variable(
+    lookup: Lookup<'_>,
+    name: &'static str,
+) -> Result<Option<(u16, Source)>, CommandError> {
     let Some((text, source)) = variable(lookup, name) else {
         return Ok(None);
     };
     match text.parse::<u16>() {
         Ok(port) if port > 0 => Ok(Some((port, source))),
-        Ok(_) | Err(_) => Err(Failure::usage(format!("{name} is '{text}', which is not a port"))
-            .hint(format!("set it to a number from 1 to 65535, or `unset {name}`"))),
+        Ok(_) | Err(_) => {
+            Err(CommandError::usage(format!("{name} is '{text}', which is not a port"))
+                .hint(format!("set it to a number from 1 to 65535, or `unset {name}`")))
+        }
     }
 }
 
@@ -162,7 +167,7 @@ fn port_variable(lookup: Lookup<'_>, name: &'static str) -> Result<Option<(u16, 
 mod tests {
     use super::*;
 
-    fn load(flags: &GlobalArgs, variables: &[(&str, &str)]) -> Result<Settings, Failure> {
+    fn load(flags: &GlobalArgs, variables: &[(&str, &str)]) -> Result<Settings, CommandError> {
         Settings::load(flags, &|name| {
             variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         })

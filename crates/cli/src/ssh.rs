@@ -16,7 +16,7 @@ use clap_complete::ArgValueCandidates;
 
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -91,13 +91,15 @@ struct How {
     command: Vec<String>,
 }
 
-pub async fn run(context: &Context, args: SshArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: SshArgs) -> Result<(), CommandError> {
     let (vps, how) = match args.command {
         Some(SshCommand::Config(args)) => return config::run(context, &args).await,
         Some(SshCommand::Connect(args)) => (args.vps, args.how),
         None => match args.connect.vps {
             Some(vps) => (vps, args.connect.how),
-            None => return Err(Failure::usage("no VPS was named").hint("kohakuriver ssh NAME")),
+            None => {
+                return Err(CommandError::usage("no VPS was named").hint("kohakuriver ssh NAME"));
+            }
         },
     };
     match how.local_port {

@@ -1,7 +1,7 @@
 //! `kohakuriver status`
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::node;
 use crate::ui::Panel;
 
@@ -12,7 +12,7 @@ Examples:
   kohakuriver --host gpu-01 status --json")]
 pub struct StatusArgs {}
 
-pub async fn run(context: &Context) -> Result<(), Failure> {
+pub async fn run(context: &Context) -> Result<(), CommandError> {
     let health = context.api.health().await?;
     if context.out.json {
         context.out.json(&health);

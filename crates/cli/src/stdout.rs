@@ -14,10 +14,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{Notify, oneshot};
 
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 /// The first error of this process.
-static LOST: Mutex<Option<Failure>> = Mutex::new(None);
+static LOST: Mutex<Option<CommandError>> = Mutex::new(None);
 static NOTIFY: Notify = Notify::const_new();
 
 /// The descriptor, for those that ask what it is or hand it on. Nothing is written to it.
@@ -45,25 +45,25 @@ pub fn write(bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// What kept it from being written.
-pub fn printed(print: impl FnOnce() -> io::Result<()>) -> Result<(), Failure> {
+pub fn printed(print: impl FnOnce() -> io::Result<()>) -> Result<(), CommandError> {
     let written = print().and_then(|()| descriptor().flush());
-    written.map_err(|error| Failure::output(&error))
+    written.map_err(|error| CommandError::output(&error))
 }
 
 /// Waits for a write that fails.
-pub async fn failed() -> Failure {
+pub async fn failed() -> CommandError {
     let waiting = NOTIFY.notified();
     match lost() {
         Some(failure) => failure,
         None => {
             waiting.await;
-            lost().unwrap_or_else(Failure::reported)
+            lost().unwrap_or_else(CommandError::reported)
         }
     }
 }
 
 /// Waits until the reader has gone, also while nothing is written.
-pub async fn reader_gone() -> Failure {
+pub async fn reader_gone() -> CommandError {
     let (tell, told) = oneshot::channel();
     // It may wait for ever and ends with the process.
     thread::spawn(move || {
@@ -72,7 +72,7 @@ pub async fn reader_gone() -> Failure {
         }
     });
     match told.await {
-        Ok(()) => Failure::output(&io::ErrorKind::BrokenPipe.into()),
+        Ok(()) => CommandError::output(&io::ErrorKind::BrokenPipe.into()),
         Err(_) => pending().await,
     }
 }
@@ -98,7 +98,7 @@ fn has_hung_up() -> bool {
 ///
 /// # Errors
 /// Some of it was not written.
-pub fn finish() -> Result<(), Failure> {
+pub fn finish() -> Result<(), CommandError> {
     // Some file systems say only here that there was no room.
     if let Ok(copy) = descriptor().as_fd().try_clone_to_owned()
         && let Err(error) = nix::unistd::close(copy)
@@ -108,13 +108,13 @@ pub fn finish() -> Result<(), Failure> {
     lost().map_or(Ok(()), Err)
 }
 
-fn lost() -> Option<Failure> {
+fn lost() -> Option<CommandError> {
     LOST.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 fn note(error: &io::Error) {
     let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
-    lost.get_or_insert_with(|| Failure::output(error));
+    lost.get_or_insert_with(|| CommandError::output(error));
     NOTIFY.notify_waiters();
 }
 

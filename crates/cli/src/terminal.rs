@@ -5,7 +5,7 @@ mod carry;
 mod exec;
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum TerminalCommand {
@@ -16,7 +16,7 @@ pub enum TerminalCommand {
     Exec(exec::ExecArgs),
 }
 
-pub async fn run(context: &Context, command: TerminalCommand) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: TerminalCommand) -> Result<(), CommandError> {
     match command {
         TerminalCommand::Attach(args) => attach::run(context, args).await,
         TerminalCommand::Exec(args) => exec::run(context, args).await,

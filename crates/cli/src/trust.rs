@@ -19,10 +19,10 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, RootCertStore};
 use sha2::{Digest, Sha256};
 
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::files;
 
-pub use witness::{Witness, is_of_the_issuer};
+pub use witness::{RecordingVerifier, is_of_the_issuer};
 
 const PINS: &str = "ca";
 
@@ -41,13 +41,14 @@ impl Trust {
     }
 
     /// Believes this CA from now on, and no other.
-    pub fn pin(&self, ca_pem: &str) -> Result<(), Failure> {
-        let ca = certificate(ca_pem).ok_or_else(|| Failure::request("this is no certificate"))?;
-        RootCertStore::empty()
-            .add(ca)
-            .map_err(|error| Failure::request(format!("this is no CA's certificate: {error}")))?;
+    pub fn pin(&self, ca_pem: &str) -> Result<(), CommandError> {
+        let ca =
+            certificate(ca_pem).ok_or_else(|| CommandError::request("this is no certificate"))?;
+        RootCertStore::empty().add(ca).map_err(|error| {
+            CommandError::request(format!("this is no CA's certificate: {error}"))
+        })?;
         let Some(path) = &self.pin else {
-            return Err(Failure::usage("there is no home folder to keep the host's CA in")
+            return Err(CommandError::usage("there is no home folder to keep the host's CA in")
                 .hint("set HOME, or KOHAKURIVER_CONFIG to the configuration file's path"));
         };
         path.parent()
@@ -62,7 +63,7 @@ impl Trust {
     }
 
     /// How to speak TLS there, and a witness of what it shows.
-    pub fn client(&self) -> Result<(Arc<ClientConfig>, Arc<Witness>), Failure> {
+    pub fn client(&self) -> Result<(Arc<ClientConfig>, Arc<RecordingVerifier>), CommandError> {
         let pinned = self.pinned()?;
         let is_pinned = pinned.is_some();
         let verifier = WebPkiServerVerifier::builder_with_provider(
@@ -71,7 +72,7 @@ impl Trust {
         )
         .build();
         // A machine without roots believes nobody, which is no reason not to look.
-        let witness = Arc::new(Witness::new(verifier.ok(), is_pinned));
+        let witness = Arc::new(RecordingVerifier::new(verifier.ok(), is_pinned));
         Ok((config(&witness)?, witness))
     }
 
@@ -81,7 +82,7 @@ impl Trust {
         certificate(&pem).map(|ca| fingerprint(&ca))
     }
 
-    fn pinned(&self) -> Result<Option<RootCertStore>, Failure> {
+    fn pinned(&self) -> Result<Option<RootCertStore>, CommandError> {
         let Some(path) = &self.pin else { return Ok(None) };
         let shown = path.display();
         let pem = match std::fs::read_to_string(path) {
@@ -92,15 +93,15 @@ impl Trust {
         let mut roots = RootCertStore::empty();
         match certificate(&pem).map(|ca| roots.add(ca)) {
             Some(Ok(())) => Ok(Some(roots)),
-            Some(Err(_)) | None => Err(Failure::usage(format!("{shown} is damaged"))
+            Some(Err(_)) | None => Err(CommandError::usage(format!("{shown} is damaged"))
                 .hint(format!("rm {shown}, and log in to that host again"))),
         }
     }
 }
 
 /// How to find out what a host shows, believing nothing yet.
-pub fn looking() -> Result<(Arc<ClientConfig>, Arc<Witness>), Failure> {
-    let witness = Arc::new(Witness::of_anybody());
+pub fn looking() -> Result<(Arc<ClientConfig>, Arc<RecordingVerifier>), CommandError> {
+    let witness = Arc::new(RecordingVerifier::of_anybody());
     Ok((config(&witness)?, witness))
 }
 
@@ -136,10 +137,10 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-fn config(witness: &Arc<Witness>) -> Result<Arc<ClientConfig>, Failure> {
+fn config(witness: &Arc<RecordingVerifier>) -> Result<Arc<ClientConfig>, CommandError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(|error| Failure::request(format!("cannot speak TLS: {error}")))?
+        .map_err(|error| CommandError::request(format!("cannot speak TLS: {error}")))?
         .dangerous()
         .with_custom_certificate_verifier(witness.clone())
         .with_no_client_auth();

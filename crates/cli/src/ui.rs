@@ -15,7 +15,7 @@ pub use panel::Panel;
 pub use progress::{Progress, Transfer};
 pub use table::{Fit, Grid};
 
-use crate::failure::{Failure, Kind};
+use crate::failure::{CommandError, Kind};
 use crate::stdout;
 
 /// How a command talks: data to standard output, everything else to standard error.
@@ -99,7 +99,7 @@ impl Output {
         self.note(format!("hint: {}", text.as_ref()));
     }
 
-    pub fn failure(self, failure: &Failure) {
+    pub fn failure(self, failure: &CommandError) {
         if matches!(failure.kind, Kind::Reported | Kind::Program(_) | Kind::ReaderGone) {
             return;
         }
@@ -122,9 +122,9 @@ impl Output {
     }
 
     /// Asks y/N. Without a person to ask, the command has to be told beforehand.
-    pub fn confirm(self, question: &str, flag: &str) -> Result<bool, Failure> {
+    pub fn confirm(self, question: &str, flag: &str) -> Result<bool, CommandError> {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            return Err(Failure::usage(format!("{question} There is no terminal to ask at"))
+            return Err(CommandError::usage(format!("{question} There is no terminal to ask at"))
                 .hint(format!("say yes beforehand with {flag}")));
         }
         let mut stderr = io::stderr();
@@ -133,7 +133,7 @@ impl Output {
         let mut answer = String::new();
         io::stdin()
             .read_line(&mut answer)
-            .map_err(|error| Failure::request(format!("cannot read the answer: {error}")))?;
+            .map_err(|error| CommandError::request(format!("cannot read the answer: {error}")))?;
         Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::Panel;
 
 /// The versions should show at once, also where the host is off.
@@ -16,7 +16,7 @@ Examples:
   kohakuriver version --json")]
 pub struct VersionArgs {}
 
-pub async fn run(context: &Context) -> Result<(), Failure> {
+pub async fn run(context: &Context) -> Result<(), CommandError> {
     let client = env!("CARGO_PKG_VERSION");
     let health = tokio::time::timeout(HOST_LIMIT, context.api.health()).await;
     let host = health.ok().and_then(Result::ok).map(|health| health.version);

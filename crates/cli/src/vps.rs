@@ -27,13 +27,13 @@ mod update;
 use kohakuriver_api::Task;
 use kohakuriver_model::BackendKind;
 
-pub use act::{Troubles, print_json};
+pub use act::{ErrorReporter, print_json};
 pub use list::{cores, has_ssh, memory};
 pub use parse::label;
 pub use status::show;
 
 use crate::context::Context;
-use crate::failure::{Failure, Kind};
+use crate::failure::{CommandError, Kind};
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum VpsCommand {
@@ -86,7 +86,7 @@ pub enum VpsCommand {
     Delete(delete::DeleteArgs),
 }
 
-pub async fn run(context: &Context, command: VpsCommand) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: VpsCommand) -> Result<(), CommandError> {
     match command {
         VpsCommand::Create(args) => create::run(context, *args).await,
         VpsCommand::List(args) => list::run(context, &args).await,
@@ -126,7 +126,7 @@ pub fn is_machine(task: &Task) -> bool {
 }
 
 /// Every "there is no such VPS" ends with where to look.
-pub fn with_list_hint(failure: Failure) -> Failure {
+pub fn with_list_hint(failure: CommandError) -> CommandError {
     if failure.kind != Kind::NotFound {
         return failure;
     }
@@ -134,13 +134,13 @@ pub fn with_list_hint(failure: Failure) -> Failure {
 }
 
 /// The failure that a VPS in status `failed` reports about itself.
-pub fn reported_failure(task: &Task) -> Failure {
+pub fn reported_failure(task: &Task) -> CommandError {
     let reason = task.error_message.as_deref().unwrap_or("the node gave no reason");
     let state = match &task.transition {
         Some(transition) if task.status != "failed" => format!("is still {transition}"),
         _ => "failed".to_owned(),
     };
-    let failure = Failure::request(format!("VPS {} {state}: {reason}", called(task)));
+    let failure = CommandError::request(format!("VPS {} {state}: {reason}", called(task)));
     match &task.error_hint {
         Some(hint) => failure.hint(hint),
         None => failure,

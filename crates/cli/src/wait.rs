@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use kohakuriver_api::Task;
 
 use crate::context::Context;
-use crate::failure::{Failure, Kind};
+use crate::failure::{CommandError, Kind};
 use crate::stdout;
 use crate::ui::Progress;
 
@@ -35,7 +35,7 @@ pub async fn until(
     id: &str,
     step: &str,
     done: impl Fn(&Task) -> bool,
-) -> Result<End, Failure> {
+) -> Result<End, CommandError> {
     let mut progress = Progress::new(context.out);
     progress.show(step, None);
     let mut news = News::of(id, None);
@@ -56,12 +56,12 @@ pub struct News {
     id: String,
     /// The revision seen last.
     since: Option<u64>,
-    patience: Patience,
+    patience: RetryBudget,
 }
 
 impl News {
     pub fn of(id: &str, since: Option<u64>) -> Self {
-        Self { id: id.to_owned(), since, patience: Patience::default() }
+        Self { id: id.to_owned(), since, patience: RetryBudget::default() }
     }
 
     /// Its next state, or the same one after a while; None where it does not exist any more.
@@ -69,7 +69,7 @@ impl News {
         &mut self,
         context: &Context,
         progress: &mut Progress,
-    ) -> Result<Option<Task>, Failure> {
+    ) -> Result<Option<Task>, CommandError> {
         loop {
             let asked = Instant::now();
             let answer = match self.since {
@@ -78,7 +78,7 @@ impl News {
             };
             match answer {
                 Ok(task) => {
-                    self.patience = Patience::default();
+                    self.patience = RetryBudget::default();
                     let stale = self.since.replace(task.revision) == Some(task.revision);
                     if stale && asked.elapsed() < SLOWEST_ANSWER {
                         tokio::time::sleep(SLOWEST_ANSWER).await;
@@ -94,26 +94,26 @@ impl News {
 
 /// How much longer a host that does not answer is asked again.
 #[derive(Debug)]
-pub struct Patience {
+pub struct RetryBudget {
     trouble: Option<Instant>,
     pause: Duration,
 }
 
-impl Default for Patience {
+impl Default for RetryBudget {
     fn default() -> Self {
         Self { trouble: None, pause: FIRST_PAUSE }
     }
 }
 
-impl Patience {
+impl RetryBudget {
     /// Pauses, or hands back a failure that asking again does not cure. `asked` is when the
     /// question was put.
     pub async fn bear(
         &mut self,
-        failure: Failure,
+        failure: CommandError,
         asked: Instant,
         progress: &mut Progress,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CommandError> {
         let first = *self.trouble.get_or_insert(asked);
         if failure.kind != Kind::Unreachable || first.elapsed() >= PATIENCE {
             return Err(failure);
@@ -133,9 +133,9 @@ pub fn is_blocked(task: &Task) -> bool {
 
 /// Runs `work`, or fails with what `interrupted` says when Ctrl-C comes first.
 pub async fn unless_interrupted<T>(
-    work: impl Future<Output = Result<T, Failure>>,
-    interrupted: impl FnOnce() -> Failure,
-) -> Result<T, Failure> {
+    work: impl Future<Output = Result<T, CommandError>>,
+    interrupted: impl FnOnce() -> CommandError,
+) -> Result<T, CommandError> {
     tokio::select! {
         result = work => result,
         _ = tokio::signal::ctrl_c() => Err(interrupted()),
@@ -144,7 +144,9 @@ pub async fn unless_interrupted<T>(
 
 /// Runs work that only shows something, until Ctrl-C, which is how it ends, or until the reader of
 /// standard output has gone.
-pub async fn watching(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+pub async fn watching(
+    work: impl Future<Output = Result<(), CommandError>>,
+) -> Result<(), CommandError> {
     tokio::select! {
         result = work => result,
         _ = tokio::signal::ctrl_c() => Ok(()),

@@ -25,12 +25,12 @@ use kohakuriver_model::{Role, TaskId, UserId};
 use kohakuriver_store::{Relation, Scope, StoreError};
 
 use crate::host::App;
+pub use policy::Permission;
 use policy::Verdict;
-pub use policy::Wish;
 
 /// What proved who somebody is, to be looked at again while they go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Proof {
+pub enum Credential {
     /// The SHA-256 of a session's id, in hex.
     Session(String),
     /// Of an API token.
@@ -43,31 +43,31 @@ pub enum Proof {
 
 /// Somebody with an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Person {
+pub struct Account {
     pub id: UserId,
     pub username: String,
     /// What they may be here: less than they are where their token says so.
     pub role: Role,
-    pub proof: Proof,
+    pub proof: Credential,
     /// When the proof is none any more.
     pub expires_ms: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Who {
-    /// Nobody logs in here. `said`: who the program says it is run by; nobody has checked it.
-    Everybody {
-        said: Option<String>,
+pub enum Principal {
+    /// Nobody logs in here. `claimed_name`: who the program says it is run by; nobody has checked it.
+    AuthDisabled {
+        claimed_name: Option<String>,
     },
     /// One should log in here, and this one has not.
-    Nobody,
-    Somebody(Arc<Person>),
+    Anonymous,
+    Account(Arc<Account>),
 }
 
 /// Who asks, for the length of one request or connection.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    pub who: Who,
+    pub who: Principal,
     /// Where they come from, if that is known.
     pub address: Option<IpAddr>,
     /// The instance it turned out to be about, for the audit log.
@@ -78,13 +78,13 @@ pub struct Caller {
 const USER_HEADER: &str = "x-kohakuriver-user";
 
 impl Caller {
-    pub fn new(who: Who, address: Option<IpAddr>) -> Self {
+    pub fn new(who: Principal, address: Option<IpAddr>) -> Self {
         Self { who, address, touched: Arc::default() }
     }
 
     /// Where nobody logs in.
     pub fn everybody(headers: &HeaderMap, address: Option<IpAddr>) -> Self {
-        let said = headers
+        let claimed_name = headers
             .get(USER_HEADER)
             .and_then(|value| value.to_str().ok())
             .filter(|name| !name.is_empty() && name.len() <= 64)
@@ -93,38 +93,44 @@ impl Caller {
                 true => format!("'{name}' (not logged in)"),
                 false => name.to_owned(),
             });
-        Self::new(Who::Everybody { said }, address)
+        Self::new(Principal::AuthDisabled { claimed_name }, address)
     }
 
     /// The host, where it acts by itself: it keeps what it has told instances up to date.
     pub fn host() -> Self {
-        Self::new(Who::Everybody { said: Some("host".to_owned()) }, None)
+        Self::new(Principal::AuthDisabled { claimed_name: Some("host".to_owned()) }, None)
     }
 
     /// A way in that tells nothing of who uses it.
     pub fn unnamed(app: &App, address: Option<IpAddr>) -> Self {
-        let who = if app.config.auth.enabled { Who::Nobody } else { Who::Everybody { said: None } };
+        let who = if app.config.auth.enabled {
+            Principal::Anonymous
+        } else {
+            Principal::AuthDisabled { claimed_name: None }
+        };
         Self::new(who, address)
     }
 
     /// For histories.
     pub fn name(&self) -> String {
         match &self.who {
-            Who::Everybody { said } => said.clone().unwrap_or_else(|| "anonymous".to_owned()),
-            Who::Nobody => "anonymous".to_owned(),
+            Principal::AuthDisabled { claimed_name } => {
+                claimed_name.clone().unwrap_or_else(|| "anonymous".to_owned())
+            }
+            Principal::Anonymous => "anonymous".to_owned(),
             // An account from before the name was reserved is not taken for the system.
-            Who::Somebody(person) if is_reserved_name(&person.username) => {
+            Principal::Account(person) if is_reserved_name(&person.username) => {
                 format!("account {}", person.username)
             }
-            Who::Somebody(person) => person.username.clone(),
+            Principal::Account(person) => person.username.clone(),
         }
     }
 
     /// Their account, if they have one here.
-    pub fn person(&self) -> Option<&Person> {
+    pub fn person(&self) -> Option<&Account> {
         match &self.who {
-            Who::Somebody(person) => Some(person),
-            Who::Everybody { .. } | Who::Nobody => None,
+            Principal::Account(person) => Some(person),
+            Principal::AuthDisabled { .. } | Principal::Anonymous => None,
         }
     }
 
@@ -134,9 +140,9 @@ impl Caller {
 
     pub fn role(&self) -> Role {
         match &self.who {
-            Who::Everybody { .. } => Role::Admin,
-            Who::Nobody => Role::Anony,
-            Who::Somebody(person) => person.role,
+            Principal::AuthDisabled { .. } => Role::Admin,
+            Principal::Anonymous => Role::Anony,
+            Principal::Account(person) => person.role,
         }
     }
 
@@ -164,7 +170,11 @@ impl Caller {
         if self.role() >= role {
             return Ok(());
         }
-        Err(if self.who == Who::Nobody { Denied::LogIn } else { Denied::Role { needed: role } })
+        Err(if self.who == Principal::Anonymous {
+            Denied::LogIn
+        } else {
+            Denied::Role { needed: role }
+        })
     }
 }
 
@@ -173,7 +183,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 
     /// The guard has put it there. Without one it is nobody, who may do nothing.
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(parts.extensions.get().cloned().unwrap_or_else(|| Self::new(Who::Nobody, None)))
+        Ok(parts.extensions.get().cloned().unwrap_or_else(|| Self::new(Principal::Anonymous, None)))
     }
 }
 
@@ -197,7 +207,7 @@ pub enum Denied {
 #[derive(Debug)]
 pub struct Authorized {
     task_id: TaskId,
-    wish: Wish,
+    wish: Permission,
 }
 
 impl Authorized {
@@ -205,7 +215,7 @@ impl Authorized {
         self.task_id
     }
 
-    pub fn wish(&self) -> Wish {
+    pub fn wish(&self) -> Permission {
         self.wish
     }
 }
@@ -217,14 +227,14 @@ impl Authorized {
 pub async fn authorize(
     app: &App,
     caller: &Caller,
-    wish: Wish,
+    wish: Permission,
     task_id: TaskId,
 ) -> Result<Authorized, Denied> {
     let _ = caller.touched.set(task_id);
     let verdict = match &caller.who {
-        Who::Everybody { .. } => Verdict::Allow,
-        Who::Nobody => return Err(Denied::LogIn),
-        Who::Somebody(person) => verdict(app, person, wish, task_id).await?,
+        Principal::AuthDisabled { .. } => Verdict::Allow,
+        Principal::Anonymous => return Err(Denied::LogIn),
+        Principal::Account(person) => verdict(app, person, wish, task_id).await?,
     };
     match verdict {
         Verdict::Allow => Ok(Authorized { task_id, wish }),
@@ -235,8 +245,8 @@ pub async fn authorize(
 
 async fn verdict(
     app: &App,
-    person: &Person,
-    wish: Wish,
+    person: &Account,
+    wish: Permission,
     task_id: TaskId,
 ) -> Result<Verdict, StoreError> {
     let relation = app.store.relation(Some(person.id), task_id).await?;
@@ -244,38 +254,47 @@ async fn verdict(
 }
 
 /// Whether somebody who is in may stay, asked again when anything about accounts has changed.
-pub async fn still_authorized(app: &App, caller: &Caller, wish: Wish, task_id: TaskId) -> bool {
-    let Who::Somebody(person) = &caller.who else { return true };
+pub async fn still_authorized(
+    app: &App,
+    caller: &Caller,
+    wish: Permission,
+    task_id: TaskId,
+) -> bool {
+    let Principal::Account(person) = &caller.who else { return true };
     // A database that fails now says nothing about anybody's rights.
     let Ok(role) = app.accounts.role_now(app, person).await else { return true };
     let Some(role) = role else { return false };
-    let person = Person { role, ..person.as_ref().clone() };
+    let person = Account { role, ..person.as_ref().clone() };
     !matches!(verdict(app, &person, wish, task_id).await, Ok(Verdict::Forbid | Verdict::Hide))
 }
 
 /// Returns whether the caller of a running request still has the role that the request needs.
 pub async fn still_has_role(app: &App, caller: &Caller, least: Role) -> bool {
-    let Who::Somebody(person) = &caller.who else { return true };
+    let Principal::Account(person) = &caller.who else { return true };
     let Ok(role) = app.accounts.role_now(app, person).await else { return true };
     role.is_some_and(|role| role >= least)
 }
 
 /// What somebody is to all that is shared with them, for lists.
-pub fn may(caller: &Caller, relation: Relation, wish: Wish) -> bool {
+pub fn may(caller: &Caller, relation: Relation, wish: Permission) -> bool {
     match &caller.who {
-        Who::Everybody { .. } => true,
-        Who::Nobody => false,
-        Who::Somebody(person) => policy::on_instance(person.role, relation, wish) == Verdict::Allow,
+        Principal::AuthDisabled { .. } => true,
+        Principal::Anonymous => false,
+        Principal::Account(person) => {
+            policy::on_instance(person.role, relation, wish) == Verdict::Allow
+        }
     }
 }
 
-fn phrase(wish: Wish) -> &'static str {
+fn phrase(wish: Permission) -> &'static str {
     match wish {
-        Wish::See => "look at it",
-        Wish::Enter => "get into it: its owner can share it with you at the level 'use'",
-        Wish::Secrets => "read this of it: its owner can share it with you at the level 'manage'",
-        Wish::Change => "change it: its owner can share it with you at the level 'manage'",
-        Wish::Delete => "delete it: only its owner and operators may",
-        Wish::Share => "share it or give it away: only its owner and admins may",
+        Permission::See => "look at it",
+        Permission::Enter => "get into it: its owner can share it with you at the level 'use'",
+        Permission::Secrets => {
+            "read this of it: its owner can share it with you at the level 'manage'"
+        }
+        Permission::Change => "change it: its owner can share it with you at the level 'manage'",
+        Permission::Delete => "delete it: only its owner and operators may",
+        Permission::Share => "share it or give it away: only its owner and admins may",
     }
 }

@@ -19,14 +19,14 @@ use kohakuriver_api::{ChangePassword, Register, ResetPassword, Secret};
 use kohakuriver_model::account::user_name;
 use kohakuriver_model::{Role, UserId};
 use kohakuriver_store::{
-    Credential, InvitationError, NewInvitation, NewSession, NewUser, StoreError, UserChange,
+    AuthenticatedUser, InvitationError, NewInvitation, NewSession, NewUser, StoreError, UserChange,
     UserError, UserRow,
 };
 use rand::Rng;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::access::{Caller, Person, Proof, Who};
+use crate::access::{Account, Caller, Credential, Principal};
 use crate::audit::Entry;
 use crate::host::App;
 use crate::oidc::OidcConfig;
@@ -90,7 +90,7 @@ enum Kind {
 
 #[derive(Clone, Debug)]
 struct Remembered {
-    person: Arc<Person>,
+    person: Arc<Account>,
     /// By the steady clock.
     until_ms: i64,
 }
@@ -172,10 +172,10 @@ impl Accounts {
             if let Some(secret) = secret
                 && let Some(person) = self.person(app, kind, secret).await?
             {
-                return Ok(Caller::new(Who::Somebody(person), address));
+                return Ok(Caller::new(Principal::Account(person), address));
             }
         }
-        Ok(Caller::new(Who::Nobody, address))
+        Ok(Caller::new(Principal::Anonymous, address))
     }
 
     /// Whose token this is.
@@ -183,7 +183,7 @@ impl Accounts {
         &self,
         app: &App,
         secret: &str,
-    ) -> Result<Option<Arc<Person>>, StoreError> {
+    ) -> Result<Option<Arc<Account>>, StoreError> {
         self.person(app, Kind::Token, secret).await
     }
 
@@ -192,7 +192,7 @@ impl Accounts {
         app: &App,
         kind: Kind,
         secret: &str,
-    ) -> Result<Option<Arc<Person>>, StoreError> {
+    ) -> Result<Option<Arc<Account>>, StoreError> {
         if !is_secret(secret) {
             return Ok(None);
         }
@@ -211,14 +211,14 @@ impl Accounts {
             Kind::Session => app.store.session(&hash, now_ms).await?,
             Kind::Token => app.store.token(&hash, now_ms).await?,
         };
-        let Some(Credential { user, role, expires_ms }) = found else { return Ok(None) };
+        let Some(AuthenticatedUser { user, role, expires_ms }) = found else { return Ok(None) };
         let Some(expires_ms) = counts_until(app, &user, expires_ms) else { return Ok(None) };
         let proof = match kind {
-            Kind::Session => Proof::Session(hash),
-            Kind::Token => Proof::Token(hash),
+            Kind::Session => Credential::Session(hash),
+            Kind::Token => Credential::Token(hash),
         };
         let person =
-            Arc::new(Person { id: user.id, username: user.username, role, proof, expires_ms });
+            Arc::new(Account { id: user.id, username: user.username, role, proof, expires_ms });
         let until_ms = steady_ms + REMEMBERED_MS;
         let mut remembered = self.lock();
         if remembered.len() >= MOST_REMEMBERED {
@@ -232,22 +232,22 @@ impl Accounts {
     }
 
     /// What somebody who is in may be now; `None` where what let them in does so no more.
-    pub async fn role_now(&self, app: &App, person: &Person) -> Result<Option<Role>, StoreError> {
+    pub async fn role_now(&self, app: &App, person: &Account) -> Result<Option<Role>, StoreError> {
         let now_ms = app.clock.now_ms();
-        let whole = |user: UserRow| Credential { role: user.role, expires_ms: None, user };
+        let whole = |user: UserRow| AuthenticatedUser { role: user.role, expires_ms: None, user };
         let found = match &person.proof {
-            Proof::Session(hash) => app.store.session(hash, now_ms).await?,
-            Proof::Token(hash) => app.store.token(hash, now_ms).await?,
-            Proof::Key(fingerprint) => {
+            Credential::Session(hash) => app.store.session(hash, now_ms).await?,
+            Credential::Token(hash) => app.store.token(hash, now_ms).await?,
+            Credential::Key(fingerprint) => {
                 let user = app.store.user_of_key(fingerprint).await?;
                 user.filter(|user| user.id == person.id).map(whole)
             }
-            Proof::Certificate => {
+            Credential::Certificate => {
                 let user = app.store.lookup_user(person.id).await?;
                 user.filter(|user| user.is_active).map(whole)
             }
         };
-        let counts = |found: &Credential| counts_until(app, &found.user, None).is_some();
+        let counts = |found: &AuthenticatedUser| counts_until(app, &found.user, None).is_some();
         Ok(found.filter(counts).map(|found| found.role))
     }
 
@@ -313,7 +313,7 @@ impl Accounts {
     pub async fn change_password(
         &self,
         app: &App,
-        person: &Person,
+        person: &Account,
         wish: ChangePassword,
         address: Option<IpAddr>,
     ) -> Result<Session, LoginError> {

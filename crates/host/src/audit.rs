@@ -13,7 +13,7 @@ use kohakuriver_store::{NewAudit, Store};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::access::{Caller, Who};
+use crate::access::{Caller, Principal};
 use crate::clock::Clock;
 use crate::supervise;
 
@@ -101,8 +101,12 @@ impl Audit {
     pub fn complete(&self, caller: &Caller, entry: Entry<'_>) -> NewAudit {
         let name = match &caller.who {
             // Nobody has checked it.
-            Who::Everybody { said: Some(said) } => format!("{said} (not logged in)"),
-            Who::Everybody { said: None } | Who::Nobody | Who::Somebody(_) => caller.name(),
+            Principal::AuthDisabled { claimed_name: Some(claimed_name) } => {
+                format!("{claimed_name} (not logged in)")
+            }
+            Principal::AuthDisabled { claimed_name: None }
+            | Principal::Anonymous
+            | Principal::Account(_) => caller.name(),
         };
         NewAudit {
             at_ms: self.clock.now_ms(),

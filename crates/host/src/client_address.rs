@@ -162,10 +162,10 @@ mod tests {
 
     #[test]
     fn what_the_nearest_proxy_says_of_tls_is_believed() {
-        let said = |value| from("10.0.0.1", &[("x-forwarded-proto", value)]).1;
-        assert!(said("https"));
-        assert!(!said("http"));
-        assert!(!said("https, http"));
+        let claimed_name = |value| from("10.0.0.1", &[("x-forwarded-proto", value)]).1;
+        assert!(claimed_name("https"));
+        assert!(!claimed_name("http"));
+        assert!(!claimed_name("https, http"));
         assert!(!from("10.0.0.1", &[]).1);
     }
 }

@@ -9,7 +9,7 @@ use kohakuriver_runner_link::client::HostAddress;
 use kohakuriver_store::{AuditLimits, EventLimits};
 
 use crate::accounts::AuthConfig;
-use crate::people_tls::PeopleTls;
+use crate::https::HttpsMode;
 
 /// The host's settings; the executable fills them from flags.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ pub struct HostConfig {
     /// Names of this machine under which programs and pages may reach the API.
     pub names: Vec<String>,
     /// Whether and how API and pages are served by TLS.
-    pub people_tls: PeopleTls,
+    pub https: HttpsMode,
     /// Whose word on where a request came from is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Where runners dial in. Mutual TLS, so it may listen everywhere.

@@ -11,11 +11,11 @@ use kohakuriver_runner_link::protocol::StreamTarget;
 use tokio::io::{ReadHalf, WriteHalf};
 
 use crate::access::Caller;
-use crate::enter::{EnterError, Entered, enter};
 use crate::host::App;
 use crate::limits::{Bytes, HeldBytes, Holder};
-use crate::presence::Guard;
-use crate::streams::InstanceStream;
+use crate::sessions::open::{OpenSession, OpenSessionError, open_session};
+use crate::sessions::registry::Guard;
+use crate::sessions::streams::InstanceStream;
 
 /// An open stream of requests for files. Dropping it ends what is going on.
 #[derive(Debug)]
@@ -29,8 +29,9 @@ pub struct Files {
 
 impl Files {
     /// Of the instance that `text` means.
-    pub async fn open(app: &App, caller: &Caller, text: &str) -> Result<Self, EnterError> {
-        let Entered { stream, guard } = enter(app, caller, text, StreamTarget::Files).await?;
+    pub async fn open(app: &App, caller: &Caller, text: &str) -> Result<Self, OpenSessionError> {
+        let OpenSession { stream, guard } =
+            open_session(app, caller, text, StreamTarget::Files).await?;
         let (orders, answers) = split(stream);
         let memory = app.bodies.of(Holder::of(caller));
         Ok(Self { orders, answers, memory, _guard: guard })

@@ -21,20 +21,20 @@ use tokio_util::task::TaskTracker;
 use crate::accounts::Accounts;
 use crate::audit::Audit;
 use crate::config::History;
+use crate::https::{HttpsMode, HttpsServer, TlsError};
 use crate::limits::{ByteLimit, Limit};
-use crate::links::{Links, LocalNode, Seen};
 use crate::oidc::Oidc;
 use crate::pace::Pace;
-use crate::people_tls::{PeopleServer, PeopleTls, TlsError};
-use crate::presence::Presence;
+use crate::runner_registry::{LocalNode, RunnerRegistry, Seen};
+use crate::sessions::registry::SessionRegistry;
 use crate::slots::Slots;
 use crate::ssh_ca::SshCa;
 use crate::ssh_keys::KeyError;
 use crate::supervise::Supervisor;
 use crate::watch::Changes;
 use crate::{
-    Clock, HostConfig, accounts, enter, gateway, http, join, link_server, presence, ssh_people,
-    view,
+    Clock, HostConfig, accounts, authorized_keys_sync, gateway, http, join, link_server, present,
+    sessions,
 };
 
 /// After this, connections that are still open are cut.
@@ -68,8 +68,8 @@ pub struct App {
     pub sharing_pace: Pace,
     pub oidc: Option<Oidc>,
     pub audit: Arc<Audit>,
-    pub presence: Arc<Presence>,
-    pub links: Links,
+    pub sessions: Arc<SessionRegistry>,
+    pub runners: RunnerRegistry,
     pub changes: Changes,
     pub clock: Clock,
     pub started: Seen,
@@ -103,7 +103,7 @@ pub enum StartError {
     #[error(transparent)]
     Pki(#[from] PkiError),
     #[error(transparent)]
-    PeopleTls(#[from] TlsError),
+    HttpsMode(#[from] TlsError),
     #[error("the database in {} cannot be opened", path.display())]
     Store { path: PathBuf, source: StoreError },
     #[error("the gateway's host key cannot be used")]
@@ -146,7 +146,7 @@ impl Host {
             );
         }
         let link_tls = tls::host_config(&ca, ca.issue_host(now_ms)?)?;
-        let people = PeopleServer::new(&config, &ca, now_ms)?;
+        let people = HttpsServer::new(&config, &ca, now_ms)?;
         if let Some(people) = &people {
             config.names.extend_from_slice(people.names());
         }
@@ -162,14 +162,14 @@ impl Host {
             accounts: Accounts::default(),
             sharing_pace: Pace::default(),
             oidc: config.auth.oidc.clone().map(Oidc::new),
-            presence: Presence::new(audit.clone(), clock.clone()),
+            sessions: SessionRegistry::new(audit.clone(), clock.clone()),
             audit,
             cluster: u16::from_str_radix(&ca.fingerprint()[..4], 16).unwrap_or(0),
             config,
             store,
             ca,
             ssh_ca,
-            links: Links::default(),
+            runners: RunnerRegistry::default(),
             changes: Changes::default(),
             started: Seen::now(&clock),
             clock,
@@ -177,12 +177,12 @@ impl Host {
             shutdown: CancellationToken::new(),
             requests: http::Requests::default(),
             sockets: Limit::new(MAX_SOCKETS, MAX_SOCKETS_OF_ONE),
-            streams: enter::stream_limit(),
+            streams: sessions::open::stream_limit(),
             bodies: ByteLimit::new(BODY_BYTES, BODY_BYTES_OF_ONE),
             waiting: ByteLimit::new(WAITING_BYTES, WAITING_BYTES_OF_ONE),
         });
         let shutdown = app.shutdown.clone();
-        let tls = people.as_ref().map(PeopleServer::config);
+        let tls = people.as_ref().map(HttpsServer::config);
         let supervisor = Supervisor::new(app.tasks.clone(), shutdown.clone());
         // What each run of a task takes with it.
         let shared = || (app.clone(), shutdown.clone());
@@ -214,11 +214,14 @@ impl Host {
         let (each, end) = shared();
         supervisor.keep("watch of nodes", move || watch_silence(each.clone(), end.clone()));
         let (each, end) = shared();
-        supervisor.keep("watch of sessions", move || presence::watch(each.clone(), end.clone()));
+        supervisor.keep("watch of sessions", move || {
+            sessions::registry::watch(each.clone(), end.clone())
+        });
         if app.config.auth.enabled {
             let (each, end) = shared();
-            supervisor
-                .keep("registered keys", move || ssh_people::keep_fresh(each.clone(), end.clone()));
+            supervisor.keep("registered keys", move || {
+                authorized_keys_sync::keep_fresh(each.clone(), end.clone())
+            });
         }
         let (each, end) = shared();
         supervisor.keep("return of memory", move || return_memory(each.clone(), end.clone()));
@@ -232,7 +235,7 @@ impl Host {
 
     /// What comes before that address in a link.
     pub fn scheme(&self) -> &'static str {
-        if self.app.config.people_tls == PeopleTls::Off { "http" } else { "https" }
+        if self.app.config.https == HttpsMode::Off { "http" } else { "https" }
     }
 
     /// Where people find the API and the pages. A host that listens on every address is called
@@ -245,7 +248,7 @@ impl Host {
 
     /// The fingerprint that people compare, where this host's own CA signs what they are shown.
     pub fn people_fingerprint(&self) -> Option<String> {
-        (self.app.config.people_tls == PeopleTls::OwnCa).then(|| self.app.ca.fingerprint())
+        (self.app.config.https == HttpsMode::OwnCa).then(|| self.app.ca.fingerprint())
     }
 
     /// An invitation for the first admin, where people log in and there is none.
@@ -273,7 +276,7 @@ impl Host {
 
     /// Says that a node's runner is in this process.
     pub fn set_local(&self, node: &NodeId, local: Arc<dyn LocalNode>) {
-        self.app.links.set_local(node, local);
+        self.app.runners.set_local(node, local);
     }
 
     /// Whether a runner's identity is of this cluster.
@@ -411,7 +414,7 @@ async fn watch_silence(app: Arc<App>, shutdown: CancellationToken) {
             continue;
         };
         for node in nodes {
-            let now_seen = view::is_node_seen(&app, &node.id);
+            let now_seen = present::is_node_seen(&app, &node.id);
             // A host that starts takes every node for seen.
             if seen.insert(node.id.clone(), now_seen).unwrap_or(true) == now_seen {
                 continue;
@@ -422,7 +425,7 @@ async fn watch_silence(app: Arc<App>, shutdown: CancellationToken) {
             if let Err(error) = record_silence(&app, &node, now_seen).await {
                 tracing::warn!(node.name = %node.name, %error, "events were not recorded");
             }
-            app.links.count_change(&node.id);
+            app.runners.count_change(&node.id);
             app.changes.notify();
         }
     }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::access::{Authorized, Caller, Denied};
 use crate::host::App;
-use crate::view;
+use crate::present;
 
 pub mod keys;
 pub mod machines;
@@ -162,7 +162,7 @@ pub async fn act_as(
     let mut tries = 0;
     loop {
         let row = get(app, access).await?;
-        let status = view::status_of(app, &row);
+        let status = present::status_of(app, &row);
         let backend = row.spec.backend();
         let intent = match admission::admit(act, backend, &row.intent, status) {
             Admission::Already => return Ok(row),
@@ -232,9 +232,9 @@ pub async fn wait_for_change(
         let id = find(app, caller, text).await?;
         let Some(since) = since else { return Ok(id) };
         let revision = match app.store.lookup_instance(id).await? {
-            Some(row) => view::revision(app, &row),
+            Some(row) => present::revision(app, &row),
             None => match app.store.lookup_request(id).await? {
-                Some(row) => view::request_revision(&row),
+                Some(row) => present::request_revision(&row),
                 None => return Err(InstanceError::Unknown(text.to_owned())),
             },
         };
@@ -253,7 +253,7 @@ pub async fn wait_for_act(
     let deadline = Instant::now() + limit;
     let mut changes = app.changes.subscribe();
     loop {
-        let task = view::task(app, &get(app, access).await?);
+        let task = present::task(app, &get(app, access).await?);
         let over = task.transition.is_none() || task.error_code.is_some();
         if over || timeout_at(deadline, changes.changed()).await.is_err() {
             return Ok(task);
@@ -267,7 +267,7 @@ pub async fn wait_settled(app: &App, access: &Authorized) -> Result<Task, Instan
     let mut changes = app.changes.subscribe();
     loop {
         let row = get(app, access).await?;
-        let task = view::task(app, &row);
+        let task = present::task(app, &row);
         if task.status != Status::Assigning.as_str() || task.error_code.is_some() {
             return Ok(task);
         }
@@ -295,7 +295,7 @@ pub async fn remove_failed(
 }
 
 fn tell(app: &App, row: &InstanceRow) {
-    app.links.order(&row.node_id, row.id);
+    app.runners.order(&row.node_id, row.id);
     app.changes.notify();
 }
 
@@ -332,7 +332,7 @@ async fn unavailable_nodes(
         let lacking = labels.iter().find(|(key, value)| node.labels.get(*key) != Some(value));
         let reason = if let Some((key, value)) = lacking {
             Some(format!("has no label {key}={value}"))
-        } else if app.links.is_online(&node.id) {
+        } else if app.runners.is_online(&node.id) {
             node.inventory.as_ref().and_then(|inventory| {
                 cannot_run(spec.backend(), inventory).or_else(|| inventory.forbids(spec))
             })

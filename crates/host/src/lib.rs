@@ -3,7 +3,7 @@
 //! ```text
 //!   http (:8000) ──┐                      ┌── store (SQLite)
 //!   gateway (:8002)┼─> instances, access ─┤
-//!   link_server ───┘   (decisions)        └── links (what runners say now)
+//!   link_server ───┘   (decisions)        └── runner_registry (connected runners)
 //!     (:8001)
 //! ```
 //!
@@ -21,30 +21,30 @@ mod audit;
 mod client_address;
 mod clock;
 mod config;
-mod enter;
+
+mod authorized_keys_sync;
 mod files;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gateway;
 mod host;
 mod http;
+mod https;
 mod instances;
 mod join;
 mod limits;
 mod link_server;
-mod links;
 mod oidc;
 mod orders;
 mod pace;
-mod people_tls;
-mod presence;
+mod present;
+mod runner_registry;
 mod slots;
 mod ssh_ca;
 mod ssh_keys;
-mod ssh_people;
-mod streams;
+
+mod sessions;
 mod supervise;
-mod view;
 mod watch;
 
 pub use access::routes::{lasting_rows, policy_rows};
@@ -52,8 +52,8 @@ pub use accounts::AuthConfig;
 pub use clock::{Clock, ManualClock};
 pub use config::{Deadlines, History, HostConfig};
 pub use host::{Host, StartError};
+pub use https::{HttpsMode, TlsError};
 pub use ipnet::IpNet;
 pub use kohakuriver_store::{AuditLimits, EventLimits};
-pub use links::LocalNode;
 pub use oidc::{OidcConfig, is_safe_url};
-pub use people_tls::{PeopleTls, TlsError};
+pub use runner_registry::LocalNode;

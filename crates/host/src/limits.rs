@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kohakuriver_model::UserId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::access::{Caller, Who};
+use crate::access::{Caller, Principal};
 
 /// Whose share of a limit something counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,9 +26,9 @@ pub enum Holder {
 impl Holder {
     pub fn of(caller: &Caller) -> Self {
         match (&caller.who, caller.address) {
-            (Who::Somebody(person), _) => Self::Account(person.id),
-            (Who::Everybody { .. }, None) => Self::Here,
-            (Who::Everybody { .. }, Some(address)) if address.is_loopback() => Self::Here,
+            (Principal::Account(person), _) => Self::Account(person.id),
+            (Principal::AuthDisabled { .. }, None) => Self::Here,
+            (Principal::AuthDisabled { .. }, Some(address)) if address.is_loopback() => Self::Here,
             (_, address) => Self::Network(network(address.unwrap_or(IpAddr::from([0, 0, 0, 0])))),
         }
     }

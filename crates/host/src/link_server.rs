@@ -85,5 +85,5 @@ async fn dispatch(
 
 /// A removed node has no control session, so its data connections are dropped there too.
 fn accept_data(app: &App, node: &NodeId, stream: TlsStream<TcpStream>) {
-    app.links.offer_data(node, stream);
+    app.runners.offer_data(node, stream);
 }

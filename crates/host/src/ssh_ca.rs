@@ -2,7 +2,7 @@
 //!
 //! A certificate names the one instance it is for (its principal, `vps-<id>`) and who holds it (its
 //! key id). It counts for five minutes from now on, long enough to connect with; what stands by
-//! then is cut by [`crate::presence`], not by the certificate. It also counts for the five minutes
+//! then is cut by [`crate::sessions::registry`], not by the certificate. It also counts for the five minutes
 //! before now: a node's clock may be that far behind, and as far ahead.
 
 use std::path::Path;

@@ -58,14 +58,14 @@ pub fn run(args: HostArgs, global: &GlobalArgs) -> Result<(), Exit> {
     let auth = args.auth.mode(args.bind, !args.tls.trusted_proxy.is_empty())?;
     let port = api_port(global)?;
     let advertise = args.advertise.unwrap_or_else(host_name);
-    let people_tls = args.tls.mode(args.bind);
+    let https = args.tls.mode(args.bind);
     let config = HostConfig {
         data_dir: paths::absolute(paths::data_dir(args.data_dir)).join("host"),
         bind: args.bind,
         port,
         ssh_port: args.ssh_port,
         names: args.tls.names(&[host_name(), advertise.clone()]),
-        people_tls,
+        https,
         trusted_proxies: args.tls.trusted_proxy,
         link_bind: args.link_bind,
         link_port: args.link_port,
@@ -125,7 +125,7 @@ pub async fn start(config: HostConfig) -> Result<Host, Exit> {
                 exit.hint("it is in use already: try kohakuriver status, or give another --data-dir")
             }
             StartError::DataDir { .. } => exit.hint("run as root, or give a --data-dir you may write to"),
-            StartError::PeopleTls(_) => {
+            StartError::HttpsMode(_) => {
                 exit.hint("--tls-cert is the whole chain in PEM, the host's first; --tls-key its key")
             }
             StartError::Pki(PkiError::Clock(_)) => {

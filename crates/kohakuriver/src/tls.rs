@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use kohakuriver_host::{IpNet, PeopleTls};
+use kohakuriver_host::{HttpsMode, IpNet};
 
 const HEADING: &str = "TLS for browsers and command lines";
 
@@ -36,12 +36,12 @@ pub struct TlsArgs {
 
 impl TlsArgs {
     /// What was asked for, or what fits where the API listens.
-    pub fn mode(&self, bind: IpAddr) -> PeopleTls {
+    pub fn mode(&self, bind: IpAddr) -> HttpsMode {
         if let (Some(cert), Some(key)) = (self.tls_cert.clone(), self.tls_key.clone()) {
-            return PeopleTls::Files { cert, key };
+            return HttpsMode::Files { cert, key };
         }
         let plain = self.no_tls || bind.is_loopback() || !self.trusted_proxy.is_empty();
-        if self.tls || !plain { PeopleTls::OwnCa } else { PeopleTls::Off }
+        if self.tls || !plain { HttpsMode::OwnCa } else { HttpsMode::Off }
     }
 
     /// These and what `--name` adds.
@@ -73,26 +73,26 @@ mod tests {
         Line::try_parse_from(words).map(|line| line.tls)
     }
 
-    fn mode(flags: &str, bind: &str) -> PeopleTls {
+    fn mode(flags: &str, bind: &str) -> HttpsMode {
         parse(flags).unwrap().mode(bind.parse().unwrap())
     }
 
     #[test]
     fn what_the_network_can_reach_is_encrypted_unless_somebody_says_otherwise() {
         for (flags, bind, expected) in [
-            ("", "127.0.0.1", PeopleTls::Off),
-            ("", "::1", PeopleTls::Off),
-            ("", "0.0.0.0", PeopleTls::OwnCa),
-            ("", "10.0.0.5", PeopleTls::OwnCa),
-            ("--tls", "127.0.0.1", PeopleTls::OwnCa),
-            ("--no-tls", "0.0.0.0", PeopleTls::Off),
-            ("--trusted-proxy 10.0.0.9", "0.0.0.0", PeopleTls::Off),
-            ("--trusted-proxy 10.0.0.9 --tls", "0.0.0.0", PeopleTls::OwnCa),
+            ("", "127.0.0.1", HttpsMode::Off),
+            ("", "::1", HttpsMode::Off),
+            ("", "0.0.0.0", HttpsMode::OwnCa),
+            ("", "10.0.0.5", HttpsMode::OwnCa),
+            ("--tls", "127.0.0.1", HttpsMode::OwnCa),
+            ("--no-tls", "0.0.0.0", HttpsMode::Off),
+            ("--trusted-proxy 10.0.0.9", "0.0.0.0", HttpsMode::Off),
+            ("--trusted-proxy 10.0.0.9 --tls", "0.0.0.0", HttpsMode::OwnCa),
         ] {
             assert_eq!(mode(flags, bind), expected, "{flags} {bind}");
         }
         let files = mode("--tls-cert c.pem --tls-key k.pem", "127.0.0.1");
-        assert_eq!(files, PeopleTls::Files { cert: "c.pem".into(), key: "k.pem".into() });
+        assert_eq!(files, HttpsMode::Files { cert: "c.pem".into(), key: "k.pem".into() });
     }
 
     #[test]

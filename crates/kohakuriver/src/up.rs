@@ -57,7 +57,7 @@ pub fn run(args: UpArgs, global: &GlobalArgs) -> Result<(), Exit> {
         port,
         ssh_port: args.ssh_port,
         names: args.tls.names(&[host::host_name()]),
-        people_tls: args.tls.mode(loopback),
+        https: args.tls.mode(loopback),
         trusted_proxies: args.tls.trusted_proxy,
         link_bind: loopback,
         link_port: args.link_port,

@@ -32,7 +32,7 @@ pub use mount::{MountError, MountWish};
 pub use name::{InstanceName, NodeName, QualifiedName, VmImageName};
 pub use node::{DockerState, GpuRuntime, Inventory, Metrics, VmAccel, VmState};
 pub use observe::{FailureCode, Observation, Observed};
-pub use placement::{Demand, GpuDemand, NodeRoom, Placed, Refusal, place};
+pub use placement::{Demand, GpuDemand, NodeCapacity, Placed, Refusal, place};
 pub use spec::{
     BackendKind, GpuRef, ImageSource, InstanceSpec, NumaPin, OnOom, People, SnapshotPolicy,
     SnapshotRef, SshAccess, TrustedCa,

@@ -47,7 +47,7 @@ impl GpuDemand {
 
 /// A node as placement sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeRoom {
+pub struct NodeCapacity {
     pub id: NodeId,
     pub name: NodeName,
     /// `None`: can take work. Otherwise why it cannot, as a sentence part.
@@ -56,7 +56,7 @@ pub struct NodeRoom {
     pub cores_taken: u32,
     pub memory_bytes: u64,
     pub memory_taken: u64,
-    pub gpus: Vec<GpuRoom>,
+    pub gpus: Vec<GpuCapacity>,
     /// `None`: containers can have GPUs here. Otherwise why not, as a sentence part.
     pub no_gpu_runtime: Option<String>,
     pub numa: Vec<NumaRoom>,
@@ -64,7 +64,7 @@ pub struct NodeRoom {
 
 /// One GPU, and the name of who has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GpuRoom {
+pub struct GpuCapacity {
     pub gpu: GpuRef,
     /// The NUMA node it is plugged into.
     pub numa: Option<u32>,
@@ -122,7 +122,7 @@ pub enum Refusal {
 pub fn place(
     demand: &Demand,
     wanted: Option<&NodeName>,
-    nodes: &[NodeRoom],
+    nodes: &[NodeCapacity],
 ) -> Result<Placed, Refusal> {
     if let Some(name) = wanted {
         let Some(node) = nodes.iter().find(|node| node.name == *name) else {
@@ -183,16 +183,16 @@ pub fn place(
 /// What is left of a node: the least wins.
 type Rank<'a> = (usize, u32, u64, &'a NodeName);
 
-fn free_cores(node: &NodeRoom) -> u32 {
+fn free_cores(node: &NodeCapacity) -> u32 {
     node.cores.saturating_sub(node.cores_taken)
 }
 
-fn free_memory(node: &NodeRoom) -> u64 {
+fn free_memory(node: &NodeCapacity) -> u64 {
     node.memory_bytes.saturating_sub(node.memory_taken)
 }
 
-fn free_gpus(node: &NodeRoom) -> usize {
-    let usable = |room: &&GpuRoom| room.for_containers || room.no_machine.is_none();
+fn free_gpus(node: &NodeCapacity) -> usize {
+    let usable = |room: &&GpuCapacity| room.for_containers || room.no_machine.is_none();
     node.gpus.iter().filter(usable).filter(|room| room.taken_by.is_none()).count()
 }
 
@@ -210,7 +210,7 @@ impl Shortage {
     }
 }
 
-fn fit(demand: &Demand, node: &NodeRoom) -> Result<Placed, Shortage> {
+fn fit(demand: &Demand, node: &NodeCapacity) -> Result<Placed, Shortage> {
     let whole = format!("node '{}'", node.name);
     cores(demand.cores, node.cores, free_cores(node), &whole)?;
     memory(demand.memory_bytes, node.memory_bytes, free_memory(node), &whole)?;
@@ -251,7 +251,7 @@ fn memory(wanted: u64, total: u64, free: u64, place: &str) -> Result<(), Shortag
     Err(Shortage { reason, share: free as f64 / wanted as f64, would_fit })
 }
 
-fn numa(demand: &Demand, node: &NodeRoom, wanted: u32) -> Result<NumaPin, Shortage> {
+fn numa(demand: &Demand, node: &NodeCapacity, wanted: u32) -> Result<NumaPin, Shortage> {
     let Some(room) = node.numa.iter().find(|room| room.pin.node == wanted) else {
         let known: Vec<_> = node.numa.iter().map(|room| room.pin.node.to_string()).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };

@@ -2,28 +2,28 @@
 //! and users to ids without the C library (the executable is static, and its resolver and user
 //! database would load modules), and copying bytes between two streams.
 
-mod block;
-mod early;
+mod buf_list;
+mod coalesce;
 mod files;
-mod gather;
 #[cfg(feature = "http")]
 mod http_names;
+mod lazy_write;
 mod memory;
 pub mod passwd;
-mod pieces;
-mod quiet;
+mod pooled_buf;
+mod prefixed;
 mod relay;
 mod resolve;
 mod socket;
 mod splice;
 
-pub use early::Early;
+pub use buf_list::BufList;
 pub use files::raise_file_limit;
 #[cfg(feature = "http")]
 pub use http_names::HttpNames;
+pub use lazy_write::{IntoLazyWrite, LazyWriteSocket};
 pub use memory::return_free_memory;
-pub use pieces::Pieces;
-pub use quiet::{Quiet, QuietSocket};
+pub use prefixed::Prefixed;
 pub use relay::{copy, relay};
 pub use resolve::{connect, resolve};
 pub use socket::{DetachedSocket, Socket, SocketReader, SocketWriter};

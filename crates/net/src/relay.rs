@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, split};
 
-use crate::block::Block;
+use crate::pooled_buf::PooledBuf;
 
 /// Copies both ways, keeps half-closes, and returns the bytes that went `a -> b` and `b -> a`.
 ///
@@ -45,7 +45,7 @@ where
 /// Holds memory only while there are bytes in it: a thousand idle connections cost none.
 #[derive(Default)]
 struct Buffer {
-    block: Option<Block>,
+    pooled_buf: Option<PooledBuf>,
     start: usize,
     end: usize,
     copied: u64,
@@ -63,19 +63,19 @@ impl Buffer {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        let mut block = self.block.take().unwrap_or_else(Block::take);
-        let mut space = ReadBuf::new(&mut block);
+        let mut pooled_buf = self.pooled_buf.take().unwrap_or_else(PooledBuf::take);
+        let mut space = ReadBuf::new(&mut pooled_buf);
         let polled = Pin::new(from).poll_read(cx, &mut space);
         let read = space.filled().len();
         match polled {
             Poll::Ready(Ok(())) => {
-                self.block = Some(block);
+                self.pooled_buf = Some(pooled_buf);
                 (self.start, self.end) = (0, read);
                 Poll::Ready(Ok(read))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
-                drop(block);
+                drop(pooled_buf);
                 if self.unflushed {
                     // Ready or not, the flush is under way; its end needs no waiting for.
                     self.unflushed = Pin::new(to).poll_flush(cx)?.is_pending();
@@ -91,7 +91,7 @@ impl Buffer {
         to: &mut W,
     ) -> Poll<io::Result<()>> {
         while self.start < self.end {
-            let bytes = self.block.as_deref().unwrap_or_default();
+            let bytes = self.pooled_buf.as_deref().unwrap_or_default();
             let left = bytes.get(self.start..self.end).unwrap_or_default();
             let written = ready!(Pin::new(&mut *to).poll_write(cx, left))?;
             if written == 0 {

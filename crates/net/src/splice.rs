@@ -14,8 +14,8 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 use tokio::task::coop::consume_budget;
 
-use crate::block::Block;
-use crate::quiet::{Quiet, Reader, Writer};
+use crate::lazy_write::{IntoLazyWrite, Reader, Writer};
+use crate::pooled_buf::PooledBuf;
 
 /// What is copied rather than spliced.
 const SMALL: usize = 16 * 1024;
@@ -28,9 +28,12 @@ const SPARE_PIPES: usize = 32;
 ///
 /// # Errors
 /// The first of either side; what the other direction carried is cut then.
-pub async fn relay_sockets<A: Quiet, B: Quiet>(a: A, b: B) -> io::Result<(u64, u64)> {
-    let (mut a_read, mut a_write) = a.quiet()?.into_split();
-    let (mut b_read, mut b_write) = b.quiet()?.into_split();
+pub async fn relay_sockets<A: IntoLazyWrite, B: IntoLazyWrite>(
+    a: A,
+    b: B,
+) -> io::Result<(u64, u64)> {
+    let (mut a_read, mut a_write) = a.into_lazy_write()?.into_split();
+    let (mut b_read, mut b_write) = b.into_lazy_write()?.into_split();
     tokio::try_join!(copy(&mut a_read, &mut b_write), copy(&mut b_read, &mut a_write))
 }
 
@@ -56,14 +59,14 @@ async fn copy(from: &mut Reader, to: &mut Writer) -> io::Result<u64> {
 /// A read and a write, where a splice would need a pipe between two and a third to find that no more is there: what
 /// goes back and forth in small pieces is waited for by somebody.
 async fn pass_some(from: &Reader, to: &mut Writer) -> io::Result<Option<usize>> {
-    let mut block = Block::take();
-    let count = match from.try_read(&mut block[..SMALL]) {
+    let mut pooled_buf = PooledBuf::take();
+    let count = match from.try_read(&mut pooled_buf[..SMALL]) {
         Ok(0) => return Ok(None),
         Ok(count) => count,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(0)),
         Err(error) => return Err(error),
     };
-    let mut left = &block[..count];
+    let mut left = &pooled_buf[..count];
     while !left.is_empty() {
         let sent = poll_fn(|cx| to.poll_send(cx, left)).await?;
         left = &left[sent..];
@@ -221,8 +224,8 @@ mod tests {
         let (b, mut sink) = std::os::unix::net::UnixStream::pair().unwrap();
         // Both ends are as fast as they can.
         let sending = std::thread::spawn(move || {
-            let block = vec![0; 1024 * 1024];
-            while std::io::Write::write_all(&mut source, &block).is_ok() {}
+            let pooled_buf = vec![0; 1024 * 1024];
+            while std::io::Write::write_all(&mut source, &pooled_buf).is_ok() {}
         });
         let taking = std::thread::spawn(move || std::io::copy(&mut sink, &mut std::io::sink()));
         let relay = async {

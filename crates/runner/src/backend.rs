@@ -23,7 +23,7 @@ pub mod docker;
 pub(crate) mod fake;
 pub mod qemu;
 
-pub use crate::plan::{Found, Life, Limits};
+pub use crate::plan::{BackendState, Lifecycle, Limits};
 
 /// Receives what is being done and how far it is, in percent.
 pub type Progress<'a> = &'a (dyn Fn(String, Option<u8>) + Send + Sync);
@@ -77,7 +77,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Removes it with its disk, running or not.
     async fn remove(&self, id: TaskId) -> Result<(), BackendError>;
 
-    async fn inspect(&self, id: TaskId) -> Result<Option<Found>, BackendError>;
+    async fn inspect(&self, id: TaskId) -> Result<Option<BackendState>, BackendError>;
 
     /// Saves the disk as it is now, running or not. `keep`: the oldest beyond it go, 0 keeps all.
     async fn create_snapshot(
@@ -108,7 +108,7 @@ pub trait Backend: Send + Sync + 'static {
     }
 
     /// Every instance of this node that is there.
-    async fn list(&self) -> Result<Vec<(TaskId, Found)>, BackendError>;
+    async fn list(&self) -> Result<Vec<(TaskId, BackendState)>, BackendError>;
 
     /// Where the agent of one that runs is reached; `None` where there is none to wait for.
     fn agent(&self, id: TaskId) -> Option<AgentAddress>;

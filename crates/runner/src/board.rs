@@ -10,7 +10,7 @@ use kohakuriver_model::{Observation, Observed, TaskId};
 use tokio::sync::watch;
 
 #[derive(Debug)]
-pub struct Board {
+pub struct ObservationBoard {
     entries: Mutex<Entries>,
     changed: watch::Sender<u64>,
 }
@@ -21,13 +21,13 @@ struct Entries {
     by_task: BTreeMap<TaskId, (u64, Observation)>,
 }
 
-impl Default for Board {
+impl Default for ObservationBoard {
     fn default() -> Self {
         Self { entries: Mutex::default(), changed: watch::Sender::new(0) }
     }
 }
 
-impl Board {
+impl ObservationBoard {
     /// Takes a report, its texts held to their bounds.
     pub fn publish(&self, task: TaskId, observation: Observation) {
         let observation = observation.bounded();
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn only_what_changed_is_taken_and_only_the_newest() {
-        let board = Board::default();
+        let board = ObservationBoard::default();
         let [a, b] = [1, 2].map(TaskId::from_u64);
         board.publish(a, seen(1));
         board.publish(b, seen(1));

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kohakuriver_net::{Quiet, Socket, relay};
+use kohakuriver_net::{IntoLazyWrite, Socket, relay};
 use kohakuriver_runner_link::backoff::Backoff;
 use kohakuriver_runner_link::client::{LinkStream, connect_data};
 use kohakuriver_runner_link::frame::FrameStream;
@@ -154,5 +154,5 @@ async fn join(mut frames: FrameStream<LinkStream>, mut agent: Socket) -> std::io
     frames.send(&StreamOpened::Opened).await.map_err(std::io::Error::other)?;
     let (link, early) = frames.into_parts();
     agent.write_all(&early).await?;
-    relay(link, agent.quiet()?).await.map(drop)
+    relay(link, agent.into_lazy_write()?).await.map(drop)
 }

@@ -17,12 +17,12 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent_files;
-use crate::backend::{Backend, BackendError, Backends, Found, Life};
-use crate::board::Board;
+use crate::backend::{Backend, BackendError, BackendState, Backends, Lifecycle};
+use crate::board::ObservationBoard;
 use crate::clock;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, LedgerError, Record};
-use crate::plan::{Failure, Step, View, plan};
+use crate::plan::{Failure, PlanInput, Step, plan};
 
 mod bring_up;
 pub mod request;
@@ -41,7 +41,7 @@ pub struct Shared {
     pub backends: Backends,
     pub ledger: Ledger,
     pub layout: Layout,
-    pub board: Arc<Board>,
+    pub board: Arc<ObservationBoard>,
     /// Held while an instance is created and started. More at once would only make each slower.
     pub room: Semaphore,
     pub shutdown: CancellationToken,
@@ -207,7 +207,7 @@ impl Driver {
             }
             Step::Remove => self.backend().remove(self.id).await?,
             Step::Forget => return self.forget().await,
-            Step::Rest(seen) => {
+            Step::Settle(seen) => {
                 if found.is_none() && self.record.attempted && self.record.failure.is_some() {
                     self.write(Record::nothing_created)?;
                 }
@@ -277,7 +277,7 @@ impl Driver {
     }
 
     fn rest_without_engine(&mut self) -> Result<Next, StepError> {
-        if let Step::Rest(seen) = plan(&self.view(), None) {
+        if let Step::Settle(seen) = plan(&self.view(), None) {
             self.publish(seen);
         }
         Ok(Next::Wait)
@@ -288,17 +288,18 @@ impl Driver {
         Arc::clone(self.shared.backends.of(self.record.order.spec.backend()))
     }
 
-    fn view(&self) -> View<'_> {
+    fn view(&self) -> PlanInput<'_> {
         let wanted = self.backend().limits(&self.record.order.spec);
         self.record.view(wanted, clock::now_ms())
     }
 
     /// New limits. One that cannot have them while it runs keeps its old ones until its next
     /// start, and says so.
-    async fn resize(&mut self, found: Option<&Found>) -> Result<(), StepError> {
+    async fn resize(&mut self, found: Option<&BackendState>) -> Result<(), StepError> {
         let outcome = self.backend().resize(self.id, &self.record.order.spec).await;
-        let up = found
-            .is_some_and(|found| matches!(found.life, Life::Running { .. } | Life::Paused { .. }));
+        let up = found.is_some_and(|found| {
+            matches!(found.life, Lifecycle::Running { .. } | Lifecycle::Paused { .. })
+        });
         match outcome {
             Err(error @ BackendError::Refused { .. }) if up => {
                 tracing::warn!(task_id = %self.id, %error, "the limits wait for the next start");
@@ -370,7 +371,7 @@ impl Driver {
 }
 
 struct Publisher {
-    board: Arc<Board>,
+    board: Arc<ObservationBoard>,
     id: TaskId,
     generation: u64,
     host_key: Option<String>,

@@ -27,7 +27,7 @@ use keeper::Keeper;
 /// Events say what happened; this is for what no event told.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-pub struct Fleet {
+pub struct InstanceSupervisor {
     shared: Arc<Shared>,
     tracker: TaskTracker,
     drivers: Mutex<HashMap<TaskId, Handle>>,
@@ -50,7 +50,7 @@ fn not_done(message: String) -> NodeAnswer {
     NodeAnswer::Failed { code: FailureCode::Internal, message, hint }
 }
 
-impl Fleet {
+impl InstanceSupervisor {
     /// Takes up everything the ledger knows.
     pub fn new(
         shared: Arc<Shared>,

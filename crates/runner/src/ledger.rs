@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable;
 use crate::layout::Layout;
-use crate::plan::{Failure, Limits, StartMark, View};
+use crate::plan::{Failure, Limits, StartRecord, PlanInput};
 
 /// One instance's entry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,7 +32,7 @@ pub struct Record {
     /// A create was asked of the backend at least once, so something may be there.
     pub attempted: bool,
     #[serde(default)]
-    pub mark: StartMark,
+    pub mark: StartRecord,
     #[serde(default)]
     pub failure: Option<Failure>,
     /// The `disk_generation` that was made last.
@@ -65,7 +65,7 @@ impl Record {
             order,
             ordered_at_ms: now_ms,
             attempted: false,
-            mark: StartMark::Never,
+            mark: StartRecord::Never,
             failure: None,
             disk: None,
             oom: None,
@@ -98,7 +98,7 @@ impl Record {
         self.unproven = false;
         if let Some(epoch) = epoch {
             let generation = self.order.intent.start_generation;
-            self.mark = StartMark::Done { generation, epoch, ready: true };
+            self.mark = StartRecord::Done { generation, epoch, ready: true };
         }
     }
 
@@ -116,13 +116,13 @@ impl Record {
     pub fn intend_start(&mut self, epoch: String, before: Option<String>) {
         let intent = self.order.intent;
         self.disk = Some(intent.disk_generation);
-        self.mark = StartMark::Intended { generation: intent.start_generation, epoch, before };
+        self.mark = StartRecord::Intended { generation: intent.start_generation, epoch, before };
     }
 
     pub fn confirm_start(&mut self) {
-        if let StartMark::Intended { generation, epoch, .. } = &self.mark {
+        if let StartRecord::Intended { generation, epoch, .. } = &self.mark {
             self.mark =
-                StartMark::Done { generation: *generation, epoch: epoch.clone(), ready: false };
+                StartRecord::Done { generation: *generation, epoch: epoch.clone(), ready: false };
         }
     }
 
@@ -153,7 +153,7 @@ impl Record {
     }
 
     pub fn agent_answered(&mut self) {
-        if let StartMark::Done { ready, .. } = &mut self.mark {
+        if let StartRecord::Done { ready, .. } = &mut self.mark {
             *ready = true;
         }
     }
@@ -163,9 +163,9 @@ impl Record {
         self.attempted = false;
     }
 
-    pub fn view(&self, wanted: Limits, now_ms: i64) -> View<'_> {
+    pub fn view(&self, wanted: Limits, now_ms: i64) -> PlanInput<'_> {
         let Order { intent, spec, .. } = &self.order;
-        View {
+        PlanInput {
             intent: *intent,
             mark: &self.mark,
             failure: self.failure.as_ref(),

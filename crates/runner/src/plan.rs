@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Every step is written down before or after it is done in such a way that a crash between any
-//! two writes leads to the same end (see [`StartMark`]). The property tests below crash everywhere.
+//! two writes leads to the same end (see [`StartRecord`]). The property tests below crash everywhere.
 
 use kohakuriver_model::{Desired, FailureCode, Intent, Observed, OnOom};
 use serde::{Deserialize, Serialize};
@@ -29,8 +29,8 @@ const KILLED_EXIT_CODE: i64 = 137;
 
 /// What the backend has of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    pub life: Life,
+pub struct BackendState {
+    pub life: Lifecycle,
     /// The backend's own mark of the latest start, `None` before the first. Only compared.
     pub started: Option<String>,
     /// The `disk_generation` it was made for.
@@ -51,16 +51,16 @@ pub struct Limits {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
+pub enum Lifecycle {
     Created,
     Running { started_at_ms: i64 },
     Paused { started_at_ms: i64 },
     Ended { exit_code: Option<i64>, finished_at_ms: i64 },
 }
 
-impl Found {
+impl BackendState {
     pub fn is_running(&self) -> bool {
-        matches!(self.life, Life::Running { .. })
+        matches!(self.life, Lifecycle::Running { .. })
     }
 }
 
@@ -70,7 +70,7 @@ impl Found {
 /// crash a differing mark proves that the start happened, so it is not done twice.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "mark")]
-pub enum StartMark {
+pub enum StartRecord {
     #[default]
     Never,
     Intended {
@@ -108,9 +108,9 @@ impl Failure {
 
 /// The ledger's part of the picture.
 #[derive(Clone, Debug)]
-pub struct View<'a> {
+pub struct PlanInput<'a> {
     pub intent: Intent,
-    pub mark: &'a StartMark,
+    pub mark: &'a StartRecord,
     pub failure: Option<&'a Failure>,
     /// The disk that was made last.
     pub disk: Option<u64>,
@@ -130,12 +130,12 @@ pub struct View<'a> {
     pub now_ms: i64,
 }
 
-impl View<'_> {
+impl PlanInput<'_> {
     fn disk_due(&self) -> bool {
         self.disk.is_none_or(|disk| disk < self.intent.disk_generation)
     }
 
-    fn resize_due(&self, found: &Found) -> bool {
+    fn resize_due(&self, found: &BackendState) -> bool {
         found.limits != self.wanted
     }
 }
@@ -168,11 +168,11 @@ pub enum Step {
     SnapshotOnStop,
     Remove,
     Forget,
-    Rest(Observed),
+    Settle(Observed),
 }
 
 /// Decides on the next step.
-pub fn plan(view: &View<'_>, found: Option<&Found>) -> Step {
+pub fn plan(view: &PlanInput<'_>, found: Option<&BackendState>) -> Step {
     match view.intent.desired {
         Desired::Deleted if found.is_some() => Step::Remove,
         Desired::Deleted => Step::Forget,
@@ -182,118 +182,122 @@ pub fn plan(view: &View<'_>, found: Option<&Found>) -> Step {
     }
 }
 
-fn down(view: &View<'_>, found: Option<&Found>, end: Step) -> Step {
+fn down(view: &PlanInput<'_>, found: Option<&BackendState>, end: Step) -> Step {
     let never =
         Observed::Stopped { exit_code: None, finished_at_ms: view.ordered_at_ms, oom: false };
     let Some(found) = found else {
-        return Step::Rest(if view.disk_due() { never } else { disappeared() });
+        return Step::Settle(if view.disk_due() { never } else { disappeared() });
     };
     match found.life {
         // Frozen processes can neither end nor be ended.
-        Life::Paused { .. } => Step::Resume,
-        Life::Running { .. } => end,
-        Life::Created | Life::Ended { .. } if view.resize_due(found) => Step::Resize,
-        Life::Ended { .. }
+        Lifecycle::Paused { .. } => Step::Resume,
+        Lifecycle::Running { .. } => end,
+        Lifecycle::Created | Lifecycle::Ended { .. } if view.resize_due(found) => Step::Resize,
+        Lifecycle::Ended { .. }
             if view.snapshot_on_stop
                 && view.intent.desired == Desired::Stopped
                 && view.snapshotted != found.started.as_deref() =>
         {
             Step::SnapshotOnStop
         }
-        Life::Ended { exit_code, finished_at_ms } => {
-            Step::Rest(Observed::Stopped { exit_code, finished_at_ms, oom: false })
+        Lifecycle::Ended { exit_code, finished_at_ms } => {
+            Step::Settle(Observed::Stopped { exit_code, finished_at_ms, oom: false })
         }
-        Life::Created => Step::Rest(never),
+        Lifecycle::Created => Step::Settle(never),
     }
 }
 
-fn up(view: &View<'_>, found: Option<&Found>) -> Step {
+fn up(view: &PlanInput<'_>, found: Option<&BackendState>) -> Step {
     let start = view.intent.start_generation;
     if let Some(failure) = view.failure.filter(|failure| failure.start_generation == start) {
         return match found.map(|found| &found.life) {
-            Some(Life::Paused { .. }) => Step::Resume,
-            Some(Life::Running { .. }) => Step::Stop,
+            Some(Lifecycle::Paused { .. }) => Step::Resume,
+            Some(Lifecycle::Running { .. }) => Step::Stop,
             Some(_) if failure.at_create => Step::Remove,
-            Some(_) | None => Step::Rest(failure.observed()),
+            Some(_) | None => Step::Settle(failure.observed()),
         };
     }
     let Some(found) = found else {
         // An empty disk in place of the lost one would look like the same machine.
-        return if view.disk_due() { Step::Create } else { Step::Rest(disappeared()) };
+        return if view.disk_due() { Step::Create } else { Step::Settle(disappeared()) };
     };
     if found.disk < view.intent.disk_generation {
         return match found.life {
-            Life::Paused { .. } => Step::Resume,
-            Life::Running { .. } => Step::Stop,
-            Life::Created | Life::Ended { .. } => Step::Replace,
+            Lifecycle::Paused { .. } => Step::Resume,
+            Lifecycle::Running { .. } => Step::Stop,
+            Lifecycle::Created | Lifecycle::Ended { .. } => Step::Replace,
         };
     }
     if view.oom == Some(start) {
         return match found.life {
-            Life::Paused { .. } => Step::Resume,
-            Life::Running { .. } => Step::Kill,
-            Life::Created => fresh(view, found),
-            Life::Ended { exit_code, finished_at_ms } => {
-                Step::Rest(Observed::Stopped { exit_code, finished_at_ms, oom: true })
+            Lifecycle::Paused { .. } => Step::Resume,
+            Lifecycle::Running { .. } => Step::Kill,
+            Lifecycle::Created => fresh(view, found),
+            Lifecycle::Ended { exit_code, finished_at_ms } => {
+                Step::Settle(Observed::Stopped { exit_code, finished_at_ms, oom: true })
             }
         };
     }
     match view.mark {
-        StartMark::Intended { generation, before, .. }
+        StartRecord::Intended { generation, before, .. }
             if *generation == start && *before != found.started =>
         {
             Step::ConfirmStart
         }
-        StartMark::Done { generation, epoch, ready } if *generation >= start => {
+        StartRecord::Done { generation, epoch, ready } if *generation >= start => {
             started(view, found, epoch, *ready)
         }
-        StartMark::Never | StartMark::Intended { .. } | StartMark::Done { .. } => {
+        StartRecord::Never | StartRecord::Intended { .. } | StartRecord::Done { .. } => {
             fresh(view, found)
         }
     }
 }
 
 /// A start is due: from standstill, so that a restart is one.
-fn fresh(view: &View<'_>, found: &Found) -> Step {
+fn fresh(view: &PlanInput<'_>, found: &BackendState) -> Step {
     match found.life {
-        Life::Paused { .. } => Step::Resume,
-        Life::Running { .. } => Step::Stop,
-        Life::Created | Life::Ended { .. } if view.resize_due(found) => Step::Resize,
-        Life::Created | Life::Ended { .. } => {
+        Lifecycle::Paused { .. } => Step::Resume,
+        Lifecycle::Running { .. } => Step::Stop,
+        Lifecycle::Created | Lifecycle::Ended { .. } if view.resize_due(found) => Step::Resize,
+        Lifecycle::Created | Lifecycle::Ended { .. } => {
             Step::Start { before: found.started.clone(), epoch: found.epoch.clone() }
         }
     }
 }
 
-fn started(view: &View<'_>, found: &Found, epoch: &str, ready: bool) -> Step {
+fn started(view: &PlanInput<'_>, found: &BackendState, epoch: &str, ready: bool) -> Step {
     let paused = view.intent.desired == Desired::Paused;
     match found.life {
-        Life::Running { .. } if found.oom && view.on_oom == OnOom::End => Step::RecordOom,
-        Life::Running { started_at_ms } if !ready => Step::AwaitAgent { started_at_ms },
-        Life::Paused { .. } if !ready => Step::Resume,
-        Life::Running { .. } | Life::Paused { .. }
+        Lifecycle::Running { .. } if found.oom && view.on_oom == OnOom::End => Step::RecordOom,
+        Lifecycle::Running { started_at_ms } if !ready => Step::AwaitAgent { started_at_ms },
+        Lifecycle::Paused { .. } if !ready => Step::Resume,
+        Lifecycle::Running { .. } | Lifecycle::Paused { .. }
             if view.resize_due(found) && !view.resize_refused =>
         {
             Step::Resize
         }
-        Life::Running { .. } if paused => Step::Pause,
-        Life::Running { started_at_ms } => Step::Rest(Observed::Running { started_at_ms }),
-        Life::Paused { started_at_ms } if paused => Step::Rest(Observed::Paused { started_at_ms }),
-        Life::Paused { .. } => Step::Resume,
-        Life::Created => fresh(view, found),
-        Life::Ended { .. } if epoch != found.epoch && view.settled != found.started.as_deref() => {
+        Lifecycle::Running { .. } if paused => Step::Pause,
+        Lifecycle::Running { started_at_ms } => Step::Settle(Observed::Running { started_at_ms }),
+        Lifecycle::Paused { started_at_ms } if paused => {
+            Step::Settle(Observed::Paused { started_at_ms })
+        }
+        Lifecycle::Paused { .. } => Step::Resume,
+        Lifecycle::Created => fresh(view, found),
+        Lifecycle::Ended { .. }
+            if epoch != found.epoch && view.settled != found.started.as_deref() =>
+        {
             fresh(view, found)
         }
-        Life::Ended { exit_code: Some(KILLED_EXIT_CODE), .. } if found.oom => Step::RecordOom,
-        Life::Ended { exit_code, .. } if !ready => Step::RecordEarlyEnd { exit_code },
-        Life::Ended { finished_at_ms, .. }
+        Lifecycle::Ended { exit_code: Some(KILLED_EXIT_CODE), .. } if found.oom => Step::RecordOom,
+        Lifecycle::Ended { exit_code, .. } if !ready => Step::RecordEarlyEnd { exit_code },
+        Lifecycle::Ended { finished_at_ms, .. }
             if view.settled != found.started.as_deref()
                 && view.now_ms - finished_at_ms >= SETTLE_MS =>
         {
             Step::SettleEnd
         }
-        Life::Ended { exit_code, finished_at_ms } => {
-            Step::Rest(Observed::Stopped { exit_code, finished_at_ms, oom: false })
+        Lifecycle::Ended { exit_code, finished_at_ms } => {
+            Step::Settle(Observed::Stopped { exit_code, finished_at_ms, oom: false })
         }
     }
 }

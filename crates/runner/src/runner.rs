@@ -18,9 +18,9 @@ use crate::agent_files;
 use crate::backend::Backends;
 use crate::backend::docker::{ContainerSettings, DockerBackend, DockerConfig};
 use crate::backend::qemu::{MachineSettings, QemuBackend, QemuConfig};
-use crate::board::Board;
+use crate::board::ObservationBoard;
 use crate::driver::{STARTS_AT_ONCE, Shared};
-use crate::fleet::Fleet;
+use crate::fleet::InstanceSupervisor;
 use crate::inventory::detect_inventory;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, LedgerError};
@@ -57,7 +57,7 @@ pub enum RunnerError {
 
 /// A runner whose instances are being driven; [`Runner::run`] connects it to its host.
 pub struct Runner {
-    fleet: Arc<Fleet>,
+    fleet: Arc<InstanceSupervisor>,
     shared: Arc<Shared>,
     identity: watch::Sender<RunnerIdentity>,
     streams: Arc<Streams>,
@@ -120,11 +120,11 @@ impl Runner {
             backends,
             ledger,
             layout,
-            board: Arc::new(Board::default()),
+            board: Arc::new(ObservationBoard::default()),
             room: Semaphore::new(STARTS_AT_ONCE),
             shutdown: CancellationToken::new(),
         });
-        let fleet = Fleet::new(Arc::clone(&shared), records, damaged);
+        let fleet = InstanceSupervisor::new(Arc::clone(&shared), records, damaged);
         let streams = Arc::new(Streams::new(Arc::clone(&fleet)));
         Ok(Self {
             fleet,

@@ -25,7 +25,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::clock;
 use crate::data_pool::DataPool;
 use crate::driver::Shared;
-use crate::fleet::Fleet;
+use crate::fleet::InstanceSupervisor;
 use crate::inventory::{LoadMeter, detect_inventory};
 use crate::streams::Streams;
 
@@ -55,7 +55,7 @@ enum SessionError {
 }
 
 pub struct Session {
-    fleet: Arc<Fleet>,
+    fleet: Arc<InstanceSupervisor>,
     shared: Arc<Shared>,
     identity: watch::Sender<RunnerIdentity>,
     streams: Arc<Streams>,
@@ -64,7 +64,7 @@ pub struct Session {
 
 impl Session {
     pub fn new(
-        fleet: Arc<Fleet>,
+        fleet: Arc<InstanceSupervisor>,
         shared: Arc<Shared>,
         identity: watch::Sender<RunnerIdentity>,
         streams: Arc<Streams>,
@@ -159,7 +159,7 @@ impl Session {
         // Answers wait here while the link is busy; more questions than this are not open at once.
         let (answer, mut answers) = mpsc::channel(64);
         let pool = DataPool::start(Arc::clone(&self.streams), identity, failures);
-        let mut talk = Talk { link, heard: Instant::now(), malformed: 0 };
+        let mut talk = Connection { link, heard: Instant::now(), malformed: 0 };
         let mut ordered = HashSet::new();
         let mut changes = self.shared.board.subscribe();
         let mut inventory = self.inventory.subscribe();
@@ -257,7 +257,7 @@ impl Session {
     }
 
     /// Sends what is new on the board since `since`.
-    async fn report(&self, talk: &mut Talk, since: u64) -> Result<u64, SessionError> {
+    async fn report(&self, talk: &mut Connection, since: u64) -> Result<u64, SessionError> {
         let (mark, fresh): (u64, Vec<(TaskId, Observation)>) = self.shared.board.after(since);
         for (task_id, observation) in fresh {
             talk.send(&ToHost::Observation { task_id, observation }).await?;
@@ -303,13 +303,13 @@ impl Session {
 const MOST_MALFORMED: u32 = 100;
 
 /// The connection and when it was last heard.
-struct Talk {
+struct Connection {
     link: FrameStream<LinkStream>,
     heard: Instant,
     malformed: u32,
 }
 
-impl Talk {
+impl Connection {
     /// The next message; none where it was not understood. One order that cannot be read must not
     /// keep the others away. May be dropped at any await.
     async fn receive(&mut self) -> Result<Option<ToRunner>, SessionError> {

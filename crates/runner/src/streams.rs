@@ -9,14 +9,14 @@ use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::agent_stream::{self, AgentError};
-use crate::fleet::Fleet;
+use crate::fleet::InstanceSupervisor;
 
 /// Each that the host is not in this process for costs two sockets and, while idle, a few KiB.
 pub const MOST_STREAMS: usize = 4096;
 
 /// The streams of this node, whatever session of the link they came from.
 pub struct Streams {
-    fleet: Arc<Fleet>,
+    fleet: Arc<InstanceSupervisor>,
     room: Arc<Semaphore>,
 }
 
@@ -27,7 +27,7 @@ impl fmt::Debug for Streams {
 }
 
 impl Streams {
-    pub(crate) fn new(fleet: Arc<Fleet>) -> Self {
+    pub(crate) fn new(fleet: Arc<InstanceSupervisor>) -> Self {
         Self { fleet, room: Arc::new(Semaphore::new(MOST_STREAMS)) }
     }
 

@@ -11,9 +11,10 @@
 
 use std::collections::HashMap;
 
-use kohakuriver_model::placement::{GpuRoom, NumaRoom};
+use kohakuriver_model::placement::{GpuCapacity, NumaRoom};
 use kohakuriver_model::{
-    Demand, GpuDemand, GpuRef, GpuRuntime, InstanceSpec, NodeId, NodeRoom, NumaPin, TaskId, UserId,
+    Demand, GpuDemand, GpuRef, GpuRuntime, InstanceSpec, NodeCapacity, NodeId, NumaPin, TaskId,
+    UserId,
 };
 use sqlx::{Row, Sqlite, Transaction};
 
@@ -41,15 +42,15 @@ pub(crate) fn demand_of(spec: &InstanceSpec) -> Demand {
 
 /// All nodes as placement sees them, inside the transaction that will take. `asker` reads the
 /// names of their own instances only.
-pub(crate) async fn rooms(
+pub(crate) async fn capacities(
     tx: &mut Transaction<'_, Sqlite>,
     unavailable: &HashMap<NodeId, String>,
     asker: Option<UserId>,
-) -> Result<Vec<NodeRoom>, StoreError> {
+) -> Result<Vec<NodeCapacity>, StoreError> {
     let nodes = Store::list_nodes_in(tx).await?;
     let owners = gpu_owners(tx, asker).await?;
     let pinned = pinned(tx).await?;
-    let rooms = nodes.into_iter().map(|node| {
+    let capacities = nodes.into_iter().map(|node| {
         let reason = match &node.inventory {
             None => Some("has never been seen since it joined".to_owned()),
             Some(_) if node.drained => {
@@ -61,7 +62,7 @@ pub(crate) async fn rooms(
         let gpus = inventory.map(|inventory| inventory.gpus.as_slice()).unwrap_or_default();
         let numa = inventory.map(|inventory| inventory.numa.as_slice()).unwrap_or_default();
         let ready = inventory.is_some_and(|i| i.gpu_runtime == GpuRuntime::Ready);
-        NodeRoom {
+        NodeCapacity {
             unavailable: reason,
             cores: inventory.map_or(0, |inventory| inventory.cores),
             cores_taken: node.cores_taken,
@@ -69,7 +70,7 @@ pub(crate) async fn rooms(
             memory_taken: node.memory_taken,
             gpus: gpus
                 .iter()
-                .map(|gpu| GpuRoom {
+                .map(|gpu| GpuCapacity {
                     gpu: GpuRef { index: gpu.index, uuid: gpu.uuid.clone() },
                     numa: gpu.numa,
                     taken_by: owners.get(&(node.id.clone(), gpu.uuid.clone())).cloned(),
@@ -97,7 +98,7 @@ pub(crate) async fn rooms(
             id: node.id,
         }
     });
-    Ok(rooms.collect())
+    Ok(capacities.collect())
 }
 
 const NO_GPU_RUNTIME: &str = "has GPUs that its Docker engine cannot give to containers: install \

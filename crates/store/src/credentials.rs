@@ -14,7 +14,7 @@ const USED_EVERY_MS: i64 = 60 * 1000;
 
 /// Who a credential belongs to, and the most it may be used for.
 #[derive(Clone, Debug)]
-pub struct Credential {
+pub struct AuthenticatedUser {
     pub user: UserRow,
     pub role: Role,
     pub expires_ms: Option<i64>,
@@ -138,14 +138,22 @@ impl Store {
     }
 
     /// Whose session this is, while it lives and its owner is active.
-    pub async fn session(&self, hash: &str, now_ms: i64) -> Result<Option<Credential>, StoreError> {
+    pub async fn session(
+        &self,
+        hash: &str,
+        now_ms: i64,
+    ) -> Result<Option<AuthenticatedUser>, StoreError> {
         let sql =
             "SELECT u.*, s.expires_ms AS until FROM sessions s JOIN users u ON u.id = s.user_id
             WHERE s.hash = $1 AND s.expires_ms > $2 AND u.is_active = 1";
         let row = sqlx::query(sql).bind(hash).bind(now_ms).fetch_optional(&self.readers).await?;
         let Some(row) = row else { return Ok(None) };
         let user = read_user(&row)?;
-        Ok(Some(Credential { role: user.role, expires_ms: Some(row.try_get("until")?), user }))
+        Ok(Some(AuthenticatedUser {
+            role: user.role,
+            expires_ms: Some(row.try_get("until")?),
+            user,
+        }))
     }
 
     pub async fn create_token(&self, new: &NewToken<'_>, now_ms: i64) -> Result<i64, StoreError> {
@@ -192,7 +200,11 @@ impl Store {
     }
 
     /// Whose token this is, while it lives and its owner is active.
-    pub async fn token(&self, hash: &str, now_ms: i64) -> Result<Option<Credential>, StoreError> {
+    pub async fn token(
+        &self,
+        hash: &str,
+        now_ms: i64,
+    ) -> Result<Option<AuthenticatedUser>, StoreError> {
         let sql = "SELECT u.*, t.id AS token_id, t.role AS cap, t.expires_ms AS until, t.used_ms
             FROM api_tokens t JOIN users u ON u.id = t.user_id
             WHERE t.hash = $1 AND ifnull(t.expires_ms > $2, 1) AND u.is_active = 1";
@@ -214,7 +226,7 @@ impl Store {
         let user = read_user(&row)?;
         let cap = role_of(&row, "cap", "api_tokens")?;
         let expires_ms = row.try_get("until")?;
-        Ok(Some(Credential { role: user.role.min(cap), expires_ms, user }))
+        Ok(Some(AuthenticatedUser { role: user.role.min(cap), expires_ms, user }))
     }
 
     pub async fn create_invitation(

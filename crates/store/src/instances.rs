@@ -10,9 +10,9 @@ use kohakuriver_model::{
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, Transaction};
 
-use crate::allocations::{allocate, demand_of, release, rooms, take_port};
+use crate::allocations::{allocate, capacities, demand_of, release, take_port};
 use crate::events::{NewEvent, insert_event};
-use crate::quota::require_room;
+use crate::quota::check_quota;
 use crate::requests::{Consent, consent, record_rule};
 use crate::shares::Scope;
 use crate::{Store, StoreError};
@@ -233,10 +233,10 @@ impl Store {
             require_free_name(&mut tx, new.owner, name, requested).await?;
         }
         let asker = if new.names_others { None } else { new.owner };
-        let rooms = rooms(&mut tx, unavailable, asker).await?;
-        let placed = place(&new.demand, new.target.as_ref(), &rooms)?;
+        let capacities = capacities(&mut tx, unavailable, asker).await?;
+        let placed = place(&new.demand, new.target.as_ref(), &capacities)?;
         let mut spec = InstanceSpec { gpus: placed.gpus, numa: placed.numa, ..new.spec };
-        require_room(&mut tx, new.owner, &Holdings::of(&spec, true), now_ms).await?;
+        check_quota(&mut tx, new.owner, &Holdings::of(&spec, true), now_ms).await?;
         let id = match requested {
             Some(id) => id,
             None => next_id(&mut tx, new.id).await?,
@@ -327,14 +327,14 @@ impl Store {
         }
         let fresh_start = intent.start_generation > row.intent.start_generation;
         if (held && other) || (!held && fresh_start) {
-            let mut rooms = rooms(&mut tx, unavailable, *asker).await?;
+            let mut capacities = capacities(&mut tx, unavailable, *asker).await?;
             if held {
                 // A node that is drained or away keeps what it has, and can change it.
-                rooms.iter_mut().for_each(|room| room.unavailable = None);
+                capacities.iter_mut().for_each(|room| room.unavailable = None);
             }
-            place(&demand_of(spec), Some(&row.node_name), &rooms)?;
+            place(&demand_of(spec), Some(&row.node_name), &capacities)?;
             let owner = row.owner.as_ref().map(|owner| owner.id);
-            require_room(&mut tx, owner, &Holdings::of(spec, false), now_ms).await?;
+            check_quota(&mut tx, owner, &Holdings::of(spec, false), now_ms).await?;
             allocate(&mut tx, row.id, &row.node_id, spec, now_ms).await?;
         }
         insert_event(&mut tx, row.id, event, now_ms).await?;

@@ -26,8 +26,8 @@ mod users;
 pub use answers::{AnswerError, ReceivedShare};
 pub use audit::{AuditFilter, AuditLimits, AuditRow, NewAudit, Verified};
 pub use credentials::{
-    Credential, InvitationError, InvitationRow, NewInvitation, NewSession, NewToken, TokenRow,
-    UserKeyRow,
+    AuthenticatedUser, InvitationError, InvitationRow, NewInvitation, NewSession, NewToken,
+    TokenRow, UserKeyRow,
 };
 pub use error::StoreError;
 pub use events::{EventLimits, EventRow, NewEvent};

@@ -13,7 +13,7 @@ use sqlx::{Row, Sqlite, Transaction};
 
 use crate::events::{NewEvent, insert_event};
 use crate::instances::{CreateError, require_free_name};
-use crate::quota::{move_gpu_time, require_room};
+use crate::quota::{check_quota, move_gpu_time};
 use crate::shares::{Giver, require_giver, touch};
 use crate::{Store, StoreError};
 
@@ -285,7 +285,7 @@ async fn move_owner(
         ..Holdings::default()
     };
     let asked = if held { Holdings::of(spec, true) } else { exists };
-    match require_room(tx, Some(to), &asked, now_ms).await {
+    match check_quota(tx, Some(to), &asked, now_ms).await {
         Ok(()) => {}
         Err(CreateError::OverQuota(over)) => return Err(OfferError::OverQuota(over)),
         Err(CreateError::Store(error)) => return Err(error.into()),

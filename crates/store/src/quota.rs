@@ -78,7 +78,7 @@ fn read_holdings(row: &SqliteRow) -> Result<Holdings, StoreError> {
 }
 
 /// Whether the owner, and each group they are in, may hold this too.
-pub(crate) async fn require_room(
+pub(crate) async fn check_quota(
     tx: &mut Transaction<'_, Sqlite>,
     owner: Option<UserId>,
     asked: &Holdings,

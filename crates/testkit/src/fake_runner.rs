@@ -12,7 +12,7 @@ use kohakuriver_model::{
     BackendKind, Desired, DockerState, FailureCode, GpuRuntime, Inventory, Metrics, Observation,
     Observed, TaskId, VmAccel, VmState,
 };
-use kohakuriver_net::Early;
+use kohakuriver_net::Prefixed;
 use kohakuriver_runner_link::client::{LinkStream, connect_control, connect_data};
 use kohakuriver_runner_link::enroll::enroll;
 use kohakuriver_runner_link::frame::FrameStream;
@@ -45,7 +45,7 @@ const MACHINE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
 pub const ORPHAN: TaskId = TaskId::from_u64(1_234_567_890_123_456_789);
 
 /// The bytes of a stream into an instance, after it was opened.
-pub type AgentStream = Early<LinkStream>;
+pub type AgentStream = Prefixed<LinkStream>;
 type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// What is at the other end of each stream.
 type Agent = Arc<dyn Fn(StreamOpen, AgentStream) -> Serving + Send + Sync>;
@@ -385,7 +385,7 @@ async fn data(identity: RunnerIdentity, agent: Option<Agent>) -> Result<()> {
     let open: StreamOpen = frames.receive().await?;
     frames.send(&StreamOpened::Opened).await?;
     let (stream, early) = frames.into_parts();
-    let mut stream = Early::new(stream, early);
+    let mut stream = Prefixed::new(stream, early);
     if let Some(agent) = agent {
         agent(open, stream).await;
         return Ok(());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use kohakuriver_host::{AuthConfig, Clock, Deadlines, Host, HostConfig, ManualClock, PeopleTls};
+use kohakuriver_host::{AuthConfig, Clock, Deadlines, Host, HostConfig, HttpsMode, ManualClock};
 use kohakuriver_runner_link::client::HostAddress;
 use kohakuriver_runner_link::token::JoinToken;
 use serde::{Deserialize, Serialize};
@@ -79,9 +79,9 @@ impl TestHost {
         clock: Arc<ManualClock>,
     ) -> Result<Self> {
         let host = Host::start(config.clone(), Clock::Manual(clock.clone())).await?;
-        let http = match config.people_tls {
-            PeopleTls::OwnCa => trusting(&dir.path().join("ca.pem"))?,
-            PeopleTls::Off | PeopleTls::Files { .. } => reqwest::Client::new(),
+        let http = match config.https {
+            HttpsMode::OwnCa => trusting(&dir.path().join("ca.pem"))?,
+            HttpsMode::Off | HttpsMode::Files { .. } => reqwest::Client::new(),
         };
         let mut host = Self { host, clock, dir, config, http, token: None };
         if let Some(invitation) = host.host.setup_invitation().await? {
@@ -343,7 +343,7 @@ fn config(dir: &Path) -> HostConfig {
         port: 0,
         ssh_port: 0,
         names: Vec::new(),
-        people_tls: PeopleTls::Off,
+        https: HttpsMode::Off,
         trusted_proxies: Vec::new(),
         link_bind: loopback,
         link_port: 0,

@@ -12,7 +12,7 @@ use nix::unistd::{UnlinkatFlags, symlinkat, syncfs, unlinkat};
 
 use super::failure::{Outcome, failed, failed_io, is_gone};
 use super::place::{
-    Found, Place, check_disk, enter, handle, kind_of, make_directories, path_of, stat_in,
+    Found, ResolvedPath, check_disk, enter, handle, kind_of, make_directories, path_of, stat_in,
 };
 use super::write::unused_name;
 
@@ -22,13 +22,13 @@ pub(super) fn mkdir(path: Word, parents: bool, mode: Option<u32>) -> Outcome<()>
     if parents {
         return make_directories(&path, mode);
     }
-    let place = Place::of(&path)?;
+    let place = ResolvedPath::of(&path)?;
     mkdirat(&place.folder, place.name.as_os_str(), mode).map_err(|error| failed(error, &path))
 }
 
 pub(super) fn rename(from: Word, to: Word, overwrite: bool) -> Outcome<()> {
     let (from, to) = (path_of(from)?, path_of(to)?);
-    let (old, new) = (Place::of(&from)?, Place::of(&to)?);
+    let (old, new) = (ResolvedPath::of(&from)?, ResolvedPath::of(&to)?);
     let (old_name, new_name) = (old.name.as_os_str(), new.name.as_os_str());
     // The kernel's own answer would not say which of the two is missing.
     if old.stat().is_none() {
@@ -57,7 +57,7 @@ pub(super) fn rename(from: Word, to: Word, overwrite: bool) -> Outcome<()> {
 
 pub(super) fn delete(path: Word, recursive: bool) -> Outcome<()> {
     let path = path_of(path)?;
-    let place = match Place::of(&path) {
+    let place = match ResolvedPath::of(&path) {
         Ok(place) => place,
         Err(error) if is_gone(&error) => return Ok(()),
         Err(error) => return Err(error),
@@ -84,7 +84,7 @@ struct Level {
     name: OsString,
 }
 
-fn level(parent: impl AsFd, name: OsString, shown: &Place) -> Outcome<Level> {
+fn level(parent: impl AsFd, name: OsString, shown: &ResolvedPath) -> Outcome<Level> {
     let fail = |error| failed(error, &shown.real());
     let folder = enter(parent, &name).map_err(fail)?;
     check_disk(&folder)?;
@@ -94,7 +94,7 @@ fn level(parent: impl AsFd, name: OsString, shown: &Place) -> Outcome<Level> {
 
 /// Removes all that is in a directory, from the bottom up. What is on another disk below it stays
 /// and ends the work, because the kernel does not let go of a disk's root.
-fn empty(place: &Place) -> Outcome<()> {
+fn empty(place: &ResolvedPath) -> Outcome<()> {
     let mut levels = vec![level(&place.folder, place.name.clone(), place)?];
     while let Some(current) = levels.last_mut() {
         let Some(item) = current.items.next() else {
@@ -137,7 +137,7 @@ fn remove(folder: impl AsFd, name: &OsStr, flag: UnlinkatFlags) -> nix::Result<(
 pub(super) fn symlink(path: Word, target: Word) -> Outcome<()> {
     let path = path_of(path)?;
     let target = OsString::from(target);
-    let place = Place::of(&path)?;
+    let place = ResolvedPath::of(&path)?;
     let fail = |error| failed(error, &path);
     match symlinkat(target.as_os_str(), &place.folder, place.name.as_os_str()) {
         Err(Errno::EEXIST) => {}

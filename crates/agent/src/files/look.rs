@@ -18,7 +18,7 @@ use nix::sys::stat::{FileStat, fstat};
 
 use super::channel::Broken;
 use super::failure::{Outcome, failed, failed_io, is_gone};
-use super::place::{Found, Place, check_disk, enter, handle, kind_of, path_of, stat_in};
+use super::place::{Found, ResolvedPath, check_disk, enter, handle, kind_of, path_of, stat_in};
 use super::{FilesChannel, channel};
 use crate::passwd;
 
@@ -51,7 +51,7 @@ pub(super) fn read_link(path: Word) -> Outcome<Word> {
 pub(super) fn probe(path: Word) -> Outcome<Probed> {
     let path = path_of(path)?;
     let nothing = Probed { entry: None, partial: None };
-    let place = match Place::of(&path) {
+    let place = match ResolvedPath::of(&path) {
         Ok(place) => place,
         Err(error) if is_gone(&error) => return Ok(nothing),
         Err(error) => return Err(error),
@@ -68,7 +68,7 @@ pub(super) fn probe(path: Word) -> Outcome<Probed> {
     // A write goes through a symlink, so what it left is beside the symlink's target.
     let mut folder = place.folder;
     if entry.as_ref().is_some_and(|entry| entry.kind == Kind::Symlink) {
-        match Place::through_links(&path) {
+        match ResolvedPath::through_links(&path) {
             Ok(end) => (folder, name) = (end.folder, end.name),
             Err(_) => return Ok(Probed { entry, partial: None }),
         }

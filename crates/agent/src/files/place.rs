@@ -42,7 +42,7 @@ pub(crate) struct Found {
 
 /// A name in a directory that is open and allowed. There may be nothing of that name.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ResolvedPath {
     pub folder: Found,
     pub name: OsString,
 }
@@ -91,7 +91,7 @@ impl Found {
     }
 }
 
-impl Place {
+impl ResolvedPath {
     /// Where `path` is, without looking at what is there.
     pub fn of(path: &Path) -> Outcome<Self> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {

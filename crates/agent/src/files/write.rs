@@ -20,7 +20,9 @@ use super::FilesChannel;
 use super::channel::Broken;
 use super::failure::{Outcome, failed, failed_io};
 use super::look::source_of;
-use super::place::{Found, Place, check_disk, handle, kind_of, make_directories, path_of, stat_in};
+use super::place::{
+    Found, ResolvedPath, check_disk, handle, kind_of, make_directories, path_of, stat_in,
+};
 
 /// What a new file gets where nobody says.
 const NEW_FILE: u32 = 0o644;
@@ -85,7 +87,7 @@ pub(super) fn write(channel: &mut FilesChannel, order: Write) -> Result<(), Brok
 /// A file that is not whole yet.
 struct Partial {
     order: Write,
-    place: Place,
+    place: ResolvedPath,
     name: OsString,
     /// Locked, so that two writers of one file do not mix.
     file: Flock<File>,
@@ -102,7 +104,7 @@ impl Partial {
         {
             make_directories(parent, NEW_DIRECTORY)?;
         }
-        let place = Place::through_links(&path)?;
+        let place = ResolvedPath::through_links(&path)?;
         let replaced = place.stat();
         match replaced.as_ref().map(kind_of) {
             None | Some(libc::S_IFREG) => {}
@@ -259,7 +261,7 @@ pub(super) fn sync_directory(folder: &Found) -> Outcome<()> {
 
 /// Opens and locks the partial file of a place. The flag tells whether it is the one that a later
 /// attempt will look for.
-fn open_partial(place: &Place) -> Outcome<(Flock<File>, OsString, bool)> {
+fn open_partial(place: &ResolvedPath) -> Outcome<(Flock<File>, OsString, bool)> {
     let name = partial_name(&place.name);
     let fail = |error| failed(error, &place.real());
     for _ in 0..ATTEMPTS {
@@ -295,13 +297,13 @@ fn open_partial(place: &Place) -> Outcome<(Flock<File>, OsString, bool)> {
     Err(fail(Errno::EAGAIN))
 }
 
-fn open(place: &Place, name: &OsStr, more: OFlag) -> nix::Result<File> {
+fn open(place: &ResolvedPath, name: &OsStr, more: OFlag) -> nix::Result<File> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let mode = Mode::from_bits_truncate(0o600);
     openat(&place.folder, name, flags | OFlag::O_CLOEXEC | more, mode).map(File::from)
 }
 
-fn remove(place: &Place, name: &OsStr) -> nix::Result<()> {
+fn remove(place: &ResolvedPath, name: &OsStr) -> nix::Result<()> {
     match unlinkat(&place.folder, name, UnlinkatFlags::NoRemoveDir) {
         Err(Errno::ENOENT) => Ok(()),
         other => other,
@@ -319,6 +321,6 @@ fn other_name(name: &OsStr) -> OsString {
 }
 
 /// For callers that write more than files.
-pub(super) fn unused_name(place: &Place) -> OsString {
+pub(super) fn unused_name(place: &ResolvedPath) -> OsString {
     other_name(&partial_name(&place.name))
 }

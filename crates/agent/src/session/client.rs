@@ -93,7 +93,7 @@ async fn say_last(reader: &mut Reader, writer: &Writer, message: SessionOutput) 
 }
 
 /// How a client's part in a session came to its end.
-enum Parting {
+enum ExitReason {
     /// The connection is gone; the client may come back.
     Lost,
     /// Its person is gone for good.
@@ -123,7 +123,7 @@ async fn take_part(
     });
     let parting = tokio::select! {
         biased;
-        () = replaced.cancelled() => Parting::Replaced,
+        () = replaced.cancelled() => ExitReason::Replaced,
         parting = async {
             let mut greeted = say(writer, greeting).await;
             if let (Ok(()), Some(picture)) = (&greeted, picture) {
@@ -131,18 +131,20 @@ async fn take_part(
             }
             match greeted {
                 Ok(()) => converse(&session, &attach, position, reader, writer).await,
-                Err(_) => Parting::Lost,
+                Err(_) => ExitReason::Lost,
             }
         } => parting,
     };
     session.leave(attach.client, &replaced);
     let alone = session.clients() == 0;
     match parting {
-        Parting::Ended(exit) => say_last(reader, writer, SessionOutput::Ended(exit)).await,
-        Parting::HungUp if alone && !session.named => end(&session),
-        Parting::Lost if alone && attach.ephemeral => end(&session),
-        Parting::Lost | Parting::HungUp if alone && !session.named => end_if_forgotten(&session),
-        Parting::Lost | Parting::HungUp | Parting::Replaced => {}
+        ExitReason::Ended(exit) => say_last(reader, writer, SessionOutput::Ended(exit)).await,
+        ExitReason::HungUp if alone && !session.named => end(&session),
+        ExitReason::Lost if alone && attach.ephemeral => end(&session),
+        ExitReason::Lost | ExitReason::HungUp if alone && !session.named => {
+            end_if_forgotten(&session)
+        }
+        ExitReason::Lost | ExitReason::HungUp | ExitReason::Replaced => {}
     }
     Ok(())
 }
@@ -153,7 +155,7 @@ async fn converse(
     position: u64,
     reader: &mut Reader,
     writer: &Writer,
-) -> Parting {
+) -> ExitReason {
     let outward = async {
         let mut position = position;
         let mut news = session.news();
@@ -168,16 +170,16 @@ async fn converse(
                         Err(_) => told,
                     }
                 }
-                Next::Ended(exit) => return Parting::Ended(exit),
+                Next::Ended(exit) => return ExitReason::Ended(exit),
                 Next::Wait => {
                     if news.changed().await.is_err() {
-                        return Parting::Lost;
+                        return ExitReason::Lost;
                     }
                     Ok(())
                 }
             };
             if sent.is_err() {
-                return Parting::Lost;
+                return ExitReason::Lost;
             }
         }
     };
@@ -192,7 +194,7 @@ async fn converse(
             } else {
                 let taken = typist.give_up().await;
                 if say_taken(taken, writer).await.is_err() {
-                    return Parting::Lost;
+                    return ExitReason::Lost;
                 }
                 continue;
             };
@@ -200,18 +202,18 @@ async fn converse(
                 Ok(Some(SessionInput::Input { position, data })) if !attach.read_only => {
                     let taken = typist.take(position, data).await;
                     if say_taken(taken, writer).await.is_err() {
-                        return Parting::Lost;
+                        return ExitReason::Lost;
                     }
                 }
                 Ok(Some(SessionInput::Resize(new))) if !attach.read_only => {
                     typist.size = new;
                     session.take_control(client, new);
                 }
-                Ok(Some(SessionInput::Hangup)) => return Parting::HungUp,
+                Ok(Some(SessionInput::Hangup)) => return ExitReason::HungUp,
                 Ok(Some(SessionInput::Input { .. } | SessionInput::Resize(_))) => {}
                 Ok(Some(SessionInput::Attach(_) | SessionInput::List | SessionInput::End(_)))
                 | Ok(None)
-                | Err(_) => return Parting::Lost,
+                | Err(_) => return ExitReason::Lost,
             }
         }
     };

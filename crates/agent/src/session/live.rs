@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::ring::Ring;
 use super::screen::Screen;
 use crate::exec::{terminal_request, winsize};
-use crate::launch::{self, Launcher, Wanted, failed};
+use crate::launch::{self, Launcher, SpawnRequest, failed};
 use crate::process::{self, Exit, Terminal};
 use crate::pty::{self, Master, TerminalOutput};
 
@@ -87,7 +87,7 @@ impl Session {
             .map_err(|error| failed(126, format!("cannot open a terminal: {error}")))?;
         let env = vec![("KOHAKURIVER_SESSION".to_owned(), name.clone())];
         let locale = attach.locale.clone();
-        let wanted = Wanted { env, locale, term: Some(tty.term), ..Wanted::default() };
+        let wanted = SpawnRequest { env, locale, term: Some(tty.term), ..SpawnRequest::default() };
         let spec = launcher.spec(&user, wanted)?;
         let program = PathBuf::from(&spec.program);
         let child = process::start(&launcher.children, spec, Terminal::Pty(pty.slave))

@@ -13,7 +13,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
 
 use super::output::{Code, Refusal};
-use super::request::{OpenFlags, Wanted};
+use super::request::{OpenFlags, SetAttributes};
 
 /// As many as a process may have open files where nobody raised it.
 pub(crate) const MAX_HANDLES: usize = 1000;
@@ -77,7 +77,7 @@ fn not_open() -> Refusal {
     Refusal::new(Code::Failure, "Not open")
 }
 
-pub(super) fn open(path: &Path, flags: OpenFlags, wanted: Wanted) -> Result<Open, Refusal> {
+pub(super) fn open(path: &Path, flags: OpenFlags, wanted: SetAttributes) -> Result<Open, Refusal> {
     let (append, write) = (flags.append(), flags.write());
     let mut options = OpenOptions::new();
     options
@@ -110,7 +110,7 @@ pub(super) fn write(file: &File, append: bool, offset: u64, data: &[u8]) -> io::
     if append { io::Write::write_all(&mut stream, data) } else { file.write_all_at(data, offset) }
 }
 
-pub(super) fn make_directory(path: &Path, wanted: Wanted) -> io::Result<()> {
+pub(super) fn make_directory(path: &Path, wanted: SetAttributes) -> io::Result<()> {
     fs::DirBuilder::new().mode(wanted.permissions.unwrap_or(0o777)).create(path)
 }
 
@@ -132,7 +132,7 @@ pub(super) enum Target<'a> {
 }
 
 /// Applies the attributes that are present, the size first and the times last, since each changes the later ones.
-pub(super) fn set(target: Target<'_>, wanted: &Wanted) -> Result<(), Refusal> {
+pub(super) fn set(target: Target<'_>, wanted: &SetAttributes) -> Result<(), Refusal> {
     if let Some(size) = wanted.size {
         match target {
             Target::File(file) => file.set_len(size)?,

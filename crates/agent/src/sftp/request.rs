@@ -45,13 +45,13 @@ impl<'a> Reader<'a> {
         Ok(bytes.try_into().map_or(u32::MAX, u32::from_be_bytes))
     }
 
-    fn wanted(&mut self) -> Result<Wanted, Malformed> {
+    fn wanted(&mut self) -> Result<SetAttributes, Malformed> {
         const SIZE: u32 = 1;
         const OWNER: u32 = 2;
         const PERMISSIONS: u32 = 4;
         const TIMES: u32 = 8;
         let flags = self.u32()?;
-        let mut wanted = Wanted::default();
+        let mut wanted = SetAttributes::default();
         if flags & SIZE != 0 {
             wanted.size = Some(self.u64()?);
         }
@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
 
 /// Attributes to set, those that are present.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct SetAttributes {
     pub size: Option<u64>,
     pub owner: Option<(u32, u32)>,
     pub permissions: Option<u32>,
@@ -115,7 +115,7 @@ pub(super) enum Request<'a> {
     Open {
         path: &'a [u8],
         flags: OpenFlags,
-        wanted: Wanted,
+        wanted: SetAttributes,
     },
     Close {
         handle: u32,
@@ -138,15 +138,15 @@ pub(super) enum Request<'a> {
     },
     SetStat {
         path: &'a [u8],
-        wanted: Wanted,
+        wanted: SetAttributes,
     },
     HandleSetStat {
         handle: u32,
-        wanted: Wanted,
+        wanted: SetAttributes,
     },
     LinkSetStat {
         path: &'a [u8],
-        wanted: Wanted,
+        wanted: SetAttributes,
     },
     OpenDirectory {
         path: &'a [u8],
@@ -159,7 +159,7 @@ pub(super) enum Request<'a> {
     },
     MakeDirectory {
         path: &'a [u8],
-        wanted: Wanted,
+        wanted: SetAttributes,
     },
     RemoveDirectory {
         path: &'a [u8],
@@ -286,7 +286,10 @@ mod tests {
         bytes.extend(7u64.to_be_bytes());
         bytes.extend(0o100_644u32.to_be_bytes());
         let wanted = Reader(&bytes).wanted().unwrap();
-        assert_eq!(wanted, Wanted { size: Some(7), permissions: Some(0o644), ..Wanted::default() });
+        assert_eq!(
+            wanted,
+            SetAttributes { size: Some(7), permissions: Some(0o644), ..SetAttributes::default() }
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io;
 
 use bytes::{Buf, Bytes, BytesMut};
-use kohakuriver_net::Pieces;
+use kohakuriver_net::BufList;
 use russh::ChannelWriteHalf;
 use russh::server::Msg;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
@@ -49,14 +49,14 @@ where
 /// Bytes received on a channel and not yet accepted by whom they are for. The window bounds them.
 #[derive(Debug)]
 pub(super) struct Inbound {
-    queue: Pieces,
+    queue: BufList,
     window: Window,
     open: bool,
 }
 
 impl Inbound {
     pub fn new(window: Window) -> Self {
-        Self { queue: Pieces::default(), window, open: true }
+        Self { queue: BufList::default(), window, open: true }
     }
 
     pub fn push(&mut self, data: Bytes) {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::auth::Entry;
 use super::exec::{ClientEnv, Program};
-use super::in_place::InPlace;
+use super::in_place::InlineExecutor;
 use super::listener::Listeners;
 use super::server::{Peer, SshServer};
 use super::session::{self, Start};
@@ -34,7 +34,7 @@ pub(super) struct Connection {
     logged_in: Arc<AtomicBool>,
     entry: Arc<OnceLock<Entry>>,
     closed: CancellationToken,
-    in_place: Arc<InPlace>,
+    in_place: Arc<InlineExecutor>,
     user: Option<Arc<User>>,
     slots: Slots,
     listeners: Listeners,
@@ -56,7 +56,7 @@ impl Connection {
         logged_in: Arc<AtomicBool>,
         entry: Arc<OnceLock<Entry>>,
         closed: CancellationToken,
-        in_place: InPlace,
+        in_place: InlineExecutor,
     ) -> Self {
         let slots = Slots::default();
         let children = Arc::clone(&server.children);

@@ -30,7 +30,7 @@ const STACK: usize = 1024 * 1024;
 
 /// A way to have work done by the connection's thread.
 #[derive(Debug)]
-pub(super) struct InPlace {
+pub(super) struct InlineExecutor {
     works: mpsc::Sender<Box<dyn Work>>,
     /// Of this connection.
     free: Arc<Semaphore>,
@@ -45,7 +45,7 @@ pub(super) struct Worker {
     taken: Arc<[OwnedSemaphorePermit; 2]>,
 }
 
-impl InPlace {
+impl InlineExecutor {
     pub fn take(&self) -> Option<Worker> {
         let take = |permits: &Arc<Semaphore>| Arc::clone(permits).try_acquire_owned().ok();
         let taken = [take(&self.free)?, take(&self.room)?];
@@ -100,7 +100,7 @@ impl<F: FnOnce() -> T + Send, T: Send> Work for One<F, T> {
 pub(super) fn spawn<F, C, H>(connection: C, room: Arc<Semaphore>, held: H) -> io::Result<()>
 where
     F: Future<Output = ()> + Send + 'static,
-    C: FnOnce(InPlace) -> F + Send + 'static,
+    C: FnOnce(InlineExecutor) -> F + Send + 'static,
     H: Send + 'static,
 {
     // The runtime is made in there: where there is no room for the thread it would be dropped in the caller's, which
@@ -119,10 +119,10 @@ where
 fn drive<F, C>(runtime: &Arc<Runtime>, connection: C, room: Arc<Semaphore>)
 where
     F: Future<Output = ()> + Send + 'static,
-    C: FnOnce(InPlace) -> F,
+    C: FnOnce(InlineExecutor) -> F,
 {
     let (sender, mut works) = mpsc::channel::<Box<dyn Work>>(1);
-    let in_place = InPlace { works: sender, free: Arc::new(Semaphore::new(1)), room };
+    let in_place = InlineExecutor { works: sender, free: Arc::new(Semaphore::new(1)), room };
     let mut connection = runtime.spawn(connection(in_place));
     let mut relief = None;
     let mut done: Option<Box<dyn Work>> = None;
@@ -141,7 +141,7 @@ where
             return;
         };
         if relief.is_none() {
-            relief = Relief::start(Arc::clone(runtime))
+            relief = BackupDriver::start(Arc::clone(runtime))
                 .inspect_err(
                     |error| tracing::warn!(%error, "a stuck file would hold up its connection"),
                 )
@@ -156,7 +156,7 @@ where
 }
 
 /// The thread that drives while the connection's own is stuck. Dropping this ends it.
-struct Relief {
+struct BackupDriver {
     watched: Arc<Watched>,
     thread: thread::Thread,
 }
@@ -170,7 +170,7 @@ struct Watched {
     over: AtomicBool,
 }
 
-impl Relief {
+impl BackupDriver {
     fn start(runtime: Arc<Runtime>) -> io::Result<Self> {
         let watched = Arc::new(Watched::default());
         let mine = Arc::clone(&watched);
@@ -192,7 +192,7 @@ impl Relief {
     }
 }
 
-impl Drop for Relief {
+impl Drop for BackupDriver {
     fn drop(&mut self) {
         self.watched.over.store(true, Ordering::SeqCst);
         self.thread.unpark();
@@ -212,9 +212,9 @@ impl Drop for Turning<'_> {
 impl Watched {
     fn watch(&self, runtime: &Runtime) {
         let mut seen = self.turn.load(Ordering::SeqCst);
-        let mut quiet = 0;
+        let mut into_lazy_write = 0;
         while !self.over.load(Ordering::SeqCst) {
-            if quiet < QUIET {
+            if into_lazy_write < QUIET {
                 thread::park_timeout(PATIENCE);
             } else {
                 self.asleep.store(true, Ordering::SeqCst);
@@ -226,12 +226,12 @@ impl Watched {
             }
             let now = self.turn.load(Ordering::SeqCst);
             if now != seen {
-                quiet = 0;
+                into_lazy_write = 0;
             } else if now % 2 == 1 {
                 runtime.block_on(self.until_turned(now));
-                quiet = 0;
+                into_lazy_write = 0;
             } else {
-                quiet += 1;
+                into_lazy_write += 1;
             }
             seen = self.turn.load(Ordering::SeqCst);
         }
@@ -256,7 +256,7 @@ mod tests {
     fn ends<F, C>(connection: C) -> bool
     where
         F: Future<Output = ()> + Send + 'static,
-        C: FnOnce(InPlace) -> F + Send + 'static,
+        C: FnOnce(InlineExecutor) -> F + Send + 'static,
     {
         let held = Arc::new(Semaphore::new(1));
         let slot = Arc::clone(&held).try_acquire_owned().unwrap();

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use kohakuriver_net::{DetachedSocket, Quiet, Socket};
+use kohakuriver_net::{DetachedSocket, IntoLazyWrite, Socket};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{getegid, geteuid};
 use russh::keys::{Algorithm, PrivateKey};
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::auth::{self, Entry};
 use super::gate::Gate;
 use super::handler::Connection;
-use super::in_place::{self, InPlace};
+use super::in_place::{self, InlineExecutor};
 use super::window;
 use crate::config::HOST_KEY_FILE;
 use crate::error::AgentError;
@@ -152,15 +152,20 @@ impl SshServer {
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: DetachedSocket, peer: Peer, in_place: InPlace) {
-        let mut stream = match stream.quiet() {
+    async fn connection(
+        self: Arc<Self>,
+        stream: DetachedSocket,
+        peer: Peer,
+        in_place: InlineExecutor,
+    ) {
+        let mut stream = match stream.into_lazy_write() {
             Ok(stream) => stream,
             Err(error) => return tracing::warn!(%error, "SSH connection not served"),
         };
         let logged_in = Arc::new(AtomicBool::new(false));
         let name = client_name(&mut stream).await;
         // The library reads each packet's length by itself.
-        let stream = BufReader::with_capacity(READ_AHEAD, stream.gathering());
+        let stream = BufReader::with_capacity(READ_AHEAD, stream.coalescing());
         let (entry, cut) = (Arc::new(OnceLock::new()), CancellationToken::new());
         let gate = Gate::new(stream, name.clone(), LOGIN_DEADLINE, Arc::clone(&logged_in));
         // Whoever came by the host is cut by the host.

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::exec::{self, ClientEnv, Program, Setting};
 use super::flow::{Inbound, pump};
-use super::in_place::InPlace;
+use super::in_place::InlineExecutor;
 use super::server::{Peer, SshServer};
 use super::sftp;
 use super::slots::ChannelSlot;
@@ -59,7 +59,7 @@ struct Running {
 /// Runs the channel until it is closed.
 pub(super) async fn run(
     server: Arc<SshServer>,
-    in_place: Arc<InPlace>,
+    in_place: Arc<InlineExecutor>,
     channel: Channel<Msg>,
     handle: Handle,
     mut starts: mpsc::Receiver<Option<Start>>,

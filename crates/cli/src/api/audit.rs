@@ -5,7 +5,7 @@ use kohakuriver_api::{AuditEntry, AuditVerified};
 use reqwest::{Method, Response};
 
 use super::{Api, Call};
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 /// What a refusal may have.
 const LONGEST_REFUSAL: usize = 64 * 1024;
@@ -13,17 +13,17 @@ const LONGEST_REFUSAL: usize = 64 * 1024;
 impl Api {
     /// Newest first; oldest first with `after`. `query`: actor, action, object, before, after,
     /// since, limit.
-    pub async fn audit(&self, query: &[(&str, String)]) -> Result<Vec<AuditEntry>, Failure> {
+    pub async fn audit(&self, query: &[(&str, String)]) -> Result<Vec<AuditEntry>, CommandError> {
         self.send(Call { query, ..Call::new(Method::GET, "/api/audit") }).await
     }
 
     /// Walks the whole log, which may be long.
-    pub async fn verify_audit(&self) -> Result<AuditVerified, Failure> {
+    pub async fn verify_audit(&self) -> Result<AuditVerified, CommandError> {
         self.send(Call { limit: None, ..Call::new(Method::GET, "/api/audit/verify") }).await
     }
 
     /// All of it, oldest first, a line of JSON each: read block by block with [`Api::more`].
-    pub async fn export_audit(&self) -> Result<Response, Failure> {
+    pub async fn export_audit(&self) -> Result<Response, CommandError> {
         let way = self.way.get_or_try_init(|| self.find_way()).await?;
         let mut request = way.client.get(format!("{}/api/audit/export", way.base));
         if let Some(bearer) = &way.bearer {
@@ -45,7 +45,7 @@ impl Api {
     }
 
     /// The next block of a long answer.
-    pub async fn more(&self, answer: &mut Response) -> Result<Option<bytes::Bytes>, Failure> {
+    pub async fn more(&self, answer: &mut Response) -> Result<Option<bytes::Bytes>, CommandError> {
         let way = self.way.get_or_try_init(|| self.find_way()).await?;
         answer.chunk().await.map_err(|error| self.unreachable(way, &error))
     }

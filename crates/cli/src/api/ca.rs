@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{ANSWER_LIMIT, Api, CONNECT_LIMIT, innermost, plain};
-use crate::failure::{Failure, Kind};
+use crate::failure::{CommandError, Kind};
 use crate::trust;
 
 /// A certificate and its fingerprint.
@@ -23,7 +23,7 @@ impl Api {
     /// Why this machine does not believe the host, where a person may vouch for it: nobody known
     /// has signed its certificate, or somebody else than before. `None` where it is believed, and
     /// where no TLS is spoken.
-    pub async fn doubt(&self) -> Result<Option<Failure>, Failure> {
+    pub async fn doubt(&self) -> Result<Option<CommandError>, CommandError> {
         match self.connect().await {
             Ok(_) => Ok(None),
             Err(doubt) if doubt.kind == Kind::Distrusted => match self.fetch_ca().await {
@@ -38,7 +38,7 @@ impl Api {
     /// The CA that vouches for the host, as the host itself says it, with its fingerprint. What
     /// the connection showed is checked to be that CA's word; whether the CA is the right one
     /// nobody but the person can know.
-    pub async fn fetch_ca(&self) -> Result<CaCertificate, Failure> {
+    pub async fn fetch_ca(&self) -> Result<CaCertificate, CommandError> {
         let tls = self.tls(trust::looking()?)?;
         let address = self.find_address().await?;
         let connection = match timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
@@ -56,7 +56,7 @@ impl Api {
                 if !trust::is_of_the_issuer(&error) {
                     return tls.witness.explain(&error, &self.url());
                 }
-                Failure::distrusted(format!(
+                CommandError::distrusted(format!(
                     "the CA that {} names has not signed the certificate it shows",
                     self.url()
                 ))
@@ -66,12 +66,12 @@ impl Api {
     }
 
     /// Believes this CA from now on. The answer is a way to the host that does.
-    pub fn pin(&self, ca_pem: &str) -> Result<Self, Failure> {
+    pub fn pin(&self, ca_pem: &str) -> Result<Self, CommandError> {
         self.trust.pin(ca_pem)?;
         Ok(Self { way: Arc::default(), ..self.clone() })
     }
 
-    async fn ask_for_ca<S>(&self, stream: TokioIo<S>) -> Result<CaCertificate, Failure>
+    async fn ask_for_ca<S>(&self, stream: TokioIo<S>) -> Result<CaCertificate, CommandError>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
@@ -81,7 +81,7 @@ impl Api {
         let request = Request::get("/api/auth/ca")
             .header(HOST, self.place())
             .body(Empty::<Bytes>::new())
-            .map_err(|error| Failure::request(format!("cannot ask the host: {error}")))?;
+            .map_err(|error| CommandError::request(format!("cannot ask the host: {error}")))?;
         let answer = sender.send_request(request).await.map_err(broken)?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), LONGEST_ANSWER).collect().await;
@@ -89,7 +89,7 @@ impl Api {
         let body = body.map(|body| body.to_bytes()).unwrap_or_default();
         match status {
             StatusCode::OK => self.read(status, &body),
-            StatusCode::NOT_FOUND => Err(Failure::distrusted(format!(
+            StatusCode::NOT_FOUND => Err(CommandError::distrusted(format!(
                 "the certificate of {} is neither of a CA this machine trusts nor of the host's own",
                 self.url()
             ))

@@ -4,11 +4,11 @@ use kohakuriver_api::{AskSshCertificate, AuthStatus, SshCertificate};
 use reqwest::Method;
 
 use super::{Api, Call};
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 impl Api {
     /// Whether people log in to this host.
-    pub async fn people_log_in(&self) -> Result<bool, Failure> {
+    pub async fn people_log_in(&self) -> Result<bool, CommandError> {
         let status: AuthStatus = self.get("/api/auth/status").await?;
         Ok(status.auth_enabled)
     }
@@ -18,7 +18,7 @@ impl Api {
         &self,
         id: &str,
         public_key: String,
-    ) -> Result<SshCertificate, Failure> {
+    ) -> Result<SshCertificate, CommandError> {
         let path = format!("/api/vps/{id}/ssh-cert");
         let body = AskSshCertificate { public_key };
         self.send(Call::with_body(Method::POST, &path, &body)).await

@@ -12,8 +12,8 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
 use super::{Api, CONNECT_LIMIT, Way, plain};
-use crate::failure::Failure;
-use crate::trust::Witness;
+use crate::failure::CommandError;
+use crate::trust::RecordingVerifier;
 
 /// Plain, or inside TLS.
 pub type Connection = Either<TcpStream, TlsStream<TcpStream>>;
@@ -22,13 +22,13 @@ pub type Connection = Either<TcpStream, TlsStream<TcpStream>>;
 #[derive(Debug)]
 pub struct Tls {
     pub config: Arc<ClientConfig>,
-    pub witness: Arc<Witness>,
+    pub witness: Arc<RecordingVerifier>,
     pub name: ServerName<'static>,
 }
 
 impl Api {
     /// A connection to the host, and the way it took.
-    pub(super) async fn connect(&self) -> Result<(Connection, &Way), Failure> {
+    pub(super) async fn connect(&self) -> Result<(Connection, &Way), CommandError> {
         let way = self.way.get_or_try_init(|| self.find_way()).await?;
         let connected = match timeout(CONNECT_LIMIT, TcpStream::connect(way.address)).await {
             Ok(connected) => connected,
@@ -49,7 +49,7 @@ impl Api {
         &self,
         tls: &Tls,
         connection: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, Failure> {
+    ) -> Result<TlsStream<TcpStream>, CommandError> {
         let connector = TlsConnector::from(tls.config.clone());
         match timeout(CONNECT_LIMIT, connector.connect(tls.name.clone(), connection)).await {
             Ok(Ok(stream)) => Ok(stream),
@@ -63,11 +63,12 @@ impl Api {
 
     pub(super) fn tls(
         &self,
-        (config, witness): (Arc<ClientConfig>, Arc<Witness>),
-    ) -> Result<Tls, Failure> {
+        (config, witness): (Arc<ClientConfig>, Arc<RecordingVerifier>),
+    ) -> Result<Tls, CommandError> {
         let text = self.address.as_str();
-        let name = ServerName::try_from(text.to_owned())
-            .map_err(|_| Failure::usage(format!("no certificate can be for the name '{text}'")))?;
+        let name = ServerName::try_from(text.to_owned()).map_err(|_| {
+            CommandError::usage(format!("no certificate can be for the name '{text}'"))
+        })?;
         Ok(Tls { config, witness, name })
     }
 }

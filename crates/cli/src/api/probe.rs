@@ -9,7 +9,7 @@ use kohakuriver_api::Health;
 use rustls::pki_types::CertificateDer;
 
 use super::{ANSWER_LIMIT, Api};
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 /// What one question told besides its answer.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub struct Probe {
 }
 
 impl Api {
-    pub async fn probe(&self) -> Result<Probe, Failure> {
+    pub async fn probe(&self) -> Result<Probe, CommandError> {
         let way = self.way.get_or_try_init(|| self.find_way()).await?;
         let before = Timestamp::now();
         let answer = way

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::checked::Checked;
 use super::{ANSWER_LIMIT, Api, Person};
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::settings::Token;
 
 const COOKIE_NAME: &str = "kohakuriver_session";
@@ -24,11 +24,11 @@ const COOKIE_NAME: &str = "kohakuriver_session";
 pub struct Session(HeaderValue);
 
 impl Api {
-    pub async fn auth_status(&self) -> Result<AuthStatus, Failure> {
+    pub async fn auth_status(&self) -> Result<AuthStatus, CommandError> {
         self.get("/api/auth/status").await
     }
 
-    pub async fn log_in(&self, body: &Login) -> Result<(LoggedIn, Session), Failure> {
+    pub async fn log_in(&self, body: &Login) -> Result<(LoggedIn, Session), CommandError> {
         self.begin("/api/auth/login", &[], body).await
     }
 
@@ -36,14 +36,14 @@ impl Api {
         &self,
         invitation: &str,
         body: &Register,
-    ) -> Result<(LoggedIn, Session), Failure> {
+    ) -> Result<(LoggedIn, Session), CommandError> {
         self.begin("/api/auth/register", &[("token", invitation)], body).await
     }
 
     pub async fn reset_password(
         &self,
         body: &ResetPassword,
-    ) -> Result<(LoggedIn, Session), Failure> {
+    ) -> Result<(LoggedIn, Session), CommandError> {
         self.begin("/api/auth/password/reset", &[], body).await
     }
 
@@ -51,7 +51,7 @@ impl Api {
     pub async fn change_password(
         &self,
         body: &ChangePassword,
-    ) -> Result<(LoggedIn, Session), Failure> {
+    ) -> Result<(LoggedIn, Session), CommandError> {
         self.begin("/api/auth/password", &[], body).await
     }
 
@@ -59,7 +59,7 @@ impl Api {
     pub async fn session_of_browser(
         &self,
         handover: &OidcHandover,
-    ) -> Result<(LoggedIn, Session), Failure> {
+    ) -> Result<(LoggedIn, Session), CommandError> {
         let path = "/api/auth/oidc/token";
         let (given, _): (OidcSession, _) = self.exchange(path, &[], Some(handover), None).await?;
         let mut cookie = HeaderValue::from_str(&format!("{COOKIE_NAME}={}", given.session.0))
@@ -84,18 +84,22 @@ impl Api {
         &self,
         session: &Session,
         body: &CreateToken,
-    ) -> Result<CreatedToken, Failure> {
+    ) -> Result<CreatedToken, CommandError> {
         let path = "/api/auth/tokens/create";
         Ok(self.exchange(path, &[], Some(body), Some(session)).await?.0)
     }
 
     /// Registers an SSH key of whoever has logged in.
-    pub async fn add_user_key_of(&self, session: &Session, key: &str) -> Result<UserKey, Failure> {
+    pub async fn add_user_key_of(
+        &self,
+        session: &Session,
+        key: &str,
+    ) -> Result<UserKey, CommandError> {
         let body = AddUserKey { key: key.to_owned() };
         Ok(self.exchange("/api/auth/keys", &[], Some(&body), Some(session)).await?.0)
     }
 
-    pub async fn end(&self, session: &Session) -> Result<(), Failure> {
+    pub async fn end(&self, session: &Session) -> Result<(), CommandError> {
         let path = "/api/auth/logout";
         self.exchange::<(), serde_json::Value>(path, &[], None, Some(session)).await.map(|_| ())
     }
@@ -117,13 +121,13 @@ impl Api {
     }
 
     /// Refuses to send what others on the way must not read.
-    pub async fn may_be_told_secrets(&self) -> Result<(), Failure> {
+    pub async fn may_be_told_secrets(&self) -> Result<(), CommandError> {
         let way = self.way.get_or_try_init(|| self.find_way()).await?;
         if self.is_https() || way.address.ip().is_loopback() || self.person.insecure {
             return Ok(());
         }
         let url = self.url().replacen("http:", "https:", 1);
-        Err(Failure::usage(format!(
+        Err(CommandError::usage(format!(
             "everybody between here and {} could read your password: it is not sent over http",
             self.place()
         ))
@@ -137,11 +141,11 @@ impl Api {
         path: &str,
         query: &[(&str, &str)],
         body: &B,
-    ) -> Result<(LoggedIn, Session), Failure> {
+    ) -> Result<(LoggedIn, Session), CommandError> {
         self.may_be_told_secrets().await?;
         let (answer, cookie) = self.exchange(path, query, Some(body), None).await?;
         let session = cookie.ok_or_else(|| {
-            Failure::request(format!("the host {} began no session", self.place()))
+            CommandError::request(format!("the host {} began no session", self.place()))
                 .hint("is there a proxy in between that takes cookies out?")
         })?;
         Ok((answer, session))
@@ -154,7 +158,7 @@ impl Api {
         query: &[(&str, &str)],
         body: Option<&B>,
         session: Option<&Session>,
-    ) -> Result<(T, Option<Session>), Failure> {
+    ) -> Result<(T, Option<Session>), CommandError> {
         let way = self.way.get_or_try_init(|| self.find_way()).await?;
         let mut request = way
             .client

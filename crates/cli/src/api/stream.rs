@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use kohakuriver_agent_protocol::StreamTarget;
-use kohakuriver_net::Early;
+use kohakuriver_net::Prefixed;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::error::Error as SocketError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::{ASKER, Api, Connection};
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::identity;
 
 const PROTOCOL: &str = "kohakuriver-stream";
@@ -29,17 +29,17 @@ const LONGEST_REFUSAL: usize = 64 * 1024;
 pub type Socket = WebSocketStream<Connection>;
 
 /// An open stream into a VPS. Some of it may have arrived right behind the host's answer.
-pub type Stream = Early<Connection>;
+pub type Stream = Prefixed<Connection>;
 
 impl Api {
     /// Opens a stream to `target` in the VPS.
-    pub async fn stream(&self, vps: &str, target: &StreamTarget) -> Result<Stream, Failure> {
+    pub async fn stream(&self, vps: &str, target: &StreamTarget) -> Result<Stream, CommandError> {
         let path = format!("/api/vps/{vps}/stream?{}", query(target));
         let slow = || self.not_reached("it did not answer in time");
         timeout(OPEN_LIMIT, self.upgrade(&path)).await.unwrap_or_else(|_| Err(slow()))
     }
 
-    async fn upgrade(&self, path: &str) -> Result<Stream, Failure> {
+    async fn upgrade(&self, path: &str) -> Result<Stream, CommandError> {
         let (connection, way) = self.connect().await?;
         let broken = |error: hyper::Error| self.not_reached(&super::innermost(&error));
         let (mut sender, driver) =
@@ -55,7 +55,7 @@ impl Api {
         }
         let request = request
             .body(Empty::<Bytes>::new())
-            .map_err(|error| Failure::request(format!("cannot ask the host: {error}")))?;
+            .map_err(|error| CommandError::request(format!("cannot ask the host: {error}")))?;
         let answer = sender.send_request(request).await.map_err(broken)?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             let status = answer.status();
@@ -65,18 +65,20 @@ impl Api {
         }
         let upgraded = hyper::upgrade::on(answer).await.map_err(broken)?;
         match upgraded.downcast::<TokioIo<Connection>>() {
-            Ok(parts) => Ok(Early::new(parts.io.into_inner(), parts.read_buf)),
-            Err(_) => Err(Failure::request("the connection to the host is of an unknown kind")),
+            Ok(parts) => Ok(Prefixed::new(parts.io.into_inner(), parts.read_buf)),
+            Err(_) => {
+                Err(CommandError::request("the connection to the host is of an unknown kind"))
+            }
         }
     }
 
     /// Opens the WebSocket of terminals in the VPS.
-    pub async fn session_socket(&self, vps: &str) -> Result<Socket, Failure> {
+    pub async fn session_socket(&self, vps: &str) -> Result<Socket, CommandError> {
         let attempt = async {
             let (connection, way) = self.connect().await?;
             let mut request = format!("ws://{}/ws/task/{vps}/session", way.authority)
                 .into_client_request()
-                .map_err(|error| Failure::request(format!("cannot ask the host: {error}")))?;
+                .map_err(|error| CommandError::request(format!("cannot ask the host: {error}")))?;
             if let Ok(asker) = identity::asker().parse() {
                 request.headers_mut().insert(ASKER, asker);
             }

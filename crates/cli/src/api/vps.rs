@@ -10,27 +10,27 @@ use kohakuriver_api::{
 use reqwest::Method;
 
 use super::{Api, Call};
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 /// How long one question for news may stay open; the host allows at most 30.
 const POLL_SECONDS: u64 = 25;
 
 impl Api {
-    pub async fn vps_all(&self) -> Result<Vec<Task>, Failure> {
+    pub async fn vps_all(&self) -> Result<Vec<Task>, CommandError> {
         self.get("/api/vps").await
     }
 
-    pub async fn vps_active(&self) -> Result<Vec<Task>, Failure> {
+    pub async fn vps_active(&self) -> Result<Vec<Task>, CommandError> {
         self.get("/api/vps/status").await
     }
 
-    pub async fn task(&self, reference: &str) -> Result<Task, Failure> {
+    pub async fn task(&self, reference: &str) -> Result<Task, CommandError> {
         self.get(&format!("/api/status/{reference}")).await
     }
 
     /// As [`Self::task`], for a command that goes inside. The plain name of another account's VPS
     /// is not enough for that: what is typed or copied there is for whom its user means.
-    pub async fn task_to_enter(&self, reference: &str) -> Result<Task, Failure> {
+    pub async fn task_to_enter(&self, reference: &str) -> Result<Task, CommandError> {
         let task = self.task(reference).await?;
         let is_id = reference.bytes().all(|b| b.is_ascii_digit());
         let is_named = is_id
@@ -41,68 +41,72 @@ impl Api {
             return Ok(task);
         }
         let owner = task.owner_username.as_deref().unwrap_or("another account");
-        Err(Failure::request(format!("VPS '{reference}' is not yours, but of {owner}"))
+        Err(CommandError::request(format!("VPS '{reference}' is not yours, but of {owner}"))
             .hint(format!("name it {}, or by its id", task.reference)))
     }
 
     /// Waits for a revision after `since`, or answers the same one after a while.
-    pub async fn task_after(&self, reference: &str, since: u64) -> Result<Task, Failure> {
+    pub async fn task_after(&self, reference: &str, since: u64) -> Result<Task, CommandError> {
         let query = [("since", since.to_string()), ("timeout", POLL_SECONDS.to_string())];
         let path = format!("/api/status/{reference}");
         let limit = Some(Duration::from_secs(POLL_SECONDS + 10));
         self.send(Call { query: &query, limit, ..Call::new(Method::GET, &path) }).await
     }
 
-    pub async fn create_vps(&self, body: &CreateVps) -> Result<CreatedVps, Failure> {
+    pub async fn create_vps(&self, body: &CreateVps) -> Result<CreatedVps, CommandError> {
         let query = [("wait", "false".to_owned())];
         let call = Call::with_body(Method::POST, "/api/vps/create", body);
         self.send(Call { query: &query, ..call }).await
     }
 
-    pub async fn stop_vps(&self, id: &str) -> Result<Message, Failure> {
+    pub async fn stop_vps(&self, id: &str) -> Result<Message, CommandError> {
         self.post(&format!("/api/vps/stop/{id}")).await
     }
 
-    pub async fn kill_vps(&self, id: &str) -> Result<Message, Failure> {
+    pub async fn kill_vps(&self, id: &str) -> Result<Message, CommandError> {
         self.post(&format!("/api/kill/{id}")).await
     }
 
-    pub async fn pause_vps(&self, id: &str) -> Result<Message, Failure> {
+    pub async fn pause_vps(&self, id: &str) -> Result<Message, CommandError> {
         self.post(&format!("/api/vps/pause/{id}")).await
     }
 
-    pub async fn resume_vps(&self, id: &str) -> Result<Message, Failure> {
+    pub async fn resume_vps(&self, id: &str) -> Result<Message, CommandError> {
         self.post(&format!("/api/vps/resume/{id}")).await
     }
 
-    pub async fn restart_vps(&self, id: &str, snapshot: Option<&str>) -> Result<Message, Failure> {
+    pub async fn restart_vps(
+        &self,
+        id: &str,
+        snapshot: Option<&str>,
+    ) -> Result<Message, CommandError> {
         let path = format!("/api/vps/restart/{id}");
         let query: Vec<_> =
             snapshot.map(|which| ("from_snapshot", which.to_owned())).into_iter().collect();
         self.send(Call { query: &query, ..Call::new(Method::POST, &path) }).await
     }
 
-    pub async fn update_vps(&self, id: &str, body: &UpdateVps) -> Result<Message, Failure> {
+    pub async fn update_vps(&self, id: &str, body: &UpdateVps) -> Result<Message, CommandError> {
         self.send(Call::with_body(Method::PATCH, &format!("/api/vps/{id}"), body)).await
     }
 
-    pub async fn delete_vps(&self, id: &str, force: bool) -> Result<Message, Failure> {
+    pub async fn delete_vps(&self, id: &str, force: bool) -> Result<Message, CommandError> {
         self.delete(&format!("/api/vps/{id}"), force).await
     }
 
-    pub async fn ssh_keys(&self, reference: &str) -> Result<Vec<SshKey>, Failure> {
+    pub async fn ssh_keys(&self, reference: &str) -> Result<Vec<SshKey>, CommandError> {
         self.get(&format!("/api/vps/{reference}/keys")).await
     }
 
     /// Oldest first, the newest `limit` of them.
-    pub async fn events(&self, reference: &str, limit: u32) -> Result<Vec<Event>, Failure> {
+    pub async fn events(&self, reference: &str, limit: u32) -> Result<Vec<Event>, CommandError> {
         let query = [("limit", limit.to_string())];
         let path = format!("/api/vps/{reference}/events");
         self.send(Call { query: &query, ..Call::new(Method::GET, &path) }).await
     }
 
     /// Newest first.
-    pub async fn snapshots(&self, reference: &str) -> Result<SnapshotList, Failure> {
+    pub async fn snapshots(&self, reference: &str) -> Result<SnapshotList, CommandError> {
         self.get(&format!("/api/vps/snapshots/{reference}")).await
     }
 
@@ -112,7 +116,7 @@ impl Api {
         id: &str,
         name: Option<&str>,
         message: Option<&str>,
-    ) -> Result<SnapshotCreated, Failure> {
+    ) -> Result<SnapshotCreated, CommandError> {
         let path = format!("/api/vps/snapshots/{id}");
         let query: Vec<_> = [("name", name), ("message", message)]
             .into_iter()
@@ -121,7 +125,7 @@ impl Api {
         self.send(Call { query: &query, limit: None, ..Call::new(Method::POST, &path) }).await
     }
 
-    pub async fn restore_snapshot(&self, id: &str, which: &str) -> Result<Message, Failure> {
+    pub async fn restore_snapshot(&self, id: &str, which: &str) -> Result<Message, CommandError> {
         self.post(&format!("/api/vps/snapshots/{id}/{which}/restore")).await
     }
 
@@ -130,12 +134,12 @@ impl Api {
         &self,
         id: &str,
         which: &str,
-    ) -> Result<SnapshotsDeleted, Failure> {
+    ) -> Result<SnapshotsDeleted, CommandError> {
         let path = format!("/api/vps/snapshots/{id}/{which}");
         self.send(Call { limit: None, ..Call::new(Method::DELETE, &path) }).await
     }
 
-    pub async fn delete_snapshots(&self, id: &str) -> Result<SnapshotsDeleted, Failure> {
+    pub async fn delete_snapshots(&self, id: &str) -> Result<SnapshotsDeleted, CommandError> {
         let path = format!("/api/vps/snapshots/{id}");
         self.send(Call { limit: None, ..Call::new(Method::DELETE, &path) }).await
     }

@@ -6,10 +6,10 @@ use kohakuriver_api::Task;
 use super::{list, with_list_hint};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 use crate::ui::one_line;
-use crate::vps::{Troubles, called, cores, memory, print_json};
+use crate::vps::{ErrorReporter, called, cores, memory, print_json};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
@@ -33,12 +33,12 @@ pub struct ApproveArgs {
     yes: bool,
 }
 
-pub async fn run(context: &Context, args: &ApproveArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &ApproveArgs) -> Result<(), CommandError> {
     if args.revision.is_some() && args.requests.len() > 1 {
-        return Err(Failure::usage("--revision is of one request, and several are named")
+        return Err(CommandError::usage("--revision is of one request, and several are named")
             .hint("approve each by itself"));
     }
-    let mut troubles = Troubles::new(context);
+    let mut troubles = ErrorReporter::new(context);
     let mut answers = Vec::new();
     for request in &args.requests {
         match approve(context, args, request).await {
@@ -63,7 +63,7 @@ async fn approve(
     context: &Context,
     args: &ApproveArgs,
     request: &VpsRef,
-) -> Result<Option<(serde_json::Value, String)>, Failure> {
+) -> Result<Option<(serde_json::Value, String)>, CommandError> {
     let task = context.api.task(request.as_str()).await.map_err(with_list_hint)?;
     let by_id = request.as_str() == task.task_id;
     if !by_id && !args.yes && args.revision.is_none() {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use kohakuriver_api::Task;
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::{Fit, Grid, Tone, age};
 use crate::vps::{called, cores, memory};
 
@@ -15,7 +15,7 @@ Examples:
   kohakuriver approval list --json | jq -r '.[].task_id'")]
 pub struct ListArgs {}
 
-pub async fn run(context: &Context) -> Result<(), Failure> {
+pub async fn run(context: &Context) -> Result<(), CommandError> {
     let tasks = context.api.pending().await?;
     if context.out.json {
         context.out.json(&tasks);

@@ -5,9 +5,9 @@ use clap_complete::ArgValueCandidates;
 use super::with_list_hint;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
-use crate::vps::{Troubles, called, print_json};
+use crate::vps::{ErrorReporter, called, print_json};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
@@ -22,8 +22,8 @@ pub struct RejectArgs {
     reason: Option<String>,
 }
 
-pub async fn run(context: &Context, args: &RejectArgs) -> Result<(), Failure> {
-    let mut troubles = Troubles::new(context);
+pub async fn run(context: &Context, args: &RejectArgs) -> Result<(), CommandError> {
+    let mut troubles = ErrorReporter::new(context);
     let mut answers = Vec::new();
     for request in &args.requests {
         let rejected = async {

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::files;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct ExportArgs {
     file: Option<PathBuf>,
 }
 
-pub async fn run(context: &Context, args: &ExportArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &ExportArgs) -> Result<(), CommandError> {
     let Some(path) = args.file.as_deref().filter(|path| path.as_os_str() != "-") else {
         let mut answer = context.api.export_audit().await?;
         while let Some(block) = context.api.more(&mut answer).await? {
@@ -29,7 +29,7 @@ pub async fn run(context: &Context, args: &ExportArgs) -> Result<(), Failure> {
         return Ok(());
     };
     if path.exists() {
-        return Err(Failure::usage(format!(
+        return Err(CommandError::usage(format!(
             "{} exists already and is not overwritten",
             path.display()
         ))
@@ -58,7 +58,7 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    fn create(path: &'a Path) -> Result<Self, Failure> {
+    fn create(path: &'a Path) -> Result<Self, CommandError> {
         let mut name = path.as_os_str().to_owned();
         name.push(".part");
         let temporary = PathBuf::from(name);
@@ -73,13 +73,13 @@ impl<'a> Part<'a> {
         Ok(Self { file, temporary, path, lines: 0, done: false })
     }
 
-    fn write(&mut self, block: &[u8]) -> Result<(), Failure> {
+    fn write(&mut self, block: &[u8]) -> Result<(), CommandError> {
         self.file.write_all(block).map_err(|error| cannot(&self.temporary, &error))?;
         self.lines += block.iter().filter(|byte| **byte == b'\n').count() as u64;
         Ok(())
     }
 
-    fn finish(mut self) -> Result<u64, Failure> {
+    fn finish(mut self) -> Result<u64, CommandError> {
         self.file
             .sync_all()
             .and_then(|()| fs::rename(&self.temporary, self.path))
@@ -97,7 +97,7 @@ impl Drop for Part<'_> {
     }
 }
 
-fn cannot(path: &Path, error: &std::io::Error) -> Failure {
+fn cannot(path: &Path, error: &std::io::Error) -> CommandError {
     files::unwritable(path, error)
 }
 

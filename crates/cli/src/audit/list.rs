@@ -8,9 +8,9 @@ use kohakuriver_api::AuditEntry;
 
 use crate::context::Context;
 use crate::duration;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::{Fit, Grid, Progress, Tone, at, one_line};
-use crate::wait::{self, Patience};
+use crate::wait::{self, RetryBudget};
 
 /// How often is looked for new entries.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -82,17 +82,17 @@ fn since(text: &str) -> Result<Since, String> {
 }
 
 impl Since {
-    fn moment(self, now: Timestamp) -> Result<Timestamp, Failure> {
+    fn moment(self, now: Timestamp) -> Result<Timestamp, CommandError> {
         match self {
             Self::At(moment) => Ok(moment),
-            Self::Ago(time) => {
-                now.checked_sub(time).map_err(|_| Failure::usage("--since is older than anything"))
-            }
+            Self::Ago(time) => now
+                .checked_sub(time)
+                .map_err(|_| CommandError::usage("--since is older than anything")),
         }
     }
 }
 
-pub async fn run(context: &Context, args: &ListArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &ListArgs) -> Result<(), CommandError> {
     let query = query(args, Timestamp::now())?;
     if !args.follow {
         let mut entries = context.api.audit(&query).await?;
@@ -111,7 +111,7 @@ pub async fn run(context: &Context, args: &ListArgs) -> Result<(), Failure> {
     wait::watching(follow(context, query)).await
 }
 
-fn query(args: &ListArgs, now: Timestamp) -> Result<Vec<(&'static str, String)>, Failure> {
+fn query(args: &ListArgs, now: Timestamp) -> Result<Vec<(&'static str, String)>, CommandError> {
     let mut query = vec![("limit", args.limit.to_string())];
     let words = [("actor", &args.actor), ("action", &args.action), ("object", &args.object)];
     query.extend(words.into_iter().filter_map(|(key, word)| Some((key, word.clone()?))));
@@ -121,7 +121,7 @@ fn query(args: &ListArgs, now: Timestamp) -> Result<Vec<(&'static str, String)>,
     Ok(query)
 }
 
-async fn follow(context: &Context, query: Vec<(&str, String)>) -> Result<(), Failure> {
+async fn follow(context: &Context, query: Vec<(&str, String)>) -> Result<(), CommandError> {
     let mut entries = look(context, &query).await?;
     entries.reverse();
     loop {
@@ -136,7 +136,7 @@ async fn follow(context: &Context, query: Vec<(&str, String)>) -> Result<(), Fai
 }
 
 /// The number of the newest entry of all.
-async fn newest(context: &Context) -> Result<i64, Failure> {
+async fn newest(context: &Context) -> Result<i64, CommandError> {
     let page = look(context, &[("limit", "1".to_owned())]).await?;
     Ok(page.first().map_or(0, |entry| entry.seq))
 }
@@ -146,7 +146,7 @@ async fn behind(
     context: &Context,
     query: &[(&str, String)],
     last: i64,
-) -> Result<Vec<AuditEntry>, Failure> {
+) -> Result<Vec<AuditEntry>, CommandError> {
     let wanted = query.iter().filter(|(key, _)| *key != "limit").cloned();
     let mut query: Vec<_> = wanted.collect();
     query.push(("limit", NEWS_LIMIT.to_string()));
@@ -160,8 +160,11 @@ async fn behind(
     }
 }
 
-async fn look(context: &Context, query: &[(&str, String)]) -> Result<Vec<AuditEntry>, Failure> {
-    let mut patience = Patience::default();
+async fn look(
+    context: &Context,
+    query: &[(&str, String)],
+) -> Result<Vec<AuditEntry>, CommandError> {
+    let mut patience = RetryBudget::default();
     let mut quiet = Progress::quiet(context.out);
     loop {
         let asked = Instant::now();

@@ -1,7 +1,7 @@
 //! `kohakuriver audit verify`
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::Panel;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -14,7 +14,7 @@ Examples:
   kohakuriver audit verify --json | jq -r .last_hash")]
 pub struct VerifyArgs {}
 
-pub async fn run(context: &Context) -> Result<(), Failure> {
+pub async fn run(context: &Context) -> Result<(), CommandError> {
     let found = context.api.verify_audit().await?;
     if context.out.json {
         context.out.json(&found);
@@ -30,6 +30,6 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         return Ok(());
     }
     let which = found.broken_at.map_or_else(|| "an entry".to_owned(), |seq| format!("entry {seq}"));
-    Err(Failure::request(format!("{which} of the audit log is not as it was written"))
+    Err(CommandError::request(format!("{which} of the audit log is not as it was written"))
         .hint("compare `kohakuriver audit export` with one you kept elsewhere"))
 }

@@ -7,7 +7,7 @@ use super::browser;
 use crate::api::Session;
 use crate::ask;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct AgainArgs {
@@ -20,7 +20,7 @@ pub struct AgainArgs {
 }
 
 /// Begins a session of the person that this machine is logged in as.
-pub async fn log_in(context: &Context, args: &AgainArgs) -> Result<Session, Failure> {
+pub async fn log_in(context: &Context, args: &AgainArgs) -> Result<Session, CommandError> {
     let me = context.api.me().await?.username;
     if args.browser {
         let (logged_in, session) = browser::log_in(context, &context.api).await?;
@@ -29,7 +29,7 @@ pub async fn log_in(context: &Context, args: &AgainArgs) -> Result<Session, Fail
         }
         context.api.end(&session).await?;
         let other = logged_in.user.username;
-        return Err(Failure::request(format!(
+        return Err(CommandError::request(format!(
             "the browser is logged in as {other}, and you are {me}"
         )));
     }

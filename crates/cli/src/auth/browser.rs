@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::api::{Api, Session};
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::wait;
 
 /// The host forgets a log-in that takes longer.
@@ -28,10 +28,10 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 const LONGEST_REQUEST: usize = 16 * 1024;
 
 /// Begins a session by the person's browser.
-pub async fn log_in(context: &Context, api: &Api) -> Result<(LoggedIn, Session), Failure> {
+pub async fn log_in(context: &Context, api: &Api) -> Result<(LoggedIn, Session), CommandError> {
     api.may_be_told_secrets().await?;
     let broken = |error: io::Error| {
-        Failure::request(format!("cannot wait for the browser on this machine: {error}"))
+        CommandError::request(format!("cannot wait for the browser on this machine: {error}"))
     };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(broken)?;
     let port = listener.local_addr().map_err(broken)?.port();
@@ -46,11 +46,12 @@ pub async fn log_in(context: &Context, api: &Api) -> Result<(LoggedIn, Session),
     open(&url);
     let waiting = async {
         timeout(PATIENCE, come_back(&listener)).await.map_err(|_| {
-            Failure::request("nobody came back from the browser")
+            CommandError::request("nobody came back from the browser")
                 .hint("where this machine has none: kohakuriver auth login --token-stdin")
         })
     };
-    let code = wait::unless_interrupted(waiting, || Failure::interrupted("not logged in")).await?;
+    let code =
+        wait::unless_interrupted(waiting, || CommandError::interrupted("not logged in")).await?;
     let handover = OidcHandover { code: Secret(code), verifier: Secret(verifier) };
     api.session_of_browser(&handover).await
 }

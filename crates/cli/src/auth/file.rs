@@ -4,19 +4,19 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::{files, settings};
 
 /// A file of settings can hold nothing that is secret, but others need not change it.
 const MODE: u32 = 0o600;
 
-pub fn set_host(url: &str) -> Result<(), Failure> {
+pub fn set_host(url: &str) -> Result<(), CommandError> {
     let path = settings::config_path(&|name| std::env::var(name).ok())
         .ok_or_else(super::place::no_folder)?;
     write(&path, url)
 }
 
-fn write(path: &Path, url: &str) -> Result<(), Failure> {
+fn write(path: &Path, url: &str) -> Result<(), CommandError> {
     let before = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),

@@ -7,7 +7,7 @@ use super::limits::{LimitArgs, words};
 use super::users;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::{Failure, Kind};
+use crate::failure::{CommandError, Kind};
 use crate::ui::{Fit, Grid, Tone};
 use crate::vps::print_json;
 
@@ -91,7 +91,7 @@ pub struct AutoApproveArgs {
     off: bool,
 }
 
-pub async fn run(context: &Context, command: GroupCommand) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: GroupCommand) -> Result<(), CommandError> {
     match command {
         GroupCommand::List => list(context).await,
         GroupCommand::Create(args) => {
@@ -108,12 +108,12 @@ pub async fn run(context: &Context, command: GroupCommand) -> Result<(), Failure
 }
 
 /// The group of that name.
-pub async fn find(context: &Context, name: &str) -> Result<Group, Failure> {
+pub async fn find(context: &Context, name: &str) -> Result<Group, CommandError> {
     let groups = context.api.groups().await?;
     groups.into_iter().find(|group| group.name == name).ok_or_else(|| {
-        let failure = Failure::request(format!("there is no group '{name}'"))
+        let failure = CommandError::request(format!("there is no group '{name}'"))
             .hint("`kohakuriver auth group list` shows all groups");
-        Failure { kind: Kind::NotFound, ..failure }
+        CommandError { kind: Kind::NotFound, ..failure }
     })
 }
 
@@ -125,7 +125,7 @@ fn say(context: &Context, group: &Group, what: &str) {
     }
 }
 
-async fn list(context: &Context) -> Result<(), Failure> {
+async fn list(context: &Context) -> Result<(), CommandError> {
     let groups = context.api.groups().await?;
     if context.out.json {
         context.out.json(&groups);
@@ -156,7 +156,7 @@ async fn list(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn delete(context: &Context, args: &DeleteArgs) -> Result<(), Failure> {
+async fn delete(context: &Context, args: &DeleteArgs) -> Result<(), CommandError> {
     let group = find(context, &args.group).await?;
     let question = match group.members.len() {
         0 => format!("Delete the group {}?", group.name),
@@ -176,7 +176,7 @@ async fn delete(context: &Context, args: &DeleteArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn members(context: &Context, args: &MemberArgs, into: bool) -> Result<(), Failure> {
+async fn members(context: &Context, args: &MemberArgs, into: bool) -> Result<(), CommandError> {
     let group = find(context, &args.group).await?;
     let mut answers = Vec::new();
     for name in &args.users {
@@ -196,7 +196,7 @@ async fn members(context: &Context, args: &MemberArgs, into: bool) -> Result<(),
     Ok(())
 }
 
-async fn quota(context: &Context, args: &QuotaArgs) -> Result<(), Failure> {
+async fn quota(context: &Context, args: &QuotaArgs) -> Result<(), CommandError> {
     let mut group = find(context, &args.group).await?;
     if args.limits.any() {
         let quota = Some(args.limits.apply(group.quota));
@@ -211,9 +211,9 @@ async fn quota(context: &Context, args: &QuotaArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn auto_approve(context: &Context, args: &AutoApproveArgs) -> Result<(), Failure> {
+async fn auto_approve(context: &Context, args: &AutoApproveArgs) -> Result<(), CommandError> {
     if args.off == args.limits.any() {
-        return Err(Failure::usage("say what needs no approval, or --off, and not both")
+        return Err(CommandError::usage("say what needs no approval, or --off, and not both")
             .hint("for example --instances 1 --cores 4 --memory 8G --gpus 0"));
     }
     let group = find(context, &args.group).await?;

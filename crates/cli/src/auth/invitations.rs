@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use kohakuriver_api::{Group, Invitation};
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::{Fit, Grid, Tone, until};
 use crate::vps::print_json;
 
@@ -35,14 +35,14 @@ enum InvitationsCommand {
     },
 }
 
-pub async fn run(context: &Context, args: &InvitationsArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &InvitationsArgs) -> Result<(), CommandError> {
     match &args.command {
         None | Some(InvitationsCommand::List) => list(context).await,
         Some(InvitationsCommand::Revoke { ids }) => revoke(context, ids).await,
     }
 }
 
-async fn list(context: &Context) -> Result<(), Failure> {
+async fn list(context: &Context) -> Result<(), CommandError> {
     let invitations = context.api.invitations().await?;
     if context.out.json {
         context.out.json(&invitations);
@@ -90,7 +90,7 @@ fn grid(invitations: &[Invitation], groups: &[Group], now: Timestamp) -> Grid {
     grid
 }
 
-async fn revoke(context: &Context, ids: &[i64]) -> Result<(), Failure> {
+async fn revoke(context: &Context, ids: &[i64]) -> Result<(), CommandError> {
     let mut answers = Vec::new();
     for id in ids {
         let answer = context.api.revoke_invitation(*id).await;

@@ -9,7 +9,7 @@ use super::{ROLES, group};
 use crate::complete;
 use crate::context::Context;
 use crate::duration;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::until;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -36,7 +36,7 @@ pub struct InviteArgs {
     expires: u32,
 }
 
-pub async fn run(context: &Context, args: &InviteArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &InviteArgs) -> Result<(), CommandError> {
     let group_id = match &args.group {
         Some(name) => Some(group::find(context, name).await?.id),
         None => None,

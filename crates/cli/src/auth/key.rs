@@ -8,7 +8,7 @@ use kohakuriver_api::UserKey;
 use super::again::{self, AgainArgs};
 use crate::api::Session;
 use crate::context::Context;
-use crate::failure::{Failure, Kind};
+use crate::failure::{CommandError, Kind};
 use crate::files;
 use crate::keys;
 use crate::ui::{Fit, Grid, Tone};
@@ -56,7 +56,7 @@ pub struct RemoveArgs {
     keys: Vec<String>,
 }
 
-pub async fn run(context: &Context, command: KeyCommand) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: KeyCommand) -> Result<(), CommandError> {
     match command {
         KeyCommand::Add(args) => add(context, &args).await,
         KeyCommand::List => list(context).await,
@@ -64,25 +64,24 @@ pub async fn run(context: &Context, command: KeyCommand) -> Result<(), Failure> 
     }
 }
 
-async fn add(context: &Context, args: &AddArgs) -> Result<(), Failure> {
+async fn add(context: &Context, args: &AddArgs) -> Result<(), CommandError> {
     let text = match &args.file {
         Some(path) if path.as_os_str() == "-" && args.again.password_stdin => {
-            return Err(Failure::usage("standard input is either keys or a password")
+            return Err(CommandError::usage("standard input is either keys or a password")
                 .hint("name a file of public keys"));
         }
         Some(path) if path.as_os_str() == "-" => {
             let mut text = String::new();
-            std::io::stdin()
-                .take(LONGEST)
-                .read_to_string(&mut text)
-                .map_err(|error| Failure::usage(format!("standard input is no text: {error}")))?;
+            std::io::stdin().take(LONGEST).read_to_string(&mut text).map_err(|error| {
+                CommandError::usage(format!("standard input is no text: {error}"))
+            })?;
             keys::public_keys(&text)?
         }
         Some(path) => keys::public_key_file(path)?,
         None => {
             let found = keys::discover(&files::home()?.join(".ssh"));
             if found.is_empty() {
-                return Err(Failure::usage("there is no key in ~/.ssh")
+                return Err(CommandError::usage("there is no key in ~/.ssh")
                     .hint("make one with ssh-keygen, or name a file of public keys"));
             }
             found.join("\n")
@@ -108,7 +107,7 @@ async fn register(
     text: &str,
     session: &mut Option<Session>,
     added: &mut Vec<serde_json::Value>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     for line in text.lines() {
         let key = match session {
             Some(session) => context.api.add_user_key_of(session, line).await?,
@@ -128,7 +127,7 @@ async fn register(
     Ok(())
 }
 
-async fn list(context: &Context) -> Result<(), Failure> {
+async fn list(context: &Context) -> Result<(), CommandError> {
     let keys = context.api.user_keys().await?;
     if context.out.json {
         context.out.json(&keys);
@@ -153,7 +152,7 @@ async fn list(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn remove(context: &Context, args: &RemoveArgs) -> Result<(), Failure> {
+async fn remove(context: &Context, args: &RemoveArgs) -> Result<(), CommandError> {
     let known = context.api.user_keys().await?;
     let mut found: Vec<&UserKey> = Vec::new();
     for word in &args.keys {
@@ -175,7 +174,7 @@ async fn remove(context: &Context, args: &RemoveArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn find<'a>(known: &'a [UserKey], word: &str) -> Result<&'a UserKey, Failure> {
+fn find<'a>(known: &'a [UserKey], word: &str) -> Result<&'a UserKey, CommandError> {
     let is_meant = |key: &&UserKey| {
         key.fingerprint == word
             || key.fingerprint.strip_prefix("SHA256:") == Some(word)
@@ -185,11 +184,11 @@ fn find<'a>(known: &'a [UserKey], word: &str) -> Result<&'a UserKey, Failure> {
     let found: Vec<&UserKey> = known.iter().filter(is_meant).collect();
     match found.as_slice() {
         [only] => Ok(only),
-        [] => Err(Failure::request(format!("you have no key '{word}'"))
+        [] => Err(CommandError::request(format!("you have no key '{word}'"))
             .hint("`kohakuriver auth key list` shows those you have")),
         several => {
             let names: Vec<_> = several.iter().map(|key| key.fingerprint.as_str()).collect();
-            Err(Failure::request(format!("several of your keys are '{word}'"))
+            Err(CommandError::request(format!("several of your keys are '{word}'"))
                 .hint(format!("name it by its fingerprint: {}", names.join(" "))))
         }
     }

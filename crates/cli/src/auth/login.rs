@@ -3,11 +3,11 @@
 use kohakuriver_api::{Login, Secret, User};
 
 use super::browser;
-use super::place::{Place, PlaceArgs};
+use super::place::{LoginTarget, PlaceArgs};
 use crate::ask;
 use crate::context::Context;
 use crate::credentials::Credential;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 /// Whom a host takes somebody for who has shown nothing it knows.
 const NOBODY: &str = "_anonymous";
@@ -41,8 +41,8 @@ pub struct LoginArgs {
     browser: bool,
 }
 
-pub async fn run(context: &Context, args: &LoginArgs) -> Result<(), Failure> {
-    let place = Place::find(context, &args.place).await?;
+pub async fn run(context: &Context, args: &LoginArgs) -> Result<(), CommandError> {
+    let place = LoginTarget::find(context, &args.place).await?;
     let status = place.api.auth_status().await?;
     if !status.auth_enabled {
         place.remember()?;
@@ -62,7 +62,7 @@ pub async fn run(context: &Context, args: &LoginArgs) -> Result<(), Failure> {
     }
     if args.browser {
         if !status.oidc {
-            return Err(Failure::request("this host has no OpenID Connect provider")
+            return Err(CommandError::request("this host has no OpenID Connect provider")
                 .hint("log in with a password: kohakuriver auth login"));
         }
         let (logged_in, session) = browser::log_in(context, &place.api).await?;
@@ -71,7 +71,7 @@ pub async fn run(context: &Context, args: &LoginArgs) -> Result<(), Failure> {
         return Ok(());
     }
     if status.needs_setup {
-        return Err(Failure::request(format!(
+        return Err(CommandError::request(format!(
             "nobody has an account at {} yet, not even an admin",
             place.api.place()
         ))
@@ -97,14 +97,14 @@ pub async fn run(context: &Context, args: &LoginArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn with_token(context: &Context, place: &Place) -> Result<(), Failure> {
+async fn with_token(context: &Context, place: &LoginTarget) -> Result<(), CommandError> {
     place.api.may_be_told_secrets().await?;
     let Secret(text) = ask::secret_from_stdin()?;
     let token: crate::settings::Token =
-        text.parse().map_err(|error| Failure::usage(format!("{error}")))?;
+        text.parse().map_err(|error| CommandError::usage(format!("{error}")))?;
     let user = place.api.with_token(&token).me().await?;
     if user.username == NOBODY {
-        return Err(Failure::request(format!(
+        return Err(CommandError::request(format!(
             "the host {} does not know that token, or it has expired",
             place.api.place()
         ))
@@ -117,7 +117,7 @@ async fn with_token(context: &Context, place: &Place) -> Result<(), Failure> {
 }
 
 /// Says who one is now.
-pub fn welcome(context: &Context, place: &Place, user: &User) {
+pub fn welcome(context: &Context, place: &LoginTarget, user: &User) {
     if context.out.json {
         context.out.json(user);
         return;

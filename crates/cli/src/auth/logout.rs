@@ -3,7 +3,7 @@
 use super::place;
 use crate::context::Context;
 use crate::credentials;
-use crate::failure::{Failure, Kind};
+use crate::failure::{CommandError, Kind};
 use crate::ssh::certificate;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -15,7 +15,7 @@ Examples:
   kohakuriver auth logout --host https://river.lab:8000")]
 pub struct LogoutArgs {}
 
-pub async fn run(context: &Context) -> Result<(), Failure> {
+pub async fn run(context: &Context) -> Result<(), CommandError> {
     let folder = context.settings.folder.as_deref().ok_or_else(place::no_folder)?;
     let at = context.api.place();
     let Some(known) = credentials::load(folder, &at)? else {

@@ -3,11 +3,11 @@
 use kohakuriver_api::{ChangePassword, ResetPassword, Secret};
 
 use super::login::welcome;
-use super::place::{Place, PlaceArgs};
+use super::place::{LoginTarget, PlaceArgs};
 use super::register::new_password;
 use crate::ask;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
@@ -48,7 +48,7 @@ pub struct ResetArgs {
     end_tokens: bool,
 }
 
-pub async fn run(context: &Context, args: &PasswdArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &PasswdArgs) -> Result<(), CommandError> {
     context.api.may_be_told_secrets().await?;
     let (old_password, new_password) = match args.password_stdin {
         true => {
@@ -64,7 +64,7 @@ pub async fn run(context: &Context, args: &PasswdArgs) -> Result<(), Failure> {
     let body = ChangePassword { old_password, new_password, end_tokens: args.end_tokens };
     // Before anything changes: can the new token be kept?
     let place = match args.end_tokens {
-        true => Some(Place::usual(context)?),
+        true => Some(LoginTarget::usual(context)?),
         false => None,
     };
     let (logged_in, session) = context.api.change_password(&body).await?;
@@ -90,8 +90,8 @@ pub async fn run(context: &Context, args: &PasswdArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-pub async fn reset(context: &Context, args: &ResetArgs) -> Result<(), Failure> {
-    let place = Place::with_accounts(context, &args.place).await?;
+pub async fn reset(context: &Context, args: &ResetArgs) -> Result<(), CommandError> {
+    let place = LoginTarget::with_accounts(context, &args.place).await?;
     place.check_folder()?;
     place.api.may_be_told_secrets().await?;
     let new_password = new_password(args.password_stdin)?;

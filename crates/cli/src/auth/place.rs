@@ -6,7 +6,7 @@ use super::file;
 use crate::api::{Api, Session};
 use crate::context::Context;
 use crate::credentials::{self, Credential};
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::identity;
 use crate::settings::{Setting, Settings, Source};
 use crate::{GlobalArgs, duration};
@@ -33,16 +33,16 @@ pub struct PlaceArgs {
 }
 
 /// A host one can log in to.
-pub struct Place {
+pub struct LoginTarget {
     pub api: Api,
     settings: Settings,
     named: bool,
     expires: u32,
 }
 
-impl Place {
+impl LoginTarget {
     /// Gets to know the host, if need be with the person's word for it.
-    pub async fn find(context: &Context, args: &PlaceArgs) -> Result<Self, Failure> {
+    pub async fn find(context: &Context, args: &PlaceArgs) -> Result<Self, CommandError> {
         let settings = match &args.url {
             Some(url) => settings(context, url)?,
             None => context.settings.clone(),
@@ -52,7 +52,7 @@ impl Place {
     }
 
     /// The host that is used already.
-    pub fn usual(context: &Context) -> Result<Self, Failure> {
+    pub fn usual(context: &Context) -> Result<Self, CommandError> {
         let place = Self {
             api: context.api.clone(),
             settings: context.settings.clone(),
@@ -64,10 +64,10 @@ impl Place {
     }
 
     /// The same, where a log-in would end nowhere: the host must have log-ins.
-    pub async fn with_accounts(context: &Context, args: &PlaceArgs) -> Result<Self, Failure> {
+    pub async fn with_accounts(context: &Context, args: &PlaceArgs) -> Result<Self, CommandError> {
         let place = Self::find(context, args).await?;
         if !place.api.auth_status().await?.auth_enabled {
-            return Err(Failure::request(format!(
+            return Err(CommandError::request(format!(
                 "the host {} has no accounts: whoever reaches it may do everything",
                 place.api.place()
             ))
@@ -83,7 +83,7 @@ impl Place {
         context: &Context,
         logged_in: &LoggedIn,
         session: &Session,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CommandError> {
         let body = CreateToken {
             name: format!("cli on {}", identity::machine()),
             expires_hours: Some(self.expires),
@@ -95,7 +95,8 @@ impl Place {
             context.out.note(format!("note: the session was not ended: {}", failure.message));
         }
         let made = made?;
-        let token = made.token.0.parse().map_err(|_| Failure::request("the token is no token"))?;
+        let token =
+            made.token.0.parse().map_err(|_| CommandError::request("the token is no token"))?;
         self.keep(
             context,
             Credential { token, user: Some(logged_in.user.username.clone()), id: Some(made.id) },
@@ -104,7 +105,11 @@ impl Place {
     }
 
     /// Keeps a token for this host, in place of the one that was kept.
-    pub async fn keep(&self, context: &Context, credential: Credential) -> Result<(), Failure> {
+    pub async fn keep(
+        &self,
+        context: &Context,
+        credential: Credential,
+    ) -> Result<(), CommandError> {
         let folder = self.settings.folder.as_deref().ok_or_else(no_folder)?;
         let before = credentials::load(folder, &self.api.place())?;
         let id = credential.id;
@@ -133,12 +138,12 @@ impl Place {
     }
 
     /// Fails before anything is asked where nothing could be kept.
-    pub fn check_folder(&self) -> Result<(), Failure> {
+    pub fn check_folder(&self) -> Result<(), CommandError> {
         self.settings.folder.as_ref().map(|_| ()).ok_or_else(no_folder)
     }
 
     /// Makes it this machine's usual host, where there is nobody to be.
-    pub fn remember(&self) -> Result<(), Failure> {
+    pub fn remember(&self) -> Result<(), CommandError> {
         if self.named { file::set_host(&self.api.url()) } else { Ok(()) }
     }
 }
@@ -151,13 +156,13 @@ pub fn note_derived(context: &Context, answer: &serde_json::Value) {
     }
 }
 
-pub fn no_folder() -> Failure {
-    Failure::usage("there is no home folder to keep who you are in")
+pub fn no_folder() -> CommandError {
+    CommandError::usage("there is no home folder to keep who you are in")
         .hint("set HOME, or KOHAKURIVER_CONFIG to the configuration file's path")
 }
 
 /// As if the URL had been given with `--host`, but with no port that was set for another host.
-fn settings(context: &Context, url: &str) -> Result<Settings, Failure> {
+fn settings(context: &Context, url: &str) -> Result<Settings, CommandError> {
     let flags = GlobalArgs { host: Some(url.to_owned()), ..GlobalArgs::default() };
     let mut settings = Settings::load(&flags, &|name| std::env::var(name).ok())?;
     if context.settings.port.source == Source::Flag("--port") {
@@ -168,15 +173,15 @@ fn settings(context: &Context, url: &str) -> Result<Settings, Failure> {
     Ok(settings)
 }
 
-async fn believe(context: &Context, api: Api, args: &PlaceArgs) -> Result<Api, Failure> {
+async fn believe(context: &Context, api: Api, args: &PlaceArgs) -> Result<Api, CommandError> {
     if let Some(expected) = &args.fingerprint {
         if !api.is_https() {
-            return Err(Failure::usage("only a host reached by https has a fingerprint")
+            return Err(CommandError::usage("only a host reached by https has a fingerprint")
                 .hint(api.url().replacen("http:", "https:", 1)));
         }
         let ca = api.fetch_ca().await?;
         if ca.fingerprint != *expected {
-            return Err(Failure::distrusted(format!(
+            return Err(CommandError::distrusted(format!(
                 "the CA of {} has the fingerprint {}, which is another one",
                 api.url(),
                 ca.fingerprint
@@ -203,7 +208,7 @@ async fn believe(context: &Context, api: Api, args: &PlaceArgs) -> Result<Api, F
     if context.out.confirm(question, &format!("--fingerprint {}", ca.fingerprint))? {
         return api.pin(&ca.ca_pem);
     }
-    Err(Failure::distrusted("nothing was sent to that host")
+    Err(CommandError::distrusted("nothing was sent to that host")
         .hint("its operator finds the fingerprint in the first lines of `kohakuriver host`"))
 }
 

@@ -7,7 +7,7 @@ use super::limits::{LimitArgs, rows};
 use super::users::find;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::{Fit, Grid, Tone};
 
 #[derive(clap::Args, Clone, Debug)]
@@ -28,10 +28,10 @@ pub struct QuotaArgs {
     limits: LimitArgs,
 }
 
-pub async fn run(context: &Context, args: &QuotaArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &QuotaArgs) -> Result<(), CommandError> {
     let report = match &args.name {
         None if args.limits.any() => {
-            return Err(Failure::usage("say whose quota that shall be")
+            return Err(CommandError::usage("say whose quota that shall be")
                 .hint("kohakuriver auth quota NAME, with the same flags"));
         }
         None => context.api.quota().await?,

@@ -3,10 +3,10 @@
 use kohakuriver_api::{Register, Secret};
 
 use super::login::welcome;
-use super::place::{Place, PlaceArgs};
+use super::place::{LoginTarget, PlaceArgs};
 use crate::ask;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
@@ -33,8 +33,8 @@ pub struct RegisterArgs {
     password_stdin: bool,
 }
 
-pub async fn run(context: &Context, args: &RegisterArgs) -> Result<(), Failure> {
-    let place = Place::with_accounts(context, &args.place).await?;
+pub async fn run(context: &Context, args: &RegisterArgs) -> Result<(), CommandError> {
+    let place = LoginTarget::with_accounts(context, &args.place).await?;
     place.check_folder()?;
     place.api.may_be_told_secrets().await?;
     let username = match &args.username {
@@ -42,7 +42,7 @@ pub async fn run(context: &Context, args: &RegisterArgs) -> Result<(), Failure> 
         None => {
             let name = ask::line("User name you want", "--username")?;
             kohakuriver_model::account::user_name(&name)
-                .map_err(|error| Failure::usage(error.to_string()))?
+                .map_err(|error| CommandError::usage(error.to_string()))?
         }
     };
     let password = new_password(args.password_stdin)?;
@@ -58,7 +58,7 @@ pub async fn run(context: &Context, args: &RegisterArgs) -> Result<(), Failure> 
     Ok(())
 }
 
-pub fn new_password(stdin: bool) -> Result<Secret, Failure> {
+pub fn new_password(stdin: bool) -> Result<Secret, CommandError> {
     if stdin {
         return ask::secret_from_stdin();
     }

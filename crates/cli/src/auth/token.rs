@@ -9,7 +9,7 @@ use super::again::{self, AgainArgs};
 use crate::context::Context;
 use crate::credentials;
 use crate::duration;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::{Fit, Grid, Tone, ago, until};
 use crate::vps::print_json;
 
@@ -60,7 +60,7 @@ pub struct RevokeArgs {
     tokens: Vec<String>,
 }
 
-pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: TokenCommand) -> Result<(), CommandError> {
     match command {
         TokenCommand::Create(args) => create(context, args).await,
         TokenCommand::List => list(context).await,
@@ -68,7 +68,7 @@ pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure
     }
 }
 
-async fn create(context: &Context, args: CreateArgs) -> Result<(), Failure> {
+async fn create(context: &Context, args: CreateArgs) -> Result<(), CommandError> {
     let body = CreateToken { name: args.name, role: args.role, expires_hours: args.expires };
     let made = if args.log_in || args.again.password_stdin || args.again.browser {
         let session = again::log_in(context, &args.again).await?;
@@ -100,7 +100,7 @@ async fn create(context: &Context, args: CreateArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn list(context: &Context) -> Result<(), Failure> {
+async fn list(context: &Context) -> Result<(), CommandError> {
     let tokens = context.api.tokens().await?;
     if context.out.json {
         context.out.json(&tokens);
@@ -116,7 +116,7 @@ async fn list(context: &Context) -> Result<(), Failure> {
 }
 
 /// The id of the one this machine shows.
-fn here(context: &Context) -> Result<Option<i64>, Failure> {
+fn here(context: &Context) -> Result<Option<i64>, CommandError> {
     match &context.settings.folder {
         Some(folder) if context.settings.token.is_none() => {
             Ok(credentials::load(folder, &context.api.place())?.and_then(|known| known.id))
@@ -153,7 +153,7 @@ fn grid(tokens: &[Token], here: Option<i64>, now: Timestamp) -> Grid {
     grid
 }
 
-async fn revoke(context: &Context, args: &RevokeArgs) -> Result<(), Failure> {
+async fn revoke(context: &Context, args: &RevokeArgs) -> Result<(), CommandError> {
     let known = context.api.tokens().await?;
     // All are looked up first: a slip in one ends none.
     let mut ends: Vec<&Token> = Vec::new();
@@ -186,7 +186,7 @@ async fn revoke(context: &Context, args: &RevokeArgs) -> Result<(), Failure> {
 }
 
 /// By id, or by a name that only one has.
-fn find<'a>(known: &'a [Token], word: &str) -> Result<&'a Token, Failure> {
+fn find<'a>(known: &'a [Token], word: &str) -> Result<&'a Token, CommandError> {
     let named: Vec<&Token> = known.iter().filter(|token| token.name == word).collect();
     if let [only] = named.as_slice() {
         return Ok(only);
@@ -196,11 +196,11 @@ fn find<'a>(known: &'a [Token], word: &str) -> Result<&'a Token, Failure> {
         return Ok(token);
     }
     let failure = match named.len() {
-        0 => Failure::request(format!("you have no token '{word}'"))
+        0 => CommandError::request(format!("you have no token '{word}'"))
             .hint("`kohakuriver auth token list` shows those you have"),
         count => {
             let ids: Vec<_> = named.iter().map(|token| token.id.to_string()).collect();
-            Failure::request(format!("{count} of your tokens are called '{word}'"))
+            CommandError::request(format!("{count} of your tokens are called '{word}'"))
                 .hint(format!("name it by its id: {}", ids.join(", ")))
         }
     };

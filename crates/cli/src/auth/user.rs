@@ -10,7 +10,7 @@ use super::{ROLES, quota};
 use crate::complete;
 use crate::context::Context;
 use crate::duration;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::{Panel, ago, until};
 
 #[derive(clap::Subcommand, Clone, Debug)]
@@ -81,7 +81,7 @@ pub struct ResetArgs {
     expires: Option<u32>,
 }
 
-pub async fn run(context: &Context, command: UserCommand) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: UserCommand) -> Result<(), CommandError> {
     match command {
         UserCommand::Show(args) => show(context, &args.name).await,
         UserCommand::Role(args) => role(context, &args).await,
@@ -109,7 +109,7 @@ fn say(context: &Context, user: &User, what: &str) {
     }
 }
 
-async fn show(context: &Context, name: &str) -> Result<(), Failure> {
+async fn show(context: &Context, name: &str) -> Result<(), CommandError> {
     let user = find(context, name).await?;
     if context.out.json {
         context.out.json(&user);
@@ -131,7 +131,7 @@ async fn show(context: &Context, name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn role(context: &Context, args: &RoleArgs) -> Result<(), Failure> {
+async fn role(context: &Context, args: &RoleArgs) -> Result<(), CommandError> {
     let user = find(context, &args.name).await?;
     let change = UpdateUser { role: Some(args.role.clone()), ..UpdateUser::default() };
     let user = context.api.change_user(user.id, &change).await?;
@@ -139,7 +139,7 @@ async fn role(context: &Context, args: &RoleArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn disable(context: &Context, args: &AskArgs) -> Result<(), Failure> {
+async fn disable(context: &Context, args: &AskArgs) -> Result<(), CommandError> {
     let user = find(context, &args.name).await?;
     let question = format!(
         "Disable {} ({})? All their sessions end, their VPSes go on running.",
@@ -154,7 +154,7 @@ async fn disable(context: &Context, args: &AskArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn delete(context: &Context, args: &AskArgs) -> Result<(), Failure> {
+async fn delete(context: &Context, args: &AskArgs) -> Result<(), CommandError> {
     let user = find(context, &args.name).await?;
     let question = format!(
         "Delete the account {} ({}) with its tokens, keys and shares?",
@@ -173,7 +173,7 @@ async fn delete(context: &Context, args: &AskArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn reset(context: &Context, args: &ResetArgs) -> Result<(), Failure> {
+async fn reset(context: &Context, args: &ResetArgs) -> Result<(), CommandError> {
     let user = find(context, &args.name).await?;
     let made = context.api.create_reset(user.id, args.expires).await?;
     if context.out.json {

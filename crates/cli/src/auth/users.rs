@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use kohakuriver_api::User;
 
 use crate::context::Context;
-use crate::failure::{Failure, Kind};
+use crate::failure::{CommandError, Kind};
 use crate::ui::{Fit, Grid, Tone, ago};
 
 #[derive(clap::Args, Clone, Debug)]
@@ -14,7 +14,7 @@ Examples:
   kohakuriver auth users --json | jq -r '.[] | select(.role == \"admin\").username'")]
 pub struct UsersArgs {}
 
-pub async fn run(context: &Context) -> Result<(), Failure> {
+pub async fn run(context: &Context) -> Result<(), CommandError> {
     let users = context.api.users().await?;
     if context.out.json {
         context.out.json(&users);
@@ -59,7 +59,7 @@ pub fn log_in(user: &User) -> &'static str {
 }
 
 /// The account of that name.
-pub async fn find(context: &Context, name: &str) -> Result<User, Failure> {
+pub async fn find(context: &Context, name: &str) -> Result<User, CommandError> {
     let users = context.api.users().await?;
     let by_name = users.iter().position(|user| user.username == name);
     let by_id = || users.iter().position(|user| user.id.to_string() == name);
@@ -69,8 +69,8 @@ pub async fn find(context: &Context, name: &str) -> Result<User, Failure> {
     }
 }
 
-fn unknown(name: &str) -> Failure {
-    let failure = Failure::request(format!("nobody here is called '{name}'"))
+fn unknown(name: &str) -> CommandError {
+    let failure = CommandError::request(format!("nobody here is called '{name}'"))
         .hint("`kohakuriver auth users` shows all accounts");
-    Failure { kind: Kind::NotFound, ..failure }
+    CommandError { kind: Kind::NotFound, ..failure }
 }

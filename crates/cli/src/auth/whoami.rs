@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::login::is_somebody;
 use crate::context::Context;
 use crate::credentials::{self, Credential};
-use crate::failure::{Failure, Kind};
+use crate::failure::{CommandError, Kind};
 use crate::ui::{Panel, Tone, until};
 
 #[derive(clap::Args, Clone, Debug)]
@@ -17,7 +17,7 @@ Examples:
   kohakuriver auth whoami --json | jq -r .role")]
 pub struct WhoamiArgs {}
 
-pub async fn run(context: &Context) -> Result<(), Failure> {
+pub async fn run(context: &Context) -> Result<(), CommandError> {
     let api = &context.api;
     let status = api.auth_status().await?;
     if !status.auth_enabled {
@@ -49,7 +49,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-fn kept(context: &Context) -> Result<Option<Credential>, Failure> {
+fn kept(context: &Context) -> Result<Option<Credential>, CommandError> {
     match &context.settings.folder {
         Some(folder) => credentials::load(folder, &context.api.place()),
         None => Ok(None),
@@ -57,7 +57,7 @@ fn kept(context: &Context) -> Result<Option<Credential>, Failure> {
 }
 
 /// Which token it is, and for how long.
-async fn token(context: &Context) -> Result<(Tone, String), Failure> {
+async fn token(context: &Context) -> Result<(Tone, String), CommandError> {
     if context.settings.token.is_some() {
         return Ok((Tone::Plain, "of KOHAKURIVER_TOKEN".to_owned()));
     }
@@ -80,18 +80,20 @@ async fn token(context: &Context) -> Result<(Tone, String), Failure> {
     Ok((tone, format!("'{name}', expires {}", until(&end, Timestamp::now()))))
 }
 
-fn not_logged_in(context: &Context) -> Result<Failure, Failure> {
+fn not_logged_in(context: &Context) -> Result<CommandError, CommandError> {
     let at = context.api.place();
     let told = context.settings.token.is_some();
     let failure = match (told, kept(context)?) {
-        (true, _) => Failure::request(format!("{at} does not know the token of KOHAKURIVER_TOKEN"))
-            .hint("unset KOHAKURIVER_TOKEN, or give it another"),
-        (false, Some(_)) => Failure::request(format!(
+        (true, _) => {
+            CommandError::request(format!("{at} does not know the token of KOHAKURIVER_TOKEN"))
+                .hint("unset KOHAKURIVER_TOKEN, or give it another")
+        }
+        (false, Some(_)) => CommandError::request(format!(
             "the log-in at {at} is over: its token expired or was revoked"
         ))
         .hint("kohakuriver auth login"),
         (false, None) => {
-            Failure::request(format!("not logged in to {at}")).hint("kohakuriver auth login")
+            CommandError::request(format!("not logged in to {at}")).hint("kohakuriver auth login")
         }
     };
     Ok(failure)

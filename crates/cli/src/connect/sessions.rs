@@ -6,12 +6,12 @@ use kohakuriver_agent_protocol::{FrameReader, StreamTarget, write};
 use tokio::io::split;
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 use crate::ui::{Fit, Grid, Tone, age};
 use crate::vps;
 
-pub async fn list(context: &Context, vps: &VpsRef) -> Result<(), Failure> {
+pub async fn list(context: &Context, vps: &VpsRef) -> Result<(), CommandError> {
     let sessions = ask(context, vps, SessionInput::List).await?;
     if context.out.json {
         context.out.json(&sessions);
@@ -49,7 +49,7 @@ pub async fn list(context: &Context, vps: &VpsRef) -> Result<(), Failure> {
     Ok(())
 }
 
-pub async fn end(context: &Context, vps: &VpsRef, name: &str) -> Result<(), Failure> {
+pub async fn end(context: &Context, vps: &VpsRef, name: &str) -> Result<(), CommandError> {
     let sessions = ask(context, vps, SessionInput::End(name.to_owned())).await?;
     if context.out.json {
         context.out.json(&sessions);
@@ -63,15 +63,16 @@ async fn ask(
     context: &Context,
     vps: &VpsRef,
     question: SessionInput,
-) -> Result<Vec<SessionInfo>, Failure> {
+) -> Result<Vec<SessionInfo>, CommandError> {
     let stream = context.api.stream(vps.as_str(), &StreamTarget::Session).await;
     let (read, mut to_agent) = split(stream.map_err(vps::with_list_hint)?);
-    let lost = || Failure::unreachable("the connection to the VPS was lost");
+    let lost = || CommandError::unreachable("the connection to the VPS was lost");
     write(&mut to_agent, &question).await.map_err(|_| lost())?;
     match FrameReader::<_, SessionOutput>::new(read, &[]).next().await {
         Ok(Some(SessionOutput::List(sessions))) => Ok(sessions),
         Ok(Some(SessionOutput::Failed(failed))) => {
-            Err(Failure::request(failed.message).hint(format!("kohakuriver connect {vps} --list")))
+            Err(CommandError::request(failed.message)
+                .hint(format!("kohakuriver connect {vps} --list")))
         }
         Ok(_) | Err(_) => Err(lost()),
     }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::link::{Link, Lost};
 use crate::context::Context;
 use crate::escape::{Command, Keys};
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 use crate::ssh::shell_word;
 use crate::tty::{self, Outlet, Raw};
@@ -33,18 +33,18 @@ const FULL_SCREEN_ON: &[u8] = b"\x1b[?1049h";
 const FULL_SCREEN_OFF: &str = "\x1b[?1049l";
 
 /// How it ended.
-pub enum Parting {
+pub enum ExitReason {
     Ended(ExecExit),
     Detached(String),
     HungUp,
 }
 
-impl Parting {
-    pub fn tell(self, context: &Context, vps: &VpsRef) -> Result<(), Failure> {
+impl ExitReason {
+    pub fn tell(self, context: &Context, vps: &VpsRef) -> Result<(), CommandError> {
         match self {
             Self::Ended(exit) if exit.code() == 0 => Ok(()),
             Self::Ended(exit) => {
-                Err(Failure::program(u8::try_from(exit.code() & 0xff).unwrap_or(1)))
+                Err(CommandError::program(u8::try_from(exit.code() & 0xff).unwrap_or(1)))
             }
             Self::Detached(session) => {
                 context.out.note("detached; the session goes on");
@@ -60,9 +60,9 @@ impl Parting {
 
 /// What one connection came to.
 enum Outcome {
-    Parting(Parting),
+    ExitReason(ExitReason),
     Lost,
-    Refused(Failure),
+    Refused(CommandError),
 }
 
 struct Stay {
@@ -79,15 +79,19 @@ struct Stay {
 }
 
 /// Takes part until the session, the person or the host says that it is over.
-pub async fn stay(context: &Context, vps: &str, attach: Attach) -> Result<Parting, Failure> {
+pub async fn stay(
+    context: &Context,
+    vps: &str,
+    attach: Attach,
+) -> Result<ExitReason, CommandError> {
     let listen = |kind| {
         signal(kind)
-            .map_err(|error| Failure::request(format!("cannot listen for signals: {error}")))
+            .map_err(|error| CommandError::request(format!("cannot listen for signals: {error}")))
     };
     let resized = listen(SignalKind::window_change())?;
     let told_to_end = [listen(SignalKind::hangup())?, listen(SignalKind::terminate())?];
     let mut link = Link::new(context.api.session_socket(vps).await?);
-    let raw = Raw::enter().map_err(|error| Failure::usage(format!("no terminal: {error}")))?;
+    let raw = Raw::enter().map_err(|error| CommandError::usage(format!("no terminal: {error}")))?;
     let mut stay = Stay {
         attach,
         keys: Keys::default(),
@@ -101,7 +105,7 @@ pub async fn stay(context: &Context, vps: &str, attach: Attach) -> Result<Partin
     };
     let parting = loop {
         match stay.converse(&mut link).await {
-            Outcome::Parting(parting) => {
+            Outcome::ExitReason(parting) => {
                 link.close().await;
                 break Ok(parting);
             }
@@ -116,7 +120,7 @@ pub async fn stay(context: &Context, vps: &str, attach: Attach) -> Result<Partin
     if stay.attached {
         let off = if stay.full_screen { FULL_SCREEN_OFF } else { "" };
         // A shell that ended has left its line; one that goes on stands in the middle of it.
-        let line = if matches!(parting, Ok(Parting::Ended(_))) { "" } else { "\r\n" };
+        let line = if matches!(parting, Ok(ExitReason::Ended(_))) { "" } else { "\r\n" };
         let _ = stay.stdout.write(format!("{off}{SOBER}{line}").into()).await;
     }
     let _ = stay.stdout.finish().await;
@@ -144,7 +148,7 @@ impl Stay {
                 }
                 () = told(&mut self.told_to_end) => {
                     let _ = link.send(&SessionInput::Hangup).await;
-                    Ok(Some(Outcome::Parting(Parting::HungUp)))
+                    Ok(Some(Outcome::ExitReason(ExitReason::HungUp)))
                 }
             };
             match step {
@@ -178,7 +182,7 @@ impl Stay {
                 }
                 self.notice_full_screen(&data);
                 if self.stdout.write(data).await.is_err() {
-                    return Ok(Some(Outcome::Parting(Parting::HungUp)));
+                    return Ok(Some(Outcome::ExitReason(ExitReason::HungUp)));
                 }
             }
             SessionOutput::Screen(picture) => {
@@ -188,10 +192,10 @@ impl Stay {
             SessionOutput::Skipped(position) => self.attach.output = Some(position),
             SessionOutput::InputTaken(position) => self.sent.taken(position),
             SessionOutput::Ended(exit) => {
-                return Ok(Some(Outcome::Parting(Parting::Ended(exit))));
+                return Ok(Some(Outcome::ExitReason(ExitReason::Ended(exit))));
             }
             SessionOutput::Failed(failed) => {
-                return Ok(Some(Outcome::Refused(Failure::request(failed.message))));
+                return Ok(Some(Outcome::Refused(CommandError::request(failed.message))));
             }
             SessionOutput::List(_) => {}
         }
@@ -232,15 +236,17 @@ impl Stay {
                 if command == Command::HangUp {
                     link.send(&SessionInput::Hangup).await?;
                 }
-                Some(Outcome::Parting(parting))
+                Some(Outcome::ExitReason(parting))
             }
         })
     }
 
-    fn leave(&self, command: Command) -> Parting {
+    fn leave(&self, command: Command) -> ExitReason {
         match command {
-            Command::HangUp => Parting::HungUp,
-            Command::Detach => Parting::Detached(self.attach.session.clone().unwrap_or_default()),
+            Command::HangUp => ExitReason::HungUp,
+            Command::Detach => {
+                ExitReason::Detached(self.attach.session.clone().unwrap_or_default())
+            }
         }
     }
 
@@ -249,7 +255,7 @@ impl Stay {
         &mut self,
         context: &Context,
         vps: &str,
-    ) -> Result<Result<Link, Parting>, Failure> {
+    ) -> Result<Result<Link, ExitReason>, CommandError> {
         let lost_at = Instant::now();
         let mut pause = FIRST_PAUSE;
         let mut told_so = false;
@@ -279,7 +285,7 @@ impl Stay {
                         break Ok(Err(self.leave(command)));
                     }
                 }
-                () = told(&mut self.told_to_end) => break Ok(Err(Parting::HungUp)),
+                () = told(&mut self.told_to_end) => break Ok(Err(ExitReason::HungUp)),
             }
             if !told_so && lost_at.elapsed() > UNNOTICED {
                 told_so = true;

@@ -5,7 +5,7 @@ use kohakuriver_api::{AuditVerified, Node, Task, User};
 use super::finding::{Finding, State};
 use super::host::clock;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 pub async fn look(context: &Context) -> Vec<Finding> {
     let mut findings = match context.api.nodes().await {
@@ -23,7 +23,7 @@ pub async fn look(context: &Context) -> Vec<Finding> {
 }
 
 /// What one may not know, or what this host does not have, is no finding.
-fn known<T>(answer: Result<T, Failure>) -> Option<T> {
+fn known<T>(answer: Result<T, CommandError>) -> Option<T> {
     answer.ok()
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -48,7 +48,7 @@ impl Finding {
     }
 
     /// What kept it from being looked at.
-    pub fn of(check: &'static str, state: State, failure: Failure) -> Self {
+    pub fn of(check: &'static str, state: State, failure: CommandError) -> Self {
         Self { check, state, found: failure.message, advice: failure.hint }
     }
 }

@@ -57,7 +57,7 @@ async fn carry(
     peer: SocketAddr,
     port: u16,
     mut queue: mpsc::Receiver<Bytes>,
-) -> Option<crate::failure::Failure> {
+) -> Option<crate::failure::CommandError> {
     let stream = match way.open(&StreamTarget::Udp { port }).await {
         Ok(stream) => stream,
         Err(failure) => return Some(failure),

@@ -9,10 +9,10 @@ use kohakuriver_model::NodeName;
 use super::status::with_list_hint;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::Progress;
 use crate::vps::called;
-use crate::wait::{self, Patience};
+use crate::wait::{self, RetryBudget};
 
 /// Nothing tells when a node gets empty, so it is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -43,7 +43,7 @@ pub struct UndrainArgs {
     node: NodeName,
 }
 
-pub async fn drain(context: &Context, args: &DrainArgs) -> Result<(), Failure> {
+pub async fn drain(context: &Context, args: &DrainArgs) -> Result<(), CommandError> {
     let name = args.node.as_str();
     let mut node = context.api.drain_node(name).await.map_err(with_list_hint)?;
     if !context.out.json {
@@ -52,7 +52,7 @@ pub async fn drain(context: &Context, args: &DrainArgs) -> Result<(), Failure> {
     }
     if args.wait {
         wait::unless_interrupted(until_empty(context, name), || {
-            Failure::interrupted(format!("not waiting any longer; node {name} stays drained"))
+            CommandError::interrupted(format!("not waiting any longer; node {name} stays drained"))
                 .hint(format!("`kohakuriver node undrain {name}` lets it take VPSes again"))
         })
         .await?;
@@ -68,7 +68,7 @@ pub async fn drain(context: &Context, args: &DrainArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-pub async fn undrain(context: &Context, args: &UndrainArgs) -> Result<(), Failure> {
+pub async fn undrain(context: &Context, args: &UndrainArgs) -> Result<(), CommandError> {
     let name = args.node.as_str();
     let node = context.api.undrain_node(name).await.map_err(with_list_hint)?;
     if context.out.json {
@@ -87,14 +87,14 @@ fn staying(node: &Node) -> String {
     }
 }
 
-async fn until_empty(context: &Context, name: &str) -> Result<(), Failure> {
+async fn until_empty(context: &Context, name: &str) -> Result<(), CommandError> {
     let mut progress = Progress::new(context.out);
-    let mut patience = Patience::default();
+    let mut patience = RetryBudget::default();
     loop {
         let asked = Instant::now();
         match context.api.vps_active().await {
             Ok(tasks) => {
-                patience = Patience::default();
+                patience = RetryBudget::default();
                 let up = up_on(&tasks, name);
                 if up.is_empty() {
                     return Ok(());

@@ -9,7 +9,7 @@ use super::list::memory;
 use super::status::with_list_hint;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::{Panel, status_tone};
 
 const BUCKETS: usize = 12;
@@ -31,7 +31,7 @@ pub struct HealthArgs {
     node: NodeName,
 }
 
-pub async fn run(context: &Context, args: &HealthArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &HealthArgs) -> Result<(), CommandError> {
     let name = args.node.as_str();
     let health = context.api.node_health(name).await.map_err(with_list_hint)?;
     if context.out.json {

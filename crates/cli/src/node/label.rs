@@ -9,7 +9,7 @@ use kohakuriver_model::NodeName;
 use super::status::{labels, with_list_hint};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::vps;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -31,7 +31,7 @@ pub struct LabelArgs {
 /// A label and its new value; None removes it.
 type Change = (String, Option<String>);
 
-pub async fn run(context: &Context, args: &LabelArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &LabelArgs) -> Result<(), CommandError> {
     let name = args.node.as_str();
     let changes = LabelChanges { labels: collected(&args.changes)? };
     let node = context.api.label_node(name, &changes).await.map_err(with_list_hint)?;
@@ -45,11 +45,11 @@ pub async fn run(context: &Context, args: &LabelArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn collected(changes: &[Change]) -> Result<BTreeMap<String, Option<String>>, Failure> {
+fn collected(changes: &[Change]) -> Result<BTreeMap<String, Option<String>>, CommandError> {
     let mut all = BTreeMap::new();
     for (key, value) in changes {
         if all.insert(key.clone(), value.clone()).is_some() {
-            return Err(Failure::usage(format!("the label {key} is named twice"))
+            return Err(CommandError::usage(format!("the label {key} is named twice"))
                 .hint("name each label once"));
         }
     }

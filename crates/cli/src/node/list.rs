@@ -5,7 +5,7 @@ use kohakuriver_model::Memory;
 
 use super::status::labels;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::{Fit, Grid, Tone, status_tone};
 
 #[derive(clap::Args, Clone, Debug)]
@@ -15,7 +15,7 @@ Examples:
   kohakuriver node list --json | jq -r '.[].hostname'")]
 pub struct ListArgs {}
 
-pub async fn run(context: &Context) -> Result<(), Failure> {
+pub async fn run(context: &Context) -> Result<(), CommandError> {
     let nodes = context.api.nodes().await?;
     if context.out.json {
         context.out.json(&nodes);

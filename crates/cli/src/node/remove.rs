@@ -6,7 +6,7 @@ use kohakuriver_model::NodeName;
 use super::status::with_list_hint;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
@@ -25,7 +25,7 @@ pub struct RemoveArgs {
     force: bool,
 }
 
-pub async fn run(context: &Context, args: &RemoveArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &RemoveArgs) -> Result<(), CommandError> {
     let name = args.node.as_str();
     let node = context.api.node(name).await.map_err(with_list_hint)?;
     let question = match node.vps_count {

@@ -8,7 +8,7 @@ use kohakuriver_model::{Memory, NodeName};
 use super::list::{memory, status};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::{Failure, Kind};
+use crate::failure::{CommandError, Kind};
 use crate::ui::{Panel, Tone, ago};
 
 /// Clocks that differ by less disturb nobody.
@@ -25,7 +25,7 @@ pub struct StatusArgs {
     node: NodeName,
 }
 
-pub async fn run(context: &Context, args: &StatusArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &StatusArgs) -> Result<(), CommandError> {
     let node = context.api.node(args.node.as_str()).await.map_err(with_list_hint)?;
     if context.out.json {
         context.out.json(&node);
@@ -36,7 +36,7 @@ pub async fn run(context: &Context, args: &StatusArgs) -> Result<(), Failure> {
 }
 
 /// Every "there is no such node" ends with where to look.
-pub fn with_list_hint(failure: Failure) -> Failure {
+pub fn with_list_hint(failure: CommandError) -> CommandError {
     if failure.kind != Kind::NotFound {
         return failure;
     }

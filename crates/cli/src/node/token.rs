@@ -7,7 +7,7 @@ use kohakuriver_api::JoinTokenRequest;
 
 use crate::context::Context;
 use crate::duration;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::age;
 
 #[derive(clap::Subcommand, Clone, Debug)]
@@ -32,7 +32,7 @@ pub struct CreateArgs {
     address: Option<String>,
 }
 
-pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: TokenCommand) -> Result<(), CommandError> {
     let TokenCommand::Create(args) = command;
     let body = JoinTokenRequest { ttl_seconds: Some(args.ttl), address: args.address };
     let token = context.api.join_token(&body).await?;

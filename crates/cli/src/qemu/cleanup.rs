@@ -5,7 +5,7 @@ use kohakuriver_model::{Memory, NodeName};
 
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -31,7 +31,7 @@ pub struct CleanupArgs {
     yes: bool,
 }
 
-pub async fn run(context: &Context, args: &CleanupArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &CleanupArgs) -> Result<(), CommandError> {
     let question = format!("Delete machine {} with its disk and snapshots?", args.machine);
     if !args.yes && !context.out.confirm(&question, "--yes")? {
         context.out.note("nothing was deleted");

@@ -4,11 +4,11 @@ use kohakuriver_api::VmImage;
 use kohakuriver_model::{Memory, NodeName};
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::node::with_list_hint;
 use crate::ui::{Fit, Grid, Tone, ago_ms};
 
-pub async fn run(context: &Context, node: &NodeName) -> Result<(), Failure> {
+pub async fn run(context: &Context, node: &NodeName) -> Result<(), CommandError> {
     let answer = context.api.vm_images(node.as_str()).await.map_err(with_list_hint)?;
     if context.out.json {
         context.out.json(&answer);

@@ -4,7 +4,7 @@ use kohakuriver_api::{VmInstance, VmInstances, VmNode};
 use kohakuriver_model::Memory;
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::{Fit, Grid, Panel, Tone, status_tone};
 
 #[derive(clap::Args, Clone, Debug)]
@@ -17,7 +17,7 @@ Examples:
   kohakuriver qemu instances --json | jq '.summary'")]
 pub struct InstancesArgs {}
 
-pub async fn run(context: &Context) -> Result<(), Failure> {
+pub async fn run(context: &Context) -> Result<(), CommandError> {
     let out = context.out;
     let answer = context.api.vm_instances().await?;
     if out.json {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::files;
 
 /// Everything it may say. Unknown keys are refused, so that a misspelt one is not ignored.
@@ -18,7 +18,7 @@ pub struct ConfigFile {
 }
 
 /// Reads it; a file that does not exist says nothing.
-pub fn read(path: &Path) -> Result<ConfigFile, Failure> {
+pub fn read(path: &Path) -> Result<ConfigFile, CommandError> {
     let shown = path.display();
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
@@ -29,7 +29,7 @@ pub fn read(path: &Path) -> Result<ConfigFile, Failure> {
         let before = error.span().map_or(0, |span| span.start).min(text.len());
         let line = text.as_bytes()[..before].iter().filter(|byte| **byte == b'\n').count() + 1;
         let message = error.message().lines().next().unwrap_or("malformed");
-        Failure::usage(format!("{shown}:{line}: {message}"))
+        CommandError::usage(format!("{shown}:{line}: {message}"))
             .hint("the file may set host, port and ssh_proxy_port")
     })
 }

@@ -15,7 +15,7 @@ use russh::keys::ssh_key::Certificate;
 
 use super::route::{quoted, shell_word};
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::files;
 use crate::keys::{self, MadeKey};
 
@@ -32,15 +32,15 @@ pub struct CertificateArgs {
 }
 
 /// `kohakuriver ssh-cert`: what ssh runs before it connects.
-pub async fn run(context: &Context, args: &CertificateArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &CertificateArgs) -> Result<(), CommandError> {
     if args.id.is_empty() || !args.id.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(Failure::usage(format!("'{}' is not a VPS's id", args.id)));
+        return Err(CommandError::usage(format!("'{}' is not a VPS's id", args.id)));
     }
     ensure(context, &args.id).await.map(drop)
 }
 
 /// Removes all certificates of this machine and their keys: each opens a VPS for minutes yet.
-pub fn forget_all() -> Result<(), Failure> {
+pub fn forget_all() -> Result<(), CommandError> {
     let folder = files::cache()?.join("ssh");
     let Ok(entries) = fs::read_dir(&folder) else { return Ok(()) };
     for entry in entries.flatten() {
@@ -60,7 +60,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    fn of(id: &str) -> Result<Self, Failure> {
+    fn of(id: &str) -> Result<Self, CommandError> {
         let folder = files::cache()?.join("ssh");
         // ssh itself looks for a certificate under this name.
         let certificate = folder.join(format!("vps-{id}-cert.pub"));
@@ -68,7 +68,7 @@ impl Pair {
     }
 
     /// ssh's settings for it. Naming a key turns ssh's default keys off, so these are named too.
-    pub fn options(&self) -> Result<Vec<(&'static str, String)>, Failure> {
+    pub fn options(&self) -> Result<Vec<(&'static str, String)>, CommandError> {
         let mut options = vec![
             ("CertificateFile", quoted(&self.certificate)),
             ("IdentityFile", quoted(&self.identity)),
@@ -100,7 +100,7 @@ impl Pair {
 
 /// The pair to log in with, where a certificate is the way: people log in to the host, or no key
 /// of this person's is in the VPS.
-pub async fn for_login(context: &Context, task: &Task) -> Result<Option<Pair>, Failure> {
+pub async fn for_login(context: &Context, task: &Task) -> Result<Option<Pair>, CommandError> {
     let pair = Pair::of(&task.task_id)?;
     if pair.is_fresh(now_seconds()) {
         return Ok(Some(pair));
@@ -126,12 +126,12 @@ pub async fn config_lines(
     task: &Task,
     names: &[&str],
     by_account: bool,
-) -> Result<String, Failure> {
+) -> Result<String, CommandError> {
     if !by_account && has_key(context, task).await? {
         return Ok(String::new());
     }
     let program = std::env::current_exe().map_err(|error| {
-        Failure::request(format!("cannot find the path of this program: {error}"))
+        CommandError::request(format!("cannot find the path of this program: {error}"))
     })?;
     let command = refresh_command(&program, &context.api.url(), &task.task_id);
     // Quoting differs between versions of ssh. Such a path has no name worth the trouble.
@@ -161,7 +161,7 @@ pub async fn people_log_in(context: &Context) -> bool {
 }
 
 /// Whether ssh finds a key by itself that opens the VPS.
-async fn has_key(context: &Context, task: &Task) -> Result<bool, Failure> {
+async fn has_key(context: &Context, task: &Task) -> Result<bool, CommandError> {
     let folder = files::home()?.join(".ssh");
     if keys::made_for(&folder, &task.task_id).exists() {
         return Ok(true);
@@ -181,7 +181,7 @@ fn same_key(one: &str, other: &str) -> bool {
 
 /// Has the host sign the VPS's key again, unless its certificate is fresh. The key itself is made
 /// once, and leaves this machine as little as any other.
-async fn ensure(context: &Context, id: &str) -> Result<Pair, Failure> {
+async fn ensure(context: &Context, id: &str) -> Result<Pair, CommandError> {
     let pair = Pair::of(id)?;
     let cannot = files::unwritable;
     let folder = pair.identity.parent().unwrap_or(Path::new("."));
@@ -219,7 +219,7 @@ async fn ensure(context: &Context, id: &str) -> Result<Pair, Failure> {
     let line = Certificate::from_openssh(&answer.certificate)
         .and_then(|certificate| certificate.to_openssh())
         .map_err(|_| {
-            Failure::request("the host answers with a certificate that is none")
+            CommandError::request("the host answers with a certificate that is none")
                 .hint("see `kohakuriver version`: the two sides may be of different versions")
         })?;
     files::replace(&pair.certificate, 0o600, format!("{line}\n").as_bytes())

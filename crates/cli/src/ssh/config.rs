@@ -15,7 +15,7 @@ use kohakuriver_model::{InstanceName, QualifiedName};
 use super::certificate;
 use super::route::{Route, task_id};
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::files;
 use crate::vps::{self, called};
 
@@ -85,7 +85,7 @@ fn prefix(text: &str) -> Result<String, String> {
     if name.is_reserved() { Err("this prefix is taken".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-pub async fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &ConfigArgs) -> Result<(), CommandError> {
     let tasks = context.api.vps_active().await?;
     let port = context.settings.ssh_proxy_port.value;
     let mut usable: Vec<_> =
@@ -133,11 +133,11 @@ pub async fn run(context: &Context, args: &ConfigArgs) -> Result<(), Failure> {
 /// Why there is no entry.
 enum Left {
     Out(String),
-    Failed(Failure),
+    Failed(CommandError),
 }
 
-impl From<Failure> for Left {
-    fn from(failure: Failure) -> Self {
+impl From<CommandError> for Left {
+    fn from(failure: CommandError) -> Self {
         Self::Failed(failure)
     }
 }

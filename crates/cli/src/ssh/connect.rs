@@ -9,11 +9,11 @@ use kohakuriver_api::Task;
 use super::route::Route;
 use super::{How, certificate};
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 use crate::vps::{self, called};
 
-pub async fn run(context: &Context, vps: &VpsRef, how: &How) -> Result<(), Failure> {
+pub async fn run(context: &Context, vps: &VpsRef, how: &How) -> Result<(), CommandError> {
     let task = reachable(context, vps).await?;
     let port = how.proxy_port.unwrap_or(context.settings.ssh_proxy_port.value);
     let route = Route::to(context, &task, port)?;
@@ -28,7 +28,7 @@ pub async fn run(context: &Context, vps: &VpsRef, how: &How) -> Result<(), Failu
     }
     if let Some(key) = &how.key {
         if !key.exists() {
-            return Err(Failure::usage(format!("there is no key {}", key.display()))
+            return Err(CommandError::usage(format!("there is no key {}", key.display()))
                 .hint("leave --key out for the keys ssh uses anyway"));
         }
         ssh.arg("-i").arg(key);
@@ -47,18 +47,18 @@ pub async fn run(context: &Context, vps: &VpsRef, how: &How) -> Result<(), Failu
     // From here on this process is ssh: terminal, signals and exit code are its own.
     let error = ssh.exec();
     if error.kind() == ErrorKind::NotFound {
-        return Err(Failure::missing_program("the program ssh is not installed here")
+        return Err(CommandError::missing_program("the program ssh is not installed here")
             .hint("install the OpenSSH client, for example the package openssh-client"));
     }
-    Err(Failure::request(format!("ssh cannot be started: {error}")))
+    Err(CommandError::request(format!("ssh cannot be started: {error}")))
 }
 
 /// The VPS, if SSH can get there now.
-pub async fn reachable(context: &Context, vps: &VpsRef) -> Result<Task, Failure> {
+pub async fn reachable(context: &Context, vps: &VpsRef) -> Result<Task, CommandError> {
     let task = context.api.task_to_enter(vps.as_str()).await.map_err(vps::with_list_hint)?;
     let name = called(&task);
     if !vps::has_ssh(&task) {
-        return Err(Failure::request(format!("VPS {name} was created without SSH"))
+        return Err(CommandError::request(format!("VPS {name} was created without SSH"))
             .hint("create one with `kohakuriver vps create --ssh`"));
     }
     let hint = match task.status.as_str() {
@@ -73,5 +73,5 @@ pub async fn reachable(context: &Context, vps: &VpsRef) -> Result<Task, Failure>
         }
         _ => format!("`kohakuriver vps status {name}` shows more"),
     };
-    Err(Failure::request(format!("VPS {name} is {}, not running", task.status)).hint(hint))
+    Err(CommandError::request(format!("VPS {name} is {}, not running", task.status)).hint(hint))
 }

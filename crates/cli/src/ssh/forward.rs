@@ -8,17 +8,22 @@ use super::How;
 use super::connect::reachable;
 use super::proxy::Gate;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 use crate::vps::called;
 use crate::wait;
 
-pub async fn run(context: &Context, vps: &VpsRef, how: &How, port: u16) -> Result<(), Failure> {
+pub async fn run(
+    context: &Context,
+    vps: &VpsRef,
+    how: &How,
+    port: u16,
+) -> Result<(), CommandError> {
     let task = reachable(context, vps).await?;
     let gateway = how.proxy_port.unwrap_or(context.settings.ssh_proxy_port.value);
     let gate = Gate::new(context, gateway)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| {
-        Failure::request(format!("port {port} of 127.0.0.1 cannot be used: {error}"))
+        CommandError::request(format!("port {port} of 127.0.0.1 cannot be used: {error}"))
             .hint("take another, or 0 for any free one")
     })?;
     let port = listener.local_addr().map_or(port, |address| address.port());
@@ -33,7 +38,7 @@ pub async fn run(context: &Context, vps: &VpsRef, how: &How, port: u16) -> Resul
             let (client, _) = listener
                 .accept()
                 .await
-                .map_err(|error| Failure::request(format!("cannot accept: {error}")))?;
+                .map_err(|error| CommandError::request(format!("cannot accept: {error}")))?;
             let (gate, id, out) = (gate.clone(), task.task_id.clone(), context.out);
             // Ends with the process, or when either side closes.
             tokio::spawn(async move {
@@ -44,11 +49,12 @@ pub async fn run(context: &Context, vps: &VpsRef, how: &How, port: u16) -> Resul
         }
     };
     // Ctrl-C is how it ends.
-    let _: Result<(), Failure> = wait::unless_interrupted(serve, || Failure::interrupted("")).await;
+    let _: Result<(), CommandError> =
+        wait::unless_interrupted(serve, || CommandError::interrupted("")).await;
     Ok(())
 }
 
-async fn carry(client: TcpStream, gate: &Gate, id: &str) -> Result<(), Failure> {
+async fn carry(client: TcpStream, gate: &Gate, id: &str) -> Result<(), CommandError> {
     let server = gate.open(id).await?;
     let _ = client.set_nodelay(true);
     // How one connection ends is between ssh and the VPS.

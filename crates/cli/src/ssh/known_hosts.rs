@@ -6,11 +6,11 @@ use std::path::Path;
 
 use russh::keys::PublicKey;
 
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::files;
 
 /// Makes `alias` known with exactly this key. False: no key is known.
-pub fn pin(path: &Path, alias: &str, key: Option<&str>) -> Result<bool, Failure> {
+pub fn pin(path: &Path, alias: &str, key: Option<&str>) -> Result<bool, CommandError> {
     let cannot = |error: std::io::Error| files::unwritable(path, &error);
     let folder = path.parent().unwrap_or(Path::new("."));
     files::private_folder(folder).map_err(cannot)?;
@@ -23,7 +23,7 @@ pub fn pin(path: &Path, alias: &str, key: Option<&str>) -> Result<bool, Failure>
         Ok(line.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
     });
     let Ok(key) = key else {
-        return Err(Failure::request("the host names an SSH host key that is none")
+        return Err(CommandError::request("the host names an SSH host key that is none")
             .hint("see `kohakuriver version`: the two sides may be of different versions"));
     };
     // Two logins at once must not lose each other's line.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kohakuriver_agent_protocol::StreamTarget;
-use kohakuriver_net::Early;
+use kohakuriver_net::Prefixed;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
@@ -24,7 +24,7 @@ use tokio_util::either::Either;
 
 use crate::api::{Api, Stream};
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::stdout;
 
 /// For connecting and for the gateway's first line.
@@ -59,7 +59,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    pub fn new(context: &Context, gateway_port: u16) -> Result<Self, Failure> {
+    pub fn new(context: &Context, gateway_port: u16) -> Result<Self, CommandError> {
         let api = context.api.clone();
         let by_api = api.is_https() || api.token()?.is_some();
         Ok(Self { api, gateway_port, by_api })
@@ -71,9 +71,9 @@ impl Gate {
     }
 
     /// Opens the way to a VPS's SSH.
-    pub async fn open(&self, id: &str) -> Result<Stream, Failure> {
+    pub async fn open(&self, id: &str) -> Result<Stream, CommandError> {
         if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-            return Err(Failure::usage(format!("'{id}' is not a VPS's id")));
+            return Err(CommandError::usage(format!("'{id}' is not a VPS's id")));
         }
         if self.by_api {
             return self.api.stream(id, &StreamTarget::Ssh).await;
@@ -83,26 +83,26 @@ impl Gate {
     }
 }
 
-pub async fn run(context: &Context, args: &ProxyArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &ProxyArgs) -> Result<(), CommandError> {
     let port = args.proxy_port.unwrap_or(context.settings.ssh_proxy_port.value);
     let gate = Gate::new(context, port)?;
     if args.pass_socket && !gate.gives_sockets() {
-        return Err(Failure::usage("ssh's settings are from before the log-in to this host")
+        return Err(CommandError::usage("ssh's settings are from before the log-in to this host")
             .hint("run `kohakuriver ssh config` again"));
     }
-    let broken = |error: io::Error| Failure::request(format!("the tunnel broke: {error}"));
+    let broken = |error: io::Error| CommandError::request(format!("the tunnel broke: {error}"));
     let (stream, early) = gate.open(&args.id).await?.into_parts();
     let stream = match stream {
         Either::Left(stream) => stream,
         Either::Right(stream) => {
-            return carry_here(Early::new(stream, early)).await.map_err(broken);
+            return carry_here(Prefixed::new(stream, early)).await.map_err(broken);
         }
     };
     let stream = stream.into_std().map_err(broken)?;
     stream.set_nonblocking(false).map_err(broken)?;
     if args.pass_socket {
         return pass(&stream).map_err(|error| {
-            Failure::request(format!("ssh did not take the connection: {error}"))
+            CommandError::request(format!("ssh did not take the connection: {error}"))
                 .hint("its settings need ProxyUseFdpass=yes: run `kohakuriver ssh config` again")
         });
     }
@@ -110,10 +110,12 @@ pub async fn run(context: &Context, args: &ProxyArgs) -> Result<(), Failure> {
 }
 
 /// Asks the gateway for a VPS and waits for its word.
-async fn tunnel(host: &str, port: u16, id: &str) -> Result<TcpStream, Failure> {
+async fn tunnel(host: &str, port: u16, id: &str) -> Result<TcpStream, CommandError> {
     let unreachable = |reason: &dyn std::fmt::Display| {
-        Failure::unreachable(format!("the SSH gateway {host}:{port} is not reachable: {reason}"))
-            .hint("see `kohakuriver config show` for the host and the gateway's port")
+        CommandError::unreachable(format!(
+            "the SSH gateway {host}:{port} is not reachable: {reason}"
+        ))
+        .hint("see `kohakuriver config show` for the host and the gateway's port")
     };
     let mut stream = match timeout(ANSWER_LIMIT, kohakuriver_net::connect(host, port)).await {
         Ok(Ok(stream)) => stream,
@@ -137,7 +139,7 @@ async fn tunnel(host: &str, port: u16, id: &str) -> Result<TcpStream, Failure> {
             let text =
                 line.strip_prefix("ERROR").map_or(line, |text| text.trim_start_matches([':', ' ']));
             let clean: String = text.chars().filter(|c| !c.is_control()).collect();
-            Err(Failure::request(format!("the gateway refused: {clean}"))
+            Err(CommandError::request(format!("the gateway refused: {clean}"))
                 .hint(format!("`kohakuriver vps status {id}` shows the VPS")))
         }
     }

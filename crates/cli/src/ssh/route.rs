@@ -8,7 +8,7 @@ use kohakuriver_model::TaskId;
 use super::known_hosts;
 use super::proxy::Gate;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::files;
 use crate::keys;
 
@@ -29,23 +29,23 @@ pub fn alias(id: TaskId) -> String {
 ///
 /// # Errors
 /// The host sent something else.
-pub fn task_id(task: &Task) -> Result<TaskId, Failure> {
+pub fn task_id(task: &Task) -> Result<TaskId, CommandError> {
     let id = task.task_id.parse::<TaskId>().ok().filter(|id| id.to_string() == task.task_id);
     id.ok_or_else(|| {
-        Failure::request("the host names a VPS by an id that is none")
+        CommandError::request("the host names a VPS by an id that is none")
             .hint("see `kohakuriver version`: the two sides may be of different versions")
     })
 }
 
 impl Route {
     /// Pins the VPS's host key and says how to reach it.
-    pub fn to(context: &Context, task: &Task, proxy_port: u16) -> Result<Self, Failure> {
+    pub fn to(context: &Context, task: &Task, proxy_port: u16) -> Result<Self, CommandError> {
         let id = task_id(task)?;
         let alias = alias(id);
         let known_hosts = files::cache()?.join("known_hosts");
         let pinned = known_hosts::pin(&known_hosts, &alias, task.ssh_host_key.as_deref())?;
         let program = std::env::current_exe().map_err(|error| {
-            Failure::request(format!("cannot find the path of this program: {error}"))
+            CommandError::request(format!("cannot find the path of this program: {error}"))
         })?;
         let gate = Gate::new(context, proxy_port)?;
         let by = if gate.gives_sockets() {

@@ -8,7 +8,7 @@ use kohakuriver_api::Task;
 use super::carry::{Far, carry};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 use crate::tty;
 use crate::vps::{called, is_machine, with_list_hint};
@@ -44,7 +44,7 @@ pub struct AttachArgs {
     user: Option<String>,
 }
 
-pub async fn run(context: &Context, args: AttachArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: AttachArgs) -> Result<(), CommandError> {
     let task = context.api.task_to_enter(args.vps.as_str()).await.map_err(with_list_hint)?;
     let tty = tty::is_interactive().then(|| Tty { term: tty::term(), size: tty::size() });
     if is_machine(&task) {
@@ -66,10 +66,10 @@ async fn console(
     args: &AttachArgs,
     task: &Task,
     tty: Option<Tty>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let name = called(task);
     if args.shell.is_some() || args.user.is_some() {
-        return Err(Failure::usage(format!(
+        return Err(CommandError::usage(format!(
             "--shell and --user are for containers, and {name} is a virtual machine"
         ))
         .hint(format!(

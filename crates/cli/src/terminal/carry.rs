@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::api::Stream;
 use crate::escape::Keys;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::tty::{self, Outlet, Raw};
 use crate::ui::{one_line, printable};
 
@@ -42,17 +42,17 @@ impl Far {
 }
 
 /// Starts the program and stays with it. Its exit code becomes ours.
-pub async fn carry(stream: Stream, start: ExecStart, far: Far) -> Result<(), Failure> {
+pub async fn carry(stream: Stream, start: ExecStart, far: Far) -> Result<(), CommandError> {
     let (read, mut to_program) = split(stream);
     let mut reader = FrameReader::<_, ExecOutput>::new(read, &[]);
     let has_terminal = start.tty.is_some();
     let lost = |error: &dyn std::fmt::Display| {
-        Failure::unreachable(format!("the connection to the VPS was lost: {error}"))
+        CommandError::unreachable(format!("the connection to the VPS was lost: {error}"))
             .hint(far.without_us())
     };
     // Before the program can start: what it is to get must not be missed.
     let mut signals = Signals::listen(has_terminal, far)
-        .map_err(|error| Failure::request(format!("cannot listen for signals: {error}")))?;
+        .map_err(|error| CommandError::request(format!("cannot listen for signals: {error}")))?;
     write(&mut to_program, &ExecInput::Start(start))
         .await
         .map_err(|error| too_long(&error).unwrap_or_else(|| lost(&error)))?;
@@ -85,7 +85,7 @@ pub async fn carry(stream: Stream, start: ExecStart, far: Far) -> Result<(), Fai
                     drop(raw);
                     let said = one_line(&printable(&failed.message));
                     tty::write_now(&format!("kohakuriver: {said}\n"));
-                    return Err(Failure::program(failed.code));
+                    return Err(CommandError::program(failed.code));
                 }
                 Ok(None) => break Err(lost(&"it ended without a word")),
                 Err(error) => break Err(lost(&error)),
@@ -96,7 +96,7 @@ pub async fn carry(stream: Stream, start: ExecStart, far: Far) -> Result<(), Fai
             },
             message = signals.next() => match message {
                 Some(message) => message,
-                None => break Err(Failure::interrupted(format!("interrupted; {}", far.without_us()))),
+                None => break Err(CommandError::interrupted(format!("interrupted; {}", far.without_us()))),
             },
         };
         if let Err(error) = write(&mut to_program, &message).await {
@@ -110,19 +110,19 @@ pub async fn carry(stream: Stream, start: ExecStart, far: Far) -> Result<(), Fai
     let _ = stderr.finish().await;
     drop(raw);
     match end? {
-        0 => written.map_err(|error| Failure::output(&error)),
-        code => Err(Failure::program(u8::try_from(code & 0xff).unwrap_or(1))),
+        0 => written.map_err(|error| CommandError::output(&error)),
+        code => Err(CommandError::program(u8::try_from(code & 0xff).unwrap_or(1))),
     }
 }
 
 /// What is wrong where the program's words are too many to be sent.
-fn too_long(error: &std::io::Error) -> Option<Failure> {
+fn too_long(error: &std::io::Error) -> Option<CommandError> {
     let frame = error.get_ref()?.downcast_ref::<FrameError>()?;
     let FrameError::Oversized(bytes) = frame else { return None };
     let message = format!(
         "the command with its arguments and variables takes {bytes} bytes, of at most {MAX_PAYLOAD}"
     );
-    Some(Failure::usage(message).hint(
+    Some(CommandError::usage(message).hint(
         "give it its data on standard input, or in a file: kohakuriver vps cp FILE VPS:/tmp/",
     ))
 }

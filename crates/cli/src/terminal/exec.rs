@@ -9,7 +9,7 @@ use kohakuriver_agent_protocol::exec::{ExecStart, Tty};
 use super::carry::{Far, carry};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 use crate::tty;
 
@@ -62,7 +62,7 @@ fn variable(text: &str) -> Result<(String, String), String> {
     }
 }
 
-pub async fn run(context: &Context, args: ExecArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: ExecArgs) -> Result<(), CommandError> {
     let terminal = args.tty || (!args.no_tty && tty::is_interactive());
     let start = ExecStart {
         argv: args.command.iter().map(|word| word.as_os_str().into()).collect(),

@@ -9,13 +9,13 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 
 use super::{fingerprint, provider};
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 /// More than any chain has.
 const MOST_CERTIFICATES: usize = 16;
 
 #[derive(Debug)]
-pub struct Witness {
+pub struct RecordingVerifier {
     judge: Judge,
     pinned: bool,
     algorithms: WebPkiSupportedAlgorithms,
@@ -30,7 +30,7 @@ enum Judge {
     Later,
 }
 
-impl Witness {
+impl RecordingVerifier {
     pub(super) fn new(verifier: Option<Arc<WebPkiServerVerifier>>, pinned: bool) -> Self {
         Self::with(Judge::Strict(verifier), pinned)
     }
@@ -50,34 +50,34 @@ impl Witness {
     }
 
     /// What became of TLS with the host at `url`, for the person.
-    pub fn explain(&self, error: &Error, url: &str) -> Failure {
+    pub fn explain(&self, error: &Error, url: &str) -> CommandError {
         if matches!(error, Error::InvalidMessage(_)) {
-            return Failure::distrusted(format!("what answers at {url} does not speak TLS"))
+            return CommandError::distrusted(format!("what answers at {url} does not speak TLS"))
                 .hint(format!("if it is the host: --host {}", url.replacen("https", "http", 1)));
         }
         let Error::InvalidCertificate(reason) = error else {
-            return Failure::distrusted(format!("{url} cannot be reached by TLS: {error}"));
+            return CommandError::distrusted(format!("{url} cannot be reached by TLS: {error}"));
         };
         if is_of_the_issuer(error) {
             return self.unknown(url);
         }
         let CertificateError::NotValidForNameContext { presented, .. } = reason else {
             let text = format!("the certificate of {url} is not valid at this time");
-            return Failure::distrusted(text)
+            return CommandError::distrusted(text)
                 .hint("see whether this machine's clock is right: timedatectl");
         };
         let names = presented.iter().map(|name| plain(name)).collect::<Vec<_>>().join(", ");
-        Failure::distrusted(format!(
+        CommandError::distrusted(format!(
             "the certificate of {url} is not for that name but for: {names}"
         ))
         .hint("use one of these, or have the host started with --name and this one")
     }
 
-    fn unknown(&self, url: &str) -> Failure {
+    fn unknown(&self, url: &str) -> CommandError {
         let seen = self.seen();
         let shown = seen.last().map(fingerprint).unwrap_or_default();
         if self.pinned {
-            return Failure::distrusted(format!(
+            return CommandError::distrusted(format!(
                 "{url} is not the host that this machine knows by that name: its CA now has the \
                  fingerprint {shown}"
             ))
@@ -86,7 +86,7 @@ impl Witness {
                  anew and has this fingerprint: kohakuriver auth login {url}"
             ));
         }
-        Failure::distrusted(format!(
+        CommandError::distrusted(format!(
             "nobody this machine trusts vouches for {url}: its CA has the fingerprint {shown}"
         ))
         .hint(format!(
@@ -114,7 +114,7 @@ fn plain(name: &str) -> &str {
     inner.trim_matches(|c| matches!(c, '"' | ')'))
 }
 
-impl ServerCertVerifier for Witness {
+impl ServerCertVerifier for RecordingVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

@@ -5,7 +5,7 @@ use kohakuriver_api::{Message, Task, UpdateVps};
 use super::settle::settle;
 use super::{called, with_list_hint};
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 
 /// One act on VPSes. Snapshots are named by tag.
@@ -89,7 +89,7 @@ impl Act<'_> {
         }
     }
 
-    async fn ask(self, context: &Context, id: &str) -> Result<Message, Failure> {
+    async fn ask(self, context: &Context, id: &str) -> Result<Message, CommandError> {
         let api = &context.api;
         match self {
             Self::Stop => api.stop_vps(id).await,
@@ -110,8 +110,8 @@ pub async fn run(
     act: Act<'_>,
     refs: &[VpsRef],
     wait: bool,
-) -> Result<(), Failure> {
-    let mut troubles = Troubles::new(context);
+) -> Result<(), CommandError> {
+    let mut troubles = ErrorReporter::new(context);
     let mut asked: Vec<Asked> = Vec::new();
     for reference in refs {
         match ask(context, act, reference).await {
@@ -147,7 +147,7 @@ pub async fn run(
 }
 
 /// Limits that wait for the next start are not what a script that sets limits wants to hear 0 for.
-fn say_warning(context: &Context, act: Act<'_>, task: &Task, troubles: &mut Troubles<'_>) {
+fn say_warning(context: &Context, act: Act<'_>, task: &Task, troubles: &mut ErrorReporter<'_>) {
     let Some(warning) = &task.warning else {
         return;
     };
@@ -159,18 +159,18 @@ fn say_warning(context: &Context, act: Act<'_>, task: &Task, troubles: &mut Trou
 }
 
 /// What went wrong with some of several VPSes, told as it happens.
-pub struct Troubles<'a> {
+pub struct ErrorReporter<'a> {
     context: &'a Context,
     any: bool,
 }
 
-impl<'a> Troubles<'a> {
+impl<'a> ErrorReporter<'a> {
     pub fn new(context: &'a Context) -> Self {
         Self { context, any: false }
     }
 
     /// Reports it; hands it back where going on makes no sense.
-    pub fn add(&mut self, failure: Failure) -> Result<(), Failure> {
+    pub fn add(&mut self, failure: CommandError) -> Result<(), CommandError> {
         if failure.ends_all() {
             return Err(failure);
         }
@@ -179,8 +179,8 @@ impl<'a> Troubles<'a> {
         Ok(())
     }
 
-    pub fn end(self) -> Result<(), Failure> {
-        if self.any { Err(Failure::reported()) } else { Ok(()) }
+    pub fn end(self) -> Result<(), CommandError> {
+        if self.any { Err(CommandError::reported()) } else { Ok(()) }
     }
 }
 
@@ -197,7 +197,7 @@ pub fn print_json(context: &Context, asked: usize, mut results: Vec<serde_json::
     }
 }
 
-async fn ask(context: &Context, act: Act<'_>, reference: &VpsRef) -> Result<Asked, Failure> {
+async fn ask(context: &Context, act: Act<'_>, reference: &VpsRef) -> Result<Asked, CommandError> {
     let task = context.api.task(reference.as_str()).await.map_err(with_list_hint)?;
     let message = act.ask(context, &task.task_id).await?;
     Ok(Asked { name: called(&task).to_owned(), message })

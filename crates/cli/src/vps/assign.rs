@@ -6,7 +6,7 @@ use super::share::share;
 use crate::api::With;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -22,7 +22,7 @@ pub struct AssignArgs {
     users: Vec<String>,
 }
 
-pub async fn run(context: &Context, args: &AssignArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &AssignArgs) -> Result<(), CommandError> {
     let with: Vec<With<'_>> = args.users.iter().map(|name| With::User(name)).collect();
     share(context, &args.vps, &with, "use").await
 }

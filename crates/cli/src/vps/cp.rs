@@ -24,9 +24,9 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::wait;
-use place::Place;
+use place::Destination;
 use report::Report;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -59,17 +59,17 @@ pub struct CopyArgs {
     no_resume: bool,
 }
 
-pub async fn run(context: &Context, args: &CopyArgs) -> Result<(), Failure> {
-    let source = Place::parse(&args.source)?;
-    let target = Place::parse(&args.target)?;
+pub async fn run(context: &Context, args: &CopyArgs) -> Result<(), CommandError> {
+    let source = Destination::parse(&args.source)?;
+    let target = Destination::parse(&args.target)?;
     let report = Arc::new(Report::default());
     let work = copy(context, &source, &target, !args.no_resume, &report);
     let again = match (&source, &target) {
-        (Place::Stdio, _) | (_, Place::Stdio) => None,
+        (Destination::Stdio, _) | (_, Destination::Stdio) => None,
         _ => Some("the same command goes on where this one stopped"),
     };
     let result = wait::unless_interrupted(work, || {
-        let failure = Failure::interrupted("interrupted");
+        let failure = CommandError::interrupted("interrupted");
         match again {
             Some(again) => failure.hint(again),
             None => failure,
@@ -77,31 +77,33 @@ pub async fn run(context: &Context, args: &CopyArgs) -> Result<(), Failure> {
     })
     .await;
     // What was copied before a failure is worth knowing too.
-    report.summary(context.out, result.is_ok() && !matches!(target, Place::Stdio));
+    report.summary(context.out, result.is_ok() && !matches!(target, Destination::Stdio));
     result?;
     report.verdict()
 }
 
 async fn copy(
     context: &Context,
-    source: &Place,
-    target: &Place,
+    source: &Destination,
+    target: &Destination,
     resume: bool,
     report: &Arc<Report>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     match (source, target) {
-        (Place::Local(_) | Place::Stdio, Place::Local(_) | Place::Stdio) => {
-            Err(Failure::usage("neither side is a VPS")
-                .hint("write VPS:PATH for a file in a VPS, for example web:/srv/data"))
-        }
-        (Place::Stdio, Place::Remote { vps, path }) => {
+        (
+            Destination::Local(_) | Destination::Stdio,
+            Destination::Local(_) | Destination::Stdio,
+        ) => Err(CommandError::usage("neither side is a VPS")
+            .hint("write VPS:PATH for a file in a VPS, for example web:/srv/data")),
+        (Destination::Stdio, Destination::Remote { vps, path }) => {
             single::from_stdin(context, vps, path, report).await
         }
-        (Place::Remote { vps, path }, Place::Stdio) => {
+        (Destination::Remote { vps, path }, Destination::Stdio) => {
             single::to_stdout(context, vps, path, report).await
         }
-        (Place::Local(_) | Place::Remote { .. }, Place::Local(_) | Place::Remote { .. }) => {
-            transfer::run(context, source, target, resume, report).await
-        }
+        (
+            Destination::Local(_) | Destination::Remote { .. },
+            Destination::Local(_) | Destination::Remote { .. },
+        ) => transfer::run(context, source, target, resume, report).await,
     }
 }

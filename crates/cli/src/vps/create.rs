@@ -16,7 +16,7 @@ use super::ssh_key::KeyArgs;
 use super::{called, created, reported_failure};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::{Failure, Kind};
+use crate::failure::{CommandError, Kind};
 use crate::files;
 use crate::reference::VpsRef;
 use crate::wait::{self, End};
@@ -115,10 +115,10 @@ struct Source {
     which: Option<Which>,
 }
 
-pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: CreateArgs) -> Result<(), CommandError> {
     machine::check(&args)?;
     if args.gpus.is_some() && args.target.as_ref().is_some_and(|target| !target.gpus.is_empty()) {
-        return Err(Failure::usage("--gpus and the GPUs of --target exclude each other")
+        return Err(CommandError::usage("--gpus and the GPUs of --target exclude each other")
             .hint("name the node alone, for example `-t gpu-01 --gpus 2`, or leave --gpus out"));
     }
     let ssh_folder = files::home()?.join(".ssh");
@@ -151,13 +151,15 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
         let step = format!("creating {}", body.name.as_deref().unwrap_or(id));
         let over = |task: &Task| wait::is_blocked(task) || has_settled(task);
         let end = wait::unless_interrupted(wait::until(context, id, &step, over), || {
-            Failure::interrupted(format!("not waiting any longer; VPS {id} is still being created"))
-                .hint(format!("`kohakuriver vps status {id}` shows how far it is"))
+            CommandError::interrupted(format!(
+                "not waiting any longer; VPS {id} is still being created"
+            ))
+            .hint(format!("`kohakuriver vps status {id}` shows how far it is"))
         });
         task = match end.await {
             Ok(End::Met(task)) => *task,
             Ok(End::Gone) => {
-                return Err(Failure::request(format!("VPS {id} was deleted before it ran")));
+                return Err(CommandError::request(format!("VPS {id} was deleted before it ran")));
             }
             Err(failure) => {
                 // It may still come to run, and then this key opens it.
@@ -176,7 +178,7 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
         created::summary(context, &task, key.as_deref());
     }
     if !args.detach && task.status != "running" {
-        return Err(Failure::request(format!("VPS {} is {}", called(&task), task.status))
+        return Err(CommandError::request(format!("VPS {} is {}", called(&task), task.status))
             .hint(format!("`kohakuriver vps restart {}` starts it again", called(&task))));
     }
     Ok(())
@@ -236,7 +238,7 @@ fn source(text: &str) -> Result<Source, String> {
 
 /// A VPS that never ran is of no use to anybody: nothing half-made stays. It is gone when the
 /// error is told, so that whoever reads it can go on at once, under the same name too.
-async fn clean_up(context: &Context, task: &Task) -> Failure {
+async fn clean_up(context: &Context, task: &Task) -> CommandError {
     let failure = reported_failure(task);
     let id = task.task_id.as_str();
     let removal = async {

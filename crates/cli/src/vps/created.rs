@@ -8,7 +8,7 @@ use super::create::PENDING;
 use super::list::has_ssh;
 use super::{called, is_machine};
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::identity;
 use crate::keys::MadeKey;
 use crate::ssh::shell_word;
@@ -22,7 +22,7 @@ pub fn say_key(context: &Context, made: Option<MadeKey>) -> Option<PathBuf> {
 
 /// A pair made for nothing goes. Where the VPS may exist although no answer came, this key may be
 /// the only one that opens it.
-pub fn refused(context: &Context, failure: Failure, made: Option<MadeKey>) -> Failure {
+pub fn refused(context: &Context, failure: CommandError, made: Option<MadeKey>) -> CommandError {
     if !failure.maybe_done {
         return failure;
     }

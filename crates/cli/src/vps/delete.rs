@@ -3,12 +3,12 @@
 use clap_complete::ArgValueCandidates;
 use kohakuriver_api::{Message, Task};
 
-use super::act::{Troubles, print_json};
+use super::act::{ErrorReporter, print_json};
 use super::settle::node_away;
 use super::{called, reported_failure, with_list_hint};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::{Failure, Kind};
+use crate::failure::{CommandError, Kind};
 use crate::files;
 use crate::keys;
 use crate::reference::VpsRef;
@@ -35,8 +35,8 @@ pub struct DeleteArgs {
     no_wait: bool,
 }
 
-pub async fn run(context: &Context, args: &DeleteArgs) -> Result<(), Failure> {
-    let mut troubles = Troubles::new(context);
+pub async fn run(context: &Context, args: &DeleteArgs) -> Result<(), CommandError> {
+    let mut troubles = ErrorReporter::new(context);
     let mut found: Vec<Task> = Vec::new();
     for reference in &args.vps {
         match context.api.task(reference.as_str()).await.map_err(with_list_hint) {
@@ -94,13 +94,13 @@ fn question(found: &[Task]) -> String {
 }
 
 /// Waits until it is gone.
-async fn settle(context: &Context, task: &Task) -> Result<(), Failure> {
+async fn settle(context: &Context, task: &Task) -> Result<(), CommandError> {
     let (id, name) = (task.task_id.as_str(), called(task));
     let step = format!("deleting {name}");
     let stuck =
         |task: &Task| task.status == "lost" || task.transition.is_none() || wait::is_blocked(task);
     let end = wait::unless_interrupted(wait::until(context, id, &step, stuck), || {
-        Failure::interrupted(format!("not waiting any longer; VPS {name} is being deleted"))
+        CommandError::interrupted(format!("not waiting any longer; VPS {name} is being deleted"))
             .hint(format!("`kohakuriver vps status {id}` shows whether it is gone"))
     });
     let task = match end.await {
@@ -117,7 +117,7 @@ async fn settle(context: &Context, task: &Task) -> Result<(), Failure> {
         return Err(reported_failure(&task).or_hint(hint));
     }
     let reason = task.error_message.as_deref().unwrap_or("the host gave no reason");
-    Err(Failure::request(format!("VPS {name} was not deleted: {reason}"))
+    Err(CommandError::request(format!("VPS {name} was not deleted: {reason}"))
         .hint(format!("`kohakuriver vps status {id}` shows more")))
 }
 

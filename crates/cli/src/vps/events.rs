@@ -8,10 +8,10 @@ use kohakuriver_api::Event;
 use super::with_list_hint;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::{Failure, Kind};
+use crate::failure::{CommandError, Kind};
 use crate::reference::VpsRef;
 use crate::ui::{Fit, Grid, Progress, Tone, at, one_line};
-use crate::wait::{self, News, Patience};
+use crate::wait::{self, News, RetryBudget};
 
 /// More than any VPS does between two looks.
 const NEWS_LIMIT: u32 = 200;
@@ -40,7 +40,7 @@ pub struct EventsArgs {
     follow: bool,
 }
 
-pub async fn run(context: &Context, args: &EventsArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &EventsArgs) -> Result<(), CommandError> {
     if !args.follow {
         let events =
             context.api.events(args.vps.as_str(), args.limit).await.map_err(with_list_hint)?;
@@ -56,7 +56,7 @@ pub async fn run(context: &Context, args: &EventsArgs) -> Result<(), Failure> {
     wait::watching(follow(context, args)).await
 }
 
-async fn follow(context: &Context, args: &EventsArgs) -> Result<(), Failure> {
+async fn follow(context: &Context, args: &EventsArgs) -> Result<(), CommandError> {
     // Later looks go by the id: it still means this VPS when the name means another.
     let (id, mut since) = match context.api.task(args.vps.as_str()).await {
         Ok(task) => (task.task_id, Some(task.revision)),
@@ -84,8 +84,8 @@ async fn follow(context: &Context, args: &EventsArgs) -> Result<(), Failure> {
     }
 }
 
-async fn look(context: &Context, id: &str, limit: u32) -> Result<Vec<Event>, Failure> {
-    let mut patience = Patience::default();
+async fn look(context: &Context, id: &str, limit: u32) -> Result<Vec<Event>, CommandError> {
+    let mut patience = RetryBudget::default();
     let mut quiet = Progress::quiet(context.out);
     loop {
         let asked = Instant::now();

@@ -5,7 +5,7 @@ use clap_complete::ArgValueCandidates;
 use super::{called, with_list_hint};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -34,7 +34,7 @@ pub struct GiveArgs {
     yes: bool,
 }
 
-pub async fn run(context: &Context, args: &GiveArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &GiveArgs) -> Result<(), CommandError> {
     let task = context.api.task(args.vps.as_str()).await.map_err(with_list_hint)?;
     let name = called(&task);
     let (answer, line) = match &args.user {

@@ -11,7 +11,7 @@ use super::act::{self, Act};
 use super::with_list_hint;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::files;
 use crate::keys;
 use crate::reference::VpsRef;
@@ -67,7 +67,7 @@ pub struct RemoveArgs {
     keys: Vec<String>,
 }
 
-pub async fn run(context: &Context, command: KeysCommand) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: KeysCommand) -> Result<(), CommandError> {
     match command {
         KeysCommand::List(args) => list(context, &args.vps).await,
         KeysCommand::Add(args) => add(context, &args).await,
@@ -78,7 +78,7 @@ pub async fn run(context: &Context, command: KeysCommand) -> Result<(), Failure>
     }
 }
 
-async fn list(context: &Context, vps: &VpsRef) -> Result<(), Failure> {
+async fn list(context: &Context, vps: &VpsRef) -> Result<(), CommandError> {
     let keys = context.api.ssh_keys(vps.as_str()).await.map_err(with_list_hint)?;
     if context.out.json {
         context.out.json(&keys);
@@ -98,13 +98,13 @@ async fn list(context: &Context, vps: &VpsRef) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn add(context: &Context, args: &AddArgs) -> Result<(), Failure> {
+async fn add(context: &Context, args: &AddArgs) -> Result<(), CommandError> {
     let text = match (&args.public_key_file, &args.public_key_string) {
         (Some(path), _) if path.as_os_str() == "-" => {
             let mut text = String::new();
-            std::io::stdin()
-                .read_to_string(&mut text)
-                .map_err(|error| Failure::usage(format!("standard input is no text: {error}")))?;
+            std::io::stdin().read_to_string(&mut text).map_err(|error| {
+                CommandError::usage(format!("standard input is no text: {error}"))
+            })?;
             keys::public_keys(&text)?
         }
         (Some(path), _) => keys::public_key_file(path)?,
@@ -112,7 +112,7 @@ async fn add(context: &Context, args: &AddArgs) -> Result<(), Failure> {
         (None, None) => {
             let found = keys::discover(&files::home()?.join(".ssh"));
             if found.is_empty() {
-                return Err(Failure::usage("there is no key in ~/.ssh")
+                return Err(CommandError::usage("there is no key in ~/.ssh")
                     .hint("make one with ssh-keygen, or name one with --public-key-file"));
             }
             found.join("\n")

@@ -5,7 +5,7 @@ use clap_complete::ArgValueCandidates;
 use super::act::{self, Act};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -24,6 +24,6 @@ pub struct KillArgs {
     no_wait: bool,
 }
 
-pub async fn run(context: &Context, args: &KillArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &KillArgs) -> Result<(), CommandError> {
     act::run(context, Act::Kill, &args.vps, !args.no_wait).await
 }

@@ -7,7 +7,7 @@ use kohakuriver_model::Memory;
 use super::called;
 use super::shares::remind;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::{Fit, Grid, Tone, ago, status_tone};
 
 #[derive(clap::Args, Clone, Debug)]
@@ -22,7 +22,7 @@ pub struct ListArgs {
     all: bool,
 }
 
-pub async fn run(context: &Context, args: &ListArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &ListArgs) -> Result<(), CommandError> {
     let tasks =
         if args.all { context.api.vps_all().await? } else { context.api.vps_active().await? };
     if context.out.json {

@@ -5,7 +5,7 @@ use clap_complete::ArgValueCandidates;
 use super::act::{self, Act};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -25,6 +25,6 @@ pub struct PauseArgs {
     no_wait: bool,
 }
 
-pub async fn run(context: &Context, args: &PauseArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &PauseArgs) -> Result<(), CommandError> {
     act::run(context, Act::Pause, &args.vps, !args.no_wait).await
 }

@@ -8,7 +8,7 @@ use super::act::{self, Act};
 use super::snapshot::{self, Which};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -36,12 +36,12 @@ pub struct RestartArgs {
     no_wait: bool,
 }
 
-pub async fn run(context: &Context, args: &RestartArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &RestartArgs) -> Result<(), CommandError> {
     let Some(which) = &args.from_snapshot else {
         return act::run(context, Act::Restart, &args.vps, !args.no_wait).await;
     };
     let [vps] = args.vps.as_slice() else {
-        return Err(Failure::usage("a snapshot belongs to one VPS, and several were named")
+        return Err(CommandError::usage("a snapshot belongs to one VPS, and several were named")
             .hint("`kohakuriver vps restart VPS --from-snapshot WHICH` for each"));
     };
     let Some((vps, tag)) = snapshot::agree_to_lose_disk(context, vps, which, args.yes).await?

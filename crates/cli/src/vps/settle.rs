@@ -5,7 +5,7 @@ use kohakuriver_api::Task;
 use super::act::Act;
 use super::reported_failure;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::wait::{self, End};
 
 /// Waits, and judges what came of it.
@@ -14,7 +14,7 @@ pub async fn settle(
     act: Act<'_>,
     id: &str,
     name: &str,
-) -> Result<Task, Failure> {
+) -> Result<Task, CommandError> {
     let step = format!("{} {name}", act.step());
     let over = |task: &Task| match task.status.as_str() {
         "lost" => true,
@@ -22,13 +22,13 @@ pub async fn settle(
         _ => task.transition.is_none() && task.status != "assigning",
     };
     let end = wait::unless_interrupted(wait::until(context, id, &step, over), || {
-        Failure::interrupted(format!("not waiting any longer; VPS {name} is {}", act.doing()))
+        CommandError::interrupted(format!("not waiting any longer; VPS {name} is {}", act.doing()))
             .hint(format!("`kohakuriver vps status {id}` shows how far it is"))
     });
     let task = match end.await? {
         End::Met(task) => *task,
         End::Gone => {
-            return Err(Failure::request(format!("VPS {name} was deleted meanwhile"))
+            return Err(CommandError::request(format!("VPS {name} was deleted meanwhile"))
                 .hint("`kohakuriver vps list -a` shows all VPSes"));
         }
     };
@@ -37,15 +37,15 @@ pub async fn settle(
         _ if wait::is_blocked(&task) => Err(reported_failure(&task)),
         status if act.is_done(status) => Ok(task),
         "failed" => Err(reported_failure(&task)),
-        status => Err(Failure::request(format!("VPS {name} is {status}, not {}", act.done()))
+        status => Err(CommandError::request(format!("VPS {name} is {status}, not {}", act.done()))
             .hint(format!("`kohakuriver vps status {id}` shows more"))),
     }
 }
 
 /// The act is noted, and the node is told as soon as it can be.
-pub fn node_away(task: &Task, name: &str, later: &str) -> Failure {
+pub fn node_away(task: &Task, name: &str, later: &str) -> CommandError {
     let node = task.assigned_node.as_deref().unwrap_or("its node");
-    Failure::request(format!(
+    CommandError::request(format!(
         "the node {node} is not connected; VPS {name} will be {later} when it is back"
     ))
     .hint("`kohakuriver node list` shows which nodes are online")

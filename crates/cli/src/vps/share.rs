@@ -8,7 +8,7 @@ use super::{called, with_list_hint};
 use crate::api::With;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 
 /// How much of it, from least to most.
@@ -67,7 +67,7 @@ impl WithArgs {
     }
 }
 
-pub async fn run(context: &Context, args: &ShareArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &ShareArgs) -> Result<(), CommandError> {
     share(context, &args.vps, &args.with.all(), &args.level).await
 }
 
@@ -77,7 +77,7 @@ pub async fn share(
     vps: &VpsRef,
     with: &[With<'_>],
     level: &str,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let task = context.api.task(vps.as_str()).await.map_err(with_list_hint)?;
     let mut answers = Vec::new();
     for one in with {
@@ -97,7 +97,7 @@ pub async fn share(
     Ok(())
 }
 
-pub async fn unshare(context: &Context, args: &UnshareArgs) -> Result<(), Failure> {
+pub async fn unshare(context: &Context, args: &UnshareArgs) -> Result<(), CommandError> {
     let task = context.api.task(args.vps.as_str()).await.map_err(with_list_hint)?;
     let with = args.with.all();
     let mut answers = Vec::new();

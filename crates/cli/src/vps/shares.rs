@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use kohakuriver_api::{Received, ReceivedOffer, ReceivedShare};
 use kohakuriver_model::{InstanceName, Memory};
 
-use super::act::{Troubles, print_json};
+use super::act::{ErrorReporter, print_json};
 use super::called;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::{Failure, Kind};
+use crate::failure::{CommandError, Kind};
 use crate::reference::VpsRef;
 use crate::ui::{Fit, Grid, Tone, ago, until};
 
@@ -101,7 +101,7 @@ fn new_name(text: &str) -> Result<String, String> {
     InstanceName::for_new(text).map(String::from).map_err(|error| error.to_string())
 }
 
-pub async fn run(context: &Context, args: &SharesArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &SharesArgs) -> Result<(), CommandError> {
     match &args.command {
         None | Some(SharesCommand::List) => list(context).await,
         Some(SharesCommand::Take(args)) => {
@@ -116,7 +116,7 @@ pub async fn run(context: &Context, args: &SharesArgs) -> Result<(), Failure> {
             Ok(())
         }
         Some(SharesCommand::Decline(args)) => {
-            let mut troubles = Troubles::new(context);
+            let mut troubles = ErrorReporter::new(context);
             let mut answers = Vec::new();
             for vps in &args.vpses {
                 match context.api.decline_share(vps.as_str()).await.map_err(with_hint) {
@@ -137,13 +137,13 @@ pub async fn run(context: &Context, args: &SharesArgs) -> Result<(), Failure> {
     }
 }
 
-pub async fn offers(context: &Context, args: &OffersArgs) -> Result<(), Failure> {
+pub async fn offers(context: &Context, args: &OffersArgs) -> Result<(), CommandError> {
     let (args, take) = match &args.command {
         None | Some(OffersCommand::List) => return list_offers(context).await,
         Some(OffersCommand::Take(args)) => (args, true),
         Some(OffersCommand::Decline(args)) => (args, false),
     };
-    let mut troubles = Troubles::new(context);
+    let mut troubles = ErrorReporter::new(context);
     let mut answers = Vec::new();
     for vps in &args.vpses {
         match context.api.answer_offer(vps.as_str(), take).await.map_err(with_hint) {
@@ -163,14 +163,14 @@ pub async fn offers(context: &Context, args: &OffersArgs) -> Result<(), Failure>
     troubles.end()
 }
 
-fn with_hint(failure: Failure) -> Failure {
+fn with_hint(failure: CommandError) -> CommandError {
     if failure.kind != Kind::NotFound {
         return failure;
     }
     failure.or_hint(|| "`kohakuriver vps shares` shows what you can answer".to_owned())
 }
 
-async fn list(context: &Context) -> Result<(), Failure> {
+async fn list(context: &Context) -> Result<(), CommandError> {
     let Received { shares, .. } = context.api.received().await?;
     if context.out.json {
         context.out.json(&shares);
@@ -209,7 +209,7 @@ fn share_row(share: &ReceivedShare, now: Timestamp) -> Vec<(Tone, String)> {
     ]
 }
 
-async fn list_offers(context: &Context) -> Result<(), Failure> {
+async fn list_offers(context: &Context) -> Result<(), CommandError> {
     let Received { offers, .. } = context.api.received().await?;
     if context.out.json {
         context.out.json(&offers);

@@ -13,7 +13,7 @@ pub use which::{LATEST, Which};
 
 use super::{called, with_list_hint};
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 use crate::ui::ago;
 
@@ -31,7 +31,7 @@ pub enum SnapshotCommand {
     Delete(delete::DeleteArgs),
 }
 
-pub async fn run(context: &Context, command: SnapshotCommand) -> Result<(), Failure> {
+pub async fn run(context: &Context, command: SnapshotCommand) -> Result<(), CommandError> {
     match command {
         SnapshotCommand::Create(args) => create::run(context, &args).await,
         SnapshotCommand::List(args) => list::run(context, &args).await,
@@ -41,7 +41,7 @@ pub async fn run(context: &Context, command: SnapshotCommand) -> Result<(), Fail
 }
 
 /// A VPS and what snapshots it has.
-async fn of(context: &Context, vps: &VpsRef) -> Result<(Task, SnapshotList), Failure> {
+async fn of(context: &Context, vps: &VpsRef) -> Result<(Task, SnapshotList), CommandError> {
     let task = context.api.task(vps.as_str()).await.map_err(with_list_hint)?;
     let list = context.api.snapshots(&task.task_id).await?;
     Ok((task, list))
@@ -54,7 +54,7 @@ pub async fn agree_to_lose_disk(
     vps: &VpsRef,
     which: &Which,
     yes: bool,
-) -> Result<Option<(VpsRef, String)>, Failure> {
+) -> Result<Option<(VpsRef, String)>, CommandError> {
     let (task, list) = of(context, vps).await?;
     let snapshot = which.among(&list.snapshots, called(&task))?;
     let question = format!(

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use kohakuriver_api::CreateVps;
 
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::keys::{self, MadeKey};
 
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -36,7 +36,7 @@ impl KeyArgs {
         &self,
         ssh_folder: &Path,
         body: &mut CreateVps,
-    ) -> Result<Option<MadeKey>, Failure> {
+    ) -> Result<Option<MadeKey>, CommandError> {
         let mut made = None;
         let public = if self.no_ssh_key {
             body.ssh_key_mode = "none".to_owned();

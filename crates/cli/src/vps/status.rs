@@ -8,7 +8,7 @@ use super::list::{cores, has_ssh, memory};
 use super::{called, is_machine, with_list_hint};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 use crate::ui::{Panel, Progress, Tone, age, ago, status_tone};
 use crate::wait::{self, News};
@@ -28,7 +28,7 @@ pub struct StatusArgs {
     watch: bool,
 }
 
-pub async fn run(context: &Context, args: &StatusArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &StatusArgs) -> Result<(), CommandError> {
     let task = context.api.task(args.vps.as_str()).await.map_err(with_list_hint)?;
     show(context, &task);
     if !args.watch {
@@ -37,7 +37,7 @@ pub async fn run(context: &Context, args: &StatusArgs) -> Result<(), Failure> {
     wait::watching(watch(context, task)).await
 }
 
-async fn watch(context: &Context, mut shown: Task) -> Result<(), Failure> {
+async fn watch(context: &Context, mut shown: Task) -> Result<(), CommandError> {
     let mut news = News::of(&shown.task_id, Some(shown.revision));
     loop {
         let mut quiet = Progress::quiet(context.out);

@@ -11,7 +11,7 @@ use super::act::{self, Act};
 use super::parse::{ON_OOM, memory};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -68,7 +68,7 @@ enum Limit {
     Bytes(Memory),
 }
 
-pub async fn run(context: &Context, args: &UpdateArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &UpdateArgs) -> Result<(), CommandError> {
     let change = body(&args.changes);
     act::run(context, Act::Update(&change), slice::from_ref(&args.vps), !args.no_wait).await
 }

@@ -24,7 +24,7 @@ use kohakuriver_store::Relation;
 
 /// What somebody wants with an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Wish {
+pub enum Permission {
     See,
     /// Get inside: SSH, terminals, forwards, files.
     Enter,
@@ -36,7 +36,7 @@ pub enum Wish {
     Share,
 }
 
-impl Wish {
+impl Permission {
     #[cfg(test)]
     pub const ALL: [Self; 6] =
         [Self::See, Self::Enter, Self::Secrets, Self::Change, Self::Delete, Self::Share];
@@ -61,15 +61,15 @@ struct Need {
     operator: bool,
 }
 
-const fn need(wish: Wish) -> Need {
+const fn need(wish: Permission) -> Need {
     use ShareLevel::{Manage, Use, View};
     match wish {
-        Wish::See => Need { role: Role::Viewer, level: Some(View), operator: true },
-        Wish::Enter => Need { role: Role::User, level: Some(Use), operator: false },
-        Wish::Secrets => Need { role: Role::User, level: Some(Manage), operator: false },
-        Wish::Change => Need { role: Role::User, level: Some(Manage), operator: true },
-        Wish::Delete => Need { role: Role::User, level: None, operator: true },
-        Wish::Share => Need { role: Role::User, level: None, operator: false },
+        Permission::See => Need { role: Role::Viewer, level: Some(View), operator: true },
+        Permission::Enter => Need { role: Role::User, level: Some(Use), operator: false },
+        Permission::Secrets => Need { role: Role::User, level: Some(Manage), operator: false },
+        Permission::Change => Need { role: Role::User, level: Some(Manage), operator: true },
+        Permission::Delete => Need { role: Role::User, level: None, operator: true },
+        Permission::Share => Need { role: Role::User, level: None, operator: false },
     }
 }
 
@@ -80,7 +80,7 @@ pub fn to_create(spec: &InstanceSpec) -> Role {
 }
 
 /// Decides on an act on one instance.
-pub fn on_instance(role: Role, relation: Relation, wish: Wish) -> Verdict {
+pub fn on_instance(role: Role, relation: Relation, wish: Permission) -> Verdict {
     let visible = role >= Role::Operator
         || (role >= Role::Viewer && (relation.owner || relation.level.is_some()));
     if !visible {
@@ -126,8 +126,8 @@ mod tests {
             .map(|line| line.split_whitespace().collect())
             .filter(|row: &Vec<&str>| !row.is_empty())
             .collect();
-        assert_eq!(rows.len(), Wish::ALL.len());
-        for (row, wish) in rows.iter().zip(Wish::ALL) {
+        assert_eq!(rows.len(), Permission::ALL.len());
+        for (row, wish) in rows.iter().zip(Permission::ALL) {
             assert_eq!(row[0], format!("{wish:?}"));
             for ((role, relation), cell) in columns.iter().zip(&row[1..]) {
                 let allowed = on_instance(*role, *relation, wish) == Verdict::Allow;
@@ -147,14 +147,14 @@ mod tests {
 
     #[test]
     fn strangers_learn_nothing_and_viewers_only_look() {
-        for wish in Wish::ALL {
+        for wish in Permission::ALL {
             for role in [Role::Anony, Role::Viewer, Role::User] {
                 assert_eq!(on_instance(role, Relation::default(), wish), Verdict::Hide);
             }
             let everything = relation(true, Some(ShareLevel::Manage));
             assert_eq!(on_instance(Role::Anony, everything, wish), Verdict::Hide);
             let viewer = on_instance(Role::Viewer, everything, wish);
-            assert_eq!(viewer == Verdict::Allow, wish == Wish::See);
+            assert_eq!(viewer == Verdict::Allow, wish == Permission::See);
         }
     }
 
@@ -167,7 +167,7 @@ mod tests {
             Verdict::Forbid => 1,
             Verdict::Allow => 2,
         };
-        for wish in Wish::ALL {
+        for wish in Permission::ALL {
             for owner in [false, true] {
                 for roles in Role::ALL.windows(2) {
                     for level in levels {

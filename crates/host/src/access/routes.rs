@@ -4,7 +4,7 @@
 use http::Method;
 use kohakuriver_model::Role;
 
-use super::policy::Wish;
+use super::policy::Permission;
 use crate::accounts::LOG_IN;
 
 /// What a path asks for before its handler runs.
@@ -15,7 +15,7 @@ pub enum Rule {
     Role(Role),
     /// At least a viewer; its handler then asks for the proof that this is allowed with the
     /// instance that the path names.
-    Instance(Wish),
+    Instance(Permission),
 }
 
 /// Which requests the audit log has.
@@ -90,11 +90,11 @@ const VIEWER: Rule = Rule::Role(Role::Viewer);
 const USER: Rule = Rule::Role(Role::User);
 const OPERATOR: Rule = Rule::Role(Role::Operator);
 const ADMIN: Rule = Rule::Role(Role::Admin);
-const SEE: Rule = Rule::Instance(Wish::See);
-const ENTER: Rule = Rule::Instance(Wish::Enter);
-const CHANGE: Rule = Rule::Instance(Wish::Change);
-const DELETE: Rule = Rule::Instance(Wish::Delete);
-const SHARE: Rule = Rule::Instance(Wish::Share);
+const SEE: Rule = Rule::Instance(Permission::See);
+const ENTER: Rule = Rule::Instance(Permission::Enter);
+const CHANGE: Rule = Rule::Instance(Permission::Change);
+const DELETE: Rule = Rule::Instance(Permission::Delete);
+const SHARE: Rule = Rule::Instance(Permission::Share);
 
 pub const ROWS: &[Row] = &[
     // The cluster.

@@ -4,7 +4,7 @@
 //! passed on: one that is stuck keeps no other of the same SSH connection waiting. All of one client
 //! is done by one thread (see [`thread`]), but what asks the store: that is the host's own runtime's.
 //!
-//! A connection is in the registry of [`presence`](crate::presence) from its login on, so it opens
+//! A connection is in the registry of [`presence`](crate::sessions::registry) from its login on, so it opens
 //! nothing new after its key or account is gone.
 
 use std::borrow::Cow;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kohakuriver_model::{Role, TaskId};
-use kohakuriver_net::{DetachedSocket, Pieces, Quiet, Socket, copy};
+use kohakuriver_net::{BufList, DetachedSocket, IntoLazyWrite, Socket, copy};
 use kohakuriver_runner_link::protocol::StreamTarget;
 use russh::keys::ssh_key::Certificate;
 use russh::keys::{Algorithm, PrivateKey};
@@ -37,14 +37,14 @@ use tokio_util::task::TaskTracker;
 
 use super::window::{FIRST_WINDOW, MAX_WINDOW, Window};
 use super::{Client, person, thread};
-use crate::access::{Caller, Person, Who, still_has_role};
-use crate::enter::{EnterError, Entered, enter};
+use crate::access::{Account, Caller, Principal, still_has_role};
 use crate::host::App;
 use crate::instances::{self, InstanceError};
 use crate::limits::Holder;
-use crate::presence::{Guard, Right};
+use crate::sessions::open::{OpenSession, OpenSessionError, open_session};
+use crate::sessions::registry::{Guard, Right};
+use crate::sessions::streams::InstanceStream;
 use crate::ssh_keys::{self, KeyError};
-use crate::streams::InstanceStream;
 
 /// Connections one SSH client may have open through the gateway.
 const MAX_CHANNELS: usize = 64;
@@ -173,8 +173,8 @@ async fn serve_here(
     client: Client,
     config: Arc<Config>,
 ) {
-    let stream = match stream.quiet() {
-        Ok(stream) => stream.gathering(),
+    let stream = match stream.into_lazy_write() {
+        Ok(stream) => stream.coalescing(),
         Err(error) => return tracing::warn!(%error, "an SSH connection was dropped"),
     };
     let (caller, relays) = (Caller::unnamed(&app, Some(client.address)), TaskTracker::new());
@@ -248,13 +248,13 @@ struct Jump {
 }
 
 impl Jump {
-    async fn owner_of(&self, key: &russh::keys::PublicKey) -> Option<Person> {
+    async fn owner_of(&self, key: &russh::keys::PublicKey) -> Option<Account> {
         let (app, key) = (self.app.clone(), key.clone());
         let asked = self.main.spawn(async move { person::owner_of(&app, &key).await });
         asked.await.ok().flatten()
     }
 
-    async fn holder_of(&self, certificate: &Certificate) -> Option<(Person, TaskId)> {
+    async fn holder_of(&self, certificate: &Certificate) -> Option<(Account, TaskId)> {
         let (app, certificate) = (self.app.clone(), certificate.clone());
         let asked = self.main.spawn(async move { person::holder_of(&app, &certificate).await });
         asked.await.ok().flatten()
@@ -262,11 +262,11 @@ impl Jump {
 
     /// Registers the connection, and asks once more whether the proof counts: no change falls in
     /// between.
-    async fn log_in(&mut self, person: Person) -> Auth {
+    async fn log_in(&mut self, person: Account) -> Auth {
         tracing::info!(user = person.username, proof = ?person.proof, "logged in at the SSH gateway");
-        self.caller = Caller::new(Who::Somebody(Arc::new(person)), self.caller.address);
+        self.caller = Caller::new(Principal::Account(Arc::new(person)), self.caller.address);
         let right = Right::Ask { role: Role::Viewer, wish: None };
-        let guard = self.app.presence.arrive(&self.caller, right);
+        let guard = self.app.sessions.register(&self.caller, right);
         let (app, caller) = (self.app.clone(), self.caller.clone());
         let asked =
             self.main.spawn(async move { still_has_role(&app, &caller, Role::Viewer).await });
@@ -295,7 +295,7 @@ async fn enter_by_jump(
     caller: Caller,
     only: Option<TaskId>,
     text: String,
-) -> Result<Entered, String> {
+) -> Result<OpenSession, String> {
     let entered = async {
         let text = match only {
             None => text.clone(),
@@ -304,9 +304,9 @@ async fn enter_by_jump(
                 Ok(_) | Err(_) => return Err(InstanceError::Unknown(text.clone()).into()),
             },
         };
-        enter(&app, &caller, &text, StreamTarget::Ssh).await
+        open_session(&app, &caller, &text, StreamTarget::Ssh).await
     };
-    entered.await.map_err(|error: EnterError| {
+    entered.await.map_err(|error: OpenSessionError| {
         tracing::info!(target_name = text, %error, "a jump was refused");
         error.line()
     })
@@ -327,7 +327,7 @@ async fn carry(
     })?;
     let (mut from_instance, mut to_instance) = split(instance);
     let inward = async {
-        let mut pieces = Pieces::default();
+        let mut pieces = BufList::default();
         let mut has_ended = false;
         while !has_ended || !pieces.is_empty() {
             tokio::select! {
@@ -359,7 +359,7 @@ impl Handler for Jump {
 
     /// Enough where nobody logs in: the instance's own SSH server asks for a key.
     async fn auth_none(&mut self, _user: &str) -> Result<Auth, Self::Error> {
-        Ok(if self.caller.who == Who::Nobody { Auth::reject() } else { Auth::Accept })
+        Ok(if self.caller.who == Principal::Anonymous { Auth::reject() } else { Auth::Accept })
     }
 
     async fn auth_publickey_offered(
@@ -367,7 +367,7 @@ impl Handler for Jump {
         _user: &str,
         offer: PublicKeyOffer<'_>,
     ) -> Result<Auth, Self::Error> {
-        if self.caller.who != Who::Nobody {
+        if self.caller.who != Principal::Anonymous {
             return Ok(Auth::Accept);
         }
         // SHA-1 signatures can be forged.
@@ -397,7 +397,7 @@ impl Handler for Jump {
         _user: &str,
         certificate: &Certificate,
     ) -> Result<Auth, Self::Error> {
-        if self.caller.who != Who::Nobody {
+        if self.caller.who != Principal::Anonymous {
             return Ok(Auth::Accept);
         }
         let Some((person, instance)) = self.holder_of(certificate).await else {
@@ -413,7 +413,7 @@ impl Handler for Jump {
         _user: &str,
         key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, Self::Error> {
-        if self.caller.who != Who::Nobody {
+        if self.caller.who != Principal::Anonymous {
             return Ok(Auth::Accept);
         }
         let Some(person) = self.owner_of(key.public_key).await else {
@@ -447,7 +447,7 @@ impl Handler for Jump {
             let (_slot, _relaying) = (slot, relaying);
             let entering = main.spawn(enter_by_jump(app, caller, only, text));
             match entering.await {
-                Ok(Ok(Entered { stream, guard })) => {
+                Ok(Ok(OpenSession { stream, guard })) => {
                     reply.accept().await;
                     let (reader, writer) = channel.split();
                     let carried =

@@ -11,11 +11,11 @@ use kohakuriver_agent_protocol::gateway::{MAX_GREETING, tunnel_request};
 use kohakuriver_runner_link::protocol::StreamTarget;
 
 use super::Client;
-use crate::access::{Caller, Who};
-use crate::enter::{Entered, enter};
+use crate::access::{Caller, Principal};
 use crate::host::App;
 use crate::limits::Holder;
-use crate::streams::relay_tcp;
+use crate::sessions::open::{OpenSession, open_session};
+use crate::sessions::streams::relay_tcp;
 
 const TOKEN_IN_THE_CLEAR: &str = "this port has no encryption, so API tokens are taken from the \
      host's own machine only; revoke this one if strangers can read the network, and use \
@@ -27,7 +27,7 @@ pub async fn serve(app: &App, mut stream: TcpStream, client: Client) {
         Err(error) => return tracing::debug!(%error, "a tunnel request broke off"),
     };
     let result = match answer(app, &line, &client).await {
-        Ok(Entered { stream: instance, guard }) => match stream.write_all(b"SUCCESS\n").await {
+        Ok(OpenSession { stream: instance, guard }) => match stream.write_all(b"SUCCESS\n").await {
             Ok(()) => {
                 let relayed = guard.during(relay_tcp(instance, stream, &[])).await;
                 relayed.map_or(Ok(()), |relayed| relayed.map(drop))
@@ -51,16 +51,16 @@ fn error_line(text: &str) -> String {
 }
 
 /// Opens what the line asks for.
-async fn answer(app: &App, line: &[u8], client: &Client) -> Result<Entered, String> {
+async fn answer(app: &App, line: &[u8], client: &Client) -> Result<OpenSession, String> {
     let Some((text, token)) = tunnel_request(line) else {
         return Err("this is the SSH gateway: use ssh -J, or REQUEST_TUNNEL <id>".to_owned());
     };
     let unnamed = Caller::unnamed(app, Some(client.address));
-    if unnamed.who == Who::Nobody && token.is_some() && !may_show_token(client.address) {
+    if unnamed.who == Principal::Anonymous && token.is_some() && !may_show_token(client.address) {
         return Err(TOKEN_IN_THE_CLEAR.to_owned());
     }
     let caller = caller(app, token, unnamed).await;
-    let entered = enter(app, &caller, text, StreamTarget::Ssh).await;
+    let entered = open_session(app, &caller, text, StreamTarget::Ssh).await;
     let entered = entered.map_err(|error| error.line())?;
     client.slot.know(Holder::of(&caller)).map_err(super::too_many)?;
     client.login.done();
@@ -74,9 +74,9 @@ fn may_show_token(address: IpAddr) -> bool {
 
 /// Whoever the token behind the id is of. Without logging in there is none.
 async fn caller(app: &App, token: Option<&str>, nobody: Caller) -> Caller {
-    let Some(token) = token.filter(|_| nobody.who == Who::Nobody) else { return nobody };
+    let Some(token) = token.filter(|_| nobody.who == Principal::Anonymous) else { return nobody };
     match app.accounts.of_token(app, token).await {
-        Ok(Some(person)) => Caller::new(Who::Somebody(person), nobody.address),
+        Ok(Some(person)) => Caller::new(Principal::Account(person), nobody.address),
         Ok(None) => nobody,
         Err(error) => {
             tracing::warn!(%error, "a token was not looked up");

@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::error::ApiError;
 use super::vps::reach;
-use crate::access::{Caller, Wish};
+use crate::access::{Caller, Permission};
 use crate::host::App;
 use crate::instances::{self, requested, shown};
 
@@ -66,7 +66,7 @@ async fn approve(
     query: Result<Query<ApproveQuery>, QueryRejection>,
 ) -> Result<Json<Message>, ApiError> {
     let Query(query) = query?;
-    let access = reach(&app, &caller, &text, Wish::See).await?;
+    let access = reach(&app, &caller, &text, Permission::See).await?;
     let row = requested::approve(&app, &caller, &access, query.revision.as_deref()).await?;
     let name = instances::display_name(row.id, &row.spec);
     let message = format!("VPS {name} is approved and being created on '{}'", row.node_name);
@@ -90,7 +90,7 @@ async fn reject(
     query: Result<Query<RejectQuery>, QueryRejection>,
 ) -> Result<Json<Rejected>, ApiError> {
     let Query(query) = query?;
-    let access = reach(&app, &caller, &text, Wish::See).await?;
+    let access = reach(&app, &caller, &text, Permission::See).await?;
     let reason = query.reason.filter(|text| !text.trim().is_empty());
     let row = requested::reject(&app, &caller, &access, reason).await?;
     let message = format!("the request {} is rejected", row.id);

@@ -18,7 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::ApiError;
-use super::guard::Unnoted;
+use super::guard::SkipAudit;
 use super::users::invalid;
 use crate::clock::iso;
 use crate::host::App;
@@ -73,7 +73,7 @@ async fn list_audit(
     let entries: Vec<_> = rows.into_iter().map(entry).collect();
     let mut response = Json(entries).into_response();
     if query.after.is_some() {
-        response.extensions_mut().insert(Unnoted);
+        response.extensions_mut().insert(SkipAudit);
     }
     Ok(response)
 }

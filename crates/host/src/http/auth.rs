@@ -18,8 +18,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::ApiError;
-use super::guard::{Made, Unnoted};
-use crate::access::{Caller, Who};
+use super::guard::{AuditTarget, SkipAudit};
+use crate::access::{Caller, Principal};
 use crate::accounts::{self, COOKIE_NAME, LoginError, Session};
 use crate::client_address::Secure;
 use crate::clock::iso;
@@ -73,11 +73,11 @@ async fn login(
     body: Result<Json<Login>, JsonRejection>,
 ) -> Result<Response, ApiError> {
     let Json(Login { username, password }) = body?;
-    let named = Made(format!("user {}", username.chars().take(50).collect::<String>()));
+    let named = AuditTarget(format!("user {}", username.chars().take(50).collect::<String>()));
     match app.accounts.log_in(&app, &username, password.0, &caller).await {
         Ok(session) => {
             let mut response = logged_in("Logged in", session, secure);
-            response.extensions_mut().insert(Unnoted);
+            response.extensions_mut().insert(SkipAudit);
             Ok(response)
         }
         Err(error) => {
@@ -104,7 +104,7 @@ async fn logout(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Respo
     let mut response = Json(Note { message: "Logged out".to_owned() }).into_response();
     set_cookie(&mut response, &gone);
     if !ended {
-        response.extensions_mut().insert(Unnoted);
+        response.extensions_mut().insert(SkipAudit);
     }
     Ok(response)
 }
@@ -144,15 +144,15 @@ async fn register(
     responses((status = 200, body = User), (status = 503, body = ErrorBody)))]
 async fn me(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<User>, ApiError> {
     match &caller.who {
-        Who::Everybody { .. } => Err(LoginError::Off.into()),
-        Who::Nobody => Ok(Json(User {
+        Principal::AuthDisabled { .. } => Err(LoginError::Off.into()),
+        Principal::Anonymous => Ok(Json(User {
             id: -1,
             username: "_anonymous".to_owned(),
             role: caller.role().to_string(),
             is_active: true,
             ..User::default()
         })),
-        Who::Somebody(person) => {
+        Principal::Account(person) => {
             let row = app.store.lookup_user(person.id).await?;
             let row = row.ok_or_else(ApiError::log_in)?;
             // What they may be with what they showed.
@@ -192,7 +192,7 @@ async fn reset_password(
 
 /// The answer that begins a session.
 pub fn logged_in(message: &str, session: Session, secure: Option<Extension<Secure>>) -> Response {
-    let named = Made(format!("user {}", session.user.username));
+    let named = AuditTarget(format!("user {}", session.user.username));
     let body = LoggedIn { message: message.to_owned(), user: user(&session.user) };
     let mut response = Json(body).into_response();
     set_cookie(&mut response, &session_cookie(&session, secure));

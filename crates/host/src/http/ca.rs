@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::error::ApiError;
 use crate::host::App;
-use crate::people_tls::PeopleTls;
+use crate::https::HttpsMode;
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(ca))
@@ -22,7 +22,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 #[utoipa::path(get, path = "/api/auth/ca", tag = "cluster",
     responses((status = 200, body = CaCertificate), (status = 404, body = ErrorBody)))]
 async fn ca(State(app): State<Arc<App>>) -> Result<Json<CaCertificate>, ApiError> {
-    if app.config.people_tls != PeopleTls::OwnCa {
+    if app.config.https != HttpsMode::OwnCa {
         let detail = "this host does not sign its own certificate";
         return Err(ApiError::new(StatusCode::NOT_FOUND, "no_own_ca", detail));
     }

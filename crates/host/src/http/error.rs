@@ -11,11 +11,11 @@ use kohakuriver_store::{CreateError, InvitationError, StoreError, UserError};
 
 use crate::access::Denied;
 use crate::accounts::{LoginError, PasswordError};
-use crate::enter::EnterError;
 use crate::instances::InstanceError;
 use crate::instances::request::RequestError;
 use crate::oidc::OidcError;
-use crate::streams::StreamError;
+use crate::sessions::open::OpenSessionError;
+use crate::sessions::streams::StreamError;
 
 /// The code of a refusal, for the audit log.
 #[derive(Clone, Debug)]
@@ -329,24 +329,26 @@ impl From<CreateError> for ApiError {
     }
 }
 
-impl From<EnterError> for ApiError {
-    fn from(error: EnterError) -> Self {
+impl From<OpenSessionError> for ApiError {
+    fn from(error: OpenSessionError) -> Self {
         let (text, hint) = (error.to_string(), error.hint());
         let answer = match error {
-            EnterError::Instance(error) => return error.into(),
-            EnterError::NotRunning { .. } => Self::new(StatusCode::CONFLICT, "not_running", text),
-            EnterError::Paused { .. } => Self::new(StatusCode::CONFLICT, "paused", text),
-            EnterError::NoSsh { .. } => Self::new(StatusCode::CONFLICT, "no_ssh", text),
-            EnterError::TooMany | EnterError::Full => {
+            OpenSessionError::Instance(error) => return error.into(),
+            OpenSessionError::NotRunning { .. } => {
+                Self::new(StatusCode::CONFLICT, "not_running", text)
+            }
+            OpenSessionError::Paused { .. } => Self::new(StatusCode::CONFLICT, "paused", text),
+            OpenSessionError::NoSsh { .. } => Self::new(StatusCode::CONFLICT, "no_ssh", text),
+            OpenSessionError::TooMany | OpenSessionError::Full => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_streams", text)
             }
-            EnterError::Stream(StreamError::NodeOffline { .. }) => {
+            OpenSessionError::Stream(StreamError::NodeOffline { .. }) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "node_away", text)
             }
-            EnterError::Stream(StreamError::NoConnection { .. } | StreamError::Slow) => {
+            OpenSessionError::Stream(StreamError::NoConnection { .. } | StreamError::Slow) => {
                 Self::new(StatusCode::BAD_GATEWAY, "node", text)
             }
-            EnterError::Stream(StreamError::Refused(_)) => {
+            OpenSessionError::Stream(StreamError::Refused(_)) => {
                 Self::new(StatusCode::BAD_GATEWAY, "refused", text)
             }
         };

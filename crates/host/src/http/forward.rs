@@ -39,10 +39,10 @@ use tokio::time::timeout;
 
 use super::socket::{self, NORMAL, REFUSED, Sender, TROUBLE};
 use crate::access::Caller;
-use crate::enter::{Entered, admit, enter};
 use crate::host::App;
 use crate::limits::{self, HeldBytes, Holder};
-use crate::streams::InstanceStream;
+use crate::sessions::open::{OpenSession, admit, open_session};
+use crate::sessions::streams::InstanceStream;
 
 /// Connections on one socket.
 const MOST: usize = 1024;
@@ -99,8 +99,8 @@ async fn serve(
     }
     // Whether anything can be reached there at all, before a client counts on it. The socket goes
     // when its client may not be there any more, whether it has connections or none.
-    let guard = match enter(&app, &caller, &text, StreamTarget::Ping).await {
-        Ok(Entered { stream: _, guard }) => guard,
+    let guard = match open_session(&app, &caller, &text, StreamTarget::Ping).await {
+        Ok(OpenSession { stream: _, guard }) => guard,
         Err(error) => {
             let code = if error.is_refusal() { REFUSED } else { TROUBLE };
             return refuse(&mut socket, code, &error.to_string()).await;
@@ -260,8 +260,8 @@ impl Tunnel {
         let out = Out { frames: self.frames.clone(), proto, client };
         let waiting = self.waiting.clone();
         self.tasks.spawn(async move {
-            match enter(&app, &caller, &text, target).await {
-                Ok(Entered { stream, guard }) => {
+            match open_session(&app, &caller, &text, target).await {
+                Ok(OpenSession { stream, guard }) => {
                     out.send(Kind::Connected, Bytes::new()).await;
                     let relayed = async {
                         match proto {

@@ -33,10 +33,10 @@ use utoipa_axum::routes;
 
 use super::error::ApiError;
 use crate::access::Caller;
-use crate::enter::EnterError;
 use crate::files::{Files, Held};
 use crate::host::App;
 use crate::limits::HeldBytes;
+use crate::sessions::open::OpenSessionError;
 
 /// The longest one request may take, except where bytes of any number are moved.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -74,18 +74,18 @@ async fn with_files<T>(
 async fn open(app: &App, caller: &Caller, text: &str) -> Result<Files, ApiError> {
     Files::open(app, caller, text).await.map_err(|error| match error {
         // Existing clients know this one by its number.
-        EnterError::NotRunning { .. } | EnterError::Paused { .. } => {
+        OpenSessionError::NotRunning { .. } | OpenSessionError::Paused { .. } => {
             let answer = ApiError::new(StatusCode::BAD_REQUEST, "not_running", error.to_string());
             match error.hint() {
                 Some(hint) => answer.hint(hint),
                 None => answer,
             }
         }
-        EnterError::Instance(_)
-        | EnterError::NoSsh { .. }
-        | EnterError::TooMany
-        | EnterError::Full
-        | EnterError::Stream(_) => error.into(),
+        OpenSessionError::Instance(_)
+        | OpenSessionError::NoSsh { .. }
+        | OpenSessionError::TooMany
+        | OpenSessionError::Full
+        | OpenSessionError::Stream(_) => error.into(),
     })
 }
 

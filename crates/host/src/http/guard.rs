@@ -13,22 +13,22 @@ use super::error::{ApiError, ErrorCode};
 use super::held;
 use crate::access::origin::is_foreign_page;
 use crate::access::routes::{self, Audit, Rule};
-use crate::access::{Caller, Who};
+use crate::access::{Caller, Principal};
 use crate::audit::Entry;
 use crate::client_address::{ClientAddress, Secure};
 use crate::host::App;
 
 /// What a handler made, for the audit log: an account, a new instance.
 #[derive(Clone, Debug)]
-pub struct Made(pub String);
+pub struct AuditTarget(pub String);
 
 /// What else a handler wants the audit log to say.
 #[derive(Clone, Debug)]
-pub struct Detail(pub String);
+pub struct AuditDetail(pub String);
 
 /// Says that a request needs no entry: it is one of many like it, or its handler wrote one.
 #[derive(Clone, Copy, Debug)]
-pub struct Unnoted;
+pub struct SkipAudit;
 
 pub async fn guard(
     State(app): State<Arc<App>>,
@@ -62,15 +62,15 @@ pub async fn guard(
         Err(denied) => ApiError::from(denied).into_response(),
     };
     let Audit::Act(action) = row.audit else { return response };
-    if response.extensions().get::<Unnoted>().is_some() {
+    if response.extensions().get::<SkipAudit>().is_some() {
         return response;
     }
-    if caller.who == Who::Nobody && !is_worth_noting(&app, &caller, row.rule) {
+    if caller.who == Principal::Anonymous && !is_worth_noting(&app, &caller, row.rule) {
         return response;
     }
     let object = object(&caller, &params, &response);
     let result = response.extensions().get::<ErrorCode>().map_or("ok", |code| code.0.as_str());
-    let detail = response.extensions().get::<Detail>().map(|detail| detail.0.clone());
+    let detail = response.extensions().get::<AuditDetail>().map(|detail| detail.0.clone());
     let entry = Entry { action, object, result, detail: detail.unwrap_or_default() };
     app.audit.record(&caller, entry).await;
     response
@@ -85,7 +85,7 @@ fn is_worth_noting(app: &App, caller: &Caller, rule: Rule) -> bool {
 
 /// What it was about: what the handler says, the instance that was found, or what the path names.
 fn object(caller: &Caller, params: &RawPathParams, response: &Response) -> String {
-    if let Some(Made(what)) = response.extensions().get() {
+    if let Some(AuditTarget(what)) = response.extensions().get() {
         return what.clone();
     }
     if let Some(id) = caller.touched() {

@@ -18,7 +18,7 @@ use super::error::ApiError;
 use crate::access::Caller;
 use crate::clock::iso;
 use crate::host::App;
-use crate::view;
+use crate::present;
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(health))
@@ -57,7 +57,7 @@ async fn health(
         };
     }
     let rows = app.store.list_nodes().await?;
-    let nodes: Vec<Node> = rows.iter().map(|row| view::node(&app, row)).collect();
+    let nodes: Vec<Node> = rows.iter().map(|row| present::node(&app, row)).collect();
     if let Some(name) = query.hostname {
         let Some(node) = nodes.into_iter().find(|node| node.hostname == name) else {
             let detail = format!("there is no node named '{name}'");
@@ -67,7 +67,7 @@ async fn health(
         return Ok(Json([node]).into_response());
     }
     let instances = app.store.list_instances().await?;
-    let running = |row: &&_| view::status_of(&app, row) == Status::Running;
+    let running = |row: &&_| present::status_of(&app, row) == Status::Running;
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     Ok(Json(Health {
         status: "ok".to_owned(),

@@ -25,10 +25,10 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::error::ApiError;
 use crate::access::routes::{Life, Row, Rule};
-use crate::access::{Caller, Who, still_has_role};
+use crate::access::{Caller, Principal, still_has_role};
 use crate::host::App;
 use crate::limits::{Full, Holder, Limit, Permit};
-use crate::presence::{Guard, Right};
+use crate::sessions::registry::{Guard, Right};
 use crate::slots::Slot;
 
 /// Requests of all callers at once, and of one account: long polls and uploads among them.
@@ -72,7 +72,7 @@ impl Requests {
     }
 
     fn take(&self, caller: &Caller) -> Result<Permit, ApiError> {
-        let limit = if caller.who == Who::Nobody { &self.strangers } else { &self.known };
+        let limit = if caller.who == Principal::Anonymous { &self.strangers } else { &self.known };
         limit.take(Holder::of(caller)).map_err(too_many)
     }
 }
@@ -143,7 +143,7 @@ fn admit(
     request: &Request,
 ) -> Result<Option<Permit>, ApiError> {
     if let Some(connection) = request.extensions().get::<Connection>()
-        && caller.who != Who::Nobody
+        && caller.who != Principal::Anonymous
     {
         let holder = if connection.shared { Holder::Here } else { Holder::of(caller) };
         connection.slot.know(holder).map_err(too_many)?;
@@ -168,7 +168,7 @@ async fn register(
     }
     let role = row.least_role();
     let wish = if let Rule::Instance(wish) = row.rule { Some(wish) } else { None };
-    let guard = app.presence.arrive(caller, Right::Ask { role, wish });
+    let guard = app.sessions.register(caller, Right::Ask { role, wish });
     if changes.has_changed().unwrap_or(true) && !still_has_role(app, caller, role).await {
         return Err(ApiError::log_in());
     }
@@ -241,7 +241,7 @@ struct Pace {
 
 impl Pace {
     fn of(app: &App, caller: &Caller, row: &Row) -> Self {
-        let stranger = caller.who == Who::Nobody;
+        let stranger = caller.who == Principal::Anonymous;
         let upload = row.life == Life::Upload;
         let patience = if upload { UPLOAD_PAUSE } else { app.config.deadlines.request_body };
         Self { patience, upload, longest: stranger.then_some(STRANGERS_BODY) }

@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 
 use super::error::ApiError;
 use super::vps::reach;
-use crate::access::{Caller, Wish};
+use crate::access::{Caller, Permission};
 use crate::host::App;
 use crate::instances::{self, InstanceError, request, requested, snapshots};
 
@@ -92,7 +92,7 @@ async fn restart_vps(
     let Some(which) = query.from_snapshot else {
         return change(&app, &caller, &text, Act::Restart, "is restarting").await;
     };
-    let access = reach(&app, &caller, &text, Wish::Change).await?;
+    let access = reach(&app, &caller, &text, Permission::Change).await?;
     let row = snapshots::restore(&app, &caller, &access, Some(&which)).await?;
     Ok(accepted(&app, &row, "is being restored"))
 }
@@ -130,7 +130,7 @@ async fn command_vps(
     caller: Caller,
     Path((text, command)): Path<(String, String)>,
 ) -> Result<Json<Message>, ApiError> {
-    let access = reach(&app, &caller, &text, Wish::Change).await?;
+    let access = reach(&app, &caller, &text, Permission::Change).await?;
     let (act, done) = match command.as_str() {
         "pause" => (Act::Pause, "paused"),
         "resume" => (Act::Resume, "running"),
@@ -164,10 +164,10 @@ async fn update_vps(
     body: Result<Json<UpdateVps>, JsonRejection>,
 ) -> Accepted {
     let Json(wish) = body?;
-    let access = reach(&app, &caller, &text, Wish::Change).await?;
+    let access = reach(&app, &caller, &text, Permission::Change).await?;
     if wish.add_ssh_keys.is_some() {
         // A key lets its holder in: to grant that, one must have it.
-        reach(&app, &caller, &text, Wish::Enter).await?;
+        reach(&app, &caller, &text, Permission::Enter).await?;
     }
     let detail = serde_json::to_string(&wish).unwrap_or_default();
     let edit = |spec: &kohakuriver_model::InstanceSpec| request::update(spec, &wish);
@@ -200,7 +200,7 @@ async fn delete_vps(
 
 async fn change(app: &App, caller: &Caller, text: &str, act: Act, outcome: &str) -> Accepted {
     let wish = match act {
-        Act::Delete { .. } => Wish::Delete,
+        Act::Delete { .. } => Permission::Delete,
         Act::Stop
         | Act::Kill
         | Act::Restart
@@ -208,7 +208,7 @@ async fn change(app: &App, caller: &Caller, text: &str, act: Act, outcome: &str)
         | Act::Pause
         | Act::Resume
         | Act::Update
-        | Act::RemoveKeys => Wish::Change,
+        | Act::RemoveKeys => Permission::Change,
     };
     let access = reach(app, caller, text, wish).await?;
     if let Some(row) = requested::lookup(app, &access).await? {
@@ -240,7 +240,7 @@ async fn withdraw(app: &App, row: RequestRow, act: Act) -> Accepted {
 pub fn accepted(app: &App, row: &InstanceRow, outcome: &str) -> (StatusCode, Json<Message>) {
     let name = instances::display_name(row.id, &row.spec);
     let mut message = format!("VPS {name} {outcome}");
-    if !app.links.is_online(&row.node_id) {
+    if !app.runners.is_online(&row.node_id) {
         let node = &row.node_name;
         message = format!("{message}, once node '{node}' is back: node '{node}' is offline");
         if row.intent.desired == Desired::Deleted {
@@ -249,7 +249,8 @@ pub fn accepted(app: &App, row: &InstanceRow, outcome: &str) -> (StatusCode, Jso
                  kohakuriver node remove {node} --force"
             ));
         }
-    } else if let Some(trouble) = app.links.progress(row.id).and_then(|progress| progress.trouble) {
+    } else if let Some(trouble) = app.runners.progress(row.id).and_then(|progress| progress.trouble)
+    {
         message = format!("{message}; in the way so far: {}", trouble.message);
     }
     (StatusCode::ACCEPTED, Json(Message { message, task_id: row.id.to_string() }))

@@ -23,8 +23,8 @@ use crate::access::Caller;
 use crate::clock::iso;
 use crate::host::App;
 use crate::instances::parse_node;
-use crate::links::Sample;
-use crate::{join, view};
+use crate::runner_registry::Sample;
+use crate::{join, present};
 
 const MAX_LABEL: usize = 63;
 const MAX_LABELS: usize = 64;
@@ -45,7 +45,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 #[utoipa::path(get, path = "/api/nodes", tag = "nodes", responses((status = 200, body = [Node])))]
 async fn list_nodes(State(app): State<Arc<App>>) -> Result<Json<Vec<Node>>, ApiError> {
     let nodes = app.store.list_nodes().await?;
-    Ok(Json(nodes.iter().map(|row| view::node(&app, row)).collect()))
+    Ok(Json(nodes.iter().map(|row| present::node(&app, row)).collect()))
 }
 
 /// One node.
@@ -55,7 +55,7 @@ async fn get_node(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
 ) -> Result<Json<Node>, ApiError> {
-    Ok(Json(view::node(&app, &find(&app, &name).await?)))
+    Ok(Json(present::node(&app, &find(&app, &name).await?)))
 }
 
 /// A node's row, by its name.
@@ -94,7 +94,7 @@ async fn set_drained(app: &App, name: &str, drained: bool) -> Result<Json<Node>,
     app.store.set_drained(&row.name, drained).await?;
     tracing::info!(node.name = name, drained, "node drained or not");
     app.changes.notify();
-    Ok(Json(view::node(app, &find(app, name).await?)))
+    Ok(Json(present::node(app, &find(app, name).await?)))
 }
 
 /// Sets and removes labels. `vps create` can ask for nodes that carry some.
@@ -130,7 +130,7 @@ async fn label_node(
     }
     app.store.set_labels(&row.name, &labels).await?;
     app.changes.notify();
-    Ok(Json(view::node(&app, &find(&app, &name).await?)))
+    Ok(Json(present::node(&app, &find(&app, &name).await?)))
 }
 
 fn is_label(text: &str, most: usize) -> bool {
@@ -148,7 +148,7 @@ async fn node_health(
     let row = find(&app, &name).await?;
     let hour_ago = app.clock.now_ms() - 3600 * 1000;
     let samples = app
-        .links
+        .runners
         .history(&row.id)
         .into_iter()
         .filter(|sample| sample.at_ms >= hour_ago)
@@ -160,7 +160,7 @@ async fn node_health(
             load_1m: metrics.load_1m,
         })
         .collect();
-    Ok(Json(NodeHealth { hostname: name, status: view::node(&app, &row).status, samples }))
+    Ok(Json(NodeHealth { hostname: name, status: present::node(&app, &row).status, samples }))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -207,10 +207,10 @@ async fn remove_node(
         }
         Err(error) => return Err(error.into()),
     };
-    app.links.forget(&id);
+    app.runners.forget(&id);
     app.changes.notify();
     tracing::info!(node.name = %name, "node removed");
-    left.iter().for_each(|row| app.links.forget_task(row.id));
+    left.iter().for_each(|row| app.runners.forget_task(row.id));
     let (machines, containers): (Vec<_>, Vec<_>) =
         left.iter().partition(|row| row.spec.backend() == BackendKind::Qemu);
     Ok(Json(NodeMessage {

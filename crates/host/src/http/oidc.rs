@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 
 use super::auth::{session_cookie, set_cookie};
 use super::error::ApiError;
-use super::guard::Made;
+use super::guard::AuditTarget;
 use super::page::page;
 use crate::access::Caller;
 use crate::accounts::{LoginError, cookie};
@@ -146,7 +146,7 @@ async fn oidc_callback(
         }
         Err(error) => return Err(error.into()),
     };
-    response.extensions_mut().insert(Made(format!("user {username}")));
+    response.extensions_mut().insert(AuditTarget(format!("user {username}")));
     Ok(response)
 }
 
@@ -203,7 +203,7 @@ async fn oidc_confirm(
     let (url, username) = oidc(&app)?.confirm(&app, &ticket, browser).await?;
     let mut response = Redirect::to(&url).into_response();
     set_cookie(&mut response, &browser_cookie("", 0, secure));
-    response.extensions_mut().insert(Made(format!("user {username}")));
+    response.extensions_mut().insert(AuditTarget(format!("user {username}")));
     Ok(response)
 }
 

@@ -16,7 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::ApiError;
-use super::guard::Made;
+use super::guard::AuditTarget;
 use super::users;
 use crate::access::Caller;
 use crate::accounts::LoginError;
@@ -122,7 +122,7 @@ async fn list_groups(State(app): State<Arc<App>>) -> Result<Json<Vec<Group>>, Ap
 async fn create_group(
     State(app): State<Arc<App>>,
     body: Result<Json<CreateGroup>, JsonRejection>,
-) -> Result<(Extension<Made>, Json<Group>), ApiError> {
+) -> Result<(Extension<AuditTarget>, Json<Group>), ApiError> {
     let Json(CreateGroup { name }) = body?;
     let name = group_name(&name).map_err(|error| users::invalid(error.to_string()))?;
     let id = app.store.create_group(&name, app.clock.now_ms()).await?;
@@ -137,9 +137,9 @@ async fn find(app: &App, id: i64) -> Result<GroupRow, ApiError> {
     })
 }
 
-async fn answer(app: &App, id: i64) -> Result<(Extension<Made>, Json<Group>), ApiError> {
+async fn answer(app: &App, id: i64) -> Result<(Extension<AuditTarget>, Json<Group>), ApiError> {
     let row = find(app, id).await?;
-    Ok((Extension(Made(format!("group {}", row.name))), Json(shown(row))))
+    Ok((Extension(AuditTarget(format!("group {}", row.name))), Json(shown(row))))
 }
 
 /// Changes a group's quota, or the rule under which requests need no operator.
@@ -149,7 +149,7 @@ async fn update_group(
     State(app): State<Arc<App>>,
     Path(id): Path<i64>,
     body: Result<Json<UpdateGroup>, JsonRejection>,
-) -> Result<(Extension<Made>, Json<Group>), ApiError> {
+) -> Result<(Extension<AuditTarget>, Json<Group>), ApiError> {
     let Json(wish) = body?;
     let row = find(&app, id).await?;
     let (quota, rule) = (wish.quota.map(from_api), wish.auto_approve.map(from_api));
@@ -164,12 +164,12 @@ async fn update_group(
 async fn delete_group(
     State(app): State<Arc<App>>,
     Path(id): Path<i64>,
-) -> Result<(Extension<Made>, Json<Note>), ApiError> {
+) -> Result<(Extension<AuditTarget>, Json<Note>), ApiError> {
     let row = find(&app, id).await?;
     app.store.delete_group(row.id).await?;
     app.accounts.changed();
     let message = format!("group '{}' is deleted", row.name);
-    Ok((Extension(Made(format!("group {}", row.name))), Json(Note { message })))
+    Ok((Extension(AuditTarget(format!("group {}", row.name))), Json(Note { message })))
 }
 
 /// Puts somebody into a group.
@@ -179,7 +179,7 @@ async fn delete_group(
 async fn add_member(
     State(app): State<Arc<App>>,
     Path((id, user)): Path<(i64, i64)>,
-) -> Result<(Extension<Made>, Json<Group>), ApiError> {
+) -> Result<(Extension<AuditTarget>, Json<Group>), ApiError> {
     set_member(&app, id, user, true).await
 }
 
@@ -190,7 +190,7 @@ async fn add_member(
 async fn remove_member(
     State(app): State<Arc<App>>,
     Path((id, user)): Path<(i64, i64)>,
-) -> Result<(Extension<Made>, Json<Group>), ApiError> {
+) -> Result<(Extension<AuditTarget>, Json<Group>), ApiError> {
     set_member(&app, id, user, false).await
 }
 
@@ -199,11 +199,11 @@ async fn set_member(
     id: i64,
     user: i64,
     member: bool,
-) -> Result<(Extension<Made>, Json<Group>), ApiError> {
+) -> Result<(Extension<AuditTarget>, Json<Group>), ApiError> {
     let group = find(app, id).await?;
     let user = users::find(app, user).await?;
     app.store.set_member(group.id, user.id, member).await?;
     app.accounts.changed();
-    let made = Made(format!("group {} user {}", group.name, user.username));
+    let made = AuditTarget(format!("group {} user {}", group.name, user.username));
     Ok((Extension(made), Json(shown(find(app, id).await?))))
 }

@@ -22,10 +22,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::ApiError;
-use super::guard::Made;
+use super::guard::AuditTarget;
 use super::users::invalid;
 use super::vps::reach;
-use crate::access::{Authorized, Caller, Person, Wish, authorize, policy};
+use crate::access::{Account, Authorized, Caller, Permission, authorize, policy};
 use crate::accounts::LoginError;
 use crate::clock::iso;
 use crate::host::App;
@@ -110,7 +110,7 @@ async fn list_assignments(
     caller: Caller,
     Path(text): Path<String>,
 ) -> Result<Json<Assignments>, ApiError> {
-    let access = reach(&app, &caller, &text, Wish::See).await?;
+    let access = reach(&app, &caller, &text, Permission::See).await?;
     let shares = app.store.list_shares(access.task_id()).await?;
     let assignment = |share: kohakuriver_store::ShareRow| match share.to {
         Grantee::User(user) => Some(Assignment {
@@ -265,7 +265,7 @@ async fn take_share(
     let by = (person.id, person.username.as_str());
     app.store.take_share(share.id, by, alias.as_ref(), app.clock.now_ms()).await?;
     announce(&app);
-    let access = authorize(&app, &caller, Wish::See, share.id).await?;
+    let access = authorize(&app, &caller, Permission::See, share.id).await?;
     Ok(Json(shown::one(&app, &caller, &access).await?))
 }
 
@@ -277,7 +277,7 @@ async fn decline_share(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path(text): Path<String>,
-) -> Result<(Extension<Made>, Json<Note>), ApiError> {
+) -> Result<(Extension<AuditTarget>, Json<Note>), ApiError> {
     let person = person(&caller)?;
     let share = received::find_share(&app, person.id, &text).await?;
     let share = share.ok_or_else(|| ApiError::from(AnswerError::NotShared))?;
@@ -285,7 +285,7 @@ async fn decline_share(
     app.store.decline_share(share.id, by, app.clock.now_ms()).await?;
     announce(&app);
     let message = format!("you have no part in VPS {} any more", received::called(&share));
-    Ok((Extension(Made(format!("vps {}", share.id))), Json(Note { message })))
+    Ok((Extension(AuditTarget(format!("vps {}", share.id))), Json(Note { message })))
 }
 
 /// Takes what is offered to the caller: it is theirs, and in their quota, from here on.
@@ -305,7 +305,7 @@ async fn take_offer(
     caller.require(policy::to_create(&offer.spec))?;
     app.store.take_offer(offer.id, (person.id, &person.username), now_ms).await?;
     announce(&app);
-    let access = authorize(&app, &caller, Wish::See, offer.id).await?;
+    let access = authorize(&app, &caller, Permission::See, offer.id).await?;
     Ok(Json(shown::one(&app, &caller, &access).await?))
 }
 
@@ -316,25 +316,25 @@ async fn decline_offer(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path(text): Path<String>,
-) -> Result<(Extension<Made>, Json<Note>), ApiError> {
+) -> Result<(Extension<AuditTarget>, Json<Note>), ApiError> {
     let person = person(&caller)?;
     let now_ms = app.clock.now_ms();
     let offer = received::find_offer(&app, person.id, &text, now_ms).await?;
     let offer = offer.ok_or_else(|| ApiError::from(OfferError::NoOffer))?;
     app.store.decline_offer(offer.id, (person.id, &person.username), now_ms).await?;
     announce(&app);
-    let made = Made(format!("vps {}", offer.id));
+    let made = AuditTarget(format!("vps {}", offer.id));
     Ok((Extension(made), Json(Note { message: "the offer is declined".to_owned() })))
 }
 
 /// The account that answers; absent on a host without login.
-fn person(caller: &Caller) -> Result<&Person, ApiError> {
+fn person(caller: &Caller) -> Result<&Account, ApiError> {
     Ok(caller.person().ok_or(LoginError::Off)?)
 }
 
 /// The proof that the caller may share an instance; a request cannot be shared.
 async fn instance(app: &App, caller: &Caller, text: &str) -> Result<Authorized, ApiError> {
-    let access = reach(app, caller, text, Wish::Share).await?;
+    let access = reach(app, caller, text, Permission::Share).await?;
     instances::get(app, &access).await?;
     Ok(access)
 }

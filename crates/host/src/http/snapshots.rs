@@ -19,7 +19,7 @@ use utoipa_axum::routes;
 use super::error::ApiError;
 use super::lifecycle::accepted;
 use super::vps::reach;
-use crate::access::{Caller, Wish};
+use crate::access::{Caller, Permission};
 use crate::clock::iso;
 use crate::host::App;
 use crate::instances::{InstanceError, request, snapshots};
@@ -40,7 +40,7 @@ async fn list_snapshots(
     caller: Caller,
     Path(text): Path<String>,
 ) -> Result<Json<SnapshotList>, ApiError> {
-    let access = reach(&app, &caller, &text, Wish::See).await?;
+    let access = reach(&app, &caller, &text, Permission::See).await?;
     let found = snapshots::list(&app, &access).await?;
     let id = access.task_id();
     let snapshots: Vec<_> = found.into_iter().map(|found| shown(id, found)).collect();
@@ -69,7 +69,7 @@ async fn create_snapshot(
     let Query(query) = query?;
     let name = request::snapshot_name(query.name)?;
     let message = request::snapshot_message(query.message)?;
-    let access = reach(&app, &caller, &text, Wish::Change).await?;
+    let access = reach(&app, &caller, &text, Permission::Change).await?;
     let found = snapshots::create(&app, &caller, &access, name, message).await?;
     let snapshot = shown(access.task_id(), found);
     let message = "Snapshot created".to_owned();
@@ -84,7 +84,7 @@ async fn latest_snapshot(
     caller: Caller,
     Path(text): Path<String>,
 ) -> Result<Json<LatestSnapshot>, ApiError> {
-    let access = reach(&app, &caller, &text, Wish::See).await?;
+    let access = reach(&app, &caller, &text, Permission::See).await?;
     let found = snapshots::list(&app, &access).await?;
     let id = access.task_id();
     let Some(newest) = found.first() else {
@@ -103,7 +103,7 @@ async fn delete_snapshot(
     caller: Caller,
     Path((text, which)): Path<(String, String)>,
 ) -> Result<Json<SnapshotsDeleted>, ApiError> {
-    let access = reach(&app, &caller, &text, Wish::Change).await?;
+    let access = reach(&app, &caller, &text, Permission::Change).await?;
     snapshots::delete(&app, &caller, &access, &which).await?;
     let message = format!("Snapshot {which} deleted");
     Ok(Json(SnapshotsDeleted { message, deleted_count: 1 }))
@@ -117,7 +117,7 @@ async fn delete_all_snapshots(
     caller: Caller,
     Path(text): Path<String>,
 ) -> Result<Json<SnapshotsDeleted>, ApiError> {
-    let access = reach(&app, &caller, &text, Wish::Change).await?;
+    let access = reach(&app, &caller, &text, Permission::Change).await?;
     let deleted_count = snapshots::delete_all(&app, &caller, &access).await?;
     let message = format!("{deleted_count} snapshots deleted");
     Ok(Json(SnapshotsDeleted { message, deleted_count }))
@@ -132,7 +132,7 @@ async fn restore_snapshot(
     caller: Caller,
     Path((text, which)): Path<(String, String)>,
 ) -> Result<(StatusCode, Json<Message>), ApiError> {
-    let access = reach(&app, &caller, &text, Wish::Change).await?;
+    let access = reach(&app, &caller, &text, Permission::Change).await?;
     let row = snapshots::restore(&app, &caller, &access, Some(&which)).await?;
     Ok(accepted(&app, &row, "is being restored"))
 }

@@ -14,12 +14,12 @@ use utoipa_axum::routes;
 
 use super::error::ApiError;
 use super::vps::reach;
-use crate::access::{Caller, Wish};
+use crate::access::{Caller, Permission};
 use crate::clock::iso;
-use crate::enter::require_open;
 use crate::host::App;
+use crate::sessions::open::require_open;
 use crate::ssh_ca::{Holder, LIFE, SignError, Signed};
-use crate::{instances, ssh_people};
+use crate::{authorized_keys_sync, instances};
 
 /// A key of 16384 bits has less than a third of this.
 const LONGEST_KEY: usize = 16 * 1024;
@@ -40,7 +40,7 @@ async fn sign_ssh_key(
     Path(text): Path<String>,
     body: Result<Json<AskSshCertificate>, JsonRejection>,
 ) -> Result<Json<SshCertificate>, ApiError> {
-    let access = reach(&app, &caller, &text, Wish::Enter).await?;
+    let access = reach(&app, &caller, &text, Permission::Enter).await?;
     let Json(AskSshCertificate { public_key }) = body?;
     let row = instances::get(&app, &access).await?;
     require_open(&app, &row, &StreamTarget::Ssh)?;
@@ -53,7 +53,7 @@ async fn sign_ssh_key(
     // Before anything is changed: what is no key changes nothing.
     let Signed { line, principal, expires_ms, serial } =
         app.ssh_ca.sign(&public_key, access.task_id(), &holder, now_ms)?;
-    let told = ssh_people::trust(&app, &row).await?;
+    let told = authorized_keys_sync::trust(&app, &row).await?;
     tracing::info!(task.id = %row.id, user = name, serial, "signed an SSH certificate");
     let warning = if told { wrong_clock(&app, &row).await? } else { Some(untold(&row)) };
     let expires_at = iso(expires_ms);

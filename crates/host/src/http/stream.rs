@@ -24,9 +24,9 @@ use utoipa_axum::routes;
 use super::error::ApiError;
 use super::write_deadline::WriteDeadline;
 use crate::access::Caller;
-use crate::enter::{Entered, enter};
 use crate::host::App;
-use crate::streams::{InstanceStream, relay_tcp};
+use crate::sessions::open::{OpenSession, open_session};
+use crate::sessions::streams::{InstanceStream, relay_tcp};
 
 /// What a client asks its connection to become.
 const PROTOCOL: &str = "kohakuriver-stream";
@@ -97,7 +97,7 @@ async fn open_stream(
         let detail = format!("this path needs the header Upgrade: {PROTOCOL}");
         return Err(ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail));
     };
-    let Entered { stream, guard } = enter(&app, &caller, &text, target).await?;
+    let OpenSession { stream, guard } = open_session(&app, &caller, &text, target).await?;
     let tasks = app.tasks.clone();
     tasks.spawn(async move {
         tokio::select! {

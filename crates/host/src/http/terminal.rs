@@ -34,9 +34,9 @@ use tokio::time::timeout;
 
 use super::socket::{self, NORMAL, REFUSED, Sender, TROUBLE};
 use crate::access::Caller;
-use crate::enter::{Entered, admit, enter};
 use crate::host::App;
-use crate::streams::InstanceStream;
+use crate::sessions::open::{OpenSession, admit, open_session};
+use crate::sessions::streams::InstanceStream;
 
 /// How long a terminal waits to hear how large it is: a page says so at once, and a client that does
 /// not is not kept waiting for its output.
@@ -87,7 +87,8 @@ async fn session(
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, super::error::ApiError> {
     // Before the upgrade: a client of ours reads the refusal as it reads any other.
-    let Entered { stream, guard } = enter(&app, &caller, &text, StreamTarget::Session).await?;
+    let OpenSession { stream, guard } =
+        open_session(&app, &caller, &text, StreamTarget::Session).await?;
     socket::serve(app, &caller, upgrade, async move |_, socket| {
         guard.during(carry(socket, stream)).await;
     })
@@ -151,8 +152,8 @@ async fn serve_json(
     query: TerminalQuery,
     mut socket: WebSocket,
 ) {
-    let opened = enter(app, caller, text, StreamTarget::Session).await;
-    let Entered { stream, guard } = match opened {
+    let opened = open_session(app, caller, text, StreamTarget::Session).await;
+    let OpenSession { stream, guard } = match opened {
         Ok(entered) => entered,
         Err(error) => {
             let code = if error.is_refusal() { REFUSED } else { TROUBLE };

@@ -18,8 +18,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::ApiError;
-use super::guard::Made;
-use crate::access::{Caller, Person, Proof};
+use super::guard::AuditTarget;
+use crate::access::{Account, Caller, Credential};
 use crate::accounts::{LoginError, digest, millis, new_secret};
 use crate::clock::iso;
 use crate::host::App;
@@ -39,21 +39,21 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 }
 
 /// The caller's account; there is one wherever people log in.
-fn own(caller: &Caller) -> Result<&Person, ApiError> {
+fn own(caller: &Caller) -> Result<&Account, ApiError> {
     Ok(caller.person().ok_or(LoginError::Off)?)
 }
 
 /// The hash of the caller's token, if the caller authenticated with one.
-fn own_token(person: &Person) -> Option<&str> {
+fn own_token(person: &Account) -> Option<&str> {
     match &person.proof {
-        Proof::Token(hash) => Some(hash),
-        Proof::Session(_) | Proof::Key(_) | Proof::Certificate => None,
+        Credential::Token(hash) => Some(hash),
+        Credential::Session(_) | Credential::Key(_) | Credential::Certificate => None,
     }
 }
 
 /// When the token ends that somebody came with, if it was one. The account's own term at a provider
 /// does not count: it is renewed with each log-in there.
-async fn end_of_token(app: &App, person: &Person) -> Result<Option<i64>, StoreError> {
+async fn end_of_token(app: &App, person: &Account) -> Result<Option<i64>, StoreError> {
     let Some(hash) = own_token(person) else { return Ok(None) };
     let token = app.store.token(hash, app.clock.now_ms()).await?;
     Ok(token.and_then(|token| token.expires_ms))
@@ -88,7 +88,7 @@ async fn create_token(
     State(app): State<Arc<App>>,
     caller: Caller,
     body: Result<Json<CreateToken>, JsonRejection>,
-) -> Result<(Extension<Made>, Json<CreatedToken>), ApiError> {
+) -> Result<(Extension<AuditTarget>, Json<CreatedToken>), ApiError> {
     let Json(request) = body?;
     let person = own(&caller)?;
     let invalid = |detail: &str| ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail);
@@ -121,7 +121,7 @@ async fn create_token(
     let parent = own_token(person);
     let new = NewToken { user: person.id, name: &name, hash: &hash, role, expires_ms, parent };
     let id = app.store.create_token(&new, now_ms).await?;
-    let made = Made(format!("token {id} of user {}", person.username));
+    let made = AuditTarget(format!("token {id} of user {}", person.username));
     let created = CreatedToken {
         id,
         name,
@@ -176,7 +176,7 @@ async fn add_user_key(
     State(app): State<Arc<App>>,
     caller: Caller,
     body: Result<Json<AddUserKey>, JsonRejection>,
-) -> Result<(Extension<Made>, Json<UserKey>), ApiError> {
+) -> Result<(Extension<AuditTarget>, Json<UserKey>), ApiError> {
     let Json(AddUserKey { key }) = body?;
     let person = own(&caller)?;
     let invalid = |detail: &str| ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail);
@@ -221,7 +221,7 @@ async fn add_user_key(
         Err(error) => return Err(error.into()),
     };
     app.accounts.changed();
-    Ok((Extension(Made(format!("key {fingerprint}"))), Json(shown_key(row))))
+    Ok((Extension(AuditTarget(format!("key {fingerprint}"))), Json(shown_key(row))))
 }
 
 /// Removes a registered key of one's own. What was opened with it ends.

@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 
 use super::auth::user;
 use super::error::ApiError;
-use super::guard::Made;
+use super::guard::AuditTarget;
 use super::quota;
 use crate::access::Caller;
 use crate::accounts::{digest, millis, new_secret, shown};
@@ -57,7 +57,7 @@ async fn update_user(
     caller: Caller,
     Path(id): Path<i64>,
     body: Result<Json<UpdateUser>, JsonRejection>,
-) -> Result<(Extension<Made>, Json<User>), ApiError> {
+) -> Result<(Extension<AuditTarget>, Json<User>), ApiError> {
     let Json(wish) = body?;
     let id = UserId(id);
     let role = wish.role.as_deref().map(str::parse::<Role>).transpose();
@@ -94,8 +94,8 @@ fn bad(detail: &str) -> ApiError {
     ApiError::new(StatusCode::BAD_REQUEST, "invalid", detail)
 }
 
-fn made(row: &UserRow) -> Extension<Made> {
-    Extension(Made(format!("user {}", row.username)))
+fn made(row: &UserRow) -> Extension<AuditTarget> {
+    Extension(AuditTarget(format!("user {}", row.username)))
 }
 
 /// Deletes an account that owns no VPS. Its number is never given out again.
@@ -106,7 +106,7 @@ async fn delete_user(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path(id): Path<i64>,
-) -> Result<(Extension<Made>, Json<Note>), ApiError> {
+) -> Result<(Extension<AuditTarget>, Json<Note>), ApiError> {
     if caller.user_id() == Some(UserId(id)) {
         return Err(bad("you cannot delete yourself"));
     }
@@ -125,7 +125,7 @@ async fn create_reset(
     caller: Caller,
     Path(id): Path<i64>,
     body: Result<Json<CreateReset>, JsonRejection>,
-) -> Result<(Extension<Made>, Json<PasswordReset>), ApiError> {
+) -> Result<(Extension<AuditTarget>, Json<PasswordReset>), ApiError> {
     let Json(wish) = body?;
     let hours = wish.expires_hours.unwrap_or(24).clamp(1, 720);
     let row = find(&app, id).await?;
@@ -159,7 +159,7 @@ async fn create_invitation(
     State(app): State<Arc<App>>,
     caller: Caller,
     body: Result<Json<CreateInvitation>, JsonRejection>,
-) -> Result<(Extension<Made>, Json<Invitation>), ApiError> {
+) -> Result<(Extension<AuditTarget>, Json<Invitation>), ApiError> {
     let Json(wish) = body?;
     let role: Role = wish.role.parse().map_err(|error| bad(&format!("{error}")))?;
     if role == Role::Anony {
@@ -194,7 +194,7 @@ async fn create_invitation(
         created_by: caller.user_id(),
     };
     let row = app.store.create_invitation(&new, now_ms).await?;
-    let made = Made(format!("invitation {} as {role}", row.id));
+    let made = AuditTarget(format!("invitation {} as {role}", row.id));
     Ok((Extension(made), Json(invitation(row, Some(secret), now_ms))))
 }
 

@@ -19,7 +19,7 @@ use super::node;
 use crate::access::Caller;
 use crate::host::App;
 use crate::instances::machines::{self, Found, NodeMachines};
-use crate::view;
+use crate::present;
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -88,7 +88,7 @@ fn shown(app: &App, node: NodeMachines) -> VmNode {
 }
 
 fn instance(app: &App, Found { machine, row }: Found) -> VmInstance {
-    let task = row.map(|row| view::task(app, &row));
+    let task = row.map(|row| present::task(app, &row));
     VmInstance {
         task_id: machine.task_id.to_string(),
         disk_usage_bytes: machine.disk_bytes,

@@ -20,8 +20,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::ApiError;
-use super::guard::Detail;
-use crate::access::{Authorized, Caller, Wish, authorize};
+use super::guard::AuditDetail;
+use crate::access::{Authorized, Caller, Permission, authorize};
 use crate::clock::iso;
 use crate::host::App;
 use crate::instances::requested::{self, Created};
@@ -46,11 +46,13 @@ pub async fn reach(
     app: &App,
     caller: &Caller,
     text: &str,
-    wish: Wish,
+    wish: Permission,
 ) -> Result<Authorized, ApiError> {
     let id = match wish {
-        Wish::Enter | Wish::Secrets => instances::find_to_enter(app, caller, text).await?,
-        Wish::See | Wish::Change | Wish::Delete | Wish::Share => {
+        Permission::Enter | Permission::Secrets => {
+            instances::find_to_enter(app, caller, text).await?
+        }
+        Permission::See | Permission::Change | Permission::Delete | Permission::Share => {
             instances::find(app, caller, text).await?
         }
     };
@@ -80,19 +82,19 @@ async fn create_vps(
     caller: Caller,
     query: Result<Query<CreateQuery>, QueryRejection>,
     body: Result<Json<CreateVps>, JsonRejection>,
-) -> Result<(Option<Extension<Detail>>, Json<CreatedVps>), ApiError> {
+) -> Result<(Option<Extension<AuditDetail>>, Json<CreatedVps>), ApiError> {
     let Query(query) = query?;
     let Json(mut request) = body?;
     let generated = generate_key(&mut request)?;
     let row = match requested::create(&app, &caller, &request).await? {
         Created::Instance(row) => *row,
         Created::Requested(row) => {
-            let access = authorize(&app, &caller, Wish::See, row.id).await?;
+            let access = authorize(&app, &caller, Permission::See, row.id).await?;
             let task = shown::one(&app, &caller, &access).await?;
             return Ok((None, waits(&request, task, generated)));
         }
     };
-    let access = authorize(&app, &caller, Wish::See, row.id).await?;
+    let access = authorize(&app, &caller, Permission::See, row.id).await?;
     let mut task = shown::one(&app, &caller, &access).await?;
     let mut message = "VPS is being created".to_owned();
     if query.wait {
@@ -104,7 +106,7 @@ async fn create_vps(
         message = "VPS created".to_owned();
     }
     let (ssh_private_key, ssh_public_key) = generated.unzip();
-    let detail = unconfined(&row.spec).map(|text| Extension(Detail(text)));
+    let detail = unconfined(&row.spec).map(|text| Extension(AuditDetail(text)));
     let created = CreatedVps {
         message,
         task_id: row.id.to_string(),
@@ -239,7 +241,8 @@ async fn get_status(
     let Query(query) = query?;
     let limit = Duration::from_secs(query.timeout.unwrap_or(LONGEST_POLL).min(LONGEST_POLL));
     let id = instances::wait_for_change(&app, &caller, &text, query.since, limit).await?;
-    let access = authorize(&app, &caller, Wish::See, id).await.map_err(instances::denied(&text))?;
+    let access =
+        authorize(&app, &caller, Permission::See, id).await.map_err(instances::denied(&text))?;
     Ok(Json(shown::one(&app, &caller, &access).await?))
 }
 
@@ -251,7 +254,7 @@ async fn list_keys(
     caller: Caller,
     Path(text): Path<String>,
 ) -> Result<Json<Vec<SshKey>>, ApiError> {
-    let access = reach(&app, &caller, &text, Wish::See).await?;
+    let access = reach(&app, &caller, &text, Permission::See).await?;
     let row = instances::get(&app, &access).await?;
     let lines = row.spec.ssh.map(|ssh| ssh.authorized_keys).unwrap_or_default();
     Ok(Json(instances::keys::describe(&lines)))
@@ -274,7 +277,7 @@ async fn list_events(
     query: Result<Query<EventsQuery>, QueryRejection>,
 ) -> Result<Json<Vec<Event>>, ApiError> {
     let Query(query) = query?;
-    let id = match reach(&app, &caller, &text, Wish::See).await {
+    let id = match reach(&app, &caller, &text, Permission::See).await {
         Ok(access) => access.task_id(),
         // What is gone belongs to nobody; who runs the cluster may still look.
         Err(unknown) if caller.role() >= Role::Operator => {

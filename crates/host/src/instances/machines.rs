@@ -11,7 +11,7 @@ use kohakuriver_store::{InstanceRow, NodeRow};
 use tokio::time::timeout;
 
 use super::{InstanceError, act, denied, display_name, find};
-use crate::access::{Caller, Wish, authorize};
+use crate::access::{Caller, Permission, authorize};
 use crate::host::App;
 
 /// A list is a look into one folder. A node whose storage hangs must not hold up the others.
@@ -130,7 +130,7 @@ async fn delete_vps(
         }),
         None => 0,
     };
-    let access = authorize(app, caller, Wish::Delete, row.id).await.map_err(denied(&name))?;
+    let access = authorize(app, caller, Permission::Delete, row.id).await.map_err(denied(&name))?;
     act(app, caller, &access, Act::Delete { force }).await?;
     let message = format!("VPS {name} is being deleted");
     Ok(Removed { task_id: row.id, freed_bytes, message })
@@ -152,10 +152,10 @@ async fn ask(
     limit: Duration,
 ) -> Result<NodeAnswer, InstanceError> {
     let name = node.name.to_string();
-    if !app.links.is_online(&node.id) {
+    if !app.runners.is_online(&node.id) {
         return Err(InstanceError::NodeOffline { node: name });
     }
-    match timeout(limit, app.links.ask_node(&node.id, question)).await {
+    match timeout(limit, app.runners.ask_node(&node.id, question)).await {
         Ok(Some(NodeAnswer::Failed { code, message, hint })) => {
             Err(InstanceError::Node { code, message, hint })
         }

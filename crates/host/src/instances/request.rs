@@ -84,7 +84,7 @@ pub enum RequestError {
 
 /// A checked wish for a new instance.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct ValidatedCreate {
     pub spec: InstanceSpec,
     pub target: Option<NodeName>,
     pub demand: Demand,
@@ -98,7 +98,7 @@ const MOST_GPUS: u32 = 64;
 pub fn validate(
     request: &CreateVps,
     original: Option<&InstanceSpec>,
-) -> Result<Wanted, RequestError> {
+) -> Result<ValidatedCreate, RequestError> {
     let target: Option<NodeName> =
         text(&request.target_hostname).map(|name| name.parse()).transpose()?;
     if request.from_snapshot.is_some() && request.from_vps.is_none() {
@@ -130,7 +130,7 @@ pub fn validate(
         numa: request.target_numa_node_id,
         backend: spec.backend(),
     };
-    Ok(Wanted { spec, target, demand })
+    Ok(ValidatedCreate { spec, target, demand })
 }
 
 fn backend(

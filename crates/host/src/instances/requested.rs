@@ -17,12 +17,12 @@ use kohakuriver_store::{
     Consent, Decision, InstanceRow, NewInstance, NewRequest, RequestRow, RequestState, StoreError,
 };
 
-use super::request::{self, RequestError, Wanted};
+use super::request::{self, RequestError, ValidatedCreate};
 use super::{InstanceError, snapshots, tell, unavailable_nodes};
-use crate::access::{Authorized, Caller, Person, Proof, Who, policy};
+use crate::access::{Account, Authorized, Caller, Credential, Principal, policy};
 use crate::accounts::digest;
+use crate::authorized_keys_sync;
 use crate::host::App;
-use crate::ssh_people;
 
 /// The longest reason for a rejection.
 const LONGEST_REASON: usize = 1000;
@@ -60,8 +60,8 @@ pub async fn create(
 
 async fn ask(
     app: &App,
-    person: &Person,
-    wanted: Wanted,
+    person: &Account,
+    wanted: ValidatedCreate,
     wish: String,
 ) -> Result<Created, InstanceError> {
     let now_ms = app.clock.now_ms();
@@ -74,7 +74,11 @@ async fn ask(
 }
 
 /// Checks a wish, whether its maker may have such a thing, and what it is to be a copy of.
-async fn prepare(app: &App, caller: &Caller, request: &CreateVps) -> Result<Wanted, InstanceError> {
+async fn prepare(
+    app: &App,
+    caller: &Caller,
+    request: &CreateVps,
+) -> Result<ValidatedCreate, InstanceError> {
     let source = match &request.from_vps {
         Some(text) => Some(snapshots::find_source(app, caller, text).await?),
         None => None,
@@ -95,16 +99,16 @@ async fn prepare(app: &App, caller: &Caller, request: &CreateVps) -> Result<Want
 /// For whom it is, and who sees the refusal.
 async fn place(
     app: &App,
-    wanted: Wanted,
+    wanted: ValidatedCreate,
     request: &CreateVps,
     (owner, caller): (&Caller, &Caller),
     consent: Consent,
 ) -> Result<InstanceRow, InstanceError> {
-    let Wanted { mut spec, target, demand } = wanted;
+    let ValidatedCreate { mut spec, target, demand } = wanted;
     let now_ms = app.clock.now_ms();
     let id = TaskId::at(now_ms.unsigned_abs(), app.cluster);
     if let Some(access) = &mut spec.ssh {
-        ssh_people::prepare(app, access, id, owner.user_id()).await?;
+        authorized_keys_sync::prepare(app, access, id, owner.user_id()).await?;
     }
     let unavailable = unavailable_nodes(app, &spec, &request.node_labels).await?;
     let names_others = caller.role() >= Role::Operator;
@@ -113,7 +117,7 @@ async fn place(
     let row = app.store.create_instance(new, &unavailable, now_ms).await?;
     tracing::info!(task.id = %row.id, node.name = %row.node_name, "created");
     tell(app, &row);
-    ssh_people::catch_up(app, row.id).await;
+    authorized_keys_sync::catch_up(app, row.id).await;
     Ok(row)
 }
 
@@ -137,14 +141,14 @@ pub async fn approve(
     let owner = app.store.lookup_user(row.owner).await?.filter(|user| user.is_active);
     let Some(owner) = owner else { return Err(InstanceError::OwnerGone { name: row.owner_name }) };
     // What it is a copy of must be theirs to copy still, not the operator's.
-    let person = Person {
+    let person = Account {
         id: owner.id,
         username: owner.username,
         role: owner.role,
-        proof: Proof::Certificate,
+        proof: Credential::Certificate,
         expires_ms: None,
     };
-    let asker = Caller::new(Who::Somebody(Arc::new(person)), None);
+    let asker = Caller::new(Principal::Account(Arc::new(person)), None);
     let wanted = prepare(app, &asker, &request).await?;
     let decision = decision(caller);
     let consent = Consent::Request { id: row.id, revision: row.revision, decision };
@@ -222,7 +226,7 @@ pub async fn rule(
 }
 
 /// What a wish will hold.
-fn holdings(wanted: &Wanted) -> Holdings {
+fn holdings(wanted: &ValidatedCreate) -> Holdings {
     let gpus = match &wanted.demand.gpus {
         GpuDemand::None => 0,
         GpuDemand::Count(count) => u64::from(*count),
@@ -245,6 +249,6 @@ pub fn spec_of(row: &RequestRow) -> Option<(InstanceSpec, CreateVps)> {
     let request: CreateVps = serde_json::from_str(&row.wish).ok()?;
     // A copy's image is that of its original, which may be gone.
     let plain = CreateVps { from_vps: None, from_snapshot: None, ..request.clone() };
-    let Wanted { spec, .. } = request::validate(&plain, None).ok()?;
+    let ValidatedCreate { spec, .. } = request::validate(&plain, None).ok()?;
     Some((spec, request))
 }

@@ -8,9 +8,9 @@ use kohakuriver_model::{Role, TaskId};
 use kohakuriver_store::{Grantee, InstanceRow, Relation, RequestRow, ShareRow, SharedWith};
 
 use super::{InstanceError, get, requested};
-use crate::access::{Authorized, Caller, Wish, may};
+use crate::access::{Authorized, Caller, Permission, may};
 use crate::host::App;
-use crate::view;
+use crate::present;
 
 /// All that the caller is to see in lists, newest first: what is theirs, what they took, and for
 /// those who run the cluster everything.
@@ -37,14 +37,14 @@ async fn tasks(app: &App, caller: &Caller, all: bool) -> Result<Vec<Task>, Insta
             level: shared.map(|shared| shared.level),
         };
         let is_wanted = all || relation.owner || shared.is_some_and(|shared| shared.taken);
-        if is_wanted && may(caller, relation, Wish::See) {
+        if is_wanted && may(caller, relation, Permission::See) {
             let shares = shares.remove(&row.id).unwrap_or_default();
             tasks.push((row.id, instance(app, caller, &row, (relation, shared), &shares)));
         }
     }
     for row in app.store.list_requests().await? {
         let relation = of_request(caller, &row);
-        if (all || relation.owner) && may(caller, relation, Wish::See) {
+        if (all || relation.owner) && may(caller, relation, Permission::See) {
             tasks.push((row.id, request(caller, &row, relation)));
         }
     }
@@ -66,7 +66,7 @@ pub async fn one(app: &App, caller: &Caller, access: &Authorized) -> Result<Task
     };
     let shares = app.store.list_shares(id).await?;
     let mut task = instance(app, caller, &row, (relation, shared.as_ref()), &shares);
-    if may(caller, relation, Wish::Share) {
+    if may(caller, relation, Permission::Share) {
         let offer = app.store.offer_of(id, app.clock.now_ms()).await?;
         task.offered_to = offer.map(|offer| offer.to);
     }
@@ -98,7 +98,7 @@ fn instance(
     (relation, shared): (Relation, Option<&SharedWith>),
     shares: &[ShareRow],
 ) -> Task {
-    let mut task = view::task(app, row);
+    let mut task = present::task(app, row);
     let name = row.spec.name.as_ref().map(ToString::to_string);
     let owner = row.owner.as_ref().map(|owner| owner.username.as_str());
     task.reference = match shared.and_then(|shared| shared.alias.clone()) {
@@ -127,7 +127,7 @@ fn instance(
 }
 
 fn request(caller: &Caller, row: &RequestRow, relation: Relation) -> Task {
-    let mut task = view::requested(row, requested::spec_of(row));
+    let mut task = present::requested(row, requested::spec_of(row));
     let owner = Some(row.owner_name.as_str()).filter(|_| !relation.owner);
     task.reference = qualified(row.id, task.name.as_deref(), owner);
     task.approval_revision = Some(requested::approval_revision(row));
@@ -137,7 +137,7 @@ fn request(caller: &Caller, row: &RequestRow, relation: Relation) -> Task {
 
 /// Takes out what they may not read, and says what they are to it.
 fn limit(task: &mut Task, caller: &Caller, relation: Relation) {
-    if !may(caller, relation, Wish::Secrets) {
+    if !may(caller, relation, Permission::Secrets) {
         task.env_vars.clear();
     }
     task.access = match (relation.owner, relation.level) {

@@ -6,7 +6,7 @@ use kohakuriver_runner_link::protocol::{Answer, Question, Snapshot};
 use kohakuriver_store::{InstanceRow, NewEvent};
 
 use super::{InstanceError, act_with, denied, display_name, find_to_enter, get};
-use crate::access::{Authorized, Caller, Wish, authorize};
+use crate::access::{Authorized, Caller, Permission, authorize};
 use crate::host::App;
 use kohakuriver_model::Act;
 
@@ -118,7 +118,7 @@ pub async fn find_source(
 ) -> Result<(Authorized, InstanceRow), InstanceError> {
     let id = find_to_enter(app, caller, text).await?;
     // Whoever has a copy reads all that is in it.
-    let access = authorize(app, caller, Wish::Secrets, id).await.map_err(denied(text))?;
+    let access = authorize(app, caller, Permission::Secrets, id).await.map_err(denied(text))?;
     let row = get(app, &access).await?;
     Ok((access, row))
 }
@@ -165,7 +165,7 @@ fn choose(
 }
 
 async fn ask(app: &App, row: &InstanceRow, question: Question) -> Result<Answer, InstanceError> {
-    match app.links.ask(&row.node_id, row.id, question).await {
+    match app.runners.ask(&row.node_id, row.id, question).await {
         Some(Answer::Failed { code, message, hint }) => {
             Err(InstanceError::Node { code, message, hint })
         }

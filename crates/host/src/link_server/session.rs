@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::pace::Pace;
 use crate::host::App;
-use crate::links::{Outgoing, Progress, Seen, Trouble};
 use crate::orders::{self, Prepared};
+use crate::runner_registry::{Outgoing, Progress, Seen, Trouble};
 
 /// Messages of one session that may be none of the protocol. A newer runner may say what this host
 /// does not know; one that says only that is none.
@@ -53,11 +53,11 @@ pub async fn serve(
             return;
         }
     };
-    let (session, mut queue, gone) = app.links.register(&node, Seen::now(&app.clock));
+    let (session, mut queue, gone) = app.runners.register(&node, Seen::now(&app.clock));
     // It may have been removed between the greeting and now; whoever removes it from here on
     // ends this session.
     if !matches!(app.store.lookup_node_name(&node).await, Ok(Some(_))) {
-        app.links.forget(&node);
+        app.runners.forget(&node);
         return;
     }
     tracing::info!(node.name = %name, version = hello.runner_version, "runner connected");
@@ -66,13 +66,13 @@ pub async fn serve(
         () = gone.cancelled() => None,
         result = talk(&app, &node, &name, &mut frames, &mut queue) => result.err(),
     };
-    app.links.unregister(&node, session);
+    app.runners.unregister(&node, session);
     app.changes.notify();
     match end {
         Some(error) => tracing::info!(node.name = %name, %error, "runner disconnected"),
         None => tracing::info!(node.name = %name, "runner's connection closed"),
     }
-    if let Some(seen) = app.links.seen(&node)
+    if let Some(seen) = app.runners.seen(&node)
         && let Err(error) = app.store.record_seen(&node, seen.wall_ms).await
     {
         tracing::warn!(node.name = %name, %error, "could not record when the node was last seen");
@@ -152,7 +152,7 @@ async fn talk(
                     received => received?,
                 };
                 heard = Instant::now();
-                app.links.record_heartbeat(node, None, Seen::now(&app.clock));
+                app.runners.record_heartbeat(node, None, Seen::now(&app.clock));
                 if is_written(&message) {
                     tokio::time::sleep(pace.take(heard)).await;
                 }
@@ -239,10 +239,10 @@ fn give_up(app: &App, node: &NodeId, message: &ToRunner, bytes: usize) {
     tracing::error!(node.id = %node, bytes, "a message to a runner is too large and was not sent");
     match message {
         ToRunner::Ask { request, .. } => {
-            app.links.answer(node, *request, Answer::too_large(bytes));
+            app.runners.answer(node, *request, Answer::too_large(bytes));
         }
         ToRunner::AskNode { request, .. } => {
-            app.links.answer_node(node, *request, NodeAnswer::too_large(bytes));
+            app.runners.answer_node(node, *request, NodeAnswer::too_large(bytes));
         }
         ToRunner::Order(order) => {
             tracing::error!(task.id = %order.task_id, bytes, "its order was not sent");
@@ -264,7 +264,7 @@ async fn handle(
 ) -> Result<Option<ToRunner>, SessionError> {
     match message {
         ToHost::Heartbeat { metrics } => {
-            app.links.record_heartbeat(node, Some(metrics), Seen::now(&app.clock));
+            app.runners.record_heartbeat(node, Some(metrics), Seen::now(&app.clock));
             return Ok(Some(ToRunner::HeartbeatAck));
         }
         ToHost::Observation { task_id, observation } => {
@@ -275,13 +275,13 @@ async fn handle(
                 app.changes.notify();
             }
         }
-        ToHost::Answer { request, answer } => app.links.answer(node, request, answer.bounded()),
+        ToHost::Answer { request, answer } => app.runners.answer(node, request, answer.bounded()),
         ToHost::NodeAnswer { request, answer } => {
-            app.links.answer_node(node, request, answer.bounded());
+            app.runners.answer_node(node, request, answer.bounded());
         }
         ToHost::DialFailed { mut error } => {
             bound_line(&mut error, MAX_REMARK_BYTES);
-            app.links.dial_failed(node, error);
+            app.runners.dial_failed(node, error);
         }
         ToHost::RenewCertificate { csr_pem } => {
             match app.ca.sign_runner(&csr_pem, node, app.clock.now_ms()) {
@@ -306,7 +306,7 @@ async fn observe(
         // Only what its owner asked last is shown; and only this node may speak of it.
         let row = app.store.lookup_instance(task_id).await?;
         if row.is_some_and(|row| row.node_id == *node)
-            && app.links.set_progress(task_id, Some(progress))
+            && app.runners.set_progress(task_id, Some(progress))
         {
             app.changes.notify();
         }
@@ -317,9 +317,9 @@ async fn observe(
     if app.store.record_observation(task_id, node, &observation, event, now_ms).await? {
         tracing::info!(task.id = %task_id, state = ?observation.state, "observed");
         if observation.state == Observed::Absent {
-            app.links.forget_task(task_id);
+            app.runners.forget_task(task_id);
         } else {
-            app.links.set_progress(task_id, None);
+            app.runners.set_progress(task_id, None);
         }
         app.changes.notify();
     }

@@ -100,7 +100,7 @@ async fn a_second_host_on_the_same_data_is_refused() -> Result<()> {
         bind: "127.0.0.1".parse()?,
         port: 0,
         ssh_port: 0,
-        people_tls: kohakuriver_host::PeopleTls::Off,
+        https: kohakuriver_host::HttpsMode::Off,
         trusted_proxies: Vec::new(),
         names: Vec::new(),
         link_bind: "127.0.0.1".parse()?,

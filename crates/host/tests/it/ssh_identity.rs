@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use kohakuriver_host::PeopleTls;
+use kohakuriver_host::HttpsMode;
 use kohakuriver_model::{SshAccess, TaskId, UserId};
 use kohakuriver_testkit::{Answer, FakeRunner, Person, Reaction, TestHost};
 use serde_json::json;
@@ -34,7 +34,7 @@ impl Lab {
         // With TLS it has the real time, which ssh and the library have too.
         let host = TestHost::start_with(|config| {
             config.auth.enabled = true;
-            config.people_tls = PeopleTls::OwnCa;
+            config.https = HttpsMode::OwnCa;
         })
         .await?;
         let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::{SinkExt, StreamExt};
-use kohakuriver_host::PeopleTls;
+use kohakuriver_host::HttpsMode;
 use kohakuriver_testkit::{FakeRunner, Reaction, TestHost};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -23,7 +23,7 @@ const TAKEN_UP_LIMIT: Duration = Duration::from_secs(60);
 
 async fn own_ca_host() -> Result<TestHost> {
     TestHost::start_with(|config| {
-        config.people_tls = PeopleTls::OwnCa;
+        config.https = HttpsMode::OwnCa;
         config.names = vec!["river.lab".to_owned()];
     })
     .await
@@ -31,7 +31,7 @@ async fn own_ca_host() -> Result<TestHost> {
 
 async fn files_host(dir: &Path) -> Result<TestHost> {
     let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
-    TestHost::start_with(|config| config.people_tls = PeopleTls::Files { cert, key }).await
+    TestHost::start_with(|config| config.https = HttpsMode::Files { cert, key }).await
 }
 
 /// A certificate that signs itself, and its key, as something else writes them.

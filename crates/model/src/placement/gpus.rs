@@ -4,17 +4,17 @@
 //! twice. They differ in what stands against a card, and in that a machine takes whole IOMMU
 //! groups: the cards that share one with a card it gets come along.
 
-use super::{Demand, GpuDemand, GpuRoom, NodeRoom, Shortage};
+use super::{Demand, GpuCapacity, GpuDemand, NodeCapacity, Shortage};
 use crate::spec::{BackendKind, GpuRef};
 
 /// Why the node cannot give GPUs to containers, where that is asked for.
-pub(super) fn lacks_runtime<'a>(demand: &Demand, node: &'a NodeRoom) -> Option<&'a str> {
+pub(super) fn lacks_runtime<'a>(demand: &Demand, node: &'a NodeCapacity) -> Option<&'a str> {
     let asked = demand.gpus.count() > 0 && demand.backend == BackendKind::Docker;
     let has_any = node.gpus.iter().any(|room| room.for_containers);
     node.no_gpu_runtime.as_deref().filter(|_| asked && has_any)
 }
 
-pub(super) fn choose(demand: &Demand, node: &NodeRoom) -> Result<Vec<GpuRef>, Shortage> {
+pub(super) fn choose(demand: &Demand, node: &NodeCapacity) -> Result<Vec<GpuRef>, Shortage> {
     let name = &node.name;
     if let Some(reason) = lacks_runtime(demand, node) {
         return Err(Shortage::absolute(format!("node '{name}' {reason}")));
@@ -55,31 +55,31 @@ pub(super) fn choose(demand: &Demand, node: &NodeRoom) -> Result<Vec<GpuRef>, Sh
     }
 }
 
-fn refs(given: &[&GpuRoom]) -> Vec<GpuRef> {
+fn refs(given: &[&GpuCapacity]) -> Vec<GpuRef> {
     given.iter().map(|room| room.gpu.clone()).collect()
 }
 
 /// A node's GPUs, for one kind of instance.
 struct Desk<'a> {
-    node: &'a NodeRoom,
+    node: &'a NodeCapacity,
     backend: BackendKind,
 }
 
 impl<'a> Desk<'a> {
     /// Those that an instance of this kind is ever given.
-    fn mine(&self) -> impl Iterator<Item = &'a GpuRoom> {
+    fn mine(&self) -> impl Iterator<Item = &'a GpuCapacity> {
         let any = self.backend == BackendKind::Qemu;
         self.node.gpus.iter().filter(move |room| any || room.for_containers)
     }
 
-    fn numbered(&self, index: u32) -> Result<&'a GpuRoom, Shortage> {
+    fn numbered(&self, index: u32) -> Result<&'a GpuCapacity, Shortage> {
         self.node.gpus.iter().find(|room| room.gpu.index == index).ok_or_else(|| {
             let (name, has) = (&self.node.name, self.mine().count());
             Shortage::absolute(format!("node '{name}' has no GPU {index} (it has {has})"))
         })
     }
 
-    fn known(&self, gpu: &GpuRef) -> Result<&'a GpuRoom, Shortage> {
+    fn known(&self, gpu: &GpuRef) -> Result<&'a GpuCapacity, Shortage> {
         let uuid = &gpu.uuid;
         self.node.gpus.iter().find(|room| room.gpu.uuid == *uuid).ok_or_else(|| {
             let name = &self.node.name;
@@ -87,7 +87,11 @@ impl<'a> Desk<'a> {
         })
     }
 
-    fn give(&self, room: &'a GpuRoom, given: &mut Vec<&'a GpuRoom>) -> Result<(), Shortage> {
+    fn give(
+        &self,
+        room: &'a GpuCapacity,
+        given: &mut Vec<&'a GpuCapacity>,
+    ) -> Result<(), Shortage> {
         if let Some(reason) = self.refusal(room) {
             return Err(Shortage::absolute(reason));
         }
@@ -98,7 +102,11 @@ impl<'a> Desk<'a> {
     }
 
     /// Gives the others of its group with it.
-    fn take_along(&self, room: &'a GpuRoom, given: &mut Vec<&'a GpuRoom>) -> Result<(), Shortage> {
+    fn take_along(
+        &self,
+        room: &'a GpuCapacity,
+        given: &mut Vec<&'a GpuCapacity>,
+    ) -> Result<(), Shortage> {
         for peer in self.peers(room) {
             self.give(peer, given).map_err(|shortage| {
                 let index = room.gpu.index;
@@ -111,12 +119,12 @@ impl<'a> Desk<'a> {
         Ok(())
     }
 
-    fn peers(&self, room: &'a GpuRoom) -> impl Iterator<Item = &'a GpuRoom> {
+    fn peers(&self, room: &'a GpuCapacity) -> impl Iterator<Item = &'a GpuCapacity> {
         let along = self.backend == BackendKind::Qemu;
         self.node.gpus.iter().filter(move |other| along && room.peers.contains(&other.gpu.uuid))
     }
 
-    fn refusal(&self, room: &GpuRoom) -> Option<String> {
+    fn refusal(&self, room: &GpuCapacity) -> Option<String> {
         let place = format!("GPU {} of node '{}'", room.gpu.index, self.node.name);
         if let Some(who) = &room.taken_by {
             return Some(format!("{place} is taken by {who}"));
@@ -138,7 +146,7 @@ impl<'a> Desk<'a> {
     fn so_many(&self, wanted: usize, near: Option<u32>) -> Result<Vec<GpuRef>, Shortage> {
         let mut total = 0;
         let mut why_not = None;
-        let mut units: Vec<Vec<&GpuRoom>> = Vec::new();
+        let mut units: Vec<Vec<&GpuCapacity>> = Vec::new();
         for room in self.mine() {
             total += 1;
             if units.iter().flatten().any(|other| other.gpu.uuid == room.gpu.uuid) {
@@ -166,7 +174,7 @@ impl<'a> Desk<'a> {
         }
         // Cards beside the processors it is pinned to are faster to reach.
         units.sort_by_key(|unit| near.is_some() && unit.iter().any(|room| room.numa != near));
-        let mut given: Vec<&GpuRoom> = Vec::new();
+        let mut given: Vec<&GpuCapacity> = Vec::new();
         while given.len() < wanted {
             let missing = wanted - given.len();
             let fits = units.iter().position(|unit| unit.len() <= missing);

@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn node(name: &str, cores: u32, taken: u32) -> NodeRoom {
-    NodeRoom {
+fn node(name: &str, cores: u32, taken: u32) -> NodeCapacity {
+    NodeCapacity {
         id: NodeId::new(name),
         name: name.parse().unwrap(),
         unavailable: None,
@@ -17,11 +17,11 @@ fn node(name: &str, cores: u32, taken: u32) -> NodeRoom {
     }
 }
 
-fn with_gpus(mut node: NodeRoom, taken: &[bool]) -> NodeRoom {
+fn with_gpus(mut node: NodeCapacity, taken: &[bool]) -> NodeCapacity {
     node.gpus = taken
         .iter()
         .zip(0..)
-        .map(|(taken, index)| GpuRoom {
+        .map(|(taken, index)| GpuCapacity {
             gpu: GpuRef { index, uuid: format!("GPU-{index}") },
             numa: Some(index % 2),
             taken_by: taken.then(|| "VPS 'web'".to_owned()),
@@ -130,7 +130,7 @@ fn for_machine(gpus: GpuDemand) -> Demand {
 }
 
 /// Cards 1 and 2 share a group, card 3 was never NVIDIA's.
-fn with_groups() -> NodeRoom {
+fn with_groups() -> NodeCapacity {
     let mut node = with_gpus(node("n", 8, 0), &[false; 4]);
     node.gpus[1].peers = vec!["GPU-2".to_owned()];
     node.gpus[2].peers = vec!["GPU-1".to_owned()];
@@ -139,7 +139,7 @@ fn with_groups() -> NodeRoom {
     node
 }
 
-fn numbers(nodes: &[NodeRoom], demand: &Demand) -> Result<Vec<u32>, String> {
+fn numbers(nodes: &[NodeCapacity], demand: &Demand) -> Result<Vec<u32>, String> {
     let placed = place(demand, Some(&name("n")), nodes).map_err(|refusal| refusal.to_string())?;
     Ok(placed.gpus.iter().map(|gpu| gpu.index).collect())
 }

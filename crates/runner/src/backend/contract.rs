@@ -13,7 +13,7 @@ use kohakuriver_runner_link::protocol::Order;
 
 use super::docker::{ContainerSettings, DockerBackend, DockerConfig};
 use super::fake::FakeBackend;
-use super::{Backend, BackendError, Change, Life, SnapshotWish};
+use super::{Backend, BackendError, Change, Lifecycle, SnapshotWish};
 use crate::agent_files;
 use crate::agent_stream;
 use crate::layout::Layout;
@@ -104,7 +104,7 @@ fn example(name: &str) -> PathBuf {
     path
 }
 
-async fn life(backend: &dyn Backend, id: TaskId) -> Option<Life> {
+async fn life(backend: &dyn Backend, id: TaskId) -> Option<Lifecycle> {
     backend.inspect(id).await.unwrap().map(|found| found.life)
 }
 
@@ -133,7 +133,7 @@ async fn contract(backend: &dyn Backend, layout: &Layout, order: Order) {
     let second = backend.create(&order, &image).await;
     assert!(matches!(second, Err(BackendError::Refused { .. })), "{second:?}");
     let created = backend.inspect(id).await.unwrap().unwrap();
-    assert_eq!((created.life, &created.started), (Life::Created, &None));
+    assert_eq!((created.life, &created.started), (Lifecycle::Created, &None));
 
     backend.start(id).await.unwrap();
     backend.start(id).await.unwrap();
@@ -145,7 +145,7 @@ async fn contract(backend: &dyn Backend, layout: &Layout, order: Order) {
     for _ in 0..2 {
         backend.stop(id).await.unwrap();
         let ended = life(backend, id).await;
-        assert!(matches!(ended, Some(Life::Ended { exit_code: Some(_), .. })), "{ended:?}");
+        assert!(matches!(ended, Some(Lifecycle::Ended { exit_code: Some(_), .. })), "{ended:?}");
     }
     backend.start(id).await.unwrap();
     answers(backend, id).await;
@@ -175,7 +175,7 @@ async fn freezing_and_resizing(backend: &dyn Backend, order: &Order) {
     let id = order.task_id;
     for _ in 0..2 {
         backend.pause(id).await.unwrap();
-        assert!(matches!(life(backend, id).await, Some(Life::Paused { .. })));
+        assert!(matches!(life(backend, id).await, Some(Lifecycle::Paused { .. })));
     }
     let mut spec = order.spec.clone();
     (spec.cores, spec.memory_bytes, spec.pids_limit) = (1, Some(128 << 20), 200);
@@ -186,7 +186,7 @@ async fn freezing_and_resizing(backend: &dyn Backend, order: &Order) {
     }
     for _ in 0..2 {
         backend.resume(id).await.unwrap();
-        assert!(matches!(life(backend, id).await, Some(Life::Running { .. })));
+        assert!(matches!(life(backend, id).await, Some(Lifecycle::Running { .. })));
     }
     // Back to no limit at all.
     backend.resize(id, &order.spec).await.unwrap();
@@ -195,7 +195,7 @@ async fn freezing_and_resizing(backend: &dyn Backend, order: &Order) {
     for _ in 0..2 {
         backend.kill(id).await.unwrap();
         let ended = life(backend, id).await;
-        assert!(matches!(ended, Some(Life::Ended { exit_code: Some(137), .. })), "{ended:?}");
+        assert!(matches!(ended, Some(Lifecycle::Ended { exit_code: Some(137), .. })), "{ended:?}");
         backend.pause(id).await.unwrap();
         backend.resume(id).await.unwrap();
     }
@@ -214,7 +214,7 @@ async fn refusing_while_it_runs(backend: &dyn Backend, order: &Order) {
     for _ in 0..2 {
         backend.kill(id).await.unwrap();
         let ended = life(backend, id).await;
-        assert!(matches!(ended, Some(Life::Ended { exit_code: Some(137), .. })), "{ended:?}");
+        assert!(matches!(ended, Some(Lifecycle::Ended { exit_code: Some(137), .. })), "{ended:?}");
         backend.pause(id).await.unwrap();
     }
     for spec in [&spec, &spec, &order.spec] {
@@ -249,7 +249,7 @@ async fn snapshots(backend: &dyn Backend, order: &Order) {
     backend.remove(id).await.unwrap();
     backend.create(&restored, &image).await.unwrap();
     let found = backend.inspect(id).await.unwrap().unwrap();
-    assert_eq!((found.life, found.disk), (Life::Created, restored.intent.disk_generation));
+    assert_eq!((found.life, found.disk), (Lifecycle::Created, restored.intent.disk_generation));
     backend.start(id).await.unwrap();
     answers(backend, id).await;
     backend.delete_snapshot(id, second.tag).await.unwrap();
@@ -295,7 +295,7 @@ async fn docker_tells_when_an_instance_ends_by_itself() {
     };
     tokio::time::timeout(PATIENCE, told).await.expect("it was told");
     let ended = life(&node.backend, order.task_id).await;
-    assert!(matches!(ended, Some(Life::Ended { exit_code: Some(3), .. })), "{ended:?}");
+    assert!(matches!(ended, Some(Lifecycle::Ended { exit_code: Some(3), .. })), "{ended:?}");
 }
 
 /// Runs a command inside; how it ends is not the question.

@@ -37,7 +37,7 @@ use tokio::net::UnixStream;
 
 use crate::agent_files;
 use crate::agent_stream::AgentAddress;
-use crate::backend::{Backend, BackendError, Change, Found, Limits, Progress, SnapshotWish};
+use crate::backend::{Backend, BackendError, BackendState, Change, Limits, Progress, SnapshotWish};
 use crate::layout::Layout;
 
 mod allowed;
@@ -237,11 +237,11 @@ impl Backend for DockerBackend {
         Ok(())
     }
 
-    async fn inspect(&self, id: TaskId) -> Result<Option<Found>, BackendError> {
+    async fn inspect(&self, id: TaskId) -> Result<Option<BackendState>, BackendError> {
         container::inspect(&self.engine, id).await
     }
 
-    async fn list(&self) -> Result<Vec<(TaskId, Found)>, BackendError> {
+    async fn list(&self) -> Result<Vec<(TaskId, BackendState)>, BackendError> {
         container::list(&self.engine, &self.config).await
     }
 

@@ -20,7 +20,9 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, broadcast, watch};
 
-use super::{Backend, BackendError, Change, Found, Life, Limits, Progress, SnapshotWish};
+use super::{
+    Backend, BackendError, BackendState, Change, Lifecycle, Limits, Progress, SnapshotWish,
+};
 use crate::agent_files;
 use crate::agent_stream::AgentAddress;
 use crate::clock::now_ms;
@@ -68,7 +70,7 @@ pub enum Thing {
 
 #[derive(Debug, Default)]
 struct State {
-    instances: HashMap<TaskId, Found>,
+    instances: HashMap<TaskId, BackendState>,
     snapshots: HashMap<TaskId, Vec<Snapshot>>,
     restarts: u32,
     faults: BTreeSet<Fault>,
@@ -221,13 +223,13 @@ impl State {
             agent.abort();
         }
         if let Some(found) = self.instances.get_mut(&id).filter(|found| is_up(found)) {
-            found.life = Life::Ended { exit_code: Some(exit_code), finished_at_ms: now_ms() };
+            found.life = Lifecycle::Ended { exit_code: Some(exit_code), finished_at_ms: now_ms() };
         }
     }
 }
 
-fn is_up(found: &Found) -> bool {
-    matches!(found.life, Life::Running { .. } | Life::Paused { .. })
+fn is_up(found: &BackendState) -> bool {
+    matches!(found.life, Lifecycle::Running { .. } | Lifecycle::Paused { .. })
 }
 
 fn refused(act: &'static str) -> BackendError {
@@ -276,8 +278,8 @@ impl Backend for FakeBackend {
         self.add(Thing::Disk);
         self.step().await;
         let mut state = self.reachable()?;
-        let found = Found {
-            life: Life::Created,
+        let found = BackendState {
+            life: Lifecycle::Created,
             started: None,
             disk: order.intent.disk_generation,
             oom: false,
@@ -307,7 +309,7 @@ impl Backend for FakeBackend {
         if found.is_running() {
             return Ok(());
         }
-        found.life = Life::Running { started_at_ms: now_ms() };
+        found.life = Lifecycle::Running { started_at_ms: now_ms() };
         (found.started, found.oom) = (started, false);
         if state.faults.contains(&Fault::AgentEndsAtOnce) {
             state.end(id, 127);
@@ -348,7 +350,7 @@ impl Backend for FakeBackend {
         Ok(())
     }
 
-    async fn inspect(&self, id: TaskId) -> Result<Option<Found>, BackendError> {
+    async fn inspect(&self, id: TaskId) -> Result<Option<BackendState>, BackendError> {
         let faults = self.lock().faults.clone();
         assert!(!faults.contains(&Fault::InspectPanics), "a test asked for it");
         if faults.contains(&Fault::Damaged) {
@@ -357,16 +359,16 @@ impl Backend for FakeBackend {
         }
         let state = self.reachable()?;
         let epoch = state.restarts.to_string();
-        Ok(state.instances.get(&id).cloned().map(|found| Found { epoch, ..found }))
+        Ok(state.instances.get(&id).cloned().map(|found| BackendState { epoch, ..found }))
     }
 
     async fn pause(&self, id: TaskId) -> Result<(), BackendError> {
         let mut state = self.reachable()?;
         state.acts.push("pause");
         if let Some(found) = state.instances.get_mut(&id)
-            && let Life::Running { started_at_ms } = found.life
+            && let Lifecycle::Running { started_at_ms } = found.life
         {
-            found.life = Life::Paused { started_at_ms };
+            found.life = Lifecycle::Paused { started_at_ms };
         }
         Ok(())
     }
@@ -375,9 +377,9 @@ impl Backend for FakeBackend {
         let mut state = self.reachable()?;
         state.acts.push("resume");
         if let Some(found) = state.instances.get_mut(&id)
-            && let Life::Paused { started_at_ms } = found.life
+            && let Lifecycle::Paused { started_at_ms } = found.life
         {
-            found.life = Life::Running { started_at_ms };
+            found.life = Lifecycle::Running { started_at_ms };
         }
         Ok(())
     }
@@ -438,8 +440,8 @@ impl Backend for FakeBackend {
         self.drop_things(&[Thing::Promise, Thing::Freezing]);
         match life {
             None => self.drop_things(&[Thing::Disk, Thing::Tap]),
-            Some(Life::Created | Life::Ended { .. }) => self.drop_things(&[Thing::Tap]),
-            Some(Life::Running { .. } | Life::Paused { .. }) => {}
+            Some(Lifecycle::Created | Lifecycle::Ended { .. }) => self.drop_things(&[Thing::Tap]),
+            Some(Lifecycle::Running { .. } | Lifecycle::Paused { .. }) => {}
         }
         Ok(())
     }
@@ -461,7 +463,7 @@ impl Backend for FakeBackend {
         Ok(())
     }
 
-    async fn list(&self) -> Result<Vec<(TaskId, Found)>, BackendError> {
+    async fn list(&self) -> Result<Vec<(TaskId, BackendState)>, BackendError> {
         Ok(self.reachable()?.instances.iter().map(|(id, found)| (*id, found.clone())).collect())
     }
 

@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent_files;
 use crate::agent_stream::AgentAddress;
 use crate::backend::{
-    Backend, BackendError, Change, Found, Limits, Progress, Remarks, SnapshotWish,
+    Backend, BackendError, BackendState, Change, Limits, Progress, Remarks, SnapshotWish,
 };
 use crate::clock;
 use crate::layout::Layout;
@@ -310,7 +310,7 @@ impl Backend for QemuBackend {
         self.unmake(id).await
     }
 
-    async fn inspect(&self, id: TaskId) -> Result<Option<Found>, BackendError> {
+    async fn inspect(&self, id: TaskId) -> Result<Option<BackendState>, BackendError> {
         let dir = self.dir(id);
         let Some(machine) = dir.machine().map_err(files)? else { return Ok(None) };
         if let Some(live) = self.live(id) {
@@ -318,7 +318,7 @@ impl Backend for QemuBackend {
             live.settle().await;
         }
         let (life, started, ended) = dir.life().map_err(files)?;
-        Ok(Some(Found {
+        Ok(Some(BackendState {
             life,
             started,
             disk: machine.disk_generation,
@@ -353,7 +353,7 @@ impl Backend for QemuBackend {
         self.tidy_machine(id).await
     }
 
-    async fn list(&self) -> Result<Vec<(TaskId, Found)>, BackendError> {
+    async fn list(&self) -> Result<Vec<(TaskId, BackendState)>, BackendError> {
         let mut all = Vec::new();
         for id in self.ids().map_err(files)? {
             // One that cannot be looked at is its own driver's trouble.

@@ -5,7 +5,7 @@ use kohakuriver_runner_link::protocol::{Answer, Question};
 
 use super::*;
 use crate::backend::fake::{FakeBackend, Fault};
-use crate::fleet::Fleet;
+use crate::fleet::InstanceSupervisor;
 use crate::plan::tests::order;
 
 mod cuts;
@@ -15,7 +15,7 @@ struct World {
     layout: Layout,
     backend: Arc<FakeBackend>,
     shared: Arc<Shared>,
-    fleet: Arc<Fleet>,
+    fleet: Arc<InstanceSupervisor>,
 }
 
 impl World {
@@ -80,7 +80,7 @@ impl World {
     }
 }
 
-fn runner(layout: &Layout, backend: &Arc<FakeBackend>) -> (Arc<Shared>, Arc<Fleet>) {
+fn runner(layout: &Layout, backend: &Arc<FakeBackend>) -> (Arc<Shared>, Arc<InstanceSupervisor>) {
     let ledger = Ledger::new(layout.clone());
     let (records, damaged) = ledger.load_all().unwrap();
     let shared = Arc::new(Shared {
@@ -91,7 +91,7 @@ fn runner(layout: &Layout, backend: &Arc<FakeBackend>) -> (Arc<Shared>, Arc<Flee
         room: Semaphore::new(STARTS_AT_ONCE),
         shutdown: CancellationToken::new(),
     });
-    let fleet = Fleet::new(Arc::clone(&shared), records, damaged);
+    let fleet = InstanceSupervisor::new(Arc::clone(&shared), records, damaged);
     let watching = Arc::clone(&fleet);
     tokio::spawn(async move { watching.watch_backend().await });
     (shared, fleet)

@@ -17,7 +17,7 @@ pub(crate) fn order(intent: Intent) -> Order {
 #[derive(Debug)]
 struct Machine {
     disk: Option<Record>,
-    backend: Option<Found>,
+    backend: Option<BackendState>,
     boot: u32,
     ticks: i64,
     creates: u32,
@@ -81,8 +81,8 @@ impl Machine {
                     assert!(machine.backend.is_none(), "created twice");
                     let order = &machine.disk.as_ref().expect("driven by its record").order;
                     machine.creates += 1;
-                    machine.backend = Some(Found {
-                        life: Life::Created,
+                    machine.backend = Some(BackendState {
+                        life: Lifecycle::Created,
                         started: None,
                         disk: order.intent.disk_generation,
                         oom: false,
@@ -114,16 +114,16 @@ impl Machine {
                 self.write(|record| record.settled = started)
             }
             Step::Pause => self.act(|machine| {
-                let Life::Running { started_at_ms } = machine.found().life else {
+                let Lifecycle::Running { started_at_ms } = machine.found().life else {
                     panic!("paused what does not run");
                 };
-                machine.found().life = Life::Paused { started_at_ms };
+                machine.found().life = Lifecycle::Paused { started_at_ms };
             }),
             Step::Resume => self.act(|machine| {
-                let Life::Paused { started_at_ms } = machine.found().life else {
+                let Lifecycle::Paused { started_at_ms } = machine.found().life else {
                     panic!("resumed what is not paused");
                 };
-                machine.found().life = Life::Running { started_at_ms };
+                machine.found().life = Lifecycle::Running { started_at_ms };
             }),
             Step::Resize => self.act(|machine| {
                 let cores = machine.disk.as_ref().expect("driven by its record").order.spec.cores;
@@ -139,11 +139,11 @@ impl Machine {
                 self.write(|record| record.stop_snapshotted(started, None))
             }
             Step::Forget => self.act(|machine| machine.disk = None),
-            Step::Rest(_) => Ok(()),
+            Step::Settle(_) => Ok(()),
         }
     }
 
-    fn found(&mut self) -> &mut Found {
+    fn found(&mut self) -> &mut BackendState {
         self.backend.as_mut().expect("it exists")
     }
 
@@ -157,8 +157,11 @@ impl Machine {
         self.starts += 1;
         let ticks = self.ticks;
         let found = self.found();
-        assert!(matches!(found.life, Life::Created | Life::Ended { .. }), "started what is up");
-        found.life = Life::Running { started_at_ms: ticks };
+        assert!(
+            matches!(found.life, Lifecycle::Created | Lifecycle::Ended { .. }),
+            "started what is up"
+        );
+        found.life = Lifecycle::Running { started_at_ms: ticks };
         found.started = Some(ticks.to_string());
         found.oom = false;
     }
@@ -166,9 +169,9 @@ impl Machine {
     fn end(&mut self, exit_code: i64) {
         let finished_at_ms = self.ticks;
         if let Some(found) = &mut self.backend
-            && matches!(found.life, Life::Running { .. } | Life::Paused { .. })
+            && matches!(found.life, Lifecycle::Running { .. } | Lifecycle::Paused { .. })
         {
-            found.life = Life::Ended { exit_code: Some(exit_code), finished_at_ms };
+            found.life = Lifecycle::Ended { exit_code: Some(exit_code), finished_at_ms };
         }
     }
 
@@ -193,7 +196,7 @@ impl Machine {
     fn run(&mut self) -> Option<Observed> {
         for _ in 0..30 {
             let step = self.next()?;
-            if let Step::Rest(seen) = step {
+            if let Step::Settle(seen) = step {
                 self.until_crash = None;
                 return Some(seen);
             }
@@ -286,8 +289,8 @@ proptest! {
         let intent = newest.intent;
         // One for each disk that was asked for, and never two at once (see `perform`).
         let life = machine.backend.as_ref().map(|found| found.life);
-        let runs = matches!(life, Some(Life::Running { .. }));
-        let frozen = matches!(life, Some(Life::Paused { .. }));
+        let runs = matches!(life, Some(Lifecycle::Running { .. }));
+        let frozen = matches!(life, Some(Lifecycle::Paused { .. }));
         if intent.desired == Desired::Deleted {
             prop_assert!(machine.backend.is_none() && machine.disk.is_none());
             return Ok(());
@@ -430,7 +433,7 @@ fn a_refused_resize_waits_for_the_next_start() {
     machine.order(&newest);
     assert_eq!(machine.next(), Some(Step::Resize));
     machine.disk.as_mut().unwrap().refuse_resize("busy".to_owned());
-    assert!(matches!(machine.next(), Some(Step::Rest(Observed::Running { .. }))));
+    assert!(matches!(machine.next(), Some(Step::Settle(Observed::Running { .. }))));
     assert_eq!(machine.disk.as_ref().unwrap().current_warning(), Some("busy"));
     newest.intent = newest.intent.restart();
     machine.order(&newest);

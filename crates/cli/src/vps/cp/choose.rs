@@ -8,15 +8,15 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::item::{Choice, Item, What, choose};
 use super::local;
-use super::remote::{AHEAD, Talk, lost, next, word};
+use super::remote::{AHEAD, Connection, lost, next, word};
 use super::report::{Report, add};
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 /// Everything is: the target was not there, or is to be written anew.
 pub async fn all(
     mut items: Receiver<Item>,
     choices: Sender<(Item, Choice)>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     while let Some(item) = items.recv().await {
         if choices.send((item, Choice::Copy { offset: 0 })).await.is_err() {
             break;
@@ -31,7 +31,7 @@ pub async fn by_local(
     report: &Report,
     mut items: Receiver<Item>,
     choices: Sender<(Item, Choice)>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     while let Some(item) = items.recv().await {
         let choice = match item.what {
             What::File { size } => {
@@ -60,15 +60,15 @@ pub struct Questions {
 
 /// By what is in a VPS, asked ahead.
 pub async fn by_remote(
-    talk: &mut Talk,
+    talk: &mut Connection,
     (name, root): (&str, &Path),
     questions: Questions,
     report: &Report,
     mut items: Receiver<Item>,
     choices: Sender<(Item, Choice)>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let (asked, mut answered) = channel::<Item>(AHEAD);
-    let Talk { orders, answers } = talk;
+    let Connection { orders, answers } = talk;
     let about_link = |item: &Item| questions.links && !item.way.as_os_str().is_empty();
     let about_file = |item: &Item| questions.present && matches!(item.what, What::File { .. });
     let asking = async move {

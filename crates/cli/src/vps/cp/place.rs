@@ -4,14 +4,14 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 
 /// Where paths in a VPS that do not begin with a slash begin: the agent is root there.
 const HOME: &str = "/root";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Destination {
     Local(PathBuf),
     /// The path is absolute; a slash at its end is kept.
     Remote {
@@ -21,11 +21,11 @@ pub enum Place {
     Stdio,
 }
 
-impl Place {
-    pub fn parse(text: &OsStr) -> Result<Self, Failure> {
+impl Destination {
+    pub fn parse(text: &OsStr) -> Result<Self, CommandError> {
         let bytes = text.as_bytes();
         match bytes {
-            b"" => return Err(Failure::usage("a path is empty")),
+            b"" => return Err(CommandError::usage("a path is empty")),
             b"-" => return Ok(Self::Stdio),
             _ => {}
         }
@@ -36,7 +36,7 @@ impl Place {
         let (name, path) = (&text.to_string_lossy()[..], OsStr::from_bytes(&bytes[colon + 1..]));
         let name = name.split(':').next().unwrap_or_default();
         let vps = name.parse::<VpsRef>().map_err(|_| {
-            Failure::usage(format!("'{name}' before the colon is no VPS"))
+            CommandError::usage(format!("'{name}' before the colon is no VPS"))
                 .hint("a local name with a colon in it is written ./a:b")
         })?;
         Ok(Self::Remote { vps, path: absolute(path) })
@@ -85,25 +85,25 @@ pub fn name_of(path: &Path) -> Option<&OsStr> {
 mod tests {
     use super::*;
 
-    fn remote(path: &str) -> Place {
-        Place::Remote { vps: "web".parse().unwrap(), path: path.into() }
+    fn remote(path: &str) -> Destination {
+        Destination::Remote { vps: "web".parse().unwrap(), path: path.into() }
     }
 
     #[test]
     fn a_colon_before_any_slash_means_a_vps() {
-        let parse = |text: &str| Place::parse(text.as_ref()).unwrap();
+        let parse = |text: &str| Destination::parse(text.as_ref()).unwrap();
         assert_eq!(parse("web:/srv/"), remote("/srv/"));
         assert_eq!(parse("web:"), remote("/root"));
         assert_eq!(parse("web:~"), remote("/root"));
         assert_eq!(parse("web:~/a:b"), remote("/root/a:b"));
         assert_eq!(parse("web:a"), remote("/root/a"));
-        assert_eq!(parse("./a:b"), Place::Local("./a:b".into()));
-        assert_eq!(parse("/a:b"), Place::Local("/a:b".into()));
-        assert_eq!(parse("-"), Place::Stdio);
-        assert!(Place::parse("no such:x".as_ref()).is_err());
-        assert!(Place::parse("".as_ref()).is_err());
+        assert_eq!(parse("./a:b"), Destination::Local("./a:b".into()));
+        assert_eq!(parse("/a:b"), Destination::Local("/a:b".into()));
+        assert_eq!(parse("-"), Destination::Stdio);
+        assert!(Destination::parse("no such:x".as_ref()).is_err());
+        assert!(Destination::parse("".as_ref()).is_err());
         let odd = OsStr::from_bytes(b"web:/a\xff");
-        let Place::Remote { path, .. } = Place::parse(odd).unwrap() else { panic!() };
+        let Destination::Remote { path, .. } = Destination::parse(odd).unwrap() else { panic!() };
         assert_eq!(path.as_os_str().as_bytes(), b"/a\xff");
     }
 

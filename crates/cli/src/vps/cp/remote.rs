@@ -16,7 +16,7 @@ use super::item::{Choice, Item, Named, Part, What, is_partial};
 use super::report::{Report, add};
 use crate::api::Stream;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 use crate::vps::{called, with_list_hint};
 
@@ -33,17 +33,17 @@ pub struct Remote<'a> {
     context: &'a Context,
     id: String,
     pub name: String,
-    pub talk: Talk,
+    pub talk: Connection,
 }
 
 /// One stream of requests.
 #[derive(Debug)]
-pub struct Talk {
+pub struct Connection {
     pub orders: Orders<WriteHalf<Stream>>,
     pub answers: Answers<ReadHalf<Stream>>,
 }
 
-impl Talk {
+impl Connection {
     pub async fn ask(&mut self, ask: Ask) -> Result<FilesOutput, ClientError> {
         self.orders.ask(ask).await?;
         self.orders.flush().await?;
@@ -52,7 +52,7 @@ impl Talk {
 }
 
 impl<'a> Remote<'a> {
-    pub async fn open(context: &'a Context, vps: &VpsRef) -> Result<Self, Failure> {
+    pub async fn open(context: &'a Context, vps: &VpsRef) -> Result<Self, CommandError> {
         let task = context.api.task_to_enter(vps.as_str()).await.map_err(with_list_hint)?;
         let talk = open(context, &task.task_id).await?;
         Ok(Self { context, id: task.task_id.clone(), name: called(&task).to_owned(), talk })
@@ -67,29 +67,29 @@ impl<'a> Remote<'a> {
     }
 
     /// Another stream, so that asking and moving do not wait for each other.
-    pub async fn another(&self) -> Result<Talk, Failure> {
+    pub async fn another(&self) -> Result<Connection, CommandError> {
         open(self.context, &self.id).await
     }
 
     /// What is at a path, through symlinks. The inner error says what is there instead.
-    pub async fn find(&mut self, path: &Path) -> Result<Result<Entry, Failure>, Failure> {
+    pub async fn find(&mut self, path: &Path) -> Result<Result<Entry, CommandError>, CommandError> {
         let ask = Ask::Stat { path: word(path), follow: true };
         match self.talk.ask(ask).await.and_then(FilesOutput::found) {
             Ok(entry) => Ok(Ok(entry)),
             Err(ClientError::Failed(failed)) if failed.code == Code::NotFound => {
-                Ok(Err(Failure::request(format!("in VPS {}: {failed}", self.name))))
+                Ok(Err(CommandError::request(format!("in VPS {}: {failed}", self.name))))
             }
             Err(error) => Err(lost(&self.name, error)),
         }
     }
 
-    pub async fn act(&mut self, ask: Ask) -> Result<(), Failure> {
+    pub async fn act(&mut self, ask: Ask) -> Result<(), CommandError> {
         let done = self.talk.ask(ask).await.and_then(FilesOutput::done);
         done.map_err(|error| lost(&self.name, error))
     }
 
     /// The content of a file, if it is one and short.
-    pub async fn short_text(&mut self, path: &Path) -> Result<Option<Vec<u8>>, Failure> {
+    pub async fn short_text(&mut self, path: &Path) -> Result<Option<Vec<u8>>, CommandError> {
         if !self.find(path).await?.is_ok_and(|entry| entry.kind == Kind::File) {
             return Ok(None);
         }
@@ -111,8 +111,8 @@ impl<'a> Remote<'a> {
     }
 
     /// Writes a few bytes.
-    pub async fn note(&mut self, path: &Path, text: &[u8]) -> Result<(), Failure> {
-        let Talk { orders, answers } = &mut self.talk;
+    pub async fn note(&mut self, path: &Path, text: &[u8]) -> Result<(), CommandError> {
+        let Connection { orders, answers } = &mut self.talk;
         let written = async {
             orders.ask(Ask::Write(Write { resumable: false, ..order(path) })).await?;
             orders.data(bytes::Bytes::copy_from_slice(text)).await?;
@@ -124,10 +124,10 @@ impl<'a> Remote<'a> {
     }
 }
 
-async fn open(context: &Context, id: &str) -> Result<Talk, Failure> {
+async fn open(context: &Context, id: &str) -> Result<Connection, CommandError> {
     let stream = context.api.stream(id, &StreamTarget::Files).await?;
     let (orders, answers) = split(stream);
-    Ok(Talk { orders, answers })
+    Ok(Connection { orders, answers })
 }
 
 pub fn word(path: &Path) -> Word {
@@ -149,10 +149,10 @@ pub fn order(path: &Path) -> Write {
 }
 
 /// What went wrong with a VPS.
-pub fn lost(name: &str, error: ClientError) -> Failure {
+pub fn lost(name: &str, error: ClientError) -> CommandError {
     match error {
         ClientError::Failed(failed) => {
-            let failure = Failure::request(format!("in VPS {name}: {failed}"));
+            let failure = CommandError::request(format!("in VPS {name}: {failed}"));
             match failed.code {
                 Code::DiskFull => failure.hint(format!(
                     "delete something there (`kohakuriver ssh {name}`), then say this again"
@@ -175,7 +175,7 @@ pub fn lost(name: &str, error: ClientError) -> Failure {
         | ClientError::Unexpected
         | ClientError::TooMuch) => {
             tracing::debug!(%error, "a files stream broke");
-            Failure::request(format!(
+            CommandError::request(format!(
                 "the connection to VPS {name} was lost in the middle: it or its node stopped"
             ))
             .hint(format!(
@@ -187,12 +187,12 @@ pub fn lost(name: &str, error: ClientError) -> Failure {
 
 /// Lists a tree.
 pub async fn list(
-    talk: &mut Talk,
+    talk: &mut Connection,
     name: &str,
     root: &Path,
     report: &Report,
     items: Sender<Item>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let mut named = Named::default();
     let mut message = talk.ask(Ask::Walk { path: word(root) }).await;
     loop {
@@ -232,15 +232,15 @@ pub async fn list(
 
 /// Reads what is to be copied.
 pub async fn read(
-    talk: &mut Talk,
+    talk: &mut Connection,
     name: &str,
     root: &Path,
     report: &Report,
     mut choices: Receiver<(Item, Choice)>,
     parts: Sender<Part>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let (asked, mut answered) = channel::<(Item, u64)>(AHEAD);
-    let Talk { orders, answers } = talk;
+    let Connection { orders, answers } = talk;
     let broken = |error: std::io::Error| lost(name, error.into());
     let asking = async move {
         while let Some((item, choice)) = next(&mut choices, asked.capacity(), orders, name).await? {
@@ -287,7 +287,7 @@ async fn read_one(
     mut size: u64,
     offset: u64,
     parts: &Sender<Part>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let shown = item.way.display().to_string();
     match answers.next().await.and_then(FilesOutput::found) {
         Ok(entry) if (entry.size, entry.mtime) == (size, item.mtime) => {}
@@ -345,7 +345,7 @@ pub async fn next<T>(
     room: usize,
     orders: &mut Orders<WriteHalf<Stream>>,
     name: &str,
-) -> Result<Option<T>, Failure> {
+) -> Result<Option<T>, CommandError> {
     if room > 0 {
         match queue.try_recv() {
             Ok(next) => return Ok(Some(next)),
@@ -366,14 +366,14 @@ enum Expected {
 
 /// Writes what arrives.
 pub async fn write(
-    talk: &mut Talk,
+    talk: &mut Connection,
     name: &str,
     root: &Path,
     report: &Report,
     mut parts: Receiver<Part>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let (expect, mut expected) = channel::<Expected>(AHEAD);
-    let Talk { orders, answers } = talk;
+    let Connection { orders, answers } = talk;
     // The file whose failure is known already: no need to send the rest of it.
     let dead = Cell::new(0);
     let sending = async {

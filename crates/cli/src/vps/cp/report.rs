@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanCount};
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::ui::{Output, Transfer};
 
 /// More failures than this are counted, not kept.
@@ -184,12 +184,12 @@ impl Report {
     }
 
     /// The command's end, when all that could be done is done.
-    pub fn verdict(&self) -> Result<(), Failure> {
+    pub fn verdict(&self) -> Result<(), CommandError> {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         match failed.count {
             0 => Ok(()),
-            1 => Err(Failure::request("one thing was not copied")),
-            count => Err(Failure::request(format!("{count} things were not copied"))),
+            1 => Err(CommandError::request("one thing was not copied")),
+            count => Err(CommandError::request(format!("{count} things were not copied"))),
         }
     }
 }

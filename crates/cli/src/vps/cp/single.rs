@@ -9,10 +9,10 @@ use kohakuriver_agent_protocol::files::{Ask, CHUNK, FilesInput, FilesOutput, Kin
 use tokio::sync::mpsc::channel;
 use tokio::task::spawn_blocking;
 
-use super::remote::{Remote, Talk, lost, order, word};
+use super::remote::{Connection, Remote, lost, order, word};
 use super::report::{Report, add};
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 use crate::stdout;
 
@@ -24,12 +24,12 @@ pub async fn from_stdin(
     vps: &VpsRef,
     path: &Path,
     report: &Arc<Report>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let mut remote = Remote::open(context, vps).await?;
     if let Ok(entry) = remote.find(path).await?
         && entry.kind == Kind::Directory
     {
-        return Err(Failure::usage(format!("{} is a directory", path.display()))
+        return Err(CommandError::usage(format!("{} is a directory", path.display()))
             .hint("name the file: standard input has no name"));
     }
     let (sender, mut pieces) = channel::<io::Result<Bytes>>(PIECES);
@@ -51,7 +51,7 @@ pub async fn from_stdin(
             }
         }
     });
-    let Remote { name, talk: Talk { orders, answers }, .. } = &mut remote;
+    let Remote { name, talk: Connection { orders, answers }, .. } = &mut remote;
     let work = async {
         let broken = |error: io::Error| lost(name, error.into());
         let write = Write { durable: true, ..order(path) };
@@ -74,7 +74,9 @@ pub async fn from_stdin(
                     add(&report.bytes, length);
                 }
                 Some(Err(error)) => {
-                    return Err(Failure::request(format!("cannot read standard input: {error}")));
+                    return Err(CommandError::request(format!(
+                        "cannot read standard input: {error}"
+                    )));
                 }
                 None => break,
             }
@@ -98,8 +100,8 @@ pub async fn to_stdout(
     vps: &VpsRef,
     path: &Path,
     report: &Arc<Report>,
-) -> Result<(), Failure> {
-    let Remote { name, talk: Talk { orders, answers }, .. } =
+) -> Result<(), CommandError> {
+    let Remote { name, talk: Connection { orders, answers }, .. } =
         &mut Remote::open(context, vps).await?;
     orders
         .ask(Ask::Read { path: word(path), offset: 0, limit: None })
@@ -113,13 +115,13 @@ pub async fn to_stdout(
         let Some(data) = piece.map_err(|error| lost(name, error))? else {
             break;
         };
-        stdout::write(&data).map_err(|error| Failure::output(&error))?;
+        stdout::write(&data).map_err(|error| CommandError::output(&error))?;
         left = left.saturating_sub(data.len() as u64);
         add(&report.bytes, data.len() as u64);
     }
     if left > 0 {
         let text = format!("{} became shorter while it was read", path.display());
-        return Err(Failure::request(text));
+        return Err(CommandError::request(text));
     }
     Ok(())
 }

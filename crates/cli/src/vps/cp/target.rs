@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use super::local;
 use super::place::{name_of, says_directory};
 use super::remote::{Remote, word};
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::identity;
 
 const UNFINISHED: &str = ".kr-part";
@@ -79,7 +79,7 @@ impl Side<'_> {
     }
 
     /// Whether a copy of this source to `root` was begun and is not whole.
-    async fn is_begun(&mut self, root: &Path, origin: &Origin) -> Result<bool, Failure> {
+    async fn is_begun(&mut self, root: &Path, origin: &Origin) -> Result<bool, CommandError> {
         let mark = root.join(UNFINISHED);
         let text = match self {
             Self::Local => {
@@ -92,7 +92,7 @@ impl Side<'_> {
     }
 
     /// What is at a path, through symlinks; the inner error is what to say where nothing is.
-    pub async fn kind(&mut self, path: &Path) -> Result<Result<Kind, Failure>, Failure> {
+    pub async fn kind(&mut self, path: &Path) -> Result<Result<Kind, CommandError>, CommandError> {
         match self {
             Self::Local => Ok(local_kind(path)),
             Self::Remote(remote) => Ok(remote.find(path).await?.map(|entry| entry.kind)),
@@ -106,7 +106,7 @@ impl Side<'_> {
         origin: &Origin,
         is_directory: bool,
         target: &Path,
-    ) -> Result<Target, Failure> {
+    ) -> Result<Target, CommandError> {
         let shown = target.display();
         let plain: PathBuf = target.components().collect();
         match self.kind(target).await? {
@@ -123,10 +123,10 @@ impl Side<'_> {
                 let name = name_of(source).unwrap_or(OsStr::new("copy"));
                 self.below(plain.join(name), false).await
             }
-            Ok(Kind::File | Kind::Symlink | Kind::Other) if is_directory => {
-                Err(Failure::request(format!("{shown} is a file: a directory cannot replace it"))
-                    .hint("name another target, or delete it first"))
-            }
+            Ok(Kind::File | Kind::Symlink | Kind::Other) if is_directory => Err(
+                CommandError::request(format!("{shown} is a file: a directory cannot replace it"))
+                    .hint("name another target, or delete it first"),
+            ),
             Ok(Kind::File | Kind::Symlink | Kind::Other) => {
                 Ok(Target { root: self.real(plain), fresh: false, is_tree: false, marked: false })
             }
@@ -146,7 +146,7 @@ impl Side<'_> {
                     }),
                     Ok(_) => {
                         let parent = parent.display();
-                        Err(Failure::request(format!("{parent} is not a directory")))
+                        Err(CommandError::request(format!("{parent} is not a directory")))
                     }
                     Err(missing) => {
                         Err(missing.hint("make the directory first, or name one that is there"))
@@ -157,15 +157,15 @@ impl Side<'_> {
     }
 
     /// A name in a directory that is there.
-    async fn below(&mut self, root: PathBuf, is_directory: bool) -> Result<Target, Failure> {
+    async fn below(&mut self, root: PathBuf, is_directory: bool) -> Result<Target, CommandError> {
         let shown = root.display();
         match self.kind(&root).await? {
-            Ok(Kind::Directory) if !is_directory => {
-                Err(Failure::request(format!("{shown} is a directory: a file cannot replace it")))
-            }
-            Ok(Kind::File | Kind::Symlink | Kind::Other) if is_directory => {
-                Err(Failure::request(format!("{shown} is a file: a directory cannot replace it")))
-            }
+            Ok(Kind::Directory) if !is_directory => Err(CommandError::request(format!(
+                "{shown} is a directory: a file cannot replace it"
+            ))),
+            Ok(Kind::File | Kind::Symlink | Kind::Other) if is_directory => Err(
+                CommandError::request(format!("{shown} is a file: a directory cannot replace it")),
+            ),
             Ok(_) => {
                 let (root, is_tree) = (self.real(root), is_directory);
                 Ok(Target { root, fresh: false, is_tree, marked: false })
@@ -184,11 +184,11 @@ impl Side<'_> {
     }
 
     /// Makes the root of a tree.
-    pub async fn begin(&mut self, target: &Target, origin: &Origin) -> Result<(), Failure> {
+    pub async fn begin(&mut self, target: &Target, origin: &Origin) -> Result<(), CommandError> {
         let mark = target.root.join(UNFINISHED);
         match self {
             Self::Local => {
-                let fail = |error| Failure::request(local::sentence(&target.root, &error));
+                let fail = |error| CommandError::request(local::sentence(&target.root, &error));
                 // Its mode comes with the tree.
                 match std::fs::create_dir(&target.root) {
                     Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -207,7 +207,7 @@ impl Side<'_> {
     }
 
     /// Says that a tree is whole, if it is, and waits until a VPS has it on disk.
-    pub async fn finish(&mut self, target: &Target, whole: bool) -> Result<(), Failure> {
+    pub async fn finish(&mut self, target: &Target, whole: bool) -> Result<(), CommandError> {
         let marked = target.marked && whole;
         let mark = target.root.join(UNFINISHED);
         match self {
@@ -229,7 +229,7 @@ impl Side<'_> {
     }
 }
 
-fn local_kind(path: &Path) -> Result<Kind, Failure> {
+fn local_kind(path: &Path) -> Result<Kind, CommandError> {
     match path.metadata() {
         Ok(meta) if meta.is_dir() => Ok(Kind::Directory),
         Ok(meta) if meta.is_file() => Ok(Kind::File),
@@ -237,14 +237,14 @@ fn local_kind(path: &Path) -> Result<Kind, Failure> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let there = path.ancestors().skip(1).find(|parent| parent.exists());
             let there = there.filter(|there| Some(*there) != path.parent());
-            Err(Failure::request(match there {
+            Err(CommandError::request(match there {
                 Some(there) if !there.as_os_str().is_empty() => {
                     format!("{} does not exist; only {} does", path.display(), there.display())
                 }
                 Some(_) | None => format!("{} does not exist", path.display()),
             }))
         }
-        Err(error) => Err(Failure::request(local::sentence(path, &error))),
+        Err(error) => Err(CommandError::request(local::sentence(path, &error))),
     }
 }
 

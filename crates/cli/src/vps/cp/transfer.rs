@@ -9,13 +9,13 @@ use tokio::task::spawn_blocking;
 
 use super::choose::{self, Questions};
 use super::item::{Choice, Item, Part};
-use super::place::Place;
-use super::remote::{Remote, Talk};
+use super::place::Destination;
+use super::remote::{Connection, Remote};
 use super::report::Report;
 use super::target::{Side, Target};
 use super::{local, remote};
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 /// Items between two stages; so far is the total known ahead.
 const ITEMS: usize = 4096;
@@ -24,11 +24,11 @@ const PARTS: usize = 32;
 
 pub async fn run(
     context: &Context,
-    source: &Place,
-    target: &Place,
+    source: &Destination,
+    target: &Destination,
     resume: bool,
     report: &Arc<Report>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let (mut from, source_path) = open(context, source).await?;
     let (mut to, target_path) = open(context, target).await?;
     let kind = from.kind(&source_path).await??;
@@ -48,14 +48,17 @@ pub async fn run(
     to.finish(&settled, report.is_whole()).await
 }
 
-async fn open<'a>(context: &'a Context, place: &Place) -> Result<(Side<'a>, PathBuf), Failure> {
+async fn open<'a>(
+    context: &'a Context,
+    place: &Destination,
+) -> Result<(Side<'a>, PathBuf), CommandError> {
     match place {
-        Place::Remote { vps, path } => {
+        Destination::Remote { vps, path } => {
             let remote = Remote::open(context, vps).await?;
             Ok((Side::Remote(Box::new(remote)), path.clone()))
         }
-        Place::Local(path) => Ok((Side::Local, path.clone())),
-        Place::Stdio => Err(Failure::usage("- has no name")),
+        Destination::Local(path) => Ok((Side::Local, path.clone())),
+        Destination::Stdio => Err(CommandError::usage("- has no name")),
     }
 }
 
@@ -64,12 +67,12 @@ fn refuse_into_itself(
     to: &Side<'_>,
     source: &Path,
     root: &Path,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let (Side::Remote(from), Side::Remote(to)) = (from, to) else {
         return Ok(());
     };
     if from.is_same(to) && root.starts_with(source) {
-        return Err(Failure::usage("a copy cannot go into what is copied"));
+        return Err(CommandError::usage("a copy cannot go into what is copied"));
     }
     Ok(())
 }
@@ -81,7 +84,7 @@ async fn copy(
     target: &Target,
     resume: bool,
     report: &Arc<Report>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let (item_sender, items) = channel(ITEMS);
     let (choice_sender, choices) = channel(ITEMS);
     let (part_sender, parts) = channel(PARTS);
@@ -104,7 +107,7 @@ async fn copy(
     Ok(())
 }
 
-async fn another(side: &Side<'_>) -> Result<Option<Talk>, Failure> {
+async fn another(side: &Side<'_>) -> Result<Option<Connection>, CommandError> {
     match side {
         Side::Local => Ok(None),
         Side::Remote(remote) => Ok(Some(remote.another().await?)),
@@ -123,7 +126,7 @@ async fn list(
     source: &Path,
     report: &Arc<Report>,
     items: Sender<Item>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     match from {
         Side::Remote(from) => remote::list(&mut from.talk, &from.name, source, report, items).await,
         Side::Local => {
@@ -140,7 +143,7 @@ async fn pick(
     report: &Report,
     items: Receiver<Item>,
     choices: Sender<(Item, Choice)>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     match to {
         // Writing on this machine follows no links.
         Side::Local if !questions.present => choose::all(items, choices).await,
@@ -156,12 +159,12 @@ async fn pick(
 }
 
 async fn read(
-    talk: Option<&mut Talk>,
+    talk: Option<&mut Connection>,
     (name, source): (&str, &Path),
     report: &Arc<Report>,
     mut choices: Receiver<(Item, Choice)>,
     parts: Sender<Part>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     match talk {
         Some(talk) => remote::read(talk, name, source, report, choices, parts).await,
         None => {
@@ -172,11 +175,11 @@ async fn read(
 }
 
 async fn write(
-    talk: Option<&mut Talk>,
+    talk: Option<&mut Connection>,
     (name, root): (&str, &Path),
     report: &Arc<Report>,
     mut parts: Receiver<Part>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     match talk {
         Some(talk) => remote::write(talk, name, root, report, parts).await,
         None => {
@@ -188,9 +191,9 @@ async fn write(
 
 /// Files block; a thread may. It ends by itself when the queues it works on are closed.
 async fn in_thread(
-    work: impl FnOnce() -> Result<(), Failure> + Send + 'static,
-) -> Result<(), Failure> {
+    work: impl FnOnce() -> Result<(), CommandError> + Send + 'static,
+) -> Result<(), CommandError> {
     spawn_blocking(work).await.unwrap_or_else(|error| {
-        Err(Failure::request(format!("a part of the copy failed: {error}")))
+        Err(CommandError::request(format!("a part of the copy failed: {error}")))
     })
 }

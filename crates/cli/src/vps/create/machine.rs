@@ -8,7 +8,7 @@ use kohakuriver_model::{BackendKind, Memory, VmImageName};
 
 use super::CreateArgs;
 use crate::complete;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Virtual machines (--backend qemu)")]
@@ -33,7 +33,7 @@ impl MachineArgs {
 }
 
 /// Whether every option is for what is to be made.
-pub fn check(args: &CreateArgs) -> Result<(), Failure> {
+pub fn check(args: &CreateArgs) -> Result<(), CommandError> {
     let first = |options: &[(&'static str, bool)]| {
         options.iter().find(|(_, given)| *given).map(|(name, _)| *name)
     };
@@ -55,23 +55,23 @@ pub fn check(args: &CreateArgs) -> Result<(), Failure> {
     match is_machine {
         Some(true) => match first(&for_containers) {
             None => Ok(()),
-            Some(option @ ("--image" | "--container")) => {
-                Err(Failure::usage(format!("{option} is for containers, not virtual machines"))
-                    .hint("a virtual machine's image is named by --vm-image"))
-            }
-            Some(option) => {
-                Err(Failure::usage(format!("{option} is for containers, not virtual machines"))
-                    .hint("leave it out: in a virtual machine its own system decides"))
-            }
+            Some(option @ ("--image" | "--container")) => Err(CommandError::usage(format!(
+                "{option} is for containers, not virtual machines"
+            ))
+            .hint("a virtual machine's image is named by --vm-image")),
+            Some(option) => Err(CommandError::usage(format!(
+                "{option} is for containers, not virtual machines"
+            ))
+            .hint("leave it out: in a virtual machine its own system decides")),
         },
         // A copy is what its original is, and the host knows what that is.
         None if args.from_snapshot.is_some() => Ok(()),
         None | Some(false) => match first(&for_machines) {
             None => Ok(()),
-            Some(option) => {
-                Err(Failure::usage(format!("{option} is for virtual machines, not containers"))
-                    .hint("add --backend qemu, or leave it out"))
-            }
+            Some(option) => Err(CommandError::usage(format!(
+                "{option} is for virtual machines, not containers"
+            ))
+            .hint("add --backend qemu, or leave it out")),
         },
     }
 }

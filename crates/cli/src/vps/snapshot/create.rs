@@ -6,7 +6,7 @@ use kohakuriver_model::Memory;
 use super::which::new_name;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::{Failure, Kind};
+use crate::failure::{CommandError, Kind};
 use crate::reference::VpsRef;
 use crate::ui::Progress;
 use crate::vps::{called, with_list_hint};
@@ -31,7 +31,7 @@ pub struct CreateArgs {
     message: Option<String>,
 }
 
-pub async fn run(context: &Context, args: &CreateArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &CreateArgs) -> Result<(), CommandError> {
     let task = context.api.task(args.vps.as_str()).await.map_err(with_list_hint)?;
     let name = called(&task);
     let list = || format!("`kohakuriver vps snapshot list {name}` shows whether it was made");
@@ -40,7 +40,8 @@ pub async fn run(context: &Context, args: &CreateArgs) -> Result<(), Failure> {
     let mut progress = Progress::new(context.out);
     progress.show(&format!("making a snapshot of {name}"), None);
     let result = wait::unless_interrupted(work, || {
-        Failure::interrupted("not waiting any longer; the snapshot may still be made").hint(list())
+        CommandError::interrupted("not waiting any longer; the snapshot may still be made")
+            .hint(list())
     })
     .await;
     drop(progress);

@@ -7,10 +7,10 @@ use kohakuriver_api::{Snapshot, Task};
 use super::{Which, described};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 use crate::ui::Progress;
-use crate::vps::act::{Troubles, print_json};
+use crate::vps::act::{ErrorReporter, print_json};
 use crate::vps::called;
 use crate::wait;
 
@@ -35,13 +35,13 @@ pub struct DeleteArgs {
     yes: bool,
 }
 
-pub async fn run(context: &Context, args: &DeleteArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &DeleteArgs) -> Result<(), CommandError> {
     let (task, list) = super::of(context, &args.vps).await?;
     if args.all {
         return all(context, &task, list.snapshots.len(), args.yes).await;
     }
     // What the words mean now counts: deleting one moves `latest` to another.
-    let mut troubles = Troubles::new(context);
+    let mut troubles = ErrorReporter::new(context);
     let mut found: Vec<&Snapshot> = Vec::new();
     for which in &args.which {
         match which.among(&list.snapshots, called(&task)) {
@@ -79,7 +79,7 @@ pub async fn run(context: &Context, args: &DeleteArgs) -> Result<(), Failure> {
     troubles.end()
 }
 
-async fn all(context: &Context, task: &Task, count: usize, yes: bool) -> Result<(), Failure> {
+async fn all(context: &Context, task: &Task, count: usize, yes: bool) -> Result<(), CommandError> {
     let name = called(task);
     let things = if count == 1 { "1 snapshot".to_owned() } else { format!("{count} snapshots") };
     let question = format!("Delete all {things} of VPS {name}?");
@@ -104,13 +104,13 @@ async fn all(context: &Context, task: &Task, count: usize, yes: bool) -> Result<
 async fn working<T>(
     context: &Context,
     task: &Task,
-    work: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
+    work: impl Future<Output = Result<T, CommandError>>,
+) -> Result<T, CommandError> {
     let name = called(task);
     let mut progress = Progress::new(context.out);
     progress.show(&format!("deleting snapshots of {name}"), None);
     wait::unless_interrupted(work, || {
-        Failure::interrupted("not waiting any longer; the snapshot may still be deleted")
+        CommandError::interrupted("not waiting any longer; the snapshot may still be deleted")
             .hint(format!("`kohakuriver vps snapshot list {name}` shows what is left"))
     })
     .await

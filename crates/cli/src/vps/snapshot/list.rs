@@ -7,7 +7,7 @@ use kohakuriver_model::Memory;
 
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 use crate::ui::{Fit, Grid, Tone, ago};
 use crate::vps::with_list_hint;
@@ -26,7 +26,7 @@ pub struct ListArgs {
     vps: VpsRef,
 }
 
-pub async fn run(context: &Context, args: &ListArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &ListArgs) -> Result<(), CommandError> {
     let list = context.api.snapshots(args.vps.as_str()).await.map_err(with_list_hint)?;
     if context.out.json {
         context.out.json(&list);

@@ -7,7 +7,7 @@ use clap_complete::ArgValueCandidates;
 use super::{LATEST, Which, agree_to_lose_disk};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::CommandError;
 use crate::reference::VpsRef;
 use crate::vps::act::{self, Act};
 
@@ -34,7 +34,7 @@ pub struct RestoreArgs {
     no_wait: bool,
 }
 
-pub async fn run(context: &Context, args: &RestoreArgs) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &RestoreArgs) -> Result<(), CommandError> {
     let agreed = agree_to_lose_disk(context, &args.vps, &args.which, args.yes).await?;
     let Some((vps, tag)) = agreed else {
         return Ok(());

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use kohakuriver_api::{ErrorBody, Snapshot};
 
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 /// The word for the newest.
 pub const LATEST: &str = "latest";
@@ -25,7 +25,7 @@ pub struct NotASnapshot;
 
 impl Which {
     /// The snapshot that is meant, of a list with the newest first.
-    pub fn among<'a>(&self, list: &'a [Snapshot], vps: &str) -> Result<&'a Snapshot, Failure> {
+    pub fn among<'a>(&self, list: &'a [Snapshot], vps: &str) -> Result<&'a Snapshot, CommandError> {
         let tagged = list.iter().find(|snapshot| snapshot.tag == self.0);
         let found = tagged.or_else(|| match self.0.as_str() {
             LATEST => list.first(),
@@ -43,7 +43,11 @@ impl Which {
                     format!("`kohakuriver vps snapshot list {vps}` shows what there is"),
                 )
             };
-            Failure::not_found(ErrorBody { detail, code: "not_found".to_owned(), hint: Some(hint) })
+            CommandError::not_found(ErrorBody {
+                detail,
+                code: "not_found".to_owned(),
+                hint: Some(hint),
+            })
         })
     }
 }

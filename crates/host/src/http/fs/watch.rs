@@ -33,9 +33,9 @@ use super::super::error::ApiError;
 use super::super::socket::{self, NORMAL, Sender};
 use super::shown;
 use crate::access::Caller;
-use crate::enter::{Entered, admit, enter};
 use crate::host::App;
-use crate::streams::InstanceStream;
+use crate::sessions::open::{OpenSession, admit, open_session};
+use crate::sessions::streams::InstanceStream;
 
 const TOO_MUCH: &str = "the VPS's agent sent more than was asked of it";
 /// Pings that wait for their pong; a client that sends more at once gets fewer back.
@@ -105,10 +105,11 @@ async fn watch(
 
 async fn serve(app: &App, caller: &Caller, text: &str, paths: &str, socket: WebSocket) {
     let (mut to_client, mut from_client) = socket.split();
-    let Entered { stream, guard } = match enter(app, caller, text, StreamTarget::Watch).await {
-        Ok(entered) => entered,
-        Err(error) => return end(&mut to_client, error.line()).await,
-    };
+    let OpenSession { stream, guard } =
+        match open_session(app, caller, text, StreamTarget::Watch).await {
+            Ok(entered) => entered,
+            Err(error) => return end(&mut to_client, error.line()).await,
+        };
     let (from_agent, mut to_agent) = split(stream);
     let paths = paths.split(',').map(str::trim).filter(|path| !path.is_empty());
     let start = WatchInput::Start { paths: paths.map(Word::from).collect() };

@@ -165,7 +165,7 @@ async fn a_running_machine_is_taken_up_by_the_next_runner_and_its_own_end_is_tol
     let told = tokio::time::timeout(PATIENCE, events.next()).await;
     assert_eq!(told.expect("it was told"), Some(Change::Instance(id)));
     let ended = life(&node.backend, id).await;
-    assert!(matches!(ended, Some(Life::Ended { exit_code: Some(0), .. })), "{ended:?}");
+    assert!(matches!(ended, Some(Lifecycle::Ended { exit_code: Some(0), .. })), "{ended:?}");
     assert!(!before.is_alive(), "nothing is left of it");
 }
 
@@ -181,7 +181,7 @@ async fn killed_qemu_is_noticed_by_its_runner() {
     let told = tokio::time::timeout(PATIENCE, events.next()).await;
     assert_eq!(told.expect("it was told"), Some(Change::Instance(id)));
     let ended = life(&node.backend, id).await;
-    assert!(matches!(ended, Some(Life::Ended { exit_code: Some(137), .. })), "{ended:?}");
+    assert!(matches!(ended, Some(Lifecycle::Ended { exit_code: Some(137), .. })), "{ended:?}");
 }
 
 #[tokio::test]
@@ -301,7 +301,7 @@ async fn a_qemu_that_does_not_answer_can_be_killed_and_keeps_nothing() {
     node.backend.kill(id).await.unwrap();
     assert!(!process.is_alive());
     let ended = life(&node.backend, id).await;
-    assert!(matches!(ended, Some(Life::Ended { exit_code: Some(137), .. })), "{ended:?}");
+    assert!(matches!(ended, Some(Lifecycle::Ended { exit_code: Some(137), .. })), "{ended:?}");
 
     // Whoever asked the old one again leaves the next one alone.
     node.backend.start(id).await.unwrap();
@@ -310,7 +310,7 @@ async fn a_qemu_that_does_not_answer_can_be_killed_and_keeps_nothing() {
     said(&node, id, &["true"]).await;
     node.backend.stop(id).await.unwrap();
     let ended = life(&node.backend, id).await;
-    assert!(matches!(ended, Some(Life::Ended { exit_code: Some(0), .. })), "{ended:?}");
+    assert!(matches!(ended, Some(Lifecycle::Ended { exit_code: Some(0), .. })), "{ended:?}");
     node.backend.remove(id).await.unwrap();
     assert!(!node.disk_dir(id).exists());
 }

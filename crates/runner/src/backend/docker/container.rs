@@ -25,7 +25,7 @@ use super::orphans;
 use super::own_files::{Made, OwnFiles, kept};
 use super::vet;
 use crate::agent_files;
-use crate::backend::{BackendError, Found, Life, Limits};
+use crate::backend::{BackendError, BackendState, Lifecycle, Limits};
 use crate::layout::IN_BIN;
 
 pub fn name(id: TaskId) -> String {
@@ -67,9 +67,9 @@ async fn refresh_own_files(
     let Some(found) = inspect(engine, id).await? else { return Ok(()) };
     let (own, made) = own_files(config, servers, id)?;
     match found.life {
-        Life::Running { .. } | Life::Paused { .. } => return Ok(()),
-        Life::Created => kept::take(engine, docker, id, &own, &made).await?,
-        Life::Ended { .. } => {}
+        Lifecycle::Running { .. } | Lifecycle::Paused { .. } => return Ok(()),
+        Lifecycle::Created => kept::take(engine, docker, id, &own, &made).await?,
+        Lifecycle::Ended { .. } => {}
     }
     own.refresh(&made).map_err(|error| unwritable(&error))
 }
@@ -156,15 +156,19 @@ fn is_without_network(reason: &str) -> bool {
 pub async fn pause(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
     let docker = engine.docker().await?;
     let outcome = docker.pause_container(&name(id)).await;
-    unless_so_already(engine, id, "pause", outcome, |life| !matches!(life, Life::Running { .. }))
-        .await
+    unless_so_already(engine, id, "pause", outcome, |life| {
+        !matches!(life, Lifecycle::Running { .. })
+    })
+    .await
 }
 
 pub async fn resume(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
     let docker = engine.docker().await?;
     let outcome = docker.unpause_container(&name(id)).await;
-    unless_so_already(engine, id, "resume", outcome, |life| !matches!(life, Life::Paused { .. }))
-        .await
+    unless_so_already(engine, id, "resume", outcome, |life| {
+        !matches!(life, Lifecycle::Paused { .. })
+    })
+    .await
 }
 
 /// Which code the engine answers with where there is nothing to do differs between versions.
@@ -173,7 +177,7 @@ async fn unless_so_already(
     id: TaskId,
     act: &'static str,
     outcome: Result<(), Error>,
-    is_so: impl Fn(&Life) -> bool,
+    is_so: impl Fn(&Lifecycle) -> bool,
 ) -> Result<(), BackendError> {
     let Err(error) = outcome else { return Ok(()) };
     match inspect(engine, id).await? {
@@ -223,7 +227,7 @@ pub async fn remove(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
     done(engine, "remove", outcome, &[404, 409])
 }
 
-pub async fn inspect(engine: &Engine, id: TaskId) -> Result<Option<Found>, BackendError> {
+pub async fn inspect(engine: &Engine, id: TaskId) -> Result<Option<BackendState>, BackendError> {
     let docker = engine.docker().await?;
     match docker.inspect_container(&name(id), None).await {
         Ok(answer) => found::read(engine, &answer).await,
@@ -285,7 +289,7 @@ pub async fn outside(engine: &Engine, id: TaskId) -> Result<Vec<String>, Backend
 pub async fn list(
     engine: &Engine,
     config: &DockerConfig,
-) -> Result<Vec<(TaskId, Found)>, BackendError> {
+) -> Result<Vec<(TaskId, BackendState)>, BackendError> {
     let docker = engine.docker().await?;
     let mut instances = Vec::new();
     for (id, _) in ours(engine, &docker, config, true).await? {

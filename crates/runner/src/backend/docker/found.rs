@@ -8,27 +8,27 @@ use kohakuriver_model::InstanceSpec;
 
 use super::client::{Engine, status};
 use super::create_body::LABEL_DISK;
-use crate::backend::{BackendError, Found, Life, Limits};
+use crate::backend::{BackendError, BackendState, Lifecycle, Limits};
 use crate::clock;
 
 /// `None`: the answer describes no container.
 pub async fn read(
     engine: &Engine,
     answer: &ContainerInspectResponse,
-) -> Result<Option<Found>, BackendError> {
+) -> Result<Option<BackendState>, BackendError> {
     let Some(state) = &answer.state else { return Ok(None) };
     let started = state.started_at.clone().filter(|text| time_ms(text).is_some());
     let started_at_ms = started.as_deref().and_then(time_ms).unwrap_or_default();
     let life = match state.status.unwrap_or(ContainerStateStatusEnum::EMPTY) {
         ContainerStateStatusEnum::RUNNING
         | ContainerStateStatusEnum::RESTARTING
-        | ContainerStateStatusEnum::STOPPING => Life::Running { started_at_ms },
-        ContainerStateStatusEnum::PAUSED => Life::Paused { started_at_ms },
-        ContainerStateStatusEnum::CREATED => Life::Created,
+        | ContainerStateStatusEnum::STOPPING => Lifecycle::Running { started_at_ms },
+        ContainerStateStatusEnum::PAUSED => Lifecycle::Paused { started_at_ms },
+        ContainerStateStatusEnum::CREATED => Lifecycle::Created,
         ContainerStateStatusEnum::EXITED
         | ContainerStateStatusEnum::DEAD
         | ContainerStateStatusEnum::REMOVING
-        | ContainerStateStatusEnum::EMPTY => Life::Ended {
+        | ContainerStateStatusEnum::EMPTY => Lifecycle::Ended {
             exit_code: state.exit_code,
             finished_at_ms: state.finished_at.as_deref().and_then(time_ms).unwrap_or_default(),
         },
@@ -36,15 +36,15 @@ pub async fn read(
     let labels = answer.config.as_ref().and_then(|config| config.labels.as_ref());
     let disk = labels.and_then(|labels| labels.get(LABEL_DISK)?.parse().ok()).unwrap_or(0);
     let (oom, epoch) = match life {
-        Life::Running { .. } | Life::Paused { .. } => {
+        Lifecycle::Running { .. } | Lifecycle::Paused { .. } => {
             (state.pid.is_some_and(kernel_killed), String::new())
         }
-        Life::Created | Life::Ended { .. } => {
+        Lifecycle::Created | Lifecycle::Ended { .. } => {
             (state.oom_killed.unwrap_or(false), epoch(engine).await?)
         }
     };
     let limits = answer.host_config.as_ref().map_or(wanted(0, 0, 0), limits_of);
-    Ok(Some(Found { life, started, disk, oom, limits, epoch }))
+    Ok(Some(BackendState { life, started, disk, oom, limits, epoch }))
 }
 
 /// Which run of machine and engine this is. The engine makes its default bridge anew whenever it

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::oom::{self, OUT_OF_MEMORY};
 use crate::clock;
 use crate::durable;
-use crate::plan::{Life, Limits};
+use crate::plan::{Lifecycle, Limits};
 
 const MACHINE: &str = "machine.json";
 pub const STARTED: &str = "started";
@@ -153,12 +153,12 @@ impl MachineDir {
     }
 
     /// What it is now, its start's mark, and how it ended.
-    pub fn life(&self) -> io::Result<(Life, Option<String>, Option<Ended>)> {
+    pub fn life(&self) -> io::Result<(Lifecycle, Option<String>, Option<Ended>)> {
         let Some((process, mark)) = self.started() else {
-            return Ok((Life::Created, None, None));
+            return Ok((Lifecycle::Created, None, None));
         };
         if process.is_alive() {
-            let life = Life::Running { started_at_ms: self.started_at_ms() };
+            let life = Lifecycle::Running { started_at_ms: self.started_at_ms() };
             return Ok((life, Some(mark), None));
         }
         // Where nobody saw it end, it ended when that was found out.
@@ -167,7 +167,7 @@ impl MachineDir {
             None if oom::was_killed(process) => self.write_ended(Some(137), OUT_OF_MEMORY, true)?,
             None => self.write_ended(None, "nobody saw its QEMU end", false)?,
         };
-        let life = Life::Ended { exit_code: ended.exit_code, finished_at_ms: ended.at_ms };
+        let life = Lifecycle::Ended { exit_code: ended.exit_code, finished_at_ms: ended.at_ms };
         Ok((life, Some(mark), Some(ended)))
     }
 }

@@ -101,7 +101,7 @@ impl Play {
                 let mut due = BTreeSet::new();
                 if let Some(found) = &found {
                     due.insert(Thing::Disk);
-                    if matches!(found.life, Life::Running { .. } | Life::Paused { .. }) {
+                    if matches!(found.life, Lifecycle::Running { .. } | Lifecycle::Paused { .. }) {
                         due.insert(Thing::Tap);
                     }
                 }

@@ -12,11 +12,11 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use super::super::item::{Choice, Item, Part, What, is_partial};
 use super::super::report::{Report, add};
 use super::{mtime, sentence};
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 /// Lists a tree, each directory before what is in it. Only the root is followed if it is a symlink.
-pub fn list(root: &Path, report: &Report, items: &Sender<Item>) -> Result<(), Failure> {
-    let fail = |error| Failure::request(sentence(root, &error));
+pub fn list(root: &Path, report: &Report, items: &Sender<Item>) -> Result<(), CommandError> {
+    let fail = |error| CommandError::request(sentence(root, &error));
     let meta = root.metadata().map_err(fail)?;
     let Some(item) = item_of(root, PathBuf::new(), &meta, report) else {
         return Ok(());
@@ -99,7 +99,7 @@ pub fn read(
     report: &Report,
     choices: &mut Receiver<(Item, Choice)>,
     parts: &Sender<Part>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     while let Some((item, choice)) = choices.blocking_recv() {
         let offset = match choice {
             Choice::Skip => continue,

@@ -18,13 +18,13 @@ use super::super::item::{Item, Part, What};
 use super::super::remote::WORTH_RESUMING;
 use super::super::report::{Report, add};
 use super::{sentence, source};
-use crate::failure::Failure;
+use crate::failure::CommandError;
 
 /// Permissions only: a VPS cannot make a program of this machine run as somebody else.
 const MODE: u32 = 0o777;
 
 /// Writes what arrives.
-pub fn write(root: &Path, report: &Report, parts: &mut Receiver<Part>) -> Result<(), Failure> {
+pub fn write(root: &Path, report: &Report, parts: &mut Receiver<Part>) -> Result<(), CommandError> {
     let mut tree = Tree { root, report, entered: HashSet::new(), made: Vec::new() };
     let result = tree.take_all(parts);
     // Last, because one may forbid to write into it.
@@ -43,7 +43,7 @@ struct Tree<'a> {
 }
 
 impl Tree<'_> {
-    fn take_all(&mut self, parts: &mut Receiver<Part>) -> Result<(), Failure> {
+    fn take_all(&mut self, parts: &mut Receiver<Part>) -> Result<(), CommandError> {
         while let Some(part) = parts.blocking_recv() {
             let (path, result) = match part {
                 Part::Directory(item) => (item.under(self.root), self.directory(&item)),
@@ -60,7 +60,7 @@ impl Tree<'_> {
                 if is_full(&error) {
                     let text =
                         format!("this machine's disk is full: {} was not written", path.display());
-                    return Err(Failure::request(text).hint("make room, then say this again"));
+                    return Err(CommandError::request(text).hint("make room, then say this again"));
                 }
                 self.report.fail(path.display().to_string(), sentence(&path, &error));
             }

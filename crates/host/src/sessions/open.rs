@@ -5,17 +5,17 @@ use kohakuriver_model::{BackendKind, Status};
 use kohakuriver_runner_link::protocol::StreamTarget;
 use kohakuriver_store::InstanceRow;
 
-use crate::access::{Caller, Wish, authorize};
+use crate::access::{Caller, Permission, authorize};
 use crate::host::App;
 use crate::instances::{self, InstanceError, display_name};
 use crate::limits::{Full, Holder, Limit};
-use crate::presence::{Guard, Right};
-use crate::streams::{self, InstanceStream, StreamError};
-use crate::view;
+use crate::present;
+use crate::sessions::registry::{Guard, Right};
+use crate::sessions::streams::{self, InstanceStream, StreamError};
 
 /// Why a way in was refused, in one line for the person at the other end.
 #[derive(Debug, thiserror::Error)]
-pub enum EnterError {
+pub enum OpenSessionError {
     #[error(transparent)]
     Instance(#[from] InstanceError),
     #[error("VPS {name} is {status}")]
@@ -32,7 +32,7 @@ pub enum EnterError {
     Stream(#[from] StreamError),
 }
 
-impl EnterError {
+impl OpenSessionError {
     /// What to type next.
     pub fn hint(&self) -> Option<String> {
         let plain = |name: &str| name.trim_matches('\'').to_owned();
@@ -97,27 +97,28 @@ pub fn stream_limit() -> Limit {
 
 /// Somebody inside: the stream, and the right to be there.
 #[derive(Debug)]
-pub struct Entered {
+pub struct OpenSession {
     pub stream: InstanceStream,
     pub guard: Guard,
 }
 
 /// Opens a stream into the instance that `text` means.
-pub async fn enter(
+pub async fn open_session(
     app: &App,
     caller: &Caller,
     text: &str,
     target: StreamTarget,
-) -> Result<Entered, EnterError> {
+) -> Result<OpenSession, OpenSessionError> {
     let id = instances::find_to_enter(app, caller, text).await?;
     // Before the right is asked for: what is revoked from now on is not missed.
-    let mut guard = app.presence.arrive(caller, Right::Enter(id));
-    let access = authorize(app, caller, Wish::Enter, id).await.map_err(instances::denied(text))?;
+    let mut guard = app.sessions.register(caller, Right::Enter(id));
+    let access =
+        authorize(app, caller, Permission::Enter, id).await.map_err(instances::denied(text))?;
     let row = instances::get(app, &access).await?;
     require_open(app, &row, &target)?;
     guard.hold(app.streams.take(Holder::of(caller)).map_err(|full| match full {
-        Full::Holder => EnterError::TooMany,
-        Full::All => EnterError::Full,
+        Full::Holder => OpenSessionError::TooMany,
+        Full::All => OpenSessionError::Full,
     })?);
     let node = (&row.node_id, row.node_name.as_str());
     let what = words(&target);
@@ -128,25 +129,29 @@ pub async fn enter(
     if let Some(what) = what {
         guard.announce(what, id);
     }
-    Ok(Entered { stream, guard })
+    Ok(OpenSession { stream, guard })
 }
 
 /// Refuses, where people log in, whoever may not enter, before they are given a socket that could
 /// tell them more.
-pub async fn admit(app: &App, caller: &Caller, text: &str) -> Result<(), EnterError> {
+pub async fn admit(app: &App, caller: &Caller, text: &str) -> Result<(), OpenSessionError> {
     if app.config.auth.enabled {
         let id = instances::find_to_enter(app, caller, text).await?;
-        authorize(app, caller, Wish::Enter, id).await.map_err(instances::denied(text))?;
+        authorize(app, caller, Permission::Enter, id).await.map_err(instances::denied(text))?;
     }
     Ok(())
 }
 
 /// Whether one can get into the instance now, whoever one is.
-pub fn require_open(app: &App, row: &InstanceRow, target: &StreamTarget) -> Result<(), EnterError> {
+pub fn require_open(
+    app: &App,
+    row: &InstanceRow,
+    target: &StreamTarget,
+) -> Result<(), OpenSessionError> {
     let name = display_name(row.id, &row.spec);
-    let status = view::status_of(app, row);
+    let status = present::status_of(app, row);
     if *target == StreamTarget::Ssh && row.spec.ssh.is_none() {
-        return Err(EnterError::NoSsh { name });
+        return Err(OpenSessionError::NoSsh { name });
     }
     let backend = row.spec.backend();
     match status {
@@ -158,7 +163,7 @@ pub fn require_open(app: &App, row: &InstanceRow, target: &StreamTarget) -> Resu
             Ok(())
         }
         // What would answer is as frozen as the rest: an answer now is better than silence.
-        Status::Paused => Err(EnterError::Paused { name }),
+        Status::Paused => Err(OpenSessionError::Paused { name }),
         Status::PendingApproval
         | Status::Rejected
         | Status::Pending
@@ -167,7 +172,7 @@ pub fn require_open(app: &App, row: &InstanceRow, target: &StreamTarget) -> Resu
         | Status::Failed
         | Status::Killed
         | Status::KilledOom
-        | Status::Stopped => Err(EnterError::NotRunning { name, status, backend }),
+        | Status::Stopped => Err(OpenSessionError::NotRunning { name, status, backend }),
     }
 }
 

@@ -7,7 +7,7 @@
 //!     told something else? -> each its next generation, as if somebody had changed its keys
 //! ```
 //!
-//! Nothing here cuts anybody who came by the host: [`crate::presence`] does that, at once. This is
+//! Nothing here cuts anybody who came by the host: [`crate::sessions::registry`] does that, at once. This is
 //! about the next login, and about who came to a VPS's port 22 past the host: its agent cuts them when
 //! it is told.
 
@@ -22,7 +22,7 @@ use kohakuriver_model::{Act, Desired, InstanceSpec, People, SshAccess, TaskId, U
 use kohakuriver_store::{InstanceRow, StoreError};
 use tokio_util::sync::CancellationToken;
 
-use crate::access::{Caller, Wish, authorize, policy};
+use crate::access::{Caller, Permission, authorize, policy};
 use crate::accounts;
 use crate::host::App;
 use crate::instances::{self, InstanceError};
@@ -129,7 +129,7 @@ async fn wanted(app: &App, only: Option<TaskId>) -> Result<HashMap<TaskId, Peopl
     let mut wanted: HashMap<TaskId, People> = HashMap::new();
     let since_ms = app.clock.now_ms() - accounts::millis(app.config.auth.provider_life);
     for person in app.store.people_of(only, since_ms).await? {
-        let verdict = policy::on_instance(person.role, person.relation, Wish::Enter);
+        let verdict = policy::on_instance(person.role, person.relation, Permission::Enter);
         if verdict == policy::Verdict::Allow {
             wanted.entry(person.instance).or_default().0.insert(person.user);
         }
@@ -147,7 +147,7 @@ pub async fn trust(app: &App, row: &InstanceRow) -> Result<bool, InstanceError> 
     let detail = "trusts the host's SSH certificates".to_owned();
     let set = |access: &mut SshAccess| access.trusted_ca = Some(trusted.clone());
     let row = change(app, row.id, detail, set).await?;
-    if !app.links.is_online(&row.node_id) {
+    if !app.runners.is_online(&row.node_id) {
         return Ok(false);
     }
     let access = host_access(app, row.id).await?;
@@ -174,5 +174,5 @@ async fn change(
 
 async fn host_access(app: &App, id: TaskId) -> Result<crate::access::Authorized, InstanceError> {
     let refused = instances::denied("");
-    authorize(app, &Caller::host(), Wish::Change, id).await.map_err(refused)
+    authorize(app, &Caller::host(), Permission::Change, id).await.map_err(refused)
 }

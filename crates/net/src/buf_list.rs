@@ -12,26 +12,26 @@ const SMALL: usize = 4 * 1024;
 
 /// A queue of bytes, which leaves with as few system calls as its pieces allow.
 #[derive(Debug, Default)]
-pub struct Pieces {
-    pieces: VecDeque<Bytes>,
+pub struct BufList {
+    buf_list: VecDeque<Bytes>,
     /// Small ones behind those.
     small: BytesMut,
     bytes: usize,
 }
 
-impl Pieces {
+impl BufList {
     pub fn push(&mut self, data: Bytes) {
         self.bytes += data.len();
         if self.small.len() + data.len() <= SMALL {
             return self.small.extend_from_slice(&data);
         }
         if !self.small.is_empty() {
-            self.pieces.push_back(self.small.split().freeze());
+            self.buf_list.push_back(self.small.split().freeze());
         }
         if data.len() <= SMALL {
             self.small.extend_from_slice(&data);
         } else {
-            self.pieces.push_back(data);
+            self.buf_list.push_back(data);
         }
     }
 
@@ -59,18 +59,18 @@ impl Pieces {
     }
 }
 
-impl Buf for Pieces {
+impl Buf for BufList {
     fn remaining(&self) -> usize {
         self.bytes
     }
 
     fn chunk(&self) -> &[u8] {
-        self.pieces.front().map_or(&self.small, |front| front)
+        self.buf_list.front().map_or(&self.small, |front| front)
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let pieces = self.pieces.iter().map(|piece| &piece[..]);
-        let all = pieces.chain((!self.small.is_empty()).then_some(&self.small[..]));
+        let buf_list = self.buf_list.iter().map(|piece| &piece[..]);
+        let all = buf_list.chain((!self.small.is_empty()).then_some(&self.small[..]));
         slices.iter_mut().zip(all).map(|(slice, piece)| *slice = IoSlice::new(piece)).count()
     }
 
@@ -78,13 +78,13 @@ impl Buf for Pieces {
         assert!(count <= self.bytes, "more is taken than there is");
         self.bytes -= count;
         while count > 0
-            && let Some(front) = self.pieces.front_mut()
+            && let Some(front) = self.buf_list.front_mut()
         {
             let here = count.min(front.len());
             front.advance(here);
             count -= here;
             if front.is_empty() {
-                self.pieces.pop_front();
+                self.buf_list.pop_front();
             }
         }
         self.small.advance(count);
@@ -96,21 +96,21 @@ mod tests {
     use tokio::net::UnixStream;
 
     use super::*;
-    use crate::{Quiet, Socket};
+    use crate::{IntoLazyWrite, Socket};
 
     #[tokio::test]
     async fn they_leave_in_order_and_small_ones_are_put_together() {
-        let mut pieces = Pieces::default();
+        let mut buf_list = BufList::default();
         for _ in 0..SMALL {
-            pieces.push(Bytes::from_static(b"ab"));
+            buf_list.push(Bytes::from_static(b"ab"));
         }
-        pieces.push(Bytes::new());
-        assert_eq!((pieces.pieces.len(), pieces.small.len()), (1, SMALL));
-        pieces.push(vec![b'c'; SMALL + 1].into());
-        pieces.push(Bytes::from_static(b"d"));
+        buf_list.push(Bytes::new());
+        assert_eq!((buf_list.buf_list.len(), buf_list.small.len()), (1, SMALL));
+        buf_list.push(vec![b'c'; SMALL + 1].into());
+        buf_list.push(Bytes::from_static(b"d"));
         let mut out = Vec::new();
-        while !pieces.is_empty() {
-            pieces.write_some(&mut out).await.unwrap();
+        while !buf_list.is_empty() {
+            buf_list.write_some(&mut out).await.unwrap();
         }
         let expected = [b"ab".repeat(SMALL), vec![b'c'; SMALL + 1], b"d".to_vec()].concat();
         assert!(out == expected);
@@ -119,15 +119,15 @@ mod tests {
     #[tokio::test]
     async fn several_leave_together_also_when_a_socket_takes_a_part() {
         let (near, mut far) = UnixStream::pair().unwrap();
-        let mut near = Socket::from(near).quiet().unwrap();
+        let mut near = Socket::from(near).into_lazy_write().unwrap();
         let expected: Vec<u8> = (0..2_000_000u32).map(|n| n.to_le_bytes()[1]).collect();
-        let mut pieces = Pieces::default();
-        expected.chunks(30_000).for_each(|piece| pieces.push(Bytes::copy_from_slice(piece)));
-        assert_eq!(pieces.remaining(), expected.len());
+        let mut buf_list = BufList::default();
+        expected.chunks(30_000).for_each(|piece| buf_list.push(Bytes::copy_from_slice(piece)));
+        assert_eq!(buf_list.remaining(), expected.len());
         let writing = tokio::spawn(async move {
             let mut most = 0;
-            while !pieces.is_empty() {
-                most = most.max(pieces.write_some(&mut near).await.unwrap());
+            while !buf_list.is_empty() {
+                most = most.max(buf_list.write_some(&mut near).await.unwrap());
             }
             most
         });

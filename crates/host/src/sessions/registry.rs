@@ -16,7 +16,7 @@ use std::time::Duration;
 use kohakuriver_model::{Role, TaskId};
 use tokio_util::sync::CancellationToken;
 
-use crate::access::{Caller, Wish, still_authorized, still_has_role};
+use crate::access::{Caller, Permission, still_authorized, still_has_role};
 use crate::audit::{Audit, Entry};
 use crate::clock::Clock;
 use crate::host::App;
@@ -32,12 +32,12 @@ pub enum Right {
     Enter(TaskId),
     /// To have a request answered that asks for a role, and for this of the instance that its
     /// handler found.
-    Ask { role: Role, wish: Option<Wish> },
+    Ask { role: Role, wish: Option<Permission> },
 }
 
 /// All that goes on.
 #[derive(Debug)]
-pub struct Presence {
+pub struct SessionRegistry {
     next: AtomicU64,
     live: Mutex<HashMap<u64, Live>>,
     audit: Arc<Audit>,
@@ -54,7 +54,7 @@ struct Live {
 /// One thing that goes on. Dropping it is the end.
 #[derive(Debug)]
 pub struct Guard {
-    presence: Arc<Presence>,
+    registry: Arc<SessionRegistry>,
     number: u64,
     caller: Caller,
     /// What it is, and in which instance, once it is written down that it began.
@@ -64,19 +64,19 @@ pub struct Guard {
     permit: Option<Permit>,
 }
 
-impl Presence {
+impl SessionRegistry {
     pub fn new(audit: Arc<Audit>, clock: Clock) -> Arc<Self> {
         Arc::new(Self { next: AtomicU64::new(0), live: Mutex::default(), audit, clock })
     }
 
     /// Registers what is about to begin.
-    pub fn arrive(self: &Arc<Self>, caller: &Caller, right: Right) -> Guard {
+    pub fn register(self: &Arc<Self>, caller: &Caller, right: Right) -> Guard {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let cut = CancellationToken::new();
         let live = Live { caller: caller.clone(), right, cut: cut.clone() };
         self.lock().insert(number, live);
         Guard {
-            presence: self.clone(),
+            registry: self.clone(),
             number,
             caller: caller.clone(),
             announced: None,
@@ -124,15 +124,15 @@ impl Guard {
     fn note(&self, action: &'static str, detail: String, task_id: TaskId) {
         let object = format!("vps {task_id}");
         let result = if self.cut.is_cancelled() { "cut" } else { "ok" };
-        self.presence.audit.note(&self.caller, Entry { action, object, result, detail });
+        self.registry.audit.note(&self.caller, Entry { action, object, result, detail });
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.presence.lock().remove(&self.number);
+        self.registry.lock().remove(&self.number);
         if let Some((what, task_id)) = self.announced.take() {
-            let seconds = (self.presence.clock.now_ms() - self.since_ms).max(0) / 1000;
+            let seconds = (self.registry.clock.now_ms() - self.since_ms).max(0) / 1000;
             self.note("session.end", format!("{what}, after {seconds} s"), task_id);
         }
     }
@@ -152,7 +152,7 @@ pub async fn watch(app: Arc<App>, shutdown: CancellationToken) {
         let now_ms = app.clock.now_ms();
         // Many forwards of one person to one instance have one answer.
         let mut answers = HashMap::new();
-        for live in app.presence.everybody() {
+        for live in app.sessions.everybody() {
             let Some(person) = live.caller.person() else { continue };
             let expired = person.expires_ms.is_some_and(|at_ms| at_ms <= now_ms);
             if !expired && !all {
@@ -178,7 +178,9 @@ pub async fn watch(app: Arc<App>, shutdown: CancellationToken) {
 
 async fn may_stay(app: &App, live: &Live) -> bool {
     match live.right {
-        Right::Enter(task_id) => still_authorized(app, &live.caller, Wish::Enter, task_id).await,
+        Right::Enter(task_id) => {
+            still_authorized(app, &live.caller, Permission::Enter, task_id).await
+        }
         Right::Ask { role, wish } => match wish.zip(live.caller.touched()) {
             Some((wish, task_id)) => still_authorized(app, &live.caller, wish, task_id).await,
             None => still_has_role(app, &live.caller, role).await,

@@ -159,11 +159,11 @@ struct State {
 
 /// All links; shared by everything in the host.
 #[derive(Debug, Default)]
-pub struct Links {
+pub struct RunnerRegistry {
     state: Mutex<State>,
 }
 
-impl Links {
+impl RunnerRegistry {
     /// Every lock is short and without awaits; a panic inside one poisons nothing that matters.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

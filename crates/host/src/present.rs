@@ -20,11 +20,12 @@ const NUMA_NODES: &str = "numa_nodes";
 
 /// Whether the node was heard recently enough that its instances keep their status.
 pub fn is_node_seen(app: &App, node: &NodeId) -> bool {
-    if app.links.is_online(node) {
+    if app.runners.is_online(node) {
         return true;
     }
     // A host that just started gives every runner its time to come back.
-    let seen_ms = app.links.seen(node).map_or(0, |seen| seen.steady_ms).max(app.started.steady_ms);
+    let seen_ms =
+        app.runners.seen(node).map_or(0, |seen| seen.steady_ms).max(app.started.steady_ms);
     let patience_ms = i64::try_from(app.config.lost_after.as_millis()).unwrap_or(i64::MAX);
     app.clock.steady_ms() - seen_ms < patience_ms
 }
@@ -38,7 +39,7 @@ pub fn revision(app: &App, row: &InstanceRow) -> u64 {
     const IN_MEMORY: u64 = 1 << 32;
     row.revision
         .saturating_mul(IN_MEMORY)
-        .saturating_add(app.links.mark(row.id, &row.node_id) % IN_MEMORY)
+        .saturating_add(app.runners.mark(row.id, &row.node_id) % IN_MEMORY)
 }
 
 /// The task object of one instance.
@@ -74,7 +75,7 @@ pub fn task(app: &App, row: &InstanceRow) -> Task {
         (task.error_message, task.error_code, task.error_hint) = (None, None, None);
     }
     if let Some(progress) =
-        app.links.progress(row.id).filter(|p| p.generation >= row.intent.generation)
+        app.runners.progress(row.id).filter(|p| p.generation >= row.intent.generation)
         && task.transition.is_some()
     {
         task.progress = Some(progress.step);
@@ -258,9 +259,9 @@ fn word(value: impl serde::Serialize) -> Option<String> {
 
 /// The node object.
 pub fn node(app: &App, row: &NodeRow) -> Node {
-    let online = app.links.is_online(&row.id);
-    let metrics = app.links.metrics(&row.id).unwrap_or_default();
-    let seen_ms = app.links.seen(&row.id).map(|seen| seen.wall_ms).or(row.seen_ms);
+    let online = app.runners.is_online(&row.id);
+    let metrics = app.runners.metrics(&row.id).unwrap_or_default();
+    let seen_ms = app.runners.seen(&row.id).map(|seen| seen.wall_ms).or(row.seen_ms);
     let mut node = Node {
         hostname: row.name.to_string(),
         node_id: row.id.to_string(),

@@ -14,29 +14,29 @@ thread_local! {
 
 /// A buffer, given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Block(Box<[u8]>);
+pub(crate) struct PooledBuf(Box<[u8]>);
 
-impl Block {
+impl PooledBuf {
     pub fn take() -> Self {
         let spare = SPARE_BLOCKS.with_borrow_mut(Vec::pop);
         Self(spare.unwrap_or_else(|| vec![0; BLOCK].into_boxed_slice()))
     }
 }
 
-impl Drop for Block {
+impl Drop for PooledBuf {
     fn drop(&mut self) {
-        let block = std::mem::take(&mut self.0);
+        let pooled_buf = std::mem::take(&mut self.0);
         // A thread that ends has no spare ones any more.
         let _ = SPARE_BLOCKS.try_with(|spare| {
             let mut spare = spare.borrow_mut();
             if spare.len() < SPARE {
-                spare.push(block);
+                spare.push(pooled_buf);
             }
         });
     }
 }
 
-impl Deref for Block {
+impl Deref for PooledBuf {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -44,7 +44,7 @@ impl Deref for Block {
     }
 }
 
-impl DerefMut for Block {
+impl DerefMut for PooledBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.0
     }

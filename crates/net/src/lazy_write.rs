@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::gather::Gather;
+use crate::coalesce::Coalesce;
 use crate::{DetachedSocket, Socket};
 
 /// After so many writes that found room, the kernel is not asked any more.
@@ -23,18 +23,18 @@ const ENOUGH_ROOM: u8 = 16;
 
 /// A connected stream socket, of either kind.
 #[derive(Debug)]
-pub struct QuietSocket {
+pub struct LazyWriteSocket {
     reader: Reader,
     writer: Writer,
-    gather: Option<Gather>,
+    coalesce: Option<Coalesce>,
 }
 
-impl QuietSocket {
+impl LazyWriteSocket {
     /// Has it sleep for a tenth of a millisecond when all of a transfer that has come is read: more comes at once then,
     /// for less processor time. Blocks the thread that reads, which must be one that serves this connection alone.
     #[must_use]
-    pub fn gathering(self) -> Self {
-        Self { gather: Some(Gather::default()), ..self }
+    pub fn coalescing(self) -> Self {
+        Self { coalesce: Some(Coalesce::default()), ..self }
     }
 
     /// Moves it to the runtime of the caller.
@@ -47,7 +47,7 @@ impl QuietSocket {
 
     fn of(fd: Arc<OwnedFd>) -> io::Result<Self> {
         let reader = Reader(watch(Arc::clone(&fd), Interest::READABLE)?);
-        Ok(Self { reader, writer: Writer { fd, asked: None, had_room: 0 }, gather: None })
+        Ok(Self { reader, writer: Writer { fd, asked: None, had_room: 0 }, coalesce: None })
     }
 
     pub(crate) fn into_split(self) -> (Reader, Writer) {
@@ -55,36 +55,36 @@ impl QuietSocket {
     }
 }
 
-/// What can be a [`QuietSocket`].
-pub trait Quiet {
+/// What can be a [`LazyWriteSocket`].
+pub trait IntoLazyWrite {
     /// In the runtime that is to have it.
     ///
     /// # Errors
     /// One runtime would not let go of it, or the other not take it.
-    fn quiet(self) -> io::Result<QuietSocket>;
+    fn into_lazy_write(self) -> io::Result<LazyWriteSocket>;
 }
 
-impl Quiet for QuietSocket {
-    fn quiet(self) -> io::Result<QuietSocket> {
+impl IntoLazyWrite for LazyWriteSocket {
+    fn into_lazy_write(self) -> io::Result<LazyWriteSocket> {
         Ok(self)
     }
 }
 
-impl Quiet for DetachedSocket {
-    fn quiet(self) -> io::Result<QuietSocket> {
-        QuietSocket::of(Arc::new(OwnedFd::from(self)))
+impl IntoLazyWrite for DetachedSocket {
+    fn into_lazy_write(self) -> io::Result<LazyWriteSocket> {
+        LazyWriteSocket::of(Arc::new(OwnedFd::from(self)))
     }
 }
 
-impl Quiet for Socket {
-    fn quiet(self) -> io::Result<QuietSocket> {
-        self.detach()?.quiet()
+impl IntoLazyWrite for Socket {
+    fn into_lazy_write(self) -> io::Result<LazyWriteSocket> {
+        self.detach()?.into_lazy_write()
     }
 }
 
-impl Quiet for TcpStream {
-    fn quiet(self) -> io::Result<QuietSocket> {
-        Socket::from(self).quiet()
+impl IntoLazyWrite for TcpStream {
+    fn into_lazy_write(self) -> io::Result<LazyWriteSocket> {
+        Socket::from(self).into_lazy_write()
     }
 }
 
@@ -187,22 +187,22 @@ fn watch<T: AsRawFd>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
-impl AsyncRead for QuietSocket {
+impl AsyncRead for LazyWriteSocket {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { reader, gather, .. } = self.get_mut();
-        if let Some(gather) = gather {
-            gather.before_read();
+        let Self { reader, coalesce, .. } = self.get_mut();
+        if let Some(coalesce) = coalesce {
+            coalesce.before_read();
         }
         loop {
             ready!(reader.0.poll_read_ready(cx))?.retain_ready();
             match reader.try_read(buf.initialize_unfilled()) {
                 Ok(count) => {
-                    if let Some(gather) = gather {
-                        gather.after_read(count, buf.remaining());
+                    if let Some(coalesce) = coalesce {
+                        coalesce.after_read(count, buf.remaining());
                     }
                     buf.advance(count);
                     return Poll::Ready(Ok(()));
@@ -214,7 +214,7 @@ impl AsyncRead for QuietSocket {
     }
 }
 
-impl AsyncWrite for QuietSocket {
+impl AsyncWrite for LazyWriteSocket {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -251,9 +251,9 @@ mod tests {
 
     use super::*;
 
-    fn pair() -> (QuietSocket, QuietSocket) {
+    fn pair() -> (LazyWriteSocket, LazyWriteSocket) {
         let (a, b) = UnixStream::pair().unwrap();
-        (Socket::from(a).quiet().unwrap(), Socket::from(b).quiet().unwrap())
+        (Socket::from(a).into_lazy_write().unwrap(), Socket::from(b).into_lazy_write().unwrap())
     }
 
     #[tokio::test]
@@ -281,7 +281,7 @@ mod tests {
     #[tokio::test]
     async fn a_transfer_that_is_gathered_and_what_is_typed_behind_it_arrive_whole() {
         let (mut near, far) = pair();
-        let mut far = far.gathering();
+        let mut far = far.coalescing();
         let sent: Vec<u8> = (0..1_000_000u32).map(|n| n.to_le_bytes()[1]).collect();
         let expected = sent.clone();
         let sending = tokio::spawn(async move {

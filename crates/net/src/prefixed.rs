@@ -7,12 +7,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A stream of which some bytes were read before: they come first.
 #[derive(Debug)]
-pub struct Early<S> {
+pub struct Prefixed<S> {
     stream: S,
     bytes: Bytes,
 }
 
-impl<S> Early<S> {
+impl<S> Prefixed<S> {
     pub fn new(stream: S, bytes: Bytes) -> Self {
         Self { stream, bytes }
     }
@@ -21,8 +21,8 @@ impl<S> Early<S> {
     ///
     /// # Errors
     /// Those of `change`.
-    pub fn try_map<T, E>(self, change: impl FnOnce(S) -> Result<T, E>) -> Result<Early<T>, E> {
-        Ok(Early { stream: change(self.stream)?, bytes: self.bytes })
+    pub fn try_map<T, E>(self, change: impl FnOnce(S) -> Result<T, E>) -> Result<Prefixed<T>, E> {
+        Ok(Prefixed { stream: change(self.stream)?, bytes: self.bytes })
     }
 
     /// The bare stream, and what was read of it and not yet given out.
@@ -31,7 +31,7 @@ impl<S> Early<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Early<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -46,7 +46,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Early<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Early<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -85,7 +85,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_read_before_comes_first_and_once() {
         let (mut near, far) = duplex(64);
-        let mut stream = Early::new(far, Bytes::from_static(b"before "));
+        let mut stream = Prefixed::new(far, Bytes::from_static(b"before "));
         near.write_all(b"after").await.unwrap();
         drop(near);
         let mut small = [0; 3];

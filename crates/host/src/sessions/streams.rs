@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kohakuriver_model::bounds::{MAX_REMARK_BYTES, bound_text};
 use kohakuriver_model::{NodeId, TaskId};
-use kohakuriver_net::{Early, Quiet, QuietSocket, relay, relay_sockets};
+use kohakuriver_net::{IntoLazyWrite, LazyWriteSocket, Prefixed, relay, relay_sockets};
 use kohakuriver_runner_link::frame::{FrameError, FrameStream};
 use kohakuriver_runner_link::protocol::{StreamOpen, StreamOpened, StreamTarget};
 use tokio::io::AsyncWriteExt;
@@ -15,16 +15,16 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::either::Either;
 
-use crate::access::{Authorized, Wish};
+use crate::access::{Authorized, Permission};
 use crate::host::App;
-use crate::links::{DataConnection, DataPool};
+use crate::runner_registry::{DataConnection, DataPool};
 
 /// From asking the runner to the first byte; the agent inside has answered by then.
 const OPEN_LIMIT: Duration = Duration::from_secs(15);
 
 /// An open way into an instance: a data connection of its node, or its agent's own socket. The
 /// instance may have sent bytes right behind its answer.
-pub type InstanceStream = Early<Either<DataConnection, QuietSocket>>;
+pub type InstanceStream = Prefixed<Either<DataConnection, LazyWriteSocket>>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
@@ -45,7 +45,7 @@ pub async fn open(
     node: (&NodeId, &str),
     target: StreamTarget,
 ) -> Result<InstanceStream, StreamError> {
-    debug_assert_eq!(access.wish(), Wish::Enter);
+    debug_assert_eq!(access.wish(), Permission::Enter);
     let deadline = Instant::now() + OPEN_LIMIT;
     let attempt = open_on_any(app, access.task_id(), node, target);
     timeout_at(deadline, attempt).await.unwrap_or(Err(StreamError::Slow))
@@ -58,13 +58,14 @@ async fn open_on_any(
     target: StreamTarget,
 ) -> Result<InstanceStream, StreamError> {
     let open = StreamOpen { task_id, target };
-    if let Some(local) = app.links.local(node) {
+    if let Some(local) = app.runners.local(node) {
         let agent = local.open(open).await.map_err(StreamError::Refused)?;
-        let agent = agent.quiet().map_err(|error| StreamError::Refused(error.to_string()))?;
-        return Ok(Early::new(Either::Right(agent), Bytes::new()));
+        let agent =
+            agent.into_lazy_write().map_err(|error| StreamError::Refused(error.to_string()))?;
+        return Ok(Prefixed::new(Either::Right(agent), Bytes::new()));
     }
     loop {
-        let connection = match app.links.take_data(node) {
+        let connection = match app.runners.take_data(node) {
             DataPool::Ready(connection) => *connection,
             DataPool::Wait(arrived) => {
                 arrived.notified().await;
@@ -96,7 +97,7 @@ async fn ask(
     Ok(match frames.receive::<StreamOpened>().await? {
         StreamOpened::Opened => {
             let (connection, early) = frames.into_parts();
-            Ok(Early::new(Either::Left(connection), early))
+            Ok(Prefixed::new(Either::Left(connection), early))
         }
         StreamOpened::Refused { mut error } => {
             bound_text(&mut error, MAX_REMARK_BYTES, true);

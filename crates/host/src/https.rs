@@ -28,7 +28,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How people's connections are protected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum PeopleTls {
+pub enum HttpsMode {
     /// Plain HTTP: on loopback, or behind a proxy.
     #[default]
     Off,
@@ -79,23 +79,23 @@ enum Source {
 
 /// The settings of the API's port, and what keeps them fresh.
 #[derive(Debug)]
-pub struct PeopleServer {
+pub struct HttpsServer {
     config: Arc<ServerConfig>,
     shown: Arc<Shown>,
     source: Source,
     names: Vec<String>,
 }
 
-impl PeopleServer {
+impl HttpsServer {
     /// `None` where the host speaks plain HTTP.
     pub fn new(host: &HostConfig, ca: &Ca, now_ms: i64) -> Result<Option<Self>, TlsError> {
-        let (source, first, names) = match &host.people_tls {
-            PeopleTls::Off => return Ok(None),
-            PeopleTls::OwnCa => {
+        let (source, first, names) = match &host.https {
+            HttpsMode::Off => return Ok(None),
+            HttpsMode::OwnCa => {
                 let (own, first) = Own::new(host, ca, now_ms)?;
                 (Source::Own(own), first, Vec::new())
             }
-            PeopleTls::Files { cert, key } => {
+            HttpsMode::Files { cert, key } => {
                 let (files, first) = Files::new(cert.clone(), key.clone())?;
                 let names = files::dns_names(&first);
                 files.warn_of_age(&first, now_ms);

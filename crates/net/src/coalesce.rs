@@ -12,11 +12,11 @@ const BULK: usize = 16 * 1024;
 const PAUSE: Duration = Duration::from_micros(100);
 
 #[derive(Debug, Default)]
-pub(crate) struct Gather {
+pub(crate) struct Coalesce {
     has_read_bulk: bool,
 }
 
-impl Gather {
+impl Coalesce {
     /// Blocks the thread.
     pub fn before_read(&mut self) {
         if std::mem::take(&mut self.has_read_bulk) {
