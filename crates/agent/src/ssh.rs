@@ -10,7 +10,7 @@ mod flow;
 mod forward;
 mod gate;
 mod handler;
-mod in_place;
+mod inline_executor;
 mod listener;
 mod server;
 mod session;

@@ -27,7 +27,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::settings::{Address, Settings, Token};
 use crate::ssh::shell_word;
 use crate::trust::Trust;

@@ -8,7 +8,7 @@ use clap_complete::ArgValueCandidates;
 
 use crate::complete;
 use crate::context::Context;
-use crate::failure::{CommandError, Kind};
+use crate::error::{CommandError, Kind};
 use crate::reference::VpsRef;
 use crate::vps;
 

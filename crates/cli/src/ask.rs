@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use kohakuriver_api::Secret;
 use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
 
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::printable;
 
 /// A longer line is no password, but a file that was piped in by mistake.
@@ -147,7 +147,7 @@ fn rub_out(typed: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::Kind;
+    use crate::error::Kind;
 
     fn typed(text: &str) -> Result<String, Kind> {
         read_hidden(&mut text.as_bytes()).map(|secret| secret.0).map_err(|failure| failure.kind)

@@ -5,7 +5,7 @@ mod list;
 mod verify;
 
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum AuditCommand {

@@ -22,7 +22,7 @@ mod whoami;
 pub use login::is_somebody;
 
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 /// What somebody can be, from least to most.
 const ROLES: [&str; 4] = ["viewer", "user", "operator", "admin"];

@@ -10,7 +10,7 @@ use kohakuriver_api::{ReceivedOffer, ReceivedShare, Task};
 
 use crate::GlobalArgs;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::ui::{Output, one_line, printable};
 

@@ -3,7 +3,7 @@
 use clap_complete::env::Shells;
 
 use crate::complete::{PROGRAM, VARIABLE};
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::Output;
 
 #[derive(clap::Args, Clone, Debug)]

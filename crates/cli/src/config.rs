@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::settings;
 use crate::ui::{Fit, Grid, Tone};
 

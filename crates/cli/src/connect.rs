@@ -17,7 +17,7 @@ use kohakuriver_agent_protocol::session::Attach;
 
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::tty;
 use crate::vps;

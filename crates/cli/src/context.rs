@@ -2,7 +2,7 @@
 
 use crate::GlobalArgs;
 use crate::api::Api;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::settings::Settings;
 use crate::ui::Output;
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::files;
 use crate::settings::Token;
 

@@ -10,7 +10,7 @@ mod host;
 use std::path::PathBuf;
 
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::{Tone, one_line, printable};
 use finding::{Finding, State};
 

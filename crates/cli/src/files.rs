@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Uid;
 
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::identity;
 use crate::ssh::shell_word;
 

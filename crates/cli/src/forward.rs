@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::vps;
 use ports::PortPair;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey, PublicKey};
 
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::files;
 
 /// The public keys of `~/.ssh/id_*.pub` that OpenSSH would offer, in file order.

@@ -29,8 +29,8 @@ mod context;
 mod credentials;
 mod doctor;
 mod duration;
+mod error;
 mod escape;
-mod failure;
 mod files;
 mod forward;
 mod identity;
@@ -59,7 +59,7 @@ pub use qemu::{OnNode, QemuCommand};
 pub use ui::{Fit, Grid, Output, Progress, Tone, ago_ms};
 
 use context::Context;
-use failure::CommandError;
+use error::CommandError;
 
 /// For the root command's `--help`.
 pub const AFTER_HELP: &str = "\

@@ -12,7 +12,7 @@ pub use list::grid;
 pub use status::with_list_hint;
 
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum NodeCommand {

@@ -10,7 +10,7 @@ use kohakuriver_model::NodeName;
 
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum QemuCommand {

@@ -12,7 +12,7 @@ use file::ConfigFile;
 pub use token::Token;
 
 use crate::GlobalArgs;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 /// How environment variables are looked up; tests bring their own.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;

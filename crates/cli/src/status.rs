@@ -1,7 +1,7 @@
 //! `kohakuriver status`
 
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::node;
 use crate::ui::Panel;
 

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{Notify, oneshot};
 
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 /// The first error of this process.
 static LOST: Mutex<Option<CommandError>> = Mutex::new(None);

@@ -4,7 +4,7 @@
 //! other CA is believed for that host. Without a pin the system's roots are asked. Both are read
 //! only when https is used: they cost what a command without it shall not pay.
 
-mod witness;
+mod verifier;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -19,10 +19,10 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, RootCertStore};
 use sha2::{Digest, Sha256};
 
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::files;
 
-pub use witness::{RecordingVerifier, is_of_the_issuer};
+pub use verifier::{RecordingVerifier, is_of_the_issuer};
 
 const PINS: &str = "ca";
 

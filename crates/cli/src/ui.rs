@@ -15,7 +15,7 @@ pub use panel::Panel;
 pub use progress::{Progress, Transfer};
 pub use table::{Fit, Grid};
 
-use crate::failure::{CommandError, Kind};
+use crate::error::{CommandError, Kind};
 use crate::stdout;
 
 /// How a command talks: data to standard output, everything else to standard error.

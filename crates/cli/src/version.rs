@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::Panel;
 
 /// The versions should show at once, also where the host is off.

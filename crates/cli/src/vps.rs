@@ -33,7 +33,7 @@ pub use parse::label;
 pub use status::show;
 
 use crate::context::Context;
-use crate::failure::{CommandError, Kind};
+use crate::error::{CommandError, Kind};
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum VpsCommand {

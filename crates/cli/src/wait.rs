@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use kohakuriver_api::Task;
 
 use crate::context::Context;
-use crate::failure::{CommandError, Kind};
+use crate::error::{CommandError, Kind};
 use crate::stdout;
 use crate::ui::Progress;
 
@@ -56,12 +56,12 @@ pub struct News {
     id: String,
     /// The revision seen last.
     since: Option<u64>,
-    patience: RetryBudget,
+    retries: RetryBudget,
 }
 
 impl News {
     pub fn of(id: &str, since: Option<u64>) -> Self {
-        Self { id: id.to_owned(), since, patience: RetryBudget::default() }
+        Self { id: id.to_owned(), since, retries: RetryBudget::default() }
     }
 
     /// Its next state, or the same one after a while; None where it does not exist any more.
@@ -78,7 +78,7 @@ impl News {
             };
             match answer {
                 Ok(task) => {
-                    self.patience = RetryBudget::default();
+                    self.retries = RetryBudget::default();
                     let stale = self.since.replace(task.revision) == Some(task.revision);
                     if stale && asked.elapsed() < SLOWEST_ANSWER {
                         tokio::time::sleep(SLOWEST_ANSWER).await;
@@ -86,7 +86,7 @@ impl News {
                     return Ok(Some(task));
                 }
                 Err(failure) if failure.kind == Kind::NotFound => return Ok(None),
-                Err(failure) => self.patience.bear(failure, asked, progress).await?,
+                Err(failure) => self.retries.wait(failure, asked, progress).await?,
             }
         }
     }
@@ -108,7 +108,7 @@ impl Default for RetryBudget {
 impl RetryBudget {
     /// Pauses, or hands back a failure that asking again does not cure. `asked` is when the
     /// question was put.
-    pub async fn bear(
+    pub async fn wait(
         &mut self,
         failure: CommandError,
         asked: Instant,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kohakuriver_model::{FailureCode, Metrics, NodeId, TaskId};
 use kohakuriver_net::Socket;
 use kohakuriver_runner_link::protocol::{
-    Answer, NodeAnswer, NodeQuestion, Question, StreamOpen, ToRunner,
+    InstanceCommand, InstanceReply, NodeQuery, NodeReply, StreamOpen, ToRunner,
 };
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -152,8 +152,8 @@ struct State {
     /// Counts changes of a task that are not in the database, so that waiters see them as
     /// revisions.
     marks: HashMap<TaskId, u64>,
-    questions: Open<Answer>,
-    node_questions: Open<NodeAnswer>,
+    commands: Open<InstanceReply>,
+    node_queries: Open<NodeReply>,
     sessions: u64,
 }
 
@@ -201,8 +201,8 @@ impl RunnerRegistry {
             node.link = None;
             node.mark += 1;
             node.pool.clear();
-            state.questions.give_up(id);
-            state.node_questions.give_up(id);
+            state.commands.give_up(id);
+            state.node_queries.give_up(id);
         }
     }
 
@@ -251,33 +251,38 @@ impl RunnerRegistry {
     }
 
     /// Asks a connected runner something; `None` where it is away, or goes away meanwhile.
-    pub async fn ask(&self, id: &NodeId, task_id: TaskId, question: Question) -> Option<Answer> {
+    pub async fn ask(
+        &self,
+        id: &NodeId,
+        task_id: TaskId,
+        command: InstanceCommand,
+    ) -> Option<InstanceReply> {
         let (request, answer) = {
             let mut state = self.lock();
             state.nodes.get(id)?.link.as_ref()?;
-            state.questions.ask(id)
+            state.commands.ask(id)
         };
-        self.send(id, Outgoing::Message(ToRunner::Ask { request, task_id, question }));
+        self.send(id, Outgoing::Message(ToRunner::InstanceCommand { request, task_id, command }));
         answer.await.ok()
     }
 
     /// As `ask`, about the node itself.
-    pub async fn ask_node(&self, id: &NodeId, question: NodeQuestion) -> Option<NodeAnswer> {
+    pub async fn ask_node(&self, id: &NodeId, query: NodeQuery) -> Option<NodeReply> {
         let (request, answer) = {
             let mut state = self.lock();
             state.nodes.get(id)?.link.as_ref()?;
-            state.node_questions.ask(id)
+            state.node_queries.ask(id)
         };
-        self.send(id, Outgoing::Message(ToRunner::AskNode { request, question }));
+        self.send(id, Outgoing::Message(ToRunner::NodeQuery { request, query }));
         answer.await.ok()
     }
 
-    pub fn answer(&self, id: &NodeId, request: u64, answer: Answer) {
-        self.lock().questions.answer(id, request, answer);
+    pub fn answer(&self, id: &NodeId, request: u64, answer: InstanceReply) {
+        self.lock().commands.answer(id, request, answer);
     }
 
-    pub fn answer_node(&self, id: &NodeId, request: u64, answer: NodeAnswer) {
-        self.lock().node_questions.answer(id, request, answer);
+    pub fn answer_node(&self, id: &NodeId, request: u64, answer: NodeReply) {
+        self.lock().node_queries.answer(id, request, answer);
     }
 
     /// Sends the order of an instance if its node is connected; otherwise its next hello gets it.

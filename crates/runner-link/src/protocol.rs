@@ -10,8 +10,8 @@
 //!                                 <----  Order* SyncDone
 //!    Observation, Progress,       ---->
 //!    Heartbeat (every 5 s)        ---->  HeartbeatAck
-//!                                 <----  Order, DialData, Ask, AskNode
-//!    Answer, NodeAnswer           ---->
+//!                                 <----  Order, DialData, InstanceCommand, NodeQuery
+//!    InstanceReply, NodeReply     ---->
 //! ```
 //!
 //! Both sides may lose the connection at any point; after the next `Hello` each tells the other
@@ -66,15 +66,17 @@ pub enum ToHost {
     RenewCertificate {
         csr_pem: String,
     },
-    /// To [`ToRunner::Ask`].
-    Answer {
+    /// The result of a [`ToRunner::InstanceCommand`].
+    #[serde(rename = "answer")]
+    InstanceReply {
         request: u64,
-        answer: Answer,
+        answer: InstanceReply,
     },
-    /// To [`ToRunner::AskNode`].
-    NodeAnswer {
+    /// The result of a [`ToRunner::NodeQuery`].
+    #[serde(rename = "node_answer")]
+    NodeReply {
         request: u64,
-        answer: NodeAnswer,
+        answer: NodeReply,
     },
 }
 
@@ -112,24 +114,28 @@ pub enum ToRunner {
     Certificate {
         certificate_pem: String,
     },
-    /// Something to be done once or told, which is no state to converge to. One that is lost with
-    /// the connection is not repeated: who asked hears that the node went away.
-    Ask {
+    /// Runs one command on an instance, or asks about it; not a state to converge to. A command that is
+    /// lost with the connection is not repeated: its caller gets the error that the node went away.
+    #[serde(rename = "ask")]
+    InstanceCommand {
         request: u64,
         task_id: TaskId,
-        question: Question,
+        #[serde(rename = "question")]
+        command: InstanceCommand,
     },
-    /// As `Ask`, where it is about the node and no instance's driver.
-    AskNode {
+    /// The same for the node itself rather than one instance's driver.
+    #[serde(rename = "ask_node")]
+    NodeQuery {
         request: u64,
-        question: NodeQuestion,
+        #[serde(rename = "question")]
+        query: NodeQuery,
     },
 }
 
-/// What the host wants of an instance's snapshots.
+/// A command or query about an instance's snapshots.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "question")]
-pub enum Question {
+pub enum InstanceCommand {
     /// A page of them.
     ListSnapshots {
         /// Only older ones than this tag. A runner that does not know it answers with all.
@@ -148,7 +154,7 @@ pub enum Question {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "answer")]
-pub enum Answer {
+pub enum InstanceReply {
     /// Newest first.
     Snapshots {
         snapshots: Vec<Snapshot>,
@@ -185,10 +191,10 @@ pub struct Snapshot {
     pub in_use: bool,
 }
 
-/// What the host wants of a node's virtual machines.
+/// A command or query about a node's VMs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "question")]
-pub enum NodeQuestion {
+pub enum NodeQuery {
     /// The base images in shared storage.
     ListVmImages,
     /// Whatever machines keep on this node, also those that nobody knows of any more.
@@ -201,7 +207,7 @@ pub enum NodeQuestion {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "answer")]
-pub enum NodeAnswer {
+pub enum NodeReply {
     VmImages { dir: String, images: Vec<VmImage> },
     Machines { dir: String, machines: Vec<Machine> },
     Deleted { freed_bytes: u64 },
@@ -264,7 +270,7 @@ pub const SNAPSHOT_PAGE: usize = 150;
 /// Paths of volumes beside a disk; a usual image has one or two.
 const MAX_OUTSIDE: usize = 32;
 
-impl Answer {
+impl InstanceReply {
     /// A page of an instance's snapshots, the newest of those before `before`.
     pub fn page(mut snapshots: Vec<Snapshot>, before: Option<u64>) -> Self {
         snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.tag));
@@ -306,7 +312,7 @@ impl Answer {
     }
 }
 
-impl NodeAnswer {
+impl NodeReply {
     /// Holds the texts of a failure to their bounds.
     #[must_use]
     pub fn bounded(mut self) -> Self {

@@ -17,8 +17,8 @@ use kohakuriver_model::{
 };
 use kohakuriver_runner_link::frame::{MAX_FRAME_BYTES, MAX_SMALL_FRAME_BYTES, encoded_len};
 use kohakuriver_runner_link::protocol::{
-    Answer, Hello, NodeAnswer, Order, Question, SNAPSHOT_PAGE, Snapshot, StreamOpen, StreamOpened,
-    StreamTarget, ToHost, ToRunner,
+    Hello, InstanceCommand, InstanceReply, NodeReply, Order, SNAPSHOT_PAGE, Snapshot, StreamOpen,
+    StreamOpened, StreamTarget, ToHost, ToRunner,
 };
 use proptest::prelude::*;
 
@@ -206,10 +206,10 @@ proptest! {
         let (mut seen, mut before, mut more) = (Vec::new(), None, true);
         while more {
             let outside = vec![text.clone(); 100];
-            let page = Answer::page(all.clone(), before).with_outside(outside);
-            let bytes = encoded_len(&ToHost::Answer { request: u64::MAX, answer: page.clone() });
+            let page = InstanceReply::page(all.clone(), before).with_outside(outside);
+            let bytes = encoded_len(&ToHost::InstanceReply { request: u64::MAX, answer: page.clone() });
             prop_assert!(bytes + RESERVE <= MAX_FRAME_BYTES, "{bytes}");
-            let Answer::Snapshots { snapshots, more: others, .. } = page else { unreachable!() };
+            let InstanceReply::Snapshots { snapshots, more: others, .. } = page else { unreachable!() };
             prop_assert!(snapshots.len() <= SNAPSHOT_PAGE);
             seen.extend(snapshots.iter().map(|one| one.tag));
             (before, more) = (seen.last().copied(), others);
@@ -221,13 +221,13 @@ proptest! {
     #[test]
     fn failures_in_place_of_answers_fit_a_small_frame(text in texts(), bytes: usize) {
         let code = FailureCode::Internal;
-        let failed = Answer::Failed { code, message: text.clone(), hint: Some(text.clone()) };
-        let of_node = NodeAnswer::Failed { code, message: text.clone(), hint: Some(text) };
+        let failed = InstanceReply::Failed { code, message: text.clone(), hint: Some(text.clone()) };
+        let of_node = NodeReply::Failed { code, message: text.clone(), hint: Some(text) };
         for length in [
             encoded_len(&failed.bounded()),
             encoded_len(&of_node.bounded()),
-            encoded_len(&Answer::too_large(bytes)),
-            encoded_len(&NodeAnswer::too_large(bytes)),
+            encoded_len(&InstanceReply::too_large(bytes)),
+            encoded_len(&NodeReply::too_large(bytes)),
         ] {
             prop_assert!(length <= MAX_SMALL_FRAME_BYTES);
         }
@@ -236,11 +236,11 @@ proptest! {
 
 #[test]
 fn questions_and_openings_fit_a_small_frame() {
-    let question = Question::CreateSnapshot {
+    let command = InstanceCommand::CreateSnapshot {
         name: Some("n".repeat(63)),
         message: Some("\u{10ffff}".repeat(500)),
     };
-    let ask = ToRunner::Ask { request: u64::MAX, task_id: id(), question };
+    let ask = ToRunner::InstanceCommand { request: u64::MAX, task_id: id(), command };
     assert!(encoded_len(&ask) <= MAX_SMALL_FRAME_BYTES);
     let open = StreamOpen { task_id: id(), target: StreamTarget::Tcp { port: u16::MAX } };
     assert!(encoded_len(&open) <= MAX_SMALL_FRAME_BYTES);
@@ -248,13 +248,14 @@ fn questions_and_openings_fit_a_small_frame() {
 
 #[test]
 fn lists_of_snapshots_of_the_first_build_are_read() {
-    let all = Question::ListSnapshots { before: None };
+    let all = InstanceCommand::ListSnapshots { before: None };
     let text = r#"{"question":"list_snapshots"}"#;
-    assert_eq!(serde_json::from_str::<Question>(text).unwrap(), all);
+    assert_eq!(serde_json::from_str::<InstanceCommand>(text).unwrap(), all);
     assert_eq!(serde_json::to_string(&all).unwrap(), text);
-    let answer: Answer = serde_json::from_str(r#"{"answer":"snapshots","snapshots":[]}"#).unwrap();
+    let answer: InstanceReply =
+        serde_json::from_str(r#"{"answer":"snapshots","snapshots":[]}"#).unwrap();
     assert_eq!(
         answer,
-        Answer::Snapshots { snapshots: Vec::new(), more: false, outside: Vec::new() }
+        InstanceReply::Snapshots { snapshots: Vec::new(), more: false, outside: Vec::new() }
     );
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use kohakuriver_model::{BackendKind, FailureCode, InstanceSpec, Inventory, TaskId};
-use kohakuriver_runner_link::protocol::{Machine, NodeAnswer, Order, Snapshot};
+use kohakuriver_runner_link::protocol::{Machine, NodeReply, Order, Snapshot};
 use tokio::net::UnixStream;
 
 use crate::agent_stream::AgentAddress;
@@ -137,8 +137,8 @@ pub trait Backend: Send + Sync + 'static {
     }
 
     /// The base images that instances can be made from.
-    fn images(&self) -> NodeAnswer {
-        NodeAnswer::VmImages { dir: String::new(), images: Vec::new() }
+    fn images(&self) -> NodeReply {
+        NodeReply::VmImages { dir: String::new(), images: Vec::new() }
     }
 
     /// Changes, as hints to look again. The stream never ends.

@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent_files;
 use crate::backend::{Backend, BackendError, BackendState, Backends, Lifecycle};
-use crate::board::ObservationBoard;
 use crate::clock;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, LedgerError, Record};
+use crate::observation_board::ObservationBoard;
 use crate::plan::{Failure, PlanInput, Step, plan};
 
 mod bring_up;

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable;
 use crate::layout::Layout;
-use crate::plan::{Failure, Limits, StartRecord, PlanInput};
+use crate::plan::{Failure, Limits, PlanInput, StartRecord};
 
 /// One instance's entry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -15,20 +15,20 @@
 mod agent_files;
 mod agent_stream;
 mod backend;
-mod board;
 mod clock;
 mod data_pool;
 mod driver;
 mod durable;
-mod fleet;
 mod inventory;
 mod layout;
 mod ledger;
 mod lock;
+mod observation_board;
 mod plan;
 mod runner;
 mod session;
 mod streams;
+mod supervisor;
 
 pub use agent_stream::AgentError;
 pub use backend::docker::ContainerSettings;

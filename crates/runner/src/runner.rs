@@ -18,15 +18,15 @@ use crate::agent_files;
 use crate::backend::Backends;
 use crate::backend::docker::{ContainerSettings, DockerBackend, DockerConfig};
 use crate::backend::qemu::{MachineSettings, QemuBackend, QemuConfig};
-use crate::board::ObservationBoard;
 use crate::driver::{STARTS_AT_ONCE, Shared};
-use crate::fleet::InstanceSupervisor;
 use crate::inventory::detect_inventory;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, LedgerError};
 use crate::lock::DataDirLock;
+use crate::observation_board::ObservationBoard;
 use crate::session::Session;
 use crate::streams::Streams;
+use crate::supervisor::InstanceSupervisor;
 
 /// A step that takes longer is taken up again at the next start.
 const FINISH_LIMIT: Duration = Duration::from_secs(5);

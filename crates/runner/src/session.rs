@@ -18,16 +18,18 @@ use kohakuriver_runner_link::client::{LinkError, LinkStream, connect_control};
 use kohakuriver_runner_link::frame::{FrameError, FrameStream};
 use kohakuriver_runner_link::liveness::{HANDSHAKE_LIMIT, HEARTBEAT_INTERVAL, SILENCE_LIMIT};
 use kohakuriver_runner_link::pki::{PkiError, RunnerIdentity};
-use kohakuriver_runner_link::protocol::{Answer, Hello, NodeAnswer, ToHost, ToRunner, VERSIONS};
+use kohakuriver_runner_link::protocol::{
+    Hello, InstanceReply, NodeReply, ToHost, ToRunner, VERSIONS,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clock;
 use crate::data_pool::DataPool;
 use crate::driver::Shared;
-use crate::fleet::InstanceSupervisor;
 use crate::inventory::{LoadMeter, detect_inventory};
 use crate::streams::Streams;
+use crate::supervisor::InstanceSupervisor;
 
 /// The host said no; it has to be told otherwise first, by a person.
 const REFUSED_WAIT: Duration = Duration::from_secs(30);
@@ -142,8 +144,8 @@ impl Session {
             | ToRunner::SyncDone
             | ToRunner::HeartbeatAck
             | ToRunner::DialData { .. }
-            | ToRunner::Ask { .. }
-            | ToRunner::AskNode { .. }
+            | ToRunner::InstanceCommand { .. }
+            | ToRunner::NodeQuery { .. }
             | ToRunner::Certificate { .. } => Err(SessionError::Unexpected),
         }
     }
@@ -185,8 +187,8 @@ impl Session {
                         | ToRunner::HeartbeatAck
                         | ToRunner::DialData { .. }
                         | ToRunner::Certificate { .. }
-                        | ToRunner::Ask { .. }
-                        | ToRunner::AskNode { .. } => {}
+                        | ToRunner::InstanceCommand { .. }
+                        | ToRunner::NodeQuery { .. } => {}
                     }
                     self.handle(message, &pool, &answer)?;
                 }
@@ -224,19 +226,19 @@ impl Session {
         answers: &mpsc::Sender<ToHost>,
     ) -> Result<(), SessionError> {
         match message {
-            ToRunner::Ask { request, task_id, question } => {
+            ToRunner::InstanceCommand { request, task_id, command } => {
                 let (fleet, answers) = (Arc::clone(&self.fleet), answers.clone());
                 tokio::spawn(async move {
-                    let answer = fleet.ask(task_id, question).await;
+                    let answer = fleet.ask(task_id, command).await;
                     // The session may be over; then nobody waits for it.
-                    let _ = answers.send(ToHost::Answer { request, answer }).await;
+                    let _ = answers.send(ToHost::InstanceReply { request, answer }).await;
                 });
             }
-            ToRunner::AskNode { request, question } => {
+            ToRunner::NodeQuery { request, query } => {
                 let (fleet, answers) = (Arc::clone(&self.fleet), answers.clone());
                 tokio::spawn(async move {
-                    let answer = fleet.ask_node(question).await;
-                    let _ = answers.send(ToHost::NodeAnswer { request, answer }).await;
+                    let answer = fleet.ask_node(query).await;
+                    let _ = answers.send(ToHost::NodeReply { request, answer }).await;
                 });
             }
             ToRunner::Order(order) => self.fleet.order(*order),
@@ -349,11 +351,12 @@ impl Connection {
 /// bounds that make this impossible, and are told again at the next change.
 fn in_place_of(message: &ToHost, bytes: usize) -> Option<ToHost> {
     match message {
-        ToHost::Answer { request, .. } => {
-            Some(ToHost::Answer { request: *request, answer: Answer::too_large(bytes) })
-        }
-        ToHost::NodeAnswer { request, .. } => {
-            Some(ToHost::NodeAnswer { request: *request, answer: NodeAnswer::too_large(bytes) })
+        ToHost::InstanceReply { request, .. } => Some(ToHost::InstanceReply {
+            request: *request,
+            answer: InstanceReply::too_large(bytes),
+        }),
+        ToHost::NodeReply { request, .. } => {
+            Some(ToHost::NodeReply { request: *request, answer: NodeReply::too_large(bytes) })
         }
         ToHost::Hello(_)
         | ToHost::Observation { .. }
@@ -374,8 +377,8 @@ fn name_of(message: &ToHost) -> String {
         ToHost::Inventory { .. } => "inventory".to_owned(),
         ToHost::DialFailed { .. } => "failure to connect".to_owned(),
         ToHost::RenewCertificate { .. } => "certificate request".to_owned(),
-        ToHost::Answer { request, .. } => format!("answer {request}"),
-        ToHost::NodeAnswer { request, .. } => format!("answer {request} of the node"),
+        ToHost::InstanceReply { request, .. } => format!("answer {request}"),
+        ToHost::NodeReply { request, .. } => format!("answer {request} of the node"),
     }
 }
 

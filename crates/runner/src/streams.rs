@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::agent_stream::{self, AgentError};
-use crate::fleet::InstanceSupervisor;
+use crate::supervisor::InstanceSupervisor;
 
 /// Each that the host is not in this process for costs two sockets and, while idle, a few KiB.
 pub const MOST_STREAMS: usize = 4096;

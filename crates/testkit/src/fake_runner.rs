@@ -18,8 +18,8 @@ use kohakuriver_runner_link::enroll::enroll;
 use kohakuriver_runner_link::frame::FrameStream;
 use kohakuriver_runner_link::pki::RunnerIdentity;
 use kohakuriver_runner_link::protocol::{
-    Answer, Hello, Machine, NodeAnswer, NodeQuestion, Order, Question, Snapshot, StreamOpen,
-    StreamOpened, ToHost, ToRunner, VERSIONS, VmImage,
+    Hello, InstanceCommand, InstanceReply, Machine, NodeQuery, NodeReply, Order, Snapshot,
+    StreamOpen, StreamOpened, ToHost, ToRunner, VERSIONS, VmImage,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -244,7 +244,7 @@ async fn serve(mut control: Control, node: Node, mut queue: mpsc::Receiver<ToHos
             _ = beat.tick() => control.send(&ToHost::Heartbeat { metrics: Metrics::default() }).await?,
             Some(report) = queue.recv() => control.send(&report).await?,
             message = control.receive::<ToRunner>() => match message? {
-                ToRunner::Order(_) | ToRunner::Ask { .. } | ToRunner::AskNode { .. }
+                ToRunner::Order(_) | ToRunner::InstanceCommand { .. } | ToRunner::NodeQuery { .. }
                     if silent.load(Ordering::SeqCst) => {}
                 ToRunner::Order(order) => {
                     let answer = react(&reaction, &order);
@@ -259,13 +259,13 @@ async fn serve(mut control: Control, node: Node, mut queue: mpsc::Receiver<ToHos
                         tokio::spawn(data(identity.clone(), agent.clone()));
                     }
                 }
-                ToRunner::Ask { request, task_id, question } => {
-                    let answer = answer(&mut snapshots, task_id, question);
-                    control.send(&ToHost::Answer { request, answer }).await?;
+                ToRunner::InstanceCommand { request, task_id, command } => {
+                    let answer = answer(&mut snapshots, task_id, command);
+                    control.send(&ToHost::InstanceReply { request, answer }).await?;
                 }
-                ToRunner::AskNode { request, question } => {
-                    let answer = answer_node(&orders, &mut orphaned, &question);
-                    control.send(&ToHost::NodeAnswer { request, answer }).await?;
+                ToRunner::NodeQuery { request, query } => {
+                    let answer = answer_node(&orders, &mut orphaned, &query);
+                    control.send(&ToHost::NodeReply { request, answer }).await?;
                 }
                 ToRunner::Welcome { .. }
                 | ToRunner::Refused { .. }
@@ -281,12 +281,12 @@ async fn serve(mut control: Control, node: Node, mut queue: mpsc::Receiver<ToHos
 fn answer(
     known: &mut HashMap<TaskId, Vec<Snapshot>>,
     task_id: TaskId,
-    question: Question,
-) -> Answer {
+    command: InstanceCommand,
+) -> InstanceReply {
     let known = known.entry(task_id).or_default();
-    match question {
-        Question::ListSnapshots { before } => Answer::page(known.clone(), before),
-        Question::CreateSnapshot { name, message } => {
+    match command {
+        InstanceCommand::ListSnapshots { before } => InstanceReply::page(known.clone(), before),
+        InstanceCommand::CreateSnapshot { name, message } => {
             let snapshot = Snapshot {
                 tag: 100 + known.first().map_or(0, |newest| newest.tag - 99),
                 name,
@@ -296,11 +296,11 @@ fn answer(
                 in_use: false,
             };
             known.insert(0, snapshot.clone());
-            Answer::Created { snapshot }
+            InstanceReply::Created { snapshot }
         }
-        Question::DeleteSnapshot { tag } => {
+        InstanceCommand::DeleteSnapshot { tag } => {
             known.retain(|snapshot| snapshot.tag != tag);
-            Answer::Deleted
+            InstanceReply::Deleted
         }
     }
 }
@@ -309,8 +309,8 @@ fn answer(
 fn answer_node(
     orders: &Mutex<HashMap<TaskId, Order>>,
     orphaned: &mut bool,
-    question: &NodeQuestion,
-) -> NodeAnswer {
+    query: &NodeQuery,
+) -> NodeReply {
     let machine = |task_id: TaskId, known: bool| Machine {
         task_id,
         disk_bytes: 5 << 20,
@@ -318,9 +318,9 @@ fn answer_node(
         pid: known.then_some(42),
         known,
     };
-    match question {
-        NodeQuestion::ListVmImages => match "debian-12".parse() {
-            Ok(name) => NodeAnswer::VmImages {
+    match query {
+        NodeQuery::ListVmImages => match "debian-12".parse() {
+            Ok(name) => NodeReply::VmImages {
                 dir: "/shared/vm-images".to_owned(),
                 images: vec![VmImage {
                     name,
@@ -332,7 +332,7 @@ fn answer_node(
             },
             Err(_) => failed("no name"),
         },
-        NodeQuestion::ListMachines => {
+        NodeQuery::ListMachines => {
             let orders = orders.lock().unwrap_or_else(PoisonError::into_inner);
             let of_machines = |order: &&Order| order.spec.backend() == BackendKind::Qemu;
             let ordered = orders.values().filter(of_machines);
@@ -340,18 +340,18 @@ fn answer_node(
             if *orphaned {
                 machines.push(machine(ORPHAN, false));
             }
-            NodeAnswer::Machines { dir: "/data/vm/disks".to_owned(), machines }
+            NodeReply::Machines { dir: "/data/vm/disks".to_owned(), machines }
         }
-        NodeQuestion::DeleteMachine { task_id: ORPHAN, .. } if std::mem::take(orphaned) => {
-            NodeAnswer::Deleted { freed_bytes: 5 << 20 }
+        NodeQuery::DeleteMachine { task_id: ORPHAN, .. } if std::mem::take(orphaned) => {
+            NodeReply::Deleted { freed_bytes: 5 << 20 }
         }
-        NodeQuestion::DeleteMachine { .. } => failed("there is no such machine"),
+        NodeQuery::DeleteMachine { .. } => failed("there is no such machine"),
     }
 }
 
-fn failed(message: &str) -> NodeAnswer {
+fn failed(message: &str) -> NodeReply {
     let message = message.to_owned();
-    NodeAnswer::Failed { code: FailureCode::Disappeared, message, hint: None }
+    NodeReply::Failed { code: FailureCode::Disappeared, message, hint: None }
 }
 
 fn react(reaction: &Reaction, order: &Order) -> Option<Observation> {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::auth::Entry;
 use super::exec::{ClientEnv, Program};
-use super::in_place::InlineExecutor;
+use super::inline_executor::InlineExecutor;
 use super::listener::Listeners;
 use super::server::{Peer, SshServer};
 use super::session::{self, Start};

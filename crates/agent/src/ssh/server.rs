@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::auth::{self, Entry};
 use super::gate::Gate;
 use super::handler::Connection;
-use super::in_place::{self, InlineExecutor};
+use super::inline_executor::{self, InlineExecutor};
 use super::window;
 use crate::config::HOST_KEY_FILE;
 use crate::error::AgentError;
@@ -145,7 +145,11 @@ impl SshServer {
         let connection = |stream: DetachedSocket| {
             let room = Arc::clone(&self.in_place);
             let slot = Slot(Some(slot));
-            in_place::spawn(move |in_place| self.connection(stream, peer, in_place), room, slot)
+            inline_executor::spawn(
+                move |in_place| self.connection(stream, peer, in_place),
+                room,
+                slot,
+            )
         };
         if let Err(error) = stream.detach().and_then(connection) {
             tracing::warn!(%error, "SSH connection refused: no thread for it");

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::exec::{self, ClientEnv, Program, Setting};
 use super::flow::{Inbound, pump};
-use super::in_place::InlineExecutor;
+use super::inline_executor::InlineExecutor;
 use super::server::{Peer, SshServer};
 use super::sftp;
 use super::slots::ChannelSlot;

@@ -10,7 +10,7 @@ use russh::server::Msg;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 
 use super::flow::Inbound;
-use super::in_place::Worker;
+use super::inline_executor::Worker;
 use crate::sftp::{Origin, Session};
 
 /// The session after some work, and whether more of it is to be done before it needs bytes. None: the client is gone.

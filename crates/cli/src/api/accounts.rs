@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::{Api, Call};
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 impl Api {
     pub async fn me(&self) -> Result<User, CommandError> {

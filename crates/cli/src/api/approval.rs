@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::{Api, Call};
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 /// Whom a VPS is shared with.
 #[derive(Clone, Copy, Debug)]

@@ -5,7 +5,7 @@ use kohakuriver_api::{AuditEntry, AuditVerified};
 use reqwest::{Method, Response};
 
 use super::{Api, Call};
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 /// What a refusal may have.
 const LONGEST_REFUSAL: usize = 64 * 1024;

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{ANSWER_LIMIT, Api, CONNECT_LIMIT, innermost, plain};
-use crate::failure::{CommandError, Kind};
+use crate::error::{CommandError, Kind};
 use crate::trust;
 
 /// A certificate and its fingerprint.

@@ -4,7 +4,7 @@ use kohakuriver_api::{AskSshCertificate, AuthStatus, SshCertificate};
 use reqwest::Method;
 
 use super::{Api, Call};
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 impl Api {
     /// Whether people log in to this host.

@@ -12,7 +12,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
 use super::{Api, CONNECT_LIMIT, Way, plain};
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::trust::RecordingVerifier;
 
 /// Plain, or inside TLS.

@@ -7,7 +7,7 @@ use kohakuriver_api::{
 use reqwest::Method;
 
 use super::{Api, Call};
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 impl Api {
     pub async fn nodes(&self) -> Result<Vec<Node>, CommandError> {

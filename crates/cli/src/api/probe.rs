@@ -9,7 +9,7 @@ use kohakuriver_api::Health;
 use rustls::pki_types::CertificateDer;
 
 use super::{ANSWER_LIMIT, Api};
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 /// What one question told besides its answer.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::checked::Checked;
 use super::{ANSWER_LIMIT, Api, Person};
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::settings::Token;
 
 const COOKIE_NAME: &str = "kohakuriver_session";

@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::error::Error as SocketError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::{ASKER, Api, Connection};
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::identity;
 
 const PROTOCOL: &str = "kohakuriver-stream";

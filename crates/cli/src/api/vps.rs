@@ -10,7 +10,7 @@ use kohakuriver_api::{
 use reqwest::Method;
 
 use super::{Api, Call};
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 /// How long one question for news may stay open; the host allows at most 30.
 const POLL_SECONDS: u64 = 25;

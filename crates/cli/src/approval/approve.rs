@@ -6,7 +6,7 @@ use kohakuriver_api::Task;
 use super::{list, with_list_hint};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::ui::one_line;
 use crate::vps::{ErrorReporter, called, cores, memory, print_json};

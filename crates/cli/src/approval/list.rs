@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use kohakuriver_api::Task;
 
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::{Fit, Grid, Tone, age};
 use crate::vps::{called, cores, memory};
 

@@ -5,7 +5,7 @@ use clap_complete::ArgValueCandidates;
 use super::with_list_hint;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::vps::{ErrorReporter, called, print_json};
 

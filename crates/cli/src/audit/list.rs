@@ -8,7 +8,7 @@ use kohakuriver_api::AuditEntry;
 
 use crate::context::Context;
 use crate::duration;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::{Fit, Grid, Progress, Tone, at, one_line};
 use crate::wait::{self, RetryBudget};
 
@@ -164,13 +164,13 @@ async fn look(
     context: &Context,
     query: &[(&str, String)],
 ) -> Result<Vec<AuditEntry>, CommandError> {
-    let mut patience = RetryBudget::default();
+    let mut retries = RetryBudget::default();
     let mut quiet = Progress::quiet(context.out);
     loop {
         let asked = Instant::now();
         match context.api.audit(query).await {
             Ok(entries) => return Ok(entries),
-            Err(failure) => patience.bear(failure, asked, &mut quiet).await?,
+            Err(failure) => retries.wait(failure, asked, &mut quiet).await?,
         }
     }
 }

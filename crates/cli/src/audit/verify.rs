@@ -1,7 +1,7 @@
 //! `kohakuriver audit verify`
 
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::Panel;
 
 #[derive(clap::Args, Clone, Debug)]

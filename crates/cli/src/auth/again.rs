@@ -7,7 +7,7 @@ use super::browser;
 use crate::api::Session;
 use crate::ask;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct AgainArgs {

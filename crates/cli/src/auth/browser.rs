@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::api::{Api, Session};
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::wait;
 
 /// The host forgets a log-in that takes longer.

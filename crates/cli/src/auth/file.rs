@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::{files, settings};
 
 /// A file of settings can hold nothing that is secret, but others need not change it.

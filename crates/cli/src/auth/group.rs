@@ -7,7 +7,7 @@ use super::limits::{LimitArgs, words};
 use super::users;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::{CommandError, Kind};
+use crate::error::{CommandError, Kind};
 use crate::ui::{Fit, Grid, Tone};
 use crate::vps::print_json;
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use kohakuriver_api::{Group, Invitation};
 
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::{Fit, Grid, Tone, until};
 use crate::vps::print_json;
 

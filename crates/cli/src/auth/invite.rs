@@ -9,7 +9,7 @@ use super::{ROLES, group};
 use crate::complete;
 use crate::context::Context;
 use crate::duration;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::until;
 
 #[derive(clap::Args, Clone, Debug)]

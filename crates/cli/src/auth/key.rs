@@ -8,7 +8,7 @@ use kohakuriver_api::UserKey;
 use super::again::{self, AgainArgs};
 use crate::api::Session;
 use crate::context::Context;
-use crate::failure::{CommandError, Kind};
+use crate::error::{CommandError, Kind};
 use crate::files;
 use crate::keys;
 use crate::ui::{Fit, Grid, Tone};

@@ -7,7 +7,7 @@ use super::place::{LoginTarget, PlaceArgs};
 use crate::ask;
 use crate::context::Context;
 use crate::credentials::Credential;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 /// Whom a host takes somebody for who has shown nothing it knows.
 const NOBODY: &str = "_anonymous";

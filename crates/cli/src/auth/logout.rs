@@ -3,7 +3,7 @@
 use super::place;
 use crate::context::Context;
 use crate::credentials;
-use crate::failure::{CommandError, Kind};
+use crate::error::{CommandError, Kind};
 use crate::ssh::certificate;
 
 #[derive(clap::Args, Clone, Debug)]

@@ -7,7 +7,7 @@ use super::place::{LoginTarget, PlaceArgs};
 use super::register::new_password;
 use crate::ask;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\

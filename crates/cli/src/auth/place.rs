@@ -6,7 +6,7 @@ use super::file;
 use crate::api::{Api, Session};
 use crate::context::Context;
 use crate::credentials::{self, Credential};
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::identity;
 use crate::settings::{Setting, Settings, Source};
 use crate::{GlobalArgs, duration};

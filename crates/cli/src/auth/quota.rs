@@ -7,7 +7,7 @@ use super::limits::{LimitArgs, rows};
 use super::users::find;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::{Fit, Grid, Tone};
 
 #[derive(clap::Args, Clone, Debug)]

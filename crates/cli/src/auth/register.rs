@@ -6,7 +6,7 @@ use super::login::welcome;
 use super::place::{LoginTarget, PlaceArgs};
 use crate::ask;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\

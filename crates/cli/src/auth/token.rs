@@ -9,7 +9,7 @@ use super::again::{self, AgainArgs};
 use crate::context::Context;
 use crate::credentials;
 use crate::duration;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::{Fit, Grid, Tone, ago, until};
 use crate::vps::print_json;
 

@@ -10,7 +10,7 @@ use super::{ROLES, quota};
 use crate::complete;
 use crate::context::Context;
 use crate::duration;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::{Panel, ago, until};
 
 #[derive(clap::Subcommand, Clone, Debug)]

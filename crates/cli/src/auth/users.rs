@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use kohakuriver_api::User;
 
 use crate::context::Context;
-use crate::failure::{CommandError, Kind};
+use crate::error::{CommandError, Kind};
 use crate::ui::{Fit, Grid, Tone, ago};
 
 #[derive(clap::Args, Clone, Debug)]

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::login::is_somebody;
 use crate::context::Context;
 use crate::credentials::{self, Credential};
-use crate::failure::{CommandError, Kind};
+use crate::error::{CommandError, Kind};
 use crate::ui::{Panel, Tone, until};
 
 #[derive(clap::Args, Clone, Debug)]

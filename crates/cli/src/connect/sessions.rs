@@ -6,7 +6,7 @@ use kohakuriver_agent_protocol::{FrameReader, StreamTarget, write};
 use tokio::io::split;
 
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::ui::{Fit, Grid, Tone, age};
 use crate::vps;

@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep};
 
 use super::link::{Link, Lost};
 use crate::context::Context;
+use crate::error::CommandError;
 use crate::escape::{Command, Keys};
-use crate::failure::CommandError;
 use crate::reference::VpsRef;
 use crate::ssh::shell_word;
 use crate::tty::{self, Outlet, Raw};

@@ -5,7 +5,7 @@ use kohakuriver_api::{AuditVerified, Node, Task, User};
 use super::finding::{Finding, State};
 use super::host::clock;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 pub async fn look(context: &Context) -> Vec<Finding> {
     let mut findings = match context.api.nodes().await {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

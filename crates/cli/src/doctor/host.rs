@@ -11,7 +11,7 @@ use super::finding::{Finding, State};
 use super::{cluster, exposure};
 use crate::api::{Probe, takes_connections};
 use crate::context::Context;
-use crate::failure::Kind;
+use crate::error::Kind;
 
 /// As long as a person waits for one line.
 pub const LIMIT: Duration = Duration::from_secs(3);

@@ -57,7 +57,7 @@ async fn carry(
     peer: SocketAddr,
     port: u16,
     mut queue: mpsc::Receiver<Bytes>,
-) -> Option<crate::failure::CommandError> {
+) -> Option<crate::error::CommandError> {
     let stream = match way.open(&StreamTarget::Udp { port }).await {
         Ok(stream) => stream,
         Err(failure) => return Some(failure),

@@ -9,7 +9,7 @@ use kohakuriver_model::NodeName;
 use super::status::with_list_hint;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::Progress;
 use crate::vps::called;
 use crate::wait::{self, RetryBudget};
@@ -89,12 +89,12 @@ fn staying(node: &Node) -> String {
 
 async fn until_empty(context: &Context, name: &str) -> Result<(), CommandError> {
     let mut progress = Progress::new(context.out);
-    let mut patience = RetryBudget::default();
+    let mut retries = RetryBudget::default();
     loop {
         let asked = Instant::now();
         match context.api.vps_active().await {
             Ok(tasks) => {
-                patience = RetryBudget::default();
+                retries = RetryBudget::default();
                 let up = up_on(&tasks, name);
                 if up.is_empty() {
                     return Ok(());
@@ -102,7 +102,7 @@ async fn until_empty(context: &Context, name: &str) -> Result<(), CommandError> 
                 progress.show(&format!("waiting until these are stopped: {}", up.join(" ")), None);
                 tokio::time::sleep(LOOK_EVERY).await;
             }
-            Err(failure) => patience.bear(failure, asked, &mut progress).await?,
+            Err(failure) => retries.wait(failure, asked, &mut progress).await?,
         }
     }
 }

@@ -9,7 +9,7 @@ use super::list::memory;
 use super::status::with_list_hint;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::{Panel, status_tone};
 
 const BUCKETS: usize = 12;

@@ -9,7 +9,7 @@ use kohakuriver_model::NodeName;
 use super::status::{labels, with_list_hint};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::vps;
 
 #[derive(clap::Args, Clone, Debug)]

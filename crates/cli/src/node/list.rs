@@ -5,7 +5,7 @@ use kohakuriver_model::Memory;
 
 use super::status::labels;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::{Fit, Grid, Tone, status_tone};
 
 #[derive(clap::Args, Clone, Debug)]

@@ -6,7 +6,7 @@ use kohakuriver_model::NodeName;
 use super::status::with_list_hint;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\

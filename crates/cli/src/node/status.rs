@@ -8,7 +8,7 @@ use kohakuriver_model::{Memory, NodeName};
 use super::list::{memory, status};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::{CommandError, Kind};
+use crate::error::{CommandError, Kind};
 use crate::ui::{Panel, Tone, ago};
 
 /// Clocks that differ by less disturb nobody.

@@ -7,7 +7,7 @@ use kohakuriver_api::JoinTokenRequest;
 
 use crate::context::Context;
 use crate::duration;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::age;
 
 #[derive(clap::Subcommand, Clone, Debug)]

@@ -4,7 +4,7 @@ use kohakuriver_api::VmImage;
 use kohakuriver_model::{Memory, NodeName};
 
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::node::with_list_hint;
 use crate::ui::{Fit, Grid, Tone, ago_ms};
 

@@ -4,7 +4,7 @@ use kohakuriver_api::{VmInstance, VmInstances, VmNode};
 use kohakuriver_model::Memory;
 
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::{Fit, Grid, Panel, Tone, status_tone};
 
 #[derive(clap::Args, Clone, Debug)]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::files;
 
 /// Everything it may say. Unknown keys are refused, so that a misspelt one is not ignored.

@@ -15,7 +15,7 @@ use russh::keys::ssh_key::Certificate;
 
 use super::route::{quoted, shell_word};
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::files;
 use crate::keys::{self, MadeKey};
 

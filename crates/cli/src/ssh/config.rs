@@ -15,7 +15,7 @@ use kohakuriver_model::{InstanceName, QualifiedName};
 use super::certificate;
 use super::route::{Route, task_id};
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::files;
 use crate::vps::{self, called};
 

@@ -9,7 +9,7 @@ use kohakuriver_api::Task;
 use super::route::Route;
 use super::{How, certificate};
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::vps::{self, called};
 

@@ -8,7 +8,7 @@ use super::How;
 use super::connect::reachable;
 use super::proxy::Gate;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::vps::called;
 use crate::wait;

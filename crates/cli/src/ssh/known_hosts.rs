@@ -6,7 +6,7 @@ use std::path::Path;
 
 use russh::keys::PublicKey;
 
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::files;
 
 /// Makes `alias` known with exactly this key. False: no key is known.

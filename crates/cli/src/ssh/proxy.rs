@@ -24,7 +24,7 @@ use tokio_util::either::Either;
 
 use crate::api::{Api, Stream};
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::stdout;
 
 /// For connecting and for the gateway's first line.

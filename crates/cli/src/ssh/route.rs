@@ -8,7 +8,7 @@ use kohakuriver_model::TaskId;
 use super::known_hosts;
 use super::proxy::Gate;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::files;
 use crate::keys;
 

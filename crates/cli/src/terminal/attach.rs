@@ -8,7 +8,7 @@ use kohakuriver_api::Task;
 use super::carry::{Far, carry};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::tty;
 use crate::vps::{called, is_machine, with_list_hint};

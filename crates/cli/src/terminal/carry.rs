@@ -14,8 +14,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::api::Stream;
+use crate::error::CommandError;
 use crate::escape::Keys;
-use crate::failure::CommandError;
 use crate::tty::{self, Outlet, Raw};
 use crate::ui::{one_line, printable};
 

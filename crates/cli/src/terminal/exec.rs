@@ -9,7 +9,7 @@ use kohakuriver_agent_protocol::exec::{ExecStart, Tty};
 use super::carry::{Far, carry};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::tty;
 

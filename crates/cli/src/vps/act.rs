@@ -5,7 +5,7 @@ use kohakuriver_api::{Message, Task, UpdateVps};
 use super::settle::settle;
 use super::{called, with_list_hint};
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 
 /// One act on VPSes. Snapshots are named by tag.

@@ -6,7 +6,7 @@ use super::share::share;
 use crate::api::With;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]

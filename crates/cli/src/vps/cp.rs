@@ -24,7 +24,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::wait;
 use place::Destination;
 use report::Report;

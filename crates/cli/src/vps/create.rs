@@ -16,7 +16,7 @@ use super::ssh_key::KeyArgs;
 use super::{called, created, reported_failure};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::{CommandError, Kind};
+use crate::error::{CommandError, Kind};
 use crate::files;
 use crate::reference::VpsRef;
 use crate::wait::{self, End};

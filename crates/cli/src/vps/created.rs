@@ -8,7 +8,7 @@ use super::create::PENDING;
 use super::list::has_ssh;
 use super::{called, is_machine};
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::identity;
 use crate::keys::MadeKey;
 use crate::ssh::shell_word;

@@ -8,7 +8,7 @@ use super::settle::node_away;
 use super::{called, reported_failure, with_list_hint};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::{CommandError, Kind};
+use crate::error::{CommandError, Kind};
 use crate::files;
 use crate::keys;
 use crate::reference::VpsRef;

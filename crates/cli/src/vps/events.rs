@@ -8,7 +8,7 @@ use kohakuriver_api::Event;
 use super::with_list_hint;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::{CommandError, Kind};
+use crate::error::{CommandError, Kind};
 use crate::reference::VpsRef;
 use crate::ui::{Fit, Grid, Progress, Tone, at, one_line};
 use crate::wait::{self, News, RetryBudget};
@@ -85,13 +85,13 @@ async fn follow(context: &Context, args: &EventsArgs) -> Result<(), CommandError
 }
 
 async fn look(context: &Context, id: &str, limit: u32) -> Result<Vec<Event>, CommandError> {
-    let mut patience = RetryBudget::default();
+    let mut retries = RetryBudget::default();
     let mut quiet = Progress::quiet(context.out);
     loop {
         let asked = Instant::now();
         match context.api.events(id, limit).await {
             Ok(events) => return Ok(events),
-            Err(failure) => patience.bear(failure, asked, &mut quiet).await?,
+            Err(failure) => retries.wait(failure, asked, &mut quiet).await?,
         }
     }
 }

@@ -11,7 +11,7 @@ use super::act::{self, Act};
 use super::with_list_hint;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::files;
 use crate::keys;
 use crate::reference::VpsRef;

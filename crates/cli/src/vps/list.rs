@@ -7,7 +7,7 @@ use kohakuriver_model::Memory;
 use super::called;
 use super::shares::remind;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::{Fit, Grid, Tone, ago, status_tone};
 
 #[derive(clap::Args, Clone, Debug)]

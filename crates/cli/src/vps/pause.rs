@@ -5,7 +5,7 @@ use clap_complete::ArgValueCandidates;
 use super::act::{self, Act};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]

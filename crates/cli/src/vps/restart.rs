@@ -8,7 +8,7 @@ use super::act::{self, Act};
 use super::snapshot::{self, Which};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]

@@ -5,7 +5,7 @@ use kohakuriver_api::Task;
 use super::act::Act;
 use super::reported_failure;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::wait::{self, End};
 
 /// Waits, and judges what came of it.

@@ -8,7 +8,7 @@ use super::{called, with_list_hint};
 use crate::api::With;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 
 /// How much of it, from least to most.

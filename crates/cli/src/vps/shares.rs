@@ -10,7 +10,7 @@ use super::act::{ErrorReporter, print_json};
 use super::called;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::{CommandError, Kind};
+use crate::error::{CommandError, Kind};
 use crate::reference::VpsRef;
 use crate::ui::{Fit, Grid, Tone, ago, until};
 

@@ -13,7 +13,7 @@ pub use which::{LATEST, Which};
 
 use super::{called, with_list_hint};
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::ui::ago;
 

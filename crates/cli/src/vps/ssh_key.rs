@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use kohakuriver_api::CreateVps;
 
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::keys::{self, MadeKey};
 
 #[derive(clap::Args, Clone, Debug, Default)]

@@ -8,7 +8,7 @@ use super::list::{cores, has_ssh, memory};
 use super::{called, is_machine, with_list_hint};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::ui::{Panel, Progress, Tone, age, ago, status_tone};
 use crate::wait::{self, News};

@@ -11,7 +11,7 @@ use super::act::{self, Act};
 use super::parse::{ON_OOM, memory};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]

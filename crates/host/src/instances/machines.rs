@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use kohakuriver_model::{Act, BackendKind, FailureCode, TaskId};
-use kohakuriver_runner_link::protocol::{Machine, NodeAnswer, NodeQuestion, VmImage};
+use kohakuriver_runner_link::protocol::{Machine, NodeQuery, NodeReply, VmImage};
 use kohakuriver_store::{InstanceRow, NodeRow};
 use tokio::time::timeout;
 
@@ -44,9 +44,9 @@ pub struct Removed {
 
 /// The folder of a node's base images, and what is in it.
 pub async fn images(app: &App, node: &NodeRow) -> Result<(String, Vec<VmImage>), InstanceError> {
-    match ask(app, node, NodeQuestion::ListVmImages, LIST_LIMIT).await? {
-        NodeAnswer::VmImages { dir, images } => Ok((dir, images)),
-        NodeAnswer::Machines { .. } | NodeAnswer::Deleted { .. } | NodeAnswer::Failed { .. } => {
+    match ask(app, node, NodeQuery::ListVmImages, LIST_LIMIT).await? {
+        NodeReply::VmImages { dir, images } => Ok((dir, images)),
+        NodeReply::Machines { .. } | NodeReply::Deleted { .. } | NodeReply::Failed { .. } => {
             Err(confused(node))
         }
     }
@@ -98,14 +98,14 @@ pub async fn delete(
     let id: TaskId = text.parse().map_err(|_| InstanceError::Unknown(text.to_owned()))?;
     let node = node.ok_or_else(|| InstanceError::WhichNode(text.to_owned()))?;
     // Of no instance, so of nobody: the path asks for an admin.
-    let question = NodeQuestion::DeleteMachine { task_id: id, force };
-    match ask(app, &node, question, DELETE_LIMIT).await? {
-        NodeAnswer::Deleted { freed_bytes } => {
+    let query = NodeQuery::DeleteMachine { task_id: id, force };
+    match ask(app, &node, query, DELETE_LIMIT).await? {
+        NodeReply::Deleted { freed_bytes } => {
             tracing::info!(task.id = %id, node.name = %node.name, "orphaned machine removed");
             let message = format!("what machine {id} kept on node '{}' is removed", node.name);
             Ok(Removed { task_id: id, freed_bytes, message })
         }
-        NodeAnswer::Machines { .. } | NodeAnswer::VmImages { .. } | NodeAnswer::Failed { .. } => {
+        NodeReply::Machines { .. } | NodeReply::VmImages { .. } | NodeReply::Failed { .. } => {
             Err(confused(&node))
         }
     }
@@ -137,9 +137,9 @@ async fn delete_vps(
 }
 
 async fn machines(app: &App, node: &NodeRow) -> Result<(String, Vec<Machine>), InstanceError> {
-    match ask(app, node, NodeQuestion::ListMachines, LIST_LIMIT).await? {
-        NodeAnswer::Machines { dir, machines } => Ok((dir, machines)),
-        NodeAnswer::VmImages { .. } | NodeAnswer::Deleted { .. } | NodeAnswer::Failed { .. } => {
+    match ask(app, node, NodeQuery::ListMachines, LIST_LIMIT).await? {
+        NodeReply::Machines { dir, machines } => Ok((dir, machines)),
+        NodeReply::VmImages { .. } | NodeReply::Deleted { .. } | NodeReply::Failed { .. } => {
             Err(confused(node))
         }
     }
@@ -148,15 +148,15 @@ async fn machines(app: &App, node: &NodeRow) -> Result<(String, Vec<Machine>), I
 async fn ask(
     app: &App,
     node: &NodeRow,
-    question: NodeQuestion,
+    query: NodeQuery,
     limit: Duration,
-) -> Result<NodeAnswer, InstanceError> {
+) -> Result<NodeReply, InstanceError> {
     let name = node.name.to_string();
     if !app.runners.is_online(&node.id) {
         return Err(InstanceError::NodeOffline { node: name });
     }
-    match timeout(limit, app.runners.ask_node(&node.id, question)).await {
-        Ok(Some(NodeAnswer::Failed { code, message, hint })) => {
+    match timeout(limit, app.runners.ask_node(&node.id, query)).await {
+        Ok(Some(NodeReply::Failed { code, message, hint })) => {
             Err(InstanceError::Node { code, message, hint })
         }
         Ok(Some(answer)) => Ok(answer),

@@ -2,7 +2,7 @@
 
 use kohakuriver_model::bounds::MAX_SNAPSHOTS;
 use kohakuriver_model::{FailureCode, InstanceSpec, SnapshotRef};
-use kohakuriver_runner_link::protocol::{Answer, Question, Snapshot};
+use kohakuriver_runner_link::protocol::{InstanceCommand, InstanceReply, Snapshot};
 use kohakuriver_store::{InstanceRow, NewEvent};
 
 use super::{InstanceError, act_with, denied, display_name, find_to_enter, get};
@@ -22,8 +22,8 @@ async fn look(app: &App, row: &InstanceRow) -> Result<(Vec<Snapshot>, Vec<String
     // A node whose pages do not end is not asked for ever.
     while all.len() < 2 * MAX_SNAPSHOTS {
         let before = all.last().map(|snapshot| snapshot.tag);
-        let Answer::Snapshots { snapshots, more, outside } =
-            ask(app, row, Question::ListSnapshots { before }).await?
+        let InstanceReply::Snapshots { snapshots, more, outside } =
+            ask(app, row, InstanceCommand::ListSnapshots { before }).await?
         else {
             return Err(confused(row));
         };
@@ -47,13 +47,15 @@ pub async fn create(
     message: Option<String>,
 ) -> Result<Snapshot, InstanceError> {
     let row = get(app, access).await?;
-    let question = Question::CreateSnapshot { name, message };
-    match ask(app, &row, question).await? {
-        Answer::Created { snapshot } => {
+    let command = InstanceCommand::CreateSnapshot { name, message };
+    match ask(app, &row, command).await? {
+        InstanceReply::Created { snapshot } => {
             record(app, caller, &row, "snapshot", snapshot.tag.to_string()).await?;
             Ok(snapshot)
         }
-        Answer::Snapshots { .. } | Answer::Deleted | Answer::Failed { .. } => Err(confused(&row)),
+        InstanceReply::Snapshots { .. } | InstanceReply::Deleted | InstanceReply::Failed { .. } => {
+            Err(confused(&row))
+        }
     }
 }
 
@@ -66,11 +68,13 @@ pub async fn delete(
 ) -> Result<(), InstanceError> {
     let row = get(app, access).await?;
     let tag = choose(&row, &list(app, access).await?, Some(which))?;
-    match ask(app, &row, Question::DeleteSnapshot { tag }).await? {
-        Answer::Deleted => record(app, caller, &row, "snapshot_deleted", tag.to_string()).await,
-        Answer::Snapshots { .. } | Answer::Created { .. } | Answer::Failed { .. } => {
-            Err(confused(&row))
+    match ask(app, &row, InstanceCommand::DeleteSnapshot { tag }).await? {
+        InstanceReply::Deleted => {
+            record(app, caller, &row, "snapshot_deleted", tag.to_string()).await
         }
+        InstanceReply::Snapshots { .. }
+        | InstanceReply::Created { .. }
+        | InstanceReply::Failed { .. } => Err(confused(&row)),
     }
 }
 
@@ -164,9 +168,13 @@ fn choose(
     })
 }
 
-async fn ask(app: &App, row: &InstanceRow, question: Question) -> Result<Answer, InstanceError> {
-    match app.runners.ask(&row.node_id, row.id, question).await {
-        Some(Answer::Failed { code, message, hint }) => {
+async fn ask(
+    app: &App,
+    row: &InstanceRow,
+    command: InstanceCommand,
+) -> Result<InstanceReply, InstanceError> {
+    match app.runners.ask(&row.node_id, row.id, command).await {
+        Some(InstanceReply::Failed { code, message, hint }) => {
             Err(InstanceError::Node { code, message, hint })
         }
         Some(answer) => Ok(answer),

@@ -6,7 +6,9 @@ use kohakuriver_model::bounds::{MAX_REMARK_BYTES, MAX_WORD_BYTES, bound_line};
 use kohakuriver_model::{NodeId, NodeName, Observation, Observed, TaskId};
 use kohakuriver_runner_link::frame::{FrameError, FrameStream};
 use kohakuriver_runner_link::liveness::{HANDSHAKE_LIMIT, SILENCE_LIMIT};
-use kohakuriver_runner_link::protocol::{Answer, Hello, NodeAnswer, ToHost, ToRunner, VERSIONS};
+use kohakuriver_runner_link::protocol::{
+    Hello, InstanceReply, NodeReply, ToHost, ToRunner, VERSIONS,
+};
 use kohakuriver_store::{NewEvent, StoreError};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -173,8 +175,8 @@ fn is_written(message: &ToHost) -> bool {
         ToHost::Hello(_)
         | ToHost::SyncDone
         | ToHost::Heartbeat { .. }
-        | ToHost::Answer { .. }
-        | ToHost::NodeAnswer { .. } => false,
+        | ToHost::InstanceReply { .. }
+        | ToHost::NodeReply { .. } => false,
     }
 }
 
@@ -238,11 +240,11 @@ async fn send(
 fn give_up(app: &App, node: &NodeId, message: &ToRunner, bytes: usize) {
     tracing::error!(node.id = %node, bytes, "a message to a runner is too large and was not sent");
     match message {
-        ToRunner::Ask { request, .. } => {
-            app.runners.answer(node, *request, Answer::too_large(bytes));
+        ToRunner::InstanceCommand { request, .. } => {
+            app.runners.answer(node, *request, InstanceReply::too_large(bytes));
         }
-        ToRunner::AskNode { request, .. } => {
-            app.runners.answer_node(node, *request, NodeAnswer::too_large(bytes));
+        ToRunner::NodeQuery { request, .. } => {
+            app.runners.answer_node(node, *request, NodeReply::too_large(bytes));
         }
         ToRunner::Order(order) => {
             tracing::error!(task.id = %order.task_id, bytes, "its order was not sent");
@@ -275,8 +277,10 @@ async fn handle(
                 app.changes.notify();
             }
         }
-        ToHost::Answer { request, answer } => app.runners.answer(node, request, answer.bounded()),
-        ToHost::NodeAnswer { request, answer } => {
+        ToHost::InstanceReply { request, answer } => {
+            app.runners.answer(node, request, answer.bounded())
+        }
+        ToHost::NodeReply { request, answer } => {
             app.runners.answer_node(node, request, answer.bounded());
         }
         ToHost::DialFailed { mut error } => {

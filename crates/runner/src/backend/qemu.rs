@@ -32,7 +32,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use kohakuriver_model::{InstanceSpec, Inventory, TaskId};
-use kohakuriver_runner_link::protocol::{self, NodeAnswer, Order, Snapshot};
+use kohakuriver_runner_link::protocol::{self, NodeReply, Order, Snapshot};
 use kohakuriver_vm::accel::AccelWish;
 use kohakuriver_vm::disk::{DiskError, Disks};
 use kohakuriver_vm::image::ImageStore;
@@ -404,7 +404,7 @@ impl Backend for QemuBackend {
         self.ids()?.into_iter().map(|id| self.kept_of(id)).collect()
     }
 
-    fn images(&self) -> NodeAnswer {
+    fn images(&self) -> NodeReply {
         self.list_images()
     }
 

@@ -3,7 +3,7 @@
 
 use kohakuriver_model::TaskId;
 use kohakuriver_model::bounds::MAX_SNAPSHOTS;
-use kohakuriver_runner_link::protocol::{Answer, Order, Question};
+use kohakuriver_runner_link::protocol::{InstanceCommand, InstanceReply, Order};
 use tokio::sync::oneshot;
 
 use super::{Driver, StepError};
@@ -12,21 +12,21 @@ use crate::backend::{Backend, BackendError, SnapshotWish};
 /// A question, and where its answer goes. Nobody may be waiting any more.
 #[derive(Debug)]
 pub struct Request {
-    pub question: Question,
-    pub reply: oneshot::Sender<Answer>,
+    pub command: InstanceCommand,
+    pub reply: oneshot::Sender<InstanceReply>,
 }
 
 impl Driver {
     pub(super) async fn serve(&mut self, request: Request) {
-        let answer = self.answer(request.question).await.unwrap_or_else(|error| failed(&error));
+        let answer = self.answer(request.command).await.unwrap_or_else(|error| failed(&error));
         let _ = request.reply.send(answer);
     }
 
-    async fn answer(&mut self, question: Question) -> Result<Answer, BackendError> {
+    async fn answer(&mut self, command: InstanceCommand) -> Result<InstanceReply, BackendError> {
         let backend = self.backend();
-        match question {
-            Question::ListSnapshots { before } => list(&*backend, self.id, before).await,
-            Question::CreateSnapshot { name, message } => {
+        match command {
+            InstanceCommand::ListSnapshots { before } => list(&*backend, self.id, before).await,
+            InstanceCommand::CreateSnapshot { name, message } => {
                 let message = message.unwrap_or_default();
                 let keep = self.record.order.spec.snapshots.keep;
                 let known = backend.list_snapshots(self.id).await?;
@@ -43,14 +43,14 @@ impl Driver {
                 let wish = SnapshotWish { name, message };
                 let snapshot = backend.create_snapshot(self.id, &wish, keep).await?;
                 tracing::info!(task_id = %self.id, tag = snapshot.tag, "snapshot made");
-                Ok(Answer::Created { snapshot })
+                Ok(InstanceReply::Created { snapshot })
             }
-            Question::DeleteSnapshot { tag } => {
+            InstanceCommand::DeleteSnapshot { tag } => {
                 if self.awaits_restore(tag) {
                     return Err(BackendError::SnapshotInUse { tag });
                 }
                 backend.delete_snapshot(self.id, tag).await?;
-                Ok(Answer::Deleted)
+                Ok(InstanceReply::Deleted)
             }
         }
     }
@@ -87,11 +87,12 @@ pub async fn list(
     backend: &dyn Backend,
     id: TaskId,
     before: Option<u64>,
-) -> Result<Answer, BackendError> {
+) -> Result<InstanceReply, BackendError> {
     let outside = backend.outside(id).await?;
-    Ok(Answer::page(backend.list_snapshots(id).await?, before).with_outside(outside))
+    Ok(InstanceReply::page(backend.list_snapshots(id).await?, before).with_outside(outside))
 }
 
-pub fn failed(error: &BackendError) -> Answer {
-    Answer::Failed { code: error.code(), message: error.to_string(), hint: error.hint() }.bounded()
+pub fn failed(error: &BackendError) -> InstanceReply {
+    InstanceReply::Failed { code: error.code(), message: error.to_string(), hint: error.hint() }
+        .bounded()
 }

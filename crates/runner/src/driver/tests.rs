@@ -1,12 +1,12 @@
 //! Drivers on the fake backend: what a host would see, and what survives the runner's death.
 
 use kohakuriver_model::{Intent, SnapshotRef};
-use kohakuriver_runner_link::protocol::{Answer, Question};
+use kohakuriver_runner_link::protocol::{InstanceCommand, InstanceReply};
 
 use super::*;
 use crate::backend::fake::{FakeBackend, Fault};
-use crate::fleet::InstanceSupervisor;
 use crate::plan::tests::order;
+use crate::supervisor::InstanceSupervisor;
 
 mod cuts;
 
@@ -321,8 +321,8 @@ async fn new_limits_apply_while_it_runs_or_a_warning_says_when() {
     assert_eq!(seen.warning, None);
 }
 
-async fn ask(world: &World, question: Question) -> Answer {
-    world.fleet.ask(TaskId::from_u64(7), question).await
+async fn ask(world: &World, command: InstanceCommand) -> InstanceReply {
+    world.fleet.ask(TaskId::from_u64(7), command).await
 }
 
 #[tokio::test]
@@ -332,18 +332,18 @@ async fn snapshots_are_made_listed_restored_and_go_with_their_instance() {
     newest.spec.snapshots.keep = 2;
     world.fleet.order(newest.clone());
     world.until_running(1).await;
-    let create = || Question::CreateSnapshot { name: None, message: Some("m".to_owned()) };
+    let create = || InstanceCommand::CreateSnapshot { name: None, message: Some("m".to_owned()) };
     for _ in 0..3 {
-        assert!(matches!(ask(&world, create()).await, Answer::Created { .. }));
+        assert!(matches!(ask(&world, create()).await, InstanceReply::Created { .. }));
     }
-    let Answer::Snapshots { snapshots, .. } =
-        ask(&world, Question::ListSnapshots { before: None }).await
+    let InstanceReply::Snapshots { snapshots, .. } =
+        ask(&world, InstanceCommand::ListSnapshots { before: None }).await
     else {
         panic!("no list");
     };
     assert_eq!(snapshots.iter().map(|snapshot| snapshot.tag).collect::<Vec<_>>(), [3, 2]);
-    let missing = ask(&world, Question::DeleteSnapshot { tag: 1 }).await;
-    assert!(matches!(missing, Answer::Failed { code: FailureCode::SnapshotNotFound, .. }));
+    let missing = ask(&world, InstanceCommand::DeleteSnapshot { tag: 1 }).await;
+    assert!(matches!(missing, InstanceReply::Failed { code: FailureCode::SnapshotNotFound, .. }));
 
     // A snapshot that is not there leaves the disk that is.
     let task_id = TaskId::from_u64(7);
@@ -361,8 +361,8 @@ async fn snapshots_are_made_listed_restored_and_go_with_their_instance() {
     newest.intent = newest.intent.delete();
     world.fleet.order(newest);
     world.until("absent", |seen| seen.state == Observed::Absent).await;
-    let Answer::Snapshots { snapshots, .. } =
-        ask(&world, Question::ListSnapshots { before: None }).await
+    let InstanceReply::Snapshots { snapshots, .. } =
+        ask(&world, InstanceCommand::ListSnapshots { before: None }).await
     else {
         panic!("no list");
     };

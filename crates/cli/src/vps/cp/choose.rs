@@ -10,7 +10,7 @@ use super::item::{Choice, Item, What, choose};
 use super::local;
 use super::remote::{AHEAD, Connection, lost, next, word};
 use super::report::{Report, add};
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 /// Everything is: the target was not there, or is to be written anew.
 pub async fn all(

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 
 /// Where paths in a VPS that do not begin with a slash begin: the agent is root there.

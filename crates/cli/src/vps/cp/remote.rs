@@ -16,7 +16,7 @@ use super::item::{Choice, Item, Named, Part, What, is_partial};
 use super::report::{Report, add};
 use crate::api::Stream;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::vps::{called, with_list_hint};
 

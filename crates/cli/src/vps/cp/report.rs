@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanCount};
 use serde::Serialize;
 
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::ui::{Output, Transfer};
 
 /// More failures than this are counted, not kept.

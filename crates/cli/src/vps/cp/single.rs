@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use super::remote::{Connection, Remote, lost, order, word};
 use super::report::{Report, add};
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::stdout;
 

@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use super::local;
 use super::place::{name_of, says_directory};
 use super::remote::{Remote, word};
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::identity;
 
 const UNFINISHED: &str = ".kr-part";

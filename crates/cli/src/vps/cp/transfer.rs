@@ -15,7 +15,7 @@ use super::report::Report;
 use super::target::{Side, Target};
 use super::{local, remote};
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 /// Items between two stages; so far is the total known ahead.
 const ITEMS: usize = 4096;

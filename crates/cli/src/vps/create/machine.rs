@@ -8,7 +8,7 @@ use kohakuriver_model::{BackendKind, Memory, VmImageName};
 
 use super::CreateArgs;
 use crate::complete;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Virtual machines (--backend qemu)")]

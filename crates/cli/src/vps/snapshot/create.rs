@@ -6,7 +6,7 @@ use kohakuriver_model::Memory;
 use super::which::new_name;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::{CommandError, Kind};
+use crate::error::{CommandError, Kind};
 use crate::reference::VpsRef;
 use crate::ui::Progress;
 use crate::vps::{called, with_list_hint};

@@ -7,7 +7,7 @@ use kohakuriver_api::{Snapshot, Task};
 use super::{Which, described};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::ui::Progress;
 use crate::vps::act::{ErrorReporter, print_json};

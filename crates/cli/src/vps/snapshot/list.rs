@@ -7,7 +7,7 @@ use kohakuriver_model::Memory;
 
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::ui::{Fit, Grid, Tone, ago};
 use crate::vps::with_list_hint;

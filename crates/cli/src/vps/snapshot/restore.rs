@@ -7,7 +7,7 @@ use clap_complete::ArgValueCandidates;
 use super::{LATEST, Which, agree_to_lose_disk};
 use crate::complete;
 use crate::context::Context;
-use crate::failure::CommandError;
+use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::vps::act::{self, Act};
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use kohakuriver_api::{ErrorBody, Snapshot};
 
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 /// The word for the newest.
 pub const LATEST: &str = "latest";

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 
 use kohakuriver_model::{FailureCode, TaskId};
-use kohakuriver_runner_link::protocol::{self, NodeAnswer, VmImage};
+use kohakuriver_runner_link::protocol::{self, NodeReply, VmImage};
 
 use super::QemuBackend;
 
@@ -13,11 +13,11 @@ use super::QemuBackend;
 const MOST_FILES: usize = 50;
 
 impl QemuBackend {
-    pub(super) fn list_images(&self) -> NodeAnswer {
+    pub(super) fn list_images(&self) -> NodeReply {
         let images = match self.shared.images.list() {
             Ok(listing) => listing.images,
             Err(error) => {
-                return NodeAnswer::Failed {
+                return NodeReply::Failed {
                     code: FailureCode::ImageUnavailable,
                     message: error.to_string(),
                     hint: error.hint(),
@@ -32,7 +32,7 @@ impl QemuBackend {
             modified_ms: i64::try_from(image.modified_ms).unwrap_or(i64::MAX),
         });
         let dir = self.shared.images.dir().display().to_string();
-        NodeAnswer::VmImages { dir, images: told.collect() }
+        NodeReply::VmImages { dir, images: told.collect() }
     }
 
     /// One machine's own files; what it shares with others is not counted.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use futures_util::StreamExt;
 use kohakuriver_model::{Intent, SnapshotRef};
-use kohakuriver_runner_link::protocol::{Answer, Order, Question};
+use kohakuriver_runner_link::protocol::{InstanceCommand, InstanceReply, Order};
 
 use super::*;
 use crate::backend::fake::Thing;
@@ -49,7 +49,7 @@ struct Play {
     world: World,
     newest: Order,
     /// The answer to a request for a snapshot.
-    saving: Option<tokio::task::JoinHandle<Answer>>,
+    saving: Option<tokio::task::JoinHandle<InstanceReply>>,
 }
 
 impl Play {
@@ -73,8 +73,8 @@ impl Play {
             Act::Delete => intent.delete(),
             Act::Snapshot => {
                 let fleet = Arc::clone(&self.world.fleet);
-                let question = Question::CreateSnapshot { name: None, message: None };
-                self.saving = Some(tokio::spawn(async move { fleet.ask(ID, question).await }));
+                let command = InstanceCommand::CreateSnapshot { name: None, message: None };
+                self.saving = Some(tokio::spawn(async move { fleet.ask(ID, command).await }));
                 return;
             }
         };
@@ -125,7 +125,8 @@ async fn cut_at(case: Case, step: u32) -> bool {
         play.rest().await;
         if *act == Act::Create {
             // What a restore goes back to.
-            super::ask(&play.world, Question::CreateSnapshot { name: None, message: None }).await;
+            super::ask(&play.world, InstanceCommand::CreateSnapshot { name: None, message: None })
+                .await;
         }
     }
     play.world.backend.pause_after(step);
@@ -204,19 +205,19 @@ async fn snapshot_of_a_superseded_restore_is_not_deleted() {
     let mut play = Play::new();
     play.ask(Act::Create);
     play.rest().await;
-    let create = Question::CreateSnapshot { name: None, message: None };
+    let create = InstanceCommand::CreateSnapshot { name: None, message: None };
     super::ask(&play.world, create).await;
     play.world.backend.fault(Fault::PullHangs, true);
     play.ask(Act::Restore);
     play.ask(Act::Kill);
     play.rest().await;
-    let delete = || Question::DeleteSnapshot { tag: 1 };
+    let delete = || InstanceCommand::DeleteSnapshot { tag: 1 };
     let refused = super::ask(&play.world, delete()).await;
-    assert!(matches!(refused, Answer::Failed { .. }), "{refused:?}");
+    assert!(matches!(refused, InstanceReply::Failed { .. }), "{refused:?}");
     assert!(play.world.backend.has_snapshots(ID), "its disk is to be made from it");
     play.world.backend.fault(Fault::PullHangs, false);
     play.ask(Act::Restart);
     assert!(matches!(play.rest().await, Observed::Running { .. }));
     // The disk is made; the fake's needs its snapshot no more.
-    assert_eq!(super::ask(&play.world, delete()).await, Answer::Deleted);
+    assert_eq!(super::ask(&play.world, delete()).await, InstanceReply::Deleted);
 }

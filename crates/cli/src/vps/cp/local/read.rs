@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use super::super::item::{Choice, Item, Part, What, is_partial};
 use super::super::report::{Report, add};
 use super::{mtime, sentence};
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 /// Lists a tree, each directory before what is in it. Only the root is followed if it is a symlink.
 pub fn list(root: &Path, report: &Report, items: &Sender<Item>) -> Result<(), CommandError> {

@@ -18,7 +18,7 @@ use super::super::item::{Item, Part, What};
 use super::super::remote::WORTH_RESUMING;
 use super::super::report::{Report, add};
 use super::{sentence, source};
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 /// Permissions only: a VPS cannot make a program of this machine run as somebody else.
 const MODE: u32 = 0o777;

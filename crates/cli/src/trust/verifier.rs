@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 
 use super::{fingerprint, provider};
-use crate::failure::CommandError;
+use crate::error::CommandError;
 
 /// More than any chain has.
 const MOST_CERTIFICATES: usize = 16;
@@ -27,7 +27,7 @@ enum Judge {
     /// Like every client. `None` believes nobody.
     Strict(Option<Arc<WebPkiServerVerifier>>),
     /// Whoever it is: judged afterwards.
-    Later,
+    Deferred,
 }
 
 impl RecordingVerifier {
@@ -36,7 +36,7 @@ impl RecordingVerifier {
     }
 
     pub(super) fn of_anybody() -> Self {
-        Self::with(Judge::Later, false)
+        Self::with(Judge::Deferred, false)
     }
 
     fn with(judge: Judge, pinned: bool) -> Self {
@@ -137,7 +137,7 @@ impl ServerCertVerifier for RecordingVerifier {
                 now,
             ),
             Judge::Strict(None) => Err(CertificateError::UnknownIssuer.into()),
-            Judge::Later => Ok(ServerCertVerified::assertion()),
+            Judge::Deferred => Ok(ServerCertVerified::assertion()),
         }
     }
 

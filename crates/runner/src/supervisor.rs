@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use kohakuriver_model::{BackendKind, FailureCode, TaskId};
-use kohakuriver_runner_link::protocol::{Answer, NodeAnswer, NodeQuestion, Order, Question};
+use kohakuriver_runner_link::protocol::{
+    InstanceCommand, InstanceReply, NodeQuery, NodeReply, Order,
+};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
@@ -45,9 +47,9 @@ struct Handle {
     nudges: Arc<Notify>,
 }
 
-fn not_done(message: String) -> NodeAnswer {
+fn not_done(message: String) -> NodeReply {
     let hint = Some("the cause is in the runner's log".to_owned());
-    NodeAnswer::Failed { code: FailureCode::Internal, message, hint }
+    NodeReply::Failed { code: FailureCode::Internal, message, hint }
 }
 
 impl InstanceSupervisor {
@@ -104,14 +106,14 @@ impl InstanceSupervisor {
     }
 
     /// Has something done once, and waits for what came of it.
-    pub async fn ask(&self, id: TaskId, question: Question) -> Answer {
+    pub async fn ask(&self, id: TaskId, command: InstanceCommand) -> InstanceReply {
         let known = self.lock().get(&id).map(|handle| (handle.kind, handle.requests.clone()));
-        if let Question::ListSnapshots { before } = question {
+        if let InstanceCommand::ListSnapshots { before } = command {
             let kind = known.map_or(BackendKind::Docker, |(kind, _)| kind);
             let listed = request::list(&**self.shared.backends.of(kind), id, before).await;
             return listed.unwrap_or_else(|error| request::failed(&error));
         }
-        let gone = || Answer::Failed {
+        let gone = || InstanceReply::Failed {
             code: FailureCode::Disappeared,
             message: "it is not on this node".to_owned(),
             hint: None,
@@ -120,8 +122,8 @@ impl InstanceSupervisor {
             return gone();
         };
         let (reply, answer) = oneshot::channel();
-        if requests.try_send(Request { question, reply }).is_err() {
-            return Answer::Failed {
+        if requests.try_send(Request { command, reply }).is_err() {
+            return InstanceReply::Failed {
                 code: FailureCode::Internal,
                 message: "it has too much to do".to_owned(),
                 hint: Some("try again in a while".to_owned()),
@@ -131,39 +133,39 @@ impl InstanceSupervisor {
     }
 
     /// What this node keeps of virtual machines.
-    pub async fn ask_node(&self, question: NodeQuestion) -> NodeAnswer {
-        match question {
-            NodeQuestion::ListVmImages => self.shared.backends.qemu.images(),
-            NodeQuestion::ListMachines => match self.shared.backends.qemu.kept() {
+    pub async fn ask_node(&self, query: NodeQuery) -> NodeReply {
+        match query {
+            NodeQuery::ListVmImages => self.shared.backends.qemu.images(),
+            NodeQuery::ListMachines => match self.shared.backends.qemu.kept() {
                 Ok(mut machines) => {
                     let drivers = self.lock();
                     for machine in &mut machines {
                         machine.known = drivers.contains_key(&machine.task_id);
                     }
                     let dir = self.shared.layout.machines_dir().join("disks");
-                    NodeAnswer::Machines { dir: dir.display().to_string(), machines }
+                    NodeReply::Machines { dir: dir.display().to_string(), machines }
                 }
                 Err(error) => not_done(error.to_string()),
             },
-            NodeQuestion::DeleteMachine { task_id, force } => {
+            NodeQuery::DeleteMachine { task_id, force } => {
                 self.delete_machine(task_id, force).await
             }
         }
     }
 
     /// Removes a machine that the host has no row of. Its driver does it, if it has one.
-    async fn delete_machine(&self, id: TaskId, force: bool) -> NodeAnswer {
+    async fn delete_machine(&self, id: TaskId, force: bool) -> NodeReply {
         let qemu = &self.shared.backends.qemu;
         let kept = qemu.kept().unwrap_or_default().into_iter().find(|kept| kept.task_id == id);
         let Some(kept) = kept else {
-            return NodeAnswer::Failed {
+            return NodeReply::Failed {
                 code: FailureCode::Disappeared,
                 message: "there is no such machine on this node".to_owned(),
                 hint: None,
             };
         };
         if kept.pid.is_some() && !force {
-            return NodeAnswer::Failed {
+            return NodeReply::Failed {
                 code: FailureCode::StartRefused,
                 message: "the machine runs".to_owned(),
                 hint: None,
@@ -187,7 +189,7 @@ impl InstanceSupervisor {
                 let _ = self.shared.ledger.forget(id);
             }
         }
-        NodeAnswer::Deleted { freed_bytes: kept.disk_bytes }
+        NodeReply::Deleted { freed_bytes: kept.disk_bytes }
     }
 
     /// Passes the backend's hints on until the runner ends.
