@@ -21,7 +21,7 @@ use axum::extract::FromRequestParts;
 use http::HeaderMap;
 use http::request::Parts;
 use kohakuriver_model::account::is_reserved_name;
-use kohakuriver_model::{Role, TaskId, UserId};
+use kohakuriver_model::{InstanceId, Role, UserId};
 use kohakuriver_store::{Relation, Scope, StoreError};
 
 use crate::host::App;
@@ -71,7 +71,7 @@ pub struct Caller {
     /// Where they come from, if that is known.
     pub address: Option<IpAddr>,
     /// The instance it turned out to be about, for the audit log.
-    touched: Arc<OnceLock<TaskId>>,
+    touched: Arc<OnceLock<InstanceId>>,
 }
 
 /// The name a program of ours gives for the person who runs it.
@@ -158,7 +158,7 @@ impl Caller {
         Scope { others_by_name: self.person().is_none(), ..self.scope() }
     }
 
-    pub fn touched(&self) -> Option<TaskId> {
+    pub fn touched(&self) -> Option<InstanceId> {
         self.touched.get().copied()
     }
 
@@ -206,12 +206,12 @@ pub enum Denied {
 /// Proof that a caller may do something with one instance. Only [`authorize`] makes it.
 #[derive(Debug)]
 pub struct Authorized {
-    task_id: TaskId,
+    task_id: InstanceId,
     wish: Permission,
 }
 
 impl Authorized {
-    pub fn task_id(&self) -> TaskId {
+    pub fn task_id(&self) -> InstanceId {
         self.task_id
     }
 
@@ -228,7 +228,7 @@ pub async fn authorize(
     app: &App,
     caller: &Caller,
     wish: Permission,
-    task_id: TaskId,
+    task_id: InstanceId,
 ) -> Result<Authorized, Denied> {
     let _ = caller.touched.set(task_id);
     let verdict = match &caller.who {
@@ -247,7 +247,7 @@ async fn verdict(
     app: &App,
     person: &Account,
     wish: Permission,
-    task_id: TaskId,
+    task_id: InstanceId,
 ) -> Result<Verdict, StoreError> {
     let relation = app.store.relation(Some(person.id), task_id).await?;
     Ok(relation.map_or(Verdict::Hide, |relation| policy::on_instance(person.role, relation, wish)))
@@ -258,7 +258,7 @@ pub async fn still_authorized(
     app: &App,
     caller: &Caller,
     wish: Permission,
-    task_id: TaskId,
+    task_id: InstanceId,
 ) -> bool {
     let Principal::Account(person) = &caller.who else { return true };
     // A database that fails now says nothing about anybody's rights.

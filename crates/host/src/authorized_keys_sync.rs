@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kohakuriver_model::bounds::{MAX_PEOPLE_KEYS, MAX_PEOPLE_KEYS_BYTES};
-use kohakuriver_model::{Act, Desired, InstanceSpec, People, SshAccess, TaskId, UserId};
+use kohakuriver_model::{Act, Desired, InstanceId, InstanceSpec, People, SshAccess, UserId};
 use kohakuriver_store::{InstanceRow, StoreError};
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +38,7 @@ const TOLD_WITHIN: Duration = Duration::from_secs(5);
 pub async fn prepare(
     app: &App,
     access: &mut SshAccess,
-    id: TaskId,
+    id: InstanceId,
     owner: Option<UserId>,
 ) -> Result<(), StoreError> {
     access.trusted_ca = Some(app.ssh_ca.trusted_by(id));
@@ -56,7 +56,7 @@ pub async fn prepare(
 }
 
 /// Brings one instance up to date that was made while accounts may have changed.
-pub async fn catch_up(app: &App, id: TaskId) {
+pub async fn catch_up(app: &App, id: InstanceId) {
     if let Err(error) = refresh(app, Some(id)).await {
         tracing::warn!(task.id = %id, %error, "registered keys were not compared");
     }
@@ -82,7 +82,7 @@ pub async fn keep_fresh(app: Arc<App>, shutdown: CancellationToken) {
 }
 
 /// Compares what instances were told with what is so now, and tells those that differ.
-async fn refresh(app: &App, only: Option<TaskId>) -> Result<(), InstanceError> {
+async fn refresh(app: &App, only: Option<InstanceId>) -> Result<(), InstanceError> {
     if !app.config.auth.enabled {
         return Ok(());
     }
@@ -125,8 +125,11 @@ async fn refresh(app: &App, only: Option<TaskId>) -> Result<(), InstanceError> {
 }
 
 /// The accounts that may enter each instance.
-async fn wanted(app: &App, only: Option<TaskId>) -> Result<HashMap<TaskId, People>, StoreError> {
-    let mut wanted: HashMap<TaskId, People> = HashMap::new();
+async fn wanted(
+    app: &App,
+    only: Option<InstanceId>,
+) -> Result<HashMap<InstanceId, People>, StoreError> {
+    let mut wanted: HashMap<InstanceId, People> = HashMap::new();
     let since_ms = app.clock.now_ms() - accounts::millis(app.config.auth.provider_life);
     for person in app.store.people_of(only, since_ms).await? {
         let verdict = policy::on_instance(person.role, person.relation, Permission::Enter);
@@ -157,7 +160,7 @@ pub async fn trust(app: &App, row: &InstanceRow) -> Result<bool, InstanceError> 
 
 async fn change(
     app: &App,
-    id: TaskId,
+    id: InstanceId,
     detail: String,
     set: impl Fn(&mut SshAccess),
 ) -> Result<InstanceRow, InstanceError> {
@@ -172,7 +175,10 @@ async fn change(
     instances::act_as(app, &Caller::host(), &access, Act::Update, ("keys", detail), edit).await
 }
 
-async fn host_access(app: &App, id: TaskId) -> Result<crate::access::Authorized, InstanceError> {
+async fn host_access(
+    app: &App,
+    id: InstanceId,
+) -> Result<crate::access::Authorized, InstanceError> {
     let refused = instances::denied("");
     authorize(app, &Caller::host(), Permission::Change, id).await.map_err(refused)
 }

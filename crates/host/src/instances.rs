@@ -7,8 +7,8 @@ use std::time::Duration;
 use kohakuriver_api::Task;
 use kohakuriver_model::status::transition;
 use kohakuriver_model::{
-    Act, Admission, BackendKind, DockerState, FailureCode, Holdings, InstanceSpec, Inventory,
-    NodeId, NodeName, Role, Status, TaskId, VmState, admission,
+    Act, Admission, BackendKind, DockerState, FailureCode, Holdings, InstanceId, InstanceSpec,
+    Inventory, NodeId, NodeName, Role, Status, VmState, admission,
 };
 use kohakuriver_store::{Change, CreateError, InstanceRow, NewEvent, Resolve, Scope, StoreError};
 use tokio::time::{Instant, timeout_at};
@@ -32,7 +32,7 @@ pub enum InstanceError {
     #[error("there is no VPS '{0}'")]
     Unknown(String),
     #[error("'{text}' is the beginning of several ids")]
-    Ambiguous { text: String, ids: Vec<TaskId> },
+    Ambiguous { text: String, ids: Vec<InstanceId> },
     #[error("VPS {name} is {status}{}", .transition.map(|word| format!(" ({word})")).unwrap_or_default())]
     NotNow {
         name: String,
@@ -72,7 +72,7 @@ pub enum InstanceError {
     #[error(
         "request {0} is not the one that was shown: it was changed, or withdrawn and made anew"
     )]
-    NotAsShown(TaskId),
+    NotAsShown(InstanceId),
     #[error("the account of '{name}' is disabled")]
     OwnerGone { name: String },
     #[error("VPS {name} would get more than it was approved with")]
@@ -92,7 +92,7 @@ const RETRIES: u32 = 5;
 const REMOVAL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Finds the one instance, or request for one, that a text means to the caller.
-pub async fn find(app: &App, caller: &Caller, text: &str) -> Result<TaskId, InstanceError> {
+pub async fn find(app: &App, caller: &Caller, text: &str) -> Result<InstanceId, InstanceError> {
     find_in(app, text, caller.scope()).await
 }
 
@@ -101,11 +101,11 @@ pub async fn find_to_enter(
     app: &App,
     caller: &Caller,
     text: &str,
-) -> Result<TaskId, InstanceError> {
+) -> Result<InstanceId, InstanceError> {
     find_in(app, text, caller.scope_to_enter()).await
 }
 
-async fn find_in(app: &App, text: &str, scope: Scope) -> Result<TaskId, InstanceError> {
+async fn find_in(app: &App, text: &str, scope: Scope) -> Result<InstanceId, InstanceError> {
     match app.store.resolve_instance(text, scope).await? {
         Resolve::One(id) => Ok(id),
         Resolve::None => Err(InstanceError::Unknown(text.to_owned())),
@@ -225,7 +225,7 @@ pub async fn wait_for_change(
     text: &str,
     since: Option<u64>,
     limit: Duration,
-) -> Result<TaskId, InstanceError> {
+) -> Result<InstanceId, InstanceError> {
     let deadline = Instant::now() + limit;
     let mut changes = app.changes.subscribe();
     loop {
@@ -314,7 +314,7 @@ fn refused(
 }
 
 /// What people call it.
-pub fn display_name(id: TaskId, spec: &InstanceSpec) -> String {
+pub fn display_name(id: InstanceId, spec: &InstanceSpec) -> String {
     match &spec.name {
         Some(name) => format!("'{name}'"),
         None => id.to_string(),

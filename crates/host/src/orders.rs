@@ -94,7 +94,7 @@ fn rough_bytes(spec: &InstanceSpec) -> usize {
 #[cfg(test)]
 mod tests {
     use kohakuriver_model::{
-        ImageSource, Intent, NodeId, People, SshAccess, TaskId, TrustedCa, UserId,
+        ImageSource, InstanceId, Intent, NodeId, People, SshAccess, TrustedCa, UserId,
     };
     use proptest::prelude::*;
 
@@ -102,7 +102,7 @@ mod tests {
 
     fn row(spec: InstanceSpec, intent: Intent) -> InstanceRow {
         InstanceRow {
-            id: TaskId::from_u64(7),
+            id: InstanceId::from_u64(7),
             node_id: NodeId::new("n-1".to_owned()),
             node_name: "node1".parse().unwrap(),
             spec,

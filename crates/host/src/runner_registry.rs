@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kohakuriver_model::{FailureCode, Metrics, NodeId, TaskId};
+use kohakuriver_model::{FailureCode, InstanceId, Metrics, NodeId};
 use kohakuriver_net::Socket;
 use kohakuriver_runner_link::protocol::{
     InstanceCommand, InstanceReply, NodeQuery, NodeReply, StreamOpen, ToRunner,
@@ -61,7 +61,7 @@ pub struct Trouble {
 pub enum Outgoing {
     /// The order of this instance, as its row is when its turn comes: many changes of one instance
     /// take no more memory than one.
-    Order(TaskId),
+    Order(InstanceId),
     Message(ToRunner),
 }
 
@@ -148,10 +148,10 @@ impl<A> Open<A> {
 #[derive(Debug, Default)]
 struct State {
     nodes: HashMap<NodeId, Node>,
-    progress: HashMap<TaskId, Progress>,
+    progress: HashMap<InstanceId, Progress>,
     /// Counts changes of a task that are not in the database, so that waiters see them as
     /// revisions.
-    marks: HashMap<TaskId, u64>,
+    marks: HashMap<InstanceId, u64>,
     commands: Open<InstanceReply>,
     node_queries: Open<NodeReply>,
     sessions: u64,
@@ -254,7 +254,7 @@ impl RunnerRegistry {
     pub async fn ask(
         &self,
         id: &NodeId,
-        task_id: TaskId,
+        task_id: InstanceId,
         command: InstanceCommand,
     ) -> Option<InstanceReply> {
         let (request, answer) = {
@@ -286,7 +286,7 @@ impl RunnerRegistry {
     }
 
     /// Sends the order of an instance if its node is connected; otherwise its next hello gets it.
-    pub fn order(&self, id: &NodeId, task_id: TaskId) {
+    pub fn order(&self, id: &NodeId, task_id: InstanceId) {
         self.send(id, Outgoing::Order(task_id));
     }
 
@@ -301,7 +301,7 @@ impl RunnerRegistry {
     }
 
     /// Answers whether that is another one than before.
-    pub fn set_progress(&self, id: TaskId, progress: Option<Progress>) -> bool {
+    pub fn set_progress(&self, id: InstanceId, progress: Option<Progress>) -> bool {
         let mut state = self.lock();
         if state.progress.get(&id) == progress.as_ref() {
             return false;
@@ -314,12 +314,12 @@ impl RunnerRegistry {
         true
     }
 
-    pub fn progress(&self, id: TaskId) -> Option<Progress> {
+    pub fn progress(&self, id: InstanceId) -> Option<Progress> {
         self.lock().progress.get(&id).cloned()
     }
 
     /// What is known of a deleted task goes with it.
-    pub fn forget_task(&self, id: TaskId) {
+    pub fn forget_task(&self, id: InstanceId) {
         let mut state = self.lock();
         state.progress.remove(&id);
         state.marks.remove(&id);
@@ -333,7 +333,7 @@ impl RunnerRegistry {
     }
 
     /// Grows with every change of the task or its node that is not in the database.
-    pub fn mark(&self, id: TaskId, node: &NodeId) -> u64 {
+    pub fn mark(&self, id: InstanceId, node: &NodeId) -> u64 {
         let state = self.lock();
         let task = state.marks.get(&id).copied().unwrap_or_default();
         task + state.nodes.get(node).map_or(0, |node| node.mark)

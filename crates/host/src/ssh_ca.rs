@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use kohakuriver_model::{TaskId, TrustedCa, UserId};
+use kohakuriver_model::{InstanceId, TrustedCa, UserId};
 use russh::keys::ssh_key::Certificate;
 use russh::keys::ssh_key::certificate::{Builder, CertType};
 use russh::keys::{Algorithm, HashAlg, PrivateKey, PublicKey};
@@ -56,7 +56,7 @@ pub struct Signed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
     pub user: UserId,
-    pub instance: TaskId,
+    pub instance: InstanceId,
 }
 
 /// Why nothing was signed.
@@ -81,7 +81,7 @@ impl SshCa {
     }
 
     /// What an instance is told.
-    pub fn trusted_by(&self, instance: TaskId) -> TrustedCa {
+    pub fn trusted_by(&self, instance: InstanceId) -> TrustedCa {
         let principal = TrustedCa::principal_of(instance);
         TrustedCa { key: self.line.trim_end().to_owned(), principal }
     }
@@ -90,7 +90,7 @@ impl SshCa {
     pub fn sign(
         &self,
         public_key: &str,
-        instance: TaskId,
+        instance: InstanceId,
         holder: &Holder<'_>,
         now_ms: i64,
     ) -> Result<Signed, SignError> {
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     const NOW_MS: i64 = 1_790_000_000_500;
-    const ID: TaskId = TaskId::from_u64(7_398_213_345_412_345_856);
+    const ID: InstanceId = InstanceId::from_u64(7_398_213_345_412_345_856);
 
     fn ca() -> (SshCa, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();

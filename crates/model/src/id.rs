@@ -10,9 +10,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 ///
 /// JSON carries it as a string, because JavaScript numbers end at 53 bits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TaskId(u64);
+pub struct InstanceId(u64);
 
-impl TaskId {
+impl InstanceId {
     /// The id of something made at a time by one cluster: two clusters that share a Docker engine
     /// (a test beside production) should not make the same names for their containers. The store
     /// moves it up where it was given out before.
@@ -34,13 +34,13 @@ impl TaskId {
     }
 }
 
-impl fmt::Display for TaskId {
+impl fmt::Display for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl fmt::Debug for TaskId {
+impl fmt::Debug for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -51,7 +51,7 @@ impl fmt::Debug for TaskId {
 #[error("a task id is a positive decimal number, for example 7398213345412345856")]
 pub struct ParseTaskIdError;
 
-impl FromStr for TaskId {
+impl FromStr for InstanceId {
     type Err = ParseTaskIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -65,13 +65,13 @@ impl FromStr for TaskId {
     }
 }
 
-impl Serialize for TaskId {
+impl Serialize for InstanceId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for TaskId {
+impl<'de> Deserialize<'de> for InstanceId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
@@ -113,18 +113,18 @@ mod tests {
 
     #[test]
     fn a_later_id_is_larger_whichever_cluster_made_it() {
-        assert!(TaskId::at(1_790_000_000_001, 0) > TaskId::at(1_790_000_000_000, u16::MAX));
-        assert_eq!(TaskId::at(1_790_000_000_000, 7).to_string().len(), 19);
+        assert!(InstanceId::at(1_790_000_000_001, 0) > InstanceId::at(1_790_000_000_000, u16::MAX));
+        assert_eq!(InstanceId::at(1_790_000_000_000, 7).to_string().len(), 19);
     }
 
     proptest! {
         #[test]
         fn an_id_survives_text_and_json(value in 1u64..i64::MAX as u64) {
-            let id = TaskId::from_u64(value);
-            prop_assert_eq!(id.to_string().parse::<TaskId>(), Ok(id));
+            let id = InstanceId::from_u64(value);
+            prop_assert_eq!(id.to_string().parse::<InstanceId>(), Ok(id));
             let json = serde_json::to_string(&id).unwrap();
             prop_assert_eq!(&json, &format!("\"{value}\""));
-            prop_assert_eq!(serde_json::from_str::<TaskId>(&json).unwrap(), id);
+            prop_assert_eq!(serde_json::from_str::<InstanceId>(&json).unwrap(), id);
         }
     }
 
@@ -132,7 +132,7 @@ mod tests {
     fn text_that_is_no_id_is_refused() {
         for bad in ["", "0", "-1", "+5", "1e3", "9223372036854775808", "99999999999999999999", " 1"]
         {
-            assert!(bad.parse::<TaskId>().is_err(), "{bad:?}");
+            assert!(bad.parse::<InstanceId>().is_err(), "{bad:?}");
         }
     }
 }

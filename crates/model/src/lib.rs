@@ -24,7 +24,7 @@ pub mod target;
 
 pub use account::{AccountError, GroupId, Holdings, OverQuota, Quota, Role, ShareLevel, UserId};
 pub use admission::{Act, Admission};
-pub use id::{NodeId, TaskId};
+pub use id::{InstanceId, NodeId};
 pub use image::{ImageReference, ReferenceError, Registry, RepositoryPattern};
 pub use intent::{Desired, Intent};
 pub use memory::Memory;

@@ -247,7 +247,7 @@ pub struct Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::TaskId;
+    use crate::InstanceId;
     use crate::spec::SnapshotRef;
 
     fn spec(image: &str) -> InstanceSpec {
@@ -268,7 +268,7 @@ mod tests {
             assert!(refused.contains("allows no images of the registry"), "{bad}: {refused}");
         }
         let mut copy = spec("reg.lab/x");
-        copy.snapshot = Some(SnapshotRef { task_id: TaskId::from_u64(7), tag: 1 });
+        copy.snapshot = Some(SnapshotRef { task_id: InstanceId::from_u64(7), tag: 1 });
         assert_eq!(node.forbids(&copy), None);
         node.allowed_registries = Some(Vec::new());
         assert!(node.forbids(&spec("debian")).is_some() && node.forbids(&spec("lab/a")).is_none());

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::account::UserId;
-use crate::id::TaskId;
+use crate::id::InstanceId;
 use crate::image::{ImageReference, ReferenceError};
 use crate::mount::MountWish;
 use crate::name::{InstanceName, VmImageName};
@@ -137,7 +137,7 @@ pub struct NumaPin {
 /// A snapshot in the cluster: whose, and which. The tag is the second since 1970 it was made in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRef {
-    pub task_id: TaskId,
+    pub task_id: InstanceId,
     pub tag: u64,
 }
 
@@ -250,12 +250,12 @@ pub struct TrustedCa {
 
 impl TrustedCa {
     /// The principal of an instance.
-    pub fn principal_of(id: TaskId) -> String {
+    pub fn principal_of(id: InstanceId) -> String {
         format!("vps-{id}")
     }
 
     /// The instance that a principal names.
-    pub fn instance(principal: &str) -> Option<TaskId> {
+    pub fn instance(principal: &str) -> Option<InstanceId> {
         principal.strip_prefix("vps-")?.parse().ok()
     }
 
@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_trusted_signer_is_read_as_it_was_written_and_nothing_else_is_one() {
-        let id = TaskId::from_u64(7_398_213_345_412_345_856);
+        let id = InstanceId::from_u64(7_398_213_345_412_345_856);
         let principal = TrustedCa::principal_of(id);
         assert_eq!(TrustedCa::instance(&principal), Some(id));
         let ca = TrustedCa { key: "ssh-ed25519 AAAA".to_owned(), principal };

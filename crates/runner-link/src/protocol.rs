@@ -28,7 +28,7 @@ use kohakuriver_model::bounds::{
     MAX_WORD_BYTES, bound_line, bound_text,
 };
 use kohakuriver_model::{
-    FailureCode, InstanceSpec, Intent, Inventory, Metrics, Observation, TaskId, VmImageName,
+    FailureCode, InstanceId, InstanceSpec, Intent, Inventory, Metrics, Observation, VmImageName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +46,7 @@ pub enum ToHost {
     Hello(Hello),
     /// What an instance is now. Sent for every instance after the hello, then on every change.
     Observation {
-        task_id: TaskId,
+        task_id: InstanceId,
         observation: Observation,
     },
     /// All instances have been reported once since the hello.
@@ -119,7 +119,7 @@ pub enum ToRunner {
     #[serde(rename = "ask")]
     InstanceCommand {
         request: u64,
-        task_id: TaskId,
+        task_id: InstanceId,
         #[serde(rename = "question")]
         command: InstanceCommand,
     },
@@ -202,7 +202,7 @@ pub enum NodeQuery {
     /// Removes all that a machine keeps. The host has no such instance and never will again; one
     /// that the runner's ledger still has is given up by its driver, the only writer. One that
     /// runs is refused with `StartRefused`, unless by `force`.
-    DeleteMachine { task_id: TaskId, force: bool },
+    DeleteMachine { task_id: InstanceId, force: bool },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -231,7 +231,7 @@ pub struct VmImage {
 /// What one virtual machine keeps on its node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
-    pub task_id: TaskId,
+    pub task_id: InstanceId,
     /// What its own files take; base images and what other machines share are not counted.
     pub disk_bytes: u64,
     /// Names in its folder.
@@ -245,7 +245,7 @@ pub struct Machine {
 /// What an instance of this node should be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Order {
-    pub task_id: TaskId,
+    pub task_id: InstanceId,
     pub intent: Intent,
     pub spec: InstanceSpec,
 }
@@ -253,7 +253,7 @@ pub struct Order {
 /// First frame on a data connection, from the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamOpen {
-    pub task_id: TaskId,
+    pub task_id: InstanceId,
     pub target: StreamTarget,
 }
 

@@ -11,8 +11,8 @@ use kohakuriver_model::bounds::{
 use kohakuriver_model::mount::MOST_MOUNTS;
 use kohakuriver_model::node::{Gpu, GpuVfio, NumaNode};
 use kohakuriver_model::{
-    DockerState, FailureCode, GpuRef, ImageSource, InstanceSpec, Intent, Inventory, MountWish,
-    NumaPin, Observation, Observed, People, Registry, RepositoryPattern, SshAccess, TaskId,
+    DockerState, FailureCode, GpuRef, ImageSource, InstanceId, InstanceSpec, Intent, Inventory,
+    MountWish, NumaPin, Observation, Observed, People, Registry, RepositoryPattern, SshAccess,
     TrustedCa, UserId, VmState,
 };
 use kohakuriver_runner_link::frame::{MAX_FRAME_BYTES, MAX_SMALL_FRAME_BYTES, encoded_len};
@@ -27,8 +27,8 @@ const WORST: &str = "\u{1}";
 /// What may be left of a frame beside a message at its bounds.
 const RESERVE: usize = 64 * 1024;
 
-fn id() -> TaskId {
-    TaskId::from_u64(u64::MAX >> 1)
+fn id() -> InstanceId {
+    InstanceId::from_u64(u64::MAX >> 1)
 }
 
 fn keys(count: usize, bytes: usize) -> Vec<String> {

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use kohakuriver_agent::{AgentConfig, CONFIG_FILE, GUEST_SECRET_FILE, HOST_KEY_FILE};
 use kohakuriver_agent_protocol::GuestSecret;
-use kohakuriver_model::{BackendKind, InstanceSpec, SshAccess, TaskId};
+use kohakuriver_model::{BackendKind, InstanceId, InstanceSpec, SshAccess};
 use kohakuriver_runner_link::protocol::Order;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
@@ -20,7 +20,7 @@ use crate::durable;
 use crate::layout::{AGENT_NAME, Layout};
 
 /// The name the instance's own programs see.
-pub fn hostname(spec: &InstanceSpec, id: TaskId) -> String {
+pub fn hostname(spec: &InstanceSpec, id: InstanceId) -> String {
     match &spec.name {
         Some(name) => name.as_str().to_owned(),
         None => {
@@ -93,14 +93,14 @@ fn settings(order: &Order) -> io::Result<Vec<u8>> {
 }
 
 /// The name in the settings that were written last.
-pub fn written_hostname(layout: &Layout, id: TaskId) -> io::Result<String> {
+pub fn written_hostname(layout: &Layout, id: InstanceId) -> io::Result<String> {
     let text = fs::read(layout.etc(id).join(CONFIG_FILE))?;
     let config: AgentConfig = serde_json::from_slice(&text).map_err(io::Error::other)?;
     Ok(config.hostname)
 }
 
 /// What a guest's agent and this runner both know, made once in the instance's life.
-pub fn guest_secret(layout: &Layout, id: TaskId) -> io::Result<GuestSecret> {
+pub fn guest_secret(layout: &Layout, id: InstanceId) -> io::Result<GuestSecret> {
     let path = layout.etc(id).join(GUEST_SECRET_FILE);
     match fs::read_to_string(&path) {
         Ok(text) => text.parse().map_err(io::Error::other),
@@ -114,7 +114,7 @@ pub fn guest_secret(layout: &Layout, id: TaskId) -> io::Result<GuestSecret> {
 }
 
 /// The host key's public half as an OpenSSH line, `None` before the first create.
-pub fn public_host_key(layout: &Layout, id: TaskId) -> Option<String> {
+pub fn public_host_key(layout: &Layout, id: InstanceId) -> Option<String> {
     let text = fs::read_to_string(layout.etc(id).join(HOST_KEY_FILE)).ok()?;
     let key = PrivateKey::from_openssh(text).ok()?;
     key.public_key().to_openssh().ok()
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn an_unnamed_instance_is_called_after_its_id() {
         let order = order(Intent::created());
-        let id = TaskId::from_u64(7_398_213_345_412_345_856);
+        let id = InstanceId::from_u64(7_398_213_345_412_345_856);
         assert_eq!(hostname(&order.spec, id), "vps-12345856");
     }
 }

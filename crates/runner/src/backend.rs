@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use kohakuriver_model::{BackendKind, FailureCode, InstanceSpec, Inventory, TaskId};
+use kohakuriver_model::{BackendKind, FailureCode, InstanceId, InstanceSpec, Inventory};
 use kohakuriver_runner_link::protocol::{Machine, NodeReply, Order, Snapshot};
 use tokio::net::UnixStream;
 
@@ -48,76 +48,76 @@ pub trait Backend: Send + Sync + 'static {
     /// Makes the instance from a prepared image, not started.
     async fn create(&self, order: &Order, image: &str) -> Result<(), BackendError>;
 
-    async fn start(&self, id: TaskId) -> Result<(), BackendError>;
+    async fn start(&self, id: InstanceId) -> Result<(), BackendError>;
 
     /// Closes what only something that runs has, such as its end of a network, to others. Asked
     /// for after each start, while its agent boots; it counts as running when this is done.
-    async fn contain(&self, _id: TaskId) -> Result<(), BackendError> {
+    async fn contain(&self, _id: InstanceId) -> Result<(), BackendError> {
         Ok(())
     }
 
     /// Freezes every process of it.
-    async fn pause(&self, id: TaskId) -> Result<(), BackendError>;
+    async fn pause(&self, id: InstanceId) -> Result<(), BackendError>;
 
-    async fn resume(&self, id: TaskId) -> Result<(), BackendError>;
+    async fn resume(&self, id: InstanceId) -> Result<(), BackendError>;
 
     /// Asks it to end, and ends it when it has had its time. Its disk stays.
-    async fn stop(&self, id: TaskId) -> Result<(), BackendError>;
+    async fn stop(&self, id: InstanceId) -> Result<(), BackendError>;
 
     /// Ends it at once. Its disk stays.
-    async fn kill(&self, id: TaskId) -> Result<(), BackendError>;
+    async fn kill(&self, id: InstanceId) -> Result<(), BackendError>;
 
     /// Applies the specification's limits, running or not.
-    async fn resize(&self, id: TaskId, spec: &InstanceSpec) -> Result<(), BackendError>;
+    async fn resize(&self, id: InstanceId, spec: &InstanceSpec) -> Result<(), BackendError>;
 
     /// The limits a specification comes to on this machine; what [`Self::inspect`] shows once
     /// they are applied.
     fn limits(&self, spec: &InstanceSpec) -> Limits;
 
     /// Removes it with its disk, running or not.
-    async fn remove(&self, id: TaskId) -> Result<(), BackendError>;
+    async fn remove(&self, id: InstanceId) -> Result<(), BackendError>;
 
-    async fn inspect(&self, id: TaskId) -> Result<Option<BackendState>, BackendError>;
+    async fn inspect(&self, id: InstanceId) -> Result<Option<BackendState>, BackendError>;
 
     /// Saves the disk as it is now, running or not. `keep`: the oldest beyond it go, 0 keeps all.
     async fn create_snapshot(
         &self,
-        id: TaskId,
+        id: InstanceId,
         wish: &SnapshotWish,
         keep: u32,
     ) -> Result<Snapshot, BackendError>;
 
     /// Paths of its disk that no snapshot has: a restore would lose what is in them.
-    async fn outside(&self, _id: TaskId) -> Result<Vec<String>, BackendError> {
+    async fn outside(&self, _id: InstanceId) -> Result<Vec<String>, BackendError> {
         Ok(Vec::new())
     }
 
     /// Newest first.
-    async fn list_snapshots(&self, id: TaskId) -> Result<Vec<Snapshot>, BackendError>;
+    async fn list_snapshots(&self, id: InstanceId) -> Result<Vec<Snapshot>, BackendError>;
 
-    async fn delete_snapshot(&self, id: TaskId, tag: u64) -> Result<(), BackendError>;
+    async fn delete_snapshot(&self, id: InstanceId, tag: u64) -> Result<(), BackendError>;
 
     /// For an instance that is deleted. Disks of others that came from them stay.
-    async fn delete_all_snapshots(&self, id: TaskId) -> Result<(), BackendError>;
+    async fn delete_all_snapshots(&self, id: InstanceId) -> Result<(), BackendError>;
 
     /// Clears away what steps that were given up, failed, or were cut off by a crash left of an
     /// instance. Asked for while nothing is under way for it, also when it is gone: what no record
     /// of it names then is garbage. Cheap where there is none.
-    async fn tidy(&self, _id: TaskId) -> Result<(), BackendError> {
+    async fn tidy(&self, _id: InstanceId) -> Result<(), BackendError> {
         Ok(())
     }
 
     /// Every instance of this node that is there.
-    async fn list(&self) -> Result<Vec<(TaskId, BackendState)>, BackendError>;
+    async fn list(&self) -> Result<Vec<(InstanceId, BackendState)>, BackendError>;
 
     /// Where the agent of one that runs is reached; `None` where there is none to wait for.
-    fn agent(&self, id: TaskId) -> Option<AgentAddress>;
+    fn agent(&self, id: InstanceId) -> Option<AgentAddress>;
 
     /// How long the agent may take to answer after a start.
     fn boot_limit(&self) -> Duration;
 
     /// What else people should know of one that runs.
-    fn remarks(&self, _id: TaskId) -> Remarks {
+    fn remarks(&self, _id: InstanceId) -> Remarks {
         Remarks::default()
     }
 
@@ -125,11 +125,11 @@ pub trait Backend: Send + Sync + 'static {
     async fn refresh_settings(&self, order: &Order) -> std::io::Result<()>;
 
     /// The last lines the instance wrote, for error messages.
-    async fn log_tail(&self, id: TaskId) -> String;
+    async fn log_tail(&self, id: InstanceId) -> String;
 
     /// Serves one program of the exec protocol on the stream, by the backend's own means: neither
     /// the agent nor anything else of ours in the instance has to work.
-    async fn attach(&self, id: TaskId, stream: UnixStream);
+    async fn attach(&self, id: InstanceId, stream: UnixStream);
 
     /// What this backend keeps on the node, also of instances that nobody knows of any more.
     fn kept(&self) -> std::io::Result<Vec<Machine>> {
@@ -188,7 +188,7 @@ pub struct SnapshotWish {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    Instance(TaskId),
+    Instance(InstanceId),
     /// Events may have been missed.
     Everything,
 }

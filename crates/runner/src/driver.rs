@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kohakuriver_model::{Desired, FailureCode, Observation, Observed, TaskId};
+use kohakuriver_model::{Desired, FailureCode, InstanceId, Observation, Observed};
 use kohakuriver_runner_link::backoff::Backoff;
 use kohakuriver_runner_link::protocol::Order;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -49,7 +49,7 @@ pub struct Shared {
 
 pub struct Driver {
     shared: Arc<Shared>,
-    id: TaskId,
+    id: InstanceId,
     orders: watch::Receiver<Order>,
     nudges: Arc<Notify>,
     record: Record,
@@ -372,7 +372,7 @@ impl Driver {
 
 struct Publisher {
     board: Arc<ObservationBoard>,
-    id: TaskId,
+    id: InstanceId,
     generation: u64,
     host_key: Option<String>,
     warning: Option<String>,

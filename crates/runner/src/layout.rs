@@ -18,7 +18,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 
 pub const IN_BIN: &str = "/.kohakuriver/bin";
 pub const IN_ETC: &str = "/.kohakuriver/etc";
@@ -54,20 +54,20 @@ impl Layout {
         self.data.join("instances")
     }
 
-    pub fn instance(&self, id: TaskId) -> PathBuf {
+    pub fn instance(&self, id: InstanceId) -> PathBuf {
         self.instances_dir().join(id.to_string())
     }
 
-    pub fn etc(&self, id: TaskId) -> PathBuf {
+    pub fn etc(&self, id: InstanceId) -> PathBuf {
         self.instance(id).join("etc")
     }
 
-    pub fn run(&self, id: TaskId) -> PathBuf {
+    pub fn run(&self, id: InstanceId) -> PathBuf {
         self.instance(id).join("run")
     }
 
     /// What the container has as `/etc/hosts` and the like.
-    pub fn own(&self, id: TaskId) -> PathBuf {
+    pub fn own(&self, id: InstanceId) -> PathBuf {
         self.instance(id).join("own")
     }
 

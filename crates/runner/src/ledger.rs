@@ -16,7 +16,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 use kohakuriver_runner_link::protocol::Order;
 use serde::{Deserialize, Serialize};
 
@@ -220,7 +220,7 @@ impl Ledger {
     ///
     /// # Errors
     /// The directory of all records cannot be read.
-    pub fn load_all(&self) -> Result<(Vec<Record>, HashMap<TaskId, LedgerError>), LedgerError> {
+    pub fn load_all(&self) -> Result<(Vec<Record>, HashMap<InstanceId, LedgerError>), LedgerError> {
         let dir = self.layout.instances_dir();
         let read_error = |source| LedgerError::Read { path: dir.clone(), source };
         durable::private_dir(&dir).map_err(read_error)?;
@@ -228,7 +228,7 @@ impl Ledger {
         for entry in fs::read_dir(&dir).map_err(read_error)? {
             let entry = entry.map_err(read_error)?;
             let name = entry.file_name();
-            let Some(Ok(id)) = name.to_str().map(str::parse::<TaskId>) else {
+            let Some(Ok(id)) = name.to_str().map(str::parse::<InstanceId>) else {
                 continue;
             };
             match self.load(id) {
@@ -248,12 +248,12 @@ impl Ledger {
         Ok((records, damaged))
     }
 
-    fn damage(&self, id: TaskId, why: &str) -> LedgerError {
+    fn damage(&self, id: InstanceId, why: &str) -> LedgerError {
         LedgerError::Damaged { path: self.file(id), source: serde::de::Error::custom(why) }
     }
 
     /// Keeps a record that cannot be read, for people, where the next one does not overwrite it.
-    pub fn set_aside(&self, id: TaskId) -> Result<(), LedgerError> {
+    pub fn set_aside(&self, id: InstanceId) -> Result<(), LedgerError> {
         let path = self.file(id);
         match fs::rename(&path, self.aside(id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -263,7 +263,7 @@ impl Ledger {
         }
     }
 
-    pub fn load(&self, id: TaskId) -> Result<Option<Record>, LedgerError> {
+    pub fn load(&self, id: InstanceId) -> Result<Option<Record>, LedgerError> {
         let path = self.file(id);
         match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text)
@@ -287,7 +287,7 @@ impl Ledger {
 
     /// Removes the record first, so that a crash in between leaves a directory that
     /// [`Self::load_all`] clears away.
-    pub fn forget(&self, id: TaskId) -> Result<(), LedgerError> {
+    pub fn forget(&self, id: InstanceId) -> Result<(), LedgerError> {
         let dir = self.layout.instance(id);
         let gone = |result: io::Result<()>| match result {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -300,11 +300,11 @@ impl Ledger {
         gone(durable::sync_dir(&self.layout.instances_dir()))
     }
 
-    fn file(&self, id: TaskId) -> PathBuf {
+    fn file(&self, id: InstanceId) -> PathBuf {
         self.layout.instance(id).join("order.json")
     }
 
-    fn aside(&self, id: TaskId) -> PathBuf {
+    fn aside(&self, id: InstanceId) -> PathBuf {
         self.layout.instance(id).join("order.json.damaged")
     }
 }
@@ -354,7 +354,7 @@ mod tests {
         let (_dir, ledger) = ledger();
         ledger.load_all().unwrap();
         let good = Record::new(order(Intent::created()), 1);
-        let id = TaskId::from_u64(8);
+        let id = InstanceId::from_u64(8);
         let other = Order { task_id: id, ..order(Intent::created()) };
         ledger.save(&good).unwrap();
         ledger.save(&Record::new(other.clone(), 1)).unwrap();

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use kohakuriver_model::{Observation, Observed, TaskId};
+use kohakuriver_model::{InstanceId, Observation, Observed};
 use tokio::sync::watch;
 
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct ObservationBoard {
 #[derive(Debug, Default)]
 struct Entries {
     last: u64,
-    by_task: BTreeMap<TaskId, (u64, Observation)>,
+    by_task: BTreeMap<InstanceId, (u64, Observation)>,
 }
 
 impl Default for ObservationBoard {
@@ -29,7 +29,7 @@ impl Default for ObservationBoard {
 
 impl ObservationBoard {
     /// Takes a report, its texts held to their bounds.
-    pub fn publish(&self, task: TaskId, observation: Observation) {
+    pub fn publish(&self, task: InstanceId, observation: Observation) {
         let observation = observation.bounded();
         let mut entries = self.lock();
         let same = entries.by_task.get(&task).is_some_and(|(_, known)| *known == observation);
@@ -42,12 +42,12 @@ impl ObservationBoard {
         self.changed.send_replace(sequence);
     }
 
-    pub fn get(&self, task: TaskId) -> Option<Observation> {
+    pub fn get(&self, task: InstanceId) -> Option<Observation> {
         self.lock().by_task.get(&task).map(|(_, observation)| observation.clone())
     }
 
     /// What was published after `since`, in order, and the mark to give next time.
-    pub fn after(&self, since: u64) -> (u64, Vec<(TaskId, Observation)>) {
+    pub fn after(&self, since: u64) -> (u64, Vec<(InstanceId, Observation)>) {
         let entries = self.lock();
         let mut fresh: Vec<_> =
             entries.by_task.iter().filter(|(_, (sequence, _))| *sequence > since).collect();
@@ -57,7 +57,7 @@ impl ObservationBoard {
     }
 
     /// An absence that was sent needs no keeping: the host asks again for what it still has.
-    pub fn forget_absent(&self, task: TaskId) {
+    pub fn forget_absent(&self, task: InstanceId) {
         let mut entries = self.lock();
         let absent = |(_, seen): &(u64, Observation)| seen.state == Observed::Absent;
         if entries.by_task.get(&task).is_some_and(absent) {
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn only_what_changed_is_taken_and_only_the_newest() {
         let board = ObservationBoard::default();
-        let [a, b] = [1, 2].map(TaskId::from_u64);
+        let [a, b] = [1, 2].map(InstanceId::from_u64);
         board.publish(a, seen(1));
         board.publish(b, seen(1));
         board.publish(a, seen(2));

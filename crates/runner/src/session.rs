@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kohakuriver_model::{Inventory, Observation, TaskId};
+use kohakuriver_model::{InstanceId, Inventory, Observation};
 use kohakuriver_runner_link::backoff::Backoff;
 use kohakuriver_runner_link::client::{LinkError, LinkStream, connect_control};
 use kohakuriver_runner_link::frame::{FrameError, FrameStream};
@@ -260,7 +260,7 @@ impl Session {
 
     /// Sends what is new on the board since `since`.
     async fn report(&self, talk: &mut Connection, since: u64) -> Result<u64, SessionError> {
-        let (mark, fresh): (u64, Vec<(TaskId, Observation)>) = self.shared.board.after(since);
+        let (mark, fresh): (u64, Vec<(InstanceId, Observation)>) = self.shared.board.after(since);
         for (task_id, observation) in fresh {
             talk.send(&ToHost::Observation { task_id, observation }).await?;
             self.shared.board.forget_absent(task_id);

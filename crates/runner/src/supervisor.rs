@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use kohakuriver_model::{BackendKind, FailureCode, TaskId};
+use kohakuriver_model::{BackendKind, FailureCode, InstanceId};
 use kohakuriver_runner_link::protocol::{
     InstanceCommand, InstanceReply, NodeQuery, NodeReply, Order,
 };
@@ -32,9 +32,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 pub struct InstanceSupervisor {
     shared: Arc<Shared>,
     tracker: TaskTracker,
-    drivers: Mutex<HashMap<TaskId, Handle>>,
+    drivers: Mutex<HashMap<InstanceId, Handle>>,
     /// Instances whose records cannot be read, until the host says what they should be.
-    damaged: Mutex<HashSet<TaskId>>,
+    damaged: Mutex<HashSet<InstanceId>>,
 }
 
 /// Requests waiting for one instance; more are somebody's loop.
@@ -57,7 +57,7 @@ impl InstanceSupervisor {
     pub fn new(
         shared: Arc<Shared>,
         records: Vec<Record>,
-        damaged: HashMap<TaskId, LedgerError>,
+        damaged: HashMap<InstanceId, LedgerError>,
     ) -> Arc<Self> {
         for (id, error) in &damaged {
             tracing::error!(task_id = %id, %error, "a record is damaged; the host's next order makes it anew");
@@ -106,7 +106,7 @@ impl InstanceSupervisor {
     }
 
     /// Has something done once, and waits for what came of it.
-    pub async fn ask(&self, id: TaskId, command: InstanceCommand) -> InstanceReply {
+    pub async fn ask(&self, id: InstanceId, command: InstanceCommand) -> InstanceReply {
         let known = self.lock().get(&id).map(|handle| (handle.kind, handle.requests.clone()));
         if let InstanceCommand::ListSnapshots { before } = command {
             let kind = known.map_or(BackendKind::Docker, |(kind, _)| kind);
@@ -154,7 +154,7 @@ impl InstanceSupervisor {
     }
 
     /// Removes a machine that the host has no row of. Its driver does it, if it has one.
-    async fn delete_machine(&self, id: TaskId, force: bool) -> NodeReply {
+    async fn delete_machine(&self, id: InstanceId, force: bool) -> NodeReply {
         let qemu = &self.shared.backends.qemu;
         let kept = qemu.kept().unwrap_or_default().into_iter().find(|kept| kept.task_id == id);
         let Some(kept) = kept else {
@@ -224,7 +224,7 @@ impl InstanceSupervisor {
 
     /// Tells of instances that the host did not mention: it has forgotten them, or it is another
     /// host than before. They run on: somebody's disk may be the only copy.
-    pub fn report_strangers(&self, ordered: &HashSet<TaskId>) {
+    pub fn report_strangers(&self, ordered: &HashSet<InstanceId>) {
         let drivers = self.lock();
         let living = drivers.iter().filter(|(_, handle)| !handle.orders.is_closed());
         for id in living.map(|(id, _)| id).filter(|id| !ordered.contains(id)) {
@@ -242,7 +242,7 @@ impl InstanceSupervisor {
     }
 
     /// What an instance of this node runs on.
-    pub fn backend(&self, id: TaskId) -> Option<Arc<dyn Backend>> {
+    pub fn backend(&self, id: InstanceId) -> Option<Arc<dyn Backend>> {
         let kind = self.lock().get(&id)?.kind;
         Some(Arc::clone(self.shared.backends.of(kind)))
     }
@@ -264,7 +264,7 @@ impl InstanceSupervisor {
         }
     }
 
-    fn drive(&self, drivers: &mut HashMap<TaskId, Handle>, record: Record) {
+    fn drive(&self, drivers: &mut HashMap<InstanceId, Handle>, record: Record) {
         let (id, kind) = (record.order.task_id, record.order.spec.backend());
         let (orders, receiver) = watch::channel(record.order.clone());
         let nudges = Arc::new(Notify::new());
@@ -279,7 +279,7 @@ impl InstanceSupervisor {
         drivers.insert(id, Handle { kind, orders, requests, nudges });
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, Handle>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Handle>> {
         self.drivers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

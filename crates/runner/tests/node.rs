@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use kohakuriver_model::{ImageSource, InstanceSpec, Intent, NodeId, Observation, Observed, TaskId};
+use kohakuriver_model::{
+    ImageSource, InstanceId, InstanceSpec, Intent, NodeId, Observation, Observed,
+};
 use kohakuriver_runner::{
     ContainerSettings, LockError, MachineSettings, Runner, RunnerConfig, lock_data_dir,
 };
@@ -58,7 +60,7 @@ impl Host {
     }
 
     /// The next control connection, after its hello and its sync.
-    async fn greet(&mut self) -> (Link, Vec<(TaskId, Observation)>) {
+    async fn greet(&mut self) -> (Link, Vec<(InstanceId, Observation)>) {
         let mut link = within(self.controls.recv()).await.unwrap();
         let hello = within(link.receive::<ToHost>()).await.unwrap();
         let ToHost::Hello(hello) = hello else { panic!("{hello:?}") };
@@ -79,7 +81,7 @@ impl Host {
     }
 
     /// As the host does it: an idle connection that died is passed over.
-    async fn open(&mut self, task_id: TaskId, target: StreamTarget) -> (Link, StreamOpened) {
+    async fn open(&mut self, task_id: InstanceId, target: StreamTarget) -> (Link, StreamOpened) {
         loop {
             let mut data = within(self.datas.recv()).await.unwrap();
             let open = StreamOpen { task_id, target: target.clone() };
@@ -178,7 +180,7 @@ fn standin_agent() -> PathBuf {
     path
 }
 
-fn order(task_id: TaskId, intent: Intent) -> Order {
+fn order(task_id: InstanceId, intent: Intent) -> Order {
     let reference = "kohakuriver-test/busybox:latest".to_owned();
     let image = ImageSource::Registry { reference };
     let spec = InstanceSpec { pids_limit: 100, ..InstanceSpec::new(image) };
@@ -190,7 +192,7 @@ async fn an_instance_lives_through_restarts_of_runner_and_host() {
     let dir = tempfile::tempdir().unwrap();
     let mut host = Host::new(dir.path()).await;
     let machine = Machine { dir, node: host.identity.node_name.to_string() };
-    let id = TaskId::from_u64(rand::random_range(1..i64::MAX as u64));
+    let id = InstanceId::from_u64(rand::random_range(1..i64::MAX as u64));
     let start = async |identity: &RunnerIdentity| {
         let runner = {
             let lock = lock_data_dir(&machine.config().data_dir).unwrap();
@@ -235,7 +237,7 @@ async fn an_instance_lives_through_restarts_of_runner_and_host() {
     let (_, refused) = host.open(id, StreamTarget::Tcp { port: 1 }).await;
     let StreamOpened::Refused { error } = refused else { panic!("opened") };
     assert_eq!(error, "nothing listens on port 1");
-    let nobody = TaskId::from_u64(1);
+    let nobody = InstanceId::from_u64(1);
     let (_, refused) = host.open(nobody, StreamTarget::Ssh).await;
     assert!(matches!(refused, StreamOpened::Refused { .. }));
 
@@ -299,7 +301,7 @@ async fn more_connections_are_dialled_when_the_host_asks() {
         idle.push(within(host.datas.recv()).await.unwrap());
     }
     // One that is taken is replaced.
-    let open = StreamOpen { task_id: TaskId::from_u64(1), target: StreamTarget::Ssh };
+    let open = StreamOpen { task_id: InstanceId::from_u64(1), target: StreamTarget::Ssh };
     idle[0].send(&open).await.unwrap();
     idle.push(within(host.datas.recv()).await.unwrap());
     shutdown.cancel();

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 use kohakuriver_model::placement::{GpuCapacity, NumaRoom};
 use kohakuriver_model::{
-    Demand, GpuDemand, GpuRef, GpuRuntime, InstanceSpec, NodeCapacity, NodeId, NumaPin, TaskId,
+    Demand, GpuDemand, GpuRef, GpuRuntime, InstanceId, InstanceSpec, NodeCapacity, NodeId, NumaPin,
     UserId,
 };
 use sqlx::{Row, Sqlite, Transaction};
@@ -148,7 +148,7 @@ async fn pinned(
 /// Writes down what an instance holds from now on.
 pub(crate) async fn allocate(
     tx: &mut Transaction<'_, Sqlite>,
-    id: TaskId,
+    id: InstanceId,
     node: &NodeId,
     spec: &InstanceSpec,
     now_ms: i64,
@@ -183,7 +183,7 @@ pub(crate) async fn allocate(
 /// Gives back what it holds, but the SSH port.
 pub(crate) async fn release(
     tx: &mut Transaction<'_, Sqlite>,
-    id: TaskId,
+    id: InstanceId,
     now_ms: i64,
 ) -> Result<(), StoreError> {
     stop_gpu_time(tx, id, now_ms).await?;
@@ -197,7 +197,7 @@ pub(crate) async fn release(
 /// Takes the lowest free port.
 pub(crate) async fn take_port(
     tx: &mut Transaction<'_, Sqlite>,
-    id: TaskId,
+    id: InstanceId,
 ) -> Result<(), CreateError> {
     let row = sqlx::query(
         "SELECT MIN(c.port) AS port FROM (

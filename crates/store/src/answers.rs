@@ -9,7 +9,7 @@
 //! reaches it. What was taken counts for shares that existed then: one that ends and is made anew
 //! waits for an answer again.
 
-use kohakuriver_model::{InstanceName, ShareLevel, TaskId, UserId};
+use kohakuriver_model::{InstanceId, InstanceName, ShareLevel, UserId};
 use sqlx::{Row, Sqlite, Transaction};
 
 use crate::events::{NewEvent, insert_event};
@@ -19,7 +19,7 @@ use crate::{Store, StoreError};
 /// Something that is shared with an account, whatever it answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceivedShare {
-    pub id: TaskId,
+    pub id: InstanceId,
     pub name: Option<String>,
     /// `None`: nobody's.
     pub owner: Option<String>,
@@ -66,7 +66,7 @@ impl Store {
             AND ifnull(i.owner_id, 0) <> $1 ORDER BY s.instance_id DESC, s.created_ms";
         let mut all: Vec<ReceivedShare> = Vec::new();
         for row in sqlx::query(sql).bind(user.0).fetch_all(&self.readers).await? {
-            let id = TaskId::from_u64(row.try_get::<i64, _>("instance_id")? as u64);
+            let id = InstanceId::from_u64(row.try_get::<i64, _>("instance_id")? as u64);
             let level = read_level(&row)?;
             let answer: Option<String> = row.try_get("answer")?;
             let state = match answer.as_deref() {
@@ -104,7 +104,7 @@ impl Store {
     /// It is not shared any more, or the account has something else of that name.
     pub async fn take_share(
         &self,
-        id: TaskId,
+        id: InstanceId,
         (user, actor): (UserId, &str),
         alias: Option<&InstanceName>,
         now_ms: i64,
@@ -129,7 +129,7 @@ impl Store {
     /// It is not shared any more.
     pub async fn decline_share(
         &self,
-        id: TaskId,
+        id: InstanceId,
         (user, actor): (UserId, &str),
         now_ms: i64,
     ) -> Result<(), AnswerError> {
@@ -153,7 +153,7 @@ struct Answer<'a> {
 
 async fn write(
     tx: &mut Transaction<'_, Sqlite>,
-    id: TaskId,
+    id: InstanceId,
     user: UserId,
     answer: &Answer<'_>,
 ) -> Result<(), StoreError> {
@@ -174,7 +174,7 @@ async fn write(
 /// When the newest share was made that reaches the account.
 async fn newest_share(
     tx: &mut Transaction<'_, Sqlite>,
-    id: TaskId,
+    id: InstanceId,
     user: UserId,
 ) -> Result<i64, AnswerError> {
     let sql = "SELECT MAX(created_ms) AS newest FROM shares WHERE instance_id = $1
@@ -190,7 +190,7 @@ async fn require_free_alias(
     tx: &mut Transaction<'_, Sqlite>,
     user: UserId,
     alias: &InstanceName,
-    itself: TaskId,
+    itself: InstanceId,
 ) -> Result<(), AnswerError> {
     let sql = "SELECT 1 FROM instances WHERE owner_id = $1 AND label = $2
         UNION ALL SELECT 1 FROM requests WHERE owner_id = $1 AND label = $2 AND state = 'pending'

@@ -4,7 +4,7 @@
 //! that the question "who deleted it?" has an answer. They are bounded: in length, in number for
 //! each instance, in number over all, and in age.
 
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, Transaction};
 
@@ -46,7 +46,7 @@ pub struct NewEvent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventRow {
     pub id: i64,
-    pub instance: TaskId,
+    pub instance: InstanceId,
     pub at_ms: i64,
     pub kind: String,
     pub actor: String,
@@ -55,7 +55,11 @@ pub struct EventRow {
 
 impl Store {
     /// Events of one instance, also of one that is gone; oldest first, the newest `limit` of them.
-    pub async fn list_events(&self, id: TaskId, limit: u32) -> Result<Vec<EventRow>, StoreError> {
+    pub async fn list_events(
+        &self,
+        id: InstanceId,
+        limit: u32,
+    ) -> Result<Vec<EventRow>, StoreError> {
         let rows = sqlx::query(
             "SELECT * FROM (SELECT * FROM events WHERE instance_id = $1 ORDER BY id DESC LIMIT $2)
              ORDER BY id",
@@ -70,7 +74,7 @@ impl Store {
     /// Writes down what was not caused by a change of the row, such as a node falling silent.
     pub async fn record_event(
         &self,
-        id: TaskId,
+        id: InstanceId,
         event: &NewEvent,
         now_ms: i64,
     ) -> Result<(), StoreError> {
@@ -81,8 +85,11 @@ impl Store {
     }
 
     /// The last one whose id a text begins, for events of what is gone.
-    pub async fn resolve_event_instance(&self, text: &str) -> Result<Option<TaskId>, StoreError> {
-        let Ok(id) = text.parse::<TaskId>() else {
+    pub async fn resolve_event_instance(
+        &self,
+        text: &str,
+    ) -> Result<Option<InstanceId>, StoreError> {
+        let Ok(id) = text.parse::<InstanceId>() else {
             return Ok(None);
         };
         let known = sqlx::query("SELECT 1 FROM events WHERE instance_id = $1 LIMIT 1")
@@ -112,7 +119,7 @@ impl Store {
 
 pub(crate) async fn insert_event(
     tx: &mut Transaction<'_, Sqlite>,
-    id: TaskId,
+    id: InstanceId,
     event: &NewEvent,
     now_ms: i64,
 ) -> Result<(), StoreError> {
@@ -144,7 +151,7 @@ fn bounded(detail: &str) -> &str {
 fn read_event(row: &SqliteRow) -> Result<EventRow, StoreError> {
     Ok(EventRow {
         id: row.try_get("id")?,
-        instance: TaskId::from_u64(row.try_get::<i64, _>("instance_id")? as u64),
+        instance: InstanceId::from_u64(row.try_get::<i64, _>("instance_id")? as u64),
         at_ms: row.try_get("at_ms")?,
         kind: row.try_get("kind")?,
         actor: row.try_get("actor")?,

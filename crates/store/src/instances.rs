@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use kohakuriver_model::bounds::MAX_SPEC_BYTES;
 use kohakuriver_model::{
-    Demand, Desired, Holdings, InstanceName, InstanceSpec, Intent, NodeId, NodeName, Observation,
-    Observed, OverQuota, QualifiedName, Refusal, TaskId, TrustedCa, UserId, place,
+    Demand, Desired, Holdings, InstanceId, InstanceName, InstanceSpec, Intent, NodeId, NodeName,
+    Observation, Observed, OverQuota, QualifiedName, Refusal, TrustedCa, UserId, place,
 };
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, Transaction};
@@ -20,7 +20,7 @@ use crate::{Store, StoreError};
 /// An instance as the host knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InstanceRow {
-    pub id: TaskId,
+    pub id: InstanceId,
     pub node_id: NodeId,
     pub node_name: NodeName,
     pub spec: InstanceSpec,
@@ -57,7 +57,7 @@ pub struct Approval {
 #[derive(Clone, Debug)]
 pub struct NewInstance {
     /// Made from the clock; the store moves it up if it was given out before.
-    pub id: TaskId,
+    pub id: InstanceId,
     /// Its GPUs and NUMA node are filled in by placement.
     pub spec: InstanceSpec,
     pub target: Option<NodeName>,
@@ -114,9 +114,9 @@ impl From<sqlx::Error> for CreateError {
 /// What a text that a person typed refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resolve {
-    One(TaskId),
+    One(InstanceId),
     None,
-    Many(Vec<TaskId>),
+    Many(Vec<InstanceId>),
 }
 
 const SELECT: &str = "SELECT i.*, n.name AS node_name, p.port AS ssh_port,
@@ -142,7 +142,7 @@ impl Store {
         Ok(readable(&rows))
     }
 
-    pub async fn lookup_instance(&self, id: TaskId) -> Result<Option<InstanceRow>, StoreError> {
+    pub async fn lookup_instance(&self, id: InstanceId) -> Result<Option<InstanceRow>, StoreError> {
         let sql = sqlx::AssertSqlSafe(format!("{SELECT} WHERE i.id = $1"));
         let row = sqlx::query(sql).bind(id.as_i64()).fetch_optional(&self.readers).await?;
         row.as_ref().map(read_instance).transpose()
@@ -208,7 +208,7 @@ impl Store {
         for row in rows {
             let rank: i64 = row.try_get("rank")?;
             if *best.get_or_insert(rank) == rank {
-                found.push(TaskId::from_u64(row.try_get::<i64, _>("id")? as u64));
+                found.push(InstanceId::from_u64(row.try_get::<i64, _>("id")? as u64));
             }
         }
         Ok(match found.as_slice() {
@@ -347,7 +347,7 @@ impl Store {
     /// node's instance, of an older generation, or one that is known already.
     pub async fn record_observation(
         &self,
-        id: TaskId,
+        id: InstanceId,
         node: &NodeId,
         observation: &Observation,
         event: Option<NewEvent>,
@@ -409,11 +409,11 @@ impl Store {
 /// The next id that was never given out.
 pub(crate) async fn next_id(
     tx: &mut Transaction<'_, Sqlite>,
-    wanted: TaskId,
-) -> Result<TaskId, StoreError> {
+    wanted: InstanceId,
+) -> Result<InstanceId, StoreError> {
     let last: i64 =
         sqlx::query("SELECT id FROM last_id").fetch_one(&mut **tx).await?.try_get("id")?;
-    let id = TaskId::from_u64(wanted.as_u64().max(last as u64 + 1));
+    let id = InstanceId::from_u64(wanted.as_u64().max(last as u64 + 1));
     sqlx::query("UPDATE last_id SET id = $1").bind(id.as_i64()).execute(&mut **tx).await?;
     Ok(id)
 }
@@ -423,7 +423,7 @@ pub(crate) async fn require_free_name(
     tx: &mut Transaction<'_, Sqlite>,
     owner: Option<UserId>,
     name: &InstanceName,
-    itself: Option<TaskId>,
+    itself: Option<InstanceId>,
 ) -> Result<(), CreateError> {
     let sql = "SELECT 1 FROM instances WHERE label = $1 AND ifnull(owner_id, 0) = $2
         UNION ALL SELECT 1 FROM requests
@@ -431,7 +431,7 @@ pub(crate) async fn require_free_name(
     let taken = sqlx::query(sql)
         .bind(name.as_str())
         .bind(owner.map_or(0, |owner| owner.0))
-        .bind(itself.map_or(0, TaskId::as_i64))
+        .bind(itself.map_or(0, InstanceId::as_i64))
         .fetch_optional(&mut **tx)
         .await?;
     if taken.is_some() { Err(CreateError::NameTaken(name.clone())) } else { Ok(()) }
@@ -495,7 +495,7 @@ fn read_instance(row: &SqliteRow) -> Result<InstanceRow, StoreError> {
     Ok(InstanceRow {
         owner,
         approval,
-        id: TaskId::from_u64(row.try_get::<i64, _>("id")? as u64),
+        id: InstanceId::from_u64(row.try_get::<i64, _>("id")? as u64),
         node_id: NodeId::new(row.try_get::<String, _>("node_id")?),
         node_name: row.try_get::<String, _>("node_name")?.parse().map_err(|_| damaged("node"))?,
         spec: serde_json::from_str(&row.try_get::<String, _>("spec")?)

@@ -8,7 +8,7 @@
 //! An offer asks nothing of the receiver and tells nothing about them: their names and their quota
 //! are looked at when they take it, in the transaction that moves the instance.
 
-use kohakuriver_model::{Holdings, InstanceName, InstanceSpec, OverQuota, TaskId, UserId};
+use kohakuriver_model::{Holdings, InstanceId, InstanceName, InstanceSpec, OverQuota, UserId};
 use sqlx::{Row, Sqlite, Transaction};
 
 use crate::events::{NewEvent, insert_event};
@@ -26,7 +26,7 @@ const MOST_WAITING: i64 = 200;
 /// An offer that stands.
 #[derive(Clone, Debug)]
 pub struct OfferRow {
-    pub id: TaskId,
+    pub id: InstanceId,
     pub spec: InstanceSpec,
     /// `None`: nobody's.
     pub owner: Option<String>,
@@ -79,7 +79,11 @@ impl Store {
     }
 
     /// The offer of one instance that stands.
-    pub async fn offer_of(&self, id: TaskId, now_ms: i64) -> Result<Option<OfferRow>, StoreError> {
+    pub async fn offer_of(
+        &self,
+        id: InstanceId,
+        now_ms: i64,
+    ) -> Result<Option<OfferRow>, StoreError> {
         Ok(self.offers("o.instance_id = $2", id.as_i64(), now_ms).await?.pop())
     }
 
@@ -99,7 +103,7 @@ impl Store {
         let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(now_ms).bind(value);
         let read = |row: &sqlx::sqlite::SqliteRow| {
             Ok(OfferRow {
-                id: TaskId::from_u64(row.try_get::<i64, _>("instance_id")? as u64),
+                id: InstanceId::from_u64(row.try_get::<i64, _>("instance_id")? as u64),
                 spec: read_spec(row)?,
                 owner: row.try_get("owner")?,
                 to: row.try_get("to_name")?,
@@ -117,7 +121,7 @@ impl Store {
     /// It is not the giver's any more, belongs to that account already, or too many offers wait.
     pub async fn make_offer(
         &self,
-        id: TaskId,
+        id: InstanceId,
         (to, to_name): (UserId, &str),
         (giver, actor): (Giver, &str),
         now_ms: i64,
@@ -162,7 +166,7 @@ impl Store {
     /// It is not the giver's any more, or was not offered.
     pub async fn withdraw_offer(
         &self,
-        id: TaskId,
+        id: InstanceId,
         (giver, actor): (Giver, &str),
         now_ms: i64,
     ) -> Result<(), OfferError> {
@@ -183,7 +187,7 @@ impl Store {
     /// The account has no such offer.
     pub async fn decline_offer(
         &self,
-        id: TaskId,
+        id: InstanceId,
         (user, actor): (UserId, &str),
         now_ms: i64,
     ) -> Result<(), OfferError> {
@@ -206,7 +210,7 @@ impl Store {
     /// There is no such offer, or the account may not hold it.
     pub async fn take_offer(
         &self,
-        id: TaskId,
+        id: InstanceId,
         (user, actor): (UserId, &str),
         now_ms: i64,
     ) -> Result<(), OfferError> {
@@ -237,7 +241,7 @@ impl Store {
     /// It is theirs already, or they may not hold it.
     pub async fn take_over(
         &self,
-        id: TaskId,
+        id: InstanceId,
         (user, actor): (UserId, &str),
         now_ms: i64,
     ) -> Result<(), OfferError> {
@@ -261,7 +265,7 @@ impl Store {
 
 async fn move_owner(
     tx: &mut Transaction<'_, Sqlite>,
-    id: TaskId,
+    id: InstanceId,
     to: UserId,
     (spec, held): (&InstanceSpec, bool),
     now_ms: i64,
@@ -315,7 +319,7 @@ async fn move_owner(
 
 async fn record(
     tx: &mut Transaction<'_, Sqlite>,
-    id: TaskId,
+    id: InstanceId,
     (kind, actor, detail): (&'static str, &str, &str),
     now_ms: i64,
 ) -> Result<(), StoreError> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use kohakuriver_model::{Role, TaskId, UserId};
+use kohakuriver_model::{InstanceId, Role, UserId};
 use sqlx::Row;
 
 use crate::shares::read_level;
@@ -11,7 +11,7 @@ use crate::{Relation, Store, StoreError};
 /// An active account that owns an instance, that it is shared with, or that administrates all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PersonOf {
-    pub instance: TaskId,
+    pub instance: InstanceId,
     pub user: UserId,
     pub role: Role,
     /// Nothing of an admin's by being one.
@@ -24,7 +24,7 @@ impl Store {
     /// `provider_ms` is left out.
     pub async fn people_of(
         &self,
-        id: Option<TaskId>,
+        id: Option<InstanceId>,
         provider_ms: i64,
     ) -> Result<Vec<PersonOf>, StoreError> {
         let sql = "WITH active AS (SELECT * FROM users WHERE is_active = 1
@@ -43,7 +43,7 @@ impl Store {
             WHERE ifnull(i.id = $1, 1)
           ORDER BY 1";
         let rows = sqlx::query(sql)
-            .bind(id.map(TaskId::as_i64))
+            .bind(id.map(InstanceId::as_i64))
             .bind(provider_ms)
             .fetch_all(&self.readers)
             .await?;
@@ -52,7 +52,7 @@ impl Store {
             let level = level.map(|_| read_level(row)).transpose()?;
             let damaged = |_| StoreError::Inconsistent { table: "users", column: "role" };
             Ok(PersonOf {
-                instance: TaskId::from_u64(row.try_get::<i64, _>("id")? as u64),
+                instance: InstanceId::from_u64(row.try_get::<i64, _>("id")? as u64),
                 user: UserId(row.try_get("user")?),
                 role: row.try_get::<String, _>("role")?.parse().map_err(damaged)?,
                 relation: Relation { owner: row.try_get("owner")?, level },

@@ -1,7 +1,7 @@
 //! What people hold, and whether they may hold more. Asked inside the transaction that takes it,
 //! so that two requests at once cannot both have the last of it.
 
-use kohakuriver_model::{Holdings, InstanceSpec, Quota, TaskId, UserId};
+use kohakuriver_model::{Holdings, InstanceId, InstanceSpec, Quota, UserId};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, SqliteExecutor, Transaction};
 
@@ -112,7 +112,7 @@ fn check(quota: &Quota, whose: &str, held: &Holdings, asked: &Holdings) -> Resul
 /// The clock of an instance's GPUs begins.
 pub(crate) async fn start_gpu_time(
     tx: &mut Transaction<'_, Sqlite>,
-    id: TaskId,
+    id: InstanceId,
     spec: &InstanceSpec,
     now_ms: i64,
 ) -> Result<(), StoreError> {
@@ -133,7 +133,7 @@ pub(crate) async fn start_gpu_time(
 /// From here on the hours are its new owner's: what the former one used stays theirs.
 pub(crate) async fn move_gpu_time(
     tx: &mut Transaction<'_, Sqlite>,
-    id: TaskId,
+    id: InstanceId,
     now_ms: i64,
 ) -> Result<(), StoreError> {
     let sql = "INSERT INTO gpu_time (owner_id, instance_id, gpus, from_ms)
@@ -148,7 +148,7 @@ pub(crate) async fn move_gpu_time(
 /// It ends.
 pub(crate) async fn stop_gpu_time(
     tx: &mut Transaction<'_, Sqlite>,
-    id: TaskId,
+    id: InstanceId,
     now_ms: i64,
 ) -> Result<(), StoreError> {
     let sql = "UPDATE gpu_time SET to_ms = $2 WHERE instance_id = $1 AND to_ms IS NULL";

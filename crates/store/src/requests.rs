@@ -8,7 +8,7 @@
 //!
 //! A request holds nothing: what it needs is taken when it is approved, in that transaction.
 
-use kohakuriver_model::{InstanceName, TaskId, UserId};
+use kohakuriver_model::{InstanceId, InstanceName, UserId};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, Transaction};
 
@@ -37,7 +37,7 @@ impl RequestState {
 
 #[derive(Clone, Debug)]
 pub struct RequestRow {
-    pub id: TaskId,
+    pub id: InstanceId,
     pub owner: UserId,
     pub owner_name: String,
     /// What was asked, as it was sent.
@@ -54,7 +54,7 @@ pub struct RequestRow {
 #[derive(Clone, Debug)]
 pub struct NewRequest {
     /// Made from the clock; the store moves it up if it was given out before.
-    pub id: TaskId,
+    pub id: InstanceId,
     pub owner: UserId,
     pub name: Option<InstanceName>,
     pub wish: String,
@@ -74,7 +74,7 @@ pub enum Consent {
     #[default]
     NotNeeded,
     /// This request is approved with it; it must be pending still, and as it was read.
-    Request { id: TaskId, revision: u64, decision: Decision },
+    Request { id: InstanceId, revision: u64, decision: Decision },
     /// By a rule, at once; the wish is kept as a request's would be.
     Rule { decision: Decision, wish: String },
 }
@@ -92,7 +92,7 @@ impl Store {
     }
 
     /// One that is not an instance yet.
-    pub async fn lookup_request(&self, id: TaskId) -> Result<Option<RequestRow>, StoreError> {
+    pub async fn lookup_request(&self, id: InstanceId) -> Result<Option<RequestRow>, StoreError> {
         let sql =
             sqlx::AssertSqlSafe(format!("{SELECT} WHERE r.id = $1 AND r.state <> 'approved'"));
         let row = sqlx::query(sql).bind(id.as_i64()).fetch_optional(&self.readers).await?;
@@ -137,7 +137,7 @@ impl Store {
     /// Rejects a pending one. False where it is not pending any more.
     pub async fn reject_request(
         &self,
-        id: TaskId,
+        id: InstanceId,
         decision: &Decision,
         reason: Option<&str>,
         now_ms: i64,
@@ -157,7 +157,7 @@ impl Store {
     }
 
     /// Withdraws a pending one, or clears a rejected one away. False where it is neither.
-    pub async fn delete_request(&self, id: TaskId) -> Result<bool, StoreError> {
+    pub async fn delete_request(&self, id: InstanceId) -> Result<bool, StoreError> {
         let sql = "DELETE FROM requests WHERE id = $1 AND state <> 'approved'";
         let done = sqlx::query(sql).bind(id.as_i64()).execute(&self.writer).await?;
         Ok(done.rows_affected() == 1)
@@ -188,7 +188,7 @@ pub(crate) async fn consent(
     tx: &mut Transaction<'_, Sqlite>,
     consent: &Consent,
     now_ms: i64,
-) -> Result<Option<TaskId>, CreateError> {
+) -> Result<Option<InstanceId>, CreateError> {
     let Consent::Request { id, revision, decision } = consent else { return Ok(None) };
     let sql =
         "UPDATE requests SET state = $2, decided_ms = $3, decided_by = $4, decided_by_id = $5,
@@ -208,7 +208,7 @@ pub(crate) async fn consent(
 /// As [`consent`], for a rule's.
 pub(crate) async fn record_rule(
     tx: &mut Transaction<'_, Sqlite>,
-    id: TaskId,
+    id: InstanceId,
     owner: Option<UserId>,
     consent: &Consent,
     now_ms: i64,
@@ -236,7 +236,7 @@ fn read_request(row: &SqliteRow) -> Result<RequestRow, StoreError> {
         _ => return Err(StoreError::Inconsistent { table: "requests", column: "state" }),
     };
     Ok(RequestRow {
-        id: TaskId::from_u64(row.try_get::<i64, _>("id")? as u64),
+        id: InstanceId::from_u64(row.try_get::<i64, _>("id")? as u64),
         owner: UserId(row.try_get("owner_id")?),
         owner_name: row.try_get("owner_name")?,
         wish: row.try_get("wish")?,

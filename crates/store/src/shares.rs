@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use kohakuriver_model::{GroupId, ShareLevel, TaskId, UserId};
+use kohakuriver_model::{GroupId, InstanceId, ShareLevel, UserId};
 use sqlx::{Row, Sqlite, Transaction};
 
 use crate::events::{NewEvent, insert_event};
@@ -138,7 +138,7 @@ impl Store {
     pub async fn relation(
         &self,
         user: Option<UserId>,
-        id: TaskId,
+        id: InstanceId,
     ) -> Result<Option<Relation>, StoreError> {
         let sql = "SELECT owner_id FROM instances WHERE id = $1
             UNION ALL SELECT owner_id FROM requests WHERE id = $1 AND state <> 'approved'";
@@ -154,7 +154,7 @@ impl Store {
     pub async fn shared_with(
         &self,
         user: UserId,
-    ) -> Result<HashMap<TaskId, SharedWith>, StoreError> {
+    ) -> Result<HashMap<InstanceId, SharedWith>, StoreError> {
         self.shared(user, None).await
     }
 
@@ -162,8 +162,8 @@ impl Store {
     pub async fn shared(
         &self,
         user: UserId,
-        id: Option<TaskId>,
-    ) -> Result<HashMap<TaskId, SharedWith>, StoreError> {
+        id: Option<InstanceId>,
+    ) -> Result<HashMap<InstanceId, SharedWith>, StoreError> {
         // An alias never hides what is the account's own.
         let sql = "SELECT s.instance_id, s.level,
             ifnull(a.answer = 'taken' AND a.answered_ms >= s.created_ms, 0) AS taken,
@@ -178,12 +178,12 @@ impl Store {
             AND ifnull(a.answer, '') <> 'declined' AND ifnull(s.instance_id = $2, 1)";
         let rows = sqlx::query(sql)
             .bind(user.0)
-            .bind(id.map(TaskId::as_i64))
+            .bind(id.map(InstanceId::as_i64))
             .fetch_all(&self.readers)
             .await?;
-        let mut shared: HashMap<TaskId, SharedWith> = HashMap::new();
+        let mut shared: HashMap<InstanceId, SharedWith> = HashMap::new();
         for row in rows {
-            let id = TaskId::from_u64(row.try_get::<i64, _>("instance_id")? as u64);
+            let id = InstanceId::from_u64(row.try_get::<i64, _>("instance_id")? as u64);
             let (level, taken) = (read_level(&row)?, row.try_get::<bool, _>("taken")?);
             let new = SharedWith { level, taken: false, alias: None };
             let most = shared.entry(id).or_insert(new);
@@ -196,15 +196,15 @@ impl Store {
         Ok(shared)
     }
 
-    pub async fn list_shares(&self, id: TaskId) -> Result<Vec<ShareRow>, StoreError> {
+    pub async fn list_shares(&self, id: InstanceId) -> Result<Vec<ShareRow>, StoreError> {
         Ok(self.all_shares(Some(id)).await?.remove(&id).unwrap_or_default())
     }
 
     /// Of one instance, or of all.
     pub async fn all_shares(
         &self,
-        id: Option<TaskId>,
-    ) -> Result<HashMap<TaskId, Vec<ShareRow>>, StoreError> {
+        id: Option<InstanceId>,
+    ) -> Result<HashMap<InstanceId, Vec<ShareRow>>, StoreError> {
         let sql = "SELECT s.*, u.username, u.display_name, g.name AS group_name,
             CASE WHEN a.answer = 'declined' THEN 'declined'
                 WHEN a.answer = 'taken' AND a.answered_ms >= s.created_ms THEN 'taken'
@@ -213,7 +213,8 @@ impl Store {
             LEFT JOIN users u ON u.id = s.user_id LEFT JOIN groups g ON g.id = s.group_id
             LEFT JOIN share_answers a ON a.instance_id = s.instance_id AND a.user_id = s.user_id
             WHERE ifnull(s.instance_id = $1, 1) ORDER BY s.created_ms";
-        let rows = sqlx::query(sql).bind(id.map(TaskId::as_i64)).fetch_all(&self.readers).await?;
+        let rows =
+            sqlx::query(sql).bind(id.map(InstanceId::as_i64)).fetch_all(&self.readers).await?;
         let mut shares: HashMap<_, Vec<_>> = HashMap::new();
         for row in rows {
             let user: Option<i64> = row.try_get("user_id")?;
@@ -224,7 +225,7 @@ impl Store {
                 (None, Some(group)) => (Grantee::Group(GroupId(group)), row.try_get("group_name")?),
                 (None, None) => continue,
             };
-            let id = TaskId::from_u64(row.try_get::<i64, _>("instance_id")? as u64);
+            let id = InstanceId::from_u64(row.try_get::<i64, _>("instance_id")? as u64);
             shares.entry(id).or_default().push(ShareRow {
                 to,
                 name,
@@ -244,7 +245,7 @@ impl Store {
     /// It is not the giver's any more, or has too many shares.
     pub async fn set_shares(
         &self,
-        id: TaskId,
+        id: InstanceId,
         to: &[Grantee],
         level: ShareLevel,
         (giver, actor): (Giver, &str),
@@ -293,7 +294,7 @@ impl Store {
     /// It is not the giver's any more.
     pub async fn delete_share(
         &self,
-        id: TaskId,
+        id: InstanceId,
         to: Grantee,
         (giver, actor): (Giver, &str),
         now_ms: i64,
@@ -320,7 +321,7 @@ impl Store {
 /// The instance's owner, if the giver may still act for it. `None`: it is another's, or gone.
 pub(crate) async fn require_giver(
     tx: &mut Transaction<'_, Sqlite>,
-    id: TaskId,
+    id: InstanceId,
     giver: Giver,
 ) -> Result<Option<Option<UserId>>, StoreError> {
     let sql = "SELECT owner_id FROM instances WHERE id = $1";
@@ -334,7 +335,10 @@ pub(crate) async fn require_giver(
 }
 
 /// Wakes the clients that wait for a change of this instance.
-pub(crate) async fn touch(tx: &mut Transaction<'_, Sqlite>, id: TaskId) -> Result<(), StoreError> {
+pub(crate) async fn touch(
+    tx: &mut Transaction<'_, Sqlite>,
+    id: InstanceId,
+) -> Result<(), StoreError> {
     let sql = "UPDATE instances SET revision = revision + 1 WHERE id = $1";
     sqlx::query(sql).bind(id.as_i64()).execute(&mut **tx).await?;
     Ok(())

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use kohakuriver_model::node::{Gpu, GpuVfio};
 use kohakuriver_model::{
     Act, Admission, Demand, Desired, DockerState, FailureCode, GpuDemand, GpuRuntime, ImageSource,
-    InstanceSpec, Inventory, NodeId, Observation, Observed, SshAccess, TaskId, admission,
+    InstanceId, InstanceSpec, Inventory, NodeId, Observation, Observed, SshAccess, admission,
     public_status,
 };
 use kohakuriver_store::{
@@ -81,7 +81,7 @@ fn new(spec: InstanceSpec, gpus: GpuDemand) -> NewInstance {
     };
     let actor = "tester".to_owned();
     NewInstance {
-        id: TaskId::from_u64(1),
+        id: InstanceId::from_u64(1),
         spec,
         target: None,
         demand,
@@ -105,17 +105,17 @@ impl Cluster {
         self.store.create_instance(new(spec, gpus), &HashMap::new(), 5).await
     }
 
-    async fn row(&self, id: TaskId) -> Option<InstanceRow> {
+    async fn row(&self, id: InstanceId) -> Option<InstanceRow> {
         self.store.lookup_instance(id).await.unwrap()
     }
 
-    async fn act(&self, id: TaskId, act: Act) -> Result<(), CreateError> {
+    async fn act(&self, id: InstanceId, act: Act) -> Result<(), CreateError> {
         self.act_with(id, act, |spec| spec).await
     }
 
     async fn act_with(
         &self,
-        id: TaskId,
+        id: InstanceId,
         act: Act,
         edit: impl FnOnce(InstanceSpec) -> InstanceSpec,
     ) -> Result<(), CreateError> {
@@ -134,7 +134,7 @@ impl Cluster {
         }
     }
 
-    async fn observe(&self, id: TaskId, generation: u64, state: Observed) -> bool {
+    async fn observe(&self, id: InstanceId, generation: u64, state: Observed) -> bool {
         let observation = seen(generation, state);
         self.store.record_observation(id, &self.node, &observation, None, 7).await.unwrap()
     }
@@ -265,7 +265,7 @@ async fn ids_prefixes_and_names_find_one_instance_or_say_why_not() {
     let cluster = cluster().await;
     let mut named = spec(0, 0);
     named.name = Some("web".parse().unwrap());
-    let id = TaskId::from_u64(7_398_213_345_412_345_856);
+    let id = InstanceId::from_u64(7_398_213_345_412_345_856);
     let new = NewInstance { id, ..new(named, GpuDemand::None) };
     let web = cluster.store.create_instance(new.clone(), &HashMap::new(), 1).await.unwrap();
     let other = cluster.create(spec(0, 0)).await.unwrap();

@@ -5,8 +5,8 @@
 use std::collections::HashMap;
 
 use kohakuriver_model::{
-    Demand, DockerState, GpuDemand, ImageSource, InstanceName, InstanceSpec, Inventory, NodeId,
-    Quota, Role, ShareLevel, TaskId, UserId,
+    Demand, DockerState, GpuDemand, ImageSource, InstanceId, InstanceName, InstanceSpec, Inventory,
+    NodeId, Quota, Role, ShareLevel, UserId,
 };
 use kohakuriver_store::{
     Consent, Giver, Grantee, NewInstance, NewUser, Resolve, Scope, ShareState, Store, UserChange,
@@ -46,14 +46,14 @@ async fn lab() -> Lab {
 }
 
 impl Lab {
-    async fn create(&self, owner: UserId, name: &str) -> Option<TaskId> {
+    async fn create(&self, owner: UserId, name: &str) -> Option<InstanceId> {
         let spec = InstanceSpec {
             cores: 1,
             name: Some(name.parse().unwrap()),
             ..InstanceSpec::new(ImageSource::Default)
         };
         let new = NewInstance {
-            id: TaskId::from_u64(1),
+            id: InstanceId::from_u64(1),
             target: None,
             demand: Demand {
                 cores: 1,
@@ -79,7 +79,7 @@ impl Lab {
         self.store.resolve_instance(text, self.scope()).await.unwrap()
     }
 
-    async fn owner(&self, id: TaskId) -> UserId {
+    async fn owner(&self, id: InstanceId) -> UserId {
         self.store.lookup_instance(id).await.unwrap().unwrap().owner.unwrap().id
     }
 }
@@ -114,10 +114,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 async fn play(steps: Vec<Step>) {
     let lab = lab().await;
     let Lab { store, me, other, .. } = &lab;
-    let mut all: Vec<TaskId> = Vec::new();
+    let mut all: Vec<InstanceId> = Vec::new();
     for (at, step) in steps.into_iter().enumerate() {
         let now_ms = 10 + at as i64;
-        let id = |which: usize| all.get(which).copied().unwrap_or(TaskId::from_u64(9));
+        let id = |which: usize| all.get(which).copied().unwrap_or(InstanceId::from_u64(9));
         let before: Vec<_> = {
             let mut owners = Vec::new();
             for id in &all {
@@ -157,7 +157,7 @@ async fn play(steps: Vec<Step>) {
     }
 }
 
-async fn check(lab: &Lab, all: &[TaskId], before: &[UserId], taken_by_me: bool) {
+async fn check(lab: &Lab, all: &[InstanceId], before: &[UserId], taken_by_me: bool) {
     let Lab { store, me, other, .. } = lab;
     let shared = store.shared_with(*me).await.unwrap();
     let mut owned = [0, 0];

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Result, bail};
 use kohakuriver_model::node::{Gpu, GpuVfio, NumaNode};
 use kohakuriver_model::{
-    BackendKind, Desired, DockerState, FailureCode, GpuRuntime, Inventory, Metrics, Observation,
-    Observed, TaskId, VmAccel, VmState,
+    BackendKind, Desired, DockerState, FailureCode, GpuRuntime, InstanceId, Inventory, Metrics,
+    Observation, Observed, VmAccel, VmState,
 };
 use kohakuriver_net::Prefixed;
 use kohakuriver_runner_link::client::{LinkStream, connect_control, connect_data};
@@ -42,7 +42,7 @@ pub enum Reaction {
 const MACHINE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
 
 /// The folder that a machine nobody owns has left on every fake that runs machines.
-pub const ORPHAN: TaskId = TaskId::from_u64(1_234_567_890_123_456_789);
+pub const ORPHAN: InstanceId = InstanceId::from_u64(1_234_567_890_123_456_789);
 
 /// The bytes of a stream into an instance, after it was opened.
 pub type AgentStream = Prefixed<LinkStream>;
@@ -55,7 +55,7 @@ type Agent = Arc<dyn Fn(StreamOpen, AgentStream) -> Serving + Send + Sync>;
 pub struct FakeRunner {
     pub identity: RunnerIdentity,
     silent: Arc<AtomicBool>,
-    orders: Arc<Mutex<HashMap<TaskId, Order>>>,
+    orders: Arc<Mutex<HashMap<InstanceId, Order>>>,
     reports: mpsc::Sender<ToHost>,
     task: JoinHandle<Result<()>>,
 }
@@ -148,7 +148,7 @@ impl FakeRunner {
         host: &TestHost,
         identity: RunnerIdentity,
         reaction: Reaction,
-        seen: Vec<(TaskId, Observation)>,
+        seen: Vec<(InstanceId, Observation)>,
     ) -> Result<Self> {
         Self::connect_as(host, identity, reaction, seen, inventory(), None).await
     }
@@ -157,7 +157,7 @@ impl FakeRunner {
         host: &TestHost,
         mut identity: RunnerIdentity,
         reaction: Reaction,
-        seen: Vec<(TaskId, Observation)>,
+        seen: Vec<(InstanceId, Observation)>,
         inventory: Inventory,
         agent: Option<Agent>,
     ) -> Result<Self> {
@@ -195,12 +195,17 @@ impl FakeRunner {
     }
 
     /// The newest order for a task.
-    pub fn order(&self, task_id: TaskId) -> Option<Order> {
+    pub fn order(&self, task_id: InstanceId) -> Option<Order> {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner).get(&task_id).cloned()
     }
 
     /// Reports something nobody asked about.
-    pub async fn report(&self, task_id: TaskId, generation: u64, state: Observed) -> Result<()> {
+    pub async fn report(
+        &self,
+        task_id: InstanceId,
+        generation: u64,
+        state: Observed,
+    ) -> Result<()> {
         let observation =
             Observation { generation, state, ssh_host_key: None, warning: None, address: None };
         Ok(self.reports.send(ToHost::Observation { task_id, observation }).await?)
@@ -229,7 +234,7 @@ type Control = FrameStream<LinkStream>;
 struct Node {
     identity: RunnerIdentity,
     reaction: Reaction,
-    orders: Arc<Mutex<HashMap<TaskId, Order>>>,
+    orders: Arc<Mutex<HashMap<InstanceId, Order>>>,
     silent: Arc<AtomicBool>,
     agent: Option<Agent>,
 }
@@ -279,8 +284,8 @@ async fn serve(mut control: Control, node: Node, mut queue: mpsc::Receiver<ToHos
 
 /// Keeps names of snapshots, as an engine would keep images.
 fn answer(
-    known: &mut HashMap<TaskId, Vec<Snapshot>>,
-    task_id: TaskId,
+    known: &mut HashMap<InstanceId, Vec<Snapshot>>,
+    task_id: InstanceId,
     command: InstanceCommand,
 ) -> InstanceReply {
     let known = known.entry(task_id).or_default();
@@ -307,11 +312,11 @@ fn answer(
 
 /// One image, a folder for every machine that was ordered, and one that nobody owns.
 fn answer_node(
-    orders: &Mutex<HashMap<TaskId, Order>>,
+    orders: &Mutex<HashMap<InstanceId, Order>>,
     orphaned: &mut bool,
     query: &NodeQuery,
 ) -> NodeReply {
-    let machine = |task_id: TaskId, known: bool| Machine {
+    let machine = |task_id: InstanceId, known: bool| Machine {
         task_id,
         disk_bytes: 5 << 20,
         files: vec!["disk.qcow2".to_owned()],

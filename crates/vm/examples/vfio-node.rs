@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 use kohakuriver_vm::vfio::{
     Given, Kernel, PciAddress, Roots, RunningKernel, Vfio, VfioError, explain, is_display, refusal,
 };
@@ -339,7 +339,7 @@ fn act_and_die(writes: &str, act: impl FnOnce(Vfio) -> Result<(), VfioError>) ->
     Ok(act(vfio().with_kernel(Arc::new(Dying { left })))?)
 }
 
-fn repaired(living: &[TaskId]) -> Outcome {
+fn repaired(living: &[InstanceId]) -> Outcome {
     let errors = vfio().repair(&living.iter().copied().collect());
     if errors.is_empty() { Ok(()) } else { Err(format!("repair: {errors:?}").into()) }
 }
@@ -391,7 +391,7 @@ fn arguments_by_hand() -> Vec<String> {
     devices.into_iter().flat_map(|device| ["-device".to_owned(), device]).collect()
 }
 
-fn groups_of(held: &BTreeMap<PciAddress, TaskId>) -> Outcome<Vec<PathBuf>> {
+fn groups_of(held: &BTreeMap<PciAddress, InstanceId>) -> Outcome<Vec<PathBuf>> {
     let pci = vfio().look()?;
     let groups: BTreeSet<u32> =
         held.keys().filter_map(|address| pci.functions.get(address)?.group).collect();
@@ -516,6 +516,6 @@ fn set(addresses: &[&str]) -> Outcome<BTreeSet<PciAddress>> {
     Ok(addresses.iter().map(|address| address.parse()).collect::<Result<_, _>>()?)
 }
 
-fn task(id: u64) -> TaskId {
-    TaskId::from_u64(id)
+fn task(id: u64) -> InstanceId {
+    InstanceId::from_u64(id)
 }

@@ -56,7 +56,7 @@ pub use tap::{TAP_FD, inherit_tap};
 
 use std::net::Ipv4Addr;
 
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 
 /// Why the network of machines could not be made or changed.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +78,7 @@ pub enum NetworkError {
     #[error("{address} is no address for a guest in {subnet}")]
     BadAddress { address: Ipv4Addr, subnet: Subnet },
     #[error("{address} belongs to the machine {id}, which runs")]
-    AddressTaken { address: Ipv4Addr, id: TaskId },
+    AddressTaken { address: Ipv4Addr, id: InstanceId },
     #[error(
         "a network device {name} exists that is not this runner's; remove it (ip link del {name})"
     )]
@@ -100,7 +100,7 @@ pub enum NetworkError {
     },
     #[error("the machine {id} cannot be plugged in again while it runs; restart it")]
     NoEnd {
-        id: TaskId,
+        id: InstanceId,
         #[source]
         source: std::io::Error,
     },

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 
 mod address;
 mod arguments;
@@ -103,7 +103,7 @@ impl Vfio {
     }
 
     /// What the journal says is with machines of this boot.
-    pub fn held(&self) -> Result<BTreeMap<PciAddress, TaskId>, VfioError> {
+    pub fn held(&self) -> Result<BTreeMap<PciAddress, InstanceId>, VfioError> {
         let boot_id = self.boot_id();
         let entries = self.load()?.entries;
         let current = entries.into_iter().filter(|(_, entry)| entry.boot_id == boot_id);
@@ -116,7 +116,7 @@ impl Vfio {
 
     /// Gives these GPUs and their groups to a machine that is about to start. What it held from
     /// an earlier try is given back first. If it fails, everything is as before.
-    pub fn take(&self, task: TaskId, gpus: &BTreeSet<PciAddress>) -> Result<Given, VfioError> {
+    pub fn take(&self, task: InstanceId, gpus: &BTreeSet<PciAddress>) -> Result<Given, VfioError> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.give_back_now(task)?;
         let pci = self.look()?;
@@ -148,14 +148,14 @@ impl Vfio {
     }
 
     /// Gives back what a machine held, when its QEMU is gone. Holding nothing is fine.
-    pub fn give_back(&self, task: TaskId) -> Result<(), VfioError> {
+    pub fn give_back(&self, task: InstanceId) -> Result<(), VfioError> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.give_back_now(task)
     }
 
     /// Gives back what belongs to no living machine: at the runner's start, before any is made.
     /// Goes on after a failure; what failed is tried again the next time.
-    pub fn repair(&self, living: &BTreeSet<TaskId>) -> Vec<VfioError> {
+    pub fn repair(&self, living: &BTreeSet<InstanceId>) -> Vec<VfioError> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let Loaded { entries, damaged } = match self.load() {
             Ok(loaded) => loaded,
@@ -178,7 +178,7 @@ impl Vfio {
         errors
     }
 
-    fn give_back_now(&self, task: TaskId) -> Result<(), VfioError> {
+    fn give_back_now(&self, task: InstanceId) -> Result<(), VfioError> {
         let entries = self.load()?.entries;
         let Some((_, entry)) = entries.into_iter().find(|(known, _)| *known == task) else {
             return Ok(());
@@ -231,7 +231,7 @@ impl Vfio {
     /// driver, because that would not take it, changes hands with what is known of it.
     fn note(&self, pci: &Pci, plan: &Plan) -> Result<Vec<Held>, VfioError> {
         let boot_id = self.boot_id();
-        let mut known: BTreeMap<PciAddress, (TaskId, Held)> = BTreeMap::new();
+        let mut known: BTreeMap<PciAddress, (InstanceId, Held)> = BTreeMap::new();
         for (task, entry) in self.load()?.entries {
             if entry.boot_id == boot_id {
                 known.extend(entry.functions.into_iter().map(|held| (held.address, (task, held))));
@@ -255,7 +255,12 @@ impl Vfio {
     }
 
     /// From here on a function is in one entry only.
-    fn write_down(&self, task: TaskId, functions: Vec<Held>, plan: &Plan) -> Result<(), VfioError> {
+    fn write_down(
+        &self,
+        task: InstanceId,
+        functions: Vec<Held>,
+        plan: &Plan,
+    ) -> Result<(), VfioError> {
         let others = self.load()?.entries;
         let write = |task, entry: &Entry| {
             self.journal.write(task, entry).map_err(|source| self.journal_error(task, source))
@@ -325,7 +330,7 @@ impl Vfio {
             .map_err(|source| VfioError::Journal { path: self.journal.dir().to_owned(), source })
     }
 
-    fn journal_error(&self, task: TaskId, source: io::Error) -> VfioError {
+    fn journal_error(&self, task: InstanceId, source: io::Error) -> VfioError {
         VfioError::Journal { path: self.journal.path(task), source }
     }
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guest::{Guest, ICMP, PATIENCE, QUIET, TCP, UDP, arp, ethernet, ipv4, ping, syn, udp};
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 use kohakuriver_vm::launch::Launch;
 use kohakuriver_vm::network::{
     DEFAULT_SUBNET, Mac, Network, NetworkConfig, NetworkError, Owner, tap_name,
@@ -28,8 +28,8 @@ const NODE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
-fn id(number: u64) -> TaskId {
-    TaskId::from_u64(7_398_213_345_412_345_856 + number)
+fn id(number: u64) -> InstanceId {
+    InstanceId::from_u64(7_398_213_345_412_345_856 + number)
 }
 
 fn address(number: u8) -> Ipv4Addr {
@@ -79,8 +79,8 @@ impl World {
         self.with(move |network| async move { network.attach(id(number), address, 0).await })
     }
 
-    fn sweep(&self, living: &[u64]) -> Vec<TaskId> {
-        let living: Vec<TaskId> = living.iter().map(|number| id(*number)).collect();
+    fn sweep(&self, living: &[u64]) -> Vec<InstanceId> {
+        let living: Vec<InstanceId> = living.iter().map(|number| id(*number)).collect();
         self.with(move |network| async move { network.sweep(&living).await.unwrap() })
     }
 

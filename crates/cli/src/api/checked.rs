@@ -10,7 +10,7 @@ use kohakuriver_api::{
     QuotaUse, Received, Rejected, Secret, SnapshotCreated, SnapshotList, SnapshotsDeleted,
     SshCertificate, SshKey, Task, Token, User, UserKey, VmImages, VmInstanceDeleted, VmInstances,
 };
-use kohakuriver_model::{InstanceName, NodeName, QualifiedName, TaskId, VmImageName};
+use kohakuriver_model::{InstanceId, InstanceName, NodeName, QualifiedName, VmImageName};
 
 /// A value that is not what its place says.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ fn maybe(text: Option<&String>, check: impl FnOnce(&str) -> Check) -> Check {
 }
 
 fn id(text: &str) -> Check {
-    parsed::<TaskId>("id of a VPS", text)
+    parsed::<InstanceId>("id of a VPS", text)
 }
 
 fn name(text: &str) -> Check {
@@ -84,7 +84,7 @@ fn name(text: &str) -> Check {
 /// What a caller calls a VPS; empty of a host from before there was such a thing.
 fn reference(text: &str) -> Check {
     let is_name = text.parse::<InstanceName>().is_ok() || text.parse::<QualifiedName>().is_ok();
-    let is_valid = text.is_empty() || is_name || text.parse::<TaskId>().is_ok();
+    let is_valid = text.is_empty() || is_name || text.parse::<InstanceId>().is_ok();
     require(is_valid, "name of a VPS", text)
 }
 

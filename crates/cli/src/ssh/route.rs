@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use kohakuriver_api::Task;
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 
 use super::known_hosts;
 use super::proxy::Gate;
@@ -21,7 +21,7 @@ pub struct Route {
     pub options: Vec<(&'static str, String)>,
 }
 
-pub fn alias(id: TaskId) -> String {
+pub fn alias(id: InstanceId) -> String {
     format!("kohakuriver-vps-{id}")
 }
 
@@ -29,8 +29,8 @@ pub fn alias(id: TaskId) -> String {
 ///
 /// # Errors
 /// The host sent something else.
-pub fn task_id(task: &Task) -> Result<TaskId, CommandError> {
-    let id = task.task_id.parse::<TaskId>().ok().filter(|id| id.to_string() == task.task_id);
+pub fn task_id(task: &Task) -> Result<InstanceId, CommandError> {
+    let id = task.task_id.parse::<InstanceId>().ok().filter(|id| id.to_string() == task.task_id);
     id.ok_or_else(|| {
         CommandError::request("the host names a VPS by an id that is none")
             .hint("see `kohakuriver version`: the two sides may be of different versions")

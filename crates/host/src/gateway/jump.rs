@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kohakuriver_model::{Role, TaskId};
+use kohakuriver_model::{InstanceId, Role};
 use kohakuriver_net::{BufList, DetachedSocket, IntoLazyWrite, Socket, copy};
 use kohakuriver_runner_link::protocol::StreamTarget;
 use russh::keys::ssh_key::Certificate;
@@ -237,7 +237,7 @@ struct Jump {
     /// Nobody until a key has said who it is.
     caller: Caller,
     /// The one instance that the certificate they came by is for; `None`: any they may enter.
-    only: Option<TaskId>,
+    only: Option<InstanceId>,
     /// Open jumps, not all there ever were: one connection may live for days.
     slots: Arc<Semaphore>,
     /// Shells that have been asked for.
@@ -254,7 +254,7 @@ impl Jump {
         asked.await.ok().flatten()
     }
 
-    async fn holder_of(&self, certificate: &Certificate) -> Option<(Account, TaskId)> {
+    async fn holder_of(&self, certificate: &Certificate) -> Option<(Account, InstanceId)> {
         let (app, certificate) = (self.app.clone(), certificate.clone());
         let asked = self.main.spawn(async move { person::holder_of(&app, &certificate).await });
         asked.await.ok().flatten()
@@ -293,7 +293,7 @@ fn refusal(code: u32, text: &str) -> ChannelOpenFailure {
 async fn enter_by_jump(
     app: Arc<App>,
     caller: Caller,
-    only: Option<TaskId>,
+    only: Option<InstanceId>,
     text: String,
 ) -> Result<OpenSession, String> {
     let entered = async {

@@ -1,6 +1,6 @@
 //! Who an SSH client is: by a key that somebody has registered, or by a certificate of ours.
 
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 use kohakuriver_store::{StoreError, UserRow};
 use russh::keys::ssh_key::Certificate;
 use russh::keys::{HashAlg, PublicKey};
@@ -17,7 +17,7 @@ pub async fn owner_of(app: &App, key: &PublicKey) -> Option<Account> {
 }
 
 /// Whose certificate this is, and for which instance, if we have signed it.
-pub async fn holder_of(app: &App, certificate: &Certificate) -> Option<(Account, TaskId)> {
+pub async fn holder_of(app: &App, certificate: &Certificate) -> Option<(Account, InstanceId)> {
     let shown = app.ssh_ca.shown(certificate, app.clock.now_ms())?;
     let user = found(app.store.lookup_user(shown.user).await)?;
     let user = Some(user).filter(|user| user.is_active)?;

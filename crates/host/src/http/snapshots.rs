@@ -9,7 +9,7 @@ use http::StatusCode;
 use kohakuriver_api::{
     ErrorBody, LatestSnapshot, Message, Snapshot, SnapshotCreated, SnapshotList, SnapshotsDeleted,
 };
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 use kohakuriver_runner_link::protocol::Snapshot as Found;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -137,7 +137,7 @@ async fn restore_snapshot(
     Ok(accepted(&app, &row, "is being restored"))
 }
 
-fn shown(id: TaskId, found: Found) -> Snapshot {
+fn shown(id: InstanceId, found: Found) -> Snapshot {
     let at_ms = i64::try_from(found.tag).unwrap_or(0).saturating_mul(1000);
     Snapshot {
         tag: found.tag.to_string(),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use kohakuriver_model::{Act, BackendKind, FailureCode, TaskId};
+use kohakuriver_model::{Act, BackendKind, FailureCode, InstanceId};
 use kohakuriver_runner_link::protocol::{Machine, NodeQuery, NodeReply, VmImage};
 use kohakuriver_store::{InstanceRow, NodeRow};
 use tokio::time::timeout;
@@ -37,7 +37,7 @@ pub struct Found {
 /// What became of a machine's files.
 #[derive(Debug)]
 pub struct Removed {
-    pub task_id: TaskId,
+    pub task_id: InstanceId,
     pub freed_bytes: u64,
     pub message: String,
 }
@@ -95,7 +95,7 @@ pub async fn delete(
     if let Some(row) = row.filter(|row| its(row)) {
         return delete_vps(app, caller, row, force).await;
     }
-    let id: TaskId = text.parse().map_err(|_| InstanceError::Unknown(text.to_owned()))?;
+    let id: InstanceId = text.parse().map_err(|_| InstanceError::Unknown(text.to_owned()))?;
     let node = node.ok_or_else(|| InstanceError::WhichNode(text.to_owned()))?;
     // Of no instance, so of nobody: the path asks for an admin.
     let query = NodeQuery::DeleteMachine { task_id: id, force };

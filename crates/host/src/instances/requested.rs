@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use kohakuriver_api::CreateVps;
 use kohakuriver_model::name::NameError;
-use kohakuriver_model::{GpuDemand, Holdings, InstanceSpec, Quota, Role, Status, TaskId, UserId};
+use kohakuriver_model::{
+    GpuDemand, Holdings, InstanceId, InstanceSpec, Quota, Role, Status, UserId,
+};
 use kohakuriver_store::{
     Consent, Decision, InstanceRow, NewInstance, NewRequest, RequestRow, RequestState, StoreError,
 };
@@ -65,7 +67,7 @@ async fn ask(
     wish: String,
 ) -> Result<Created, InstanceError> {
     let now_ms = app.clock.now_ms();
-    let id = TaskId::at(now_ms.unsigned_abs(), app.cluster);
+    let id = InstanceId::at(now_ms.unsigned_abs(), app.cluster);
     let new = NewRequest { id, owner: person.id, name: wanted.spec.name, wish };
     let row = app.store.create_request(new, now_ms).await?;
     tracing::info!(task.id = %row.id, user = person.username, "requested");
@@ -106,7 +108,7 @@ async fn place(
 ) -> Result<InstanceRow, InstanceError> {
     let ValidatedCreate { mut spec, target, demand } = wanted;
     let now_ms = app.clock.now_ms();
-    let id = TaskId::at(now_ms.unsigned_abs(), app.cluster);
+    let id = InstanceId::at(now_ms.unsigned_abs(), app.cluster);
     if let Some(access) = &mut spec.ssh {
         authorized_keys_sync::prepare(app, access, id, owner.user_id()).await?;
     }

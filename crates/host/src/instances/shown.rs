@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use kohakuriver_api::{Assignee, Share, Task};
-use kohakuriver_model::{Role, TaskId};
+use kohakuriver_model::{InstanceId, Role};
 use kohakuriver_store::{Grantee, InstanceRow, Relation, RequestRow, ShareRow, SharedWith};
 
 use super::{InstanceError, get, requested};
@@ -74,7 +74,7 @@ pub async fn one(app: &App, caller: &Caller, access: &Authorized) -> Result<Task
 }
 
 /// `NAME.OWNER`, the name alone where it belongs to no account, or the id of what has no name.
-pub fn qualified(id: TaskId, name: Option<&str>, owner: Option<&str>) -> String {
+pub fn qualified(id: InstanceId, name: Option<&str>, owner: Option<&str>) -> String {
     match (name, owner) {
         (Some(name), Some(owner)) => format!("{name}.{owner}"),
         (Some(name), None) => name.to_owned(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kohakuriver_model::bounds::{MAX_REMARK_BYTES, MAX_WORD_BYTES, bound_line};
-use kohakuriver_model::{NodeId, NodeName, Observation, Observed, TaskId};
+use kohakuriver_model::{InstanceId, NodeId, NodeName, Observation, Observed};
 use kohakuriver_runner_link::frame::{FrameError, FrameStream};
 use kohakuriver_runner_link::liveness::{HANDSHAKE_LIMIT, SILENCE_LIMIT};
 use kohakuriver_runner_link::protocol::{
@@ -202,7 +202,7 @@ async fn message_of(
 
 impl Prepared {
     /// What can be sent of it. What cannot is told here, and shown by the instance itself.
-    fn message(self, id: TaskId) -> Option<ToRunner> {
+    fn message(self, id: InstanceId) -> Option<ToRunner> {
         match self {
             Self::Whole(message) => Some(message),
             Self::Reduced(message) => {
@@ -303,7 +303,7 @@ async fn observe(
     app: &App,
     node: &NodeId,
     name: &NodeName,
-    task_id: TaskId,
+    task_id: InstanceId,
     observation: Observation,
 ) -> Result<(), SessionError> {
     if let Some(progress) = under_way(&observation) {

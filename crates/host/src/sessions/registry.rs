@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kohakuriver_model::{Role, TaskId};
+use kohakuriver_model::{InstanceId, Role};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{Caller, Permission, still_authorized, still_has_role};
@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Right {
     /// To be inside an instance.
-    Enter(TaskId),
+    Enter(InstanceId),
     /// To have a request answered that asks for a role, and for this of the instance that its
     /// handler found.
     Ask { role: Role, wish: Option<Permission> },
@@ -58,7 +58,7 @@ pub struct Guard {
     number: u64,
     caller: Caller,
     /// What it is, and in which instance, once it is written down that it began.
-    announced: Option<(String, TaskId)>,
+    announced: Option<(String, InstanceId)>,
     since_ms: i64,
     cut: CancellationToken,
     permit: Option<Permit>,
@@ -116,12 +116,12 @@ impl Guard {
     }
 
     /// Writes down that it began, and later that it ended. `what`: `ssh`, `exec` or the like.
-    pub fn announce(&mut self, what: String, task_id: TaskId) {
+    pub fn announce(&mut self, what: String, task_id: InstanceId) {
         self.note("session.begin", what.clone(), task_id);
         self.announced = Some((what, task_id));
     }
 
-    fn note(&self, action: &'static str, detail: String, task_id: TaskId) {
+    fn note(&self, action: &'static str, detail: String, task_id: InstanceId) {
         let object = format!("vps {task_id}");
         let result = if self.cut.is_cancelled() { "cut" } else { "ok" };
         self.registry.audit.note(&self.caller, Entry { action, object, result, detail });

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kohakuriver_model::bounds::{MAX_REMARK_BYTES, bound_text};
-use kohakuriver_model::{NodeId, TaskId};
+use kohakuriver_model::{InstanceId, NodeId};
 use kohakuriver_net::{IntoLazyWrite, LazyWriteSocket, Prefixed, relay, relay_sockets};
 use kohakuriver_runner_link::frame::{FrameError, FrameStream};
 use kohakuriver_runner_link::protocol::{StreamOpen, StreamOpened, StreamTarget};
@@ -53,7 +53,7 @@ pub async fn open(
 
 async fn open_on_any(
     app: &App,
-    task_id: TaskId,
+    task_id: InstanceId,
     (node, name): (&NodeId, &str),
     target: StreamTarget,
 ) -> Result<InstanceStream, StreamError> {

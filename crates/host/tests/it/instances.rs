@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use kohakuriver_model::{FailureCode, Observation, Observed, TaskId};
+use kohakuriver_model::{FailureCode, InstanceId, Observation, Observed};
 use kohakuriver_testkit::{FakeRunner, Reaction, TestHost};
 use serde_json::json;
 
-fn id(text: &str) -> TaskId {
+fn id(text: &str) -> InstanceId {
     text.parse().unwrap()
 }
 

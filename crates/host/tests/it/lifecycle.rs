@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use kohakuriver_model::{Observed, TaskId};
+use kohakuriver_model::{InstanceId, Observed};
 use kohakuriver_testkit::{FakeRunner, Reaction, TestHost};
 use serde_json::{Value, json};
 
-fn id(text: &str) -> TaskId {
+fn id(text: &str) -> InstanceId {
     text.parse().unwrap()
 }
 
-async fn with_web() -> Result<(TestHost, FakeRunner, TaskId)> {
+async fn with_web() -> Result<(TestHost, FakeRunner, InstanceId)> {
     let host = TestHost::start().await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let created = host.post("/api/vps/create", json!({"name": "web", "required_cores": 2})).await?;

@@ -1,13 +1,13 @@
 //! Virtual machines through the API.
 
 use anyhow::Result;
-use kohakuriver_model::{DockerState, ImageSource, Inventory, Observed, TaskId, VmState};
+use kohakuriver_model::{DockerState, ImageSource, InstanceId, Inventory, Observed, VmState};
 use kohakuriver_testkit::{Answer, FakeRunner, ORPHAN, Reaction, TestHost, vm_inventory};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-fn id(text: &str) -> TaskId {
+fn id(text: &str) -> InstanceId {
     text.parse().unwrap()
 }
 

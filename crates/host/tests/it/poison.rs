@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use kohakuriver_model::{FailureCode, Observed, TaskId};
+use kohakuriver_model::{FailureCode, InstanceId, Observed};
 use kohakuriver_testkit::{FakeRunner, Reaction, TestHost};
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ fn key(number: u64) -> String {
     format!("ssh-ed25519 {}", data_encoding::BASE64.encode(&blob))
 }
 
-async fn create(host: &TestHost, name: &str) -> Result<TaskId> {
+async fn create(host: &TestHost, name: &str) -> Result<InstanceId> {
     let body = json!({"name": name, "ssh_key_mode": "upload", "ssh_public_key": KEY});
     let created = host.post("/api/vps/create", body).await?;
     assert_eq!(created.status, 200, "{created:?}");
@@ -177,7 +177,7 @@ async fn registered_keys_with_long_comments_leave_the_node_connected() -> Result
     let body = json!({"name": "web", "ssh_key_mode": "none"});
     let created = host.post_as(&owner, "/api/vps/create", body).await?;
     assert_eq!(created.status, 200, "{created:?}");
-    let task: TaskId = created.text("task_id").parse()?;
+    let task: InstanceId = created.text("task_id").parse()?;
     for number in 0..50 {
         let line = format!("{} {}", key(number), "x".repeat(15_000));
         let answer = host.post_as(&owner, "/api/auth/keys", json!({"key": line})).await?;

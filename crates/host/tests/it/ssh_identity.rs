@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use kohakuriver_host::HttpsMode;
-use kohakuriver_model::{SshAccess, TaskId, UserId};
+use kohakuriver_model::{InstanceId, SshAccess, UserId};
 use kohakuriver_testkit::{Answer, FakeRunner, Person, Reaction, TestHost};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -87,7 +87,7 @@ impl Lab {
 
     /// What the runner has been told of the VPS's SSH.
     fn told(&self) -> SshAccess {
-        let id: TaskId = self.id.parse().unwrap();
+        let id: InstanceId = self.id.parse().unwrap();
         self.runner.order(id).unwrap().spec.ssh.unwrap()
     }
 
@@ -220,7 +220,7 @@ async fn a_vps_from_before_certificates_trusts_them_from_the_first_one_on() -> R
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     lab.host.forget_ssh_ca(&lab.id).await?;
-    let id: TaskId = lab.id.parse()?;
+    let id: InstanceId = lab.id.parse()?;
     let before = lab.runner.order(id).context("it was ordered")?.intent.generation;
     let answer = lab.certificate(&lab.alice, &line).await?;
     assert_eq!((answer.status, answer.body.get("warning")), (200, None), "{answer:?}");
@@ -289,7 +289,7 @@ async fn a_vps_is_told_the_registered_keys_of_those_who_may_enter_it() -> Result
     assert_eq!(gone.status, 200);
     lab.wait_told(&[&owners]).await?;
     // One that is made later has its owner's at once, and nothing is told twice.
-    let id: TaskId = create(&lab.host, &lab.owner, "later").await?.parse()?;
+    let id: InstanceId = create(&lab.host, &lab.owner, "later").await?.parse()?;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let order = lab.runner.order(id).context("it was ordered")?;
     assert_eq!(order.spec.ssh.context("with SSH")?.people_keys, [owners]);
@@ -374,7 +374,7 @@ async fn without_accounts_a_certificate_is_anybodys_and_no_registered_key_is_tol
     let host = TestHost::start().await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let made = host.post("/api/vps/create", json!({"name": "web", "ssh_key_mode": "none"})).await?;
-    let id: TaskId = made.text("task_id").parse()?;
+    let id: InstanceId = made.text("task_id").parse()?;
     let key =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti a@b";
     let answer = host.post("/api/vps/web/ssh-cert", json!({"public_key": key})).await?;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use kohakuriver_model::{
-    BackendKind, DockerState, FailureCode, GpuRef, ImageSource, Intent, Inventory, NumaPin,
-    SnapshotRef, TaskId,
+    BackendKind, DockerState, FailureCode, GpuRef, ImageSource, InstanceId, Intent, Inventory,
+    NumaPin, SnapshotRef,
 };
 use kohakuriver_runner_link::protocol::Order;
 
@@ -85,8 +85,8 @@ fn containers() -> ContainerSettings {
     }
 }
 
-fn fresh_id() -> TaskId {
-    TaskId::from_u64(rand::random_range(1..i64::MAX as u64))
+fn fresh_id() -> InstanceId {
+    InstanceId::from_u64(rand::random_range(1..i64::MAX as u64))
 }
 
 fn fresh_order(image: &str) -> Order {
@@ -104,11 +104,11 @@ fn example(name: &str) -> PathBuf {
     path
 }
 
-async fn life(backend: &dyn Backend, id: TaskId) -> Option<Lifecycle> {
+async fn life(backend: &dyn Backend, id: InstanceId) -> Option<Lifecycle> {
     backend.inspect(id).await.unwrap().map(|found| found.life)
 }
 
-async fn answers(backend: &dyn Backend, id: TaskId) {
+async fn answers(backend: &dyn Backend, id: InstanceId) {
     for _ in 0..2400 {
         let agent = backend.agent(id).unwrap();
         if agent_stream::ping(&agent).await.is_ok() {
@@ -299,7 +299,7 @@ async fn docker_tells_when_an_instance_ends_by_itself() {
 }
 
 /// Runs a command inside; how it ends is not the question.
-fn inside(id: TaskId, command: &str) {
+fn inside(id: InstanceId, command: &str) {
     let name = format!("kohakuriver-vps-{id}");
     let status = Command::new("docker").args(["exec", &name, "/bin/sh", "-c", command]).output();
     status.unwrap();

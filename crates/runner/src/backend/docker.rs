@@ -31,7 +31,7 @@ use async_trait::async_trait;
 use bollard::query_parameters::LogsOptionsBuilder;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use kohakuriver_model::{DockerState, InstanceSpec, Inventory, NodeName, TaskId};
+use kohakuriver_model::{DockerState, InstanceId, InstanceSpec, Inventory, NodeName};
 use kohakuriver_runner_link::protocol::{Order, Snapshot};
 use tokio::net::UnixStream;
 
@@ -154,12 +154,12 @@ impl Backend for DockerBackend {
         container::create(&self.engine, &self.config, self.network.servers(), order, image).await
     }
 
-    async fn start(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn start(&self, id: InstanceId) -> Result<(), BackendError> {
         self.enclose().await?;
         container::start(&self.engine, &self.network, &self.config, id).await
     }
 
-    async fn contain(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn contain(&self, id: InstanceId) -> Result<(), BackendError> {
         let docker = self.engine.docker().await?;
         let inspect = async || {
             let found = docker.inspect_container(&container::name(id), None).await;
@@ -174,23 +174,23 @@ impl Backend for DockerBackend {
         self.allowed.verify(&answer)
     }
 
-    async fn pause(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn pause(&self, id: InstanceId) -> Result<(), BackendError> {
         container::pause(&self.engine, id).await
     }
 
-    async fn resume(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn resume(&self, id: InstanceId) -> Result<(), BackendError> {
         container::resume(&self.engine, id).await
     }
 
-    async fn stop(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn stop(&self, id: InstanceId) -> Result<(), BackendError> {
         container::stop(&self.engine, id, self.config.stop_grace).await
     }
 
-    async fn kill(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn kill(&self, id: InstanceId) -> Result<(), BackendError> {
         container::kill(&self.engine, id).await
     }
 
-    async fn resize(&self, id: TaskId, spec: &InstanceSpec) -> Result<(), BackendError> {
+    async fn resize(&self, id: InstanceId, spec: &InstanceSpec) -> Result<(), BackendError> {
         container::resize(&self.engine, id, found::limits(spec)).await
     }
 
@@ -200,7 +200,7 @@ impl Backend for DockerBackend {
 
     async fn create_snapshot(
         &self,
-        id: TaskId,
+        id: InstanceId,
         wish: &SnapshotWish,
         keep: u32,
     ) -> Result<Snapshot, BackendError> {
@@ -209,43 +209,43 @@ impl Backend for DockerBackend {
         snapshot::create(&self.engine, &own, id, wish, keep).await
     }
 
-    async fn outside(&self, id: TaskId) -> Result<Vec<String>, BackendError> {
+    async fn outside(&self, id: InstanceId) -> Result<Vec<String>, BackendError> {
         container::outside(&self.engine, id).await
     }
 
-    async fn list_snapshots(&self, id: TaskId) -> Result<Vec<Snapshot>, BackendError> {
+    async fn list_snapshots(&self, id: InstanceId) -> Result<Vec<Snapshot>, BackendError> {
         snapshot::list(&self.engine, id).await
     }
 
-    async fn delete_snapshot(&self, id: TaskId, tag: u64) -> Result<(), BackendError> {
+    async fn delete_snapshot(&self, id: InstanceId, tag: u64) -> Result<(), BackendError> {
         self.leftovers.expect_images();
         snapshot::delete(&self.engine, id, tag).await
     }
 
-    async fn delete_all_snapshots(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn delete_all_snapshots(&self, id: InstanceId) -> Result<(), BackendError> {
         self.leftovers.expect_images();
         snapshot::delete_all(&self.engine, id).await
     }
 
-    async fn tidy(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn tidy(&self, id: InstanceId) -> Result<(), BackendError> {
         self.leftovers.clear(&self.engine, id).await
     }
 
-    async fn remove(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn remove(&self, id: InstanceId) -> Result<(), BackendError> {
         container::remove(&self.engine, id).await?;
         self.leftovers.expect_images();
         Ok(())
     }
 
-    async fn inspect(&self, id: TaskId) -> Result<Option<BackendState>, BackendError> {
+    async fn inspect(&self, id: InstanceId) -> Result<Option<BackendState>, BackendError> {
         container::inspect(&self.engine, id).await
     }
 
-    async fn list(&self) -> Result<Vec<(TaskId, BackendState)>, BackendError> {
+    async fn list(&self) -> Result<Vec<(InstanceId, BackendState)>, BackendError> {
         container::list(&self.engine, &self.config).await
     }
 
-    fn agent(&self, id: TaskId) -> Option<AgentAddress> {
+    fn agent(&self, id: InstanceId) -> Option<AgentAddress> {
         Some(AgentAddress::Socket(self.config.layout.run(id)))
     }
 
@@ -257,7 +257,7 @@ impl Backend for DockerBackend {
         agent_files::refresh_settings(&self.config.layout, order)
     }
 
-    async fn log_tail(&self, id: TaskId) -> String {
+    async fn log_tail(&self, id: InstanceId) -> String {
         let Ok(docker) = self.engine.docker().await else {
             return String::new();
         };
@@ -277,7 +277,7 @@ impl Backend for DockerBackend {
         text[start..].to_owned()
     }
 
-    async fn attach(&self, id: TaskId, stream: UnixStream) {
+    async fn attach(&self, id: InstanceId, stream: UnixStream) {
         attach::serve(&self.engine, id, stream).await;
     }
 

@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use kohakuriver_agent_protocol::exec::{ExecExit, ExecFailed, ExecOutput};
 use kohakuriver_agent_protocol::write;
-use kohakuriver_model::{DockerState, InstanceSpec, Inventory, TaskId};
+use kohakuriver_model::{DockerState, InstanceId, InstanceSpec, Inventory};
 use kohakuriver_runner_link::protocol::{Order, Snapshot};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -70,15 +70,15 @@ pub enum Thing {
 
 #[derive(Debug, Default)]
 struct State {
-    instances: HashMap<TaskId, BackendState>,
-    snapshots: HashMap<TaskId, Vec<Snapshot>>,
+    instances: HashMap<InstanceId, BackendState>,
+    snapshots: HashMap<InstanceId, Vec<Snapshot>>,
     restarts: u32,
     faults: BTreeSet<Fault>,
     starts: u32,
     acts: Vec<&'static str>,
     /// Steps until one pauses.
     pause_after: Option<u32>,
-    agents: HashMap<TaskId, tokio::task::JoinHandle<()>>,
+    agents: HashMap<InstanceId, tokio::task::JoinHandle<()>>,
 }
 
 impl FakeBackend {
@@ -108,7 +108,7 @@ impl FakeBackend {
         self.things.subscribe()
     }
 
-    pub fn has_snapshots(&self, id: TaskId) -> bool {
+    pub fn has_snapshots(&self, id: InstanceId) -> bool {
         self.lock().snapshots.get(&id).is_some_and(|all| !all.is_empty())
     }
 
@@ -141,7 +141,7 @@ impl FakeBackend {
     }
 
     /// Ends it, and clears away what only one that runs has.
-    async fn end(&self, id: TaskId, exit_code: i64) -> Result<(), BackendError> {
+    async fn end(&self, id: InstanceId, exit_code: i64) -> Result<(), BackendError> {
         self.reachable()?.end(id, exit_code);
         self.step().await;
         self.drop_things(&[Thing::Tap]);
@@ -163,13 +163,13 @@ impl FakeBackend {
         self.lock().acts.clone()
     }
 
-    pub fn die(&self, id: TaskId, exit_code: i64) {
+    pub fn die(&self, id: InstanceId, exit_code: i64) {
         self.lock().end(id, exit_code);
         let _ = self.events.send(Change::Instance(id));
     }
 
     /// As if the kernel had killed a process of it.
-    pub fn run_out_of_memory(&self, id: TaskId) {
+    pub fn run_out_of_memory(&self, id: InstanceId) {
         if let Some(found) = self.lock().instances.get_mut(&id) {
             found.oom = true;
         }
@@ -186,7 +186,12 @@ impl FakeBackend {
         let _ = self.events.send(Change::Everything);
     }
 
-    fn save(&self, id: TaskId, wish: &SnapshotWish, keep: u32) -> Result<Snapshot, BackendError> {
+    fn save(
+        &self,
+        id: InstanceId,
+        wish: &SnapshotWish,
+        keep: u32,
+    ) -> Result<Snapshot, BackendError> {
         let mut state = self.reachable()?;
         let snapshots = state.snapshots.entry(id).or_default();
         let snapshot = Snapshot {
@@ -218,7 +223,7 @@ impl FakeBackend {
 }
 
 impl State {
-    fn end(&mut self, id: TaskId, exit_code: i64) {
+    fn end(&mut self, id: InstanceId, exit_code: i64) {
         if let Some(agent) = self.agents.remove(&id) {
             agent.abort();
         }
@@ -291,7 +296,7 @@ impl Backend for FakeBackend {
         Ok(())
     }
 
-    async fn start(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn start(&self, id: InstanceId) -> Result<(), BackendError> {
         self.step().await;
         {
             let mut state = self.reachable()?;
@@ -320,14 +325,14 @@ impl Backend for FakeBackend {
         Ok(())
     }
 
-    async fn contain(&self, _: TaskId) -> Result<(), BackendError> {
+    async fn contain(&self, _: InstanceId) -> Result<(), BackendError> {
         if self.reachable()?.faults.contains(&Fault::NotContained) {
             return Err(BackendError::NotContained { reason: "no".to_owned() });
         }
         Ok(())
     }
 
-    async fn stop(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn stop(&self, id: InstanceId) -> Result<(), BackendError> {
         let hangs = {
             let mut state = self.reachable()?;
             state.acts.push("stop");
@@ -340,7 +345,7 @@ impl Backend for FakeBackend {
         self.end(id, 0).await
     }
 
-    async fn remove(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn remove(&self, id: InstanceId) -> Result<(), BackendError> {
         self.step().await;
         self.reachable()?.acts.push("remove");
         self.end(id, 137).await?;
@@ -350,7 +355,7 @@ impl Backend for FakeBackend {
         Ok(())
     }
 
-    async fn inspect(&self, id: TaskId) -> Result<Option<BackendState>, BackendError> {
+    async fn inspect(&self, id: InstanceId) -> Result<Option<BackendState>, BackendError> {
         let faults = self.lock().faults.clone();
         assert!(!faults.contains(&Fault::InspectPanics), "a test asked for it");
         if faults.contains(&Fault::Damaged) {
@@ -362,7 +367,7 @@ impl Backend for FakeBackend {
         Ok(state.instances.get(&id).cloned().map(|found| BackendState { epoch, ..found }))
     }
 
-    async fn pause(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn pause(&self, id: InstanceId) -> Result<(), BackendError> {
         let mut state = self.reachable()?;
         state.acts.push("pause");
         if let Some(found) = state.instances.get_mut(&id)
@@ -373,7 +378,7 @@ impl Backend for FakeBackend {
         Ok(())
     }
 
-    async fn resume(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn resume(&self, id: InstanceId) -> Result<(), BackendError> {
         let mut state = self.reachable()?;
         state.acts.push("resume");
         if let Some(found) = state.instances.get_mut(&id)
@@ -384,13 +389,13 @@ impl Backend for FakeBackend {
         Ok(())
     }
 
-    async fn kill(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn kill(&self, id: InstanceId) -> Result<(), BackendError> {
         self.step().await;
         self.reachable()?.acts.push("kill");
         self.end(id, 137).await
     }
 
-    async fn resize(&self, id: TaskId, spec: &InstanceSpec) -> Result<(), BackendError> {
+    async fn resize(&self, id: InstanceId, spec: &InstanceSpec) -> Result<(), BackendError> {
         let mut state = self.reachable()?;
         state.acts.push("resize");
         let running = state.instances.get(&id).is_some_and(is_up);
@@ -410,7 +415,7 @@ impl Backend for FakeBackend {
 
     async fn create_snapshot(
         &self,
-        id: TaskId,
+        id: InstanceId,
         wish: &SnapshotWish,
         keep: u32,
     ) -> Result<Snapshot, BackendError> {
@@ -430,11 +435,11 @@ impl Backend for FakeBackend {
         Ok(snapshot)
     }
 
-    async fn list_snapshots(&self, id: TaskId) -> Result<Vec<Snapshot>, BackendError> {
+    async fn list_snapshots(&self, id: InstanceId) -> Result<Vec<Snapshot>, BackendError> {
         Ok(self.reachable()?.snapshots.get(&id).cloned().unwrap_or_default())
     }
 
-    async fn tidy(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn tidy(&self, id: InstanceId) -> Result<(), BackendError> {
         let life = self.reachable()?.instances.get(&id).map(|found| found.life);
         self.step().await;
         self.drop_things(&[Thing::Promise, Thing::Freezing]);
@@ -446,7 +451,7 @@ impl Backend for FakeBackend {
         Ok(())
     }
 
-    async fn delete_snapshot(&self, id: TaskId, tag: u64) -> Result<(), BackendError> {
+    async fn delete_snapshot(&self, id: InstanceId, tag: u64) -> Result<(), BackendError> {
         let mut state = self.reachable()?;
         let snapshots = state.snapshots.entry(id).or_default();
         let count = snapshots.len();
@@ -457,17 +462,17 @@ impl Backend for FakeBackend {
         Ok(())
     }
 
-    async fn delete_all_snapshots(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn delete_all_snapshots(&self, id: InstanceId) -> Result<(), BackendError> {
         self.step().await;
         self.reachable()?.snapshots.remove(&id);
         Ok(())
     }
 
-    async fn list(&self) -> Result<Vec<(TaskId, BackendState)>, BackendError> {
+    async fn list(&self) -> Result<Vec<(InstanceId, BackendState)>, BackendError> {
         Ok(self.reachable()?.instances.iter().map(|(id, found)| (*id, found.clone())).collect())
     }
 
-    fn agent(&self, id: TaskId) -> Option<AgentAddress> {
+    fn agent(&self, id: InstanceId) -> Option<AgentAddress> {
         Some(AgentAddress::Socket(self.layout.run(id)))
     }
 
@@ -479,11 +484,11 @@ impl Backend for FakeBackend {
         agent_files::refresh_settings(&self.layout, order)
     }
 
-    async fn log_tail(&self, _: TaskId) -> String {
+    async fn log_tail(&self, _: InstanceId) -> String {
         "its last words".to_owned()
     }
 
-    async fn attach(&self, id: TaskId, mut stream: UnixStream) {
+    async fn attach(&self, id: InstanceId, mut stream: UnixStream) {
         let message = match self.inspect(id).await {
             Ok(Some(found)) if is_up(&found) => ExecOutput::Exit(ExecExit::Code(0)),
             Ok(_) | Err(_) => {
@@ -502,7 +507,7 @@ impl Backend for FakeBackend {
     }
 }
 
-fn agent(layout: &Layout, id: TaskId) -> io::Result<tokio::task::JoinHandle<()>> {
+fn agent(layout: &Layout, id: InstanceId) -> io::Result<tokio::task::JoinHandle<()>> {
     let path = layout.run(id).join("agent.sock");
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(path)?;

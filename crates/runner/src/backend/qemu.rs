@@ -31,7 +31,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use kohakuriver_model::{InstanceSpec, Inventory, TaskId};
+use kohakuriver_model::{InstanceId, InstanceSpec, Inventory};
 use kohakuriver_runner_link::protocol::{self, NodeReply, Order, Snapshot};
 use kohakuriver_vm::accel::AccelWish;
 use kohakuriver_vm::disk::{DiskError, Disks};
@@ -126,17 +126,17 @@ struct Shared {
     disks: Disks,
     images: ImageStore,
     host: Host,
-    live: Mutex<HashMap<TaskId, Arc<Live>>>,
+    live: Mutex<HashMap<InstanceId, Arc<Live>>>,
     /// Who asks machines that did not answer again.
-    retaking: Mutex<HashMap<TaskId, Retaking>>,
+    retaking: Mutex<HashMap<InstanceId, Retaking>>,
     /// Layers that are about to be built on, and by whom.
-    promised: Mutex<HashMap<TaskId, String>>,
+    promised: Mutex<HashMap<InstanceId, String>>,
     /// Held while addresses are chosen, and while layers are begun or collected.
     making: tokio::sync::Mutex<()>,
     /// Held while the disk with our executable is written.
     agent_disk: tokio::sync::Mutex<()>,
     /// Machines whose network device or GPUs could not be given back.
-    owing: Mutex<BTreeSet<TaskId>>,
+    owing: Mutex<BTreeSet<InstanceId>>,
     /// Devices of machines that are gone may be left.
     devices_left: AtomicBool,
     /// Something that belongs to no machine could not be removed.
@@ -193,24 +193,24 @@ impl QemuBackend {
         self.lock().clear();
     }
 
-    fn dir(&self, id: TaskId) -> MachineDir {
+    fn dir(&self, id: InstanceId) -> MachineDir {
         MachineDir(self.shared.disks.disks_dir().join(id.to_string()))
     }
 
-    fn live(&self, id: TaskId) -> Option<Arc<Live>> {
+    fn live(&self, id: InstanceId) -> Option<Arc<Live>> {
         self.lock().get(&id).cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Live>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Arc<Live>>> {
         self.shared.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn retaking(&self) -> MutexGuard<'_, HashMap<TaskId, Retaking>> {
+    fn retaking(&self) -> MutexGuard<'_, HashMap<InstanceId, Retaking>> {
         self.shared.retaking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The machines whose directories are there.
-    fn ids(&self) -> io::Result<Vec<TaskId>> {
+    fn ids(&self) -> io::Result<Vec<InstanceId>> {
         let entries = match fs::read_dir(self.shared.disks.disks_dir()) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -262,19 +262,19 @@ impl Backend for QemuBackend {
         self.make(order, image).await
     }
 
-    async fn start(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn start(&self, id: InstanceId) -> Result<(), BackendError> {
         self.start_machine(id).await
     }
 
-    async fn pause(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn pause(&self, id: InstanceId) -> Result<(), BackendError> {
         self.refuse_freezing(id, "pause")
     }
 
-    async fn resume(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn resume(&self, id: InstanceId) -> Result<(), BackendError> {
         self.refuse_freezing(id, "resume")
     }
 
-    async fn stop(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn stop(&self, id: InstanceId) -> Result<(), BackendError> {
         if let Some(live) = self.live(id) {
             live.stop(self.shared.config.settings.stop_grace).await;
             live.wait_gone().await;
@@ -282,7 +282,7 @@ impl Backend for QemuBackend {
         self.end_stray(id).await
     }
 
-    async fn kill(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn kill(&self, id: InstanceId) -> Result<(), BackendError> {
         if let Some(live) = self.live(id) {
             live.kill().await;
             live.wait_gone().await;
@@ -290,7 +290,7 @@ impl Backend for QemuBackend {
         self.end_stray(id).await
     }
 
-    async fn resize(&self, id: TaskId, spec: &InstanceSpec) -> Result<(), BackendError> {
+    async fn resize(&self, id: InstanceId, spec: &InstanceSpec) -> Result<(), BackendError> {
         if self.live(id).is_some() || self.stray(id).is_some() {
             let reason = "a running machine keeps its processors and its memory".to_owned();
             return Err(BackendError::Refused { by: "QEMU", act: "resize", reason });
@@ -305,12 +305,12 @@ impl Backend for QemuBackend {
         host::limits(spec).into()
     }
 
-    async fn remove(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn remove(&self, id: InstanceId) -> Result<(), BackendError> {
         self.kill(id).await?;
         self.unmake(id).await
     }
 
-    async fn inspect(&self, id: TaskId) -> Result<Option<BackendState>, BackendError> {
+    async fn inspect(&self, id: InstanceId) -> Result<Option<BackendState>, BackendError> {
         let dir = self.dir(id);
         let Some(machine) = dir.machine().map_err(files)? else { return Ok(None) };
         if let Some(live) = self.live(id) {
@@ -330,30 +330,30 @@ impl Backend for QemuBackend {
 
     async fn create_snapshot(
         &self,
-        id: TaskId,
+        id: InstanceId,
         wish: &SnapshotWish,
         keep: u32,
     ) -> Result<Snapshot, BackendError> {
         self.freeze(id, wish, keep).await
     }
 
-    async fn list_snapshots(&self, id: TaskId) -> Result<Vec<Snapshot>, BackendError> {
+    async fn list_snapshots(&self, id: InstanceId) -> Result<Vec<Snapshot>, BackendError> {
         self.snapshots(id)
     }
 
-    async fn delete_snapshot(&self, id: TaskId, tag: u64) -> Result<(), BackendError> {
+    async fn delete_snapshot(&self, id: InstanceId, tag: u64) -> Result<(), BackendError> {
         self.forget_snapshot(id, tag).await
     }
 
-    async fn delete_all_snapshots(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn delete_all_snapshots(&self, id: InstanceId) -> Result<(), BackendError> {
         self.forget_snapshots(id).await
     }
 
-    async fn tidy(&self, id: TaskId) -> Result<(), BackendError> {
+    async fn tidy(&self, id: InstanceId) -> Result<(), BackendError> {
         self.tidy_machine(id).await
     }
 
-    async fn list(&self) -> Result<Vec<(TaskId, BackendState)>, BackendError> {
+    async fn list(&self) -> Result<Vec<(InstanceId, BackendState)>, BackendError> {
         let mut all = Vec::new();
         for id in self.ids().map_err(files)? {
             // One that cannot be looked at is its own driver's trouble.
@@ -364,7 +364,7 @@ impl Backend for QemuBackend {
         Ok(all)
     }
 
-    fn agent(&self, id: TaskId) -> Option<AgentAddress> {
+    fn agent(&self, id: InstanceId) -> Option<AgentAddress> {
         self.agent_address(id)
     }
 
@@ -372,7 +372,7 @@ impl Backend for QemuBackend {
         self.shared.config.settings.boot_limit
     }
 
-    fn remarks(&self, id: TaskId) -> Remarks {
+    fn remarks(&self, id: InstanceId) -> Remarks {
         let machine = self.dir(id).machine().ok().flatten();
         Remarks {
             address: machine
@@ -388,11 +388,11 @@ impl Backend for QemuBackend {
         Ok(())
     }
 
-    async fn log_tail(&self, id: TaskId) -> String {
+    async fn log_tail(&self, id: InstanceId) -> String {
         console::last_lines(self.dir(id).path())
     }
 
-    async fn attach(&self, id: TaskId, stream: UnixStream) {
+    async fn attach(&self, id: InstanceId, stream: UnixStream) {
         let live = self.live_soon(id).await;
         match live.as_ref().and_then(|live| live.console.as_ref()) {
             Some(console) => console.serve(stream).await,
@@ -422,7 +422,7 @@ impl Backend for QemuBackend {
 }
 
 impl QemuBackend {
-    fn refuse_freezing(&self, id: TaskId, act: &'static str) -> Result<(), BackendError> {
+    fn refuse_freezing(&self, id: InstanceId, act: &'static str) -> Result<(), BackendError> {
         if self.live(id).is_none() {
             return Ok(());
         }
@@ -431,7 +431,7 @@ impl QemuBackend {
     }
 
     /// What is wrong with a machine that runs, or why it does not.
-    fn trouble(&self, id: TaskId) -> Option<String> {
+    fn trouble(&self, id: InstanceId) -> Option<String> {
         if let Some(live) = self.live(id) {
             return live.is_stalled().then(|| STALLED.to_owned()).or_else(|| live.cut());
         }
@@ -442,7 +442,7 @@ impl QemuBackend {
     }
 
     /// Who attaches to a machine that is being made has seen it announced, and waits for it.
-    async fn live_soon(&self, id: TaskId) -> Option<Arc<Live>> {
+    async fn live_soon(&self, id: InstanceId) -> Option<Arc<Live>> {
         let deadline = tokio::time::Instant::now() + START_LIMIT;
         loop {
             let live = self.live(id);

@@ -1,7 +1,7 @@
 //! What is done once on request, between steps: the same writer does it, so no snapshot meets a
 //! removal half-way.
 
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 use kohakuriver_model::bounds::MAX_SNAPSHOTS;
 use kohakuriver_runner_link::protocol::{InstanceCommand, InstanceReply, Order};
 use tokio::sync::oneshot;
@@ -85,7 +85,7 @@ impl Driver {
 /// Needs no turn: it changes nothing.
 pub async fn list(
     backend: &dyn Backend,
-    id: TaskId,
+    id: InstanceId,
     before: Option<u64>,
 ) -> Result<InstanceReply, BackendError> {
     let outside = backend.outside(id).await?;

@@ -43,7 +43,7 @@ impl World {
         let wait = async {
             let mut changes = self.shared.board.subscribe();
             loop {
-                if let Some(seen) = self.shared.board.get(TaskId::from_u64(7))
+                if let Some(seen) = self.shared.board.get(InstanceId::from_u64(7))
                     && holds(&seen)
                 {
                     return seen;
@@ -53,7 +53,7 @@ impl World {
         };
         match tokio::time::timeout(Duration::from_secs(120), wait).await {
             Ok(seen) => seen,
-            Err(_) => panic!("not {what}: {:?}", self.shared.board.get(TaskId::from_u64(7))),
+            Err(_) => panic!("not {what}: {:?}", self.shared.board.get(InstanceId::from_u64(7))),
         }
     }
 
@@ -103,7 +103,7 @@ async fn a_whole_life_is_reported_as_it_happens() {
     let intent = Intent::created();
     world.order(intent);
     world.until_running(1).await;
-    let seen = world.shared.board.get(TaskId::from_u64(7)).unwrap();
+    let seen = world.shared.board.get(InstanceId::from_u64(7)).unwrap();
     assert!(seen.ssh_host_key.is_some_and(|key| key.starts_with("ssh-ed25519 ")));
     // The same again restarts nothing.
     world.order(intent);
@@ -125,7 +125,7 @@ async fn a_whole_life_is_reported_as_it_happens() {
     world.until("absent", |seen| seen.state == Observed::Absent).await;
     let expected = ["create", "start", "stop", "start", "stop", "start", "remove"];
     assert_eq!(world.backend.acts(), expected);
-    assert!(!world.layout.instance(TaskId::from_u64(7)).exists());
+    assert!(!world.layout.instance(InstanceId::from_u64(7)).exists());
 }
 
 #[tokio::test]
@@ -146,7 +146,7 @@ async fn an_end_by_itself_is_told_with_its_exit_code() {
     let world = World::new();
     world.order(Intent::created());
     world.until_running(1).await;
-    world.backend.die(TaskId::from_u64(7), 3);
+    world.backend.die(InstanceId::from_u64(7), 3);
     world
         .until("stopped", |seen| matches!(seen.state, Observed::Stopped { exit_code: Some(3), .. }))
         .await;
@@ -167,7 +167,7 @@ async fn deleting_gives_up_a_pull_at_once() {
     world.until("absent", |seen| seen.state == Observed::Absent).await;
     assert!(world.backend.acts().is_empty());
     // A deletion that the host repeats is answered again.
-    world.shared.board.forget_absent(TaskId::from_u64(7));
+    world.shared.board.forget_absent(InstanceId::from_u64(7));
     world.order(Intent::created().delete());
     world.until("absent", |seen| seen.state == Observed::Absent).await;
 }
@@ -206,7 +206,7 @@ async fn what_an_absent_engine_keeps_from_happening_is_said_and_done_when_it_is_
     world.backend.fault(Fault::EngineAway, true);
     // The fault wakes the driver, and nothing was asked of it: what was seen last stands.
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let seen = world.shared.board.get(TaskId::from_u64(7)).unwrap();
+    let seen = world.shared.board.get(InstanceId::from_u64(7)).unwrap();
     assert!(matches!(seen.state, Observed::Running { .. }), "{seen:?}");
 
     world.order(Intent::created().stop());
@@ -273,7 +273,7 @@ async fn out_of_memory_ends_it_at_once_and_says_so() {
     let world = World::new();
     world.order(Intent::created());
     world.until_running(1).await;
-    world.backend.run_out_of_memory(TaskId::from_u64(7));
+    world.backend.run_out_of_memory(InstanceId::from_u64(7));
     world.until("oom", |seen| matches!(seen.state, Observed::Stopped { oom: true, .. })).await;
     world.order(Intent::created().restart());
     world.until_running(2).await;
@@ -322,7 +322,7 @@ async fn new_limits_apply_while_it_runs_or_a_warning_says_when() {
 }
 
 async fn ask(world: &World, command: InstanceCommand) -> InstanceReply {
-    world.fleet.ask(TaskId::from_u64(7), command).await
+    world.fleet.ask(InstanceId::from_u64(7), command).await
 }
 
 #[tokio::test]
@@ -346,7 +346,7 @@ async fn snapshots_are_made_listed_restored_and_go_with_their_instance() {
     assert!(matches!(missing, InstanceReply::Failed { code: FailureCode::SnapshotNotFound, .. }));
 
     // A snapshot that is not there leaves the disk that is.
-    let task_id = TaskId::from_u64(7);
+    let task_id = InstanceId::from_u64(7);
     newest.intent = newest.intent.restore();
     newest.spec.snapshot = Some(SnapshotRef { task_id, tag: 1 });
     world.fleet.order(newest.clone());
@@ -423,7 +423,7 @@ async fn panicked_driver_is_replaced_and_goes_on_from_the_ledger() {
 #[tokio::test]
 async fn damaged_record_is_made_anew_and_restarts_nothing() {
     let mut world = World::new();
-    let id = TaskId::from_u64(7);
+    let id = InstanceId::from_u64(7);
     world.order(Intent::created());
     world.until_running(1).await;
     std::fs::write(world.layout.instance(id).join("order.json"), b"{\"order\":").unwrap();

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use kohakuriver_model::node::{Gpu, GpuVfio};
-use kohakuriver_model::{GpuRef, GpuRuntime, TaskId};
+use kohakuriver_model::{GpuRef, GpuRuntime, InstanceId};
 use kohakuriver_vm::vfio::{self, Function, Pci, PciAddress, Roots, Vfio, VfioError};
 
 use book::Book;
@@ -111,7 +111,7 @@ pub fn runtime() -> GpuRuntime {
 /// What the kernel shows, and what the journal says is with machines.
 struct Sight {
     pci: Pci,
-    held: BTreeMap<PciAddress, TaskId>,
+    held: BTreeMap<PciAddress, InstanceId>,
     /// Only root can take a card from its driver.
     root: bool,
 }

@@ -1,6 +1,6 @@
 //! Crashes, reboots and changes of mind between any two writes, against a tiny backend.
 
-use kohakuriver_model::{ImageSource, InstanceSpec, SnapshotPolicy, TaskId};
+use kohakuriver_model::{ImageSource, InstanceId, InstanceSpec, SnapshotPolicy};
 use kohakuriver_runner_link::protocol::Order;
 use proptest::prelude::*;
 
@@ -10,7 +10,7 @@ use crate::ledger::Record;
 pub(crate) fn order(intent: Intent) -> Order {
     let image = ImageSource::Registry { reference: "test:1".to_owned() };
     let spec = InstanceSpec { pids_limit: 100, ..InstanceSpec::new(image) };
-    Order { task_id: TaskId::from_u64(7), intent, spec }
+    Order { task_id: InstanceId::from_u64(7), intent, spec }
 }
 
 /// A machine with one instance: what survives a crash, and what survives a reboot.

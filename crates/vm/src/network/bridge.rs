@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 use tokio::sync::Mutex;
 
 use super::command::{run, script};
@@ -39,7 +39,7 @@ impl Network {
     }
 
     /// What a machine at `address` has, attached or not.
-    pub fn nic(&self, id: TaskId, address: Ipv4Addr, guest_port: u16) -> Nic {
+    pub fn nic(&self, id: InstanceId, address: Ipv4Addr, guest_port: u16) -> Nic {
         let mac = Mac::of(address);
         let tap = tap_name(id);
         Nic {
@@ -61,7 +61,7 @@ impl Network {
     /// changed then, or what was is taken back.
     pub async fn attach(
         &self,
-        id: TaskId,
+        id: InstanceId,
         address: Ipv4Addr,
         uid: u32,
     ) -> Result<(), NetworkError> {
@@ -109,7 +109,7 @@ impl Network {
     ///
     /// # Errors
     /// It is still there, or its traces are; may be repeated.
-    pub async fn detach(&self, id: TaskId) -> Result<(), NetworkError> {
+    pub async fn detach(&self, id: InstanceId) -> Result<(), NetworkError> {
         let _changing = self.changing.lock().await;
         self.remove_taps(|tap| tap == id).await.map(drop)
     }
@@ -118,7 +118,7 @@ impl Network {
     ///
     /// # Errors
     /// As for [`Self::detach`].
-    pub async fn sweep(&self, living: &[TaskId]) -> Result<Vec<TaskId>, NetworkError> {
+    pub async fn sweep(&self, living: &[InstanceId]) -> Result<Vec<InstanceId>, NetworkError> {
         let _changing = self.changing.lock().await;
         self.remove_taps(|tap| !living.contains(&tap)).await
     }
@@ -288,8 +288,8 @@ impl Network {
 
     async fn remove_taps(
         &self,
-        gone: impl Fn(TaskId) -> bool,
-    ) -> Result<Vec<TaskId>, NetworkError> {
+        gone: impl Fn(InstanceId) -> bool,
+    ) -> Result<Vec<InstanceId>, NetworkError> {
         let NetworkConfig { bridge, owner, .. } = &self.config;
         let mut seen = self.see().await?;
         let mut removed = Vec::new();

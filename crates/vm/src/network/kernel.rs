@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -70,7 +70,7 @@ impl Device {
 /// A TAP of this runner, with a guest or with one that has gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Guest {
-    pub id: TaskId,
+    pub id: InstanceId,
     pub tap: String,
     pub address: Ipv4Addr,
 }
@@ -118,7 +118,7 @@ impl Seen {
     }
 
     /// TAPs of this runner, and those whose making was cut off before anything said whose they are.
-    pub fn own_taps(&self, owner: &Owner) -> impl Iterator<Item = (TaskId, &Device)> {
+    pub fn own_taps(&self, owner: &Owner) -> impl Iterator<Item = (InstanceId, &Device)> {
         self.taps.iter().filter_map(move |tap| {
             let id = tap_owner(&tap.name)?;
             let unfinished = tap.alias.is_empty() && tap.master.is_none() && !tap.is_up();

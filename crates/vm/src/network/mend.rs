@@ -7,7 +7,7 @@
 
 use std::net::Ipv4Addr;
 
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 
 use super::kernel::{Device, Guest, Seen};
 use super::tap::QemuEnd;
@@ -17,7 +17,7 @@ use crate::launch::Process;
 /// A machine that runs, and what belongs to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Plugged {
-    pub id: TaskId,
+    pub id: InstanceId,
     pub address: Ipv4Addr,
     /// QEMU's user.
     pub uid: u32,

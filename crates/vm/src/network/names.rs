@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use data_encoding::HEXLOWER;
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 use sha2::{Digest, Sha256};
 
 /// What a name of a network device may have, without the NUL.
@@ -82,7 +82,7 @@ impl Owner {
 }
 
 /// The TAP of an instance: its id, written so that it fits. No two ids share a name.
-pub fn tap_name(id: TaskId) -> String {
+pub fn tap_name(id: InstanceId) -> String {
     let mut rest = id.as_u64();
     let mut digits = [b'0'; TAP_DIGITS];
     for digit in digits.iter_mut().rev() {
@@ -94,14 +94,14 @@ pub fn tap_name(id: TaskId) -> String {
 }
 
 /// Whose TAP that is, if it is one's.
-pub fn tap_owner(name: &str) -> Option<TaskId> {
+pub fn tap_owner(name: &str) -> Option<InstanceId> {
     let digits = name.strip_prefix(TAP_PREFIX)?;
     let known = digits.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase());
     if digits.len() != TAP_DIGITS || !known {
         return None;
     }
     let id = u64::from_str_radix(digits, 36).ok()?;
-    (1..=i64::MAX as u64).contains(&id).then(|| TaskId::from_u64(id))
+    (1..=i64::MAX as u64).contains(&id).then(|| InstanceId::from_u64(id))
 }
 
 /// Whether a device that is not ours may be named in a script: the kernel allows quotes.
@@ -119,9 +119,9 @@ mod tests {
     proptest! {
         #[test]
         fn a_tap_is_named_after_one_instance_and_fits(id in 1..=i64::MAX as u64) {
-            let name = tap_name(TaskId::from_u64(id));
+            let name = tap_name(InstanceId::from_u64(id));
             prop_assert!(name.len() <= LONGEST && is_plain_device(&name));
-            prop_assert_eq!(tap_owner(&name), Some(TaskId::from_u64(id)));
+            prop_assert_eq!(tap_owner(&name), Some(InstanceId::from_u64(id)));
         }
 
         #[test]

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 
 use super::address::PciAddress;
 use super::plan::Refusal;
@@ -16,7 +16,7 @@ pub enum VfioError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error("{address} is with the VPS {task} still")]
-    Taken { address: PciAddress, task: TaskId },
+    Taken { address: PciAddress, task: InstanceId },
     #[error(
         "process {} ({}) has {} open: end it, then try again", .0.pid, .0.name, .0.node.display()
     )]

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 use serde::{Deserialize, Serialize};
 
 use super::address::PciAddress;
@@ -32,7 +32,7 @@ pub(super) struct Held {
 /// What was found in the directory.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Loaded {
-    pub entries: Vec<(TaskId, Entry)>,
+    pub entries: Vec<(InstanceId, Entry)>,
     /// Files that cannot be read as entries.
     pub damaged: Vec<PathBuf>,
 }
@@ -51,7 +51,7 @@ impl Journal {
         &self.dir
     }
 
-    pub fn path(&self, task: TaskId) -> PathBuf {
+    pub fn path(&self, task: InstanceId) -> PathBuf {
         self.dir.join(format!("{task}.json"))
     }
 
@@ -67,7 +67,7 @@ impl Journal {
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            let task = path.file_stem().and_then(|stem| stem.to_str()?.parse::<TaskId>().ok());
+            let task = path.file_stem().and_then(|stem| stem.to_str()?.parse::<InstanceId>().ok());
             match (task, serde_json::from_slice(&fs::read(&path)?)) {
                 (Some(task), Ok(entry)) => loaded.entries.push((task, entry)),
                 (None, _) | (_, Err(_)) => loaded.damaged.push(path),
@@ -78,7 +78,7 @@ impl Journal {
     }
 
     /// On the disk when this returns.
-    pub fn write(&self, task: TaskId, entry: &Entry) -> io::Result<()> {
+    pub fn write(&self, task: InstanceId, entry: &Entry) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         let path = self.path(task);
         let fresh = path.with_extension("new");
@@ -94,7 +94,7 @@ impl Journal {
         sync(&self.dir)
     }
 
-    pub fn remove(&self, task: TaskId) -> io::Result<()> {
+    pub fn remove(&self, task: InstanceId) -> io::Result<()> {
         match fs::remove_file(self.path(task)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
@@ -117,7 +117,7 @@ mod tests {
     fn an_entry_is_private_whole_and_survives_a_half_written_one() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::new(dir.path().join("vfio"));
-        let task = TaskId::from_u64(7);
+        let task = InstanceId::from_u64(7);
         let held = Held {
             address: "0000:01:00.0".parse().unwrap(),
             group: 12,

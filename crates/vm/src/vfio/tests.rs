@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 
 use super::PciAddress;
 
@@ -19,6 +19,6 @@ fn set(addresses: &[&str]) -> BTreeSet<PciAddress> {
     addresses.iter().map(|text| at(text)).collect()
 }
 
-fn task(id: u64) -> TaskId {
-    TaskId::from_u64(id)
+fn task(id: u64) -> InstanceId {
+    InstanceId::from_u64(id)
 }

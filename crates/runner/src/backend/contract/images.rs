@@ -26,11 +26,11 @@ fn image(changes: &[&str]) -> (String, Tag) {
 }
 
 /// What a command in the instance prints.
-fn said(id: TaskId, command: &str) -> String {
+fn said(id: InstanceId, command: &str) -> String {
     docker(&["exec", &format!("kohakuriver-vps-{id}"), "/bin/sh", "-c", command])
 }
 
-fn volumes(id: TaskId) -> String {
+fn volumes(id: InstanceId) -> String {
     let format = "{{range .Mounts}}{{if eq .Type \"volume\"}}{{.Destination}} {{end}}{{end}}";
     docker(&["inspect", "--format", format, &format!("kohakuriver-vps-{id}")])
 }

@@ -41,11 +41,11 @@ impl MachineNode {
         self.backend = backend(&self.layout, self.number).await;
     }
 
-    fn process(&self, id: TaskId) -> Process {
+    fn process(&self, id: InstanceId) -> Process {
         Process::recorded(&self.disk_dir(id).join("started")).unwrap()
     }
 
-    fn disk_dir(&self, id: TaskId) -> PathBuf {
+    fn disk_dir(&self, id: InstanceId) -> PathBuf {
         self.layout.machines_dir().join("disks").join(id.to_string())
     }
 }
@@ -113,7 +113,7 @@ async fn running(node: &MachineNode, order: &Order) {
 }
 
 /// What a command in the guest prints.
-async fn said(node: &MachineNode, id: TaskId, argv: &[&str]) -> String {
+async fn said(node: &MachineNode, id: InstanceId, argv: &[&str]) -> String {
     let agent = node.backend.agent(id).unwrap();
     let stream = agent_stream::open(&agent, &StreamTarget::Exec).await.unwrap();
     let (read, mut writer) = tokio::io::split(stream);

@@ -14,7 +14,7 @@ use kohakuriver_agent_protocol::exec::{
     ExecExit, ExecFailed, ExecInput, ExecOutput, ExecStart, Size, Word,
 };
 use kohakuriver_agent_protocol::{FrameReader, finish, write};
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -39,7 +39,7 @@ const END_OF_TRANSMISSION: &[u8] = &[4];
 type Reader = FrameReader<OwnedReadHalf, ExecInput>;
 
 /// Serves one program on the stream.
-pub async fn serve(engine: &Engine, id: TaskId, stream: UnixStream) {
+pub async fn serve(engine: &Engine, id: InstanceId, stream: UnixStream) {
     let (read, mut writer) = stream.into_split();
     let mut reader = Reader::new(read, &[]);
     let Ok(Ok(Some(ExecInput::Start(start)))) = timeout(START_DEADLINE, reader.next()).await else {
@@ -55,7 +55,7 @@ pub async fn serve(engine: &Engine, id: TaskId, stream: UnixStream) {
 
 async fn run(
     engine: &Engine,
-    id: TaskId,
+    id: InstanceId,
     start: ExecStart,
     reader: &mut Reader,
     writer: &mut OwnedWriteHalf,

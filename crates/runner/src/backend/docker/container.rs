@@ -13,7 +13,7 @@ use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
     RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
 };
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 use kohakuriver_runner_link::protocol::Order;
 
 use super::DockerConfig;
@@ -28,7 +28,7 @@ use crate::agent_files;
 use crate::backend::{BackendError, BackendState, Lifecycle, Limits};
 use crate::layout::IN_BIN;
 
-pub fn name(id: TaskId) -> String {
+pub fn name(id: InstanceId) -> String {
     format!("kohakuriver-vps-{id}")
 }
 
@@ -62,7 +62,7 @@ async fn refresh_own_files(
     docker: &Docker,
     config: &DockerConfig,
     servers: &[Ipv4Addr],
-    id: TaskId,
+    id: InstanceId,
 ) -> Result<(), BackendError> {
     let Some(found) = inspect(engine, id).await? else { return Ok(()) };
     let (own, made) = own_files(config, servers, id)?;
@@ -77,7 +77,7 @@ async fn refresh_own_files(
 fn own_files(
     config: &DockerConfig,
     servers: &[Ipv4Addr],
-    id: TaskId,
+    id: InstanceId,
 ) -> Result<(OwnFiles, Made), BackendError> {
     let hostname = agent_files::written_hostname(&config.layout, id);
     let hostname = hostname.map_err(|error| unwritable(&error))?;
@@ -102,7 +102,7 @@ pub async fn start(
     engine: &Engine,
     network: &ContainerNetwork,
     config: &DockerConfig,
-    id: TaskId,
+    id: InstanceId,
 ) -> Result<(), BackendError> {
     let docker = engine.docker().await?;
     vet::disk(engine, &docker, id).await?;
@@ -153,7 +153,7 @@ fn is_without_network(reason: &str) -> bool {
     reason.contains("network") && reason.contains("not found")
 }
 
-pub async fn pause(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
+pub async fn pause(engine: &Engine, id: InstanceId) -> Result<(), BackendError> {
     let docker = engine.docker().await?;
     let outcome = docker.pause_container(&name(id)).await;
     unless_so_already(engine, id, "pause", outcome, |life| {
@@ -162,7 +162,7 @@ pub async fn pause(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
     .await
 }
 
-pub async fn resume(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
+pub async fn resume(engine: &Engine, id: InstanceId) -> Result<(), BackendError> {
     let docker = engine.docker().await?;
     let outcome = docker.unpause_container(&name(id)).await;
     unless_so_already(engine, id, "resume", outcome, |life| {
@@ -174,7 +174,7 @@ pub async fn resume(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
 /// Which code the engine answers with where there is nothing to do differs between versions.
 async fn unless_so_already(
     engine: &Engine,
-    id: TaskId,
+    id: InstanceId,
     act: &'static str,
     outcome: Result<(), Error>,
     is_so: impl Fn(&Lifecycle) -> bool,
@@ -186,7 +186,7 @@ async fn unless_so_already(
     }
 }
 
-pub async fn stop(engine: &Engine, id: TaskId, grace: Duration) -> Result<(), BackendError> {
+pub async fn stop(engine: &Engine, id: InstanceId, grace: Duration) -> Result<(), BackendError> {
     let docker = engine.patient().await?;
     let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
     let options = StopContainerOptionsBuilder::default().t(seconds).build();
@@ -194,7 +194,7 @@ pub async fn stop(engine: &Engine, id: TaskId, grace: Duration) -> Result<(), Ba
     done(engine, "stop", outcome, &[304, 404])
 }
 
-pub async fn kill(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
+pub async fn kill(engine: &Engine, id: InstanceId) -> Result<(), BackendError> {
     let docker = engine.docker().await?;
     let options = KillContainerOptionsBuilder::default().signal("SIGKILL").build();
     let outcome = docker.kill_container(&name(id), Some(options)).await;
@@ -206,7 +206,7 @@ pub async fn kill(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
     Ok(())
 }
 
-pub async fn resize(engine: &Engine, id: TaskId, limits: Limits) -> Result<(), BackendError> {
+pub async fn resize(engine: &Engine, id: InstanceId, limits: Limits) -> Result<(), BackendError> {
     let docker = engine.docker().await?;
     let memory = i64::try_from(limits.memory_bytes).unwrap_or(i64::MAX);
     let body = ContainerUpdateBody {
@@ -219,7 +219,7 @@ pub async fn resize(engine: &Engine, id: TaskId, limits: Limits) -> Result<(), B
     done(engine, "resize", docker.update_container(&name(id), body).await, &[])
 }
 
-pub async fn remove(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
+pub async fn remove(engine: &Engine, id: InstanceId) -> Result<(), BackendError> {
     let docker = engine.docker().await?;
     let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
     let outcome = docker.remove_container(&name(id), Some(options)).await;
@@ -227,7 +227,10 @@ pub async fn remove(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
     done(engine, "remove", outcome, &[404, 409])
 }
 
-pub async fn inspect(engine: &Engine, id: TaskId) -> Result<Option<BackendState>, BackendError> {
+pub async fn inspect(
+    engine: &Engine,
+    id: InstanceId,
+) -> Result<Option<BackendState>, BackendError> {
     let docker = engine.docker().await?;
     match docker.inspect_container(&name(id), None).await {
         Ok(answer) => found::read(engine, &answer).await,
@@ -245,7 +248,7 @@ pub async fn ours(
     docker: &Docker,
     config: &DockerConfig,
     all: bool,
-) -> Result<Vec<(TaskId, ContainerSummary)>, BackendError> {
+) -> Result<Vec<(InstanceId, ContainerSummary)>, BackendError> {
     let labels = vec![format!("{LABEL_MANAGED}=true"), format!("{LABEL_NODE}={}", config.node)];
     let filters = HashMap::from([("label".to_owned(), labels)]);
     let options = ListContainersOptionsBuilder::default().all(all).filters(&filters).build();
@@ -257,8 +260,8 @@ pub async fn ours(
 }
 
 /// The instance that a container is, if it was made by the runner with that agent.
-fn owner(container: &ContainerSummary, agent: &str) -> Option<TaskId> {
-    let id: TaskId = container.labels.as_ref()?.get(LABEL_TASK)?.parse().ok()?;
+fn owner(container: &ContainerSummary, agent: &str) -> Option<InstanceId> {
+    let id: InstanceId = container.labels.as_ref()?.get(LABEL_TASK)?.parse().ok()?;
     let own = format!("/{}", name(id));
     let is_agent = |mount: &MountPoint| {
         mount.destination.as_deref() == Some(IN_BIN) && mount.source.as_deref() == Some(agent)
@@ -277,7 +280,7 @@ pub fn volumes(answer: &ContainerInspectResponse) -> Vec<String> {
     paths
 }
 
-pub async fn outside(engine: &Engine, id: TaskId) -> Result<Vec<String>, BackendError> {
+pub async fn outside(engine: &Engine, id: InstanceId) -> Result<Vec<String>, BackendError> {
     let docker = engine.docker().await?;
     match docker.inspect_container(&name(id), None).await {
         Ok(answer) => Ok(volumes(&answer)),
@@ -289,7 +292,7 @@ pub async fn outside(engine: &Engine, id: TaskId) -> Result<Vec<String>, Backend
 pub async fn list(
     engine: &Engine,
     config: &DockerConfig,
-) -> Result<Vec<(TaskId, BackendState)>, BackendError> {
+) -> Result<Vec<(InstanceId, BackendState)>, BackendError> {
     let docker = engine.docker().await?;
     let mut instances = Vec::new();
     for (id, _) in ours(engine, &docker, config, true).await? {
@@ -319,7 +322,7 @@ mod tests {
 
     #[test]
     fn container_belongs_to_the_runner_whose_agent_it_has() {
-        let id = TaskId::from_u64(7);
+        let id = InstanceId::from_u64(7);
         let mount = |source: &str| MountPoint {
             source: Some(source.to_owned()),
             destination: Some(IN_BIN.to_owned()),

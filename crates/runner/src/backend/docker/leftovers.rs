@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bollard::query_parameters::PruneImagesOptionsBuilder;
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 use tokio::sync::{RwLock, RwLockReadGuard};
 
 use super::client::Engine;
@@ -26,7 +26,7 @@ use crate::backend::BackendError;
 #[derive(Debug)]
 pub struct Leftovers {
     /// Instances that have no helper container.
-    cleared: Mutex<HashSet<TaskId>>,
+    cleared: Mutex<HashSet<InstanceId>>,
     /// A container or a name of an image has gone since images without a name were pruned.
     images: AtomicBool,
     /// A commit makes its image first and names it then; pruning in between would remove it.
@@ -45,7 +45,7 @@ impl Default for Leftovers {
 
 impl Leftovers {
     /// A snapshot of the instance is made while the guard is held.
-    pub async fn commit(&self, id: TaskId) -> RwLockReadGuard<'_, ()> {
+    pub async fn commit(&self, id: InstanceId) -> RwLockReadGuard<'_, ()> {
         self.cleared().remove(&id);
         self.images.store(true, Ordering::Relaxed);
         self.committing.read().await
@@ -58,7 +58,7 @@ impl Leftovers {
 
     /// # Errors
     /// The engine is away or refuses; may be repeated.
-    pub async fn clear(&self, engine: &Engine, id: TaskId) -> Result<(), BackendError> {
+    pub async fn clear(&self, engine: &Engine, id: InstanceId) -> Result<(), BackendError> {
         if !self.cleared().contains(&id) {
             snapshot::remove_helper(engine, id).await?;
             self.cleared().insert(id);
@@ -78,7 +78,7 @@ impl Leftovers {
         Ok(())
     }
 
-    fn cleared(&self) -> MutexGuard<'_, HashSet<TaskId>> {
+    fn cleared(&self) -> MutexGuard<'_, HashSet<InstanceId>> {
         self.cleared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -23,7 +23,7 @@ use bollard::models::{
     NetworkCreateRequest, NetworkDisconnectRequest, NetworkInspect,
 };
 use bollard::query_parameters::InspectNetworkOptions;
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 use kohakuriver_vm::network::{
     BorderConfig, ContainerBorder, NetworkError, Plug, Subnet, nameservers,
 };
@@ -152,7 +152,7 @@ impl ContainerNetwork {
     pub async fn pin(
         &self,
         answer: &ContainerInspectResponse,
-        id: TaskId,
+        id: InstanceId,
     ) -> Result<(), BackendError> {
         let Some(border) = &self.border else { return Ok(()) };
         let pinned = match self.plug(answer) {
@@ -174,7 +174,7 @@ impl ContainerNetwork {
         &self,
         engine: &Engine,
         config: &DockerConfig,
-        id: TaskId,
+        id: InstanceId,
     ) -> Result<(), BackendError> {
         self.ensure(engine, config).await?;
         let docker = engine.docker().await?;
@@ -186,7 +186,7 @@ impl ContainerNetwork {
         &self,
         engine: &Engine,
         docker: &Docker,
-        id: TaskId,
+        id: InstanceId,
     ) -> Result<(), BackendError> {
         let container = container::name(id);
         let gone = NetworkDisconnectRequest { container: container.clone(), force: Some(true) };

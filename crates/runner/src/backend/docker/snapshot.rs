@@ -17,7 +17,7 @@ use bollard::query_parameters::{
     CommitContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
     RemoveImageOptionsBuilder, TagImageOptionsBuilder,
 };
-use kohakuriver_model::{SnapshotRef, TaskId};
+use kohakuriver_model::{InstanceId, SnapshotRef};
 use kohakuriver_runner_link::protocol::Snapshot;
 
 use super::client::{Engine, status};
@@ -34,7 +34,7 @@ const KEPT: &str = "kohakuriver-kept";
 /// Far from the engine's limit, also on top of an image that has many layers itself.
 const DEEPEST: u32 = 8;
 
-fn repository(id: TaskId) -> String {
+fn repository(id: InstanceId) -> String {
     format!("kohakuriver-snapshot/vps-{id}")
 }
 
@@ -51,14 +51,14 @@ pub fn target(snapshot: SnapshotRef) -> Target {
     }
 }
 
-fn helper(id: TaskId) -> String {
+fn helper(id: InstanceId) -> String {
     format!("kohakuriver-flatten-{id}")
 }
 
 pub async fn create(
     engine: &Engine,
     own: &OwnFiles,
-    id: TaskId,
+    id: InstanceId,
     wish: &SnapshotWish,
     keep: u32,
 ) -> Result<Snapshot, BackendError> {
@@ -140,7 +140,7 @@ async fn flatten_snapshot(
 }
 
 /// Removes the container that a flattening works with, if there is one.
-pub async fn remove_helper(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
+pub async fn remove_helper(engine: &Engine, id: InstanceId) -> Result<(), BackendError> {
     let docker = engine.patient().await?;
     flatten::remove_helper(engine, &docker, &helper(id)).await
 }
@@ -149,7 +149,7 @@ pub async fn remove_helper(engine: &Engine, id: TaskId) -> Result<(), BackendErr
 async fn prune(
     engine: &Engine,
     docker: &Docker,
-    id: TaskId,
+    id: InstanceId,
     keep: usize,
 ) -> Result<(), BackendError> {
     for tag in tags(engine, docker, id).await?.into_iter().skip(keep) {
@@ -161,7 +161,7 @@ async fn prune(
 }
 
 /// Tags of an instance's snapshots, newest first.
-async fn tags(engine: &Engine, docker: &Docker, id: TaskId) -> Result<Vec<u64>, BackendError> {
+async fn tags(engine: &Engine, docker: &Docker, id: InstanceId) -> Result<Vec<u64>, BackendError> {
     let filters = HashMap::from([("reference".to_owned(), vec![repository(id)])]);
     let options = ListImagesOptionsBuilder::default().filters(&filters).build();
     let images = docker.list_images(Some(options)).await.map_err(|error| engine.failure(error))?;
@@ -175,7 +175,7 @@ async fn tags(engine: &Engine, docker: &Docker, id: TaskId) -> Result<Vec<u64>, 
     Ok(tags)
 }
 
-pub async fn list(engine: &Engine, id: TaskId) -> Result<Vec<Snapshot>, BackendError> {
+pub async fn list(engine: &Engine, id: InstanceId) -> Result<Vec<Snapshot>, BackendError> {
     let docker = engine.docker().await?;
     let failed = |error| engine.failure(error);
     let options = ListContainersOptionsBuilder::default().all(true).build();
@@ -210,7 +210,7 @@ pub async fn list(engine: &Engine, id: TaskId) -> Result<Vec<Snapshot>, BackendE
     Ok(snapshots)
 }
 
-pub async fn delete(engine: &Engine, id: TaskId, tag: u64) -> Result<(), BackendError> {
+pub async fn delete(engine: &Engine, id: InstanceId, tag: u64) -> Result<(), BackendError> {
     let docker = engine.patient().await?;
     let name = reference(SnapshotRef { task_id: id, tag });
     let options = RemoveImageOptionsBuilder::default().build();
@@ -226,7 +226,7 @@ pub async fn delete(engine: &Engine, id: TaskId, tag: u64) -> Result<(), Backend
 
 /// What containers of others are built on is kept under another name until the last of them goes: a
 /// forced removal would take the image from under those that do not run, which could never be saved again.
-pub async fn delete_all(engine: &Engine, id: TaskId) -> Result<(), BackendError> {
+pub async fn delete_all(engine: &Engine, id: InstanceId) -> Result<(), BackendError> {
     let docker = engine.patient().await?;
     remove_helper(engine, id).await?;
     for tag in tags(engine, &docker, id).await? {

@@ -8,7 +8,7 @@
 
 use bollard::Docker;
 use bollard::query_parameters::ContainerArchiveInfoOptionsBuilder;
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 
 use super::client::{Engine, status};
 use super::container;
@@ -28,7 +28,7 @@ const OTHER: u32 = 1 << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 19;
 ///
 /// # Errors
 /// The engine must not be asked to start it.
-pub async fn disk(engine: &Engine, docker: &Docker, id: TaskId) -> Result<(), BackendError> {
+pub async fn disk(engine: &Engine, docker: &Docker, id: InstanceId) -> Result<(), BackendError> {
     for file in READ_BY_THE_ENGINE {
         let mut path = file.to_owned();
         for _ in 0..MOST_LINKS {

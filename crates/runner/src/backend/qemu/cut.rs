@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 use kohakuriver_vm::network::{DeviceChanges, Plugged};
 
 use super::QemuBackend;
@@ -61,10 +61,10 @@ impl QemuBackend {
 
     /// Looks at every machine that runs. `false`: one is cut off still.
     async fn plug_in_again(&self) -> bool {
-        let all: Vec<(TaskId, Arc<Live>)> =
+        let all: Vec<(InstanceId, Arc<Live>)> =
             self.lock().iter().map(|(id, live)| (*id, Arc::clone(live))).collect();
         let net = &self.shared.host.net;
-        let plugged = |(id, live): &(TaskId, Arc<Live>)| {
+        let plugged = |(id, live): &(InstanceId, Arc<Live>)| {
             net.plugged(*id, &self.dir(*id).machine().ok()??, live.process())
         };
         let machines: Vec<Plugged> = all.iter().filter_map(plugged).collect();

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kohakuriver_model::{GpuRef, TaskId};
+use kohakuriver_model::{GpuRef, InstanceId};
 use kohakuriver_vm::vfio::{Vfio, VfioError};
 use nix::unistd::{Uid, chown};
 
@@ -27,7 +27,7 @@ impl Devices {
     /// The arguments of QEMU, which runs as `user`.
     pub async fn take(
         &self,
-        id: TaskId,
+        id: InstanceId,
         gpus: &[GpuRef],
         user: Option<u32>,
     ) -> Result<Vec<String>, BackendError> {
@@ -38,13 +38,13 @@ impl Devices {
         self.wait(move |this| this.take_now(id, &gpus, user)).await
     }
 
-    pub async fn give_back(&self, id: TaskId) -> Result<(), BackendError> {
+    pub async fn give_back(&self, id: InstanceId) -> Result<(), BackendError> {
         self.wait(move |this| this.vfio.give_back(id).map_err(|e| refused(&e))).await
     }
 
     /// Gives back what belongs to no living machine. `false`: something is left.
-    pub async fn repair(&self, living: &[TaskId]) -> bool {
-        let living: BTreeSet<TaskId> = living.iter().copied().collect();
+    pub async fn repair(&self, living: &[InstanceId]) -> bool {
+        let living: BTreeSet<InstanceId> = living.iter().copied().collect();
         let outcome = self.wait(move |this| Ok(this.vfio.repair(&living))).await;
         let Ok(errors) = outcome else { return false };
         for error in &errors {
@@ -56,7 +56,7 @@ impl Devices {
 
     fn take_now(
         &self,
-        id: TaskId,
+        id: InstanceId,
         gpus: &[GpuRef],
         user: Option<u32>,
     ) -> Result<Vec<String>, BackendError> {

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use kohakuriver_model::spec::DEFAULT_VM_MEMORY_BYTES;
-use kohakuriver_model::{InstanceSpec, TaskId, VmState};
+use kohakuriver_model::{InstanceId, InstanceSpec, VmState};
 use kohakuriver_vm::accel::{self, AccelWish, Choice, Qemu};
 
 use super::QemuConfig;
@@ -128,7 +128,7 @@ impl Host {
 
 impl Host {
     /// Gives back what belongs to no living machine. `false`: something is left.
-    pub async fn sweep(&self, living: &[TaskId]) -> bool {
+    pub async fn sweep(&self, living: &[InstanceId]) -> bool {
         let (swept, repaired) = (self.net.sweep(living).await, self.devices.repair(living).await);
         swept && repaired
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
-use kohakuriver_model::{FailureCode, TaskId};
+use kohakuriver_model::{FailureCode, InstanceId};
 use kohakuriver_runner_link::protocol::{self, NodeReply, VmImage};
 
 use super::QemuBackend;
@@ -36,7 +36,7 @@ impl QemuBackend {
     }
 
     /// One machine's own files; what it shares with others is not counted.
-    pub(super) fn kept_of(&self, task_id: TaskId) -> io::Result<protocol::Machine> {
+    pub(super) fn kept_of(&self, task_id: InstanceId) -> io::Result<protocol::Machine> {
         let dir = self.dir(task_id);
         let (mut disk_bytes, mut files) = (0, Vec::new());
         for entry in fs::read_dir(dir.path())? {

@@ -15,7 +15,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kohakuriver_model::spec::DEFAULT_VM_DISK_BYTES;
-use kohakuriver_model::{ImageSource, TaskId, VmImageName};
+use kohakuriver_model::{ImageSource, InstanceId, VmImageName};
 use kohakuriver_runner_link::protocol::Order;
 use kohakuriver_vm::command::DISK;
 use kohakuriver_vm::image::{
@@ -117,11 +117,11 @@ impl QemuBackend {
     }
 
     /// Until its disk is made, or it is given up.
-    fn promise(&self, id: TaskId, layer: &str) {
+    fn promise(&self, id: InstanceId, layer: &str) {
         self.promised().insert(id, layer.to_owned());
     }
 
-    pub(super) fn promised(&self) -> MutexGuard<'_, HashMap<TaskId, String>> {
+    pub(super) fn promised(&self) -> MutexGuard<'_, HashMap<InstanceId, String>> {
         self.shared.promised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -202,7 +202,7 @@ impl QemuBackend {
     }
 
     /// Removes a machine that does not run.
-    pub(super) async fn unmake(&self, id: TaskId) -> Result<(), BackendError> {
+    pub(super) async fn unmake(&self, id: InstanceId) -> Result<(), BackendError> {
         let _making = self.shared.making.lock().await;
         self.give_back(id).await?;
         let dir = self.dir(id);
@@ -232,7 +232,7 @@ impl QemuBackend {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             let half = name
-                .parse::<TaskId>()
+                .parse::<InstanceId>()
                 .is_ok_and(|id| self.dir(id).machine().is_ok_and(|machine| machine.is_none()));
             if name.starts_with(GONE) || half {
                 self.shared.disks.cut().point()?;

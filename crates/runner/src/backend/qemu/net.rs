@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use kohakuriver_agent_protocol::GUEST_PORT;
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 use kohakuriver_vm::launch::Process;
 use kohakuriver_vm::network::user::{self, Outward};
 use kohakuriver_vm::network::{
@@ -66,7 +66,7 @@ impl Net {
         self.bridge.as_ref().map(|_| address)
     }
 
-    pub async fn plug(&self, id: TaskId, machine: &Machine) -> Result<Nic, BackendError> {
+    pub async fn plug(&self, id: InstanceId, machine: &Machine) -> Result<Nic, BackendError> {
         match (&self.bridge, self.user(machine.address)) {
             (Some(bridge), Some(user)) => {
                 bridge.attach(id, machine.address, user).await.map_err(|error| refused(&error))?;
@@ -88,7 +88,7 @@ impl Net {
         }
     }
 
-    pub async fn unplug(&self, id: TaskId) -> Result<(), BackendError> {
+    pub async fn unplug(&self, id: InstanceId) -> Result<(), BackendError> {
         match &self.bridge {
             Some(bridge) => bridge.detach(id).await.map_err(|error| refused(&error)),
             None => Ok(()),
@@ -105,7 +105,7 @@ impl Net {
     }
 
     /// How a running machine is plugged in, where that is the runner's to look after.
-    pub fn plugged(&self, id: TaskId, machine: &Machine, qemu: Process) -> Option<Plugged> {
+    pub fn plugged(&self, id: InstanceId, machine: &Machine, qemu: Process) -> Option<Plugged> {
         let uid = self.user(machine.address)?;
         Some(Plugged { id, address: machine.address, uid, qemu })
     }
@@ -124,7 +124,7 @@ impl Net {
 
     /// Removes what belongs to no living machine, and mends what the others have. `false`: devices
     /// may be left.
-    pub async fn sweep(&self, living: &[TaskId]) -> bool {
+    pub async fn sweep(&self, living: &[InstanceId]) -> bool {
         let Some(bridge) = &self.bridge else { return true };
         let swept = bridge.sweep(living).await;
         match &swept {

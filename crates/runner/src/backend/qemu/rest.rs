@@ -19,7 +19,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 use kohakuriver_vm::command::{RUN_DIR, SEED};
 
 use super::record::MachineDir;
@@ -36,7 +36,7 @@ impl QemuBackend {
     ///
     /// # Errors
     /// Something of it is still there; may be repeated.
-    pub(super) async fn tidy_machine(&self, id: TaskId) -> Result<(), BackendError> {
+    pub(super) async fn tidy_machine(&self, id: InstanceId) -> Result<(), BackendError> {
         // No create is under way, so nothing will be built on the layer that one was promised.
         let was_promised = self.promised().remove(&id).is_some();
         let dir = self.dir(id);
@@ -64,11 +64,11 @@ impl QemuBackend {
     }
 
     /// A network device or a GPU of this machine could not be given back.
-    fn owes(&self, id: TaskId) -> bool {
+    fn owes(&self, id: InstanceId) -> bool {
         self.owing().contains(&id)
     }
 
-    pub(super) fn owing(&self) -> std::sync::MutexGuard<'_, BTreeSet<TaskId>> {
+    pub(super) fn owing(&self) -> std::sync::MutexGuard<'_, BTreeSet<InstanceId>> {
         self.shared.owing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kohakuriver_agent::{AgentConfig, CONFIG_FILE, GUEST_SECRET_FILE, HOST_KEY_FILE};
-use kohakuriver_model::{TaskId, VmAccel};
+use kohakuriver_model::{InstanceId, VmAccel};
 use kohakuriver_vm::accel::{self, Choice, Qemu};
 use kohakuriver_vm::command::{self, Boot, RUN_DIR, SEED, UEFI_VARIABLES};
 use kohakuriver_vm::disk::Disks;
@@ -48,7 +48,7 @@ const UEFI_DIRS: [&str; 4] =
     ["/usr/share/OVMF", "/usr/share/edk2/ovmf", "/usr/share/edk2/x64", "/usr/share/qemu"];
 
 impl QemuBackend {
-    pub(super) async fn start_machine(&self, id: TaskId) -> Result<(), BackendError> {
+    pub(super) async fn start_machine(&self, id: InstanceId) -> Result<(), BackendError> {
         if let Some(live) = self.live(id) {
             live.settle().await;
             if self.live(id).is_some() {
@@ -120,7 +120,7 @@ impl QemuBackend {
 
     async fn launch(
         &self,
-        id: TaskId,
+        id: InstanceId,
         dir: &MachineDir,
         machine: &mut Machine,
         qemu: &Qemu,
@@ -173,7 +173,7 @@ impl QemuBackend {
     }
 
     /// Watches it from now on.
-    fn follow(&self, id: TaskId, started: Started) {
+    fn follow(&self, id: InstanceId, started: Started) {
         let live = Arc::clone(&started.live);
         self.lock().insert(id, Arc::clone(&live));
         let (this, left) = (self.clone(), self.shared.left.clone());
@@ -195,7 +195,7 @@ impl QemuBackend {
     }
 
     /// Gives back what a machine that does not run had around it.
-    pub(super) async fn give_back(&self, id: TaskId) -> Result<(), BackendError> {
+    pub(super) async fn give_back(&self, id: InstanceId) -> Result<(), BackendError> {
         let removed = remove_traces(&self.dir(id)).map_err(files);
         // Until it is proven: whoever gives this up half-way leaves it to the next look.
         self.owing().insert(id);
@@ -206,23 +206,23 @@ impl QemuBackend {
         removed
     }
 
-    async fn clear_away(&self, id: TaskId) {
+    async fn clear_away(&self, id: InstanceId) {
         if let Err(error) = self.give_back(id).await {
             tracing::error!(task_id = %id, %error, "not all that a machine had is given back; that is tried again");
         }
     }
 
     /// A QEMU that runs and that nobody follows: it did not answer when it was started or found.
-    pub(super) fn stray(&self, id: TaskId) -> Option<Process> {
+    pub(super) fn stray(&self, id: InstanceId) -> Option<Process> {
         if self.live(id).is_some() { None } else { self.process(id) }
     }
 
-    fn process(&self, id: TaskId) -> Option<Process> {
+    fn process(&self, id: InstanceId) -> Option<Process> {
         self.dir(id).started().map(|(process, _)| process).filter(|process| process.is_alive())
     }
 
     /// Ends a QEMU that cannot be asked to end.
-    pub(super) async fn end_stray(&self, id: TaskId) -> Result<(), BackendError> {
+    pub(super) async fn end_stray(&self, id: InstanceId) -> Result<(), BackendError> {
         // Whoever asks it again must not take the next one for it, nor clear away what that has.
         let asking = self.retaking().remove(&id);
         if let Some(asking) = asking {
@@ -294,7 +294,7 @@ impl QemuBackend {
     }
 
     /// Finishes a snapshot in the middle of which an earlier runner ended.
-    async fn settle_living(&self, id: TaskId, dir: &MachineDir) {
+    async fn settle_living(&self, id: InstanceId, dir: &MachineDir) {
         let Ok(Some(mut machine)) = dir.machine() else { return };
         if machine.freezing.is_none() {
             return;
@@ -307,7 +307,7 @@ impl QemuBackend {
     }
 
     /// Asks a QEMU that does not answer again and again, until it does or is gone.
-    fn retake(&self, id: TaskId) {
+    fn retake(&self, id: InstanceId) {
         let (this, left) = (self.clone(), self.shared.left.clone());
         let asking = tokio::spawn(left.run_until_cancelled_owned(async move {
             while this.stray(id).is_some() {
@@ -326,7 +326,7 @@ impl QemuBackend {
         self.retaking().insert(id, asking);
     }
 
-    fn write_seed(&self, id: TaskId, dir: &MachineDir, network_config: &str) -> io::Result<()> {
+    fn write_seed(&self, id: InstanceId, dir: &MachineDir, network_config: &str) -> io::Result<()> {
         let etc = self.shared.config.layout.etc(id);
         let config = AgentConfig::read(&etc).map_err(io::Error::other)?;
         let mut settings = Vec::new();
@@ -357,7 +357,7 @@ impl QemuBackend {
         Ok(format!("../../{}", name.await.map_err(io::Error::other)??).into())
     }
 
-    pub(super) fn agent_address(&self, id: TaskId) -> Option<AgentAddress> {
+    pub(super) fn agent_address(&self, id: InstanceId) -> Option<AgentAddress> {
         let machine = self.dir(id).machine().ok()??;
         if !machine.agent {
             return None;
@@ -369,7 +369,7 @@ impl QemuBackend {
 
     /// Best effort, and nobody waits for it: a guest that cannot be reached now has them at its
     /// next start.
-    pub(super) fn send_settings(&self, id: TaskId) {
+    pub(super) fn send_settings(&self, id: InstanceId) {
         let Some(agent) = self.live(id).and_then(|_| self.agent_address(id)) else { return };
         let path = self.shared.config.layout.etc(id).join(CONFIG_FILE);
         let Ok(settings) = fs::read(path) else { return };

@@ -13,7 +13,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use kohakuriver_model::{SnapshotRef, TaskId};
+use kohakuriver_model::{InstanceId, SnapshotRef};
 use kohakuriver_runner_link::protocol::Snapshot;
 use kohakuriver_vm::command::{ROOT_DEVICE, ROOT_NODE, RUN_DIR};
 use kohakuriver_vm::guest_agent::GuestAgent;
@@ -32,11 +32,11 @@ impl QemuBackend {
         self.shared.disks.root().join("snapshots")
     }
 
-    fn snapshots_dir(&self, id: TaskId) -> PathBuf {
+    fn snapshots_dir(&self, id: InstanceId) -> PathBuf {
         self.snapshots_root().join(id.to_string())
     }
 
-    fn snapshot_file(&self, id: TaskId, tag: u64) -> PathBuf {
+    fn snapshot_file(&self, id: InstanceId, tag: u64) -> PathBuf {
         self.snapshots_dir(id).join(format!("{tag}.json"))
     }
 
@@ -48,7 +48,7 @@ impl QemuBackend {
     }
 
     /// Newest first.
-    fn tags(&self, id: TaskId) -> io::Result<Vec<u64>> {
+    fn tags(&self, id: InstanceId) -> io::Result<Vec<u64>> {
         let entries = match fs::read_dir(self.snapshots_dir(id)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -67,7 +67,7 @@ impl QemuBackend {
 
     pub(super) async fn freeze(
         &self,
-        id: TaskId,
+        id: InstanceId,
         wish: &SnapshotWish,
         keep: u32,
     ) -> Result<Snapshot, BackendError> {
@@ -152,7 +152,7 @@ impl QemuBackend {
     }
 
     /// Snapshots that disks were made from.
-    fn origins(&self) -> io::Result<BTreeSet<(TaskId, u64)>> {
+    fn origins(&self) -> io::Result<BTreeSet<(InstanceId, u64)>> {
         let mut origins = BTreeSet::new();
         for id in self.ids()? {
             let machine = self.dir(id).readable_machine()?;
@@ -162,7 +162,7 @@ impl QemuBackend {
         Ok(origins)
     }
 
-    pub(super) fn snapshots(&self, id: TaskId) -> Result<Vec<Snapshot>, BackendError> {
+    pub(super) fn snapshots(&self, id: InstanceId) -> Result<Vec<Snapshot>, BackendError> {
         let origins = self.origins().map_err(files)?;
         let disks = &self.shared.disks;
         let mut snapshots = Vec::new();
@@ -185,7 +185,7 @@ impl QemuBackend {
     }
 
     /// Removes the oldest beyond `keep`, but none that a disk was made from.
-    async fn keep_newest(&self, id: TaskId, keep: u32) -> Result<(), BackendError> {
+    async fn keep_newest(&self, id: InstanceId, keep: u32) -> Result<(), BackendError> {
         if keep == 0 {
             return Ok(());
         }
@@ -197,7 +197,11 @@ impl QemuBackend {
         Ok(())
     }
 
-    pub(super) async fn forget_snapshot(&self, id: TaskId, tag: u64) -> Result<(), BackendError> {
+    pub(super) async fn forget_snapshot(
+        &self,
+        id: InstanceId,
+        tag: u64,
+    ) -> Result<(), BackendError> {
         let _making = self.shared.making.lock().await;
         if self.origins().map_err(files)?.contains(&(id, tag)) {
             return Err(BackendError::SnapshotInUse { tag });
@@ -215,7 +219,7 @@ impl QemuBackend {
         }
     }
 
-    pub(super) async fn forget_snapshots(&self, id: TaskId) -> Result<(), BackendError> {
+    pub(super) async fn forget_snapshots(&self, id: InstanceId) -> Result<(), BackendError> {
         let _making = self.shared.making.lock().await;
         // A disk that was to be made, and is not wanted any more.
         self.promised().remove(&id);
@@ -237,7 +241,7 @@ impl QemuBackend {
             Err(error) => return Err(error),
         };
         for owner in owners {
-            let Some(Ok(id)) = owner?.file_name().to_str().map(str::parse::<TaskId>) else {
+            let Some(Ok(id)) = owner?.file_name().to_str().map(str::parse::<InstanceId>) else {
                 continue;
             };
             for tag in self.tags(id)? {

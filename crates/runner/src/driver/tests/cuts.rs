@@ -10,7 +10,7 @@ use kohakuriver_runner_link::protocol::{InstanceCommand, InstanceReply, Order};
 use super::*;
 use crate::backend::fake::Thing;
 
-const ID: TaskId = TaskId::from_u64(7);
+const ID: InstanceId = InstanceId::from_u64(7);
 /// Far more than any pair of acts takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 const WORLDS_AT_ONCE: usize = 24;

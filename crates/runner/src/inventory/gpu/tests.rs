@@ -115,7 +115,7 @@ fn a_card_that_a_machine_has_keeps_its_identity_and_everybodys_numbers() {
     book.save(machine.data()).unwrap();
     machine.drive("0000:07:00.0", Some("vfio-pci"));
     let mut sight = machine.sight();
-    sight.held.insert("0000:07:00.0".parse().unwrap(), TaskId::from_u64(1));
+    sight.held.insert("0000:07:00.0".parse().unwrap(), InstanceId::from_u64(1));
     // nvidia-smi counts what is left.
     let left = vec![listed(0, H100, "00000000:0f:00.0")];
     let book = Book::load(machine.data()).updated(&left, &sight.pci);

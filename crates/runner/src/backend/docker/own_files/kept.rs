@@ -7,7 +7,7 @@ use bollard::query_parameters::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
-use kohakuriver_model::TaskId;
+use kohakuriver_model::InstanceId;
 
 use super::{FILES, LONGEST, Made, OwnFiles};
 use crate::backend::BackendError;
@@ -33,7 +33,7 @@ pub fn has(answer: &ContainerInspectResponse, own: &OwnFiles) -> bool {
 pub async fn put(
     engine: &Engine,
     docker: &Docker,
-    id: TaskId,
+    id: InstanceId,
     own: &OwnFiles,
 ) -> Result<(), BackendError> {
     let refused = |reason: String| BackendError::Refused { by: "this node", act: "save", reason };
@@ -52,7 +52,7 @@ pub async fn put(
 pub async fn take(
     engine: &Engine,
     docker: &Docker,
-    id: TaskId,
+    id: InstanceId,
     own: &OwnFiles,
     made: &Made,
 ) -> Result<(), BackendError> {

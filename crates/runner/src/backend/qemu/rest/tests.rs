@@ -15,7 +15,7 @@ use crate::backend::{Backend, SnapshotWish};
 use crate::layout::Layout;
 use crate::plan::tests::order;
 
-const ID: TaskId = TaskId::from_u64(7);
+const ID: InstanceId = InstanceId::from_u64(7);
 const NODES_AT_ONCE: usize = 4;
 /// On the disk when the first snapshot was made, and since.
 const SAVED: &str = "0x62";
