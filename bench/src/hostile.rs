@@ -1,5 +1,6 @@
 //! One account does its worst for a minute: what another account's requests take meanwhile, and
-//! what the host holds at most. The attacker is a process of its own on the same processors.
+//! what the host holds at most. The attacker and the node are a
+//! process of their own on the same processors.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -31,19 +32,19 @@ fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 async fn measure() -> Result<Vec<Line>> {
-    let siege = Siege::prepare().await?;
+    let mut siege = Siege::prepare(&[ATTACKER]).await?;
     let mut quiet = Vec::new();
     for _ in 0..500 {
         quiet.push(ask(&siege).await?);
     }
-    let flood = siege.begin(&[ATTACKER])?;
+    siege.begin().await?;
     let began = Instant::now();
     let mut during = Vec::new();
     while began.elapsed() < ATTACK {
         during.push(ask(&siege).await?);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    drop(flood);
+    siege.end().await?;
     during.sort_unstable();
     let slow = during[during.len() * 99 / 100];
     let most = memory("VmHWM:")?;
@@ -53,7 +54,7 @@ async fn measure() -> Result<Vec<Line>> {
     Ok(vec![
         Line::millis("GET /api/vps, another account does its worst", &during).against(&quiet),
         Line::millis("the same, 99th percentile", &[slow]),
-        Line::new("host and an idle node, memory at most", "MiB", vec![most]),
+        Line::new("the host's memory at most", "MiB", vec![most]),
         quiet,
     ])
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +22,7 @@ use kohakuriver_runner_link::protocol::{
     Hello, InstanceCommand, InstanceReply, Machine, NodeQuery, NodeReply, Order, Snapshot,
     StreamOpen, StreamOpened, ToHost, ToRunner, VERSIONS, VmImage,
 };
+use kohakuriver_runner_link::token::JoinToken;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -136,11 +138,24 @@ impl FakeRunner {
     {
         let dir = host.data_dir().join(format!("runner-{name}"));
         std::fs::create_dir_all(&dir)?;
-        let token = host.join_token().await?;
-        let identity = enroll(&token, None, &name.parse()?, &dir, host.now_ms()).await?;
+        Self::join_by(&host.join_token().await?, name, &dir, host.now_ms(), agent).await
+    }
+
+    /// As [`Self::join_with_agent`], for a host that may be another process. `dir` keeps the identity.
+    pub async fn join_by<F>(
+        token: &JoinToken,
+        name: &str,
+        dir: &Path,
+        now_ms: i64,
+        agent: impl Fn(StreamOpen, AgentStream) -> F + Send + Sync + 'static,
+    ) -> Result<Self>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let identity = enroll(token, None, &name.parse()?, dir, now_ms).await?;
         let agent: Agent = Arc::new(move |open, stream| Box::pin(agent(open, stream)));
         let seen = Vec::new();
-        Self::connect_as(host, identity, Reaction::Obey, seen, inventory(), Some(agent)).await
+        Self::hello(identity, now_ms, Reaction::Obey, seen, inventory(), Some(agent)).await
     }
 
     /// Connects with an identity from before, having seen `seen` of its instances.
@@ -162,12 +177,23 @@ impl FakeRunner {
         agent: Option<Agent>,
     ) -> Result<Self> {
         identity.host_address = host.host.link_address().clone();
+        Self::hello(identity, host.now_ms(), reaction, seen, inventory, agent).await
+    }
+
+    async fn hello(
+        identity: RunnerIdentity,
+        now_ms: i64,
+        reaction: Reaction,
+        seen: Vec<(InstanceId, Observation)>,
+        inventory: Inventory,
+        agent: Option<Agent>,
+    ) -> Result<Self> {
         let mut control = connect_control(&identity).await?;
         let hello = Hello {
             oldest_version: VERSIONS.0,
             newest_version: VERSIONS.1,
             runner_version: "test".to_owned(),
-            now_ms: host.now_ms(),
+            now_ms,
             inventory,
         };
         control.send(&ToHost::Hello(hello)).await?;

@@ -1,23 +1,23 @@
 //! One account that does its worst: everything that lasts is opened as often as the host lets it,
 //! is sent what nothing takes, and reads nothing of what comes back.
 //!
-//! The instance's end has to take nothing ([`FakeRunner::join_with_agent`](crate::FakeRunner)).
-//! The attacker is a process of its own, so that the memory and processor time of the process under
-//! test are the host's:
+//! The attacker and the node, whose instance takes nothing, are a process of their own: the memory and
+//! processor time of the process under test are the host's.
 //!
 //! ```text
-//!  Siege (host, node, other account) --spawns, target as JSON in TARGET--> attack(): until end of input
+//!  Siege (host, other account) --starts, join token in JOIN--> attack(): joins as a node
+//!                              --target as a line of JSON----> attacks until the end of its input
 //! ```
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
@@ -34,15 +34,8 @@ const STREAMS: usize = 400;
 const JUMPS: usize = 40;
 const SSH_CLIENTS: usize = 3;
 
-/// The environment variable that hands the attacker its [`Target`].
-const TARGET: &str = "KOHAKURIVER_TESTKIT_TARGET";
-
-/// An attack that goes on until it is dropped.
-#[derive(Debug)]
-pub struct Flood {
-    // The attacker ends at the end of its input.
-    _attacker: Child,
-}
+/// The environment variable that hands the other process its join token.
+const JOIN: &str = "KOHAKURIVER_TESTKIT_JOIN";
 
 /// The attacked host, the attacking account and its instance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,32 +48,33 @@ pub struct Target {
     pub key: PathBuf,
 }
 
-/// A host that is about to be attacked.
+/// A host with an account that can attack it.
 #[derive(Debug)]
 pub struct Siege {
     pub host: TestHost,
     /// The account whose requests are timed meanwhile.
     pub alice: Person,
-    pub target: Target,
-    _runner: FakeRunner,
+    target: Target,
+    /// Ends at the end of its input.
+    attacker: Child,
     _dir: tempfile::TempDir,
 }
 
 impl Siege {
-    /// A host where people log in, and an instance of the attacker's that takes nothing.
-    pub async fn prepare() -> Result<Self> {
+    /// Starts a host with accounts, and the node's process, in which an instance of the attacker's takes
+    /// nothing. `arguments` are those by which this executable calls [`attack`].
+    pub async fn prepare(arguments: &[&str]) -> Result<Self> {
         kohakuriver_net::raise_file_limit()?;
         let host = TestHost::start_with(|config| config.auth.enabled = true).await?;
-        let runner = FakeRunner::join_with_agent(&host, "n1", |_, stream| async move {
-            std::future::pending::<()>().await;
-            drop(stream);
-        })
-        .await?;
+        let attacker = Command::new(std::env::current_exe()?)
+            .args(arguments)
+            .env(JOIN, host.join_token().await?.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("the attacker's process")?;
         let who = host.person("mallory", "admin").await?;
         let alice = host.person("alice", "user").await?;
-        let wish = json!({"name": "web", "ssh_key_mode": "none"});
-        let made = host.post_as(&who, "/api/vps/create", wish).await?;
-        anyhow::ensure!(made.status == 200, "{made:?}");
         let dir = tempfile::tempdir()?;
         let key = dir.path().join("key");
         let mut keygen = Command::new("ssh-keygen");
@@ -89,33 +83,59 @@ impl Siege {
         let public = std::fs::read_to_string(key.with_extension("pub"))?;
         let added = host.post_as(&who, "/api/auth/keys", json!({"key": public.trim()})).await?;
         anyhow::ensure!(added.status < 300, "{added:?}");
+        let node = async {
+            while host.get("/api/nodes").await?.body[0]["status"] != "online" {
+                sleep(Duration::from_millis(50)).await;
+            }
+            anyhow::Ok(())
+        };
+        timeout(Duration::from_secs(60), node).await.context("the node joins")??;
+        let create = json!({"name": "web", "ssh_key_mode": "none"});
+        let made = host.post_as(&who, "/api/vps/create", create).await?;
+        anyhow::ensure!(made.status == 200, "{made:?}");
         let (api, ssh) = (host.host.api_address(), host.host.ssh_address());
         let target = Target { api, ssh, who, task: made.text("task_id").to_owned(), key };
-        Ok(Self { host, alice, target, _runner: runner, _dir: dir })
+        Ok(Self { host, alice, target, attacker, _dir: dir })
     }
 
-    /// Begins the attack. `arguments` are those by which this executable calls [`attack`].
-    pub fn begin(&self, arguments: &[&str]) -> Result<Flood> {
-        let attacker = Command::new(std::env::current_exe()?)
-            .args(arguments)
-            .env(TARGET, serde_json::to_string(&self.target)?)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .context("the attacker's process")?;
-        Ok(Flood { _attacker: attacker })
+    /// Begins the attack, which goes on until [`Siege::end`].
+    pub async fn begin(&mut self) -> Result<()> {
+        let target = format!("{}\n", serde_json::to_string(&self.target)?);
+        let input = self.attacker.stdin.as_mut().context("the attack has ended")?;
+        input.write_all(target.as_bytes()).await.context("the attacker's process is gone")
+    }
+
+    /// Ends the attack and waits for the attacker's end.
+    pub async fn end(&mut self) -> Result<()> {
+        drop(self.attacker.stdin.take());
+        let status = self.attacker.wait().await?;
+        anyhow::ensure!(status.success(), "the attacker's process: {status}");
+        Ok(())
     }
 }
 
-/// The attacker's process: attacks the target that [`Siege::begin`] named until its input ends.
+/// The other process: a node whose instances take nothing, then the attack on the target that
+/// [`Siege::begin`] sends, until the end of input.
 ///
 /// # Errors
-/// No target was named, or OpenSSH's client cannot be started.
+/// It was not started by [`Siege::prepare`], or OpenSSH's client cannot be started.
 pub async fn attack() -> Result<()> {
     kohakuriver_net::raise_file_limit()?;
-    let target = std::env::var(TARGET).context("only Siege::begin starts an attacker")?;
+    let token = std::env::var(JOIN).context("only Siege::prepare starts an attacker")?.parse()?;
+    let dir = tempfile::tempdir()?;
+    let now_ms = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
+    let takes_nothing = |_, stream| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    };
+    let _node = FakeRunner::join_by(&token, "n1", dir.path(), now_ms, takes_nothing).await?;
+    let mut input = BufReader::new(tokio::io::stdin());
+    let mut target = String::new();
+    if input.read_line(&mut target).await? == 0 {
+        return Ok(());
+    }
     let attack = Attack::begin(&serde_json::from_str(&target)?)?;
-    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+    input.read_to_end(&mut Vec::new()).await?;
     drop(attack);
     Ok(())
 }

@@ -8,6 +8,6 @@ mod oidc;
 mod test_host;
 
 pub use fake_runner::{AgentStream, FakeRunner, ORPHAN, Reaction, inventory, vm_inventory};
-pub use flood::{Flood, Siege, Target, attack, memory};
+pub use flood::{Siege, Target, attack, memory};
 pub use oidc::{Behavior, Browser, CLIENT_SECRET, OidcProvider};
 pub use test_host::{Answer, PASSWORD, Person, TestHost};

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::to_bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use data_encoding::BASE64;
+use futures_util::StreamExt;
 use http::StatusCode;
 use http::header::CONTENT_LENGTH;
 use kohakuriver_agent_protocol::files::{Ask, CHUNK, FilesInput, FilesOutput, Word, Write};
@@ -135,7 +135,7 @@ async fn write_file(
             return Err(too_large());
         }
         let _memory = app.bodies.of(Holder::of(&caller)).hold(2 * length).await;
-        let body = to_bytes(request.into_body(), MAX_BODY).await.map_err(|_| too_large())?;
+        let body = read_body(request, length).await?;
         let body: Body<'_> = serde_json::from_slice(&body).map_err(|error| {
             let status = StatusCode::UNPROCESSABLE_ENTITY;
             ApiError::new(
@@ -169,6 +169,20 @@ async fn write_file(
         Ok(Json(FsWritten { path, size, success: true }))
     })
     .await
+}
+
+/// Reads a whole body into one allocation; collecting pieces and joining them would hold it twice.
+async fn read_body(request: Request, length: usize) -> Result<Vec<u8>, ApiError> {
+    let mut body = Vec::with_capacity(length);
+    let mut pieces = request.into_body().into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|_| too_large())?;
+        if body.len() + piece.len() > MAX_BODY {
+            return Err(too_large());
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body)
 }
 
 fn too_large() -> ApiError {
