@@ -2,7 +2,7 @@
 # do and can be run by themselves.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down build test test-vfio test-images chaos fuzz check audit bench release
+.PHONY: help up down build reference test test-vfio test-images chaos fuzz check audit bench release
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -19,6 +19,9 @@ build: ## build for development
 
 check: ## sizes, format, dependencies, advisories and lints: what needs nothing but Rust
 	@scripts/check.sh
+
+reference: ## write docs/reference/cli.md and errors.md anew from the program
+	KOHAKURIVER_WRITE_REFERENCE=1 cargo test --workspace --locked --bin kohakuriver reference
 
 audit: ## known holes in dependencies (by cargo-deny and the network, else by the snapshot)
 	@scripts/audit.sh

@@ -6,6 +6,7 @@
 
 pub mod account;
 pub mod error;
+mod error_codes;
 pub mod fs;
 pub mod node;
 pub mod sharing;
@@ -23,6 +24,7 @@ pub use account::{
 };
 pub use account::{AskSshCertificate, SshCertificate, handover_code};
 pub use error::ErrorBody;
+pub use error_codes::{ERROR_CODES, ErrorCode, error_code};
 pub use fs::{
     FsContent, FsDone, FsEntry, FsList, FsMkdir, FsRename, FsRenamed, FsStat, FsWrite, FsWritten,
 };

@@ -9,6 +9,8 @@ mod host;
 mod logging;
 mod paths;
 mod qemu;
+#[cfg(test)]
+mod reference;
 mod runner;
 mod signals;
 mod tls;

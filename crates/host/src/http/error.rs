@@ -33,6 +33,7 @@ pub struct ApiError {
 
 impl ApiError {
     pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+        debug_assert!(kohakuriver_api::error_code(code).is_some(), "{code} is not documented");
         let body = ErrorBody { detail: detail.into(), code: code.to_owned(), hint: None };
         Self { status, body }
     }
