@@ -2,7 +2,7 @@
 # do and can be run by themselves.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down build reference test test-vfio test-images chaos fuzz check audit bench release
+.PHONY: help up down build reference test test-upgrade test-vfio test-images chaos fuzz check audit bench release
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -20,14 +20,18 @@ build: ## build for development
 check: ## sizes, format, dependencies, advisories and lints: what needs nothing but Rust
 	@scripts/check.sh
 
-reference: ## write docs/reference/cli.md and errors.md anew from the program
+reference: ## write docs/reference/{cli,errors}.md and crates/api/openapi.json anew from the program
 	KOHAKURIVER_WRITE_REFERENCE=1 cargo test --workspace --locked --bin kohakuriver reference
+	KOHAKURIVER_WRITE_REFERENCE=1 cargo test --workspace --locked --test it openapi_file
 
 audit: ## known holes in dependencies (by cargo-deny and the network, else by the snapshot)
 	@scripts/audit.sh
 
 test: ## everything that must hold, with real Docker and real ssh (root or sudo)
 	@scripts/test.sh
+
+test-upgrade: ## the previous version's data, host and runner with this one's: builds both (root or sudo)
+	@scripts/test-upgrade.sh
 
 test-vfio: ## PCI passthrough in an emulated machine with an IOMMU: some two minutes, no GPU needed (root or sudo)
 	@scripts/test-vfio.sh $(ARGS)

@@ -33,6 +33,8 @@ pub struct Site {
     https: bool,
     /// What its servers log, where it is not the usual.
     log: Option<String>,
+    /// What runs in place of the tested executable.
+    executable: Option<PathBuf>,
     /// Tells its networks from those of other sites, also of other test processes.
     number: u8,
     /// Its number is taken for as long as this is locked.
@@ -85,7 +87,17 @@ impl Site {
         fs::create_dir(dir.path().join("home")).expect("a fresh directory");
         let (number, locked) = free_number();
         let [port, ssh_port, link_port] = [(); 3].map(|()| free_port());
-        Self { dir, port, ssh_port, link_port, https: false, log: None, number, _number: locked }
+        Self {
+            dir,
+            port,
+            ssh_port,
+            link_port,
+            https: false,
+            log: None,
+            executable: None,
+            number,
+            _number: locked,
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -115,7 +127,7 @@ impl Site {
 
     /// The executable with this site's settings and nothing else of the environment.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(executable());
+        let mut command = Command::new(self.executable.clone().unwrap_or_else(executable));
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -133,6 +145,11 @@ impl Site {
             command.env("KOHAKURIVER_LOG", filter);
         }
         command
+    }
+
+    /// From now on commands and servers are those of this executable, or of the tested one.
+    pub fn use_executable(&mut self, path: Option<PathBuf>) {
+        self.executable = path;
     }
 
     /// Its servers log what this filter lets through.

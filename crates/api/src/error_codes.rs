@@ -38,11 +38,7 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "The SSH public key cannot be certified: its text or its type is not accepted.",
         "Send one OpenSSH public key line, for example the content of `~/.ssh/id_ed25519.pub`.",
     ),
-    entry(
-        "busy",
-        "The host answers as many requests as it can.",
-        "Try again after a few seconds.",
-    ),
+    entry("busy", "The host answers as many requests as it can.", "Try again after a few seconds."),
     entry(
         "changed",
         "The request was changed after it was displayed, so the approval would not be for what was read.",
@@ -73,11 +69,7 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "The program inside the VPS has no permission for this path.",
         "Choose another path, or change the file's permissions inside the VPS.",
     ),
-    entry(
-        "disabled",
-        "The account is disabled.",
-        "Ask an admin to enable it.",
-    ),
+    entry("disabled", "The account is disabled.", "Ask an admin to enable it."),
     entry(
         "disk_full",
         "The disk of the host, the node or the VPS is full.",
@@ -88,11 +80,7 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "The node's Docker engine or QEMU does not answer.",
         "Run `kohakuriver doctor` on the node.",
     ),
-    entry(
-        "exists",
-        "A file with this name exists.",
-        "Delete it first, or allow overwriting.",
-    ),
+    entry("exists", "A file with this name exists.", "Delete it first, or allow overwriting."),
     entry(
         "failed",
         "The agent inside the VPS could not do it, for a reason it does not know better.",
@@ -118,11 +106,7 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "The port speaks https only, and the request came as http.",
         "Use `https://`.",
     ),
-    entry(
-        "internal",
-        "A fault of the host.",
-        "The host's log has the cause; report it.",
-    ),
+    entry("internal", "A fault of the host.", "The host's log has the cause; report it."),
     entry(
         "invalid",
         "A field has a value that is not allowed.",
@@ -158,11 +142,7 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "The invitation is unknown, used up or expired.",
         "Ask an admin for another: `kohakuriver auth invite`.",
     ),
-    entry(
-        "is_directory",
-        "The path is a directory and a file is needed.",
-        "Name a file.",
-    ),
+    entry("is_directory", "The path is a directory and a file is needed.", "Name a file."),
     entry(
         "key_taken",
         "Another account has registered this SSH key.",
@@ -178,11 +158,7 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "The credential is too weak for this change.",
         "Log in with your password and repeat.",
     ),
-    entry(
-        "name_taken",
-        "The name is used already.",
-        "Choose another name.",
-    ),
+    entry("name_taken", "The name is used already.", "Choose another name."),
     entry(
         "needs_operator",
         "Only an operator may have such a VPS: it is privileged or mounts a directory of its node.",
@@ -193,41 +169,17 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "No node has a container runtime for GPUs.",
         "See `kohakuriver node list`; install the NVIDIA container toolkit on the node.",
     ),
-    entry(
-        "no_machine",
-        "The object is no VM.",
-        "Use the command for containers.",
-    ),
-    entry(
-        "no_nodes",
-        "The cluster has no nodes.",
-        "Add one: `kohakuriver node token create`.",
-    ),
-    entry(
-        "no_offer",
-        "There is no such offer.",
-        "See `kohakuriver vps shares`.",
-    ),
+    entry("no_machine", "The object is no VM.", "Use the command for containers."),
+    entry("no_nodes", "The cluster has no nodes.", "Add one: `kohakuriver node token create`."),
+    entry("no_offer", "There is no such offer.", "See `kohakuriver vps shares`."),
     entry(
         "no_own_ca",
         "The host's certificate is not of its own authority, so there is none to hand out.",
         "Trust the authority that signed the host's certificate.",
     ),
-    entry(
-        "no_pause",
-        "VMs cannot be paused or resumed.",
-        "Stop it instead.",
-    ),
-    entry(
-        "no_policy",
-        "No role may call this path.",
-        "Compare the path with `/openapi.json`.",
-    ),
-    entry(
-        "no_port",
-        "All SSH ports of the range are in use.",
-        "Delete VPSes that are not needed.",
-    ),
+    entry("no_pause", "VMs cannot be paused or resumed.", "Stop it instead."),
+    entry("no_policy", "No role may call this path.", "Compare the path with `/openapi.json`."),
+    entry("no_port", "All SSH ports of the range are in use.", "Delete VPSes that are not needed."),
     entry(
         "no_reset",
         "The password reset is unknown, used or expired.",
@@ -238,11 +190,7 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "No node has what was asked for.",
         "Ask for less; the hint names the nearest fit.",
     ),
-    entry(
-        "no_snapshot",
-        "There is no such snapshot.",
-        "See `kohakuriver vps snapshot list`.",
-    ),
+    entry("no_snapshot", "There is no such snapshot.", "See `kohakuriver vps snapshot list`."),
     entry(
         "no_ssh",
         "The VPS was created without SSH.",
@@ -253,11 +201,7 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "The node failed, or did not answer in time.",
         "Try again; the node's log has the cause.",
     ),
-    entry(
-        "node_away",
-        "The node is offline.",
-        "See `kohakuriver node list`; start its runner.",
-    ),
+    entry("node_away", "The node is offline.", "See `kohakuriver node list`; start its runner."),
     entry(
         "node_in_use",
         "The node has VPSes and cannot be removed.",
@@ -273,21 +217,13 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "The request has no valid credential.",
         "Log in: `kohakuriver auth login`.",
     ),
-    entry(
-        "not_directory",
-        "A part of the path is no directory.",
-        "Correct the path.",
-    ),
+    entry("not_directory", "A part of the path is no directory.", "Correct the path."),
     entry(
         "not_found",
         "There is no such object, or the account may not know of it.",
         "See the list command for that kind of object.",
     ),
-    entry(
-        "not_running",
-        "The VPS does not run.",
-        "Start it: `kohakuriver vps restart`.",
-    ),
+    entry("not_running", "The VPS does not run.", "Start it: `kohakuriver vps restart`."),
     entry(
         "not_shared",
         "The VPS is not shared with that account or group.",
@@ -313,11 +249,7 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "The log-in provider or the host's rules refuse this account.",
         "Ask an admin which groups may log in.",
     ),
-    entry(
-        "oidc_unknown",
-        "The log-in was not started here, or it is too old.",
-        "Start again.",
-    ),
+    entry("oidc_unknown", "The log-in was not started here, or it is too old.", "Start again."),
     entry(
         "outside_disk",
         "The VPS keeps data outside its disk that a restore would lose.",
@@ -328,26 +260,14 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "The account's or its group's quota does not allow it.",
         "Stop or delete something, or ask an admin for more: `kohakuriver auth quota`.",
     ),
-    entry(
-        "owner_already",
-        "The account owns this VPS already.",
-        "Nothing.",
-    ),
+    entry("owner_already", "The account owns this VPS already.", "Nothing."),
     entry(
         "owner_gone",
         "The account that made the request is disabled or deleted.",
         "Reject the request.",
     ),
-    entry(
-        "paused",
-        "The VPS is paused.",
-        "Resume it: `kohakuriver vps resume`.",
-    ),
-    entry(
-        "range",
-        "The file is shorter than the range asked for.",
-        "Read its size first.",
-    ),
+    entry("paused", "The VPS is paused.", "Resume it: `kohakuriver vps resume`."),
+    entry("range", "The file is shorter than the range asked for.", "Read its size first."),
     entry(
         "refused",
         "The node or the agent refused; the message says why.",
@@ -363,36 +283,16 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "The account's role, or that of its token, is too low.",
         "`kohakuriver auth whoami` shows yours; an admin can change it.",
     ),
-    entry(
-        "slow",
-        "The host or the agent did not answer in time.",
-        "Try again.",
-    ),
-    entry(
-        "slow_body",
-        "The request's body came too slowly.",
-        "Send it again.",
-    ),
-    entry(
-        "stale",
-        "Another request was faster.",
-        "Read the object again and repeat.",
-    ),
-    entry(
-        "stopping",
-        "The host or the node is stopping.",
-        "Try again in a moment.",
-    ),
+    entry("slow", "The host or the agent did not answer in time.", "Try again."),
+    entry("slow_body", "The request's body came too slowly.", "Send it again."),
+    entry("stale", "Another request was faster.", "Read the object again and repeat."),
+    entry("stopping", "The host or the node is stopping.", "Try again in a moment."),
     entry(
         "too_large",
         "The body or a value is larger than allowed.",
         "The hint names the limit or another way.",
     ),
-    entry(
-        "too_many_offers",
-        "The VPS has as many open offers as allowed.",
-        "Withdraw one.",
-    ),
+    entry("too_many_offers", "The VPS has as many open offers as allowed.", "Withdraw one."),
     entry(
         "too_many_requests",
         "The account has as many requests running or waiting as allowed.",
@@ -408,51 +308,19 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "The account or the host has as many streams open as allowed.",
         "Close terminals, forwards or copies.",
     ),
-    entry(
-        "too_many_tries",
-        "Too many failed log-ins.",
-        "Wait as long as the message says.",
-    ),
-    entry(
-        "unknown_command",
-        "The act is not one this path knows.",
-        "Use `pause` or `resume`.",
-    ),
-    entry(
-        "unknown_group",
-        "There is no such group.",
-        "See `kohakuriver auth group list`.",
-    ),
+    entry("too_many_tries", "Too many failed log-ins.", "Wait as long as the message says."),
+    entry("unknown_command", "The act is not one this path knows.", "Use `pause` or `resume`."),
+    entry("unknown_group", "There is no such group.", "See `kohakuriver auth group list`."),
     entry(
         "unknown_invitation",
         "There is no such invitation.",
         "See `kohakuriver auth invitations`.",
     ),
-    entry(
-        "unknown_key",
-        "There is no such SSH key.",
-        "See `kohakuriver auth key list`.",
-    ),
-    entry(
-        "unknown_node",
-        "There is no node of this name.",
-        "See `kohakuriver node list`.",
-    ),
-    entry(
-        "unknown_route",
-        "There is no such path.",
-        "Compare with `/openapi.json`.",
-    ),
-    entry(
-        "unknown_token",
-        "There is no such token.",
-        "See `kohakuriver auth token list`.",
-    ),
-    entry(
-        "unknown_user",
-        "There is no such account.",
-        "See `kohakuriver auth users`.",
-    ),
+    entry("unknown_key", "There is no such SSH key.", "See `kohakuriver auth key list`."),
+    entry("unknown_node", "There is no node of this name.", "See `kohakuriver node list`."),
+    entry("unknown_route", "There is no such path.", "Compare with `/openapi.json`."),
+    entry("unknown_token", "There is no such token.", "See `kohakuriver auth token list`."),
+    entry("unknown_user", "There is no such account.", "See `kohakuriver auth users`."),
     entry(
         "upgrade_required",
         "The path opens a stream and the request did not ask for the protocol.",

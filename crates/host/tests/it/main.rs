@@ -18,6 +18,7 @@ mod matrix;
 mod nodes;
 mod oidc;
 mod openapi;
+mod openapi_file;
 mod poison;
 mod revocation;
 mod ssh_identity;
