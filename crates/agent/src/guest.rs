@@ -16,9 +16,9 @@ mod door;
 mod seed;
 mod settings;
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -60,7 +60,9 @@ pub(crate) fn take_settings(config_dir: &Path) -> Result<(), AgentError> {
     files.sort_by_key(|file| file.name == CONFIG_FILE);
     private_dir(config_dir)
         .and_then(|()| {
-            files.iter().try_for_each(|file| replace(&config_dir.join(&file.name), &file.content))
+            files.iter().try_for_each(|file| {
+                kohakuriver_durable::write(&config_dir.join(&file.name), &file.content, 0o600)
+            })
         })
         .map_err(|source| AgentError::CopySettings { path: config_dir.to_owned(), source })
 }
@@ -84,23 +86,8 @@ pub(crate) fn read_secret(config_dir: &Path) -> Result<GuestSecret, AgentError> 
     text.parse().map_err(|source| AgentError::Secret { path, source })
 }
 
-/// Replaces a file: who reads it sees the old one or the new one.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.new"));
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(content)?;
-    fs::rename(&temporary, path)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -110,21 +97,5 @@ mod tests {
         fs::write(dir.path().join(CONFIG_FILE), "newer").unwrap();
         take_settings(dir.path()).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join(CONFIG_FILE)).unwrap(), "newer");
-    }
-
-    #[test]
-    fn a_replaced_file_and_its_directory_are_roots_alone_and_a_crash_leaves_no_obstacle() {
-        let dir = tempfile::tempdir().unwrap();
-        let etc = dir.path().join("run/etc");
-        private_dir(&etc).unwrap();
-        private_dir(&etc).unwrap();
-        let file = etc.join("a");
-        fs::write(etc.join(".a.new"), "half").unwrap();
-        replace(&file, b"one").unwrap();
-        replace(&file, b"two").unwrap();
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&etc), mode(&file)), (0o700, 0o600));
-        assert_eq!(fs::read(&file).unwrap(), b"two");
-        assert_eq!(fs::read_dir(&etc).unwrap().count(), 1);
     }
 }

@@ -2,8 +2,7 @@
 //! directory for nobody else to read.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use russh::keys::ssh_key::LineEnding;
@@ -27,16 +26,7 @@ pub fn load_or_create(path: &Path) -> Result<PrivateKey, KeyError> {
             let made = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519)
                 .map_err(|error| key(error.into()))?;
             let text = made.to_openssh(LineEnding::LF).map_err(|error| key(error.into()))?;
-            let temporary = path.with_extension("new");
-            let _ = fs::remove_file(&temporary);
-            fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&temporary)
-                .and_then(|mut out| out.write_all(text.as_bytes()).and_then(|()| out.sync_all()))
-                .and_then(|()| fs::rename(&temporary, path))
-                .map_err(file)?;
+            kohakuriver_durable::write(path, text.as_bytes(), 0o600).map_err(file)?;
             Ok(made)
         }
         Err(error) => Err(file(error)),

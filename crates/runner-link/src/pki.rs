@@ -10,8 +10,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -340,21 +339,10 @@ fn signing_request(key: &KeyPair) -> Result<String, PkiError> {
     Ok(CertificateParams::new(Vec::new())?.serialize_request(key)?.pem()?)
 }
 
-/// Writes a secret file: 0600 from its first byte, complete or not at all.
+/// Writes a secret file with mode 0600.
 fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
-    let failed = |source| PkiError::File { path: path.to_owned(), source };
-    let temporary = path.with_extension("new");
-    let _ = fs::remove_file(&temporary);
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(failed)?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(failed)?;
-    fs::rename(&temporary, path).map_err(failed)?;
-    let dir = path.parent().unwrap_or(Path::new("."));
-    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+    kohakuriver_durable::write(path, content, 0o600)
+        .map_err(|source| PkiError::File { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
 use sha2::{Digest, Sha256};
 
-use crate::durable;
 use crate::layout::{AGENT_NAME, Layout};
+use kohakuriver_durable as durable;
 
 /// The name the instance's own programs see.
 pub fn hostname(spec: &InstanceSpec, id: InstanceId) -> String {

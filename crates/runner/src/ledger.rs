@@ -20,9 +20,9 @@ use kohakuriver_model::InstanceId;
 use kohakuriver_runner_link::protocol::Order;
 use serde::{Deserialize, Serialize};
 
-use crate::durable;
 use crate::layout::Layout;
 use crate::plan::{Failure, Limits, PlanInput, StartRecord};
+use kohakuriver_durable as durable;
 
 /// One instance's entry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

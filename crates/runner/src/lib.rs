@@ -18,7 +18,6 @@ mod backend;
 mod clock;
 mod data_pool;
 mod driver;
-mod durable;
 mod inventory;
 mod layout;
 mod ledger;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::durable;
+use kohakuriver_durable as durable;
 
 /// Held for the runner's life; the kernel lets go of it when the process ends, however it ends.
 #[derive(Debug)]

@@ -160,7 +160,7 @@ impl Disks {
                 let _ = fs::remove_dir_all(this.layer_dir(&name));
                 this.cut.point()?;
                 fs::rename(&dir, this.layer_dir(&name))?;
-                Ok(sync_dir(&this.layers_dir())?)
+                Ok(kohakuriver_durable::sync_dir(&this.layers_dir())?)
             });
             if made.is_err() && this.cut.point().is_ok() {
                 let _ = fs::remove_dir_all(&dir);
@@ -272,7 +272,7 @@ impl Disks {
         copy_owner(&dir.join(current), &dir.join(UNNAMED))?;
         self.cut.point()?;
         fs::rename(dir.join(UNNAMED), dir.join(next))?;
-        sync_dir(dir)?;
+        kohakuriver_durable::sync_dir(dir)?;
         Ok(())
     }
 
@@ -349,7 +349,7 @@ impl Disks {
             run(rebase, REBASE_LIMIT).await?;
             File::open(dir.join(UNNAMED))?.sync_all()?;
             fs::rename(dir.join(UNNAMED), dir.join(current))?;
-            Ok(sync_dir(dir)?)
+            Ok(kohakuriver_durable::sync_dir(dir)?)
         };
         let outcome: Result<(), DiskError> = flat.await;
         if outcome.is_err() {
@@ -478,19 +478,6 @@ fn copy(from: &Path, to: &Path, copying: &impl Fn(u8)) -> io::Result<()> {
     }
 }
 
-fn write_durably(path: &Path, text: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = File::create(&temporary)?;
-    io::Write::write_all(&mut file, text)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    path.parent().map_or(Ok(()), sync_dir)
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
 async fn overlay(dir: &Path, name: &str, layer: &str, bytes: u64) -> Result<(), DiskError> {
     let mut create = tool(dir);
     let below = format!("../../layers/{layer}/{DISK}");
@@ -520,7 +507,7 @@ fn describe(dir: &Path, layer: &Layer) -> Result<(), DiskError> {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o444))?;
     std::os::unix::fs::chown(&file, Some(0), Some(0)).or_else(unless_root)?;
     let text = serde_json::to_vec(layer).map_err(io::Error::other)?;
-    Ok(write_durably(&dir.join(ABOUT), &text)?)
+    Ok(kohakuriver_durable::write(&dir.join(ABOUT), &text, 0o644)?)
 }
 
 fn tool(dir: &Path) -> Command {

@@ -8,7 +8,6 @@ use kohakuriver_net::Socket;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
-use super::replace;
 use crate::config::{AgentConfig, CONFIG_FILE, MAX_CONFIG_BYTES};
 use crate::serve::refuse;
 
@@ -45,6 +44,6 @@ fn put(text: &[u8], config_dir: &Path) -> Result<(), String> {
     if new.task_id != old.task_id {
         return Err(format!("these are the settings of {}, this is {}", new.task_id, old.task_id));
     }
-    replace(&config_dir.join(CONFIG_FILE), text)
+    kohakuriver_durable::write(&config_dir.join(CONFIG_FILE), text, 0o600)
         .map_err(|error| format!("the settings cannot be written in the VPS: {error}"))
 }

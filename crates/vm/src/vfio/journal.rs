@@ -2,9 +2,8 @@
 //!
 //! One file per machine, `<task id>.json`, replaced as a whole and removed last.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use kohakuriver_model::InstanceId;
@@ -79,32 +78,17 @@ impl Journal {
 
     /// On the disk when this returns.
     pub fn write(&self, task: InstanceId, entry: &Entry) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        let path = self.path(task);
-        let fresh = path.with_extension("new");
-        let text = serde_json::to_vec_pretty(entry)?;
-        match fs::remove_file(&fresh) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&fresh, &path)?;
-        sync(&self.dir)
+        kohakuriver_durable::private_dir(&self.dir)?;
+        kohakuriver_durable::write(&self.path(task), &serde_json::to_vec_pretty(entry)?, 0o600)
     }
 
     pub fn remove(&self, task: InstanceId) -> io::Result<()> {
         match fs::remove_file(self.path(task)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
-            Ok(()) => sync(&self.dir),
+            Ok(()) => kohakuriver_durable::sync_dir(&self.dir),
         }
     }
-}
-
-fn sync(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use kohakuriver_vm::distribution::{find_program, this_machine};
 use super::client::is_disk_full;
 use super::shared_job::Reporter;
 use crate::backend::BackendError;
-use crate::durable;
+use kohakuriver_durable as durable;
 
 /// What people miss first in a minimal system.
 const PACKAGES: &str = "bash,ca-certificates,procps,iproute2,iputils-ping,less,nano,sudo,curl,\

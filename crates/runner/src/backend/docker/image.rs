@@ -32,8 +32,8 @@ use super::shared_job::{Jobs, Outcome, Reporter};
 use super::snapshot;
 use super::tarball::{self, TarKind};
 use crate::backend::{BackendError, Progress};
-use crate::durable;
 use crate::layout::Layout;
+use kohakuriver_durable as durable;
 
 mod environment;
 mod plain;

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use self::merge::merge;
-use crate::durable;
+use kohakuriver_durable as durable;
 
 pub mod kept;
 mod merge;

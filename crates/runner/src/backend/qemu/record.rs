@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use super::oom::{self, OUT_OF_MEMORY};
 use crate::clock;
-use crate::durable;
 use crate::plan::{Lifecycle, Limits};
+use kohakuriver_durable as durable;
 
 const MACHINE: &str = "machine.json";
 pub const STARTED: &str = "started";

@@ -25,7 +25,7 @@ use super::record::{Machine, MachineDir, SnapshotFile, read};
 use super::{QemuBackend, disk, files};
 use crate::backend::{BackendError, SnapshotWish};
 use crate::clock;
-use crate::durable;
+use kohakuriver_durable as durable;
 
 impl QemuBackend {
     fn snapshots_root(&self) -> PathBuf {

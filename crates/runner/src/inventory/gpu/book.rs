@@ -8,7 +8,7 @@ use kohakuriver_model::node::{Gpu, GpuVfio};
 use kohakuriver_vm::vfio::{Pci, PciAddress};
 use serde::{Deserialize, Serialize};
 
-use crate::durable;
+use kohakuriver_durable as durable;
 
 const FILE: &str = "gpus.json";
 

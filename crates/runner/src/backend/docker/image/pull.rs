@@ -29,7 +29,7 @@ use super::refusal::Refusal;
 use crate::backend::docker::client::plain;
 use crate::backend::docker::shared_job::{Outcome, Reporter};
 use crate::backend::{BackendError, Progress};
-use crate::durable;
+use kohakuriver_durable as durable;
 
 /// A registry that says nothing for this long is not going to.
 const PULL_SILENCE: Duration = Duration::from_secs(120);

@@ -1,11 +1,17 @@
-//! Files that are complete or not there at all, also after a power cut.
+//! Atomic file replacement: readers, and the next start after a crash or a power cut, see the old
+//! content or the new, never part of it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Replaces `path` with `content`: a reader sees the old file or the new one.
+/// Replaces `path` with `content`, a file of `mode`, and syncs file and directory before it returns.
+///
+/// The new content is written beside it as `.NAME.new`; what a crash left there is replaced.
+///
+/// # Errors
+/// The directory cannot be written. The old file is still there then.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -22,12 +28,18 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     sync_dir(dir)
 }
 
-/// Makes what was created, renamed or removed in `dir` outlive a power cut.
+/// Syncs `dir`: files created, renamed or removed in it before survive a power cut.
+///
+/// # Errors
+/// The directory cannot be opened or synced.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Creates `dir` and its parents, readable by the owner only.
+/// Creates `dir` and its parents with mode 0700; existing ones are left as they are.
+///
+/// # Errors
+/// One of them cannot be created.
 pub fn private_dir(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
