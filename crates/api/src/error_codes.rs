@@ -24,6 +24,11 @@ const fn entry(code: &'static str, cause: &'static str, remedy: &'static str) ->
 /// All codes, in alphabetical order.
 pub const ERROR_CODES: &[ErrorCode] = &[
     entry(
+        "agent_silent",
+        "The agent inside the VPS did not answer after its start.",
+        "Restart the VPS; `kohakuriver vps status` has the last lines of its log.",
+    ),
+    entry(
         "ambiguous",
         "The text given matches more than one VPS or snapshot.",
         "Give more of the id, or the snapshot's tag; the hint lists the candidates.",
@@ -71,6 +76,11 @@ pub const ERROR_CODES: &[ErrorCode] = &[
     ),
     entry("disabled", "The account is disabled.", "Ask an admin to enable it."),
     entry(
+        "disappeared",
+        "The container or VM is no longer on its node.",
+        "Delete the VPS and create another, from a snapshot if there is one.",
+    ),
+    entry(
         "disk_full",
         "The disk of the host, the node or the VPS is full.",
         "Free space where the message says, then repeat.",
@@ -79,6 +89,11 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "engine_unavailable",
         "The node's Docker engine or QEMU does not answer.",
         "Run `kohakuriver doctor` on the node.",
+    ),
+    entry(
+        "environment_not_found",
+        "The node has no container image for this environment.",
+        "See the node's shared storage, or name an image with `--image`.",
     ),
     entry("exists", "A file with this name exists.", "Delete it first, or allow overwriting."),
     entry(
@@ -97,6 +112,11 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "Reach the host by its address, or name it with `--name`.",
     ),
     entry(
+        "gpu_unavailable",
+        "A GPU that the VPS holds cannot be given to it now.",
+        "See `kohakuriver node status`; the message names the card.",
+    ),
+    entry(
         "has_vps",
         "The account owns VPSes and cannot be deleted.",
         "Delete them, give them to other accounts with `kohakuriver vps give`, or disable the account.",
@@ -105,6 +125,16 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "https_only",
         "The port speaks https only, and the request came as http.",
         "Use `https://`.",
+    ),
+    entry(
+        "image_not_found",
+        "The registry or the node has no image of this name.",
+        "Check the name and tag; `docker pull` on the node shows what its engine answers.",
+    ),
+    entry(
+        "image_unavailable",
+        "The image cannot be fetched: its registry does not answer, refuses, or is not allowed on the node.",
+        "The message names the registry; an operator can allow it with `--allow-registry`.",
     ),
     entry("internal", "A fault of the host.", "The host's log has the cause; report it."),
     entry(
@@ -285,7 +315,17 @@ pub const ERROR_CODES: &[ErrorCode] = &[
     ),
     entry("slow", "The host or the agent did not answer in time.", "Try again."),
     entry("slow_body", "The request's body came too slowly.", "Send it again."),
+    entry(
+        "snapshot_not_found",
+        "The node does not have the snapshot.",
+        "See `kohakuriver vps snapshot list`.",
+    ),
     entry("stale", "Another request was faster.", "Read the object again and repeat."),
+    entry(
+        "start_refused",
+        "The engine refused to start the VPS.",
+        "The message has the engine's own words.",
+    ),
     entry("stopping", "The host or the node is stopping.", "Try again in a moment."),
     entry(
         "too_large",
