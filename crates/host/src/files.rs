@@ -1,7 +1,7 @@
-//! Files of an instance as the host asks for them: one request, its answer.
+//! Files of an instance: one request, one reply at a time.
 //!
-//! Root in an instance may answer in its agent's place. So an answer that is collected here is held
-//! to what was asked: one that is longer ends the stream ([`ClientError::TooMuch`]).
+//! A root user in the instance may reply in the agent's place. So a collected reply is held to the
+//! request: a longer one ends the stream ([`ClientError::TooMuch`]).
 
 use kohakuriver_agent_protocol::files::{
     Answers, Ask, ClientError, Entry, FilesOutput, MAX_LIST, MAX_NAME, MAX_PATH, Orders, Word,
@@ -17,18 +17,18 @@ use crate::sessions::open::{OpenSession, OpenSessionError, open_session};
 use crate::sessions::registry::Guard;
 use crate::sessions::streams::InstanceStream;
 
-/// An open stream of requests for files. Dropping it ends what is going on.
+/// An open stream of file requests. Dropping it ends the request in progress.
 #[derive(Debug)]
 pub struct Files {
     pub orders: Orders<WriteHalf<InstanceStream>>,
     pub answers: Answers<ReadHalf<InstanceStream>>,
-    /// What answers may hold of the host's memory.
+    /// The host memory that replies may take.
     memory: Bytes,
     _guard: Guard,
 }
 
 impl Files {
-    /// Of the instance that `text` means.
+    /// Opens the files of the instance that `text` identifies.
     pub async fn open(app: &App, caller: &Caller, text: &str) -> Result<Self, OpenSessionError> {
         let OpenSession { stream, guard } =
             open_session(app, caller, text, StreamTarget::Files).await?;
@@ -37,24 +37,24 @@ impl Files {
         Ok(Self { orders, answers, memory, _guard: guard })
     }
 
-    /// Asks, and returns the first message of the answer.
+    /// Sends a request and returns the first message of the reply.
     pub async fn ask(&mut self, ask: Ask) -> Result<FilesOutput, ClientError> {
         self.orders.ask(ask).await?;
         self.orders.flush().await?;
         self.answers.next().await
     }
 
-    /// Asks for something whose answer is that it is done.
+    /// Sends a request whose reply is a confirmation.
     pub async fn act(&mut self, ask: Ask) -> Result<(), ClientError> {
         self.ask(ask).await?.done()
     }
 
-    /// Asks for something whose answer is a file's attributes, or begins with them.
+    /// Sends a request whose reply is, or begins with, a file's attributes.
     pub async fn find(&mut self, ask: Ask) -> Result<Entry, ClientError> {
         self.ask(ask).await?.found()
     }
 
-    /// Asks for entries, [`MAX_LIST`] at most; the flag tells whether there are more.
+    /// Lists entries, [`MAX_LIST`] at most; the flag is true where there are more.
     pub async fn list(&mut self, path: Word) -> Result<(Held<Vec<Entry>>, bool), ClientError> {
         let mut message = self.ask(Ask::List { path, limit: MAX_LIST }).await?;
         let mut entries = Held { value: Vec::new(), memory: Vec::new() };
@@ -74,7 +74,7 @@ impl Files {
         }
     }
 
-    /// Asks for the first `limit` bytes of a file. Answers its length too.
+    /// Reads the first `limit` bytes of a file. Returns its length too.
     pub async fn read(
         &mut self,
         path: Word,
@@ -95,25 +95,25 @@ impl Files {
     }
 }
 
-/// Something that counts as the caller's memory until it has been sent.
+/// A value that counts as the caller's memory until it has been sent.
 #[derive(Debug)]
 pub struct Held<T> {
     pub value: T,
     pub memory: Vec<HeldBytes>,
 }
 
-/// An entry's attributes, here and as JSON.
+/// Memory of an entry's attributes, here and as JSON.
 const ENTRY: usize = 512;
-/// What a byte of a file may become: six of an escape, beside itself.
+/// Growth of a byte of a file: six of a JSON escape, beside itself.
 const AS_JSON: usize = 7;
 
-/// Bytes of an entry's texts.
+/// Returns the number of bytes of an entry's texts.
 fn text(entry: &Entry) -> usize {
     let Entry { name, target, owner, .. } = entry;
     name.bytes() + target.as_ref().map_or(0, Word::bytes) + owner.as_ref().map_or(0, String::len)
 }
 
-/// Whether a filesystem can have this.
+/// Checks that a filesystem can have this entry.
 fn is_real(entry: &Entry) -> bool {
     let Entry { name, target, owner, .. } = entry;
     name.bytes() <= MAX_NAME

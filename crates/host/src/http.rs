@@ -1,4 +1,4 @@
-//! The HTTP API. Handlers extract, authorise, call and map; nothing is decided here.
+//! The HTTP API. Handlers extract, authorize, call and map; nothing is decided here.
 
 mod approval;
 mod audit;
@@ -47,19 +47,19 @@ use error::ApiError;
 pub use held::Requests;
 pub use serve::serve;
 
-/// The largest body anybody has a reason to send: a create with many keys.
+/// The largest body of a valid request, in bytes: a create with many keys.
 const MAX_BODY: usize = 1024 * 1024;
 
 #[derive(OpenApi)]
 #[openapi(info(
     title = "KohakuRiver",
-    description = "Long-running machines one can SSH into, on a cluster of Linux hosts. \
+    description = "VPSes with SSH access, on a cluster of Linux hosts. \
                    Errors are `{detail, code, hint?}`.",
     license(name = "MIT OR Apache-2.0")
 ))]
 struct Document;
 
-/// All routes, with the OpenAPI document made from them at `/openapi.json`.
+/// Returns all routes, with the OpenAPI document generated from them at `/openapi.json`.
 fn router(app: Arc<App>) -> Router {
     let (router, mut document): (Router<Arc<App>>, _) =
         OpenApiRouter::with_openapi(Document::openapi())
@@ -90,16 +90,16 @@ fn router(app: Arc<App>) -> Router {
         .merge(welcome::routes())
         .merge(fs::sockets())
         .route("/openapi.json", get(async move || Json(document.as_ref().clone())))
-        .fallback(elsewhere)
+        .fallback(redirect_trailing_slash)
         .method_not_allowed_fallback(async || ApiError::wrong_method())
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(map_response(error::in_our_shape))
+        .layer(map_response(error::to_error_body))
         .layer(from_fn_with_state(app.clone(), guard::guard))
         .with_state(app)
 }
 
-/// Existing clients write a slash at the end of some paths, and follow where they are sent.
-async fn elsewhere(uri: http::Uri) -> Response {
+/// Redirects paths with a trailing slash, as existing clients write them; answers 404 to others.
+async fn redirect_trailing_slash(uri: http::Uri) -> Response {
     match uri.path().strip_suffix('/').filter(|path| path.starts_with("/api/")) {
         Some(path) => {
             let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();

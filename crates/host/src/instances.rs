@@ -1,5 +1,5 @@
-//! Acts on instances: what HTTP and every other way in call. Decisions are the model's; this
-//! module reads, decides, writes, and tells the node.
+//! Operations on instances, as HTTP and every other entry point call them. The model decides; this
+//! module reads, applies the decision, writes, and notifies the node.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -20,20 +20,21 @@ use crate::present;
 pub mod keys;
 pub mod machines;
 pub mod received;
-pub mod request;
-pub mod requested;
-pub mod shown;
-pub mod snapshots;
 
-use request::RequestError;
+pub mod approval;
+pub mod snapshots;
+pub mod validate;
+pub mod visible;
+
+use validate::RequestError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum InstanceError {
     #[error("there is no VPS '{0}'")]
     Unknown(String),
-    #[error("'{text}' is the beginning of several ids")]
+    #[error("'{text}' is a prefix of several ids")]
     Ambiguous { text: String, ids: Vec<InstanceId> },
-    #[error("VPS {name} is {status}{}", .transition.map(|word| format!(" ({word})")).unwrap_or_default())]
+    #[error("VPS {name} is {status}{}", .transition.map(|step| format!(" ({step})")).unwrap_or_default())]
     NotNow {
         name: String,
         status: Status,
@@ -41,7 +42,7 @@ pub enum InstanceError {
         possible: &'static [&'static str],
         act: &'static str,
     },
-    #[error("VPS {name} is a virtual machine, and those cannot be paused or resumed")]
+    #[error("VPS {name} is a virtual machine; virtual machines cannot be paused or resumed")]
     NoPause { name: String },
     #[error("VPS {name} is being deleted")]
     Leaving { name: String },
@@ -49,33 +50,31 @@ pub enum InstanceError {
     NoSnapshot { name: String, which: String },
     #[error("VPS {name} has {} snapshots named {which}", tags.len())]
     AmbiguousSnapshot { name: String, which: String, tags: Vec<u64> },
-    #[error("a restore would delete what VPS {name} has in {}, which no snapshot holds", paths.join(", "))]
+    #[error("restoring VPS {name} would delete its data in {}, which no snapshot contains", paths.join(", "))]
     OutsideDisk { name: String, paths: Vec<String> },
-    #[error("node '{node}' went away before it answered")]
+    #[error("node '{node}' disconnected before it answered")]
     NodeAway { node: String },
     #[error("node '{node}' is offline")]
     NodeOffline { node: String },
     #[error("node '{node}' did not answer within {} s", .limit.as_secs())]
     NodeSlow { node: String, limit: Duration },
-    #[error("VPS {name} is no virtual machine")]
+    #[error("VPS {name} is not a virtual machine")]
     NoMachine { name: String },
-    #[error("no VPS has the id {0}: say which node keeps this machine")]
+    #[error("no VPS has the id {0}; give the node that holds this virtual machine")]
     WhichNode(String),
-    /// The node could not do it; its own words.
+    /// The node could not do it; the message is the node's.
     #[error("{message}")]
     Node { code: FailureCode, message: String, hint: Option<String> },
-    /// The caller may not; what they must not know of is `Unknown`.
+    /// The caller lacks the permission. An instance that the caller must not know of is `Unknown`.
     #[error(transparent)]
     Denied(Denied),
-    #[error("this request was decided on already, or withdrawn")]
+    #[error("this request was already decided or withdrawn")]
     Decided,
-    #[error(
-        "request {0} is not the one that was shown: it was changed, or withdrawn and made anew"
-    )]
+    #[error("request {0} changed since it was displayed, or was withdrawn and created again")]
     NotAsShown(InstanceId),
     #[error("the account of '{name}' is disabled")]
     OwnerGone { name: String },
-    #[error("VPS {name} would get more than it was approved with")]
+    #[error("VPS {name} would exceed what was approved")]
     NeedsOperator { name: String },
     #[error(transparent)]
     Request(#[from] RequestError),
@@ -85,18 +84,19 @@ pub enum InstanceError {
     Store(#[from] StoreError),
 }
 
-/// How often a decision is made anew when somebody else was faster.
+/// How often a decision is repeated after a concurrent change.
 const RETRIES: u32 = 5;
 
-/// How long an answer is held back for a failed create's removal.
+/// How long the response to a failed create waits for the removal.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(5);
 
-/// Finds the one instance, or request for one, that a text means to the caller.
+/// Finds the instance, or request for one, that a text identifies for the caller.
 pub async fn find(app: &App, caller: &Caller, text: &str) -> Result<InstanceId, InstanceError> {
     find_in(app, text, caller.scope()).await
 }
 
-/// As [`find`], for what goes inside or reads what is inside: a plain name is the caller's own.
+/// Does the same as [`find`] for access to an instance's inside: a plain name means the caller's
+/// own.
 pub async fn find_to_enter(
     app: &App,
     caller: &Caller,
@@ -113,7 +113,7 @@ async fn find_in(app: &App, text: &str, scope: Scope) -> Result<InstanceId, Inst
     }
 }
 
-/// A refusal in the words of an instance that somebody called `text`.
+/// Maps a denial to the error about the instance named `text`.
 pub fn denied(text: &str) -> impl FnOnce(Denied) -> InstanceError {
     move |denied| match denied {
         Denied::Hidden => InstanceError::Unknown(text.to_owned()),
@@ -128,7 +128,7 @@ pub async fn get(app: &App, access: &Authorized) -> Result<InstanceRow, Instance
     app.store.lookup_instance(id).await?.ok_or_else(|| InstanceError::Unknown(id.to_string()))
 }
 
-/// Does what a person asks. Asking for what is so already changes nothing.
+/// Applies an act. One that asks for the present state changes nothing.
 pub async fn act(
     app: &App,
     caller: &Caller,
@@ -138,7 +138,8 @@ pub async fn act(
     act_with(app, caller, access, act, String::new(), |spec| Ok(spec.clone())).await
 }
 
-/// As [`act`], for acts that change the specification too. `edit` may be called several times.
+/// Does the same as [`act`] for acts that change the specification too. `edit` may be called
+/// several times.
 pub async fn act_with(
     app: &App,
     caller: &Caller,
@@ -150,7 +151,7 @@ pub async fn act_with(
     act_as(app, caller, access, act, (act.verb(), detail), edit).await
 }
 
-/// As [`act_with`], under another name in the instance's history.
+/// Does the same as [`act_with`], under another name in the instance's history.
 pub async fn act_as(
     app: &App,
     caller: &Caller,
@@ -175,11 +176,11 @@ pub async fn act_as(
         };
         let spec = edit(&row.spec)?;
         if act == Act::Update {
-            // Of the row that is compared when it is written: what was checked is what is used.
-            require_modest(app, caller, &row, &spec).await?;
+            // Uses the row that is compared on write: what was checked is what is used.
+            check_approved(app, caller, &row, &spec).await?;
         }
-        // A node that is away keeps what it has, and the order waits for it. One without an
-        // engine cannot take back what it has given up.
+        // An offline node keeps what it has, and the command waits for it. A node without an engine
+        // cannot take back what it released.
         let unavailable = unavailable_nodes(app, &row.spec, &BTreeMap::new()).await?;
         let event = NewEvent { kind, actor: caller.name(), detail: detail.clone() };
         let asker = caller.user_id().filter(|_| caller.role() < Role::Operator);
@@ -194,13 +195,14 @@ pub async fn act_as(
         }
         tracing::info!(task.id = %row.id, ?act, generation = intent.generation, "asked");
         let row = InstanceRow { intent, spec: change.spec, ..row };
-        tell(app, &row);
+        notify(app, &row);
         return Ok(row);
     }
 }
 
-/// Whether the caller may change this much: more than was approved needs an operator, or a rule.
-async fn require_modest(
+/// Checks a change of the specification: more than was approved needs an operator or a group's
+/// rule.
+async fn check_approved(
     app: &App,
     caller: &Caller,
     row: &InstanceRow,
@@ -209,16 +211,16 @@ async fn require_modest(
     let Some(person) = caller.person().filter(|person| person.role < Role::Operator) else {
         return Ok(());
     };
-    if requested::asks_for_more(&row.spec, new)
-        && requested::rule(app, person.id, &Holdings::of(new, true)).await?.is_none()
+    if approval::asks_for_more(&row.spec, new)
+        && approval::rule(app, person.id, &Holdings::of(new, true)).await?.is_none()
     {
         return Err(InstanceError::NeedsOperator { name: display_name(row.id, &row.spec) });
     }
     Ok(())
 }
 
-/// Waits until the task's revision is not `since` any more, or the time is over; then answers
-/// what it is. An unknown id, also one that was deleted while waiting, is an error.
+/// Waits until the task's revision differs from `since` or the time is over, then returns the task.
+/// An unknown id, also one that was deleted while waiting, is an error.
 pub async fn wait_for_change(
     app: &App,
     caller: &Caller,
@@ -244,7 +246,7 @@ pub async fn wait_for_change(
     }
 }
 
-/// Waits until what was asked is so, or something is in its way, or the time is over.
+/// Waits until the act is done, is blocked, or the time is over.
 pub async fn wait_for_act(
     app: &App,
     access: &Authorized,
@@ -261,8 +263,7 @@ pub async fn wait_for_act(
     }
 }
 
-/// Waits until the instance has left `assigning` or something is in its way, for callers that
-/// want one answer.
+/// Waits until the instance has left `assigning` or is blocked, for callers that want one response.
 pub async fn wait_settled(app: &App, access: &Authorized) -> Result<Task, InstanceError> {
     let mut changes = app.changes.subscribe();
     loop {
@@ -276,8 +277,8 @@ pub async fn wait_settled(app: &App, access: &Authorized) -> Result<Task, Instan
     }
 }
 
-/// Deletes what never ran, and waits a moment until it is gone: whoever hears of the failure can
-/// use its name again. A node that cannot be asked now removes it when it can.
+/// Deletes an instance that never ran, and waits briefly until it is gone, so that its name can be
+/// used again at once. A node that is offline removes it when it reconnects.
 pub async fn remove_failed(
     app: &App,
     caller: &Caller,
@@ -294,7 +295,7 @@ pub async fn remove_failed(
     Ok(())
 }
 
-fn tell(app: &App, row: &InstanceRow) {
+fn notify(app: &App, row: &InstanceRow) {
     app.runners.order(&row.node_id, row.id);
     app.changes.notify();
 }
@@ -313,7 +314,7 @@ fn refused(
     InstanceError::NotNow { name, status, transition, possible, act: act.verb() }
 }
 
-/// What people call it.
+/// Returns the name to display: the quoted name, or the id.
 pub fn display_name(id: InstanceId, spec: &InstanceSpec) -> String {
     match &spec.name {
         Some(name) => format!("'{name}'"),
@@ -321,7 +322,7 @@ pub fn display_name(id: InstanceId, spec: &InstanceSpec) -> String {
     }
 }
 
-/// Nodes that cannot take this work now, and why, for placement.
+/// Lists the nodes that cannot take this work now with the reason, for placement.
 async fn unavailable_nodes(
     app: &App,
     spec: &InstanceSpec,
@@ -346,7 +347,7 @@ async fn unavailable_nodes(
     Ok(unavailable)
 }
 
-/// Why a machine runs nothing on this backend. The other one may work all the same.
+/// Explains why a node cannot run this backend. Its other backend may work.
 fn cannot_run(backend: BackendKind, inventory: &Inventory) -> Option<String> {
     match (backend, &inventory.docker, &inventory.vm) {
         (BackendKind::Docker, DockerState::Ready { .. }, _)
@@ -360,7 +361,7 @@ fn cannot_run(backend: BackendKind, inventory: &Inventory) -> Option<String> {
     }
 }
 
-/// A node by its name, for messages.
+/// Parses a node's name.
 pub fn parse_node(text: &str) -> Result<NodeName, RequestError> {
     text.parse().map_err(RequestError::Name)
 }

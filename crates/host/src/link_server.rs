@@ -1,4 +1,4 @@
-//! The link port: accepts runners and sends each connection where its protocol name says.
+//! The link port: accepts runners and dispatches each connection by its protocol name.
 
 mod pace;
 mod session;
@@ -21,10 +21,10 @@ use tokio_util::sync::CancellationToken;
 use crate::host::App;
 use crate::join;
 
-/// Handshakes under way at once: a stranger cannot make us hold more than this.
+/// Maximum concurrent handshakes: a bound on what unauthenticated peers can hold.
 const MAX_HANDSHAKES: usize = 256;
 
-/// Accepts until told to stop.
+/// Accepts connections until shutdown.
 pub async fn serve(
     app: Arc<App>,
     listener: TcpListener,
@@ -46,7 +46,7 @@ pub async fn serve(
             }
         };
         let Ok(permit) = handshakes.clone().try_acquire_owned() else {
-            tracing::warn!(%peer, "too many handshakes at once; connection dropped");
+            tracing::warn!(peer.addr = %peer, "too many handshakes at once; connection dropped");
             continue;
         };
         let (app, acceptor, shutdown) = (app.clone(), acceptor.clone(), shutdown.clone());
@@ -55,14 +55,16 @@ pub async fn serve(
             let handshake = timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await;
             match handshake {
                 Ok(Ok(stream)) => dispatch(app, stream, permit, shutdown).await,
-                Ok(Err(error)) => tracing::debug!(%peer, %error, "link handshake failed"),
-                Err(_) => tracing::debug!(%peer, "link handshake took too long"),
+                Ok(Err(error)) => {
+                    tracing::debug!(peer.addr = %peer, %error, "link handshake failed")
+                }
+                Err(_) => tracing::debug!(peer.addr = %peer, "link handshake timed out"),
             }
         });
     }
 }
 
-/// The permit is kept for as long as the peer is a stranger.
+/// Routes a connection. The permit is held until the peer has authenticated.
 async fn dispatch(
     app: Arc<App>,
     stream: TlsStream<TcpStream>,
@@ -79,11 +81,12 @@ async fn dispatch(
         (Some(ALPN_ENROLL), _) => join::serve(&app, FrameStream::small(stream)).await,
         (Some(ALPN_CONTROL), Some(node)) => session::serve(app, node, stream, shutdown).await,
         (Some(ALPN_DATA), Some(node)) => accept_data(&app, &node, stream),
-        _ => tracing::debug!("a link connection without certificate or protocol was dropped"),
+        _ => tracing::debug!("link connection without certificate or protocol dropped"),
     }
 }
 
-/// A removed node has no control session, so its data connections are dropped there too.
+/// Adds a data connection to its node's pool. A removed node has no control session, so its data
+/// connections are dropped.
 fn accept_data(app: &App, node: &NodeId, stream: TlsStream<TcpStream>) {
     app.runners.offer_data(node, stream);
 }

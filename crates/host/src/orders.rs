@@ -1,14 +1,14 @@
-//! What a node is ordered, made of an instance's row.
+//! Builds the command for a node from an instance's row.
 //!
 //! ```text
 //!  row --> keys without long comments --> fits a message?  yes --> whole
 //!                                          no, should be down  --> reduced: no keys, no environment
-//!                                          no, should be up    --> too large: the VPS shows it
+//!                                          no, should be up    --> too large: an error on the VPS
 //! ```
 //!
-//! The store refuses a specification that is too large ([`MAX_SPEC_BYTES`]), so only rows of before
-//! there was that bound get past the first question. One of them costs its own VPS, never the node:
-//! it can still be stopped and deleted, and comes up again once its keys are fewer.
+//! The store refuses a specification that is too large ([`MAX_SPEC_BYTES`]), so only rows from
+//! before that bound fail the first check. Such a row affects its own VPS, never the node: it can
+//! be stopped and deleted, and starts again once it has fewer keys.
 
 use kohakuriver_model::InstanceSpec;
 use kohakuriver_model::bounds::MAX_SPEC_BYTES;
@@ -18,20 +18,20 @@ use kohakuriver_store::InstanceRow;
 
 use crate::instances::keys;
 
-/// An order, as far as one can be sent.
+/// A command, as far as it can be sent.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Prepared {
     Whole(ToRunner),
-    /// What ends an instance says nothing of how it is entered or what runs in it.
+    /// Without keys and environment, which a command to end an instance does not need.
     Reduced(ToRunner),
-    /// Its text would have this many bytes.
+    /// Its encoded length in bytes.
     TooLarge(usize),
 }
 
-/// Makes the order of a row.
+/// Builds the command of a row.
 pub fn prepare(row: &InstanceRow) -> Prepared {
     let whole = message(row, leaned(&row.spec));
-    if rough_bytes(&row.spec) <= MAX_SPEC_BYTES {
+    if estimate_bytes(&row.spec) <= MAX_SPEC_BYTES {
         return Prepared::Whole(whole);
     }
     match encoded_len(&whole) {
@@ -41,9 +41,9 @@ pub fn prepare(row: &InstanceRow) -> Prepared {
     }
 }
 
-/// The length of an order that cannot be sent, where it should be.
+/// Returns the length of a command that should be sent and cannot.
 pub fn excess(row: &InstanceRow) -> Option<usize> {
-    if rough_bytes(&row.spec) <= MAX_SPEC_BYTES {
+    if estimate_bytes(&row.spec) <= MAX_SPEC_BYTES {
         return None;
     }
     match prepare(row) {
@@ -76,8 +76,8 @@ fn reduced(spec: &InstanceSpec) -> InstanceSpec {
     spec
 }
 
-/// No less than the text has, and quick: most rows have a few hundred bytes.
-fn rough_bytes(spec: &InstanceSpec) -> usize {
+/// Returns an upper bound of the encoded length, quickly: most rows have a few hundred bytes.
+fn estimate_bytes(spec: &InstanceSpec) -> usize {
     // A control character takes six bytes in JSON; quotes, separators and numbers the rest.
     let text = |text: &String| 6 * text.len() + 32;
     let env: usize = spec.env.iter().map(|(name, value)| text(name) + text(value)).sum();
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn long_comments_of_old_rows_stay_behind() {
+    fn long_comments_of_old_rows_are_dropped() {
         let keys = (0..100).map(|n| format!("ssh-ed25519 AAAA{n} {}", "x".repeat(60_000)));
         let Prepared::Whole(order) = prepare(&row(with_keys(keys.collect()), Intent::created()))
         else {
@@ -149,7 +149,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rough_length_is_never_below_the_real_one(
+        fn estimated_length_is_never_below_encoded_length(
             env in proptest::collection::btree_map(any::<String>(), any::<String>(), 0..20),
             keys in proptest::collection::vec(any::<String>(), 0..20),
             people in proptest::collection::btree_set(any::<i64>(), 0..50),
@@ -164,7 +164,7 @@ mod tests {
                 ssh: Some(access),
                 ..InstanceSpec::new(ImageSource::Registry { reference: "r".repeat(255) })
             };
-            prop_assert!(rough_bytes(&spec) >= encoded_len(&spec));
+            prop_assert!(estimate_bytes(&spec) >= encoded_len(&spec));
         }
     }
 }

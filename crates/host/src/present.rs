@@ -1,4 +1,4 @@
-//! From what the store and the links know to what the API shows.
+//! Converts rows and runner state to the API's objects.
 
 use std::collections::BTreeMap;
 
@@ -15,15 +15,15 @@ use crate::clock::iso;
 use crate::host::App;
 use crate::orders;
 
-/// Beside the numbers of NUMA nodes, the same facts as a list.
+/// The NUMA nodes' facts as a list, beside the entries by number.
 const NUMA_NODES: &str = "numa_nodes";
 
-/// Whether the node was heard recently enough that its instances keep their status.
+/// Checks whether the node was heard recently enough that its instances keep their status.
 pub fn is_node_seen(app: &App, node: &NodeId) -> bool {
     if app.runners.is_online(node) {
         return true;
     }
-    // A host that just started gives every runner its time to come back.
+    // A host that just started gives every runner time to reconnect.
     let seen_ms =
         app.runners.seen(node).map_or(0, |seen| seen.steady_ms).max(app.started.steady_ms);
     let patience_ms = i64::try_from(app.config.lost_after.as_millis()).unwrap_or(i64::MAX);
@@ -34,7 +34,7 @@ pub fn status_of(app: &App, row: &InstanceRow) -> Status {
     public_status(&row.intent, row.observation.as_ref(), is_node_seen(app, &row.node_id))
 }
 
-/// Grows with every change of the task, also those that are only in memory.
+/// Returns a revision that grows with every change of the task, also those in memory only.
 pub fn revision(app: &App, row: &InstanceRow) -> u64 {
     const IN_MEMORY: u64 = 1 << 32;
     row.revision
@@ -42,13 +42,13 @@ pub fn revision(app: &App, row: &InstanceRow) -> u64 {
         .saturating_add(app.runners.mark(row.id, &row.node_id) % IN_MEMORY)
 }
 
-/// The task object of one instance.
+/// Returns the task object of an instance.
 pub fn task(app: &App, row: &InstanceRow) -> Task {
     let status = status_of(app, row);
     let mut task = Task {
         task_id: row.id.to_string(),
         status: status.to_string(),
-        desired: word(row.intent.desired).unwrap_or_default(),
+        desired: json_text(row.intent.desired).unwrap_or_default(),
         assigned_node: Some(row.node_name.to_string()),
         ssh_port: Some(row.ssh_port.map_or(0, u32::from)),
         submitted_at: Some(iso(row.created_ms)),
@@ -69,9 +69,9 @@ pub fn task(app: &App, row: &InstanceRow) -> Task {
         task.transition = Some(word.to_owned());
         task.transition_since = Some(iso(row.intent_ms));
     }
-    show_observation(&mut task, row, status);
+    set_observation(&mut task, row, status);
     if task.transition.is_some() {
-        // What went wrong before says nothing about what is under way now.
+        // An earlier failure says nothing about the work under way.
         (task.error_message, task.error_code, task.error_hint) = (None, None, None);
     }
     if let Some(progress) =
@@ -88,7 +88,7 @@ pub fn task(app: &App, row: &InstanceRow) -> Task {
     }
     if let Some(bytes) = orders::excess(row) {
         task.error_message = Some(format!(
-            "its node cannot be sent its order: that has {bytes} bytes, at most {MAX_FRAME_BYTES} fit"
+            "its specification is too large for its node: {bytes} bytes, at most {MAX_FRAME_BYTES} fit"
         ));
         task.error_code = Some("too_large".to_owned());
         task.error_hint = Some(format!(
@@ -99,7 +99,7 @@ pub fn task(app: &App, row: &InstanceRow) -> Task {
     task
 }
 
-/// What the specification alone says.
+/// Returns the fields that follow from the specification alone.
 fn of_spec(spec: &InstanceSpec) -> Task {
     let mut task = Task {
         task_type: "vps".to_owned(),
@@ -119,24 +119,24 @@ fn of_spec(spec: &InstanceSpec) -> Task {
         docker_mount_dirs: spec.mounts.iter().map(ToString::to_string).collect(),
         ..Task::default()
     };
-    show_backend(&mut task, spec);
+    set_backend(&mut task, spec);
     task
 }
 
-/// The task object of a request that is no instance yet, or never will be one. `wish`: what it
-/// asks for, where that is still valid.
-pub fn requested(row: &RequestRow, wish: Option<(InstanceSpec, CreateVps)>) -> Task {
-    let mut task = match wish {
-        Some((spec, wish)) => Task {
-            required_gpus: wish.required_gpus.clone().unwrap_or_default(),
-            // One that will have SSH has no port yet.
+/// Returns the task object of a request that is not, or never will be, an instance. `spec`: the
+/// requested one, where that is still valid.
+pub fn request_task(row: &RequestRow, request: Option<(InstanceSpec, CreateVps)>) -> Task {
+    let mut task = match request {
+        Some((spec, request)) => Task {
+            required_gpus: request.required_gpus.clone().unwrap_or_default(),
+            // An instance that will have SSH has no port yet.
             ssh_port: if spec.ssh.is_some() { None } else { Some(0) },
-            gpu_count: wish.gpu_count,
-            target_numa_node_id: wish.target_numa_node_id,
-            requested_node: wish.target_hostname.filter(|name| !name.is_empty()),
-            from_snapshot: wish
-                .from_vps
-                .map(|vps| format!("{vps}:{}", wish.from_snapshot.as_deref().unwrap_or("latest"))),
+            gpu_count: request.gpu_count,
+            target_numa_node_id: request.target_numa_node_id,
+            requested_node: request.target_hostname.filter(|name| !name.is_empty()),
+            from_snapshot: request.from_vps.map(|vps| {
+                format!("{vps}:{}", request.from_snapshot.as_deref().unwrap_or("latest"))
+            }),
             ..of_spec(&spec)
         },
         None => Task::default(),
@@ -158,13 +158,13 @@ pub fn requested(row: &RequestRow, wish: Option<(InstanceSpec, CreateVps)>) -> T
     task
 }
 
-/// Never one that the instance that becomes of it has.
+/// Returns a revision that the instance made from the request never has.
 pub fn request_revision(row: &RequestRow) -> u64 {
     row.revision
 }
 
-/// What only containers or only virtual machines have.
-fn show_backend(task: &mut Task, spec: &InstanceSpec) {
+/// Sets the fields that only containers or only virtual machines have.
+fn set_backend(task: &mut Task, spec: &InstanceSpec) {
     (task.container_name, task.docker_image_name) = match &spec.image {
         ImageSource::Registry { reference } => (None, Some(reference.clone())),
         ImageSource::Environment { name } => {
@@ -186,8 +186,8 @@ fn show_backend(task: &mut Task, spec: &InstanceSpec) {
     .to_owned();
 }
 
-/// What was last seen belongs to the task only if it is of the current start.
-fn show_observation(task: &mut Task, row: &InstanceRow, status: Status) {
+/// Sets the fields of the observation, if it is of the current start.
+fn set_observation(task: &mut Task, row: &InstanceRow, status: Status) {
     let Some(seen) = &row.observation else { return };
     task.ssh_host_key.clone_from(&seen.ssh_host_key);
     if seen.generation < row.intent.start_generation {
@@ -208,7 +208,7 @@ fn show_observation(task: &mut Task, row: &InstanceRow, status: Status) {
                     |bytes| format!("its limit of {}", Memory::from_bytes(bytes)),
                 );
                 task.error_message = Some(format!(
-                    "out of memory: it reached {limit}, and the kernel killed a process of it"
+                    "out of memory: it reached {limit}, and the kernel killed one of its processes"
                 ));
                 task.error_code = Some("out_of_memory".to_owned());
                 task.error_hint = Some(format!(
@@ -220,7 +220,7 @@ fn show_observation(task: &mut Task, row: &InstanceRow, status: Status) {
                 let code = exit_code.map_or("unknown".to_owned(), |code| code.to_string());
                 task.error_message = Some(match row.spec.backend() {
                     BackendKind::Docker => {
-                        format!("its main process ended by itself with exit code {code}")
+                        format!("its main process ended with exit code {code}")
                     }
                     BackendKind::Qemu => {
                         "it was shut down from inside, or its QEMU ended".to_owned()
@@ -249,15 +249,15 @@ fn show_observation(task: &mut Task, row: &InstanceRow, status: Status) {
 }
 
 fn code_text(code: FailureCode) -> Option<String> {
-    word(code)
+    json_text(code)
 }
 
-/// The word that an enum of words is in JSON.
-fn word(value: impl serde::Serialize) -> Option<String> {
+/// Returns the JSON text of a unit enum variant.
+fn json_text(value: impl serde::Serialize) -> Option<String> {
     serde_json::to_value(value).ok()?.as_str().map(ToOwned::to_owned)
 }
 
-/// The node object.
+/// Returns the node object.
 pub fn node(app: &App, row: &NodeRow) -> Node {
     let online = app.runners.is_online(&row.id);
     let metrics = app.runners.metrics(&row.id).unwrap_or_default();

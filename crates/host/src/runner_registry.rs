@@ -1,6 +1,5 @@
-//! What runners say right now: who is connected, their figures, progress of work under way, and
-//! the pools of data connections. Nothing here is the truth; all of it is told again at the next
-//! hello.
+//! The state of connected runners: sessions, metrics, progress of work under way, and pools of data
+//! connections. Nothing here is authoritative; runners report all of it again at the next hello.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -18,37 +17,37 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 
-/// Orders and requests waiting for one runner. A runner that does not take this many is stuck:
-/// its connection is dropped and everything is told again.
+/// Commands and queries waiting for one runner. A runner with a full queue is stuck: it is
+/// disconnected and gets everything again.
 const QUEUE: usize = 1024;
-/// Idle data connections kept for one node; runners keep two.
+/// Idle data connections held for one node; runners keep two.
 const POOL: usize = 16;
-/// One hour of heartbeats.
+/// Samples in one hour of heartbeats.
 const HISTORY: usize = 720;
 
 pub type DataConnection = TlsStream<TcpStream>;
 
-/// A node whose runner is in this process: its agents are reached without a network between.
+/// A node whose runner is in this process: its agents are connected without a network.
 pub trait LocalNode: std::fmt::Debug + Send + Sync {
     /// # Errors
-    /// Why the instance cannot be reached, for the person who asked.
+    /// Returns why the instance cannot be reached, as a message for the caller.
     fn open(
         &self,
         open: StreamOpen,
     ) -> Pin<Box<dyn Future<Output = Result<Socket, String>> + Send + '_>>;
 }
 
-/// Steps of work under way, not worth a disk write each.
+/// A step of work under way, not worth a disk write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
     pub step: String,
     pub percent: Option<u8>,
     pub generation: u64,
-    /// What is in the way, where something is.
+    /// The current obstacle, if there is one.
     pub trouble: Option<Trouble>,
 }
 
-/// Why work under way does not get on. The runner goes on trying.
+/// An obstacle to work under way. The runner keeps trying.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
     pub code: FailureCode,
@@ -56,16 +55,16 @@ pub struct Trouble {
     pub hint: Option<String>,
 }
 
-/// What waits for one runner.
+/// An entry of a runner's queue.
 #[derive(Debug)]
 pub enum Outgoing {
-    /// The order of this instance, as its row is when its turn comes: many changes of one instance
-    /// take no more memory than one.
+    /// The command of this instance, built from its row when its turn comes: many changes of one
+    /// instance take no more memory than one.
     Order(InstanceId),
     Message(ToRunner),
 }
 
-/// One connected runner.
+/// A connected runner.
 #[derive(Debug)]
 pub struct Link {
     pub session: u64,
@@ -80,14 +79,14 @@ struct Node {
     seen: Seen,
     metrics: Metrics,
     history: VecDeque<Sample>,
-    /// Counts what changed of it, so that waiters see it as a revision of its instances.
+    /// Counts its changes, so that waiters see them as a revision of its instances.
     mark: u64,
     pool: VecDeque<DataConnection>,
     arrived: Arc<Notify>,
     dial_error: Option<String>,
 }
 
-/// When a node was last heard: for people, and for measuring its silence.
+/// When a node was last heard: wall time for display, monotonic time for timeouts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
     pub wall_ms: i64,
@@ -100,14 +99,14 @@ impl Seen {
     }
 }
 
-/// A node's figures at one moment.
+/// A node's metrics at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     pub at_ms: i64,
     pub metrics: Metrics,
 }
 
-/// Questions of one kind that runners have not answered yet.
+/// Unanswered queries of one kind.
 #[derive(Debug)]
 struct Open<A> {
     last: u64,
@@ -123,7 +122,7 @@ impl<A> Default for Open<A> {
 impl<A> Open<A> {
     fn ask(&mut self, node: &NodeId) -> (u64, oneshot::Receiver<A>) {
         let (reply, answer) = oneshot::channel();
-        // Who gave up waiting leaves his question behind.
+        // Drops queries whose caller timed out.
         self.waiting.retain(|_, (_, reply)| !reply.is_closed());
         self.last += 1;
         self.waiting.insert(self.last, (node.clone(), reply));
@@ -131,7 +130,7 @@ impl<A> Open<A> {
     }
 
     fn answer(&mut self, node: &NodeId, request: u64, answer: A) {
-        // Only the node that was asked may answer.
+        // Only the queried node may reply.
         if self.waiting.get(&request).is_some_and(|(asked, _)| asked == node)
             && let Some((_, reply)) = self.waiting.remove(&request)
         {
@@ -139,8 +138,8 @@ impl<A> Open<A> {
         }
     }
 
-    /// Nobody will answer these any more: who asked hears it now.
-    fn give_up(&mut self, node: &NodeId) {
+    /// Fails the node's open queries at once.
+    fn drop_node(&mut self, node: &NodeId) {
         self.waiting.retain(|_, (asked, _)| asked != node);
     }
 }
@@ -157,19 +156,19 @@ struct State {
     sessions: u64,
 }
 
-/// All links; shared by everything in the host.
+/// All runner sessions, shared by the whole host.
 #[derive(Debug, Default)]
 pub struct RunnerRegistry {
     state: Mutex<State>,
 }
 
 impl RunnerRegistry {
-    /// Every lock is short and without awaits; a panic inside one poisons nothing that matters.
+    /// Locks the state. Locks are short and without awaits, so a panic inside one leaves it usable.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers a runner's session; an older one of the same node ends.
+    /// Registers a runner's session and ends an older one of the same node.
     pub fn register(
         &self,
         id: &NodeId,
@@ -191,7 +190,7 @@ impl RunnerRegistry {
         (session, receiver, gone)
     }
 
-    /// Ends a session, unless a newer one took its place.
+    /// Ends a session, unless a newer one replaced it.
     pub fn unregister(&self, id: &NodeId, session: u64) {
         let mut state = self.lock();
         let Some(node) = state.nodes.get_mut(id) else {
@@ -201,12 +200,12 @@ impl RunnerRegistry {
             node.link = None;
             node.mark += 1;
             node.pool.clear();
-            state.commands.give_up(id);
-            state.node_queries.give_up(id);
+            state.commands.drop_node(id);
+            state.node_queries.drop_node(id);
         }
     }
 
-    /// A removed node's connection ends at once.
+    /// Ends a removed node's connection at once.
     pub fn forget(&self, id: &NodeId) {
         let node = self.lock().nodes.remove(id);
         if let Some(link) = node.and_then(|node| node.link) {
@@ -231,7 +230,7 @@ impl RunnerRegistry {
         self.lock().nodes.get(id).is_some_and(|node| node.link.is_some())
     }
 
-    /// When the node was last heard in this run of the host.
+    /// Returns when the node was last heard since the host started.
     pub fn seen(&self, id: &NodeId) -> Option<Seen> {
         self.lock().nodes.get(id).map(|node| node.seen)
     }
@@ -241,7 +240,7 @@ impl RunnerRegistry {
         state.nodes.get(id).filter(|node| node.link.is_some()).map(|node| node.metrics)
     }
 
-    /// The last hour, oldest first.
+    /// Returns the last hour's samples, oldest first.
     pub fn history(&self, id: &NodeId) -> Vec<Sample> {
         self.lock()
             .nodes
@@ -250,7 +249,7 @@ impl RunnerRegistry {
             .unwrap_or_default()
     }
 
-    /// Asks a connected runner something; `None` where it is away, or goes away meanwhile.
+    /// Sends a query to a connected runner; `None` where it is, or becomes, disconnected.
     pub async fn ask(
         &self,
         id: &NodeId,
@@ -266,7 +265,7 @@ impl RunnerRegistry {
         answer.await.ok()
     }
 
-    /// As `ask`, about the node itself.
+    /// Does the same as `ask` for the node itself.
     pub async fn ask_node(&self, id: &NodeId, query: NodeQuery) -> Option<NodeReply> {
         let (request, answer) = {
             let mut state = self.lock();
@@ -285,7 +284,8 @@ impl RunnerRegistry {
         self.lock().node_queries.answer(id, request, answer);
     }
 
-    /// Sends the order of an instance if its node is connected; otherwise its next hello gets it.
+    /// Queues the instance's command if its node is connected; otherwise the node's next hello gets
+    /// it.
     pub fn order(&self, id: &NodeId, task_id: InstanceId) {
         self.send(id, Outgoing::Order(task_id));
     }
@@ -300,7 +300,7 @@ impl RunnerRegistry {
         }
     }
 
-    /// Answers whether that is another one than before.
+    /// Sets a task's progress. Returns whether it changed.
     pub fn set_progress(&self, id: InstanceId, progress: Option<Progress>) -> bool {
         let mut state = self.lock();
         if state.progress.get(&id) == progress.as_ref() {
@@ -318,38 +318,38 @@ impl RunnerRegistry {
         self.lock().progress.get(&id).cloned()
     }
 
-    /// What is known of a deleted task goes with it.
+    /// Removes what is known of a deleted task.
     pub fn forget_task(&self, id: InstanceId) {
         let mut state = self.lock();
         state.progress.remove(&id);
         state.marks.remove(&id);
     }
 
-    /// Counts something that changed without a database write: the node fell silent, or is back.
+    /// Counts a change without a database write: the node fell silent, or is back.
     pub fn count_change(&self, id: &NodeId) {
         if let Some(node) = self.lock().nodes.get_mut(id) {
             node.mark += 1;
         }
     }
 
-    /// Grows with every change of the task or its node that is not in the database.
+    /// Returns a counter that grows with every change of the task or its node outside the database.
     pub fn mark(&self, id: InstanceId, node: &NodeId) -> u64 {
         let state = self.lock();
         let task = state.marks.get(&id).copied().unwrap_or_default();
         task + state.nodes.get(node).map_or(0, |node| node.mark)
     }
 
-    /// Says that the node's runner is in this process.
+    /// Registers the node's runner as one in this process.
     pub fn set_local(&self, id: &NodeId, local: Arc<dyn LocalNode>) {
         self.lock().nodes.entry(id.clone()).or_default().local = Some(local);
     }
 
-    /// The node, if its runner is in this process and has said hello.
+    /// Returns the node if its runner is in this process and has said hello.
     pub fn local(&self, id: &NodeId) -> Option<Arc<dyn LocalNode>> {
         self.lock().nodes.get(id).filter(|node| node.link.is_some())?.local.clone()
     }
 
-    /// Puts a data connection into its node's pool; one too many is closed.
+    /// Adds a data connection to its node's pool; a full pool closes it.
     pub fn offer_data(&self, id: &NodeId, connection: DataConnection) {
         let mut state = self.lock();
         let Some(node) = state.nodes.get_mut(id).filter(|node| node.link.is_some()) else {
@@ -362,7 +362,7 @@ impl RunnerRegistry {
         }
     }
 
-    /// Takes an idle data connection; asks for one where there is none.
+    /// Takes an idle data connection; requests one where there is none.
     pub fn take_data(&self, id: &NodeId) -> DataPool {
         let mut state = self.lock();
         let Some(node) = state.nodes.get_mut(id) else {
@@ -377,12 +377,12 @@ impl RunnerRegistry {
         if let Some(error) = node.dial_error.take() {
             return DataPool::Failed(error);
         }
-        // A full queue is a stuck runner; its session ends by itself.
+        // A full queue is a stuck runner; its session ends on its own.
         let _ = link.queue.try_send(Outgoing::Message(ToRunner::DialData { count: 1 }));
         DataPool::Wait(node.arrived.clone())
     }
 
-    /// The runner could not dial: whoever waits should hear it now, not at a time-out.
+    /// Wakes the waiters after a failed dial, so that they need not time out.
     pub fn dial_failed(&self, id: &NodeId, error: String) {
         if let Some(node) = self.lock().nodes.get_mut(id) {
             node.dial_error = Some(error);
@@ -391,11 +391,11 @@ impl RunnerRegistry {
     }
 }
 
-/// What the pool had.
+/// The outcome of taking a data connection.
 #[derive(Debug)]
 pub enum DataPool {
     Ready(Box<DataConnection>),
-    /// One was asked for; wait for this and take again.
+    /// One was requested; wait for this and take again.
     Wait(Arc<Notify>),
     Failed(String),
     Offline,

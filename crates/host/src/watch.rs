@@ -1,9 +1,9 @@
-//! Waking those who wait for a change. One counter for everything: a cluster changes a few times
-//! a second at most, and a waiter that wakes for somebody else's change reads one row.
+//! Wakes waiters for changes. One counter covers everything: a cluster changes a few times a second
+//! at most, and a waiter that wakes for an unrelated change reads one row.
 
 use tokio::sync::watch;
 
-/// Tells waiters that something changed.
+/// Notifies waiters of changes.
 #[derive(Debug)]
 pub struct Changes {
     counter: watch::Sender<u64>,
@@ -20,7 +20,7 @@ impl Changes {
         self.counter.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// Subscribe before reading the state, so that no change falls between the two.
+    /// Subscribes to changes. Call before reading the state, so that no change is missed.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.counter.subscribe()
     }

@@ -1,4 +1,4 @@
-//! One account does its worst, and the host neither grows nor keeps others waiting. The attacker is
+//! An account attacks the host; its memory stays bounded and other clients are served. The attacker is
 //! a process of its own, with the node, so that this process's memory is the host's.
 
 use std::time::{Duration, Instant};
@@ -8,12 +8,12 @@ use kohakuriver_testkit::{Siege, attack, memory};
 
 const ATTACK: Duration = Duration::from_secs(60);
 const MEMORY: u64 = 256 * 1024 * 1024;
-/// Of memory, what an allocator may keep.
+/// The memory that an allocator may retain.
 const KEPT: u64 = 64 * 1024 * 1024;
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn account_that_does_its_worst_fills_no_memory() -> Result<()> {
+async fn attack_by_one_account_leaves_memory_bounded() -> Result<()> {
     let mut siege = Siege::prepare(&["--ignored", "--exact", "attacker"]).await?;
     let before = memory("VmRSS:")?;
     siege.begin().await?;

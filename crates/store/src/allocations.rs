@@ -1,13 +1,13 @@
-//! What instances hold: cores, memory, GPUs, NUMA nodes, SSH ports.
+//! Resources held by instances: cores, memory, GPUs, NUMA nodes, SSH ports.
 //!
 //! ```text
-//!  create, restart, restore --> held <-- running, paused, on the way there, lost
+//!  create, restart, restore --> held <-- running, paused, starting, lost
 //!  stopped, killed, failed (proven by the node) --> released: name, disk, SSH port stay
 //!  deleted (proven) --> nothing stays
 //! ```
 //!
-//! Rows are taken in the transaction that decides on them, and given back only when the node has
-//! proven the end, whatever the status word says meanwhile.
+//! Rows are taken in the transaction that decides on them, and released only when the node has
+//! proven the end, whatever the status is meanwhile.
 
 use std::collections::HashMap;
 
@@ -22,10 +22,10 @@ use crate::instances::CreateError;
 use crate::quota::{start_gpu_time, stop_gpu_time};
 use crate::{Store, StoreError};
 
-/// Ports given to VPSes with SSH start here; the page promises it.
+/// The first port given to VPSes with SSH; documented, so it must not change.
 const FIRST_SSH_PORT: i64 = 9000;
 
-/// What an instance that was placed before takes from its node's account.
+/// The demand of an instance that was placed before on its node.
 pub(crate) fn demand_of(spec: &InstanceSpec) -> Demand {
     let gpus = match spec.gpus.as_slice() {
         [] => GpuDemand::None,
@@ -40,8 +40,8 @@ pub(crate) fn demand_of(spec: &InstanceSpec) -> Demand {
     }
 }
 
-/// All nodes as placement sees them, inside the transaction that will take. `asker` reads the
-/// names of their own instances only.
+/// Reads all nodes for placement, inside the transaction that will allocate. `asker` sees the names
+/// of its own instances only.
 pub(crate) async fn capacities(
     tx: &mut Transaction<'_, Sqlite>,
     unavailable: &HashMap<NodeId, String>,
@@ -105,7 +105,7 @@ const NO_GPU_RUNTIME: &str = "has GPUs that its Docker engine cannot give to con
     nvidia-container-toolkit there, then nvidia-ctk runtime configure --runtime=docker and restart \
     Docker";
 
-/// The names of those who have GPUs, as far as `asker` may know them.
+/// Returns the names of the instances that have GPUs, as far as `asker` may know them.
 async fn gpu_owners(
     tx: &mut Transaction<'_, Sqlite>,
     asker: Option<UserId>,
@@ -127,7 +127,7 @@ async fn gpu_owners(
     Ok(owners)
 }
 
-/// Cores and memory promised to instances that are pinned to NUMA nodes.
+/// Sums cores and memory promised to instances that are pinned to NUMA nodes.
 async fn pinned(
     tx: &mut Transaction<'_, Sqlite>,
 ) -> Result<HashMap<(NodeId, u32), (u32, u64)>, StoreError> {
@@ -145,7 +145,7 @@ async fn pinned(
     Ok(pinned)
 }
 
-/// Writes down what an instance holds from now on.
+/// Records an instance's allocation.
 pub(crate) async fn allocate(
     tx: &mut Transaction<'_, Sqlite>,
     id: InstanceId,
@@ -166,8 +166,8 @@ pub(crate) async fn allocate(
     .execute(&mut **tx)
     .await?;
     for gpu in &spec.gpus {
-        // Placement has looked before. Only one that was started behind our back can find its
-        // card with somebody else, and then the account stays with who was promised it.
+        // Placement has checked before. Only an instance started outside our control can find its
+        // card allocated to another; the card then stays with the instance it was promised to.
         let sql = "INSERT INTO gpu_allocations (node_id, gpu, instance_id) VALUES ($1, $2, $3)
             ON CONFLICT DO NOTHING";
         sqlx::query(sql)
@@ -180,7 +180,7 @@ pub(crate) async fn allocate(
     Ok(())
 }
 
-/// Gives back what it holds, but the SSH port.
+/// Releases an instance's allocation, except the SSH port.
 pub(crate) async fn release(
     tx: &mut Transaction<'_, Sqlite>,
     id: InstanceId,

@@ -1,13 +1,13 @@
-//! What accounts answer to what is shared with them.
+//! Accounts' answers to shares.
 //!
 //! ```text
 //!  shared --taken--> in lists, as NAME.OWNER or under a name of one's own choice
 //!         --declined--> no access, and not asked again
 //! ```
 //!
-//! An answer is about one account and one instance, whether a share of its own or one of a group
-//! reaches it. What was taken counts for shares that existed then: one that ends and is made anew
-//! waits for an answer again.
+//! An answer is about one account and one instance, for its own shares and those of groups alike.
+//! Taking counts for shares that existed then: a share that ends and is created again waits for an
+//! answer again.
 
 use kohakuriver_model::{InstanceId, InstanceName, ShareLevel, UserId};
 use sqlx::{Row, Sqlite, Transaction};
@@ -16,30 +16,30 @@ use crate::events::{NewEvent, insert_event};
 use crate::shares::{ShareState, read_level, touch};
 use crate::{Store, StoreError};
 
-/// Something that is shared with an account, whatever it answered.
+/// A share with an account, whatever its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceivedShare {
     pub id: InstanceId,
     pub name: Option<String>,
-    /// `None`: nobody's.
+    /// `None`: no owner.
     pub owner: Option<String>,
-    /// The most that any of its shares gives.
+    /// The highest level of its shares.
     pub level: ShareLevel,
-    /// The groups by which it reaches the account.
+    /// The groups through which the account has it.
     pub groups: Vec<String>,
     pub state: ShareState,
     pub alias: Option<String>,
-    /// When the oldest of its shares was made.
+    /// When the oldest of its shares was created.
     pub shared_ms: i64,
 }
 
-/// Why an answer was not written.
+/// The reason why an answer was not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
-    /// It is shared with the account no more.
-    #[error("it is not shared with you")]
+    /// The share has ended.
+    #[error("the VPS is not shared with you")]
     NotShared,
-    #[error("you call another VPS '{0}' already")]
+    #[error("you already use the name '{0}' for another VPS")]
     NameTaken(InstanceName),
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -52,7 +52,7 @@ impl From<sqlx::Error> for AnswerError {
 }
 
 impl Store {
-    /// All that is shared with an account, by instance, newest first.
+    /// Lists everything shared with an account, by instance, newest first.
     pub async fn received_shares(&self, user: UserId) -> Result<Vec<ReceivedShare>, StoreError> {
         let sql = "SELECT s.instance_id, s.level, s.created_ms, i.label, o.username AS owner,
             g.name AS group_name, a.answer, a.alias,
@@ -98,10 +98,10 @@ impl Store {
         Ok(all)
     }
 
-    /// Takes what is shared, under a name of the account's own or its usual one.
+    /// Takes a share, under a name of the account's choice or its usual one.
     ///
     /// # Errors
-    /// It is not shared any more, or the account has something else of that name.
+    /// It is no longer shared, or the account has something else of that name.
     pub async fn take_share(
         &self,
         id: InstanceId,
@@ -123,10 +123,10 @@ impl Store {
         Ok(())
     }
 
-    /// Refuses what is shared, or leaves it: access ends with it.
+    /// Declines or leaves a share, which ends its access.
     ///
     /// # Errors
-    /// It is not shared any more.
+    /// It is no longer shared.
     pub async fn decline_share(
         &self,
         id: InstanceId,
@@ -171,7 +171,7 @@ async fn write(
     Ok(())
 }
 
-/// When the newest share was made that reaches the account.
+/// Returns when the newest share of the account was created.
 async fn newest_share(
     tx: &mut Transaction<'_, Sqlite>,
     id: InstanceId,
@@ -184,8 +184,7 @@ async fn newest_share(
     row.try_get::<Option<i64>, _>("newest")?.ok_or(AnswerError::NotShared)
 }
 
-/// Refuses a name that means something to the account already. An alias of a share that has ended
-/// means nothing, and makes room.
+/// Rejects a name that the account already uses. An alias of an ended share is free.
 async fn require_free_alias(
     tx: &mut Transaction<'_, Sqlite>,
     user: UserId,

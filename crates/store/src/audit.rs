@@ -23,30 +23,30 @@ use crate::{Store, StoreError};
 pub use prune::AuditLimits;
 pub use query::AuditFilter;
 
-/// How many entries are read at once.
+/// Entries read at once.
 const PAGE: i64 = 1000;
-/// What a row takes on disk beside its texts: its numbers, its hash, its place in the indexes.
+/// Disk space of a row beside its texts: its numbers, its hash, its index entries.
 const ROW_BYTES: usize = 200;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewAudit {
     pub at_ms: i64,
-    /// An account's name, or what stands for one: `anonymous`, `host`, `node NAME`.
+    /// An account's name, or its stand-in: `anonymous`, `host`, `node NAME`.
     pub actor: String,
     pub actor_id: Option<i64>,
-    /// Where they came from; empty where that has no meaning.
+    /// The client's address; empty where there is none.
     pub address: String,
-    /// Such as `vps.stop`.
+    /// For example `vps.stop`.
     pub action: String,
-    /// What it was done to.
+    /// The object of the action.
     pub object: String,
-    /// `ok`, or the code of the refusal.
+    /// `ok`, or the error's code.
     pub result: String,
     pub detail: String,
 }
 
 impl NewAudit {
-    /// About what it takes in the database.
+    /// Estimates its size in the database.
     fn bytes(&self) -> i64 {
         let texts =
             [&self.actor, &self.address, &self.action, &self.object, &self.result, &self.detail];
@@ -62,23 +62,23 @@ pub struct AuditRow {
     pub hash: String,
 }
 
-/// The outcome of checking the chain.
+/// The result of verifying the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verified {
     /// All entries are as they were written.
     Intact {
-        /// Entries that are there.
+        /// Entries present.
         entries: u64,
-        /// Entries that were removed for their age or for the log's size.
+        /// Entries removed for their age or for the log's size.
         pruned: u64,
-        /// The hash of the last entry; empty where there is none.
+        /// The hash of the last entry; empty in an empty log.
         last: String,
     },
     /// The first entry that is not.
     Broken { seq: i64 },
 }
 
-/// Where the kept part of the log begins, and its size.
+/// The start of the retained log, and its size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct State {
     pruned_seq: i64,
@@ -87,7 +87,7 @@ struct State {
 }
 
 impl Store {
-    /// Writes entries behind the last one, all or none.
+    /// Appends entries, all or none.
     pub async fn append_audit(&self, entries: &[NewAudit]) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         append(&mut tx, entries).await?;
@@ -95,18 +95,18 @@ impl Store {
         Ok(())
     }
 
-    /// The next entries after `seq`, oldest first; for reading all of them.
+    /// Returns the next entries after `seq`, oldest first, to read all of them.
     pub async fn audit_after(&self, seq: i64) -> Result<Vec<AuditRow>, StoreError> {
         page_after(&mut *self.readers.acquire().await?, seq).await
     }
 
-    /// Checks every entry against the one before it, a page at a time, in one view of the
-    /// database: entries that are appended or removed meanwhile do not disturb it.
+    /// Verifies every entry against the one before it, a page at a time, in one snapshot of the
+    /// database: concurrent appends and removals do not disturb it.
     pub async fn verify_audit(&self) -> Result<Verified, StoreError> {
         let mut view = self.readers.begin().await?;
         let state = state(&mut view).await?;
         let (mut seq, mut last) = (state.pruned_seq, state.pruned_hash.clone());
-        // Somebody who takes out the oldest entries would have to have the log say so.
+        // Removing the oldest entries undetected would require an entry that says so.
         let mut explained = state.pruned_seq == 0;
         loop {
             let page = page_after(&mut view, seq).await?;
@@ -144,7 +144,7 @@ async fn state(view: &mut SqliteConnection) -> Result<State, StoreError> {
     })
 }
 
-/// Writes entries behind the last one, in a transaction that holds the write lock.
+/// Appends entries in a transaction that holds the write lock.
 pub(crate) async fn append(
     tx: &mut SqliteConnection,
     entries: &[NewAudit],
@@ -185,7 +185,7 @@ pub(crate) async fn append(
     Ok(())
 }
 
-/// Each field with its length before it, so that no two entries have the same text.
+/// Each field with its length before it, so that no two entries encode alike.
 fn chain(before: &str, seq: i64, entry: &NewAudit) -> String {
     let mut hash = Sha256::new();
     let numbers = [seq, entry.at_ms, entry.actor_id.unwrap_or(-1)].map(|n| n.to_string());

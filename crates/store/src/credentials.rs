@@ -1,5 +1,5 @@
-//! What lets people in: sessions, API tokens, invitations, password resets, SSH keys. Of every
-//! secret there is only its SHA-256, in hex.
+//! Credentials: sessions, API tokens, invitations, password resets, SSH keys. Of every secret only
+//! its SHA-256 is stored, in hex.
 
 use kohakuriver_model::{GroupId, Role, UserId};
 use sqlx::sqlite::SqliteRow;
@@ -9,10 +9,10 @@ use crate::audit::{self, NewAudit};
 use crate::users::{NewUser, UserError, UserRow, insert_user, read_user};
 use crate::{Store, StoreError};
 
-/// How often "last used" is written at most.
+/// The shortest interval between writes of "last used".
 const USED_EVERY_MS: i64 = 60 * 1000;
 
-/// Who a credential belongs to, and the most it may be used for.
+/// The owner of a credential, and the highest role it grants.
 #[derive(Clone, Debug)]
 pub struct AuthenticatedUser {
     pub user: UserRow,
@@ -35,7 +35,7 @@ pub struct NewToken<'a> {
     pub hash: &'a str,
     pub role: Role,
     pub expires_ms: Option<i64>,
-    /// The hash of the token that makes it, and ends it by its own end.
+    /// The hash of the token that created it; it ends when that token ends.
     pub parent: Option<&'a str>,
 }
 
@@ -80,17 +80,17 @@ pub struct UserKeyRow {
     pub id: i64,
     pub user: UserId,
     pub fingerprint: String,
-    /// One OpenSSH public key line.
+    /// An OpenSSH public key line.
     pub line: String,
     pub created_ms: i64,
 }
 
-/// Why an invitation lets nobody in.
+/// The reason why an invitation is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum InvitationError {
-    #[error("this invitation is not known here")]
+    #[error("this host did not issue this invitation")]
     Unknown,
-    #[error("this invitation expired or was used up")]
+    #[error("this invitation has expired or is used up")]
     Spent,
     #[error(transparent)]
     User(#[from] UserError),
@@ -113,10 +113,10 @@ impl Store {
         insert_session(&mut *self.writer.acquire().await?, new).await
     }
 
-    /// Begins a session and writes down that somebody logged in, both or neither, without waiting
-    /// for the disk. A power cut right after it takes the session together with its entry, and
-    /// whoever logged in does so again. What they do with it that lasts is committed with a sync,
-    /// which makes this durable before it: no act is left in the log without its log-in.
+    /// Starts a session and records the log-in, both or neither, without waiting for the disk. A
+    /// power cut right after it loses the session together with its entry, and the account logs in
+    /// again. Lasting changes of that session are committed with a sync, which makes this durable
+    /// first: no act is in the log without its log-in.
     pub async fn log_in(&self, new: &NewSession<'_>, entry: NewAudit) -> Result<(), StoreError> {
         let (_turn, mut tx) = self.begin_unsynced().await?;
         insert_session(&mut tx, new).await?;
@@ -125,8 +125,8 @@ impl Store {
         Ok(())
     }
 
-    /// Ends a session; false where there is none. Strangers may call this with any text, so
-    /// nothing is written, nor the write lock taken, before one was found.
+    /// Ends a session; returns false where there is none. Unauthenticated callers can pass any
+    /// text, so nothing is written, nor the write lock taken, unless one is found.
     pub async fn delete_session(&self, hash: &str) -> Result<bool, StoreError> {
         let sql = "SELECT 1 FROM sessions WHERE hash = $1";
         if sqlx::query(sql).bind(hash).fetch_optional(&self.readers).await?.is_none() {
@@ -137,7 +137,7 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
-    /// Whose session this is, while it lives and its owner is active.
+    /// Returns the account of a valid session, if it is active.
     pub async fn session(
         &self,
         hash: &str,
@@ -176,15 +176,15 @@ impl Store {
         Ok(done.last_insert_rowid())
     }
 
-    /// Newest first.
+    /// Lists an account's tokens, newest first.
     pub async fn list_tokens(&self, user: UserId) -> Result<Vec<TokenRow>, StoreError> {
         let sql = "SELECT * FROM api_tokens WHERE user_id = $1 ORDER BY id DESC";
         let rows = sqlx::query(sql).bind(user.0).fetch_all(&self.readers).await?;
         rows.iter().map(read_token).collect()
     }
 
-    /// Deletes a token, and with it all tokens and SSH keys that were made with it. Returns how
-    /// many these were; `None` where the account has no such token.
+    /// Deletes a token, and with it all tokens and SSH keys created with it. Returns their number;
+    /// `None` where the account has no such token.
     pub async fn delete_token(&self, user: UserId, id: i64) -> Result<Option<u64>, StoreError> {
         let mut tx = self.begin().await?;
         let sql = "WITH RECURSIVE derived (id) AS (
@@ -192,14 +192,14 @@ impl Store {
             SELECT (SELECT COUNT(*) FROM derived) - 1 + (SELECT COUNT(*) FROM user_keys
               WHERE token_id IN (SELECT id FROM derived)) AS n";
         let derived: i64 = sqlx::query(sql).bind(id).fetch_one(&mut *tx).await?.try_get("n")?;
-        // The schema's foreign keys take what was derived along.
+        // The schema's foreign keys delete what was derived from it.
         let sql = "DELETE FROM api_tokens WHERE id = $1 AND user_id = $2";
         let done = sqlx::query(sql).bind(id).bind(user.0).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok((done.rows_affected() == 1).then(|| u64::try_from(derived).unwrap_or(0)))
     }
 
-    /// Whose token this is, while it lives and its owner is active.
+    /// Returns the account of a valid token, if it is active.
     pub async fn token(
         &self,
         hash: &str,
@@ -211,14 +211,14 @@ impl Store {
         let row = sqlx::query(sql).bind(hash).bind(now_ms).fetch_optional(&self.readers).await?;
         let Some(row) = row else { return Ok(None) };
         let used_ms: Option<i64> = row.try_get("used_ms")?;
-        // A clock that was set back makes the last use one in the future.
+        // After a clock was set back, the last use is in the future.
         if used_ms.is_none_or(|used| (now_ms - used).abs() >= USED_EVERY_MS) {
             let noted = sqlx::query("UPDATE api_tokens SET used_ms = $2 WHERE id = $1")
                 .bind(row.try_get::<i64, _>("token_id")?)
                 .bind(now_ms)
                 .execute(&self.writer)
                 .await;
-            // When it was used is for people to read: a full disk keeps nobody from logging in.
+            // The last use is informational: a full disk must not prevent logins.
             if let Err(error) = noted {
                 tracing::warn!(%error, "the use of an API token was not noted");
             }
@@ -261,7 +261,7 @@ impl Store {
         })
     }
 
-    /// Newest first.
+    /// Lists invitations, newest first.
     pub async fn list_invitations(&self) -> Result<Vec<InvitationRow>, StoreError> {
         let sql = "SELECT * FROM invitations ORDER BY id DESC";
         let rows = sqlx::query(sql).fetch_all(&self.readers).await?;
@@ -273,20 +273,20 @@ impl Store {
         Ok(sqlx::query(sql).bind(id).execute(&self.writer).await?.rows_affected() == 1)
     }
 
-    /// Takes back the invitations that the host itself made.
+    /// Revokes the invitations that the host itself created.
     pub async fn delete_setup_invitations(&self) -> Result<(), StoreError> {
         let sql = "DELETE FROM invitations WHERE created_by IS NULL";
         sqlx::query(sql).execute(&self.writer).await?;
         Ok(())
     }
 
-    /// Whether an invitation would let somebody in now.
+    /// Checks whether an invitation is valid now.
     pub async fn check_invitation(&self, hash: &str, now_ms: i64) -> Result<(), InvitationError> {
         living_invitation(&mut *self.readers.acquire().await?, hash, now_ms).await.map(drop)
     }
 
-    /// Uses an invitation once and makes the account, both or neither. The invitation says which
-    /// role and group it is.
+    /// Uses an invitation once and creates the account, both or neither. The invitation sets its
+    /// role and group.
     pub async fn redeem_invitation(
         &self,
         hash: &str,
@@ -312,7 +312,7 @@ impl Store {
         Ok(user)
     }
 
-    /// Takes the place of earlier ones of the same account. `by`: the admin that makes it.
+    /// Replaces earlier resets of the same account. `by`: the admin that creates it.
     pub async fn create_password_reset(
         &self,
         user: UserId,
@@ -336,7 +336,8 @@ impl Store {
         Ok(())
     }
 
-    /// Uses a reset up; answers whose it was. One whose maker is no admin any more is none.
+    /// Uses up a reset and returns its account. A reset is invalid once its creator is no longer an
+    /// admin.
     pub async fn take_password_reset(
         &self,
         hash: &str,
@@ -355,8 +356,8 @@ impl Store {
         Ok(alive.then_some(UserId(row.try_get("user_id")?)))
     }
 
-    /// Fails with a conflict where somebody has this key already. `parent`: the hash of the token
-    /// that registers it, and takes it along when it is revoked.
+    /// Fails with a conflict where the key is already registered. `parent`: the hash of the token
+    /// that registers it, whose revocation removes the key.
     pub async fn add_user_key(
         &self,
         user: UserId,
@@ -394,7 +395,7 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
-    /// Who has registered the key with this SHA-256 fingerprint, if they are active.
+    /// Returns the owner of the key with this SHA-256 fingerprint, if active.
     pub async fn user_of_key(&self, fingerprint: &str) -> Result<Option<UserRow>, StoreError> {
         let sql = "SELECT u.* FROM user_keys k JOIN users u ON u.id = k.user_id
             WHERE k.fingerprint = $1 AND u.is_active = 1";
@@ -402,7 +403,7 @@ impl Store {
         row.as_ref().map(read_user).transpose()
     }
 
-    /// Removes what nobody can use any more.
+    /// Removes expired credentials.
     pub async fn prune_credentials(&self, now_ms: i64) -> Result<(), StoreError> {
         for sql in [
             "DELETE FROM sessions WHERE expires_ms < $1",
@@ -423,10 +424,10 @@ impl InvitationRow {
     }
 }
 
-/// The id of the token that something is derived from.
+/// Returns the id of the token that a credential is derived from.
 ///
 /// # Errors
-/// It was revoked meanwhile: then nothing may be derived from it.
+/// The token was revoked meanwhile: nothing may be derived from it.
 async fn living_token(
     connection: &mut SqliteConnection,
     hash: Option<&str>,
@@ -438,8 +439,8 @@ async fn living_token(
     Ok(Some(row.try_get("id")?))
 }
 
-/// An invitation that is valid now: not expired, not used up, and made by an account
-/// that may still invite so.
+/// Returns a valid invitation: not expired, not used up, and created by an account that may still
+/// invite for its role.
 async fn living_invitation(
     connection: &mut SqliteConnection,
     hash: &str,
@@ -457,8 +458,8 @@ async fn living_invitation(
     Ok(invitation)
 }
 
-/// Whether an account that gave something away may still do so. `None` is the host itself, or a
-/// version that did not write it down.
+/// Checks whether an account that issued a credential still may. `None` is the host itself, or a
+/// version that did not record it.
 pub(crate) async fn still_is(
     connection: &mut SqliteConnection,
     by: Option<UserId>,

@@ -1,4 +1,4 @@
-//! What can go wrong with the database, so that callers can branch on it.
+//! Errors of the database, by kind.
 
 /// A failed store operation.
 #[derive(Debug, thiserror::Error)]
@@ -7,12 +7,12 @@ pub enum StoreError {
     NotFound { what: String },
     #[error("{what} is taken")]
     Conflict { what: String },
-    /// Somebody changed the row between reading and writing; read again and decide again.
-    #[error("the instance changed meanwhile")]
+    /// The row changed between reading and writing; read and decide again.
+    #[error("the instance was changed concurrently")]
     Stale,
     #[error("the disk of the database is full")]
     DiskFull,
-    #[error("table {table} holds something unreadable in {column}")]
+    #[error("table {table} has an unreadable value in column {column}")]
     Inconsistent { table: &'static str, column: &'static str },
     #[error("the database failed")]
     Driver(#[source] sqlx::Error),

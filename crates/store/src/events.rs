@@ -1,8 +1,8 @@
-//! What happened to each instance, and who asked.
+//! The events of each instance, with their actors.
 //!
-//! An event is written in the transaction that makes it true. Events outlive their instance, so
-//! that the question "who deleted it?" has an answer. They are bounded: in length, in number for
-//! each instance, in number over all, and in age.
+//! An event is written in the transaction of its change. Events outlive their instance, so that its
+//! deletion has an actor. They are bounded: in length, in number for each instance, in number over
+//! all, and in age.
 
 use kohakuriver_model::InstanceId;
 use sqlx::sqlite::SqliteRow;
@@ -10,18 +10,18 @@ use sqlx::{Row, Sqlite, Transaction};
 
 use crate::{Store, StoreError};
 
-/// More would be somebody's loop.
+/// More would come from a runaway script.
 const KEPT_PER_INSTANCE: i64 = 1000;
-/// A longer detail is cut: it is a sentence for people, not the request.
+/// A longer detail is truncated: it is a sentence for display, not the request.
 const LONGEST_DETAIL: usize = 1000;
-/// How long an expired join token is kept.
+/// How long an expired join token is retained.
 const TOKENS_KEPT_MS: i64 = 90 * 24 * 3600 * 1000;
 
-/// What is kept at most.
+/// The retention limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventLimits {
     pub max_age_ms: i64,
-    /// Over all instances. Events of instances that are gone are removed first.
+    /// Over all instances. Events of deleted instances are removed first.
     pub max_rows: u32,
 }
 
@@ -32,14 +32,14 @@ impl Default for EventLimits {
     }
 }
 
-/// What is to be written down.
+/// An event to record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEvent {
-    /// One word for programs, such as `stop`, `running` or `lost`.
+    /// An identifier such as `stop`, `running` or `lost`.
     pub kind: &'static str,
-    /// Who caused it: a person as far as known, `node NAME`, or `host`.
+    /// The actor: an account as far as known, `node NAME`, or `host`.
     pub actor: String,
-    /// A sentence for people; may be empty.
+    /// A sentence for display; may be empty.
     pub detail: String,
 }
 
@@ -54,7 +54,7 @@ pub struct EventRow {
 }
 
 impl Store {
-    /// Events of one instance, also of one that is gone; oldest first, the newest `limit` of them.
+    /// Returns the newest `limit` events of an instance, also of a deleted one, oldest first.
     pub async fn list_events(
         &self,
         id: InstanceId,
@@ -71,7 +71,7 @@ impl Store {
         rows.iter().map(read_event).collect()
     }
 
-    /// Writes down what was not caused by a change of the row, such as a node falling silent.
+    /// Records an event without a change of the row, such as a node falling silent.
     pub async fn record_event(
         &self,
         id: InstanceId,
@@ -84,7 +84,7 @@ impl Store {
         Ok(())
     }
 
-    /// The last one whose id a text begins, for events of what is gone.
+    /// Finds the last instance whose id starts with a text, for events of deleted instances.
     pub async fn resolve_event_instance(
         &self,
         text: &str,
@@ -99,8 +99,8 @@ impl Store {
         Ok(known.map(|_| id))
     }
 
-    /// Removes events that are beyond the limits, and join tokens that expired long ago. Returns
-    /// how many events were removed.
+    /// Removes events beyond the limits, and join tokens that expired long ago. Returns the number
+    /// of removed events.
     pub async fn prune(&self, limits: EventLimits, now_ms: i64) -> Result<u64, StoreError> {
         sqlx::query("DELETE FROM join_tokens WHERE expires_ms < $1")
             .bind(now_ms - TOKENS_KEPT_MS)

@@ -1,4 +1,4 @@
-//! Instances, with what they hold.
+//! Instances, with the resources they hold.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ use crate::requests::{Consent, consent, record_rule};
 use crate::shares::Scope;
 use crate::{Store, StoreError};
 
-/// An instance as the host knows it.
+/// An instance as stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InstanceRow {
     pub id: InstanceId,
@@ -34,9 +34,9 @@ pub struct InstanceRow {
     pub ssh_port: Option<u16>,
     /// Whether it holds cores and memory now.
     pub holds_compute: bool,
-    /// `None`: made while nobody logged in.
+    /// `None`: created while login was disabled.
     pub owner: Option<Owner>,
-    /// Who agreed to it, where somebody had to.
+    /// The operator or rule that approved it, where approval was needed.
     pub approval: Option<Approval>,
 }
 
@@ -53,47 +53,47 @@ pub struct Approval {
     pub at_ms: i64,
 }
 
-/// What is asked for.
+/// A create to store.
 #[derive(Clone, Debug)]
 pub struct NewInstance {
-    /// Made from the clock; the store moves it up if it was given out before.
+    /// Derived from the clock; the store increases it if it was used before.
     pub id: InstanceId,
-    /// Its GPUs and NUMA node are filled in by placement.
+    /// Placement fills in its GPUs and NUMA node.
     pub spec: InstanceSpec,
     pub target: Option<NodeName>,
     pub demand: Demand,
-    /// Written down with it.
+    /// The event to record with it.
     pub actor: String,
-    /// `None`: nobody logs in here.
+    /// `None`: login is disabled.
     pub owner: Option<UserId>,
     pub consent: Consent,
-    /// Whether a refusal may name others' instances.
+    /// Whether an error may name others' instances.
     pub names_others: bool,
 }
 
-/// What a person's act makes of an instance.
+/// A change of an instance by an act.
 #[derive(Clone, Debug)]
 pub struct Change {
     pub intent: Intent,
     pub spec: InstanceSpec,
     pub event: NewEvent,
-    /// Who must not learn others' names from a refusal.
+    /// The account that must not learn others' names from an error.
     pub asker: Option<UserId>,
 }
 
-/// Why an instance was not created or not restarted.
+/// The reason why an instance was not created or restarted.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("a VPS named '{0}' exists already")]
+    #[error("a VPS named '{0}' already exists")]
     NameTaken(InstanceName),
     #[error(transparent)]
     OverQuota(OverQuota),
-    /// Of approving a request: somebody else was faster.
-    #[error("this request was decided on already, or withdrawn")]
+    /// A concurrent decision came first.
+    #[error("this request was already decided or withdrawn")]
     Decided,
-    #[error("too many of your requests wait for an operator already")]
+    #[error("too many of your requests are waiting for an operator")]
     TooManyRequests,
     #[error("all SSH ports are taken")]
     NoPort,
@@ -111,7 +111,7 @@ impl From<sqlx::Error> for CreateError {
     }
 }
 
-/// What a text that a person typed refers to.
+/// The instances that a text refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resolve {
     One(InstanceId),
@@ -129,7 +129,7 @@ const SELECT: &str = "SELECT i.*, n.name AS node_name, p.port AS ssh_port,
     LEFT JOIN allocations a ON a.instance_id = i.id";
 
 impl Store {
-    /// Newest first.
+    /// Lists all instances, newest first.
     pub async fn list_instances(&self) -> Result<Vec<InstanceRow>, StoreError> {
         let sql = sqlx::AssertSqlSafe(format!("{SELECT} ORDER BY i.id DESC"));
         let rows = sqlx::query(sql).fetch_all(&self.readers).await?;
@@ -148,16 +148,16 @@ impl Store {
         row.as_ref().map(read_instance).transpose()
     }
 
-    /// Finds what a text means to an account, among what it may know of: an id, a unique prefix of
-    /// one, `NAME.OWNER`, or a name. A plain name, and the beginning of an id, is the account's own
-    /// first; then what it took under that name; and another's where the scope says so.
+    /// Resolves a text among what an account may know of: an id, a unique prefix of one,
+    /// `NAME.OWNER`, or a name. A plain name, or an id's prefix, means the account's own instance
+    /// first; then a share it took under that name; and another's where the scope allows it.
     pub async fn resolve_instance(&self, text: &str, scope: Scope) -> Result<Resolve, StoreError> {
         if text.is_empty() || text.len() > 120 {
             return Ok(Resolve::None);
         }
         let digits = text.bytes().all(|b| b.is_ascii_digit());
         let qualified = text.parse::<QualifiedName>().ok();
-        // Columns of `rank`: 0 is what it is whoever asks, then one's own, then others'.
+        // Columns of `rank`: 0 is an exact match, then the account's own, then others'.
         let (what, rank) = match (digits, &qualified) {
             (true, _) => (
                 "CAST(n.id AS TEXT) LIKE $1 || '%'",
@@ -218,9 +218,9 @@ impl Store {
         })
     }
 
-    /// Places the instance, takes what it needs and writes it down, in one transaction.
+    /// Places the instance, allocates and records it, in one transaction.
     ///
-    /// `unavailable` names the nodes that cannot take work now, and why.
+    /// `unavailable` names the nodes that cannot take work now, with the reason.
     pub async fn create_instance(
         &self,
         new: NewInstance,
@@ -241,7 +241,7 @@ impl Store {
             Some(id) => id,
             None => next_id(&mut tx, new.id).await?,
         };
-        // Only here is it known for sure which instance this is.
+        // The id is final only here.
         if let Some(ca) = spec.ssh.as_mut().and_then(|ssh| ssh.trusted_ca.as_mut()) {
             ca.principal = TrustedCa::principal_of(id);
         }
@@ -279,9 +279,8 @@ impl Store {
             .ok_or(StoreError::NotFound { what: "row that was just written".to_owned() })?)
     }
 
-    /// Writes what a person's act made of it, if the row still has the generation that was
-    /// decided on. What should be up takes what it needs in the same transaction; where there is
-    /// no room nothing changes.
+    /// Applies an act's change, if the row still has the generation that the decision was based on.
+    /// Starting allocates in the same transaction; without capacity nothing changes.
     pub async fn change_instance(
         &self,
         row: &InstanceRow,
@@ -291,7 +290,7 @@ impl Store {
     ) -> Result<(), CreateError> {
         let Change { intent, spec, event, asker } = change;
         let text = json(spec, "spec")?;
-        // One that is too large, from before there was a bound, can be ended and made smaller.
+        // A row that is too large, from before the bound, can still be ended and reduced.
         if text.len() > MAX_SPEC_BYTES && text.len() > json(&row.spec, "spec")?.len() {
             return Err(CreateError::TooLarge { bytes: text.len() });
         }
@@ -322,14 +321,14 @@ impl Store {
             .is_some();
         let other = demand_of(spec) != demand_of(&row.spec);
         if held && other {
-            // Its own share counts as free for what it takes instead.
+            // Its own share counts as free for the new one.
             release(&mut tx, row.id, now_ms).await?;
         }
         let fresh_start = intent.start_generation > row.intent.start_generation;
         if (held && other) || (!held && fresh_start) {
             let mut capacities = capacities(&mut tx, unavailable, *asker).await?;
             if held {
-                // A node that is drained or away keeps what it has, and can change it.
+                // On a drained or offline node it keeps what it has, and can change it.
                 capacities.iter_mut().for_each(|room| room.unavailable = None);
             }
             place(&demand_of(spec), Some(&row.node_name), &capacities)?;
@@ -342,9 +341,9 @@ impl Store {
         Ok(())
     }
 
-    /// Writes down what a runner saw, with the event that this is. Compute is released when the
-    /// end is proven, and the row goes when a delete is. Returns false where nothing changed: an observation of another
-    /// node's instance, of an older generation, or one that is known already.
+    /// Records a runner's observation, with its event. Compute is released when the end is proven,
+    /// and the row is deleted when the deletion is. Returns false where nothing changed: an
+    /// observation of another node's instance, of an older generation, or a known one.
     pub async fn record_observation(
         &self,
         id: InstanceId,
@@ -398,7 +397,7 @@ impl Store {
         if current && observation.state.is_at_rest() {
             release(&mut tx, id, now_ms).await?;
         } else if !row.holds_compute && !observation.state.is_at_rest() {
-            // Somebody started it behind our back. What runs is counted, room or no room.
+            // Started outside our control; account for it even if that over-commits the node.
             allocate(&mut tx, id, &row.node_id, &row.spec, now_ms).await?;
         }
         tx.commit().await?;
@@ -406,7 +405,7 @@ impl Store {
     }
 }
 
-/// The next id that was never given out.
+/// Returns the next id that was never used.
 pub(crate) async fn next_id(
     tx: &mut Transaction<'_, Sqlite>,
     wanted: InstanceId,
@@ -418,7 +417,7 @@ pub(crate) async fn next_id(
     Ok(id)
 }
 
-/// Whether the owner has nothing of this name, nor asks for it; but the request that is `itself`.
+/// Checks that the owner has no instance or request of this name, except the request `itself`.
 pub(crate) async fn require_free_name(
     tx: &mut Transaction<'_, Sqlite>,
     owner: Option<UserId>,
@@ -437,7 +436,8 @@ pub(crate) async fn require_free_name(
     if taken.is_some() { Err(CreateError::NameTaken(name.clone())) } else { Ok(()) }
 }
 
-/// The rows that can be read. One that cannot is told, and must not keep the others from their node.
+/// Returns the readable rows. An unreadable row is logged; it must not keep the others from their
+/// node.
 fn readable(rows: &[SqliteRow]) -> Vec<InstanceRow> {
     let read = |row: &SqliteRow| match read_instance(row) {
         Ok(instance) => Some(instance),

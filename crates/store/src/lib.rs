@@ -1,10 +1,10 @@
-//! The truth on disk: nodes, join tokens, instances and what they hold, accounts and what lets
-//! them in, requests, and the audit log.
+//! The host's database: nodes, join tokens, instances and their resources, accounts and
+//! credentials, requests, and the audit log.
 //!
-//! SQLite in WAL mode with foreign keys on. One connection writes, a few read. Every change is
-//! one transaction that is visible in one function; it compares what it expected with what it
-//! found and says [`StoreError::Stale`] where somebody was faster. An instance and its
-//! allocations are written together, so no crash leaves one without the other.
+//! SQLite in WAL mode with foreign keys on. One connection writes, a few read. Every change is one
+//! transaction in one function; it compares the expected row with the current one and returns
+//! [`StoreError::Stale`] after a concurrent change. An instance and its allocations are written
+//! together, so no crash leaves one without the other.
 
 mod allocations;
 mod answers;

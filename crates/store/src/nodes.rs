@@ -8,13 +8,13 @@ use sqlx::sqlite::SqliteRow;
 
 use crate::{Store, StoreError};
 
-/// A node that has joined.
+/// A joined node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeRow {
     pub id: NodeId,
     pub name: NodeName,
     pub joined_ms: i64,
-    /// `None` until its runner said hello once.
+    /// `None` until its runner's first hello.
     pub inventory: Option<Inventory>,
     pub runner_version: Option<String>,
     pub clock_skew_ms: i64,
@@ -22,12 +22,12 @@ pub struct NodeRow {
     pub cores_taken: u32,
     pub memory_taken: u64,
     pub instances: u32,
-    /// Instances that are up without a limit of cores: they share with everybody.
+    /// Running instances without a limit of cores: they share the rest.
     pub without_limit: u32,
-    /// It takes no new work.
+    /// Whether it takes no new instances.
     pub drained: bool,
     pub labels: BTreeMap<String, String>,
-    /// UUIDs of the GPUs that are taken.
+    /// UUIDs of the allocated GPUs.
     pub gpus_taken: Vec<String>,
 }
 
@@ -52,7 +52,7 @@ impl Store {
         rows.iter().map(read_node).collect()
     }
 
-    /// The name of a node that may connect; `None` once it was removed.
+    /// Returns the name of a node that may connect; `None` once it was removed.
     pub async fn lookup_node_name(&self, id: &NodeId) -> Result<Option<NodeName>, StoreError> {
         let row = sqlx::query("SELECT name FROM nodes WHERE id = $1")
             .bind(id.as_str())
@@ -61,7 +61,7 @@ impl Store {
         row.map(|row| read_name(&row)).transpose()
     }
 
-    /// Records what a runner said at hello.
+    /// Records a runner's hello.
     pub async fn record_hello(
         &self,
         id: &NodeId,
@@ -84,7 +84,7 @@ impl Store {
         Ok(())
     }
 
-    /// Records what a runner's machine has now. Returns false where that is known already.
+    /// Records a node's inventory. Returns false where it is unchanged.
     pub async fn record_inventory(
         &self,
         id: &NodeId,
@@ -104,7 +104,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Called when a link ends, so that `last_heartbeat` survives a restart of the host.
+    /// Records when a node was last heard, so that `last_heartbeat` survives a restart of the host.
     pub async fn record_seen(&self, id: &NodeId, seen_ms: i64) -> Result<(), StoreError> {
         sqlx::query("UPDATE nodes SET seen_ms = $2 WHERE id = $1")
             .bind(id.as_str())
@@ -114,7 +114,7 @@ impl Store {
         Ok(())
     }
 
-    /// A drained node keeps what it has and takes nothing new.
+    /// Drains or undrains a node: a drained node keeps its instances and takes no new ones.
     pub async fn set_drained(&self, name: &NodeName, drained: bool) -> Result<(), StoreError> {
         let done = sqlx::query("UPDATE nodes SET drained = $2 WHERE name = $1")
             .bind(name.as_str())
@@ -139,8 +139,8 @@ impl Store {
         changed_one(name, done.rows_affected())
     }
 
-    /// Removes a node. With `force` its instances' rows go too: whatever is left on the machine
-    /// is no longer this cluster's.
+    /// Removes a node. With `force` its instances' rows are deleted too: what is left on the node
+    /// is no longer managed.
     pub async fn remove_node(
         &self,
         name: &NodeName,
@@ -199,7 +199,7 @@ fn read_name(row: &SqliteRow) -> Result<NodeName, StoreError> {
 
 fn read_node(row: &SqliteRow) -> Result<NodeRow, StoreError> {
     let damaged = |column| StoreError::Inconsistent { table: "nodes", column };
-    // Its runner's next hello brings another one.
+    // Its runner's next hello brings it again.
     let inventory = row
         .try_get::<Option<String>, _>("inventory")?
         .and_then(|text| serde_json::from_str(&text).ok());

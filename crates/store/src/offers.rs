@@ -1,12 +1,12 @@
-//! Instances that are offered to another account.
+//! Instances offered to another account.
 //!
 //! ```text
-//!  owned by A --offered to B--> owned by A still, in A's quota --taken--> owned by B
-//!                               \--declined, withdrawn, or nobody answered in time--> as before
+//!  owned by A --offered to B--> still owned by A, in A's quota --taken--> owned by B
+//!                               \--declined, withdrawn, or expired--> as before
 //! ```
 //!
-//! An offer asks nothing of the receiver and tells nothing about them: their names and their quota
-//! are looked at when they take it, in the transaction that moves the instance.
+//! An offer needs nothing of the receiver and reveals nothing about it: the receiver's names and
+//! quota are checked when it takes the offer, in the transaction that moves the instance.
 
 use kohakuriver_model::{Holdings, InstanceId, InstanceName, InstanceSpec, OverQuota, UserId};
 use sqlx::{Row, Sqlite, Transaction};
@@ -17,18 +17,18 @@ use crate::quota::{check_quota, move_gpu_time};
 use crate::shares::{Giver, require_giver, touch};
 use crate::{Store, StoreError};
 
-/// How long an offer stands.
+/// How long an offer is open.
 const STANDS_MS: i64 = 14 * 24 * 3600 * 1000;
-/// What one account may have offered at once, and what may wait for one receiver.
+/// Open offers per giver and per receiver.
 const MOST_MADE: i64 = 50;
 const MOST_WAITING: i64 = 200;
 
-/// An offer that stands.
+/// An open offer.
 #[derive(Clone, Debug)]
 pub struct OfferRow {
     pub id: InstanceId,
     pub spec: InstanceSpec,
-    /// `None`: nobody's.
+    /// `None`: no owner.
     pub owner: Option<String>,
     /// The receiver's name.
     pub to: String,
@@ -38,15 +38,15 @@ pub struct OfferRow {
     pub expires_ms: i64,
 }
 
-/// Why an offer was not made, taken or ended.
+/// The reason why an offer was not made, taken or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum OfferError {
-    /// It was given away, or is gone, since this was asked.
-    #[error("the VPS is not yours any more")]
+    /// It was given away, or deleted, since the caller was authorized.
+    #[error("the VPS is no longer yours")]
     NotYours,
-    #[error("the VPS belongs to this account already")]
+    #[error("the VPS already belongs to this account")]
     TheirsAlready,
-    #[error("too many offers wait for an answer")]
+    #[error("too many offers are waiting for an answer")]
     TooMany,
     /// The account has no such offer, or it has expired.
     #[error("there is no such offer")]
@@ -54,7 +54,7 @@ pub enum OfferError {
     #[error("the VPS is being deleted")]
     Leaving,
     /// The receiver has another of this name.
-    #[error("you have a VPS named '{0}' already")]
+    #[error("you already have a VPS named '{0}'")]
     NameTaken(InstanceName),
     #[error(transparent)]
     OverQuota(OverQuota),
@@ -68,17 +68,17 @@ impl From<sqlx::Error> for OfferError {
     }
 }
 
-/// Offers count while they stand, their maker's account is active, and the instance stays.
+/// An offer counts while it is open, its maker's account is active, and the instance exists.
 const STANDING: &str = "o.expires_ms > $1 AND i.desired <> 'deleted'
     AND (o.made_by_id IS NULL OR m.is_active = 1)";
 
 impl Store {
-    /// What is offered to an account, newest first.
+    /// Lists an account's open offers, newest first.
     pub async fn offers_to(&self, user: UserId, now_ms: i64) -> Result<Vec<OfferRow>, StoreError> {
         self.offers("o.to_id = $2", user.0, now_ms).await
     }
 
-    /// The offer of one instance that stands.
+    /// Returns an instance's open offer.
     pub async fn offer_of(
         &self,
         id: InstanceId,
@@ -115,10 +115,10 @@ impl Store {
         query.fetch_all(&self.readers).await?.iter().map(read).collect()
     }
 
-    /// Offers an instance to an account, in place of an earlier offer of it.
+    /// Offers an instance to an account, replacing an earlier offer of it.
     ///
     /// # Errors
-    /// It is not the giver's any more, belongs to that account already, or too many offers wait.
+    /// The giver no longer owns it, the account already does, or too many offers wait.
     pub async fn make_offer(
         &self,
         id: InstanceId,
@@ -160,10 +160,10 @@ impl Store {
         Ok(())
     }
 
-    /// Takes an offer back.
+    /// Withdraws an offer.
     ///
     /// # Errors
-    /// It is not the giver's any more, or was not offered.
+    /// The giver no longer owns it, or it was not offered.
     pub async fn withdraw_offer(
         &self,
         id: InstanceId,
@@ -181,7 +181,7 @@ impl Store {
         Ok(())
     }
 
-    /// Refuses an offer.
+    /// Declines an offer.
     ///
     /// # Errors
     /// The account has no such offer.
@@ -202,9 +202,9 @@ impl Store {
         Ok(())
     }
 
-    /// Moves an offered instance to the account it was offered to. It counts against the quota of
-    /// that account and of its groups from here on, and so do the hours of its GPUs. What others
-    /// took of it, they took from its former owner: they are asked again.
+    /// Moves an offered instance to its receiver. From here on it, and the hours of its GPUs, count
+    /// against the quota of that account and of its groups. Shares were taken from the former
+    /// owner: their receivers are asked again.
     ///
     /// # Errors
     /// There is no such offer, or the account may not hold it.
@@ -235,10 +235,10 @@ impl Store {
         Ok(())
     }
 
-    /// Makes an admin the owner, whose own act is consent enough.
+    /// Makes an admin the owner; the admin's own act is consent enough.
     ///
     /// # Errors
-    /// It is theirs already, or they may not hold it.
+    /// The admin already owns it, or may not hold it.
     pub async fn take_over(
         &self,
         id: InstanceId,
@@ -278,7 +278,7 @@ async fn move_owner(
             Err(_) => return Err(OfferError::NoOffer),
         }
     }
-    // Nobody's for a moment: a group that giver and receiver are both in must not count it twice.
+    // Without an owner for a moment: a group of both giver and receiver must not count it twice.
     sqlx::query("UPDATE instances SET owner_id = NULL, label = NULL WHERE id = $1")
         .bind(id.as_i64())
         .execute(&mut **tx)
@@ -308,7 +308,7 @@ async fn move_owner(
     ] {
         sqlx::query(sql).bind(id.as_i64()).execute(&mut **tx).await?;
     }
-    // It is the owner's without any share.
+    // The owner needs no share.
     sqlx::query("DELETE FROM shares WHERE instance_id = $1 AND user_id = $2")
         .bind(id.as_i64())
         .bind(to.0)

@@ -1,4 +1,4 @@
-//! Opening the database and bringing its schema up to date.
+//! Opens the database and migrates its schema.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,12 +14,13 @@ use sqlx::{Sqlite, SqlitePool, Transaction};
 
 use crate::StoreError;
 
-/// Readers beside the writer; a small cluster's dashboard and a few shells at once.
+/// Readers beside the writer, for a small cluster's dashboard and a few shells at once.
 const READERS: u32 = 4;
 
-/// Room that the files keep for a full disk: small changes, log-ins among them, go on for a while.
+/// Space that the files reserve for a full disk: small changes, log-ins included, still work for a
+/// while.
 const RESERVE_BYTES: i64 = 1024 * 1024;
-/// In pages of 4 KiB. The write-ahead log is folded into the database before it outgrows its room.
+/// In pages of 4 KiB. The write-ahead log is checkpointed before it outgrows its reserve.
 const CHECKPOINT_PAGES: &str = "200";
 
 /// A handle to the database; cheap to clone.
@@ -27,7 +28,7 @@ const CHECKPOINT_PAGES: &str = "200";
 pub struct Store {
     pub(crate) writer: SqlitePool,
     pub(crate) readers: SqlitePool,
-    /// One connection whose commits do not wait for the disk.
+    /// A connection whose commits do not wait for the disk.
     unsynced: SqlitePool,
 }
 
@@ -38,12 +39,12 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the database at `path`, making it (0600) where there is none.
+    /// Opens the database at `path`, creating it (0600) if it is missing.
     ///
     /// # Errors
     /// The file cannot be used, or was written by a newer version.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        // SQLite would make it with the process's umask.
+        // SQLite would create it with the process's umask.
         OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -54,7 +55,7 @@ impl Store {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
-            // A commit survives a power cut: runners have acted on it by then.
+            // A commit survives a power cut, because runners may have acted on it.
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
@@ -88,8 +89,8 @@ impl Store {
     /// is undone, and only together with everything committed after it: the write-ahead log is one
     /// file, and the next commit that is synced takes the frames before it to the disk as well.
     ///
-    /// Who holds the first of the pair keeps the writer's turn, so that neither connection waits
-    /// for the other inside SQLite, which would poll.
+    /// The first of the pair holds the writer's turn, so that neither connection waits for the
+    /// other inside SQLite, which would poll.
     pub(crate) async fn begin_unsynced(
         &self,
     ) -> Result<(PoolConnection<Sqlite>, Transaction<'static, Sqlite>), sqlx::Error> {
@@ -97,7 +98,7 @@ impl Store {
         Ok((turn, begin_on(&self.unsynced).await?))
     }
 
-    /// Closes all connections, so that the write-ahead log is folded into the file.
+    /// Closes all connections, which checkpoints the write-ahead log into the file.
     pub async fn close(&self) {
         self.readers.close().await;
         self.unsynced.close().await;
@@ -105,11 +106,11 @@ impl Store {
     }
 }
 
-/// Makes both files larger than what is in them. SQLite fills free pages of the database and
-/// overwrites the write-ahead log from its start, neither of which asks the file system for room.
+/// Makes both files larger than their content. SQLite fills free pages of the database and
+/// overwrites the write-ahead log from its start; neither needs space of the file system.
 ///
 /// # Errors
-/// The disk is full already: then the database works as far as its files have room.
+/// The disk is already full: then the database works as far as its files have space.
 async fn reserve(writer: &SqlitePool) -> Result<(), sqlx::Error> {
     let mut connection = writer.acquire().await?;
     // In two transactions: pages that one transaction takes and frees are never written.
@@ -124,7 +125,8 @@ async fn reserve(writer: &SqlitePool) -> Result<(), sqlx::Error> {
 
 async fn begin_on(pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
     match pool.begin_with("BEGIN IMMEDIATE").await {
-        // A full disk made SQLite end a transaction by itself, and the driver lost count: that
+        // A full disk made SQLite end a transaction on its own, and the driver lost count: that
+        // connection is unusable.
         // connection is of no more use.
         Err(sqlx::Error::InvalidSavePointStatement) => {
             pool.acquire().await?.close().await?;
@@ -134,7 +136,7 @@ async fn begin_on(pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>, sql
     }
 }
 
-/// In the order they are applied in.
+/// Migrations in order.
 const SCRIPTS: &[(i64, &str, &str)] = &[
     (1, "start", include_str!("../migrations/0001_start.sql")),
     (2, "lifecycle", include_str!("../migrations/0002_lifecycle.sql")),
@@ -159,7 +161,7 @@ fn migrations(scripts: &[(i64, &'static str, &'static str)]) -> Migrator {
 mod tests {
     use super::*;
 
-    /// A database as the version before a migration left it.
+    /// Builds a database as the version before a migration left it.
     async fn before(path: &Path, version: i64) -> SqlitePool {
         let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
         let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();

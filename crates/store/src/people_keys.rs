@@ -8,20 +8,20 @@ use sqlx::Row;
 use crate::shares::read_level;
 use crate::{Relation, Store, StoreError};
 
-/// An active account that owns an instance, that it is shared with, or that administrates all.
+/// An active account that owns an instance, has a share of it, or is an admin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PersonOf {
     pub instance: InstanceId,
     pub user: UserId,
     pub role: Role,
-    /// Nothing of an admin's by being one.
+    /// False for admins without a share.
     pub relation: Relation,
 }
 
 impl Store {
-    /// The accounts of one instance, or of all, by instance. An account that has an instance in two
-    /// ways is there twice; one that depends on a provider and has not logged in there since
-    /// `provider_ms` is left out.
+    /// Returns the accounts of one instance, or of all, by instance. An account with two relations
+    /// to an instance is listed twice; one that depends on a provider and has not logged in there
+    /// since `provider_ms` is left out.
     pub async fn people_of(
         &self,
         id: Option<InstanceId>,
@@ -61,8 +61,8 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
-    /// The registered keys of all active accounts, as OpenSSH public key lines with the number that
-    /// grows with each: once for all instances, since many share an account.
+    /// Returns the registered keys of all active accounts, as OpenSSH public key lines with a
+    /// growing number each: once for all instances, since many share an account.
     pub async fn keys_of_accounts(
         &self,
     ) -> Result<HashMap<UserId, Vec<(i64, String)>>, StoreError> {
@@ -76,7 +76,7 @@ impl Store {
         Ok(keys)
     }
 
-    /// The active accounts that may enter an instance that is only now made.
+    /// Returns the active accounts that may enter an instance under creation.
     pub async fn first_people(&self, owner: Option<UserId>) -> Result<Vec<UserId>, StoreError> {
         let sql = "SELECT id FROM users WHERE is_active = 1 AND (id = $1 OR role = 'admin')";
         let rows =

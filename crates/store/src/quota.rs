@@ -1,5 +1,5 @@
-//! What people hold, and whether they may hold more. Asked inside the transaction that takes it,
-//! so that two requests at once cannot both have the last of it.
+//! Usage and quota checks. Checked inside the allocating transaction, so that two concurrent
+//! requests cannot both take the last of it.
 
 use kohakuriver_model::{Holdings, InstanceId, InstanceSpec, Quota, UserId};
 use sqlx::sqlite::SqliteRow;
@@ -9,16 +9,16 @@ use crate::instances::CreateError;
 use crate::users::{read_group, read_user};
 use crate::{Store, StoreError};
 
-/// GPU-hours are counted over this long.
+/// The window in which GPU-hours are counted.
 const WINDOW_MS: i64 = 30 * 24 * 3600 * 1000;
 
 impl Store {
-    /// What one person holds now.
+    /// Returns an account's current usage.
     pub async fn holdings(&self, user: UserId, now_ms: i64) -> Result<Holdings, StoreError> {
         holdings(&self.readers, OF_USER, user.0, now_ms).await
     }
 
-    /// What a group's members hold together.
+    /// Returns the total usage of a group's members.
     pub async fn group_holdings(
         &self,
         group: kohakuriver_model::GroupId,
@@ -77,7 +77,7 @@ fn read_holdings(row: &SqliteRow) -> Result<Holdings, StoreError> {
     })
 }
 
-/// Whether the owner, and each group they are in, may hold this too.
+/// Checks whether the owner, and each of its groups, may hold this too.
 pub(crate) async fn check_quota(
     tx: &mut Transaction<'_, Sqlite>,
     owner: Option<UserId>,
@@ -109,7 +109,7 @@ fn check(quota: &Quota, whose: &str, held: &Holdings, asked: &Holdings) -> Resul
     quota.check(whose, held, asked).map_err(CreateError::OverQuota)
 }
 
-/// The clock of an instance's GPUs begins.
+/// Starts counting an instance's GPU-hours.
 pub(crate) async fn start_gpu_time(
     tx: &mut Transaction<'_, Sqlite>,
     id: InstanceId,
@@ -130,7 +130,7 @@ pub(crate) async fn start_gpu_time(
     Ok(())
 }
 
-/// From here on the hours are its new owner's: what the former one used stays theirs.
+/// Counts the hours for the new owner from here on; the former owner's stay.
 pub(crate) async fn move_gpu_time(
     tx: &mut Transaction<'_, Sqlite>,
     id: InstanceId,
@@ -145,7 +145,7 @@ pub(crate) async fn move_gpu_time(
     Ok(())
 }
 
-/// It ends.
+/// Stops counting.
 pub(crate) async fn stop_gpu_time(
     tx: &mut Transaction<'_, Sqlite>,
     id: InstanceId,

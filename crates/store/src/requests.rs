@@ -1,12 +1,12 @@
-//! Instances that somebody asked for and an operator decides on.
+//! Requests for instances, which an operator decides on.
 //!
 //! ```text
-//!  pending --approved--> an instance of the same id (the row stays: who agreed, and when)
-//!  pending --rejected, or nobody decided in time--> rejected (until its owner deletes it)
+//!  pending --approved--> an instance of the same id (the row stays: approver and time)
+//!  pending --rejected, or expired--> rejected (until its owner deletes it)
 //!  pending --withdrawn--> gone
 //! ```
 //!
-//! A request holds nothing: what it needs is taken when it is approved, in that transaction.
+//! A request holds nothing: its resources are allocated in the transaction that approves it.
 
 use kohakuriver_model::{InstanceId, InstanceName, UserId};
 use sqlx::sqlite::SqliteRow;
@@ -15,7 +15,7 @@ use sqlx::{Row, Sqlite, Transaction};
 use crate::instances::{CreateError, next_id};
 use crate::{Store, StoreError};
 
-/// What one person may have waiting at once.
+/// Pending requests per account.
 const MOST_PENDING: i64 = 50;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +40,8 @@ pub struct RequestRow {
     pub id: InstanceId,
     pub owner: UserId,
     pub owner_name: String,
-    /// What was asked, as it was sent.
-    pub wish: String,
+    /// The request body, as it was sent.
+    pub request_json: String,
     pub state: RequestState,
     pub created_ms: i64,
     pub decided_ms: Option<i64>,
@@ -53,37 +53,37 @@ pub struct RequestRow {
 
 #[derive(Clone, Debug)]
 pub struct NewRequest {
-    /// Made from the clock; the store moves it up if it was given out before.
+    /// Derived from the clock; the store increases it if it was used before.
     pub id: InstanceId,
     pub owner: UserId,
     pub name: Option<InstanceName>,
-    pub wish: String,
+    pub request_json: String,
 }
 
-/// Who agreed to an instance.
+/// The approver of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     pub by: String,
     pub by_id: Option<i64>,
 }
 
-/// Whether and how an instance that is created was agreed to.
+/// Whether and how the creation of an instance is approved.
 #[derive(Clone, Debug, Default)]
 pub enum Consent {
-    /// Its maker needs nobody's.
+    /// The creator needs no approval.
     #[default]
     NotNeeded,
-    /// This request is approved with it; it must be pending still, and as it was read.
+    /// Approves this request, which must be pending and unchanged since it was read.
     Request { id: InstanceId, revision: u64, decision: Decision },
-    /// By a rule, at once; the wish is kept as a request's would be.
-    Rule { decision: Decision, wish: String },
+    /// Approved at once by a rule; the body is stored as a request's would be.
+    Rule { decision: Decision, request_json: String },
 }
 
 const SELECT: &str = "SELECT r.*, u.username AS owner_name FROM requests r
     JOIN users u ON u.id = r.owner_id";
 
 impl Store {
-    /// Pending and rejected ones, newest first.
+    /// Lists pending and rejected requests, newest first.
     pub async fn list_requests(&self) -> Result<Vec<RequestRow>, StoreError> {
         let sql =
             sqlx::AssertSqlSafe(format!("{SELECT} WHERE r.state <> 'approved' ORDER BY r.id DESC"));
@@ -91,7 +91,7 @@ impl Store {
         rows.iter().map(read_request).collect()
     }
 
-    /// One that is not an instance yet.
+    /// Returns a request that is not an instance yet.
     pub async fn lookup_request(&self, id: InstanceId) -> Result<Option<RequestRow>, StoreError> {
         let sql =
             sqlx::AssertSqlSafe(format!("{SELECT} WHERE r.id = $1 AND r.state <> 'approved'"));
@@ -125,7 +125,7 @@ impl Store {
             .bind(id.as_i64())
             .bind(new.owner.0)
             .bind(new.name.as_ref().map(InstanceName::as_str))
-            .bind(new.wish)
+            .bind(new.request_json)
             .bind(now_ms)
             .execute(&mut *tx)
             .await?;
@@ -134,7 +134,7 @@ impl Store {
         Ok(made.ok_or(StoreError::NotFound { what: "row that was just written".to_owned() })?)
     }
 
-    /// Rejects a pending one. False where it is not pending any more.
+    /// Rejects a pending request. Returns false where it is not pending.
     pub async fn reject_request(
         &self,
         id: InstanceId,
@@ -156,14 +156,14 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
-    /// Withdraws a pending one, or clears a rejected one away. False where it is neither.
+    /// Withdraws a pending request, or removes a rejected one. Returns false where it is neither.
     pub async fn delete_request(&self, id: InstanceId) -> Result<bool, StoreError> {
         let sql = "DELETE FROM requests WHERE id = $1 AND state <> 'approved'";
         let done = sqlx::query(sql).bind(id.as_i64()).execute(&self.writer).await?;
         Ok(done.rows_affected() == 1)
     }
 
-    /// Rejects what has waited since before a time. Returns how many.
+    /// Rejects requests older than a time. Returns their number.
     pub async fn expire_requests(
         &self,
         before_ms: i64,
@@ -182,8 +182,8 @@ impl Store {
     }
 }
 
-/// Writes down who agreed, in the transaction that makes the instance. `Ok(None)`: no consent
-/// was needed, the id is for the caller to choose.
+/// Records the approval, in the transaction that creates the instance. Returns `Ok(None)` where
+/// none was needed: the caller chooses the id.
 pub(crate) async fn consent(
     tx: &mut Transaction<'_, Sqlite>,
     consent: &Consent,
@@ -205,7 +205,7 @@ pub(crate) async fn consent(
     if done.rows_affected() == 1 { Ok(Some(*id)) } else { Err(CreateError::Decided) }
 }
 
-/// As [`consent`], for a rule's.
+/// Does the same as [`consent`] for a rule's approval.
 pub(crate) async fn record_rule(
     tx: &mut Transaction<'_, Sqlite>,
     id: InstanceId,
@@ -213,13 +213,15 @@ pub(crate) async fn record_rule(
     consent: &Consent,
     now_ms: i64,
 ) -> Result<(), StoreError> {
-    let (Consent::Rule { decision, wish }, Some(owner)) = (consent, owner) else { return Ok(()) };
+    let (Consent::Rule { decision, request_json }, Some(owner)) = (consent, owner) else {
+        return Ok(());
+    };
     let sql = "INSERT INTO requests (id, owner_id, wish, state, created_ms, decided_ms, decided_by,
         decided_by_id) VALUES ($1, $2, $3, 'approved', $4, $4, $5, $6)";
     sqlx::query(sql)
         .bind(id.as_i64())
         .bind(owner.0)
-        .bind(wish)
+        .bind(request_json)
         .bind(now_ms)
         .bind(&decision.by)
         .bind(decision.by_id)
@@ -239,7 +241,7 @@ fn read_request(row: &SqliteRow) -> Result<RequestRow, StoreError> {
         id: InstanceId::from_u64(row.try_get::<i64, _>("id")? as u64),
         owner: UserId(row.try_get("owner_id")?),
         owner_name: row.try_get("owner_name")?,
-        wish: row.try_get("wish")?,
+        request_json: row.try_get("wish")?,
         state,
         created_ms: row.try_get("created_ms")?,
         decided_ms: row.try_get("decided_ms")?,

@@ -1,6 +1,6 @@
-//! Whose an instance is, and with whom it is shared.
+//! Owners and shares of instances.
 //!
-//! A share gives access at once. It enters the receiver's lists only once they have taken it
+//! A share gives access at once. It enters the receiver's lists only once taken
 //! ([`crate::answers`]), so that no account fills another's lists or configuration.
 
 use std::collections::HashMap;
@@ -11,19 +11,19 @@ use sqlx::{Row, Sqlite, Transaction};
 use crate::events::{NewEvent, insert_event};
 use crate::{Store, StoreError};
 
-/// More names on one instance belong into a group.
+/// More receivers of one instance belong into a group.
 const MOST_PER_INSTANCE: i64 = 250;
-/// Of all instances of one owner.
+/// Over all instances of one owner.
 const MOST_PER_OWNER: i64 = 1000;
 
-/// Which instances a question is about. Others do not exist for whom it is asked.
+/// The instances that a query covers; others do not exist for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scope {
-    /// Who asks: what is theirs comes first where a name means several.
+    /// The asking account: its own come first where a name is ambiguous.
     pub me: Option<UserId>,
-    /// All there are, not only what is theirs or shared with them.
+    /// All instances, not only those owned by or shared with it.
     pub all: bool,
-    /// Whether the plain name of another account's is enough.
+    /// Whether the plain name of another account's instance is enough.
     pub others_by_name: bool,
 }
 
@@ -31,7 +31,7 @@ impl Scope {
     pub const ALL: Self = Self { me: None, all: true, others_by_name: true };
 }
 
-/// With whom something is shared.
+/// The receiver of a share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grantee {
     User(UserId),
@@ -43,18 +43,18 @@ pub struct ShareRow {
     pub to: Grantee,
     /// The user's or group's name.
     pub name: String,
-    /// The user's; empty for a group.
+    /// The user's display name; empty for a group.
     pub display_name: String,
     pub level: ShareLevel,
-    /// What the user answered; `None` for a group.
+    /// The user's answer; `None` for a group.
     pub state: Option<ShareState>,
     pub created_ms: i64,
 }
 
-/// What an account has answered to what is shared with it.
+/// An account's answer to a share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShareState {
-    /// Nothing yet: it has access, and the instance is in none of its lists.
+    /// Not yet answered: it has access, and the instance is in none of its lists.
     Offered,
     Taken,
     /// It has no access.
@@ -80,10 +80,10 @@ impl ShareState {
     }
 }
 
-/// On whose behalf an instance is shared or given.
+/// The account on whose behalf an instance is shared or given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Giver {
-    /// The owner; refused where the instance is not theirs any more.
+    /// The owner; refused where it no longer owns the instance.
     Owner(UserId),
     /// An admin, or any caller of a host without login.
     Admin(Option<UserId>),
@@ -98,11 +98,11 @@ impl Giver {
     }
 }
 
-/// Why a share was not made.
+/// The reason why a share was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum ShareError {
-    /// It was given away, or is gone, since this was asked.
-    #[error("the VPS is not yours any more")]
+    /// It was given away, or deleted, since the caller was authorized.
+    #[error("the VPS is no longer yours")]
     NotYours,
     #[error("a VPS can have at most {MOST_PER_INSTANCE} shares, and an account {MOST_PER_OWNER}")]
     TooMany,
@@ -116,25 +116,25 @@ impl From<sqlx::Error> for ShareError {
     }
 }
 
-/// What a share gives the account it reaches.
+/// A share as its receiver has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SharedWith {
     pub level: ShareLevel,
     pub taken: bool,
-    /// What the account calls it, where it chose a name that none of its own instances has.
+    /// The account's alias, where it chose one that none of its own instances has.
     pub alias: Option<String>,
 }
 
-/// What somebody is to an instance.
+/// An account's relation to an instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Relation {
     pub owner: bool,
-    /// The most that any share gives, the person's own or a group's.
+    /// The highest level of the account's own shares and its groups'.
     pub level: Option<ShareLevel>,
 }
 
 impl Store {
-    /// What a user is to an instance or to a request for one. `None`: there is neither.
+    /// Returns a user's relation to an instance or request; `None` where neither exists.
     pub async fn relation(
         &self,
         user: Option<UserId>,
@@ -150,7 +150,7 @@ impl Store {
         Ok(Some(Relation { owner, level: shared.get(&id).map(|shared| shared.level) }))
     }
 
-    /// What is shared with an account, except what it declined.
+    /// Lists the shares of an account, except declined ones.
     pub async fn shared_with(
         &self,
         user: UserId,
@@ -158,13 +158,13 @@ impl Store {
         self.shared(user, None).await
     }
 
-    /// As [`Self::shared_with`], of one instance or of all.
+    /// Does the same as [`Self::shared_with`] for one instance or all.
     pub async fn shared(
         &self,
         user: UserId,
         id: Option<InstanceId>,
     ) -> Result<HashMap<InstanceId, SharedWith>, StoreError> {
-        // An alias never hides what is the account's own.
+        // An alias never hides the account's own instance.
         let sql = "SELECT s.instance_id, s.level,
             ifnull(a.answer = 'taken' AND a.answered_ms >= s.created_ms, 0) AS taken,
             CASE WHEN a.alias IN (SELECT label FROM instances WHERE owner_id = $1)
@@ -200,7 +200,7 @@ impl Store {
         Ok(self.all_shares(Some(id)).await?.remove(&id).unwrap_or_default())
     }
 
-    /// Of one instance, or of all.
+    /// Lists the shares of one instance, or of all.
     pub async fn all_shares(
         &self,
         id: Option<InstanceId>,
@@ -238,11 +238,11 @@ impl Store {
         Ok(shares)
     }
 
-    /// Shares an instance with each, at another level than before where it is shared already; all
-    /// of it or nothing. A share whose level alone changes stays taken.
+    /// Shares an instance with each receiver, or changes the level of existing shares; all or
+    /// nothing. A change of level alone keeps a share taken.
     ///
     /// # Errors
-    /// It is not the giver's any more, or has too many shares.
+    /// The giver no longer owns it, or it has too many shares.
     pub async fn set_shares(
         &self,
         id: InstanceId,
@@ -288,10 +288,10 @@ impl Store {
         Ok(())
     }
 
-    /// Ends a share. False where it was not shared.
+    /// Ends a share. Returns false where there was none.
     ///
     /// # Errors
-    /// It is not the giver's any more.
+    /// The giver no longer owns it.
     pub async fn delete_share(
         &self,
         id: InstanceId,
@@ -318,7 +318,8 @@ impl Store {
     }
 }
 
-/// The instance's owner, if the giver may still act for it. `None`: it is another's, or gone.
+/// Returns the instance's owner, if the giver may still act for it. `None`: it is another's, or
+/// deleted.
 pub(crate) async fn require_giver(
     tx: &mut Transaction<'_, Sqlite>,
     id: InstanceId,
@@ -344,7 +345,7 @@ pub(crate) async fn touch(
     Ok(())
 }
 
-/// The name of an account or group, for histories.
+/// Returns the name of an account or group, for events.
 async fn name_of(tx: &mut Transaction<'_, Sqlite>, to: Grantee) -> Result<String, StoreError> {
     let (sql, id) = match to {
         Grantee::User(user) => ("SELECT username AS name FROM users WHERE id = $1", user.0),

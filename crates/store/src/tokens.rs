@@ -1,5 +1,5 @@
 //! Join tokens: one row per token, its secret only as a hash, redeemed in the transaction that
-//! makes the node.
+//! creates the node.
 
 use kohakuriver_model::{NodeId, NodeName, Role, UserId};
 use sqlx::Row;
@@ -7,18 +7,18 @@ use sqlx::Row;
 use crate::credentials::still_is;
 use crate::{Store, StoreError};
 
-/// Why a token does not admit a node.
+/// The reason why a token does not admit a node.
 #[derive(Debug, thiserror::Error)]
 pub enum RedeemError {
-    #[error("this join token is not known here")]
+    #[error("this host did not issue this join token")]
     Unknown,
-    #[error("this join token expired")]
+    #[error("this join token has expired")]
     Expired,
-    #[error("this join token was used already, by node '{by}'")]
+    #[error("this join token was already used by node '{by}'")]
     Used { by: String },
-    #[error("the account that made this join token is no admin any more")]
+    #[error("the account that created this join token is no longer an admin")]
     Void,
-    #[error("a node named '{0}' has joined already")]
+    #[error("a node named '{0}' has already joined")]
     NameTaken(NodeName),
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -31,8 +31,8 @@ impl From<sqlx::Error> for RedeemError {
 }
 
 impl Store {
-    /// Remembers a token by the SHA-256 of its secret, hex. `readmits` names the node that a
-    /// machine may take up with it; `by` is the admin that makes it.
+    /// Stores a token by the SHA-256 of its secret, hex. `readmits` names the node that a computer
+    /// may rejoin as; `by` is the admin that creates it.
     pub async fn create_join_token(
         &self,
         hash: &str,
@@ -54,8 +54,8 @@ impl Store {
         Ok(())
     }
 
-    /// Uses the token up and makes the node `id`, both or neither. Answers the node's id, which is
-    /// another one where the token readmits the node of this name.
+    /// Uses the token up and creates the node `id`, both or neither. Returns the node's id, which
+    /// is another one where the token readmits the node of this name.
     pub async fn redeem_join_token(
         &self,
         hash: &str,

@@ -1,4 +1,4 @@
-//! Accounts and the groups they are in.
+//! Accounts and groups.
 
 use kohakuriver_model::{GroupId, Quota, Role, UserId};
 use sqlx::sqlite::SqliteRow;
@@ -14,7 +14,7 @@ pub struct UserRow {
     pub display_name: String,
     pub role: Role,
     pub is_active: bool,
-    /// A PHC string; `None` for somebody who comes by OpenID Connect only.
+    /// A PHC string; `None` for an account that logs in by OpenID Connect only.
     pub password: Option<String>,
     /// Issuer and subject of OpenID Connect.
     pub external: Option<String>,
@@ -33,7 +33,7 @@ pub struct NewUser {
     pub external: Option<String>,
 }
 
-/// What of an account is to be another. `None` leaves it.
+/// Changes to an account. `None` leaves a field unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct UserChange {
     pub display_name: Option<String>,
@@ -41,18 +41,18 @@ pub struct UserChange {
     pub is_active: Option<bool>,
     pub quota: Option<Quota>,
     pub password: Option<String>,
-    /// API tokens and registered SSH keys go.
+    /// Whether API tokens and registered SSH keys are removed.
     pub end_tokens: bool,
 }
 
-/// Why an account was not changed or deleted.
+/// The reason why an account was not changed or deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
     #[error("there is no such account")]
     Unknown,
     #[error("the name '{0}' is taken")]
     NameTaken(String),
-    #[error("nobody would be left who administrates this cluster")]
+    #[error("the cluster would have no admin left")]
     LastAdmin,
     #[error("the account has {0} VPSes")]
     HasInstances(i64),
@@ -67,8 +67,9 @@ impl From<sqlx::Error> for UserError {
 }
 
 impl UserRow {
-    /// Until when credentials of this account count, if it has to log in at its provider at least
-    /// every `term_ms`. One with a password of its own does not depend on the provider.
+    /// Returns until when credentials of this account are valid, if it has to log in at its
+    /// provider at least every `term_ms`. An account with a password does not depend on the
+    /// provider.
     pub fn provider_end_ms(&self, term_ms: i64) -> Option<i64> {
         let depends = self.external.is_some() && self.password.is_none();
         depends.then(|| self.provider_ms.unwrap_or(0).saturating_add(term_ms))
@@ -76,7 +77,7 @@ impl UserRow {
 }
 
 impl Store {
-    /// Newest first.
+    /// Lists accounts, newest first.
     pub async fn list_users(&self) -> Result<Vec<UserRow>, StoreError> {
         let sql = "SELECT * FROM users ORDER BY id DESC";
         let rows = sqlx::query(sql).fetch_all(&self.readers).await?;
@@ -89,17 +90,17 @@ impl Store {
         row.as_ref().map(read_user).transpose()
     }
 
-    /// Small and capital letters are the same here.
+    /// Finds an account by name, case-insensitively.
     pub async fn lookup_username(&self, name: &str) -> Result<Option<UserRow>, StoreError> {
         let sql = "SELECT * FROM users WHERE username = $1";
         let row = sqlx::query(sql).bind(name).fetch_optional(&self.readers).await?;
         row.as_ref().map(read_user).transpose()
     }
 
-    /// Records a log-in at the provider, with the role that the provider's groups have here. An
-    /// account that has none any more loses its role, sessions and tokens with this call, and the
-    /// last admin does so too: the host's next start then prints an invitation for another.
-    /// Returns `None` where no account has this identity.
+    /// Records a log-in at the provider, with the role that the provider's groups map to. An
+    /// account without any loses its role, sessions and tokens with this call, even the last admin:
+    /// the host's next start then prints an invitation for another. Returns `None` where no account
+    /// has this identity.
     pub async fn log_in_external(
         &self,
         external: &str,
@@ -126,7 +127,7 @@ impl Store {
         if let Some(role) = role.filter(|role| before.is_active && *role != before.role) {
             set_role(&mut tx, before.id, role).await?;
             match require_admin(&mut tx, &before).await {
-                // The mapping has its way once there is another admin.
+                // The mapping applies once there is another admin.
                 Err(UserError::LastAdmin) => set_role(&mut tx, before.id, before.role).await?,
                 kept => kept?,
             }
@@ -136,8 +137,8 @@ impl Store {
         Ok(Some(after))
     }
 
-    /// Whether an account's last log-in at the provider left the term between two moments: since
-    /// then its credentials count no longer.
+    /// Checks whether an account's provider term ended between two moments: its credentials are
+    /// invalid since then.
     pub async fn has_lapsed(&self, after_ms: i64, until_ms: i64) -> Result<bool, StoreError> {
         let sql = "SELECT 1 FROM users WHERE external IS NOT NULL AND password IS NULL
             AND provider_ms > $1 AND provider_ms <= $2 LIMIT 1";
@@ -145,7 +146,7 @@ impl Store {
         Ok(row.await?.is_some())
     }
 
-    /// Whether somebody can administrate this cluster.
+    /// Checks whether the cluster has an active admin.
     pub async fn has_admin(&self) -> Result<bool, StoreError> {
         let sql = "SELECT 1 FROM users WHERE role = 'admin' AND is_active = 1 LIMIT 1";
         Ok(sqlx::query(sql).fetch_optional(&self.readers).await?.is_some())
@@ -158,8 +159,8 @@ impl Store {
         Ok(user)
     }
 
-    /// Changes an account. One that is disabled, or has a new password, is logged out everywhere;
-    /// the last admin stays one.
+    /// Changes an account. A disabled account, or one with a new password, is logged out
+    /// everywhere; the last admin stays an admin.
     pub async fn change_user(&self, id: UserId, change: &UserChange) -> Result<UserRow, UserError> {
         let mut tx = self.begin().await?;
         let before = user_in(&mut tx, id).await?;
@@ -198,7 +199,7 @@ impl Store {
         Ok(after)
     }
 
-    /// Deletes an account that owns nothing any more, with all its sessions, tokens and keys.
+    /// Deletes an account that owns nothing, with all its sessions, tokens and keys.
     pub async fn delete_user(&self, id: UserId) -> Result<UserRow, UserError> {
         let mut tx = self.begin().await?;
         let before = user_in(&mut tx, id).await?;
@@ -217,7 +218,7 @@ impl Store {
     }
 }
 
-/// A change that leaves no admin is taken back; one who was none before takes nothing away.
+/// Rolls back a change that leaves no admin; a change of another account cannot.
 async fn require_admin(
     tx: &mut Transaction<'_, Sqlite>,
     before: &UserRow,
@@ -298,21 +299,21 @@ pub(crate) fn read_user(row: &SqliteRow) -> Result<UserRow, StoreError> {
     })
 }
 
-/// A group, and who is in it.
+/// A group and its members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupRow {
     pub id: GroupId,
     pub name: String,
-    /// Of all members together.
+    /// The quota of all members together.
     pub quota: Quota,
-    /// What each request of a member may be at most to need no operator.
+    /// The limits within which a member's request needs no operator.
     pub auto_approve: Option<Quota>,
     pub members: Vec<(UserId, String)>,
     pub created_ms: i64,
 }
 
 impl Store {
-    /// By name.
+    /// Lists groups by name.
     pub async fn list_groups(&self) -> Result<Vec<GroupRow>, StoreError> {
         let rows =
             sqlx::query("SELECT * FROM groups ORDER BY name").fetch_all(&self.readers).await?;
@@ -343,8 +344,8 @@ impl Store {
         }
     }
 
-    /// Puts another quota, another rule or no rule in place; `None` leaves it as it is, also
-    /// where it is changed at the same time.
+    /// Replaces a group's quota or rule, or removes the rule; `None` leaves it as it is, also under
+    /// concurrent changes.
     pub async fn change_group(
         &self,
         id: GroupId,

@@ -1,4 +1,4 @@
-//! What instances hold: never twice, never more than a node has, never forgotten.
+//! Allocations: never double, never more than a node has, never lost.
 
 #![expect(clippy::unwrap_used, reason = "a test that is surprised should end there")]
 
@@ -145,7 +145,7 @@ fn seen(generation: u64, state: Observed) -> Observation {
 }
 
 #[tokio::test]
-async fn a_stop_releases_compute_only_when_it_is_proven_and_keeps_the_port() {
+async fn proven_stop_releases_compute_and_keeps_port() {
     let cluster = cluster().await;
     let first = cluster.create(spec(8, 0)).await.unwrap();
     assert_eq!(first.ssh_port, Some(9000));
@@ -169,7 +169,7 @@ async fn a_stop_releases_compute_only_when_it_is_proven_and_keeps_the_port() {
 }
 
 #[tokio::test]
-async fn a_delete_frees_the_port_for_the_next_one_and_never_the_id() {
+async fn delete_frees_the_port_but_never_the_id() {
     let cluster = cluster().await;
     let first = cluster.create(spec(0, 0)).await.unwrap();
     cluster.act(first.id, Act::Delete { force: true }).await.unwrap();
@@ -183,7 +183,7 @@ async fn a_delete_frees_the_port_for_the_next_one_and_never_the_id() {
 }
 
 #[tokio::test]
-async fn every_act_and_its_end_is_written_down_and_outlives_the_instance() {
+async fn events_of_every_act_outlive_the_instance() {
     let cluster = cluster().await;
     let row = cluster.create(spec(1, 0)).await.unwrap();
     cluster.act(row.id, Act::Kill).await.unwrap();
@@ -204,7 +204,7 @@ async fn every_act_and_its_end_is_written_down_and_outlives_the_instance() {
 }
 
 #[tokio::test]
-async fn a_resize_that_does_not_fit_changes_nothing() {
+async fn resize_that_does_not_fit_changes_nothing() {
     let cluster = cluster().await;
     let row = cluster.create(spec(6, 0)).await.unwrap();
     let resize = async |cores: u32| {
@@ -218,7 +218,7 @@ async fn a_resize_that_does_not_fit_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_drained_node_takes_nothing_new_and_keeps_what_it_has() {
+async fn drained_node_keeps_instances_and_takes_no_new_ones() {
     let cluster = cluster().await;
     let row = cluster.create(spec(1, 0)).await.unwrap();
     let name = "n1".parse().unwrap();
@@ -231,7 +231,7 @@ async fn a_drained_node_takes_nothing_new_and_keeps_what_it_has() {
 }
 
 #[tokio::test]
-async fn another_nodes_word_about_an_instance_counts_for_nothing() {
+async fn observation_of_another_node_is_ignored() {
     let cluster = cluster().await;
     let row = cluster.create(spec(1, 0)).await.unwrap();
     let lie = seen(9, Observed::Absent);
@@ -241,7 +241,7 @@ async fn another_nodes_word_about_an_instance_counts_for_nothing() {
 }
 
 #[tokio::test]
-async fn a_join_token_admits_one_node_once_and_in_time() {
+async fn join_token_admits_one_node_once_before_expiry() {
     let cluster = cluster().await;
     let redeem = async |hash: &str, name: &str, now_ms| {
         let id = NodeId::new(format!("n-{name}"));
@@ -261,7 +261,7 @@ async fn a_join_token_admits_one_node_once_and_in_time() {
 }
 
 #[tokio::test]
-async fn ids_prefixes_and_names_find_one_instance_or_say_why_not() {
+async fn id_prefix_and_name_resolve_or_report_ambiguity() {
     let cluster = cluster().await;
     let mut named = spec(0, 0);
     named.name = Some("web".parse().unwrap());
@@ -282,7 +282,7 @@ async fn ids_prefixes_and_names_find_one_instance_or_say_why_not() {
 }
 
 #[tokio::test]
-async fn everything_is_there_after_the_database_is_opened_again() {
+async fn data_survives_reopening_the_database() {
     let cluster = cluster().await;
     let row = cluster.create(spec(2, MEMORY / 2)).await.unwrap();
     cluster.store.close().await;
@@ -352,7 +352,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// `surprised`: something was started without asking, so more may run than there is room for.
+/// `surprised`: an instance was started unasked, so more may run than the capacity.
 async fn check(cluster: &Cluster, surprised: bool) {
     let rows = cluster.store.list_instances().await.unwrap();
     let held = |row: &&InstanceRow| row.holds_compute;
@@ -387,7 +387,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_is_promised_twice_whatever_people_and_nodes_say(steps in proptest::collection::vec(step(), 1..40)) {
+    fn nothing_is_allocated_twice_under_any_order_of_steps(steps in proptest::collection::vec(step(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let cluster = cluster().await;
@@ -430,7 +430,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn a_machine_takes_the_cards_of_a_group_at_once_and_no_container_gets_them() {
+async fn vm_takes_whole_gpu_group_exclusively() {
     let cluster = cluster().await;
     let name = "debian-12".parse().unwrap();
     let machine = InstanceSpec::new(ImageSource::VmImage { name });
@@ -443,7 +443,7 @@ async fn a_machine_takes_the_cards_of_a_group_at_once_and_no_container_gets_them
     assert_eq!(container.spec.gpus[0].index, 0);
     let refused = cluster.create_with(machine, GpuDemand::Indices(vec![0])).await.unwrap_err();
     assert!(refused.to_string().contains("GPU 0 of node 'n1' is taken by"), "{refused}");
-    // Both come back with the proof of its end, and go again with its next start.
+    // Both are released with the proof of its end, and taken again with its next start.
     cluster.act(row.id, Act::Stop).await.unwrap();
     let ended = Observed::Stopped { exit_code: Some(0), finished_at_ms: 1, oom: false };
     let generation = cluster.row(row.id).await.unwrap().intent.generation;

@@ -39,7 +39,7 @@ async fn raw(dir: &tempfile::TempDir) -> SqliteConnection {
 }
 
 #[tokio::test]
-async fn pruned_log_stays_verifiable_and_says_what_went() {
+async fn pruned_log_stays_verifiable_and_records_removal() {
     let (store, _dir) = filled(30).await;
     let last = store.audit_after(9).await.unwrap()[0].clone();
     assert_eq!(last.seq, 10);
@@ -73,7 +73,7 @@ async fn size_limit_keeps_the_newest_entries() {
 }
 
 #[tokio::test]
-async fn oldest_entries_taken_out_by_hand_are_noticed() {
+async fn manual_removal_of_oldest_entries_is_detected() {
     let (store, dir) = filled(30).await;
     let hash = store.audit_after(9).await.unwrap()[0].hash.clone();
     let mut raw = raw(&dir).await;
@@ -88,7 +88,7 @@ async fn oldest_entries_taken_out_by_hand_are_noticed() {
 }
 
 #[tokio::test]
-async fn every_filter_is_answered_by_an_index() {
+async fn every_filter_uses_an_index() {
     let (store, dir) = filled(1).await;
     drop(store);
     let mut raw = raw(&dir).await;
@@ -111,7 +111,7 @@ async fn every_filter_is_answered_by_an_index() {
     }
 }
 
-/// What the index must find, by looking at every entry.
+/// The expected page, by a scan of every entry.
 fn expected(all: &[NewAudit], filter: &AuditFilter) -> Vec<i64> {
     let matches = |seq: i64, entry: &NewAudit| {
         let of = |asked: &Option<String>, value: &str| asked.as_deref().is_none_or(|a| a == value);
@@ -173,7 +173,7 @@ fn entries() -> impl Strategy<Value = Vec<NewAudit>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn pages_have_what_a_look_at_every_entry_finds(
+    fn page_by_index_equals_full_scan(
         all in entries(),
         filters in proptest::collection::vec(filters(), 8),
     ) {

@@ -1,4 +1,4 @@
-//! Shares, answers and offers, whatever accounts do in whatever order.
+//! Shares, answers and offers, under any sequence of acts.
 
 #![expect(clippy::unwrap_used, reason = "a test that is surprised should end there")]
 
@@ -84,7 +84,7 @@ impl Lab {
     }
 }
 
-/// What the other account does, and what I answer.
+/// The other account's acts, and this account's answers.
 #[derive(Clone, Debug)]
 enum Step {
     Create { mine: bool, name: usize },
@@ -199,14 +199,14 @@ async fn check(lab: &Lab, all: &[InstanceId], before: &[UserId], taken_by_me: bo
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
     #[test]
-    fn others_acts_move_nothing_and_take_no_name_of_ones_own(steps in steps()) {
+    fn others_acts_move_nothing_and_take_no_own_name(steps in steps()) {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
             .block_on(play(steps));
     }
 }
 
 #[tokio::test]
-async fn simultaneous_takes_pass_no_quota() {
+async fn concurrent_takes_stay_within_quota() {
     let lab = lab().await;
     let quota = Quota { instances: Some(1), ..Quota::default() };
     let change = UserChange { quota: Some(quota), ..UserChange::default() };
@@ -225,13 +225,13 @@ async fn simultaneous_takes_pass_no_quota() {
 }
 
 #[tokio::test]
-async fn former_owner_shares_nothing_any_more() {
+async fn former_owner_cannot_share() {
     let lab = lab().await;
     let id = lab.create(lab.other, "web").await.unwrap();
     let by = (Giver::Owner(lab.other), "other");
     lab.store.make_offer(id, (lab.me, "me"), by, 10).await.unwrap();
     lab.store.take_offer(id, (lab.me, "me"), 11).await.unwrap();
-    // What was allowed a moment before it went is refused where it is written.
+    // A permission checked before the transfer is checked again on write.
     let to = [Grantee::User(lab.other)];
     assert!(lab.store.set_shares(id, &to, ShareLevel::Manage, by, 12).await.is_err());
     assert!(lab.store.make_offer(id, (lab.other, "other"), by, 12).await.is_err());
@@ -239,7 +239,7 @@ async fn former_owner_shares_nothing_any_more() {
 }
 
 #[tokio::test]
-async fn shares_from_before_there_were_answers_count_as_taken() {
+async fn shares_of_old_database_count_as_taken() {
     let lab = lab().await;
     let id = lab.create(lab.other, "web").await.unwrap();
     let by = (Giver::Owner(lab.other), "other");

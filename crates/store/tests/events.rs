@@ -8,7 +8,7 @@ fn event(detail: &str) -> NewEvent {
 }
 
 #[tokio::test]
-async fn event_keeps_the_beginning_of_a_long_detail() {
+async fn long_event_detail_is_truncated() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("host.db")).await.unwrap();
     let id = InstanceId::from_u64(7);
@@ -18,7 +18,7 @@ async fn event_keeps_the_beginning_of_a_long_detail() {
 }
 
 #[tokio::test]
-async fn events_beyond_the_limit_go_oldest_first() {
+async fn events_beyond_limit_are_removed_oldest_first() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("host.db")).await.unwrap();
     for n in 0..10 {

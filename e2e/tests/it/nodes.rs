@@ -49,7 +49,7 @@ fn a_machine_joins_with_a_token_serves_and_is_removed() {
     assert_eq!(tcp_listeners(&runner), 0, "a runner listens on no TCP port");
     assert!(tcp_listeners(&host) >= 3, "the check itself sees listeners");
 
-    site.runner("n2", &["--join", &join]).wait_for_line("used already, by node 'n1'");
+    site.runner("n2", &["--join", &join]).wait_for_line("already used by node 'n1'");
     let mut second = site.runner("n2", &["--join", &join]);
     assert_eq!(second.wait(), 5);
 

@@ -15,7 +15,7 @@ use super::error::ApiError;
 use super::vps::reach;
 use crate::access::{Caller, Permission};
 use crate::host::App;
-use crate::instances::{self, requested, shown};
+use crate::instances::{self, approval, visible};
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -31,7 +31,7 @@ struct PageQuery {
     offset: Option<usize>,
 }
 
-/// What waits for an operator, oldest first.
+/// Lists the pending requests, oldest first.
 #[utoipa::path(get, path = "/api/tasks/pending-approval", tag = "approval", params(PageQuery),
     responses((status = 200, body = [Task]), (status = 403, body = ErrorBody)))]
 async fn list_pending(
@@ -40,7 +40,7 @@ async fn list_pending(
     query: Result<Query<PageQuery>, QueryRejection>,
 ) -> Result<Json<Vec<Task>>, ApiError> {
     let Query(query) = query?;
-    let mut tasks = shown::list(&app, &caller).await?;
+    let mut tasks = visible::list(&app, &caller).await?;
     tasks.retain(|task| task.status == "pending_approval");
     tasks.reverse();
     let page = tasks.into_iter().skip(query.offset.unwrap_or(0));
@@ -50,12 +50,13 @@ async fn list_pending(
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct ApproveQuery {
-    /// The `approval_revision` of what the operator read. A request that is another one by now is
-    /// refused. Without it, whatever the request is now is approved.
+    /// The `approval_revision` that the operator read. A request that has changed since is refused.
+    /// Without it, the current request is approved.
     revision: Option<String>,
 }
 
-/// Makes what was asked for, if there is room for it now; else it goes on waiting.
+/// Approves a request and creates its instance, if there is capacity now; otherwise it stays
+/// pending.
 #[utoipa::path(post, path = "/api/approve/{task}", tag = "approval", params(ApproveQuery, ("task" = String, Path)),
     responses((status = 200, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
         (status = 503, body = ErrorBody)))]
@@ -67,20 +68,20 @@ async fn approve(
 ) -> Result<Json<Message>, ApiError> {
     let Query(query) = query?;
     let access = reach(&app, &caller, &text, Permission::See).await?;
-    let row = requested::approve(&app, &caller, &access, query.revision.as_deref()).await?;
+    let row = approval::approve(&app, &caller, &access, query.revision.as_deref()).await?;
     let name = instances::display_name(row.id, &row.spec);
-    let message = format!("VPS {name} is approved and being created on '{}'", row.node_name);
+    let message = format!("VPS {name} is approved and is being created on '{}'", row.node_name);
     Ok(Json(Message { message, task_id: row.id.to_string() }))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct RejectQuery {
-    /// Told to whoever asked.
+    /// Reported to the request's owner.
     reason: Option<String>,
 }
 
-/// Says no to a request.
+/// Rejects a request.
 #[utoipa::path(post, path = "/api/reject/{task}", tag = "approval", params(RejectQuery, ("task" = String, Path)),
     responses((status = 200, body = Rejected), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn reject(
@@ -92,7 +93,7 @@ async fn reject(
     let Query(query) = query?;
     let access = reach(&app, &caller, &text, Permission::See).await?;
     let reason = query.reason.filter(|text| !text.trim().is_empty());
-    let row = requested::reject(&app, &caller, &access, reason).await?;
+    let row = approval::reject(&app, &caller, &access, reason).await?;
     let message = format!("the request {} is rejected", row.id);
     Ok(Json(Rejected { message, task_id: row.id.to_string(), reason: row.reason }))
 }

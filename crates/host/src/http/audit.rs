@@ -1,4 +1,4 @@
-//! The audit log, to read, to check and to take away.
+//! The audit log: queries, verification, export.
 
 use std::sync::Arc;
 
@@ -33,23 +33,23 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct AuditQuery {
-    /// A user's name.
+    /// A user name.
     actor: Option<String>,
-    /// The whole action, or what it begins with: `vps` is all of `vps.create`, `vps.stop` ...
+    /// The whole action or its first part: `vps` is all of `vps.create`, `vps.stop` ...
     action: Option<String>,
     object: Option<String>,
     /// Only entries before this number.
     before: Option<i64>,
-    /// Only entries behind this number, oldest first: for those who follow. Such a look is not
-    /// written down itself.
+    /// Only entries after this number, oldest first, for clients that follow the log. Such a query
+    /// is not itself recorded.
     after: Option<i64>,
     /// Only entries since this time, ISO 8601.
     since: Option<String>,
-    /// Up to 1000, 100 unless given.
+    /// Up to 1000; default 100.
     limit: Option<u32>,
 }
 
-/// Entries of the audit log, newest first, or those behind one, oldest first.
+/// Lists entries of the audit log, newest first, or those after a number, oldest first.
 #[utoipa::path(get, path = "/api/audit", tag = "audit", params(AuditQuery),
     responses((status = 200, body = [AuditEntry]), (status = 403, body = ErrorBody), (status = 422, body = ErrorBody)))]
 async fn list_audit(
@@ -78,7 +78,7 @@ async fn list_audit(
     Ok(response)
 }
 
-/// Goes through the whole chain: has any entry been changed or taken out?
+/// Verifies the whole chain: detects changed or removed entries.
 #[utoipa::path(get, path = "/api/audit/verify", tag = "audit", responses((status = 200, body = AuditVerified)))]
 async fn verify_audit(State(app): State<Arc<App>>) -> Result<Json<AuditVerified>, ApiError> {
     Ok(Json(match app.store.verify_audit().await? {
@@ -99,7 +99,7 @@ async fn verify_audit(State(app): State<Arc<App>>) -> Result<Json<AuditVerified>
     }))
 }
 
-/// All of it, oldest first, one JSON object on each line.
+/// Exports the whole log, oldest first, one JSON object per line.
 #[utoipa::path(get, path = "/api/audit/export", tag = "audit",
     responses((status = 200, body = String, content_type = "application/x-ndjson", description = "One entry a line.")))]
 async fn export_audit(State(app): State<Arc<App>>) -> Response {

@@ -1,4 +1,4 @@
-//! Logging in and out, and one's own account.
+//! Log-in, log-out and the caller's own account.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(reset_password))
 }
 
-/// An account, as everybody may see it who may see accounts.
+/// Converts an account, for callers that may list accounts.
 pub fn user(row: &UserRow) -> User {
     User {
         id: row.id.0,
@@ -49,7 +49,7 @@ pub fn user(row: &UserRow) -> User {
     }
 }
 
-/// Whether people log in here. Public.
+/// Returns whether login is enabled. Public.
 #[utoipa::path(get, path = "/api/auth/status", tag = "accounts", responses((status = 200, body = AuthStatus)))]
 async fn auth_status(State(app): State<Arc<App>>) -> Json<AuthStatus> {
     let auth = &app.config.auth;
@@ -62,7 +62,7 @@ async fn auth_status(State(app): State<Arc<App>>) -> Json<AuthStatus> {
     })
 }
 
-/// Begins a session: its cookie comes with the answer.
+/// Logs in. The response sets the session's cookie.
 #[utoipa::path(post, path = "/api/auth/login", tag = "accounts", request_body = Login,
     responses((status = 200, body = LoggedIn), (status = 401, body = ErrorBody),
         (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
@@ -88,8 +88,8 @@ async fn login(
     }
 }
 
-/// Ends the session of the cookie, if there is one. Without one nothing is written, nor anybody's
-/// rights checked again.
+/// Ends the session of the cookie. Without a session nothing is written, and no rights are checked
+/// again.
 #[utoipa::path(post, path = "/api/auth/logout", tag = "accounts", responses((status = 200, body = Note)))]
 async fn logout(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
     let secret = accounts::cookie(&headers, COOKIE_NAME).filter(|text| accounts::is_secret(text));
@@ -112,12 +112,12 @@ async fn logout(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Respo
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct RegisterQuery {
-    /// An invitation.
+    /// The invitation's token.
     #[serde(default)]
     token: String,
 }
 
-/// Makes the account that an invitation is for, and begins a session.
+/// Creates the account of an invitation and logs in.
 #[utoipa::path(post, path = "/api/auth/register", tag = "accounts", params(RegisterQuery), request_body = Register,
     responses((status = 200, body = LoggedIn), (status = 400, body = ErrorBody),
         (status = 409, body = ErrorBody), (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)))]
@@ -129,17 +129,17 @@ async fn register(
     body: Result<Json<Register>, JsonRejection>,
 ) -> Result<Response, ApiError> {
     let Query(query) = query?;
-    let Json(mut wish) = body?;
-    wish.display_name = wish.display_name.filter(|name| !name.trim().is_empty());
-    if wish.display_name.as_ref().is_some_and(|name| name.chars().count() > 100) {
-        let detail = "a displayed name has at most 100 characters";
+    let Json(mut request) = body?;
+    request.display_name = request.display_name.filter(|name| !name.trim().is_empty());
+    if request.display_name.as_ref().is_some_and(|name| name.chars().count() > 100) {
+        let detail = "a display name has at most 100 characters";
         return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail));
     }
-    let session = app.accounts.register(&app, &query.token, wish, caller.address).await?;
+    let session = app.accounts.register(&app, &query.token, request, caller.address).await?;
     Ok(logged_in("Registered", session, secure))
 }
 
-/// Who one is. Somebody who has not logged in is `_anonymous`.
+/// Returns the caller's account. A caller without a login is `_anonymous`.
 #[utoipa::path(get, path = "/api/auth/me", tag = "accounts",
     responses((status = 200, body = User), (status = 503, body = ErrorBody)))]
 async fn me(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<User>, ApiError> {
@@ -155,13 +155,14 @@ async fn me(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<User>, A
         Principal::Account(person) => {
             let row = app.store.lookup_user(person.id).await?;
             let row = row.ok_or_else(ApiError::log_in)?;
-            // What they may be with what they showed.
+            // Limited by the credential.
             Ok(Json(User { role: person.role.to_string(), ..user(&row) }))
         }
     }
 }
 
-/// Another password for oneself. All other sessions end; with `end_tokens`, all tokens and keys too.
+/// Changes the caller's password. All other sessions end; with `end_tokens`, all tokens and keys
+/// too.
 #[utoipa::path(post, path = "/api/auth/password", tag = "accounts", request_body = ChangePassword,
     responses((status = 200, body = LoggedIn), (status = 401, body = ErrorBody), (status = 422, body = ErrorBody)))]
 async fn change_password(
@@ -170,13 +171,13 @@ async fn change_password(
     secure: Option<Extension<Secure>>,
     body: Result<Json<ChangePassword>, JsonRejection>,
 ) -> Result<Response, ApiError> {
-    let Json(wish) = body?;
+    let Json(request) = body?;
     let person = caller.person().ok_or(LoginError::Off)?;
-    let session = app.accounts.change_password(&app, person, wish, caller.address).await?;
+    let session = app.accounts.change_password(&app, person, request, caller.address).await?;
     Ok(logged_in("Password changed", session, secure))
 }
 
-/// Sets a password with a link that an admin made.
+/// Sets a password with a link that an admin created.
 #[utoipa::path(post, path = "/api/auth/password/reset", tag = "accounts", request_body = ResetPassword,
     responses((status = 200, body = LoggedIn), (status = 400, body = ErrorBody), (status = 422, body = ErrorBody)))]
 async fn reset_password(
@@ -185,12 +186,12 @@ async fn reset_password(
     secure: Option<Extension<Secure>>,
     body: Result<Json<ResetPassword>, JsonRejection>,
 ) -> Result<Response, ApiError> {
-    let Json(wish) = body?;
-    let session = app.accounts.reset_password(&app, wish, caller.address).await?;
+    let Json(request) = body?;
+    let session = app.accounts.reset_password(&app, request, caller.address).await?;
     Ok(logged_in("Password set", session, secure))
 }
 
-/// The answer that begins a session.
+/// Builds the response that starts a session.
 pub fn logged_in(message: &str, session: Session, secure: Option<Extension<Secure>>) -> Response {
     let named = AuditTarget(format!("user {}", session.user.username));
     let body = LoggedIn { message: message.to_owned(), user: user(&session.user) };
@@ -200,7 +201,8 @@ pub fn logged_in(message: &str, session: Session, secure: Option<Extension<Secur
     response
 }
 
-/// For a browser: only sent to us, and over TLS only where it came so.
+/// Returns the session's cookie: sent to this host only, and over TLS only where the log-in came by
+/// TLS.
 pub fn session_cookie(session: &Session, secure: Option<Extension<Secure>>) -> String {
     let secure = secure.is_some_and(|Extension(Secure(secure))| secure);
     let only_tls = if secure { "; Secure" } else { "" };

@@ -1,4 +1,4 @@
-//! Who signs the certificate that people are shown, for whoever wants to trust it from now on.
+//! The CA that signs the host's certificate, for clients that want to trust it.
 
 use std::sync::Arc;
 
@@ -17,8 +17,8 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(ca))
 }
 
-/// The CA of this host's certificate, where it is the host's own. Public: its fingerprint is
-/// compared with what the host showed at its start.
+/// Returns the CA of this host's certificate, where the host signs its own. Public: clients compare
+/// its fingerprint with the one that the host printed at its start.
 #[utoipa::path(get, path = "/api/auth/ca", tag = "cluster",
     responses((status = 200, body = CaCertificate), (status = 404, body = ErrorBody)))]
 async fn ca(State(app): State<Arc<App>>) -> Result<Json<CaCertificate>, ApiError> {

@@ -1,10 +1,10 @@
-//! Completes the OpenAPI document that is made from the handlers: each response is described, and
-//! each operation says in which shape it refuses.
+//! Completes the OpenAPI document generated from the handlers: describes each response and the
+//! shape of each operation's errors.
 
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::{ContentBuilder, OpenApi, PathItem, Ref, RefOr, Response, ResponseBuilder};
 
-/// Fills in what annotations of single handlers leave out.
+/// Fills in what the handlers' annotations leave out.
 pub fn complete(document: &mut OpenApi) {
     for item in document.paths.paths.values_mut() {
         for operation in operations(item) {
@@ -33,7 +33,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     .flatten()
 }
 
-/// Any status that the handler's own list does not have: the guard, the body's limit and the
+/// Describes any status that the handler does not list: the guard, the body's limit and the
 /// database refuse every path alike.
 fn refusal() -> Response {
     let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).build();
@@ -45,24 +45,24 @@ fn refusal() -> Response {
 
 fn describe(status: &str) -> &'static str {
     match status {
-        "101" => "The connection carries the stream from here on.",
+        "101" => "The connection becomes the stream.",
         "200" => "Done.",
-        "201" => "Made.",
+        "201" => "Created.",
         "202" => "Accepted; it is under way.",
-        "204" => "Done; there is nothing to say.",
-        "302" | "303" | "307" => "Goes on elsewhere.",
-        "400" => "The request makes no sense.",
+        "204" => "Done; the response is empty.",
+        "302" | "303" | "307" => "Redirects.",
+        "400" => "The request is invalid.",
         "401" => "Not logged in, or wrong credentials.",
         "403" => "Not allowed.",
         "404" => "Not found, or not visible to this account.",
         "408" => "The wait is over; nothing has changed.",
-        "409" => "Not possible in the present state.",
+        "409" => "Not possible in the current state.",
         "413" => "Too large.",
         "422" => "A value is missing or invalid.",
-        "429" => "Too many tries.",
+        "429" => "Too many attempts or requests.",
         "502" => "The node or the provider failed.",
         "503" => "Not available now.",
         "507" => "A disk is full.",
-        _ => "The answer.",
+        _ => "The response.",
     }
 }

@@ -1,4 +1,4 @@
-//! The one shape of refused requests, and which status each error has.
+//! The common shape of errors, and each error's status.
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -12,19 +12,19 @@ use kohakuriver_store::{CreateError, InvitationError, StoreError, UserError};
 use crate::access::Denied;
 use crate::accounts::{LoginError, PasswordError};
 use crate::instances::InstanceError;
-use crate::instances::request::RequestError;
+use crate::instances::validate::RequestError;
 use crate::oidc::OidcError;
 use crate::sessions::open::OpenSessionError;
 use crate::sessions::streams::StreamError;
 
-/// The code of a refusal, for the audit log.
+/// The code of an error, for the audit log.
 #[derive(Clone, Debug)]
 pub struct ErrorCode(pub String);
 
-/// The longest text of an error that the framework made, in bytes.
+/// The longest error text of the framework, in bytes.
 const MAX_TEXT: usize = 4096;
 
-/// A refused request.
+/// An error response.
 #[derive(Debug)]
 pub struct ApiError {
     status: StatusCode,
@@ -57,14 +57,14 @@ impl ApiError {
         Self::new(
             StatusCode::FORBIDDEN,
             "foreign_origin",
-            "this request came from a web page of another site, or through a name this host does not know",
+            "this request came from a web page of another site, or through a host name that is not configured",
         )
-        .hint("reach the host by its address or as localhost")
+        .hint("use the host's address or localhost")
     }
 
-    /// A path that nobody has said who may call.
+    /// A path without a policy.
     pub fn no_policy() -> Self {
-        Self::new(StatusCode::FORBIDDEN, "no_policy", "nobody may call this")
+        Self::new(StatusCode::FORBIDDEN, "no_policy", "no policy allows this path")
     }
 
     pub fn log_in() -> Self {
@@ -98,9 +98,9 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Gives an error that the framework made itself, such as for a path whose number is none, the
-/// shape of every other.
-pub async fn in_our_shape(response: Response) -> Response {
+/// Converts an error of the framework itself, such as for an invalid number in a path, to the
+/// common shape.
+pub async fn to_error_body(response: Response) -> Response {
     let status = response.status();
     let is_text = |value: &HeaderValue| value.as_bytes().starts_with(b"text/plain");
     let made_elsewhere = status.is_client_error()
@@ -141,12 +141,11 @@ impl From<StoreError> for ApiError {
             StoreError::Conflict { .. } => {
                 Self::new(StatusCode::CONFLICT, "conflict", error.to_string())
             }
-            StoreError::Stale => {
-                Self::new(StatusCode::CONFLICT, "stale", error.to_string()).hint("try again")
-            }
+            StoreError::Stale => Self::new(StatusCode::CONFLICT, "stale", error.to_string())
+                .hint("repeat the request"),
             StoreError::DiskFull => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", error.to_string())
-                    .hint("free some space in the host's data directory")
+                    .hint("free space in the host's data directory")
             }
             StoreError::Inconsistent { .. } | StoreError::Driver(_) => {
                 Self::internal("the database failed", &error)
@@ -161,7 +160,7 @@ impl From<Denied> for ApiError {
         match denied {
             Denied::LogIn => Self::log_in(),
             Denied::Role { .. } => Self::new(StatusCode::FORBIDDEN, "role", text)
-                .hint("kohakuriver auth whoami shows yours; an admin can give you another"),
+                .hint("kohakuriver auth whoami shows your role; an admin can change it"),
             Denied::Act { .. } => Self::new(StatusCode::FORBIDDEN, "not_yours", text),
             Denied::Hidden => Self::new(StatusCode::NOT_FOUND, "not_found", "there is no such VPS"),
             Denied::Store(error) => error.into(),
@@ -188,9 +187,9 @@ impl From<UserError> for ApiError {
                 .hint("kohakuriver auth users"),
             UserError::NameTaken(_) => Self::new(StatusCode::CONFLICT, "name_taken", text),
             UserError::LastAdmin => Self::new(StatusCode::CONFLICT, "last_admin", text)
-                .hint("make somebody else an admin first"),
+                .hint("make another account an admin first"),
             UserError::HasInstances(_) => Self::new(StatusCode::CONFLICT, "has_vps", text).hint(
-                "delete them, give them to others (kohakuriver vps give), or disable the account",
+                "delete them, give them to other accounts (kohakuriver vps give), or disable the account",
             ),
             UserError::Store(error) => error.into(),
         }
@@ -207,7 +206,7 @@ impl From<LoginError> for ApiError {
                 .hint("an admin can enable it again"),
             LoginError::Slow(_) => Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_tries", text),
             LoginError::NoReset => Self::new(StatusCode::BAD_REQUEST, "no_reset", text)
-                .hint("an admin can make another: kohakuriver auth user reset NAME"),
+                .hint("an admin can create another: kohakuriver auth user reset NAME"),
             LoginError::Invitation(InvitationError::User(error)) => error.into(),
             LoginError::Invitation(InvitationError::Unknown | InvitationError::Spent) => {
                 Self::new(StatusCode::BAD_REQUEST, "invitation", text)
@@ -300,7 +299,7 @@ impl From<CreateError> for ApiError {
                 .hint("kohakuriver node list"),
             CreateError::Refused(Refusal::NoRoom { nearest, .. }) => {
                 let hint = nearest.unwrap_or_else(|| {
-                    "ask for less, or see who has what: kohakuriver node list".to_owned()
+                    "request less, or see the nodes' capacity: kohakuriver node list".to_owned()
                 });
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_room", text).hint(hint)
             }
@@ -309,7 +308,7 @@ impl From<CreateError> for ApiError {
                     .hint("kohakuriver node list shows which nodes have GPUs")
             }
             CreateError::NameTaken(name) => Self::new(StatusCode::CONFLICT, "name_taken", text)
-                .hint(format!("choose another name, or look at it: kohakuriver vps status {name}")),
+                .hint(format!("choose another name, or inspect it: kohakuriver vps status {name}")),
             CreateError::OverQuota(_) => Self::new(StatusCode::FORBIDDEN, "over_quota", text)
                 .hint("stop or delete something, or ask an admin for more: kohakuriver auth quota"),
             CreateError::Decided => {
@@ -320,7 +319,7 @@ impl From<CreateError> for ApiError {
                     .hint("withdraw some: kohakuriver vps delete")
             }
             CreateError::NoPort => Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_port", text)
-                .hint("delete VPSes that nobody needs: kohakuriver vps list --all"),
+                .hint("delete unused VPSes: kohakuriver vps list --all"),
             CreateError::TooLarge { .. } => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "too_large", text)
                     .hint("use fewer SSH keys, or a smaller environment")
@@ -369,7 +368,7 @@ impl From<InstanceError> for ApiError {
             InstanceError::Ambiguous { ids, .. } => {
                 let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
                 Self::new(StatusCode::CONFLICT, "ambiguous", text)
-                    .hint(format!("write more of it: {}", ids.join(", ")))
+                    .hint(format!("write more digits: {}", ids.join(", ")))
             }
             InstanceError::NotNow { possible, act, .. } => Self::new(
                 StatusCode::CONFLICT,
@@ -398,7 +397,7 @@ impl From<InstanceError> for ApiError {
                     .hint("kohakuriver node list")
             }
             InstanceError::NodeSlow { .. } => {
-                Self::new(StatusCode::BAD_GATEWAY, "node", text).hint("try again in a while")
+                Self::new(StatusCode::BAD_GATEWAY, "node", text).hint("try again later")
             }
             InstanceError::NoPause { name } => {
                 let name = name.trim_matches('\'');
@@ -443,13 +442,13 @@ impl From<InstanceError> for ApiError {
                 Self::new(StatusCode::CONFLICT, "decided", text).hint("kohakuriver approval list")
             }
             InstanceError::NotAsShown(id) => Self::new(StatusCode::CONFLICT, "changed", text)
-                .hint(format!("look again: kohakuriver approval show {id}")),
+                .hint(format!("read it again: kohakuriver approval show {id}")),
             InstanceError::OwnerGone { .. } => {
                 Self::new(StatusCode::CONFLICT, "owner_gone", text).hint("reject it")
             }
             InstanceError::NeedsOperator { .. } => {
                 Self::new(StatusCode::FORBIDDEN, "needs_operator", text)
-                    .hint("ask an operator to change it, or create another with more")
+                    .hint("ask an operator to change it, or create a larger VPS")
             }
             InstanceError::Request(error) => error.into(),
             InstanceError::Create(error) => error.into(),

@@ -2,19 +2,18 @@
 //! connections all share one WebSocket.
 //!
 //! ```text
-//!  accepted --instance answers--> text "CONNECTED", then frames of kohakuriver-agent-protocol's tunnel
-//!      \--it does not--> text "Error: <why>" and the end
+//!  accepted --instance responds---> text "CONNECTED", then frames of kohakuriver-agent-protocol's tunnel
+//!      \--it fails--> text "Error: <why>" and the end
 //!
 //!  connect --stream opened--> connected, data both ways --close or the target's end--> gone
 //!      \--refused--> error
 //! ```
 //!
-//! The numbers of connections are the socket's own, so two clients never meet. The protocol has
-//! no back-pressure for one connection; one that takes nothing holds the socket's others up for
-//! [`STALL_LIMIT`] at most and is then ended. What waits is counted in bytes, for each connection
-//! ([`WAITING`]) and for all that an account has open; where that is scarce, connections that take
-//! nothing end as well. Our own command line opens a stream for each connection instead and has no
-//! such limit.
+//! The socket numbers its connections itself, so two clients never conflict. The protocol has no
+//! back-pressure per connection; a connection whose target reads nothing delays the socket's others
+//! by [`STALL_LIMIT`] at most and is then ended. Queued data is counted in bytes, per connection
+//! ([`WAITING`]) and for all that an account has open; when that is scarce, stalled connections end
+//! as well. Our own command line opens a stream per connection instead and has no such limit.
 
 use std::collections::HashMap;
 use std::io;
@@ -46,15 +45,15 @@ use crate::sessions::streams::InstanceStream;
 
 /// Connections on one socket.
 const MOST: usize = 1024;
-/// Messages waiting for one target, and how many bytes they may have. A longer one goes alone.
+/// Queued messages per target, and their bytes. A longer message is queued alone.
 const QUEUE: usize = 16;
 const WAITING: usize = 256 * 1024;
-/// Messages of up to a block waiting for the client.
+/// Queued messages to the client, of up to a block each.
 const TO_CLIENT: usize = 16;
 const STALL_LIMIT: Duration = Duration::from_secs(10);
-/// After the client's close: how long the target may be silent before it is left.
+/// After the client's close: how long the target may be silent before its connection is dropped.
 const LINGER: Duration = Duration::from_secs(10);
-/// A UDP flow without traffic is over.
+/// A UDP flow without traffic for this long is closed.
 const UDP_IDLE: Duration = Duration::from_secs(120);
 const BLOCK: usize = 32 * 1024;
 
@@ -97,8 +96,8 @@ async fn serve(
         let why = format!("'{proto}' is not a protocol; use tcp or udp");
         return refuse(&mut socket, REFUSED, &why).await;
     }
-    // Whether anything can be reached there at all, before a client counts on it. The socket goes
-    // when its client may not be there any more, whether it has connections or none.
+    // Checks first that the instance can be reached, before a client relies on it. The socket ends
+    // when its client loses the permission, with or without connections.
     let guard = match open_session(&app, &caller, &text, StreamTarget::Ping).await {
         Ok(OpenSession { stream: _, guard }) => guard,
         Err(error) => {
@@ -136,9 +135,9 @@ async fn serve(
             () = deliver(queue, &mut to_client) => {}
         }
     };
-    // Also where the client takes nothing of what is sent to it.
+    // Also if the client reads nothing.
     if guard.during(carried).await.is_none() {
-        let why = "you may not enter this VPS any more";
+        let why = "you no longer have access to this VPS";
         socket::close(&mut to_client, REFUSED, why).await;
     }
 }
@@ -164,26 +163,26 @@ async fn deliver(mut queue: mpsc::Receiver<TunnelFrame>, to_client: &mut Sender)
     }
 }
 
-/// One client's socket and what it leads to. Dropping it ends every connection.
+/// A client's socket and its connections. Dropping it ends every connection.
 struct Tunnel {
     app: Arc<App>,
     caller: Caller,
     text: String,
     port: u16,
     frames: mpsc::Sender<TunnelFrame>,
-    /// What waits here counts against this.
+    /// The limit that queued data counts against.
     waiting: limits::Bytes,
     targets: HashMap<u32, Target>,
     tasks: JoinSet<()>,
 }
 
-/// Where one connection's data goes.
+/// The sender of a connection's data.
 struct Target {
     queue: mpsc::Sender<Piece>,
     room: Arc<Semaphore>,
 }
 
-/// Data on its way to a target. Dropping it makes room.
+/// Data on its way to a target. Dropping it frees its memory.
 struct Piece {
     data: Bytes,
     _room: Option<OwnedSemaphorePermit>,
@@ -191,7 +190,7 @@ struct Piece {
 }
 
 impl Target {
-    /// Waits until the data has a place in the queue. None: the connection has ended.
+    /// Waits until the queue has capacity for the data. Returns `None` if the connection has ended.
     async fn take(&self, data: Bytes, waiting: &limits::Bytes) -> Option<()> {
         let size = u32::try_from(data.len().min(WAITING)).unwrap_or(u32::MAX);
         let room = self.room.clone().acquire_many_owned(size).await.ok();
@@ -204,25 +203,25 @@ impl Tunnel {
     async fn take(&mut self, bytes: Bytes) {
         let frame = match TunnelFrame::decode(bytes) {
             Ok(frame) => frame,
-            Err(error) => return self.complain(0, Proto::Tcp, error.to_string()).await,
+            Err(error) => return self.send_error(0, Proto::Tcp, error.to_string()).await,
         };
-        // Those that ended by themselves.
+        // Connections that ended on their own.
         while self.tasks.try_join_next().is_some() {}
         self.targets.retain(|_, target| !target.queue.is_closed());
         let (client, proto) = (frame.client, frame.proto);
         match frame.kind {
             Kind::Connect => self.connect(frame).await,
             Kind::Data => {
-                // Unknown: it has ended meanwhile, and the client has been told or will be.
+                // Unknown: it has ended meanwhile, and the client has been or will be notified.
                 let Some(target) = self.targets.get(&client) else {
                     return;
                 };
-                // A piece of a message would keep the whole of it in memory.
+                // A slice of a message would keep the whole message in memory.
                 let data = Bytes::copy_from_slice(&frame.payload);
                 drop(frame);
                 if timeout(STALL_LIMIT, target.take(data, &self.waiting)).await.is_err() {
                     self.targets.remove(&client);
-                    self.complain(client, proto, STALLED.to_owned()).await;
+                    self.send_error(client, proto, STALLED.to_owned()).await;
                 }
             }
             Kind::Close | Kind::Error => {
@@ -239,15 +238,15 @@ impl Tunnel {
     async fn connect(&mut self, frame: TunnelFrame) {
         let (client, proto) = (frame.client, frame.proto);
         if frame.port != 0 && frame.port != self.port {
-            let why = format!("this tunnel leads to port {}", self.port);
-            return self.complain(client, proto, why).await;
+            let why = format!("this tunnel is for port {}", self.port);
+            return self.send_error(client, proto, why).await;
         }
         if self.targets.remove(&client).is_some() {
-            let why = format!("connection {client} was open already");
-            return self.complain(client, proto, why).await;
+            let why = format!("connection {client} is already open");
+            return self.send_error(client, proto, why).await;
         }
         if self.targets.len() >= MOST {
-            return self.complain(client, proto, "too many connections".to_owned()).await;
+            return self.send_error(client, proto, "too many connections".to_owned()).await;
         }
         let (sender, queue) = mpsc::channel(QUEUE);
         let room = Arc::new(Semaphore::new(WAITING));
@@ -279,7 +278,7 @@ impl Tunnel {
         });
     }
 
-    async fn complain(&self, client: u32, proto: Proto, why: String) {
+    async fn send_error(&self, client: u32, proto: Proto, why: String) {
         let out = Out { frames: self.frames.clone(), proto, client };
         out.send(Kind::Error, Bytes::from(why)).await;
     }

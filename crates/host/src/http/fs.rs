@@ -1,15 +1,15 @@
-//! Files of a VPS: a translation of requests to the files protocol, which its agent answers.
+//! Files of a VPS: translates requests to the files protocol, which its agent answers.
 //!
 //! ```text
 //!  list, stat, mkdir, rename, delete    here
 //!  read, write                          in JSON, for small files     [content]
 //!  raw                                  bytes of any length          [raw]
-//!  /ws/fs/{task}/watch                  news of changes              [watch]
+//!  /ws/fs/{task}/watch                  change notifications              [watch]
 //! ```
 
 mod content;
+mod convert;
 mod raw;
-mod shown;
 mod watch;
 
 use std::future::Future;
@@ -38,7 +38,7 @@ use crate::host::App;
 use crate::limits::HeldBytes;
 use crate::sessions::open::OpenSessionError;
 
-/// The longest one request may take, except where bytes of any number are moved.
+/// The time limit of a request, except for transfers of any length.
 const LIMIT: Duration = Duration::from_secs(60);
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
@@ -52,12 +52,12 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(raw::routes())
 }
 
-/// What is no request and answer.
+/// Returns the routes that are not request and response.
 pub fn sockets() -> Router<Arc<App>> {
     watch::routes()
 }
 
-/// Opens the files of a VPS and does something with them, all in the time that a request has.
+/// Opens the files of a VPS and runs `work` on them, within the time of a request.
 async fn with_files<T>(
     app: &App,
     caller: &Caller,
@@ -73,7 +73,7 @@ async fn with_files<T>(
 
 async fn open(app: &App, caller: &Caller, text: &str) -> Result<Files, ApiError> {
     Files::open(app, caller, text).await.map_err(|error| match error {
-        // Existing clients know this one by its number.
+        // Existing clients recognize this error by its status.
         OpenSessionError::NotRunning { .. } | OpenSessionError::Paused { .. } => {
             let answer = ApiError::new(StatusCode::BAD_REQUEST, "not_running", error.to_string());
             match error.hint() {
@@ -91,7 +91,7 @@ async fn open(app: &App, caller: &Caller, text: &str) -> Result<Files, ApiError>
 
 async fn in_time<T>(work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
     tokio::time::timeout(LIMIT, work).await.unwrap_or_else(|_| {
-        let detail = format!("the VPS did not do it within {} s", LIMIT.as_secs());
+        let detail = format!("the VPS did not respond within {} s", LIMIT.as_secs());
         Err(ApiError::new(StatusCode::BAD_GATEWAY, "slow", detail))
     })
 }
@@ -100,22 +100,22 @@ fn refused(error: ClientError) -> ApiError {
     let Failed { code, message } = match error {
         ClientError::Failed(failed) => failed,
         ClientError::TooMuch => {
-            tracing::warn!("an agent sent more than was asked of it");
+            tracing::warn!("agent sent an oversized reply");
             return ApiError::new(
                 StatusCode::BAD_GATEWAY,
                 "invalid_response",
-                "the VPS's agent sent more than was asked of it; something else may be in its place",
+                "the VPS's agent sent an oversized reply; another process may have replaced it",
             )
-            .hint("a restart of the VPS puts the agent back: kohakuriver vps restart");
+            .hint("restart the VPS to restore the agent: kohakuriver vps restart");
         }
         ClientError::Stream(_) | ClientError::Ended | ClientError::Unexpected => {
-            tracing::debug!(%error, "a files stream broke");
+            tracing::debug!(%error, "files stream failed");
             return ApiError::new(
                 StatusCode::BAD_GATEWAY,
                 "connection_lost",
-                "the connection to the VPS was lost before it was done",
+                "the connection to the VPS was lost before the request completed",
             )
-            .hint("see whether it runs: kohakuriver vps status");
+            .hint("check its state: kohakuriver vps status");
         }
     };
     let (status, word, hint) = match code {
@@ -128,7 +128,7 @@ fn refused(error: ClientError) -> ApiError {
         Code::DiskFull => (
             StatusCode::INSUFFICIENT_STORAGE,
             "disk_full",
-            Some("delete what the VPS does not need, or make room on its node"),
+            Some("delete files in the VPS, or free disk space on its node"),
         ),
         Code::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", None),
         Code::Invalid | Code::Aborted => (StatusCode::BAD_REQUEST, "invalid", None),
@@ -142,9 +142,9 @@ fn refused(error: ClientError) -> ApiError {
     }
 }
 
-/// An answer that counts as its caller's memory until it has been sent.
+/// Serializes a response that counts as its caller's memory until it has been sent.
 fn held_json<T: serde::Serialize>(value: &T, memory: Vec<HeldBytes>) -> Response {
-    // Structures of strings and numbers: JSON can say them.
+    // Structures of strings and numbers always serialize.
     let json = serde_json::to_vec(value).unwrap_or_default();
     let bytes = Bytes::from_owner(HeldText { json, _memory: memory });
     ([(CONTENT_TYPE, "application/json")], Body::from(bytes)).into_response()
@@ -172,7 +172,7 @@ fn root() -> String {
     "/".to_owned()
 }
 
-/// What is in a directory: the first thousand by name, those that begin with a dot too.
+/// Lists a directory: the first thousand entries by name, including those that begin with a dot.
 #[utoipa::path(get, path = "/api/fs/{task}/list", tag = "files", params(ListQuery, ("task" = String, Path)),
     responses((status = 200, body = FsList), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 502, body = ErrorBody), (status = 503, body = ErrorBody)))]
@@ -183,12 +183,12 @@ async fn list_files(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(ListQuery { path }) = query?;
-    let path = shown::normal(&path)?;
+    let path = convert::normal(&path)?;
     let asked = Word::from(path.as_str());
     let (entries, truncated) =
         with_files(&app, &caller, &text, async |files| files.list(asked).await).await?;
     let Held { value, memory } = entries;
-    let entries = value.into_iter().map(|entry| shown::entry(&path, entry)).collect();
+    let entries = value.into_iter().map(|entry| convert::entry(&path, entry)).collect();
     let parent = std::path::Path::new(&path).parent();
     let parent = parent.map(|parent| parent.to_string_lossy().into_owned());
     Ok(held_json(&FsList { path, entries, parent, truncated }, memory))
@@ -200,7 +200,7 @@ struct PathQuery {
     path: String,
 }
 
-/// What is at a path; of a symlink, the symlink itself.
+/// Returns the attributes of a path; of a symlink, those of the symlink itself.
 #[utoipa::path(get, path = "/api/fs/{task}/stat", tag = "files", params(PathQuery, ("task" = String, Path)),
     responses((status = 200, body = FsStat), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 502, body = ErrorBody), (status = 503, body = ErrorBody)))]
@@ -211,13 +211,13 @@ async fn stat_file(
     query: Result<Query<PathQuery>, QueryRejection>,
 ) -> Result<Json<FsStat>, ApiError> {
     let Query(PathQuery { path }) = query?;
-    let path = shown::normal(&path)?;
+    let path = convert::normal(&path)?;
     let ask = Ask::Stat { path: Word::from(path.as_str()), follow: false };
     let entry = with_files(&app, &caller, &text, async |files| files.find(ask).await).await?;
-    Ok(Json(shown::stat(path, &entry)))
+    Ok(Json(convert::stat(path, &entry)))
 }
 
-/// Makes a directory.
+/// Creates a directory.
 #[utoipa::path(post, path = "/api/fs/{task}/mkdir", tag = "files", params(("task" = String, Path)), request_body = FsMkdir,
     responses((status = 200, body = FsDone), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = 507, body = ErrorBody)))]
@@ -228,13 +228,13 @@ async fn make_directory(
     body: Result<Json<FsMkdir>, JsonRejection>,
 ) -> Result<Json<FsDone>, ApiError> {
     let Json(FsMkdir { path, parents }) = body?;
-    let path = shown::normal(&path)?;
+    let path = convert::normal(&path)?;
     let ask = Ask::Mkdir { path: Word::from(path.as_str()), parents, mode: None };
     with_files(&app, &caller, &text, async |files| files.act(ask).await).await?;
     Ok(Json(FsDone { message: format!("Directory created: {path}"), path }))
 }
 
-/// Gives a file or directory another name, within one disk.
+/// Renames a file or directory within one disk.
 #[utoipa::path(post, path = "/api/fs/{task}/rename", tag = "files", params(("task" = String, Path)), request_body = FsRename,
     responses((status = 200, body = FsRenamed), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
@@ -245,7 +245,7 @@ async fn rename_file(
     body: Result<Json<FsRename>, JsonRejection>,
 ) -> Result<Json<FsRenamed>, ApiError> {
     let Json(FsRename { source, destination, overwrite }) = body?;
-    let (source, destination) = (shown::normal(&source)?, shown::normal(&destination)?);
+    let (source, destination) = (convert::normal(&source)?, convert::normal(&destination)?);
     let (from, to) = (Word::from(source.as_str()), Word::from(destination.as_str()));
     let ask = Ask::Rename { from, to, overwrite };
     with_files(&app, &caller, &text, async |files| files.act(ask).await).await?;
@@ -257,12 +257,12 @@ async fn rename_file(
 #[into_params(parameter_in = Query)]
 struct DeleteQuery {
     path: String,
-    /// Also a directory with all that is in it.
+    /// Also a directory, with its content.
     #[serde(default)]
     recursive: bool,
 }
 
-/// Deletes a file; what is not there is deleted already.
+/// Deletes a file; a missing file is not an error.
 #[utoipa::path(delete, path = "/api/fs/{task}/delete", tag = "files", params(DeleteQuery, ("task" = String, Path)),
     responses((status = 200, body = FsDone), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 502, body = ErrorBody), (status = 503, body = ErrorBody)))]
@@ -273,7 +273,7 @@ async fn delete_file(
     query: Result<Query<DeleteQuery>, QueryRejection>,
 ) -> Result<Json<FsDone>, ApiError> {
     let Query(DeleteQuery { path, recursive }) = query?;
-    let path = shown::normal(&path)?;
+    let path = convert::normal(&path)?;
     let ask = Ask::Delete { path: Word::from(path.as_str()), recursive };
     with_files(&app, &caller, &text, async |files| files.act(ask).await).await?;
     Ok(Json(FsDone { message: format!("Deleted: {path}"), path }))

@@ -1,6 +1,5 @@
-//! What every request passes before its handler: is it from a page of somebody else, who sends
-//! it, may they call this path at all. What changes something is in the audit log before the
-//! answer goes out.
+//! Checks every request before its handler: its origin, its caller, and the caller's permission for
+//! the path. A change is in the audit log before the response is sent.
 
 use std::sync::Arc;
 
@@ -18,15 +17,15 @@ use crate::audit::Entry;
 use crate::client_address::{ClientAddress, Secure};
 use crate::host::App;
 
-/// What a handler made, for the audit log: an account, a new instance.
+/// The object that a handler created, for the audit log: an account, a new instance.
 #[derive(Clone, Debug)]
 pub struct AuditTarget(pub String);
 
-/// What else a handler wants the audit log to say.
+/// A detail that a handler adds to the audit log.
 #[derive(Clone, Debug)]
 pub struct AuditDetail(pub String);
 
-/// Says that a request needs no entry: it is one of many like it, or its handler wrote one.
+/// Marks a request that needs no audit entry: it is one of many like it, or its handler wrote one.
 #[derive(Clone, Copy, Debug)]
 pub struct SkipAudit;
 
@@ -42,12 +41,12 @@ pub async fn guard(
     if is_foreign_page(request.headers(), secure, &config.names, config.auth.enabled) {
         return ApiError::foreign_page().into_response();
     }
-    // What no route matches is answered as such, whoever asks.
+    // An unknown path gets the same response for every caller.
     let Some(path) = path else { return next.run(request).await };
     let Some(row) = routes::find(request.method(), path.as_str()) else {
         return match routes::methods(path.as_str()) {
             methods if methods.is_empty() => ApiError::no_policy().into_response(),
-            // Only what has a row is named; a handler without one is not reached.
+            // Only listed routes are dispatched; a handler without a policy is never called.
             methods => ([(ALLOW, methods.join(","))], ApiError::wrong_method()).into_response(),
         };
     };
@@ -65,7 +64,7 @@ pub async fn guard(
     if response.extensions().get::<SkipAudit>().is_some() {
         return response;
     }
-    if caller.who == Principal::Anonymous && !is_worth_noting(&app, &caller, row.rule) {
+    if caller.who == Principal::Anonymous && !needs_audit_entry(&app, &caller, row.rule) {
         return response;
     }
     let object = object(&caller, &params, &response);
@@ -76,14 +75,14 @@ pub async fn guard(
     response
 }
 
-/// A stranger's knocking would fill the disk: of each address only so much is written down, and
-/// nothing of what was refused because nobody logged in.
-fn is_worth_noting(app: &App, caller: &Caller, rule: Rule) -> bool {
+/// Decides whether to record a request. Unauthenticated requests would fill the disk: only so many
+/// per address are recorded, and none that failed for lack of a login.
+fn needs_audit_entry(app: &App, caller: &Caller, rule: Rule) -> bool {
     let now_ms = app.clock.steady_ms();
     rule == Rule::Public && app.accounts.strangers.admit("", caller.address, now_ms).is_ok()
 }
 
-/// What it was about: what the handler says, the instance that was found, or what the path names.
+/// Returns the object of a request: the handler's, the found instance, or the path's parameters.
 fn object(caller: &Caller, params: &RawPathParams, response: &Response) -> String {
     if let Some(AuditTarget(what)) = response.extensions().get() {
         return what.clone();

@@ -1,4 +1,4 @@
-//! How the cluster is, now.
+//! The cluster's current health.
 
 use std::sync::Arc;
 
@@ -27,11 +27,11 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct HealthQuery {
-    /// Only this node: the answer is then an array with its state.
+    /// Only this node: the response is then an array with its state.
     hostname: Option<String>,
 }
 
-/// The whole cluster, or where `hostname` was given an array with that node.
+/// The whole cluster, or an array with the node `hostname`.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "describes what the handler answers")]
@@ -40,7 +40,7 @@ enum HealthAnswer {
     Node(Vec<Node>),
 }
 
-/// How the cluster is. Somebody who has not logged in learns that there is one.
+/// Returns the cluster's health. A caller without a login learns only the host's version.
 #[utoipa::path(get, path = "/api/health", tag = "cluster", params(HealthQuery),
     responses((status = 200, body = HealthAnswer), (status = 404, body = ErrorBody)))]
 async fn health(
@@ -50,7 +50,7 @@ async fn health(
 ) -> Result<Response, ApiError> {
     let Query(query) = query?;
     if caller.role() < Role::Viewer {
-        // Enough to find that this is a host, and which version it is.
+        // Enough to detect a host and its version.
         return match query.hostname {
             Some(_) => Err(ApiError::log_in()),
             None => Ok(Json(Health::alive(env!("CARGO_PKG_VERSION"))).into_response()),
@@ -82,7 +82,7 @@ async fn health(
     .into_response())
 }
 
-/// The nodes that are online as one machine; processor shares weigh by cores.
+/// Sums the online nodes; processor shares weigh by cores.
 fn aggregate(nodes: &[Node], now_ms: i64) -> HealthAggregate {
     let online: Vec<&Node> = nodes.iter().filter(|node| node.status == "online").collect();
     let cores: u32 = online.iter().map(|node| node.total_cores).sum();

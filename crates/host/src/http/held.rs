@@ -1,5 +1,5 @@
-//! What bounds a request while it goes on, whichever handler answers it: how many of a caller's
-//! there are, how slowly its body may come, and that it ends when its right goes.
+//! Bounds every request while it is in progress: how many a caller has, how slowly its body may
+//! arrive, and that it ends when its caller loses the right to it.
 //!
 //! ```text
 //!  counted -> registered -> handler -> response, whose body is streamed under the same right
@@ -31,25 +31,25 @@ use crate::limits::{Full, Holder, Limit, Permit};
 use crate::sessions::registry::{Guard, Right};
 use crate::slots::Slot;
 
-/// Requests of all callers at once, and of one account: long polls and uploads among them.
+/// Requests in progress of all callers and of one account, long polls and uploads included.
 const MAX_REQUESTS: usize = 2048;
 const MAX_OF_ONE: usize = 256;
-/// The same before a caller has logged in, of all and of one network.
+/// The same without a login: of all, and of one network.
 const MAX_OF_STRANGERS: usize = 512;
 const MAX_OF_ONE_STRANGER: usize = 64;
 
-/// A request that changes its caller's own rights, such as a log-out, is answered all the same.
+/// A request that changes its caller's own rights, such as a log-out, still gets its response.
 const GRACE: Duration = Duration::from_secs(3);
-/// For what is answered from what the host knows.
+/// For responses from what the host knows.
 const BRIEF_LIMIT: Duration = Duration::from_secs(60);
-/// Bytes a second of a body that the host reads whole, beyond its first seconds.
+/// Bytes per second of a body that the host reads whole, beyond its first seconds.
 const LEAST_RATE: u32 = 16 * 1024;
-/// An upload comes from a program that may have to think.
+/// Generous: an upload comes from a program that may pause.
 const UPLOAD_PAUSE: Duration = Duration::from_secs(600);
 /// Maximum body of a request without a login, in bytes.
 const STRANGERS_BODY: u64 = 64 * 1024;
 
-/// Requests that are answered now.
+/// The requests in progress.
 #[derive(Debug)]
 pub struct Requests {
     known: Limit,
@@ -66,7 +66,7 @@ impl Default for Requests {
 }
 
 impl Requests {
-    /// Changes with every request.
+    /// Returns a number that changes with every request.
     pub fn turns(&self) -> u64 {
         self.known.turns() + self.strangers.turns()
     }
@@ -77,16 +77,16 @@ impl Requests {
     }
 }
 
-/// Extension of every request: the connection that it came by.
+/// The connection of a request, as an extension.
 #[derive(Clone, Debug)]
 pub struct Connection {
     pub slot: Arc<Slot>,
-    /// Whether it carries requests of many clients.
+    /// Whether it transports requests of many clients.
     pub shared: bool,
 }
 
-/// Has a request answered that its caller may send. `changes` are those of accounts since before
-/// the caller was looked up.
+/// Runs the handler of a request that its caller may send. `changes` are account changes since
+/// before the caller was looked up.
 pub async fn answer(
     app: &App,
     caller: &Caller,
@@ -125,7 +125,7 @@ pub async fn answer(
         _ => {}
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        // Only such rows are known to end with their right.
+        // Only these rows are known to end with their right.
         let allowed = row.life == Life::Stream;
         return if allowed { response } else { ApiError::no_policy().into_response() };
     }
@@ -148,15 +148,15 @@ fn admit(
         let holder = if connection.shared { Holder::Here } else { Holder::of(caller) };
         connection.slot.know(holder).map_err(too_many)?;
     }
-    // Answered whatever else goes on.
+    // Always answered, whatever the load.
     if row.path == "/api/health" {
         return Ok(None);
     }
     app.requests.take(caller).map(Some)
 }
 
-/// Registers what an account asks. Its right was asked for before: whether it changed since then
-/// is asked once more.
+/// Registers an account's request. Its right was checked before, so a change since then is checked
+/// once more.
 async fn register(
     app: &App,
     caller: &Caller,
@@ -185,7 +185,7 @@ async fn revoked(guard: Option<&Guard>, began: Instant) {
     }
 }
 
-/// The connection may have bytes of the request left that nothing reads.
+/// Closes the connection with the error: unread bytes of the request may be left on it.
 fn closing(error: ApiError) -> Response {
     let mut response = error.into_response();
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -193,7 +193,7 @@ fn closing(error: ApiError) -> Response {
 }
 
 fn no_right() -> ApiError {
-    let detail = "the right to this request was taken back while it went on";
+    let detail = "permission for this request was revoked while it was in progress";
     ApiError::new(StatusCode::FORBIDDEN, "revoked", detail).hint("kohakuriver auth status")
 }
 
@@ -203,7 +203,7 @@ fn slow() -> ApiError {
 }
 
 fn slow_body() -> ApiError {
-    let detail = "the request's body came too slowly";
+    let detail = "the request's body arrived too slowly";
     ApiError::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail).hint("send it again")
 }
 
@@ -217,22 +217,22 @@ pub fn too_many(full: Full) -> ApiError {
         Full::Holder => ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,
             "too_many_requests",
-            "as many requests of yours are being answered as may be at once",
+            "you have too many requests in progress",
         )
-        .hint("wait for some of them, or close what you do not need"),
+        .hint("wait for some to finish, or close unused ones"),
         Full::All => ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "busy",
-            "the host answers as many requests as it can",
+            "the host has too many requests in progress",
         )
         .hint("try again later"),
     }
 }
 
-/// How slowly a body may come, and how long it may be.
+/// The limits of a body's rate and length.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
-    /// Until it begins, and between its pieces where it is an upload.
+    /// Until its first byte, and between chunks of an upload.
     patience: Duration,
     /// An upload of any length, by a caller whose right is watched.
     upload: bool,
@@ -260,7 +260,7 @@ impl Pace {
 const SLOW: u8 = 1;
 const LARGE: u8 = 2;
 
-/// A body that fails where it comes too slowly or is too long.
+/// A body that fails when it arrives too slowly or is too long.
 struct PacedBody {
     body: Body,
     pace: Pace,
@@ -317,7 +317,8 @@ impl HttpBody for PacedBody {
     }
 }
 
-/// A response that is made while it is sent. It breaks off when the right to it goes.
+/// A response that is produced while it is sent. It is aborted when its caller loses the right to
+/// it.
 struct HeldBody {
     body: Body,
     revoked: Pin<Box<dyn Future<Output = ()> + Send>>,

@@ -1,4 +1,4 @@
-//! Acts on a VPS: stop, kill, restart, pause, resume, update, delete.
+//! Lifecycle operations of a VPS: stop, kill, restart, pause, resume, update, delete.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +19,9 @@ use super::error::ApiError;
 use super::vps::reach;
 use crate::access::{Caller, Permission};
 use crate::host::App;
-use crate::instances::{self, InstanceError, request, requested, snapshots};
+use crate::instances::{self, InstanceError, approval, snapshots, validate};
 
-/// Existing clients of pausing read from the answer whether it worked.
+/// Existing clients of pausing read the outcome from the response.
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
@@ -49,7 +49,7 @@ async fn stop_vps(
     change(&app, &caller, &text, Act::Stop, "is stopping").await
 }
 
-/// The order of words that some existing clients use.
+/// Stops a VPS, under the path of some existing clients.
 #[utoipa::path(post, path = "/api/vps/{task}/stop", tag = "lifecycle", params(("task" = String, Path)),
     responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn stop_vps_alias(
@@ -60,7 +60,7 @@ async fn stop_vps_alias(
     change(&app, &caller, &text, Act::Stop, "is stopping").await
 }
 
-/// Ends a VPS without asking its processes first; its disk stays.
+/// Ends a VPS without a grace period; its disk stays.
 #[utoipa::path(post, path = "/api/kill/{task}", tag = "lifecycle", params(("task" = String, Path)),
     responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn kill_vps(
@@ -74,12 +74,12 @@ async fn kill_vps(
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct RestartQuery {
-    /// Start on the disk of this snapshot (a tag, a name or `latest`); what is on the disk now is
-    /// given up.
+    /// Start on the disk of this snapshot (a tag, a name or `latest`); the current content of the
+    /// disk is lost.
     from_snapshot: Option<String>,
 }
 
-/// Starts a stopped VPS again, or a running one anew, with the disk it has.
+/// Starts a stopped VPS, or restarts a running one, with its disk.
 #[utoipa::path(post, path = "/api/vps/restart/{task}", tag = "lifecycle", params(RestartQuery, ("task" = String, Path)),
     responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn restart_vps(
@@ -97,7 +97,7 @@ async fn restart_vps(
     Ok(accepted(&app, &row, "is being restored"))
 }
 
-/// Freezes every process of a running VPS; it keeps all it holds.
+/// Freezes every process of a running VPS; it holds its resources.
 #[utoipa::path(post, path = "/api/vps/pause/{task}", tag = "lifecycle", params(("task" = String, Path)),
     responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn pause_vps(
@@ -108,7 +108,7 @@ async fn pause_vps(
     change(&app, &caller, &text, Act::Pause, "is pausing").await
 }
 
-/// Lets a paused VPS go on.
+/// Resumes a paused VPS.
 #[utoipa::path(post, path = "/api/vps/resume/{task}", tag = "lifecycle", params(("task" = String, Path)),
     responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn resume_vps(
@@ -119,8 +119,8 @@ async fn resume_vps(
     change(&app, &caller, &text, Act::Resume, "is resuming").await
 }
 
-/// `pause` or `resume` as existing clients ask for it: the answer comes when it is done, and
-/// says "successfully" only then.
+/// Pauses or resumes as existing clients request it: responds when done, and says "successfully"
+/// only then.
 #[utoipa::path(post, path = "/api/command/{task}/{command}", tag = "lifecycle",
     params(("task" = String, Path), ("command" = String, Path)),
     responses((status = 200, body = Message), (status = 400, body = ErrorBody),
@@ -152,8 +152,8 @@ async fn command_vps(
     Ok(Json(Message { message, task_id: row.id.to_string() }))
 }
 
-/// Changes limits and policies. Limits apply at once where the backend can; where it cannot, the
-/// task's `warning` says so and they apply at the next start.
+/// Changes limits and policies. Limits apply at once where the backend supports it; otherwise at
+/// the next start, as the task's `warning` says.
 #[utoipa::path(patch, path = "/api/vps/{task}", tag = "lifecycle", params(("task" = String, Path)), request_body = UpdateVps,
     responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
         (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)))]
@@ -163,16 +163,17 @@ async fn update_vps(
     Path(text): Path<String>,
     body: Result<Json<UpdateVps>, JsonRejection>,
 ) -> Accepted {
-    let Json(wish) = body?;
+    let Json(change) = body?;
     let access = reach(&app, &caller, &text, Permission::Change).await?;
-    if wish.add_ssh_keys.is_some() {
-        // A key lets its holder in: to grant that, one must have it.
+    if change.add_ssh_keys.is_some() {
+        // A key gives access, so adding keys requires access.
         reach(&app, &caller, &text, Permission::Enter).await?;
     }
-    let detail = serde_json::to_string(&wish).unwrap_or_default();
-    let edit = |spec: &kohakuriver_model::InstanceSpec| request::update(spec, &wish);
-    let fewer = UpdateVps { remove_ssh_keys: wish.remove_ssh_keys.clone(), ..UpdateVps::default() };
-    let act = if wish == fewer { Act::RemoveKeys } else { Act::Update };
+    let detail = serde_json::to_string(&change).unwrap_or_default();
+    let edit = |spec: &kohakuriver_model::InstanceSpec| validate::update(spec, &change);
+    let fewer =
+        UpdateVps { remove_ssh_keys: change.remove_ssh_keys.clone(), ..UpdateVps::default() };
+    let act = if change == fewer { Act::RemoveKeys } else { Act::Update };
     let row = instances::act_with(&app, &caller, &access, act, detail, edit).await?;
     Ok(accepted(&app, &row, "is being updated"))
 }
@@ -180,7 +181,7 @@ async fn update_vps(
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct DeleteQuery {
-    /// Also what still runs.
+    /// Also a running VPS.
     #[serde(default)]
     force: bool,
 }
@@ -199,7 +200,7 @@ async fn delete_vps(
 }
 
 async fn change(app: &App, caller: &Caller, text: &str, act: Act, outcome: &str) -> Accepted {
-    let wish = match act {
+    let permission = match act {
         Act::Delete { .. } => Permission::Delete,
         Act::Stop
         | Act::Kill
@@ -210,16 +211,16 @@ async fn change(app: &App, caller: &Caller, text: &str, act: Act, outcome: &str)
         | Act::Update
         | Act::RemoveKeys => Permission::Change,
     };
-    let access = reach(app, caller, text, wish).await?;
-    if let Some(row) = requested::lookup(app, &access).await? {
+    let access = reach(app, caller, text, permission).await?;
+    if let Some(row) = approval::lookup(app, &access).await? {
         return withdraw(app, row, act).await;
     }
     Ok(accepted(app, &instances::act(app, caller, &access, act).await?, outcome))
 }
 
-/// What ends an instance takes back the wish for one.
+/// An act that ends an instance withdraws the request for one.
 async fn withdraw(app: &App, row: RequestRow, act: Act) -> Accepted {
-    let status = requested::status(&row);
+    let status = approval::status(&row);
     if !matches!(act, Act::Stop | Act::Kill | Act::Delete { .. }) {
         let error = InstanceError::NotNow {
             name: row.id.to_string(),
@@ -230,19 +231,19 @@ async fn withdraw(app: &App, row: RequestRow, act: Act) -> Accepted {
         };
         return Err(error.into());
     }
-    requested::withdraw(app, &row).await?;
-    let outcome = if status == Status::Rejected { "is gone" } else { "is withdrawn" };
+    approval::withdraw(app, &row).await?;
+    let outcome = if status == Status::Rejected { "is deleted" } else { "is withdrawn" };
     let message = format!("the request {} {outcome}", row.id);
     Ok((StatusCode::ACCEPTED, Json(Message { message, task_id: row.id.to_string() })))
 }
 
-/// What was recorded, and what keeps it from being done now.
+/// Builds the response: what was recorded, and what delays it.
 pub fn accepted(app: &App, row: &InstanceRow, outcome: &str) -> (StatusCode, Json<Message>) {
     let name = instances::display_name(row.id, &row.spec);
     let mut message = format!("VPS {name} {outcome}");
     if !app.runners.is_online(&row.node_id) {
         let node = &row.node_name;
-        message = format!("{message}, once node '{node}' is back: node '{node}' is offline");
+        message = format!("{message} once node '{node}' is back: node '{node}' is offline");
         if row.intent.desired == Desired::Deleted {
             message.push_str(&format!(
                 "; if it never comes back, an admin can have the cluster forget it and all its VPSes: \
@@ -251,7 +252,7 @@ pub fn accepted(app: &App, row: &InstanceRow, outcome: &str) -> (StatusCode, Jso
         }
     } else if let Some(trouble) = app.runners.progress(row.id).and_then(|progress| progress.trouble)
     {
-        message = format!("{message}; in the way so far: {}", trouble.message);
+        message = format!("{message}; delayed: {}", trouble.message);
     }
     (StatusCode::ACCEPTED, Json(Message { message, task_id: row.id.to_string() }))
 }

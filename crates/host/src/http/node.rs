@@ -1,4 +1,4 @@
-//! Nodes, and the tokens they join with.
+//! Nodes, and their join tokens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,14 +41,14 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(create_join_token))
 }
 
-/// All nodes by name.
+/// Lists all nodes by name.
 #[utoipa::path(get, path = "/api/nodes", tag = "nodes", responses((status = 200, body = [Node])))]
 async fn list_nodes(State(app): State<Arc<App>>) -> Result<Json<Vec<Node>>, ApiError> {
     let nodes = app.store.list_nodes().await?;
     Ok(Json(nodes.iter().map(|row| present::node(&app, row)).collect()))
 }
 
-/// One node.
+/// Returns a node.
 #[utoipa::path(get, path = "/api/nodes/{name}", tag = "nodes", params(("name" = String, Path)),
     responses((status = 200, body = Node), (status = 404, body = ErrorBody)))]
 async fn get_node(
@@ -58,7 +58,7 @@ async fn get_node(
     Ok(Json(present::node(&app, &find(&app, &name).await?)))
 }
 
-/// A node's row, by its name.
+/// Reads a node's row by its name.
 pub async fn find(app: &App, name: &str) -> Result<NodeRow, ApiError> {
     let nodes = app.store.list_nodes().await?;
     nodes.into_iter().find(|row| row.name.as_str() == name).ok_or_else(|| unknown(name))
@@ -69,7 +69,7 @@ fn unknown(name: &str) -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "unknown_node", detail).hint("kohakuriver node list")
 }
 
-/// From now on the node takes no new work. What it has stays and can be restarted.
+/// Drains a node: it gets no new instances. Those it has stay and can be restarted.
 #[utoipa::path(post, path = "/api/nodes/{name}/drain", tag = "nodes", params(("name" = String, Path)),
     responses((status = 200, body = Node), (status = 404, body = ErrorBody)))]
 async fn drain_node(
@@ -79,7 +79,7 @@ async fn drain_node(
     set_drained(&app, &name, true).await
 }
 
-/// Takes new work again.
+/// Lets a drained node take new instances again.
 #[utoipa::path(post, path = "/api/nodes/{name}/undrain", tag = "nodes", params(("name" = String, Path)),
     responses((status = 200, body = Node), (status = 404, body = ErrorBody)))]
 async fn undrain_node(
@@ -92,12 +92,12 @@ async fn undrain_node(
 async fn set_drained(app: &App, name: &str, drained: bool) -> Result<Json<Node>, ApiError> {
     let row = find(app, name).await?;
     app.store.set_drained(&row.name, drained).await?;
-    tracing::info!(node.name = name, drained, "node drained or not");
+    tracing::info!(node.name = name, drained, "node drain state changed");
     app.changes.notify();
     Ok(Json(present::node(app, &find(app, name).await?)))
 }
 
-/// Sets and removes labels. `vps create` can ask for nodes that carry some.
+/// Sets and removes labels. `vps create` can require labels.
 #[utoipa::path(patch, path = "/api/nodes/{name}/labels", tag = "nodes", params(("name" = String, Path)),
     request_body = LabelChanges,
     responses((status = 200, body = Node), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
@@ -138,7 +138,7 @@ fn is_label(text: &str, most: usize) -> bool {
     !text.is_empty() && text.len() <= most && text.bytes().all(plain)
 }
 
-/// The last hour, as the host heard it.
+/// Returns the node's metrics of the last hour.
 #[utoipa::path(get, path = "/api/nodes/{name}/health", tag = "nodes", params(("name" = String, Path)),
     responses((status = 200, body = NodeHealth), (status = 404, body = ErrorBody)))]
 async fn node_health(
@@ -174,13 +174,13 @@ struct RemoveQuery {
 #[derive(Debug, Serialize, ToSchema)]
 struct NodeMessage {
     message: String,
-    /// Containers that stay on the machine: the cluster knows them no more.
+    /// Containers that stay on the node; the cluster no longer manages them.
     left_behind: Vec<String>,
     /// Ids of virtual machines that stay there likewise.
     left_machines: Vec<String>,
 }
 
-/// Removes a node: its certificate is worthless from now on.
+/// Removes a node and revokes its certificate.
 #[utoipa::path(delete, path = "/api/nodes/{name}", tag = "nodes", params(RemoveQuery, ("name" = String, Path)),
     responses((status = 200, body = NodeMessage), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn remove_node(
@@ -200,7 +200,7 @@ async fn remove_node(
                 "node_in_use",
                 format!("node '{name}' has VPSes"),
             )
-            .hint("delete them first, or let the cluster forget them with --force"));
+            .hint("delete them first, or remove them from the cluster with --force"));
         }
         Err(StoreError::NotFound { .. }) => {
             return Err(unknown(&text));
@@ -220,7 +220,7 @@ async fn remove_node(
     }))
 }
 
-/// Makes a token with which one machine can join, while the account that makes it is an admin.
+/// Creates a token with which one node can join, while the account that creates it is an admin.
 #[utoipa::path(post, path = "/api/nodes/tokens", tag = "nodes", request_body = JoinTokenRequest,
     responses((status = 200, body = JoinToken), (status = 422, body = ErrorBody)))]
 async fn create_join_token(
@@ -231,7 +231,7 @@ async fn create_join_token(
     let Json(request) = body?;
     let ttl = request.ttl_seconds.map_or(join::DEFAULT_TTL, Duration::from_secs);
     if ttl.is_zero() || ttl > join::MAX_TTL {
-        let detail = "a join token lives between one second and seven days";
+        let detail = "a join token's lifetime is between one second and seven days";
         return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail));
     }
     let address = match request.address.map(|text| text.parse::<HostAddress>()).transpose() {

@@ -1,4 +1,4 @@
-//! Logging in by OpenID Connect: the ways out to the provider and back.
+//! Login by OpenID Connect: redirects to the provider and back.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::client_address::Secure;
 use crate::host::App;
 use crate::oidc::{Arrived, Oidc, OidcError, Waiting};
 
-/// What the browser that began a log-in has.
+/// The cookie of the browser that started a login.
 const BROWSER_COOKIE: &str = "kohakuriver_oidc";
 const CONFIRM_PAGE: &str = include_str!("confirm.html");
 
@@ -32,7 +32,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(oidc_start))
         .routes(routes!(oidc_callback))
-        .routes(routes!(oidc_question, oidc_confirm))
+        .routes(routes!(oidc_confirm_page, oidc_confirm))
         .routes(routes!(oidc_token))
 }
 
@@ -43,13 +43,13 @@ fn oidc(app: &App) -> Result<&Oidc, ApiError> {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct StartQuery {
-    /// Of a command line: the port on the person's machine where it waits.
+    /// For a command line: the local port where it waits.
     port: Option<u16>,
-    /// Of a command line: the SHA-256, base64url, of what it will show.
+    /// For a command line: the SHA-256, base64url, of the verifier it will send.
     challenge: Option<String>,
 }
 
-/// Sends the browser to the provider.
+/// Redirects the browser to the provider.
 #[utoipa::path(get, path = "/api/auth/oidc/start", tag = "accounts", params(StartQuery),
     responses((status = 303), (status = 502, body = ErrorBody), (status = 503, body = ErrorBody)))]
 async fn oidc_start(
@@ -65,12 +65,12 @@ async fn oidc_start(
         }
         (None, None) => None,
         (_, _) => {
-            let detail = "a command line gives a port and a challenge of 43 characters";
+            let detail = "a command-line login needs a port and a challenge of 43 characters";
             return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", detail));
         }
     };
     let oidc = oidc(&app)?;
-    // What a start remembers pushes out what others have begun.
+    // Starts are bounded: the memory of one displaces the starts of others.
     let now_ms = app.clock.steady_ms();
     app.accounts.throttle.admit("", caller.address, now_ms).map_err(LoginError::from)?;
     let started = oidc.start(&app, waiting).await?;
@@ -79,7 +79,7 @@ async fn oidc_start(
     Ok(response)
 }
 
-/// 256 bits in base64url.
+/// Checks for 256 bits in base64url.
 fn is_challenge(text: &str) -> bool {
     text.len() == 43 && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
 }
@@ -95,21 +95,21 @@ fn browser_cookie(value: &str, seconds: u32, secure: Option<Extension<Secure>>) 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct CallbackQuery {
-    /// What the host sent along, to find the log-in again.
+    /// The state that the host sent, to find the login again.
     #[serde(default)]
     state: String,
-    /// What the host exchanges for an ID token.
+    /// The code that the host exchanges for an ID token.
     #[serde(default)]
     code: String,
-    /// Of a refusal: the provider's code for it.
+    /// Of a refusal: the provider's error code.
     error: Option<String>,
-    /// Of a refusal: the provider's words for it.
+    /// Of a refusal: the provider's description.
     error_description: Option<String>,
 }
 
-/// Takes the browser back from the provider: a session begins, or the browser goes to the page
-/// that asks whether a command line may have one. An account whose groups have no role any more
-/// loses its role, sessions and tokens.
+/// Receives the browser back from the provider: starts a session, or redirects to the page that
+/// confirms a command line's login. An account whose groups have no role any more loses its role,
+/// sessions and tokens.
 #[utoipa::path(get, path = "/api/auth/oidc/callback", tag = "accounts", params(CallbackQuery),
     responses((status = 303), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
         (status = 502, body = ErrorBody), (status = 503, body = ErrorBody)))]
@@ -150,19 +150,20 @@ async fn oidc_callback(
     Ok(response)
 }
 
-/// What opens the page and comes back with its button.
+/// The ticket of the confirmation page and its form.
 #[derive(Debug, Deserialize, IntoParams, ToSchema)]
 #[into_params(parameter_in = Query)]
 struct Ticket {
-    /// As the callback gave it.
+    /// As the callback issued it.
     #[serde(default)]
     ticket: String,
 }
 
-/// Shows the page that asks whether a command line may log in, with the code that it shows too.
+/// Returns the page that confirms a command line's login, with the code that the command line
+/// displays too.
 #[utoipa::path(get, path = "/api/auth/oidc/confirm", tag = "accounts", params(Ticket),
     responses((status = 200, content_type = "text/html"), (status = 400, body = ErrorBody), (status = 503, body = ErrorBody)))]
-async fn oidc_question(
+async fn oidc_confirm_page(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     query: Result<Query<Ticket>, QueryRejection>,
@@ -170,19 +171,19 @@ async fn oidc_question(
     let Query(Ticket { ticket }) = query?;
     let question = oidc(&app)?.question(&app, &ticket, cookie(&headers, BROWSER_COOKIE))?;
     let port = question.port.to_string();
-    // All of these are names of ours, digits and capitals: nothing in them is markup.
+    // Names of our own, digits and capitals: none of them contains markup.
     let html = CONFIRM_PAGE
         .replace("{username}", &question.username)
         .replace("{port}", &port)
         .replace("{code}", &question.code)
         .replace("{ticket}", &ticket);
-    // Browsers hold redirects of a form to this as well, and the next one leads to that port.
+    // Browsers apply this to redirects of a form too, and the next one leads to that port.
     let policy = format!("form-action 'self' http://127.0.0.1:{port}");
     Ok(page(&html, &policy, "same-origin"))
 }
 
-/// Logs a command line in, after the page's button was pressed: begins the session and sends the
-/// browser to the command line's port with a code for it. Only the host's own page may call this.
+/// Confirms a command line's login: starts the session and redirects the browser to the command
+/// line's port with a code for it. Only the host's own page may call this.
 #[utoipa::path(post, path = "/api/auth/oidc/confirm", tag = "accounts",
     request_body(content = Ticket, content_type = "application/x-www-form-urlencoded"),
     responses((status = 303), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody), (status = 503, body = ErrorBody)))]
@@ -195,7 +196,7 @@ async fn oidc_confirm(
     let Form(Ticket { ticket }) = body.map_err(|error| {
         ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_body", error.body_text())
     })?;
-    // Another origin was refused before; a press of the button always names its own.
+    // Other origins were rejected before; a form submission always sends its own.
     if !headers.contains_key(ORIGIN) {
         return Err(ApiError::foreign_page());
     }
@@ -207,7 +208,7 @@ async fn oidc_confirm(
     Ok(response)
 }
 
-/// Gives a command line the session that its browser has got for it, once.
+/// Exchanges a command line's code for its session, once.
 #[utoipa::path(post, path = "/api/auth/oidc/token", tag = "accounts", request_body = OidcHandover,
     responses((status = 200, body = OidcSession), (status = 400, body = ErrorBody), (status = 503, body = ErrorBody)))]
 async fn oidc_token(

@@ -1,4 +1,4 @@
-//! Pages of this host: complete in themselves, and with headers that let nothing else in.
+//! HTML pages of this host: self-contained, with headers that allow no other content.
 
 use axum::response::{Html, IntoResponse, Response};
 use http::HeaderValue;
@@ -8,9 +8,9 @@ use http::header::{
 
 use crate::accounts::new_secret;
 
-/// A page whose `NONCE`s mark its own styles and scripts. `policy` is what it may do besides.
-/// Forms of a page without any referrer would come from the origin `null`, so one with a form
-/// says `same-origin`.
+/// Builds a page whose `NONCE`s mark its own styles and scripts. `policy` adds to what it may do. A
+/// form of a page without a referrer would come from the origin `null`, so a page with a form uses
+/// `same-origin`.
 pub fn page(html: &str, policy: &str, referrer: &'static str) -> Response {
     let nonce = new_secret();
     let policy = format!(

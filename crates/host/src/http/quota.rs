@@ -1,4 +1,4 @@
-//! What people may hold, what they hold, and the groups they do so in.
+//! Quotas, current usage, and groups.
 
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ fn held(holdings: Holdings) -> Held {
     }
 }
 
-/// What one may hold and holds, oneself and one's groups.
+/// Returns the caller's quota and usage, and those of the caller's groups.
 #[utoipa::path(get, path = "/api/auth/quota", tag = "accounts",
     responses((status = 200, body = QuotaUse), (status = 503, body = ErrorBody)))]
 async fn own_quota(
@@ -75,7 +75,7 @@ async fn own_quota(
     Ok(Json(quota_use(&app, &users::find(&app, person.id.0).await?).await?))
 }
 
-/// The same of somebody.
+/// Returns an account's quota and usage.
 #[utoipa::path(get, path = "/api/auth/users/{id}/quota", tag = "accounts", params(("id" = i64, Path)),
     responses((status = 200, body = QuotaUse), (status = 404, body = ErrorBody)))]
 async fn user_quota(
@@ -99,7 +99,7 @@ async fn quota_use(app: &App, user: &UserRow) -> Result<QuotaUse, ApiError> {
     Ok(QuotaUse { quota: to_api(user.quota), held: held(holdings), groups })
 }
 
-fn shown(row: GroupRow) -> Group {
+fn group_to_api(row: GroupRow) -> Group {
     let member = |(id, username): (UserId, String)| Member { id: id.0, username };
     Group {
         id: row.id.0,
@@ -110,13 +110,13 @@ fn shown(row: GroupRow) -> Group {
     }
 }
 
-/// All groups by name.
+/// Lists all groups by name.
 #[utoipa::path(get, path = "/api/auth/groups", tag = "accounts", responses((status = 200, body = [Group])))]
 async fn list_groups(State(app): State<Arc<App>>) -> Result<Json<Vec<Group>>, ApiError> {
-    Ok(Json(app.store.list_groups().await?.into_iter().map(shown).collect()))
+    Ok(Json(app.store.list_groups().await?.into_iter().map(group_to_api).collect()))
 }
 
-/// Makes a group.
+/// Creates a group.
 #[utoipa::path(post, path = "/api/auth/groups", tag = "accounts", request_body = CreateGroup,
     responses((status = 200, body = Group), (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
 async fn create_group(
@@ -139,7 +139,7 @@ async fn find(app: &App, id: i64) -> Result<GroupRow, ApiError> {
 
 async fn answer(app: &App, id: i64) -> Result<(Extension<AuditTarget>, Json<Group>), ApiError> {
     let row = find(app, id).await?;
-    Ok((Extension(AuditTarget(format!("group {}", row.name))), Json(shown(row))))
+    Ok((Extension(AuditTarget(format!("group {}", row.name))), Json(group_to_api(row))))
 }
 
 /// Changes a group's quota, or the rule under which requests need no operator.
@@ -150,15 +150,15 @@ async fn update_group(
     Path(id): Path<i64>,
     body: Result<Json<UpdateGroup>, JsonRejection>,
 ) -> Result<(Extension<AuditTarget>, Json<Group>), ApiError> {
-    let Json(wish) = body?;
+    let Json(request) = body?;
     let row = find(&app, id).await?;
-    let (quota, rule) = (wish.quota.map(from_api), wish.auto_approve.map(from_api));
-    let rule = if wish.no_auto_approve { Some(None) } else { rule.as_ref().map(Some) };
+    let (quota, rule) = (request.quota.map(from_api), request.auto_approve.map(from_api));
+    let rule = if request.no_auto_approve { Some(None) } else { rule.as_ref().map(Some) };
     app.store.change_group(row.id, quota.as_ref(), rule).await?;
     answer(&app, id).await
 }
 
-/// Deletes a group. What was shared with it is shared no more.
+/// Deletes a group and the shares it has.
 #[utoipa::path(delete, path = "/api/auth/groups/{id}", tag = "accounts", params(("id" = i64, Path)),
     responses((status = 200, body = Note), (status = 404, body = ErrorBody)))]
 async fn delete_group(
@@ -168,11 +168,11 @@ async fn delete_group(
     let row = find(&app, id).await?;
     app.store.delete_group(row.id).await?;
     app.accounts.changed();
-    let message = format!("group '{}' is deleted", row.name);
+    let message = format!("group '{}' deleted", row.name);
     Ok((Extension(AuditTarget(format!("group {}", row.name))), Json(Note { message })))
 }
 
-/// Puts somebody into a group.
+/// Adds an account to a group.
 #[utoipa::path(put, path = "/api/auth/groups/{id}/members/{user}", tag = "accounts",
     params(("id" = i64, Path), ("user" = i64, Path)),
     responses((status = 200, body = Group), (status = 404, body = ErrorBody)))]
@@ -183,7 +183,7 @@ async fn add_member(
     set_member(&app, id, user, true).await
 }
 
-/// Takes somebody out of a group.
+/// Removes an account from a group.
 #[utoipa::path(delete, path = "/api/auth/groups/{id}/members/{user}", tag = "accounts",
     params(("id" = i64, Path), ("user" = i64, Path)),
     responses((status = 200, body = Group), (status = 404, body = ErrorBody)))]
@@ -205,5 +205,5 @@ async fn set_member(
     app.store.set_member(group.id, user.id, member).await?;
     app.accounts.changed();
     let made = AuditTarget(format!("group {} user {}", group.name, user.username));
-    Ok((Extension(made), Json(shown(find(app, id).await?))))
+    Ok((Extension(made), Json(group_to_api(find(app, id).await?))))
 }

@@ -1,7 +1,7 @@
 //! The API's port: accepts connections, speaks TLS where the host does, and serves HTTP on each.
 //!
-//! What a request's connection tells of it, handlers find in its extensions: [`ClientAddress`]
-//! and [`Secure`], whatever stands between.
+//! Handlers find the facts about a request's connection in its extensions: [`ClientAddress`] and
+//! [`Secure`], behind a proxy too.
 //!
 //! [`ClientAddress`]: crate::client_address::ClientAddress
 //! [`Secure`]: crate::client_address::Secure
@@ -38,17 +38,17 @@ use crate::config::Deadlines;
 use crate::host::{self, App};
 use crate::slots::{Bounds, Slot, Slots};
 
-/// Connections; long-polling clients hold one each. An idle one costs some KiB.
+/// Connections; long-polling clients hold one each. An idle connection takes some KiB.
 const BOUNDS: Bounds =
     Bounds { strangers: 512, strangers_of_one: 128, known: 2048, known_of_one: 256 };
-/// The longest head of a request, and what is buffered of a body. Strangers may send it.
+/// The longest head of a request, and the buffer of a body. Unauthenticated clients may send it.
 const BUFFER: usize = 64 * 1024;
 /// From the connection to the end of the TLS handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-/// How every TLS connection begins, and no HTTP request.
+/// The first byte of every TLS connection, and of no HTTP request.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Accepts until told to stop, then lets open requests finish.
+/// Accepts connections until shutdown, then lets open requests finish.
 pub async fn serve(
     app: Arc<App>,
     listener: TcpListener,
@@ -65,7 +65,7 @@ pub async fn serve(
     accept(Arc::new(server), listener, &app.tasks).await;
 }
 
-/// What all connections share.
+/// State shared by all connections.
 struct Server {
     router: Router,
     tls: Option<TlsAcceptor>,
@@ -83,12 +83,12 @@ async fn accept(server: Arc<Server>, listener: TcpListener, tasks: &TaskTracker)
         };
         let peer = peer.ip().to_canonical();
         let slot = Arc::new(slots.enter(peer));
-        // Answers are small and somebody waits for each.
+        // Responses are small and latency matters.
         let _: io::Result<()> = stream.set_nodelay(true);
         let server = server.clone();
         tasks.spawn(async move {
             tokio::select! {
-                () = slot.closed() => tracing::debug!(%peer, "an API connection made way"),
+                () = slot.closed() => tracing::debug!(peer.addr = %peer, "API connection closed for a newer one"),
                 () = server.connection(stream, peer, slot.clone()) => {}
             }
         });
@@ -101,7 +101,7 @@ struct Peer {
     slot: Arc<Slot>,
 }
 
-/// What a client of a TLS port turned out to speak.
+/// The protocol of a client on a TLS port.
 enum Spoken {
     Tls(Box<TlsStream<TcpStream>>),
     Plain(TcpStream),
@@ -115,15 +115,15 @@ impl Server {
         };
         let spoken = tokio::select! {
             () = self.shutdown.cancelled() => return,
-            spoken = timeout(HANDSHAKE_LIMIT, listen_first(acceptor, stream)) => spoken,
+            spoken = timeout(HANDSHAKE_LIMIT, detect_protocol(acceptor, stream)) => spoken,
         };
         match spoken {
             Ok(Ok(Spoken::Tls(stream))) => {
                 self.http(*stream, from, self.router.clone(), true).await;
             }
             Ok(Ok(Spoken::Plain(stream))) => self.http(stream, from, needs_tls(), false).await,
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
-            Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+            Ok(Err(error)) => tracing::debug!(peer.addr = %peer, %error, "TLS handshake failed"),
+            Err(_) => tracing::debug!(peer.addr = %peer, "TLS handshake timed out"),
         }
     }
 
@@ -159,13 +159,13 @@ impl Server {
             }
         };
         if let Err(error) = result {
-            tracing::debug!(%error, "an API connection ended early");
+            tracing::debug!(%error, "API connection failed");
         }
     }
 }
 
-/// The first byte tells, and is left where it is.
-async fn listen_first(acceptor: &TlsAcceptor, stream: TcpStream) -> io::Result<Spoken> {
+/// Detects the protocol by the first byte, which stays in the socket.
+async fn detect_protocol(acceptor: &TlsAcceptor, stream: TcpStream) -> io::Result<Spoken> {
     let mut byte = [0];
     if stream.peek(&mut byte).await? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -176,7 +176,7 @@ async fn listen_first(acceptor: &TlsAcceptor, stream: TcpStream) -> io::Result<S
     Ok(Spoken::Plain(stream))
 }
 
-/// All that is answered to who forgot the s of https.
+/// Answers plain HTTP on the TLS port.
 fn needs_tls() -> Router {
     Router::new().fallback(async |request: http::Request<Body>| {
         let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
@@ -184,9 +184,9 @@ fn needs_tls() -> Router {
             Some(host) => format!("use https://{host}{}", request.uri().path()),
             None => "write https:// instead of http://".to_owned(),
         };
-        let detail = "this port speaks https only";
+        let detail = "this port accepts HTTPS only";
         let answer = ApiError::new(StatusCode::BAD_REQUEST, "https_only", detail).hint(hint);
-        // Nothing else is to come on a connection that anybody can read.
+        // Close: anything sent on this connection is readable on the network.
         ([(http::header::CONNECTION, "close")], answer).into_response()
     })
 }

@@ -1,4 +1,4 @@
-//! Sharing and giving away: what owners do, and what the accounts answer that it reaches.
+//! Shares and offers: what owners grant, and the receivers' answers.
 //!
 //! A share opens access at once and is in no list before it is taken. An offer changes nothing
 //! before it is taken. docs/accounts.md has the rules.
@@ -29,7 +29,7 @@ use crate::access::{Account, Authorized, Caller, Permission, authorize, policy};
 use crate::accounts::LoginError;
 use crate::clock::iso;
 use crate::host::App;
-use crate::instances::{self, received, shown};
+use crate::instances::{self, received, visible};
 use crate::pace;
 
 /// More at once is a mistake.
@@ -71,8 +71,8 @@ async fn assign(
     let known = app.store.list_shares(access.task_id()).await?;
     for number in &users {
         let user = UserId(*number);
-        // Numbers are few and follow each other: to answer whether one is an account, and then
-        // its name, would tell all of them.
+        // Numbers are few and consecutive: revealing whether one is an account, and then its name,
+        // would reveal all of them.
         let may_name = caller.role() >= Role::Operator
             || known.iter().any(|share| share.to == Grantee::User(user));
         if !may_name || app.store.lookup_user(user).await?.is_none() {
@@ -115,7 +115,7 @@ async fn list_assignments(
     let assignment = |share: kohakuriver_store::ShareRow| match share.to {
         Grantee::User(user) => Some(Assignment {
             user_id: user.0,
-            display_name: shown::display_name(&caller, &share),
+            display_name: visible::display_name(&caller, &share),
             username: share.name,
             assigned_at: iso(share.created_ms),
             level: share.level.to_string(),
@@ -140,13 +140,13 @@ async fn set_share(
     Path(text): Path<String>,
     body: Result<Json<SetShare>, JsonRejection>,
 ) -> Result<Json<Task>, ApiError> {
-    let Json(wish) = body?;
+    let Json(request) = body?;
     let access = instance(&app, &caller, &text).await?;
-    let level = wish.level.parse().map_err(|error| invalid(format!("{error}")))?;
+    let level = request.level.parse().map_err(|error| invalid(format!("{error}")))?;
     admit(&app, &caller, pace::ACT)?;
-    let (to, _) = grantee(&app, &caller, wish.user.as_deref(), wish.group.as_deref()).await?;
+    let (to, _) = grantee(&app, &caller, request.user.as_deref(), request.group.as_deref()).await?;
     share(&app, &caller, &access, &[to], level).await?;
-    Ok(Json(shown::one(&app, &caller, &access).await?))
+    Ok(Json(visible::one(&app, &caller, &access).await?))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -210,11 +210,11 @@ async fn offer(
     let is_oneself = caller.user_id() == Some(row.id) && caller.role() == Role::Admin;
     let message = if is_oneself {
         app.store.take_over(id, (row.id, &name), now_ms).await?;
-        format!("the VPS belongs to '{name}' now")
+        format!("the VPS now belongs to '{name}'")
     } else {
         let by = (giver(&caller), caller.name());
         app.store.make_offer(id, (row.id, &name), (by.0, &by.1), now_ms).await?;
-        format!("the VPS is offered to '{name}' for 14 days; it stays as it is until they take it")
+        format!("the VPS is offered to '{name}' for 14 days; nothing changes until they take it")
     };
     announce(&app);
     Ok(Json(Note { message }))
@@ -266,11 +266,11 @@ async fn take_share(
     app.store.take_share(share.id, by, alias.as_ref(), app.clock.now_ms()).await?;
     announce(&app);
     let access = authorize(&app, &caller, Permission::See, share.id).await?;
-    Ok(Json(shown::one(&app, &caller, &access).await?))
+    Ok(Json(visible::one(&app, &caller, &access).await?))
 }
 
 /// Declines what is shared with the caller, or leaves it. Access ends within seconds, and a new
-/// share of it is not offered again; taking it later opens it once more.
+/// share of it is not offered again; taking it later restores access.
 #[utoipa::path(post, path = "/api/vps/shares/{task}/decline", tag = "sharing", params(("task" = String, Path)),
     responses((status = 200, body = Note), (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
 async fn decline_share(
@@ -284,7 +284,7 @@ async fn decline_share(
     let by = (person.id, person.username.as_str());
     app.store.decline_share(share.id, by, app.clock.now_ms()).await?;
     announce(&app);
-    let message = format!("you have no part in VPS {} any more", received::called(&share));
+    let message = format!("you no longer have access to VPS {}", received::called(&share));
     Ok((Extension(AuditTarget(format!("vps {}", share.id))), Json(Note { message })))
 }
 
@@ -301,12 +301,12 @@ async fn take_offer(
     let now_ms = app.clock.now_ms();
     let offer = received::find_offer(&app, person.id, &text, now_ms).await?;
     let offer = offer.ok_or_else(|| ApiError::from(OfferError::NoOffer))?;
-    // What reaches into its node is had by operators alone, by whatever way.
+    // Instances with access to their node are for operators only, however they are obtained.
     caller.require(policy::to_create(&offer.spec))?;
     app.store.take_offer(offer.id, (person.id, &person.username), now_ms).await?;
     announce(&app);
     let access = authorize(&app, &caller, Permission::See, offer.id).await?;
-    Ok(Json(shown::one(&app, &caller, &access).await?))
+    Ok(Json(visible::one(&app, &caller, &access).await?))
 }
 
 /// Declines what is offered to the caller; it stays its owner's.
@@ -327,19 +327,19 @@ async fn decline_offer(
     Ok((Extension(made), Json(Note { message: "the offer is declined".to_owned() })))
 }
 
-/// The account that answers; absent on a host without login.
+/// Returns the account that answers; absent on a host without login.
 fn person(caller: &Caller) -> Result<&Account, ApiError> {
     Ok(caller.person().ok_or(LoginError::Off)?)
 }
 
-/// The proof that the caller may share an instance; a request cannot be shared.
+/// Authorizes the caller to share an instance; a request cannot be shared.
 async fn instance(app: &App, caller: &Caller, text: &str) -> Result<Authorized, ApiError> {
     let access = reach(app, caller, text, Permission::Share).await?;
     instances::get(app, &access).await?;
     Ok(access)
 }
 
-/// On whose behalf the store acts, which looks again whether it is theirs.
+/// Returns the giver, whose ownership the store checks again.
 fn giver(caller: &Caller) -> Giver {
     match caller.person() {
         Some(person) if person.role < Role::Admin => Giver::Owner(person.id),
@@ -357,7 +357,7 @@ fn admit(app: &App, caller: &Caller, cost: i64) -> Result<(), ApiError> {
     })
 }
 
-/// Reports an unknown account name; an account that asks for many names has to wait.
+/// Reports an unknown account name; an account that tries many names has to wait.
 fn unknown_user(app: &App, caller: &Caller, name: &str) -> ApiError {
     if let Err(slow) = admit(app, caller, pace::WRONG_NAME) {
         return slow;
@@ -367,8 +367,8 @@ fn unknown_user(app: &App, caller: &Caller, name: &str) -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "unknown_user", detail).hint(hint)
 }
 
-/// Whom a share is for, and their name. A group is known to its members and to those who run the
-/// cluster; for others there is none.
+/// Resolves a share's receiver and its name. A group is known to its members and to accounts that
+/// run the cluster; others get an unknown-group error.
 async fn grantee(
     app: &App,
     caller: &Caller,
@@ -388,7 +388,7 @@ async fn grantee(
             let groups = app.store.list_groups().await?;
             let row = groups.into_iter().find(|row| row.name.eq_ignore_ascii_case(name));
             let row = row.filter(may_name).ok_or_else(|| {
-                let detail = format!("you are in no group '{name}'");
+                let detail = format!("you are not in a group '{name}'");
                 ApiError::new(StatusCode::NOT_FOUND, "unknown_group", detail)
                     .hint("kohakuriver auth quota shows your groups")
             })?;
@@ -425,7 +425,7 @@ async fn unshare(
         return Err(not_shared(name));
     }
     announce(app);
-    Ok(Json(Note { message: format!("the VPS is not shared with '{name}' any more") }))
+    Ok(Json(Note { message: format!("the VPS is no longer shared with '{name}'") }))
 }
 
 fn not_shared(name: &str) -> ApiError {
@@ -433,7 +433,7 @@ fn not_shared(name: &str) -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "not_shared", detail)
 }
 
-/// Has open sessions checked again, and the clients told that wait for a change.
+/// Rechecks open sessions and wakes the clients that wait for a change.
 fn announce(app: &App) {
     app.accounts.changed();
     app.changes.notify();

@@ -1,4 +1,4 @@
-//! Snapshots of a VPS. Where a path says `{which}`, it is a tag, a name or `latest`.
+//! Snapshots of a VPS. `{which}` in a path is a tag, a name or `latest`.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use super::vps::reach;
 use crate::access::{Caller, Permission};
 use crate::clock::iso;
 use crate::host::App;
-use crate::instances::{InstanceError, request, snapshots};
+use crate::instances::{InstanceError, snapshots, validate};
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -32,7 +32,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(restore_snapshot))
 }
 
-/// All snapshots, newest first.
+/// Lists all snapshots, newest first.
 #[utoipa::path(get, path = "/api/vps/snapshots/{task}", tag = "snapshots", params(("task" = String, Path)),
     responses((status = 200, body = SnapshotList), (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
 async fn list_snapshots(
@@ -43,7 +43,7 @@ async fn list_snapshots(
     let access = reach(&app, &caller, &text, Permission::See).await?;
     let found = snapshots::list(&app, &access).await?;
     let id = access.task_id();
-    let snapshots: Vec<_> = found.into_iter().map(|found| shown(id, found)).collect();
+    let snapshots: Vec<_> = found.into_iter().map(|found| to_api(id, found)).collect();
     let count = snapshots.len() as u64;
     Ok(Json(SnapshotList { task_id: id.as_u64(), snapshots, count }))
 }
@@ -56,7 +56,7 @@ struct CreateQuery {
     name: Option<String>,
 }
 
-/// Saves the disk as it is now, running or not. Answers when it is done.
+/// Creates a snapshot of the disk, whether the VPS runs or not. Responds when it is complete.
 #[utoipa::path(post, path = "/api/vps/snapshots/{task}", tag = "snapshots", params(CreateQuery, ("task" = String, Path)),
     responses((status = 200, body = SnapshotCreated), (status = 404, body = ErrorBody),
         (status = 409, body = ErrorBody), (status = 503, body = ErrorBody), (status = 507, body = ErrorBody)))]
@@ -67,16 +67,16 @@ async fn create_snapshot(
     query: Result<Query<CreateQuery>, QueryRejection>,
 ) -> Result<Json<SnapshotCreated>, ApiError> {
     let Query(query) = query?;
-    let name = request::snapshot_name(query.name)?;
-    let message = request::snapshot_message(query.message)?;
+    let name = validate::snapshot_name(query.name)?;
+    let message = validate::snapshot_message(query.message)?;
     let access = reach(&app, &caller, &text, Permission::Change).await?;
     let found = snapshots::create(&app, &caller, &access, name, message).await?;
-    let snapshot = shown(access.task_id(), found);
+    let snapshot = to_api(access.task_id(), found);
     let message = "Snapshot created".to_owned();
     Ok(Json(SnapshotCreated { message, tag: snapshot.tag.clone(), snapshot }))
 }
 
-/// The newest one's tag.
+/// Returns the newest snapshot's tag.
 #[utoipa::path(get, path = "/api/vps/snapshots/{task}/latest", tag = "snapshots", params(("task" = String, Path)),
     responses((status = 200, body = LatestSnapshot), (status = 404, body = ErrorBody)))]
 async fn latest_snapshot(
@@ -94,7 +94,7 @@ async fn latest_snapshot(
     Ok(Json(LatestSnapshot { task_id: id.as_u64(), tag: newest.tag.to_string() }))
 }
 
-/// Deletes one that nothing is built on.
+/// Deletes a snapshot that no disk and no other snapshot depends on.
 #[utoipa::path(delete, path = "/api/vps/snapshots/{task}/{which}", tag = "snapshots",
     params(("task" = String, Path), ("which" = String, Path)),
     responses((status = 200, body = SnapshotsDeleted), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
@@ -109,7 +109,7 @@ async fn delete_snapshot(
     Ok(Json(SnapshotsDeleted { message, deleted_count: 1 }))
 }
 
-/// Deletes all that nothing is built on.
+/// Deletes all snapshots that no disk and no other snapshot depends on.
 #[utoipa::path(delete, path = "/api/vps/snapshots/{task}", tag = "snapshots", params(("task" = String, Path)),
     responses((status = 200, body = SnapshotsDeleted), (status = 404, body = ErrorBody)))]
 async fn delete_all_snapshots(
@@ -123,7 +123,7 @@ async fn delete_all_snapshots(
     Ok(Json(SnapshotsDeleted { message, deleted_count }))
 }
 
-/// Starts the VPS afresh on the snapshot's disk; what is on its disk now is given up.
+/// Starts the VPS again on the snapshot's disk; the current content of its disk is lost.
 #[utoipa::path(post, path = "/api/vps/snapshots/{task}/{which}/restore", tag = "snapshots",
     params(("task" = String, Path), ("which" = String, Path)),
     responses((status = 202, body = Message), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
@@ -137,7 +137,7 @@ async fn restore_snapshot(
     Ok(accepted(&app, &row, "is being restored"))
 }
 
-fn shown(id: InstanceId, found: Found) -> Snapshot {
+fn to_api(id: InstanceId, found: Found) -> Snapshot {
     let at_ms = i64::try_from(found.tag).unwrap_or(0).saturating_mul(1000);
     Snapshot {
         tag: found.tag.to_string(),

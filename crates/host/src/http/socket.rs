@@ -1,4 +1,4 @@
-//! What all WebSockets into instances share: bounds, keep-alive, and how they end.
+//! Common behavior of all WebSockets into instances: bounds, keep-alive, and how they end.
 
 use std::sync::Arc;
 use std::time::Duration;

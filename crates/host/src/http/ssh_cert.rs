@@ -1,4 +1,4 @@
-//! SSH certificates: who may enter a VPS gets in with whatever key they have just made.
+//! SSH certificates: give an account with access to a VPS a login with any fresh key.
 
 use std::sync::Arc;
 
@@ -28,8 +28,8 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(sign_ssh_key))
 }
 
-/// A certificate for a public key of the caller's. It opens the SSH of this VPS, as any user of
-/// its image, and the gateway on the way there, for five minutes.
+/// Signs a public key of the caller. The certificate is valid for five minutes, for this VPS's SSH
+/// as any user of its image, and for the gateway on the way there.
 #[utoipa::path(post, path = "/api/vps/{task}/ssh-cert", tag = "vps", params(("task" = String, Path)),
     request_body = AskSshCertificate,
     responses((status = 200, body = SshCertificate), (status = 403, body = ErrorBody),
@@ -50,25 +50,25 @@ async fn sign_ssh_key(
     let name = caller.name();
     let holder = Holder { id: caller.user_id(), name: &name };
     let now_ms = app.clock.now_ms();
-    // Before anything is changed: what is no key changes nothing.
+    // Validated first, so that an invalid key changes nothing.
     let Signed { line, principal, expires_ms, serial } =
         app.ssh_ca.sign(&public_key, access.task_id(), &holder, now_ms)?;
-    let told = authorized_keys_sync::trust(&app, &row).await?;
-    tracing::info!(task.id = %row.id, user = name, serial, "signed an SSH certificate");
-    let warning = if told { wrong_clock(&app, &row).await? } else { Some(untold(&row)) };
+    let notified = authorized_keys_sync::trust(&app, &row).await?;
+    tracing::info!(task.id = %row.id, user.name = name, serial, "SSH certificate signed");
+    let warning = if notified { wrong_clock(&app, &row).await? } else { Some(unnotified(&row)) };
     let expires_at = iso(expires_ms);
     Ok(Json(SshCertificate { certificate: line, expires_at, principal, warning }))
 }
 
-fn untold(row: &InstanceRow) -> String {
-    format!("node '{}' has not heard yet that certificates open this VPS", row.node_name)
+fn unnotified(row: &InstanceRow) -> String {
+    format!("node '{}' has not yet received this VPS's certificate authority", row.node_name)
 }
 
-/// What the node's clock makes of our certificates, if that is anything else than ours does.
+/// Warns if our certificates are not valid by the node's clock.
 async fn wrong_clock(app: &App, row: &InstanceRow) -> Result<Option<String>, ApiError> {
     let nodes = app.store.list_nodes().await?;
     let skew_ms = nodes.iter().find(|node| node.id == row.node_id).map_or(0, |n| n.clock_skew_ms);
-    // The last minute is for the way there.
+    // The last minute allows for the connection.
     if skew_ms.abs() < (LIFE - 60) * 1000 {
         return Ok(None);
     }

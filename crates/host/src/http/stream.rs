@@ -1,7 +1,7 @@
-//! A stream into an instance as it is: the connection of one HTTP request becomes the stream.
+//! A raw stream into an instance: the connection of an HTTP request becomes the stream.
 //!
-//! One connection carries one stream, so half-closes, back-pressure and full speed are TCP's own,
-//! and no two clients can ever meet. What is said on it is in `kohakuriver-agent-protocol`.
+//! One connection transports one stream, so half-closes, back-pressure and full speed are TCP's
+//! own, and clients never share state. `kohakuriver-agent-protocol` defines the bytes on it.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ use crate::host::App;
 use crate::sessions::open::{OpenSession, open_session};
 use crate::sessions::streams::{InstanceStream, relay_tcp};
 
-/// What a client asks its connection to become.
+/// The stream that a client requests.
 const PROTOCOL: &str = "kohakuriver-stream";
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
@@ -63,7 +63,7 @@ impl StreamQuery {
             "watch" => StreamTarget::Watch,
             "ping" => StreamTarget::Ping,
             other => {
-                let detail = format!("'{other}' is no target");
+                let detail = format!("'{other}' is not a target");
                 return Err(ApiError::new(
                     StatusCode::UNPROCESSABLE_ENTITY,
                     "invalid_query",
@@ -76,7 +76,7 @@ impl StreamQuery {
 }
 
 /// Turns the connection into a stream into a VPS. The request must ask to upgrade to
-/// `kohakuriver-stream`; after the answer 101 the bytes are the target's.
+/// `kohakuriver-stream`; after the response 101 the bytes are the target's.
 #[utoipa::path(get, path = "/api/vps/{task}/stream", tag = "streams", params(StreamQuery, ("task" = String, Path)),
     responses((status = 101), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
         (status = 422, body = ErrorBody), (status = 426, body = ErrorBody),
@@ -94,7 +94,7 @@ async fn open_stream(
     let wanted = request.headers().get(UPGRADE).and_then(|value| value.to_str().ok());
     let (Some(upgrade), true) = (upgrade, wanted.is_some_and(|w| w.eq_ignore_ascii_case(PROTOCOL)))
     else {
-        let detail = format!("this path needs the header Upgrade: {PROTOCOL}");
+        let detail = format!("the request lacks the header Upgrade: {PROTOCOL}");
         return Err(ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail));
     };
     let OpenSession { stream, guard } = open_session(&app, &caller, &text, target).await?;
@@ -121,9 +121,9 @@ async fn join(upgrade: OnUpgrade, stream: InstanceStream) {
             }
             Err(upgraded) => relay(TokioIo::<Upgraded>::new(upgraded), stream).await,
         },
-        Err(error) => return tracing::debug!(%error, "a connection was not upgraded"),
+        Err(error) => return tracing::debug!(%error, "connection upgrade failed"),
     };
     if let Err(error) = relayed {
-        tracing::debug!(%error, "a stream ended early");
+        tracing::debug!(%error, "stream failed");
     }
 }

@@ -12,7 +12,7 @@
 //!  server  {"type":"output","data":".."}    {"type":"error","data":".."} and the end
 //! ```
 //!
-//! The server's first message is an empty output: existing clients throw the first away.
+//! The server's first message is an empty output: existing clients drop the first message.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,8 +38,8 @@ use crate::host::App;
 use crate::sessions::open::{OpenSession, admit, open_session};
 use crate::sessions::streams::InstanceStream;
 
-/// How long a terminal waits to hear how large it is: a page says so at once, and a client that does
-/// not is not kept waiting for its output.
+/// How long a terminal waits for its size: pages send it at once, and other clients should not wait
+/// for their output.
 const SIZE_LIMIT: Duration = Duration::from_millis(250);
 const DEFAULT_SIZE: Size = Size { rows: 24, cols: 80 };
 const TERM: &str = "xterm-256color";
@@ -51,7 +51,7 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/ws/task/{task}/session", get(session))
 }
 
-/// How to take part in a session. Without any: a new shell that ends with the socket.
+/// How to join a session. Without any: a new shell that ends with the socket.
 #[derive(Debug, Deserialize)]
 struct TerminalQuery {
     session: Option<String>,
@@ -75,7 +75,7 @@ enum ToClient<'a> {
 
 impl ToClient<'_> {
     fn message(&self) -> Message {
-        // Text in an object: JSON can say it.
+        // Text in an object always serializes.
         Message::text(serde_json::to_string(self).unwrap_or_default())
     }
 }
@@ -86,7 +86,7 @@ async fn session(
     caller: Caller,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, super::error::ApiError> {
-    // Before the upgrade: a client of ours reads the refusal as it reads any other.
+    // Before the upgrade, so that clients get an ordinary error response.
     let OpenSession { stream, guard } =
         open_session(&app, &caller, &text, StreamTarget::Session).await?;
     socket::serve(app, &caller, upgrade, async move |_, socket| {
@@ -94,7 +94,7 @@ async fn session(
     })
 }
 
-/// Binary messages to bytes and back, however they are cut.
+/// Converts binary messages to bytes and back, regardless of their boundaries.
 async fn carry(socket: WebSocket, stream: InstanceStream) {
     let (mut to_client, mut from_client) = socket.split();
     let (mut from_agent, mut to_agent) = split(stream);
@@ -240,7 +240,7 @@ async fn downward(
         };
         let (code, why) = match next {
             Ok(Some(SessionOutput::Output(data) | SessionOutput::Screen(data))) => {
-                // As text in JSON it may become six times as long.
+                // As text in JSON it may grow sixfold.
                 for piece in data.chunks(BUFFER) {
                     let whole = text.take(piece);
                     if !whole.is_empty()
@@ -269,7 +269,7 @@ async fn downward(
 }
 
 async fn refuse(socket: &mut WebSocket, code: u16, why: &str) {
-    // Existing clients throw the first message away and would never show the reason.
+    // Existing clients drop the first message and would never display the reason.
     let _ = socket.send(ToClient::Output("").message()).await;
     let _ = socket.send(ToClient::Error(why).message()).await;
     socket::close(socket, code, why).await;
@@ -287,7 +287,7 @@ fn window(rows: i64, cols: i64) -> Size {
     Size { rows: narrow(rows), cols: narrow(cols) }
 }
 
-/// Bytes to text, where a character may be cut by the end of a message.
+/// Decodes bytes to text, where a message may end inside a character.
 #[derive(Debug, Default)]
 struct Utf8 {
     /// The beginning of a character: at most three bytes.
@@ -304,7 +304,7 @@ impl Utf8 {
     }
 }
 
-/// How many bytes at the end may be the beginning of a character.
+/// Returns how many bytes at the end may be the beginning of a character.
 fn incomplete_end(bytes: &[u8]) -> usize {
     let tail = bytes.len().saturating_sub(3);
     let Some(start) = (tail..bytes.len()).rev().find(|at| bytes[*at] & 0xC0 != 0x80) else {
@@ -325,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn characters_cut_anywhere_come_out_whole() {
+    fn characters_split_anywhere_are_decoded_whole() {
         let text = "aé漢🦀z\u{301}";
         for piece in 1..7 {
             let mut decoder = Utf8::default();
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_shown_as_such_and_not_kept() {
+    fn invalid_utf8_is_replaced_and_not_buffered() {
         let mut decoder = Utf8::default();
         assert_eq!(decoder.take(b"a\xff\x80b"), "a\u{fffd}\u{fffd}b");
         assert_eq!(decoder.take(b"\xe6\xbc"), "");
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_beyond_the_kernels_are_narrowed() {
+    fn terminal_size_is_limited_to_kernel_range() {
         assert_eq!(window(0, 65535), Size { rows: 0, cols: 65535 });
         assert_eq!(window(-5, 1 << 40), Size { rows: 0, cols: 65535 });
     }

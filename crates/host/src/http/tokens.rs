@@ -1,4 +1,4 @@
-//! What one logs in with: API tokens and SSH keys of one's own.
+//! Credentials of the caller: API tokens and SSH keys.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::clock::iso;
 use crate::host::App;
 use crate::instances::keys;
 
-/// Nobody needs more, and somebody's loop would make them.
+/// More than any account needs; stops runaway scripts.
 const MOST_TOKENS: usize = 100;
 const MOST_KEYS: usize = 50;
 
@@ -38,12 +38,12 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(delete_user_key))
 }
 
-/// The caller's account; there is one wherever people log in.
+/// Returns the caller's account; there is one wherever login is enabled.
 fn own(caller: &Caller) -> Result<&Account, ApiError> {
     Ok(caller.person().ok_or(LoginError::Off)?)
 }
 
-/// The hash of the caller's token, if the caller authenticated with one.
+/// Returns the hash of the caller's token, if the caller authenticated with one.
 fn own_token(person: &Account) -> Option<&str> {
     match &person.proof {
         Credential::Token(hash) => Some(hash),
@@ -51,15 +51,15 @@ fn own_token(person: &Account) -> Option<&str> {
     }
 }
 
-/// When the token ends that somebody came with, if it was one. The account's own term at a provider
-/// does not count: it is renewed with each log-in there.
+/// Returns the expiry of the caller's token, if the caller authenticated with one. The account's
+/// term at a provider does not count: each log-in there renews it.
 async fn end_of_token(app: &App, person: &Account) -> Result<Option<i64>, StoreError> {
     let Some(hash) = own_token(person) else { return Ok(None) };
     let token = app.store.token(hash, app.clock.now_ms()).await?;
     Ok(token.and_then(|token| token.expires_ms))
 }
 
-/// One's own API tokens, newest first.
+/// Lists the caller's API tokens, newest first.
 #[utoipa::path(get, path = "/api/auth/tokens", tag = "accounts",
     responses((status = 200, body = [Token]), (status = 503, body = ErrorBody)))]
 async fn list_tokens(
@@ -67,7 +67,7 @@ async fn list_tokens(
     caller: Caller,
 ) -> Result<Json<Vec<Token>>, ApiError> {
     let rows = app.store.list_tokens(own(&caller)?.id).await?;
-    let shown = |row: TokenRow| Token {
+    let to_api = |row: TokenRow| Token {
         id: row.id,
         made_with: row.parent,
         name: row.name,
@@ -76,11 +76,11 @@ async fn list_tokens(
         expires_at: row.expires_ms.map(iso),
         last_used: row.used_ms.map(iso),
     };
-    Ok(Json(rows.into_iter().map(shown).collect()))
+    Ok(Json(rows.into_iter().map(to_api).collect()))
 }
 
-/// Makes an API token of at most the caller's role. It is shown only in this answer. One that is
-/// made with a token ends with that one, when it expires and when it is revoked.
+/// Creates an API token of at most the caller's role. It is returned only once. A token created
+/// with another token ends with it, when that one expires or is revoked.
 #[utoipa::path(post, path = "/api/auth/tokens/create", tag = "accounts", request_body = CreateToken,
     responses((status = 200, body = CreatedToken), (status = 403, body = ErrorBody),
         (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)))]
@@ -101,15 +101,15 @@ async fn create_token(
         Some(text) => text.parse::<Role>().map_err(|error| invalid(&error.to_string()))?,
     };
     if role > person.role {
-        let detail = format!("a token of yours is at most '{}'", person.role);
+        let detail = format!("your token's role can be at most '{}'", person.role);
         return Err(ApiError::new(StatusCode::FORBIDDEN, "role", detail));
     }
     if app.store.list_tokens(person.id).await?.len() >= MOST_TOKENS {
-        return Err(invalid("you have too many tokens: revoke some"));
+        return Err(invalid("you have too many tokens; revoke some"));
     }
     let now_ms = app.clock.now_ms();
     let life = request.expires_hours.map(|hours| Duration::from_secs(u64::from(hours) * 3600));
-    // Whoever came with a token that ends cannot make one that does not.
+    // A token that expires cannot create one that does not.
     let own_end = end_of_token(&app, person).await?;
     let asked = life.map(|life| now_ms.saturating_add(millis(life)));
     let expires_ms = match (asked, own_end) {
@@ -134,8 +134,8 @@ async fn create_token(
     Ok((Extension(made), Json(created)))
 }
 
-/// Revokes a token of one's own, with the tokens and SSH keys that were made with it. What was
-/// opened with any of these ends.
+/// Revokes a token of the caller, with the tokens and SSH keys created with it. Everything opened
+/// with any of these ends.
 #[utoipa::path(delete, path = "/api/auth/tokens/{id}", tag = "accounts", params(("id" = i64, Path)),
     responses((status = 200, body = Note), (status = 404, body = ErrorBody)))]
 async fn delete_token(
@@ -151,13 +151,13 @@ async fn delete_token(
     app.accounts.changed();
     let message = match derived {
         0 => "Token revoked".to_owned(),
-        1 => "Token revoked, and the token or key that was made with it".to_owned(),
-        more => format!("Token revoked, and {more} tokens and keys that were made with it"),
+        1 => "Token revoked, and the token or key created with it".to_owned(),
+        more => format!("Token revoked, and {more} tokens and keys created with it"),
     };
     Ok(Json(Note { message }))
 }
 
-/// The SSH keys that one is known by at the gateway.
+/// Lists the caller's registered SSH keys.
 #[utoipa::path(get, path = "/api/auth/keys", tag = "accounts",
     responses((status = 200, body = [UserKey]), (status = 503, body = ErrorBody)))]
 async fn list_user_keys(
@@ -165,11 +165,11 @@ async fn list_user_keys(
     caller: Caller,
 ) -> Result<Json<Vec<UserKey>>, ApiError> {
     let rows = app.store.list_user_keys(own(&caller)?.id).await?;
-    Ok(Json(rows.into_iter().map(shown_key).collect()))
+    Ok(Json(rows.into_iter().map(key_to_api).collect()))
 }
 
-/// Registers an SSH key. With a session, or a token that is all its owner is and has no end; then
-/// the key goes when that token is revoked.
+/// Registers an SSH key. Requires a session, or a token of the account's full role without an
+/// expiry; the key is then removed when that token is revoked.
 #[utoipa::path(post, path = "/api/auth/keys", tag = "accounts", request_body = AddUserKey,
     responses((status = 200, body = UserKey), (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
 async fn add_user_key(
@@ -181,33 +181,35 @@ async fn add_user_key(
     let person = own(&caller)?;
     let invalid = |detail: &str| ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail);
     if key.len() > 16 * 1024 {
-        return Err(invalid("this is longer than any public key"));
+        return Err(invalid("the text is too long for a public key"));
     }
     let key = PublicKey::from_openssh(key.trim()).map_err(|_| {
-        invalid("this is not an OpenSSH public key, such as the line in ~/.ssh/id_ed25519.pub")
+        invalid("not an OpenSSH public key, such as the line in ~/.ssh/id_ed25519.pub")
     })?;
-    let line = key.to_openssh().map_err(|_| invalid("this key cannot be written down"))?;
+    let line = key.to_openssh().map_err(|_| invalid("this key cannot be encoded"))?;
     let line = keys::leaned(&line);
     if line.len() > MAX_KEY_BYTES {
-        return Err(invalid("this key is longer than any that OpenSSH makes"));
+        return Err(invalid("this key is longer than any key of OpenSSH"));
     }
     let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
-    // A key is good for all that its owner may; so must be what registers it.
+    // A key has its owner's full permissions, so the credential that registers it must have them
+    // too.
     let whole = app.store.lookup_user(person.id).await?;
     if whole.is_none_or(|user| user.role > person.role) {
-        let detail = "a token that is less than you are cannot register a key that is all of you";
+        let detail =
+            "this token has a lower role than your account, so it cannot register an SSH key";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "role", detail));
     }
-    // And a key has no end.
+    // And a key has no expiry.
     if end_of_token(&app, person).await?.is_some() {
-        let detail = "a token that ends cannot register a key that does not";
+        let detail = "this token expires, so it cannot register an SSH key, which does not";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "log_in_again", detail)
-            .hint("log in for it: `kohakuriver auth key add` asks for your password"));
+            .hint("log in: `kohakuriver auth key add` asks for your password"));
     }
     let known = app.store.list_user_keys(person.id).await?;
     let bytes: usize = known.iter().map(|key| keys::leaned(&key.line).len()).sum();
     if known.len() >= MOST_KEYS || bytes + line.len() > MAX_ACCOUNT_KEYS_BYTES {
-        return Err(invalid("you have too many keys: remove some"));
+        return Err(invalid("you have too many keys; remove some"));
     }
     let now_ms = app.clock.now_ms();
     let parent = own_token(person);
@@ -215,16 +217,16 @@ async fn add_user_key(
     let row = match added {
         Ok(row) => row,
         Err(StoreError::Conflict { .. }) => {
-            let detail = "this key is registered already";
+            let detail = "this key is already registered";
             return Err(ApiError::new(StatusCode::CONFLICT, "key_taken", detail));
         }
         Err(error) => return Err(error.into()),
     };
     app.accounts.changed();
-    Ok((Extension(AuditTarget(format!("key {fingerprint}"))), Json(shown_key(row))))
+    Ok((Extension(AuditTarget(format!("key {fingerprint}"))), Json(key_to_api(row))))
 }
 
-/// Removes a registered key of one's own. What was opened with it ends.
+/// Removes a registered key of the caller. Everything opened with it ends.
 #[utoipa::path(delete, path = "/api/auth/keys/{id}", tag = "accounts", params(("id" = i64, Path)),
     responses((status = 200, body = Note), (status = 404, body = ErrorBody)))]
 async fn delete_user_key(
@@ -241,7 +243,7 @@ async fn delete_user_key(
     Ok(Json(Note { message: "Key removed".to_owned() }))
 }
 
-fn shown_key(row: UserKeyRow) -> UserKey {
+fn key_to_api(row: UserKeyRow) -> UserKey {
     let key = PublicKey::from_openssh(&row.line).ok();
     UserKey {
         id: row.id,

@@ -58,9 +58,9 @@ async fn update_user(
     Path(id): Path<i64>,
     body: Result<Json<UpdateUser>, JsonRejection>,
 ) -> Result<(Extension<AuditTarget>, Json<User>), ApiError> {
-    let Json(wish) = body?;
+    let Json(request) = body?;
     let id = UserId(id);
-    let role = wish.role.as_deref().map(str::parse::<Role>).transpose();
+    let role = request.role.as_deref().map(str::parse::<Role>).transpose();
     let role = role.map_err(|error| bad(&error.to_string()))?;
     if role == Some(Role::Anony) {
         return Err(bad("an account is at least a viewer; disable it to keep somebody out"));
@@ -69,19 +69,19 @@ async fn update_user(
         if role.is_some_and(|role| role < caller.role()) {
             return Err(bad("you cannot take a role away from yourself"));
         }
-        if wish.is_active == Some(false) {
+        if request.is_active == Some(false) {
             return Err(bad("you cannot disable yourself"));
         }
     }
-    let display_name = wish.display_name.filter(|name| !name.trim().is_empty());
+    let display_name = request.display_name.filter(|name| !name.trim().is_empty());
     if display_name.as_ref().is_some_and(|name| name.chars().count() > 100) {
         return Err(invalid("a displayed name has at most 100 characters"));
     }
     let change = UserChange {
         display_name,
         role,
-        is_active: wish.is_active,
-        quota: wish.quota.map(quota::from_api),
+        is_active: request.is_active,
+        quota: request.quota.map(quota::from_api),
         password: None,
         end_tokens: false,
     };
@@ -126,8 +126,8 @@ async fn create_reset(
     Path(id): Path<i64>,
     body: Result<Json<CreateReset>, JsonRejection>,
 ) -> Result<(Extension<AuditTarget>, Json<PasswordReset>), ApiError> {
-    let Json(wish) = body?;
-    let hours = wish.expires_hours.unwrap_or(24).clamp(1, 720);
+    let Json(request) = body?;
+    let hours = request.expires_hours.unwrap_or(24).clamp(1, 720);
     let row = find(&app, id).await?;
     let by = caller.user_id();
     let (secret, expires_ms) = app.accounts.create_reset(&app, row.id, HOUR * hours, by).await?;
@@ -160,8 +160,8 @@ async fn create_invitation(
     caller: Caller,
     body: Result<Json<CreateInvitation>, JsonRejection>,
 ) -> Result<(Extension<AuditTarget>, Json<Invitation>), ApiError> {
-    let Json(wish) = body?;
-    let role: Role = wish.role.parse().map_err(|error| bad(&format!("{error}")))?;
+    let Json(request) = body?;
+    let role: Role = request.role.parse().map_err(|error| bad(&format!("{error}")))?;
     if role == Role::Anony {
         return Err(bad("an account is at least a viewer"));
     }
@@ -169,10 +169,10 @@ async fn create_invitation(
         let detail = "an operator can invite viewers only";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "role", detail).hint("ask an admin"));
     }
-    if !(1..=720).contains(&wish.expires_hours) || !(1..=1000).contains(&wish.max_usage) {
+    if !(1..=720).contains(&request.expires_hours) || !(1..=1000).contains(&request.max_usage) {
         return Err(invalid("an invitation lives 1 to 720 hours and is used 1 to 1000 times"));
     }
-    let group = wish.group_id.map(GroupId);
+    let group = request.group_id.map(GroupId);
     if let Some(group) = group
         && !app.store.list_groups().await?.iter().any(|row| row.id == group)
     {
@@ -189,8 +189,8 @@ async fn create_invitation(
         shown: shown(&secret),
         role,
         group,
-        max_usage: wish.max_usage,
-        expires_ms: now_ms + millis(HOUR * wish.expires_hours),
+        max_usage: request.max_usage,
+        expires_ms: now_ms + millis(HOUR * request.expires_hours),
         created_by: caller.user_id(),
     };
     let row = app.store.create_invitation(&new, now_ms).await?;

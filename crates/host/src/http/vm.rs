@@ -1,4 +1,4 @@
-//! Base images of virtual machines on a node, and what machines keep there.
+//! Base images of virtual machines on a node, and the files of machines there.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(delete_vm_instance))
 }
 
-/// The base images that a node sees in shared storage.
+/// Lists the base images that a node sees in shared storage.
 #[utoipa::path(get, path = "/api/vm/images/{hostname}", tag = "machines", params(("hostname" = String, Path)),
     responses((status = 200, body = VmImages), (status = 404, body = ErrorBody),
         (status = 502, body = ErrorBody), (status = 503, body = ErrorBody)))]
@@ -48,12 +48,12 @@ async fn list_vm_images(
     Ok(Json(VmImages { images: found.into_iter().map(image).collect(), images_dir }))
 }
 
-/// What virtual machines keep on all nodes, also what no VPS belongs to any more.
+/// Lists the files of virtual machines on all nodes, including orphans without a VPS.
 #[utoipa::path(get, path = "/api/vps/vm-instances", tag = "machines",
     responses((status = 200, body = VmInstances)))]
 async fn list_vm_instances(State(app): State<Arc<App>>) -> Result<Json<VmInstances>, ApiError> {
     let all = machines::list(&app).await?;
-    let nodes: Vec<_> = all.into_iter().map(|node| shown(&app, node)).collect();
+    let nodes: Vec<_> = all.into_iter().map(|node| to_api(&app, node)).collect();
     let mut summary = VmSummary::default();
     for node in &nodes {
         let instances = node.instances.as_deref().unwrap_or_default();
@@ -67,7 +67,7 @@ async fn list_vm_instances(State(app): State<Arc<App>>) -> Result<Json<VmInstanc
 
 const ORPHANED: &str = "orphaned";
 
-fn shown(app: &App, node: NodeMachines) -> VmNode {
+fn to_api(app: &App, node: NodeMachines) -> VmNode {
     let hostname = node.node.name.to_string();
     match node.found {
         Ok(found) => VmNode {
@@ -114,14 +114,14 @@ fn instance(app: &App, Found { machine, row }: Found) -> VmInstance {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct DeleteQuery {
-    /// The node that keeps it; needed where no VPS has this id.
+    /// The node that holds it; required where no VPS has this id.
     hostname: Option<String>,
-    /// Also what still runs.
+    /// Also a running one.
     #[serde(default)]
     force: bool,
 }
 
-/// Deletes the VPS that a machine belongs to, or what a machine without a VPS left on a node.
+/// Deletes the VPS of a machine, or the files of an orphan on a node.
 #[utoipa::path(delete, path = "/api/vps/vm-instances/{task}", tag = "machines", params(DeleteQuery, ("task" = String, Path)),
     responses((status = 200, body = VmInstanceDeleted), (status = 400, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),

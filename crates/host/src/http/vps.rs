@@ -24,10 +24,10 @@ use super::guard::AuditDetail;
 use crate::access::{Authorized, Caller, Permission, authorize};
 use crate::clock::iso;
 use crate::host::App;
-use crate::instances::requested::{self, Created};
-use crate::instances::{self, shown};
+use crate::instances::approval::{self, Created};
+use crate::instances::{self, visible};
 
-/// A long poll ends after this at the latest; proxies cut longer ones.
+/// The longest wait of a long poll; proxies close longer ones.
 const LONGEST_POLL: u64 = 30;
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
@@ -41,14 +41,14 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(list_keys))
 }
 
-/// The proof that a caller may do something with the instance that a text means.
+/// Authorizes the caller for the instance that a text identifies.
 pub async fn reach(
     app: &App,
     caller: &Caller,
     text: &str,
-    wish: Permission,
+    permission: Permission,
 ) -> Result<Authorized, ApiError> {
-    let id = match wish {
+    let id = match permission {
         Permission::Enter | Permission::Secrets => {
             instances::find_to_enter(app, caller, text).await?
         }
@@ -56,13 +56,13 @@ pub async fn reach(
             instances::find(app, caller, text).await?
         }
     };
-    Ok(authorize(app, caller, wish, id).await.map_err(instances::denied(text))?)
+    Ok(authorize(app, caller, permission, id).await.map_err(instances::denied(text))?)
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct CreateQuery {
-    /// `false` answers at once and leaves the waiting to the client.
+    /// `false` responds at once; the client then waits by polling.
     #[serde(default = "yes")]
     wait: bool,
 }
@@ -71,8 +71,8 @@ fn yes() -> bool {
     true
 }
 
-/// Makes a VPS. Where it cannot be brought up nothing of it stays (with `wait`), or it is shown
-/// as `failed` until it is deleted (without).
+/// Creates a VPS. If it cannot be started, it is removed (with `wait`), or remains as `failed`
+/// until it is deleted (without).
 #[utoipa::path(post, path = "/api/vps/create", tag = "vps", params(CreateQuery), request_body = CreateVps,
     responses((status = 200, body = CreatedVps), (status = 404, body = ErrorBody),
         (status = 409, body = ErrorBody), (status = 422, body = ErrorBody),
@@ -86,16 +86,16 @@ async fn create_vps(
     let Query(query) = query?;
     let Json(mut request) = body?;
     let generated = generate_key(&mut request)?;
-    let row = match requested::create(&app, &caller, &request).await? {
+    let row = match approval::create(&app, &caller, &request).await? {
         Created::Instance(row) => *row,
         Created::Requested(row) => {
             let access = authorize(&app, &caller, Permission::See, row.id).await?;
-            let task = shown::one(&app, &caller, &access).await?;
-            return Ok((None, waits(&request, task, generated)));
+            let task = visible::one(&app, &caller, &access).await?;
+            return Ok((None, pending_response(&request, task, generated)));
         }
     };
     let access = authorize(&app, &caller, Permission::See, row.id).await?;
-    let mut task = shown::one(&app, &caller, &access).await?;
+    let mut task = visible::one(&app, &caller, &access).await?;
     let mut message = "VPS is being created".to_owned();
     if query.wait {
         task = instances::wait_settled(&app, &access).await?;
@@ -132,7 +132,7 @@ async fn create_vps(
     Ok((detail, Json(created)))
 }
 
-/// How far it reaches into its node, if it does.
+/// Describes how it is less confined than a container, if it is.
 fn unconfined(spec: &InstanceSpec) -> Option<String> {
     let privileged = spec.privileged.then(|| "privileged".to_owned());
     let mounts = spec.mounts.iter().map(|mount| format!("mounts {mount}"));
@@ -140,8 +140,12 @@ fn unconfined(spec: &InstanceSpec) -> Option<String> {
     (!all.is_empty()).then(|| all.join(", "))
 }
 
-/// The answer to one whose wish an operator decides on.
-fn waits(request: &CreateVps, task: Task, generated: Option<(String, String)>) -> Json<CreatedVps> {
+/// Builds the response to a create that waits for an operator.
+fn pending_response(
+    request: &CreateVps,
+    task: Task,
+    generated: Option<(String, String)>,
+) -> Json<CreatedVps> {
     let (ssh_private_key, ssh_public_key) = generated.unzip();
     Json(CreatedVps {
         message: "VPS requested: an operator has to approve it".to_owned(),
@@ -174,13 +178,13 @@ fn failed(task: Task) -> ApiError {
     }
 }
 
-/// For `generate`: a key pair whose private half is only in the answer.
+/// Generates a key pair, whose private half is only in the response.
 fn generate_key(request: &mut CreateVps) -> Result<Option<(String, String)>, ApiError> {
     if request.ssh_key_mode != "generate" {
         return Ok(None);
     }
     let broken = |_| {
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "making an SSH key failed")
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "generating an SSH key failed")
     };
     let mut key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).map_err(broken)?;
     key.set_comment("kohakuriver");
@@ -190,46 +194,46 @@ fn generate_key(request: &mut CreateVps) -> Result<Option<(String, String)>, Api
     Ok(Some((private, public)))
 }
 
-/// All VPSes that the caller may know of, and requests for some; newest first.
+/// Lists all VPSes that the caller may see, and requests; newest first.
 #[utoipa::path(get, path = "/api/vps", tag = "vps", responses((status = 200, body = [Task])))]
 async fn list_vps(
     State(app): State<Arc<App>>,
     caller: Caller,
 ) -> Result<Json<Vec<Task>>, ApiError> {
-    Ok(Json(shown::list(&app, &caller).await?))
+    Ok(Json(visible::list(&app, &caller).await?))
 }
 
-/// The VPSes that run, are on their way there, wait for an operator, or are lost; newest first.
+/// Lists the VPSes that run, start, wait for an operator, or are lost; newest first.
 #[utoipa::path(get, path = "/api/vps/status", tag = "vps", responses((status = 200, body = [Task])))]
 async fn list_active_vps(
     State(app): State<Arc<App>>,
     caller: Caller,
 ) -> Result<Json<Vec<Task>>, ApiError> {
-    let mut tasks = shown::list(&app, &caller).await?;
+    let mut tasks = visible::list(&app, &caller).await?;
     tasks.retain(|task| task.status.parse().is_ok_and(Status::is_active));
     Ok(Json(tasks))
 }
 
-/// The VPSes that belong to the caller or are shared with them; all of them while nobody logs
-/// in. Newest first.
+/// Lists the VPSes that belong to the caller or are shared with the caller; all of them where login
+/// is disabled. Newest first.
 #[utoipa::path(get, path = "/api/vps/my", tag = "vps", responses((status = 200, body = [Task])))]
 async fn list_my_vps(
     State(app): State<Arc<App>>,
     caller: Caller,
 ) -> Result<Json<Vec<Task>>, ApiError> {
-    Ok(Json(shown::mine(&app, &caller).await?))
+    Ok(Json(visible::mine(&app, &caller).await?))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct StatusQuery {
-    /// A `revision` seen before: the answer waits until it is another one.
+    /// The last known `revision`: the response waits until it changes.
     since: Option<u64>,
-    /// Seconds to wait at most; up to 30.
+    /// Maximum wait in seconds; up to 30.
     timeout: Option<u64>,
 }
 
-/// One task, by id, unique id prefix or name.
+/// Returns a task by id, unique id prefix or name.
 #[utoipa::path(get, path = "/api/status/{task}", tag = "vps", params(StatusQuery, ("task" = String, Path)),
     responses((status = 200, body = Task), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn get_status(
@@ -243,10 +247,10 @@ async fn get_status(
     let id = instances::wait_for_change(&app, &caller, &text, query.since, limit).await?;
     let access =
         authorize(&app, &caller, Permission::See, id).await.map_err(instances::denied(&text))?;
-    Ok(Json(shown::one(&app, &caller, &access).await?))
+    Ok(Json(visible::one(&app, &caller, &access).await?))
 }
 
-/// The public keys that may log in to a VPS; `PATCH /api/vps/{task}` changes them.
+/// Lists the public keys that may log in to a VPS; `PATCH /api/vps/{task}` changes them.
 #[utoipa::path(get, path = "/api/vps/{task}/keys", tag = "vps", params(("task" = String, Path)),
     responses((status = 200, body = [SshKey]), (status = 404, body = ErrorBody)))]
 async fn list_keys(
@@ -263,11 +267,12 @@ async fn list_keys(
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct EventsQuery {
-    /// The newest so many; up to 1000, 200 unless given.
+    /// The number of newest events; up to 1000, default 200.
     limit: Option<u32>,
 }
 
-/// What happened to a VPS and who asked, oldest first. Also of one that is gone, by its whole id.
+/// Lists the events of a VPS and their actors, oldest first. A deleted VPS is found by its whole
+/// id.
 #[utoipa::path(get, path = "/api/vps/{task}/events", tag = "vps", params(EventsQuery, ("task" = String, Path)),
     responses((status = 200, body = [Event]), (status = 404, body = ErrorBody)))]
 async fn list_events(
@@ -279,7 +284,7 @@ async fn list_events(
     let Query(query) = query?;
     let id = match reach(&app, &caller, &text, Permission::See).await {
         Ok(access) => access.task_id(),
-        // What is gone belongs to nobody; who runs the cluster may still look.
+        // A deleted instance has no owner; accounts that run the cluster may still read its events.
         Err(unknown) if caller.role() >= Role::Operator => {
             app.store.resolve_event_instance(&text).await?.ok_or(unknown)?
         }

@@ -1,5 +1,5 @@
-//! The page behind the links that let people in: the first admin's, invitations, new passwords.
-//! What the link is for stands behind its `#`, which no browser sends and no log has.
+//! The page behind the links of the first admin, invitations and password resets. The link's token
+//! follows its `#`, which no browser sends and no log has.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! A connection that fails where its peer takes nothing for too long: responses that are not read
-//! hold memory and a place.
+//! Fails a connection whose peer reads nothing for too long: unread responses hold memory and a
+//! connection slot.
 
 use std::io;
 use std::pin::Pin;
@@ -9,12 +9,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Wraps the stream of a connection.
+/// Wraps a connection's stream.
 #[derive(Debug)]
 pub struct WriteDeadline<S> {
     stream: S,
     limit: Duration,
-    /// There is one while the peer takes nothing.
+    /// Runs only while the peer reads nothing.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -23,7 +23,7 @@ impl<S> WriteDeadline<S> {
         Self { stream, limit, timer: None }
     }
 
-    /// The bare stream, which has no deadline.
+    /// Returns the inner stream, which has no deadline.
     pub fn into_inner(self) -> S {
         self.stream
     }
@@ -94,11 +94,11 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn peer_that_reads_nothing_fails_the_connection() {
+    async fn connection_fails_if_peer_reads_nothing() {
         let limit = Duration::from_secs(10);
         let (near, mut far) = duplex(16);
         let mut near = WriteDeadline::new(near, limit);
-        // Slow is not silent: each byte that is taken counts.
+        // Slow is not silent: each byte that is read counts.
         let slow = tokio::spawn(async move {
             for _ in 0..64 {
                 tokio::time::sleep(limit - Duration::from_secs(1)).await;

@@ -1,18 +1,19 @@
 //! The public keys that may log in to an instance.
 //!
-//! A key is stored without what it does not need: its comment is short, so that the sum of all keys
-//! has a bound that people with many of them do not meet.
+//! A key is stored with a short comment, so that the sum of all keys has a bound that is out of
+//! reach in ordinary use.
 
 use kohakuriver_api::SshKey;
 use kohakuriver_model::bounds::{MAX_KEY_BYTES, MAX_KEY_COMMENT_CHARS, MAX_KEYS, MAX_KEYS_BYTES};
 use russh::keys::{HashAlg, PublicKey};
 
-use super::request::RequestError;
+use super::validate::RequestError;
 
-/// A request may hold comments that are not stored.
+/// Larger than what is stored: a request may hold comments that are dropped.
 const MAX_REQUEST_BYTES: usize = 256 * 1024;
 
-/// Every line must be a key: a typing error should not surface as "permission denied" later.
+/// Parses public keys. Every line must be a key: a typing error should not surface as "permission
+/// denied" later.
 pub fn parse(text: &str) -> Result<Vec<String>, RequestError> {
     if text.len() > MAX_REQUEST_BYTES {
         return Err(RequestError::TooManyKeys);
@@ -47,7 +48,7 @@ fn check_sum(keys: &[String]) -> Result<(), RequestError> {
     Ok(())
 }
 
-/// A key's line with a short comment of harmless characters, or none.
+/// Returns a key's line with a short comment of harmless characters, or without one.
 pub fn leaned(line: &str) -> String {
     let mut words = line.split_ascii_whitespace();
     let (Some(algorithm), Some(key)) = (words.next(), words.next()) else {
@@ -68,7 +69,7 @@ fn short_comment(comment: &str) -> String {
         .to_owned()
 }
 
-/// Adds keys; one that is there already stays as it is.
+/// Adds keys; a key that is there already stays unchanged.
 pub fn add(keys: &mut Vec<String>, text: &str) -> Result<(), RequestError> {
     for line in parse(text)? {
         let new = PublicKey::from_openssh(&line).map_err(|_| RequestError::NoKey)?;
@@ -82,15 +83,15 @@ pub fn add(keys: &mut Vec<String>, text: &str) -> Result<(), RequestError> {
     check_sum(keys)
 }
 
-/// Removes the one key that `which` means: its fingerprint, its comment, or itself.
+/// Removes the key with this fingerprint, comment or line.
 pub fn remove(keys: &mut Vec<String>, which: &str) -> Result<(), RequestError> {
-    let wanted = PublicKey::from_openssh(which.trim()).ok();
+    let key_to_remove = PublicKey::from_openssh(which.trim()).ok();
     let is_it = |line: &String| {
         let Ok(key) = PublicKey::from_openssh(line) else {
             return line == which;
         };
-        match &wanted {
-            Some(wanted) => wanted.key_data() == key.key_data(),
+        match &key_to_remove {
+            Some(key_to_remove) => key_to_remove.key_data() == key.key_data(),
             None => {
                 let comment = comment(&key);
                 fingerprint(&key) == which || comment == which || comment == short_comment(which)
@@ -138,7 +139,7 @@ mod tests {
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA6rWI3G1sz07DnfFlrouTcysQlj2P+jpNSOEWD9OJ3X bob";
 
     #[test]
-    fn a_key_is_added_once_whatever_its_comment() {
+    fn key_is_added_once_regardless_of_comment() {
         let mut keys = vec![ANN.to_owned()];
         add(&mut keys, &ANN.replace("ann@pc", "again")).unwrap();
         assert_eq!(keys, [ANN]);
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn long_comments_are_not_stored() {
+    fn long_key_comments_are_not_stored() {
         let long = ANN.replace("ann@pc", &"x\"".repeat(60_000));
         let mut keys = parse(&long).unwrap();
         assert_eq!(keys, [ANN.replace("ann@pc", &"x".repeat(MAX_KEY_COMMENT_CHARS))]);
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_removed_by_fingerprint_comment_or_itself() {
+    fn key_is_removed_by_fingerprint_comment_or_line() {
         for which in [&describe(&[ANN.to_owned()])[0].fingerprint, "ann@pc", ANN] {
             let mut keys = vec![ANN.to_owned(), BOB.to_owned()];
             remove(&mut keys, which).unwrap();

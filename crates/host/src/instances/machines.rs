@@ -1,5 +1,4 @@
-//! Virtual machines as their nodes keep them: base images, and the folders of machines, also of
-//! those that no VPS belongs to any more.
+//! Virtual machines on their nodes: base images, and machine folders, including those of no VPS.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,12 +13,12 @@ use super::{InstanceError, act, denied, display_name, find};
 use crate::access::{Caller, Permission, authorize};
 use crate::host::App;
 
-/// A list is a look into one folder. A node whose storage hangs must not hold up the others.
+/// A list reads one folder. A node whose storage hangs must not delay the others.
 const LIST_LIMIT: Duration = Duration::from_secs(10);
-/// A file of many gigabytes is not removed in an instant everywhere.
+/// Removing a file of many gigabytes can take a while.
 const DELETE_LIMIT: Duration = Duration::from_secs(120);
 
-/// One node's machines, or why it could not be asked.
+/// One node's machines, or why the query failed.
 #[derive(Debug)]
 pub struct NodeMachines {
     pub node: NodeRow,
@@ -27,14 +26,14 @@ pub struct NodeMachines {
     pub dir: Option<String>,
 }
 
-/// What a machine keeps, with the VPS it belongs to.
+/// A machine's files, with the VPS they belong to.
 #[derive(Debug)]
 pub struct Found {
     pub machine: Machine,
     pub row: Option<InstanceRow>,
 }
 
-/// What became of a machine's files.
+/// The outcome of removing a machine's files.
 #[derive(Debug)]
 pub struct Removed {
     pub task_id: InstanceId,
@@ -42,21 +41,21 @@ pub struct Removed {
     pub message: String,
 }
 
-/// The folder of a node's base images, and what is in it.
+/// Returns the folder of a node's base images and its content.
 pub async fn images(app: &App, node: &NodeRow) -> Result<(String, Vec<VmImage>), InstanceError> {
     match ask(app, node, NodeQuery::ListVmImages, LIST_LIMIT).await? {
         NodeReply::VmImages { dir, images } => Ok((dir, images)),
         NodeReply::Machines { .. } | NodeReply::Deleted { .. } | NodeReply::Failed { .. } => {
-            Err(confused(node))
+            Err(invalid_reply(node))
         }
     }
 }
 
-/// The machines of all nodes.
+/// Lists the machines of all nodes.
 pub async fn list(app: &App) -> Result<Vec<NodeMachines>, InstanceError> {
     let nodes = app.store.list_nodes().await?;
     let answers = join_all(nodes.iter().map(|node| machines(app, node))).await;
-    // After the answers: a VPS that is made meanwhile is not taken for an orphan.
+    // Read after the replies: a VPS created meanwhile is not taken for an orphan.
     let rows = app.store.list_instances().await?;
     let mut rows: HashMap<_, _> = rows.into_iter().map(|row| (row.id, row)).collect();
     let mut with_row = |node: &NodeRow, machine: Machine| {
@@ -77,8 +76,8 @@ pub async fn list(app: &App) -> Result<Vec<NodeMachines>, InstanceError> {
     Ok(all.collect())
 }
 
-/// Removes what a machine keeps. One that belongs to a VPS goes with it; what nobody owns is
-/// asked of the node that has it.
+/// Removes a machine's files. A machine of a VPS is deleted with its VPS; an orphan is removed by
+/// its node.
 pub async fn delete(
     app: &App,
     caller: &Caller,
@@ -97,16 +96,16 @@ pub async fn delete(
     }
     let id: InstanceId = text.parse().map_err(|_| InstanceError::Unknown(text.to_owned()))?;
     let node = node.ok_or_else(|| InstanceError::WhichNode(text.to_owned()))?;
-    // Of no instance, so of nobody: the path asks for an admin.
+    // Belongs to no account, so the route requires an admin.
     let query = NodeQuery::DeleteMachine { task_id: id, force };
     match ask(app, &node, query, DELETE_LIMIT).await? {
         NodeReply::Deleted { freed_bytes } => {
             tracing::info!(task.id = %id, node.name = %node.name, "orphaned machine removed");
-            let message = format!("what machine {id} kept on node '{}' is removed", node.name);
+            let message = format!("the files of machine {id} on node '{}' are removed", node.name);
             Ok(Removed { task_id: id, freed_bytes, message })
         }
         NodeReply::Machines { .. } | NodeReply::VmImages { .. } | NodeReply::Failed { .. } => {
-            Err(confused(&node))
+            Err(invalid_reply(&node))
         }
     }
 }
@@ -123,7 +122,7 @@ async fn delete_vps(
     }
     let nodes = app.store.list_nodes().await?;
     let freed_bytes = match nodes.iter().find(|node| node.id == row.node_id) {
-        // Where the node cannot say, the delete waits for it all the same.
+        // A node that cannot check it now still receives the delete later.
         Some(node) => machines(app, node).await.map_or(0, |(_, machines)| {
             let its = machines.iter().find(|machine| machine.task_id == row.id);
             its.map_or(0, |machine| machine.disk_bytes)
@@ -140,7 +139,7 @@ async fn machines(app: &App, node: &NodeRow) -> Result<(String, Vec<Machine>), I
     match ask(app, node, NodeQuery::ListMachines, LIST_LIMIT).await? {
         NodeReply::Machines { dir, machines } => Ok((dir, machines)),
         NodeReply::VmImages { .. } | NodeReply::Deleted { .. } | NodeReply::Failed { .. } => {
-            Err(confused(node))
+            Err(invalid_reply(node))
         }
     }
 }
@@ -165,10 +164,10 @@ async fn ask(
     }
 }
 
-fn confused(node: &NodeRow) -> InstanceError {
+fn invalid_reply(node: &NodeRow) -> InstanceError {
     InstanceError::Node {
         code: FailureCode::Internal,
-        message: format!("node '{}' answered something else than was asked", node.name),
+        message: format!("node '{}' sent an invalid response", node.name),
         hint: None,
     }
 }

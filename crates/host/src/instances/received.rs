@@ -1,15 +1,15 @@
-//! What others share with an account, and offer to it.
+//! Shares and offers that an account has received.
 
 use kohakuriver_api::{Received, ReceivedOffer, ReceivedShare};
 use kohakuriver_model::UserId;
 use kohakuriver_store::{OfferRow, ReceivedShare as Share, ShareState, StoreError};
 
-use super::shown::qualified;
+use super::visible::qualified;
 use crate::access::Caller;
 use crate::clock::iso;
 use crate::host::App;
 
-/// All of it, whatever was answered.
+/// Lists all of them, whatever their answer.
 pub async fn list(app: &App, caller: &Caller) -> Result<Received, StoreError> {
     let Some(user) = caller.user_id() else { return Ok(Received::default()) };
     let shares = app.store.received_shares(user).await?;
@@ -44,7 +44,7 @@ pub async fn list(app: &App, caller: &Caller) -> Result<Received, StoreError> {
     })
 }
 
-/// What its receiver can call it now.
+/// Returns the name under which the receiver can use it now.
 pub fn called(share: &Share) -> String {
     match (&share.alias, share.state) {
         (Some(alias), ShareState::Taken) => alias.clone(),
@@ -57,7 +57,7 @@ fn offered_as(offer: &OfferRow) -> String {
     qualified(offer.id, name.as_deref(), offer.owner.as_deref())
 }
 
-/// The share that a text means: an id, `NAME.OWNER`, or the alias it was taken under.
+/// Finds a share by id, `NAME.OWNER`, or the alias it was taken under.
 pub async fn find_share(app: &App, user: UserId, text: &str) -> Result<Option<Share>, StoreError> {
     let shares = app.store.received_shares(user).await?;
     Ok(shares.into_iter().find(|share| {
@@ -66,7 +66,7 @@ pub async fn find_share(app: &App, user: UserId, text: &str) -> Result<Option<Sh
     }))
 }
 
-/// As [`find_share`], of offers.
+/// Finds an offer by id or `NAME.OWNER`.
 pub async fn find_offer(
     app: &App,
     user: UserId,
@@ -78,7 +78,7 @@ pub async fn find_offer(
     Ok(offers.into_iter().find(is_it))
 }
 
-/// Names of accounts are the same in small and capital letters.
+/// Compares case-insensitively, as account names are.
 fn is(text: &str, reference: &str) -> bool {
     text.eq_ignore_ascii_case(reference)
 }

@@ -1,4 +1,4 @@
-//! Snapshots: the node's engine keeps them, so every question goes there.
+//! Snapshots: the node's engine holds them, so every query goes to the node.
 
 use kohakuriver_model::bounds::MAX_SNAPSHOTS;
 use kohakuriver_model::{FailureCode, InstanceSpec, SnapshotRef};
@@ -10,26 +10,29 @@ use crate::access::{Authorized, Caller, Permission, authorize};
 use crate::host::App;
 use kohakuriver_model::Act;
 
-/// Newest first.
+/// Lists an instance's snapshots, newest first.
 pub async fn list(app: &App, access: &Authorized) -> Result<Vec<Snapshot>, InstanceError> {
     let row = get(app, access).await?;
-    Ok(look(app, &row).await?.0)
+    Ok(inspect(app, &row).await?.0)
 }
 
-/// Snapshots, and the paths of the instance's disk that none of them has.
-async fn look(app: &App, row: &InstanceRow) -> Result<(Vec<Snapshot>, Vec<String>), InstanceError> {
+/// Returns the snapshots, and the paths of the instance that no snapshot contains.
+async fn inspect(
+    app: &App,
+    row: &InstanceRow,
+) -> Result<(Vec<Snapshot>, Vec<String>), InstanceError> {
     let (mut all, mut paths) = (Vec::<Snapshot>::new(), Vec::new());
-    // A node whose pages do not end is not asked for ever.
+    // Bounded: a node's pages may never end.
     while all.len() < 2 * MAX_SNAPSHOTS {
         let before = all.last().map(|snapshot| snapshot.tag);
         let InstanceReply::Snapshots { snapshots, more, outside } =
             ask(app, row, InstanceCommand::ListSnapshots { before }).await?
         else {
-            return Err(confused(row));
+            return Err(invalid_reply(row));
         };
         paths = outside;
         let known = all.len();
-        // A runner that knows no pages sends all again.
+        // A runner without paging sends the whole list again.
         all.extend(snapshots.into_iter().filter(|one| before.is_none_or(|tag| one.tag < tag)));
         if !more || all.len() == known {
             break;
@@ -38,7 +41,7 @@ async fn look(app: &App, row: &InstanceRow) -> Result<(Vec<Snapshot>, Vec<String
     Ok((all, paths))
 }
 
-/// Makes one; takes as long as the disk is large.
+/// Creates a snapshot; the time grows with the disk's size.
 pub async fn create(
     app: &App,
     caller: &Caller,
@@ -54,12 +57,12 @@ pub async fn create(
             Ok(snapshot)
         }
         InstanceReply::Snapshots { .. } | InstanceReply::Deleted | InstanceReply::Failed { .. } => {
-            Err(confused(&row))
+            Err(invalid_reply(&row))
         }
     }
 }
 
-/// `which`: a tag, a name or `latest`.
+/// Deletes a snapshot. `which` is a tag, a name or `latest`.
 pub async fn delete(
     app: &App,
     caller: &Caller,
@@ -74,11 +77,11 @@ pub async fn delete(
         }
         InstanceReply::Snapshots { .. }
         | InstanceReply::Created { .. }
-        | InstanceReply::Failed { .. } => Err(confused(&row)),
+        | InstanceReply::Failed { .. } => Err(invalid_reply(&row)),
     }
 }
 
-/// Deletes all that nothing is built on; answers how many.
+/// Deletes all snapshots without dependents. Returns their number.
 pub async fn delete_all(
     app: &App,
     caller: &Caller,
@@ -94,7 +97,7 @@ pub async fn delete_all(
     Ok(deleted)
 }
 
-/// Starts the instance afresh on the disk of a snapshot of its own.
+/// Starts the instance again on the disk of one of its snapshots.
 pub async fn restore(
     app: &App,
     caller: &Caller,
@@ -102,8 +105,8 @@ pub async fn restore(
     which: Option<&str>,
 ) -> Result<InstanceRow, InstanceError> {
     let row = get(app, access).await?;
-    // Asked of the node before anything is given up.
-    let (snapshots, outside) = look(app, &row).await?;
+    // The node is queried before anything is deleted.
+    let (snapshots, outside) = inspect(app, &row).await?;
     let tag = choose(&row, &snapshots, which)?;
     if !outside.is_empty() {
         let name = display_name(row.id, &row.spec);
@@ -114,20 +117,20 @@ pub async fn restore(
     act_with(app, caller, access, Act::Restore, format!("snapshot {tag}"), edit).await
 }
 
-/// The instance that a new one is to be a copy of.
+/// Finds the instance to copy.
 pub async fn find_source(
     app: &App,
     caller: &Caller,
     text: &str,
 ) -> Result<(Authorized, InstanceRow), InstanceError> {
     let id = find_to_enter(app, caller, text).await?;
-    // Whoever has a copy reads all that is in it.
+    // A copy reveals all of the original's content.
     let access = authorize(app, caller, Permission::Secrets, id).await.map_err(denied(text))?;
     let row = get(app, &access).await?;
     Ok((access, row))
 }
 
-/// Which of its snapshots.
+/// Resolves the snapshot to copy.
 pub async fn choose_for_copy(
     app: &App,
     access: &Authorized,
@@ -182,10 +185,10 @@ async fn ask(
     }
 }
 
-fn confused(row: &InstanceRow) -> InstanceError {
+fn invalid_reply(row: &InstanceRow) -> InstanceError {
     InstanceError::Node {
         code: FailureCode::Internal,
-        message: format!("node '{}' answered something else than was asked", row.node_name),
+        message: format!("node '{}' sent an invalid response", row.node_name),
         hint: None,
     }
 }

@@ -1,15 +1,15 @@
-//! How fast a node may make the host write: a bucket that fills again.
+//! Limits how fast a node can make the host write, with a token bucket.
 //!
-//! A runner that reports everything at hello has enough in the bucket. One that floods is read
-//! slowly, so its messages wait in its own send buffer; no report is lost.
+//! A runner that reports everything at hello fits the bucket. A runner that floods is read slowly,
+//! so its messages wait in its own send buffer; no report is lost.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Written messages in one go: a node with a thousand instances says hello.
+/// Messages written at once: the hello of a node with a thousand instances.
 const BURST: f64 = 1000.0;
-/// And in each second after that.
+/// Messages per second after that.
 const PER_SECOND: f64 = 50.0;
 
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Pace {
         Self { left: BURST, at: now }
     }
 
-    /// Takes one; answers how long the sender has to wait before its next message is read.
+    /// Takes a token. Returns how long the next message must wait.
     pub fn take(&mut self, now: Instant) -> Duration {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         self.at = now;
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hello_of_many_instances_is_not_delayed_and_flood_is() {
+    fn burst_at_hello_passes_and_flood_is_delayed() {
         let start = Instant::now();
         let mut pace = Pace::new(start);
         assert!((0..1000).all(|_| pace.take(start).is_zero()));

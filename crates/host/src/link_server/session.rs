@@ -1,4 +1,4 @@
-//! One runner's control connection, from hello to the end.
+//! A runner's control connection, from hello to its end.
 
 use std::sync::Arc;
 
@@ -21,15 +21,15 @@ use crate::host::App;
 use crate::orders::{self, Prepared};
 use crate::runner_registry::{Outgoing, Progress, Seen, Trouble};
 
-/// Messages of one session that may be none of the protocol. A newer runner may say what this host
-/// does not know; one that says only that is none.
+/// Malformed messages accepted in one session: a newer runner may send messages that this host does
+/// not know, but not only those.
 const MOST_MALFORMED: u32 = 100;
 
 type Frames = FrameStream<TlsStream<TcpStream>>;
 
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
-    #[error("nothing was heard for {} s", SILENCE_LIMIT.as_secs())]
+    #[error("the runner sent nothing for {} s", SILENCE_LIMIT.as_secs())]
     Silent,
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -39,7 +39,7 @@ enum SessionError {
     NoHello,
 }
 
-/// Serves the connection until it ends, then remembers when the node was last heard.
+/// Serves the connection until it ends, then records when the node was last seen.
 pub async fn serve(
     app: Arc<App>,
     node: NodeId,
@@ -51,13 +51,13 @@ pub async fn serve(
         Ok(Some(greeting)) => greeting,
         Ok(None) => return,
         Err(error) => {
-            tracing::info!(node.id = %node, %error, "a runner's connection ended at hello");
+            tracing::info!(node.id = %node, %error, "runner connection failed at hello");
             return;
         }
     };
     let (session, mut queue, gone) = app.runners.register(&node, Seen::now(&app.clock));
-    // It may have been removed between the greeting and now; whoever removes it from here on
-    // ends this session.
+    // The node may have been removed between the greeting and now; a removal from here on ends this
+    // session.
     if !matches!(app.store.lookup_node_name(&node).await, Ok(Some(_))) {
         app.runners.forget(&node);
         return;
@@ -66,13 +66,13 @@ pub async fn serve(
     let end = tokio::select! {
         () = shutdown.cancelled() => None,
         () = gone.cancelled() => None,
-        result = talk(&app, &node, &name, &mut frames, &mut queue) => result.err(),
+        result = run(&app, &node, &name, &mut frames, &mut queue) => result.err(),
     };
     app.runners.unregister(&node, session);
     app.changes.notify();
     match end {
         Some(error) => tracing::info!(node.name = %name, %error, "runner disconnected"),
-        None => tracing::info!(node.name = %name, "runner's connection closed"),
+        None => tracing::info!(node.name = %name, "runner connection closed"),
     }
     if let Some(seen) = app.runners.seen(&node)
         && let Err(error) = app.store.record_seen(&node, seen.wall_ms).await
@@ -81,7 +81,7 @@ pub async fn serve(
     }
 }
 
-/// Hello and welcome. `None`: the runner was refused and told why.
+/// Exchanges hello and welcome. Returns `None` if the runner was refused with a message.
 async fn greet(
     app: &App,
     node: &NodeId,
@@ -110,15 +110,15 @@ async fn greet(
         return Ok(None);
     }
     let now_ms = app.clock.now_ms();
-    // Both are a peer's word or a clock's: neither may end the host.
+    // Peer and clock values: neither may panic the host.
     let skew = hello.now_ms.saturating_sub(now_ms);
     app.store.record_hello(node, &hello.inventory, &hello.runner_version, skew, now_ms).await?;
     frames.send(&ToRunner::Welcome { version, node_name: name.to_string(), now_ms }).await?;
     Ok(Some((name, hello)))
 }
 
-/// Sends the runner all its orders, then serves it until one of the two leaves.
-async fn talk(
+/// Sends the runner all its commands, then serves it until either side disconnects.
+async fn run(
     app: &App,
     node: &NodeId,
     name: &NodeName,
@@ -130,7 +130,7 @@ async fn talk(
         send(app, node, frames, orders::prepare(&row).message(row.id)).await?;
     }
     send(app, node, frames, Some(ToRunner::SyncDone)).await?;
-    // Measured from the last word of the runner, whatever is sent to it meanwhile.
+    // Measured from the last message of the runner, whatever is sent to it meanwhile.
     let mut heard = Instant::now();
     let mut pace = Pace::new(heard);
     let mut malformed = 0;
@@ -145,10 +145,10 @@ async fn talk(
             },
             frame = timeout_at(heard + SILENCE_LIMIT, frames.receive()) => {
                 let message = match frame.map_err(|_| SessionError::Silent)? {
-                    // One message that is none must not keep all others of its node away.
+                    // A malformed message must not stop the node's other messages.
                     Err(FrameError::Malformed(error)) if malformed < MOST_MALFORMED => {
                         malformed += 1;
-                        tracing::warn!(node.name = %name, %error, "a message was not understood");
+                        tracing::warn!(node.name = %name, %error, "malformed message ignored");
                         continue;
                     }
                     received => received?,
@@ -165,7 +165,7 @@ async fn talk(
     }
 }
 
-/// Whether the host writes something, or computes a signature, for each of these.
+/// Checks whether the host writes to disk, or computes a signature, for this message.
 fn is_written(message: &ToHost) -> bool {
     match message {
         ToHost::Observation { .. }
@@ -180,7 +180,7 @@ fn is_written(message: &ToHost) -> bool {
     }
 }
 
-/// What an entry of the queue is now; none where its instance has gone.
+/// Builds the current message of a queue entry; `None` where its instance is gone.
 async fn message_of(
     app: &App,
     node: &NodeId,
@@ -189,9 +189,9 @@ async fn message_of(
     match waiting {
         Outgoing::Message(message) => Ok(Some(message)),
         Outgoing::Order(id) => {
-            // One row that cannot be read is that instance's trouble alone.
+            // An unreadable row affects its own instance only.
             let row = app.store.lookup_instance(id).await.unwrap_or_else(|error| {
-                tracing::error!(task.id = %id, %error, "an order was not sent");
+                tracing::error!(task.id = %id, %error, "command not sent");
                 None
             });
             let row = row.filter(|row| row.node_id == *node);
@@ -201,24 +201,25 @@ async fn message_of(
 }
 
 impl Prepared {
-    /// What can be sent of it. What cannot is told here, and shown by the instance itself.
+    /// Returns the command to send. A failure is logged here, and the API reports it on the
+    /// instance.
     fn message(self, id: InstanceId) -> Option<ToRunner> {
         match self {
             Self::Whole(message) => Some(message),
             Self::Reduced(message) => {
-                tracing::warn!(task.id = %id, "the order to end it goes without keys and environment");
+                tracing::warn!(task.id = %id, "command to end the instance sent without keys and environment");
                 Some(message)
             }
             Self::TooLarge(bytes) => {
-                tracing::error!(task.id = %id, bytes, "its order is too large and was not sent");
+                tracing::error!(task.id = %id, bytes, "command too large, not sent");
                 None
             }
         }
     }
 }
 
-/// Sends a message, if there is one. A runner that takes nothing for this long is as gone as one
-/// that says nothing; a message that does not fit costs itself alone.
+/// Sends a message, if there is one. A runner that accepts nothing for this long counts as
+/// disconnected; a message that does not fit a frame is dropped alone.
 async fn send(
     app: &App,
     node: &NodeId,
@@ -229,16 +230,16 @@ async fn send(
     let sent = timeout(SILENCE_LIMIT, frames.send(&message)).await;
     match sent.map_err(|_| SessionError::Silent)? {
         Err(FrameError::TooLarge { bytes, .. }) => {
-            give_up(app, node, &message, bytes);
+            fail_locally(app, node, &message, bytes);
             Ok(())
         }
         other => Ok(other?),
     }
 }
 
-/// Answers in place of the runner where a message could not be sent to it.
-fn give_up(app: &App, node: &NodeId, message: &ToRunner, bytes: usize) {
-    tracing::error!(node.id = %node, bytes, "a message to a runner is too large and was not sent");
+/// Fails a query locally whose message could not be sent to the runner.
+fn fail_locally(app: &App, node: &NodeId, message: &ToRunner, bytes: usize) {
+    tracing::error!(node.id = %node, bytes, "message to runner too large, not sent");
     match message {
         ToRunner::InstanceCommand { request, .. } => {
             app.runners.answer(node, *request, InstanceReply::too_large(bytes));
@@ -247,7 +248,7 @@ fn give_up(app: &App, node: &NodeId, message: &ToRunner, bytes: usize) {
             app.runners.answer_node(node, *request, NodeReply::too_large(bytes));
         }
         ToRunner::Order(order) => {
-            tracing::error!(task.id = %order.task_id, bytes, "its order was not sent");
+            tracing::error!(task.id = %order.task_id, bytes, "command not sent");
         }
         ToRunner::Welcome { .. }
         | ToRunner::Refused { .. }
@@ -290,11 +291,13 @@ async fn handle(
         ToHost::RenewCertificate { csr_pem } => {
             match app.ca.sign_runner(&csr_pem, node, app.clock.now_ms()) {
                 Ok(certificate_pem) => return Ok(Some(ToRunner::Certificate { certificate_pem })),
-                Err(error) => tracing::warn!(node.name = %name, %error, "bad certificate request"),
+                Err(error) => {
+                    tracing::warn!(node.name = %name, %error, "invalid certificate request")
+                }
             }
         }
         ToHost::SyncDone => tracing::debug!(node.name = %name, "runner has reported everything"),
-        ToHost::Hello(_) => tracing::debug!(node.name = %name, "a second hello was ignored"),
+        ToHost::Hello(_) => tracing::debug!(node.name = %name, "second hello ignored"),
     }
     Ok(None)
 }
@@ -307,7 +310,7 @@ async fn observe(
     observation: Observation,
 ) -> Result<(), SessionError> {
     if let Some(progress) = under_way(&observation) {
-        // Only what its owner asked last is shown; and only this node may speak of it.
+        // Applies only to the latest intent, and only from this node.
         let row = app.store.lookup_instance(task_id).await?;
         if row.is_some_and(|row| row.node_id == *node)
             && app.runners.set_progress(task_id, Some(progress))
@@ -330,7 +333,7 @@ async fn observe(
     Ok(())
 }
 
-/// What an observation is in the history of its instance.
+/// Returns the history event of an observation.
 fn event(node: &NodeName, observation: &Observation) -> Option<NewEvent> {
     let (kind, detail) = match &observation.state {
         Observed::Running { .. } => {
@@ -338,13 +341,13 @@ fn event(node: &NodeName, observation: &Observation) -> Option<NewEvent> {
         }
         Observed::Paused { .. } => ("paused", String::new()),
         Observed::Stopped { oom: true, .. } => {
-            ("oom", "the kernel killed a process of it for lack of memory".to_owned())
+            ("oom", "the kernel killed one of its processes: out of memory".to_owned())
         }
         Observed::Stopped { exit_code, .. } => {
             ("stopped", exit_code.map(|code| format!("exit code {code}")).unwrap_or_default())
         }
         Observed::Failed { message, .. } => ("failed", message.clone()),
-        // The deletion is written where the row goes; the rest are steps.
+        // The deletion is recorded where the row is deleted; the rest are steps.
         Observed::Absent | Observed::Provisioning { .. } | Observed::Blocked { .. } => return None,
     };
     let detail = match &observation.warning {
@@ -355,7 +358,7 @@ fn event(node: &NodeName, observation: &Observation) -> Option<NewEvent> {
     Some(NewEvent { kind, actor: format!("node {node}"), detail })
 }
 
-/// Steps on the way are shown, not stored: they are told again.
+/// Returns the progress of work under way. It is kept in memory only: the runner reports it again.
 fn under_way(observation: &Observation) -> Option<Progress> {
     let generation = observation.generation;
     match observation.state.clone() {

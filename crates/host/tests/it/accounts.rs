@@ -14,7 +14,7 @@ async fn start() -> Result<TestHost> {
 }
 
 #[tokio::test]
-async fn an_invitation_makes_one_account_of_its_role_and_then_no_more() -> Result<()> {
+async fn invitation_creates_one_account_of_its_role() -> Result<()> {
     let host = start().await?;
     let invited = host.post("/api/auth/invitations", json!({"role": "operator"})).await?;
     let path = format!("/api/auth/register?token={}", invited.text("token"));
@@ -33,7 +33,7 @@ async fn an_invitation_makes_one_account_of_its_role_and_then_no_more() -> Resul
 }
 
 #[tokio::test]
-async fn an_unused_invitation_survives_a_name_that_is_taken() -> Result<()> {
+async fn invitation_survives_registration_of_taken_name() -> Result<()> {
     let host = start().await?;
     let invited = host.post("/api/auth/invitations", json!({})).await?;
     let path = format!("/api/auth/register?token={}", invited.text("token"));
@@ -48,7 +48,7 @@ async fn an_unused_invitation_survives_a_name_that_is_taken() -> Result<()> {
 }
 
 #[tokio::test]
-async fn wrong_names_and_wrong_passwords_look_the_same_and_are_slowed_down() -> Result<()> {
+async fn failed_logins_are_indistinguishable_and_throttled() -> Result<()> {
     let host = start().await?;
     host.person("alice", "user").await?;
     let body = |name: &str, password: &str| json!({"username": name, "password": password});
@@ -70,7 +70,7 @@ async fn wrong_names_and_wrong_passwords_look_the_same_and_are_slowed_down() -> 
 }
 
 #[tokio::test]
-async fn a_token_is_at_most_what_its_owner_is_and_ends_when_it_should() -> Result<()> {
+async fn token_is_limited_by_owner_role_and_expiry() -> Result<()> {
     let host = start().await?;
     let alice = host.person("alice", "user").await?;
     let too_much = json!({"name": "x", "role": "admin"});
@@ -93,7 +93,7 @@ async fn a_token_is_at_most_what_its_owner_is_and_ends_when_it_should() -> Resul
 }
 
 #[tokio::test]
-async fn what_is_revoked_disabled_or_deleted_is_out_at_once() -> Result<()> {
+async fn revoked_or_disabled_credentials_fail_at_once() -> Result<()> {
     let host = start().await?;
     let alice = host.person("alice", "user").await?;
     let token = host.post_as(&alice, "/api/auth/tokens/create", json!({"name": "b"})).await?;
@@ -118,7 +118,7 @@ async fn what_is_revoked_disabled_or_deleted_is_out_at_once() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_last_admin_stays_one() -> Result<()> {
+async fn last_admin_cannot_be_demoted() -> Result<()> {
     let host = start().await?;
     let second = host.person("second", "admin").await?;
     let path = format!("/api/auth/users/{}", second.id);
@@ -135,7 +135,7 @@ async fn the_last_admin_stays_one() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_new_password_ends_all_sessions_and_a_reset_works_once() -> Result<()> {
+async fn new_password_ends_sessions_and_reset_works_once() -> Result<()> {
     let host = start().await?;
     let alice = host.person("alice", "user").await?;
     let path = format!("/api/auth/users/{}/reset", alice.id);
@@ -156,8 +156,7 @@ async fn a_new_password_ends_all_sessions_and_a_reset_works_once() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_new_password_ends_tokens_and_keys_where_one_says_so_and_leaves_them_otherwise()
--> Result<()> {
+async fn new_password_ends_tokens_and_keys_on_request() -> Result<()> {
     let host = start().await?;
     let alice = host.person("alice", "user").await?;
     let added = host.post_as(&alice, "/api/auth/keys", json!({"key": KEY})).await?;
@@ -189,7 +188,7 @@ async fn a_new_password_ends_tokens_and_keys_where_one_says_so_and_leaves_them_o
 }
 
 #[tokio::test]
-async fn a_token_that_ends_registers_no_key_that_does_not() -> Result<()> {
+async fn expiring_token_cannot_register_a_key() -> Result<()> {
     let host = start().await?;
     let alice = host.person("alice", "user").await?;
     let wish = json!({"name": "laptop", "expires_hours": 1});
@@ -211,7 +210,7 @@ async fn a_token_that_ends_registers_no_key_that_does_not() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_key_belongs_to_one_person() -> Result<()> {
+async fn ssh_key_belongs_to_one_account() -> Result<()> {
     let host = start().await?;
     let (alice, bob) = (host.person("alice", "user").await?, host.person("bob", "user").await?);
     let added = host.post_as(&alice, "/api/auth/keys", json!({"key": KEY})).await?;
@@ -226,7 +225,7 @@ async fn a_key_belongs_to_one_person() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_token_that_is_less_than_its_owner_registers_no_key() -> Result<()> {
+async fn token_of_lower_role_cannot_register_a_key() -> Result<()> {
     let host = start().await?;
     let alice = host.person("alice", "user").await?;
     let wish = json!({"name": "looking", "role": "viewer"});
@@ -239,7 +238,7 @@ async fn a_token_that_is_less_than_its_owner_registers_no_key() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_stranger_learns_that_this_is_a_host_and_cannot_fill_the_audit_log() -> Result<()> {
+async fn anonymous_caller_learns_little_and_cannot_fill_log() -> Result<()> {
     let host = start().await?;
     let health = host.ask(None, "GET", "/api/health", None).await?;
     assert_eq!((health.text("status"), &health.body["nodes"]), ("ok", &json!([])));
@@ -254,8 +253,7 @@ async fn a_stranger_learns_that_this_is_a_host_and_cannot_fill_the_audit_log() -
 }
 
 #[tokio::test]
-async fn each_log_in_is_in_the_audit_log_once_and_in_the_chain_however_many_come_together()
--> Result<()> {
+async fn concurrent_logins_are_each_audited_once_in_chain() -> Result<()> {
     let host = start().await?;
     for name in ["alice", "bob", "carol"] {
         host.person(name, "user").await?;
@@ -287,8 +285,7 @@ async fn each_log_in_is_in_the_audit_log_once_and_in_the_chain_however_many_come
 }
 
 #[tokio::test]
-async fn where_nobody_logs_in_the_account_paths_say_so_and_the_rest_works_as_before() -> Result<()>
-{
+async fn account_paths_are_disabled_without_login() -> Result<()> {
     let host = TestHost::start().await?;
     assert_eq!(host.get("/api/auth/status").await?.body["auth_enabled"], false);
     assert_eq!(host.get("/api/auth/me").await?.status, 503);
@@ -301,7 +298,7 @@ async fn where_nobody_logs_in_the_account_paths_say_so_and_the_rest_works_as_bef
 }
 
 #[tokio::test]
-async fn the_audit_log_says_who_did_what_and_no_secret_and_shows_tampering() -> Result<()> {
+async fn audit_log_has_actors_no_secrets_and_detects_changes() -> Result<()> {
     let host = start().await?;
     let alice = host.person("alice", "user").await?;
     let wrong = json!({"username": "alice", "password": "hunter22"});
@@ -340,7 +337,7 @@ async fn the_audit_log_says_who_did_what_and_no_secret_and_shows_tampering() -> 
 }
 
 #[tokio::test]
-async fn data_directory_is_told_to_admins_alone() -> Result<()> {
+async fn data_directory_is_visible_to_admins_only() -> Result<()> {
     let host = start().await?;
     let olga = host.person("olga", "operator").await?;
     let told = host.get("/api/health").await?;

@@ -18,7 +18,7 @@ async fn create(host: &TestHost, who: &Person, wish: Value) -> Result<(u16, Valu
 }
 
 #[tokio::test]
-async fn a_users_wish_waits_holds_nothing_and_runs_when_approved() -> Result<()> {
+async fn users_request_holds_nothing_and_runs_when_approved() -> Result<()> {
     let (host, _runner) = start().await?;
     let alice = host.person("alice", "user").await?;
     let (status, made) = create(&host, &alice, json!({"name": "web", "required_cores": 3})).await?;
@@ -42,7 +42,7 @@ async fn a_users_wish_waits_holds_nothing_and_runs_when_approved() -> Result<()>
 }
 
 #[tokio::test]
-async fn an_approved_vps_trusts_certificates_for_itself_and_for_no_other() -> Result<()> {
+async fn approved_vps_trusts_certificates_for_itself_only() -> Result<()> {
     let (host, runner) = start().await?;
     let alice = host.person("alice", "user").await?;
     let wish = json!({"name": "web", "ssh_key_mode": "none"});
@@ -60,7 +60,7 @@ async fn an_approved_vps_trusts_certificates_for_itself_and_for_no_other() -> Re
 }
 
 #[tokio::test]
-async fn operators_create_at_once_and_viewers_not_at_all() -> Result<()> {
+async fn operators_create_at_once_and_viewers_never() -> Result<()> {
     let (host, _runner) = start().await?;
     let (olga, vera) =
         (host.person("olga", "operator").await?, host.person("vera", "viewer").await?);
@@ -70,7 +70,7 @@ async fn operators_create_at_once_and_viewers_not_at_all() -> Result<()> {
 }
 
 #[tokio::test]
-async fn many_operators_deciding_at_once_give_one_result() -> Result<()> {
+async fn concurrent_decisions_give_one_result() -> Result<()> {
     let (host, _runner) = start().await?;
     let alice = host.person("alice", "user").await?;
     let (_, made) = create(&host, &alice, json!({"required_cores": 1})).await?;
@@ -91,8 +91,7 @@ async fn many_operators_deciding_at_once_give_one_result() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_approval_without_room_says_what_is_missing_and_the_wish_goes_on_waiting() -> Result<()>
-{
+async fn approval_without_capacity_keeps_request_pending() -> Result<()> {
     let (host, _runner) = start().await?;
     let alice = host.person("alice", "user").await?;
     let (_, made) = create(&host, &alice, json!({"required_cores": 6})).await?;
@@ -111,7 +110,7 @@ async fn an_approval_without_room_says_what_is_missing_and_the_wish_goes_on_wait
 }
 
 #[tokio::test]
-async fn a_rejection_tells_why_and_its_owner_clears_it_away() -> Result<()> {
+async fn rejection_has_reason_and_owner_deletes_it() -> Result<()> {
     let (host, _runner) = start().await?;
     let alice = host.person("alice", "user").await?;
     create(&host, &alice, json!({"name": "web"})).await?;
@@ -131,7 +130,7 @@ async fn a_rejection_tells_why_and_its_owner_clears_it_away() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_wish_can_be_withdrawn_and_expires_when_nobody_decides() -> Result<()> {
+async fn request_can_be_withdrawn_and_expires() -> Result<()> {
     let (host, _runner) = start().await?;
     let alice = host.person("alice", "user").await?;
     create(&host, &alice, json!({"name": "one"})).await?;
@@ -145,7 +144,7 @@ async fn a_wish_can_be_withdrawn_and_expires_when_nobody_decides() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_quota_holds_over_creates_restarts_and_groups() -> Result<()> {
+async fn quota_holds_over_creates_restarts_and_groups() -> Result<()> {
     let (host, _runner) = start().await?;
     let olga = host.person("olga", "operator").await?;
     let user = format!("/api/auth/users/{}", olga.id);
@@ -172,7 +171,7 @@ async fn a_quota_holds_over_creates_restarts_and_groups() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_groups_rule_lets_small_wishes_through_and_its_quota_counts_all_members() -> Result<()> {
+async fn group_rule_approves_small_requests_within_group_quota() -> Result<()> {
     let (host, _runner) = start().await?;
     let (alice, bob) = (host.person("alice", "user").await?, host.person("bob", "user").await?);
     let group =
@@ -204,7 +203,7 @@ async fn a_groups_rule_lets_small_wishes_through_and_its_quota_counts_all_member
 }
 
 #[tokio::test]
-async fn names_are_ones_own_and_others_learn_nothing_from_them() -> Result<()> {
+async fn instance_names_are_per_account_and_reveal_nothing() -> Result<()> {
     let (host, _runner) = start().await?;
     let (olga, otto) =
         (host.person("olga", "operator").await?, host.person("otto", "operator").await?);
@@ -231,7 +230,7 @@ async fn names_are_ones_own_and_others_learn_nothing_from_them() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_share_gives_its_level_and_no_more_and_env_is_for_those_who_manage() -> Result<()> {
+async fn share_gives_its_level_and_env_requires_manage() -> Result<()> {
     let (host, _runner) = start().await?;
     let olga = host.person("olga", "operator").await?;
     let (alice, bob) = (host.person("alice", "user").await?, host.person("bob", "user").await?);
@@ -261,7 +260,7 @@ async fn a_share_gives_its_level_and_no_more_and_env_is_for_those_who_manage() -
 }
 
 #[tokio::test]
-async fn whoever_owns_something_cannot_be_deleted_until_it_is_somebody_elses() -> Result<()> {
+async fn account_that_owns_instances_cannot_be_deleted() -> Result<()> {
     let (host, _runner) = start().await?;
     let (olga, otto) =
         (host.person("olga", "operator").await?, host.person("otto", "operator").await?);

@@ -8,7 +8,7 @@ use kohakuriver_testkit::TestHost;
 use serde_json::json;
 
 #[tokio::test]
-async fn loop_of_refused_requests_does_not_fill_the_log() -> Result<()> {
+async fn refused_requests_in_a_loop_do_not_fill_the_log() -> Result<()> {
     let host = TestHost::start_with(|config| config.auth.enabled = true).await?;
     let vera = host.person("vera", "viewer").await?;
     let before = host.get("/api/audit/verify").await?.body["entries"].as_u64().unwrap();
@@ -41,7 +41,7 @@ async fn loop_of_refused_requests_does_not_fill_the_log() -> Result<()> {
 }
 
 #[tokio::test]
-async fn log_beyond_its_limits_is_pruned_at_start() -> Result<()> {
+async fn audit_log_beyond_limits_is_pruned_at_start() -> Result<()> {
     let host = TestHost::start_with(|config| {
         config.auth.enabled = true;
         config.history.audit = AuditLimits { max_age_ms: 3_600_000, ..AuditLimits::default() };

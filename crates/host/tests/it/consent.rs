@@ -100,7 +100,7 @@ fn used(name: &str) -> Value {
 }
 
 #[tokio::test]
-async fn share_opens_access_and_is_listed_once_it_is_taken() -> Result<()> {
+async fn share_gives_access_and_is_listed_once_taken() -> Result<()> {
     let lab = Lab::start().await?;
     let id = lab.vps(&lab.mallory, json!({"name": "web"})).await?;
     assert_eq!(lab.share(&lab.mallory, &id, used("bob")).await?.status, 200);
@@ -133,7 +133,7 @@ async fn share_opens_access_and_is_listed_once_it_is_taken() -> Result<()> {
 }
 
 #[tokio::test]
-async fn shared_name_never_means_another_than_ones_own() -> Result<()> {
+async fn shared_name_never_hides_an_own_name() -> Result<()> {
     let lab = Lab::start().await?;
     let own = lab.vps(&lab.bob, json!({"name": "web"})).await?;
     let foreign = lab.vps(&lab.mallory, json!({"name": "web"})).await?;
@@ -164,7 +164,7 @@ async fn shared_name_never_means_another_than_ones_own() -> Result<()> {
 }
 
 #[tokio::test]
-async fn declined_share_ends_access_and_is_not_offered_again() -> Result<()> {
+async fn declined_share_ends_access_and_is_not_repeated() -> Result<()> {
     let lab = Lab::start().await?;
     let id = lab.vps(&lab.mallory, json!({"name": "web", "ssh_key_mode": "none"})).await?;
     lab.group("lab", &[&lab.bob, &lab.mallory]).await?;
@@ -192,7 +192,7 @@ async fn declined_share_ends_access_and_is_not_offered_again() -> Result<()> {
 }
 
 #[tokio::test]
-async fn offer_moves_nothing_before_it_is_taken() -> Result<()> {
+async fn offer_moves_nothing_until_taken() -> Result<()> {
     let lab = Lab::start().await?;
     lab.quota(&lab.bob, json!({"instances": 1, "cores": 1})).await?;
     let own = lab.vps(&lab.bob, json!({"name": "web", "required_cores": 1})).await?;
@@ -228,7 +228,7 @@ async fn offer_moves_nothing_before_it_is_taken() -> Result<()> {
 }
 
 #[tokio::test]
-async fn offer_tells_nothing_of_the_receiver_and_can_end() -> Result<()> {
+async fn offer_reveals_nothing_of_receiver_and_can_end() -> Result<()> {
     let lab = Lab::start().await?;
     lab.vps(&lab.bob, json!({"name": "web"})).await?;
     let id = lab.vps(&lab.mallory, json!({"name": "web"})).await?;
@@ -258,7 +258,7 @@ async fn offer_tells_nothing_of_the_receiver_and_can_end() -> Result<()> {
 }
 
 #[tokio::test]
-async fn taken_offer_asks_those_it_was_shared_with_again() -> Result<()> {
+async fn taken_offer_resets_answers_to_its_shares() -> Result<()> {
     let lab = Lab::start().await?;
     let carol = lab.host.person("carol", "user").await?;
     let id = lab.vps(&lab.bob, json!({"name": "web"})).await?;
@@ -296,7 +296,7 @@ async fn gpu_hours_and_group_quotas_follow_the_owner() -> Result<()> {
 }
 
 #[tokio::test]
-async fn operators_grant_no_access_to_what_is_anothers() -> Result<()> {
+async fn operators_cannot_share_others_instances() -> Result<()> {
     let lab = Lab::start().await?;
     let id = lab.vps(&lab.bob, json!({"name": "secret", "ssh_key_mode": "none"})).await?;
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPqYzXX0rqCnGQ0hTVVDLqUiAL2P6bcNfHBXk1vKMYKp";
@@ -328,7 +328,7 @@ async fn operators_grant_no_access_to_what_is_anothers() -> Result<()> {
 }
 
 #[tokio::test]
-async fn plain_name_of_anothers_vps_lets_no_admin_in() -> Result<()> {
+async fn plain_name_of_others_vps_gives_admin_no_access() -> Result<()> {
     let lab = Lab::start().await?;
     lab.vps(&lab.mallory, json!({"name": "web", "ssh_key_mode": "none"})).await?;
     assert_eq!(lab.host.get("/api/status/web").await?.status, 200, "to inspect and to stop");
@@ -344,7 +344,7 @@ async fn plain_name_of_anothers_vps_lets_no_admin_in() -> Result<()> {
 }
 
 #[tokio::test]
-async fn approval_of_another_than_what_was_shown_is_refused() -> Result<()> {
+async fn approval_of_changed_request_is_refused() -> Result<()> {
     let lab = Lab::start().await?;
     let ask = async |wish: Value| lab.host.post_as(&lab.mallory, "/api/vps/create", wish).await;
     let small = ask(json!({"name": "small", "required_memory_bytes": 300 << 20})).await?;
@@ -367,7 +367,7 @@ async fn approval_of_another_than_what_was_shown_is_refused() -> Result<()> {
 }
 
 #[tokio::test]
-async fn users_learn_no_accounts_by_number_or_by_guessing() -> Result<()> {
+async fn users_cannot_enumerate_accounts() -> Result<()> {
     let lab = Lab::start().await?;
     let id = lab.vps(&lab.mallory, json!({"name": "web"})).await?;
     let bobs = format!("/api/auth/users/{}", lab.bob.id);
@@ -407,7 +407,7 @@ async fn users_learn_no_accounts_by_number_or_by_guessing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn groups_are_shared_with_by_members_and_taken_by_each() -> Result<()> {
+async fn group_share_is_taken_by_each_member() -> Result<()> {
     let lab = Lab::start().await?;
     let carol = lab.host.person("carol", "user").await?;
     lab.group("lab", &[&lab.bob, &carol]).await?;
@@ -430,7 +430,7 @@ async fn groups_are_shared_with_by_members_and_taken_by_each() -> Result<()> {
 }
 
 #[tokio::test]
-async fn reserved_names_make_no_vps() -> Result<()> {
+async fn reserved_names_are_refused_for_vpses() -> Result<()> {
     let lab = Lab::start().await?;
     for name in ["localhost", "none", "kohakuriver-vps-7"] {
         let refused = lab.host.post_as(&lab.olga, "/api/vps/create", json!({"name": name})).await?;
@@ -441,7 +441,7 @@ async fn reserved_names_make_no_vps() -> Result<()> {
 }
 
 #[tokio::test]
-async fn privileged_offer_is_taken_by_operators_alone() -> Result<()> {
+async fn privileged_offer_is_taken_by_operators_only() -> Result<()> {
     let host = TestHost::start_with(|config| config.auth.enabled = true).await?;
     let inventory = kohakuriver_model::Inventory {
         allows_privileged: true,

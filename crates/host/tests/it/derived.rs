@@ -22,7 +22,7 @@ async fn derived(host: &TestHost, by: &Person) -> Result<(Person, i64)> {
 }
 
 #[tokio::test]
-async fn a_revoked_token_takes_along_what_it_made() -> Result<()> {
+async fn revoked_token_revokes_credentials_derived_from_it() -> Result<()> {
     let host = start().await?;
     let alice = host.person("alice", "user").await?;
     let (child, id) = derived(&host, &alice).await?;
@@ -34,10 +34,7 @@ async fn a_revoked_token_takes_along_what_it_made() -> Result<()> {
     assert_eq!(host.get_as(&grandchild, "/api/nodes").await?.status, 200);
     let path = format!("/api/auth/tokens/{id}");
     let revoked = host.ask(Some(&alice), "DELETE", &path, None).await?;
-    assert_eq!(
-        revoked.text("message"),
-        "Token revoked, and 2 tokens and keys that were made with it"
-    );
+    assert_eq!(revoked.text("message"), "Token revoked, and 2 tokens and keys created with it");
     for gone in [&child, &grandchild] {
         assert_eq!(host.get_as(gone, "/api/nodes").await?.status, 401);
     }
@@ -47,7 +44,7 @@ async fn a_revoked_token_takes_along_what_it_made() -> Result<()> {
 }
 
 #[tokio::test]
-async fn invitations_and_resets_end_with_their_makers_role() -> Result<()> {
+async fn invitations_and_resets_end_with_their_creators_role() -> Result<()> {
     let host = start().await?;
     let (second, bob) = (host.person("second", "admin").await?, host.person("bob", "user").await?);
     let invite = async |role: &str| {
@@ -73,7 +70,7 @@ async fn invitations_and_resets_end_with_their_makers_role() -> Result<()> {
 }
 
 #[tokio::test]
-async fn accounts_get_no_name_that_histories_use() -> Result<()> {
+async fn accounts_cannot_take_names_of_system_actors() -> Result<()> {
     let host = start().await?;
     let invited = host.post("/api/auth/invitations", json!({})).await?;
     let path = format!("/api/auth/register?token={}", invited.text("token"));
@@ -92,7 +89,7 @@ async fn accounts_get_no_name_that_histories_use() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_log_out_without_a_session_writes_nothing() -> Result<()> {
+async fn logout_without_session_writes_nothing() -> Result<()> {
     let host = start().await?;
     let entries = async || -> Result<Value> {
         Ok(host.get("/api/audit/verify").await?.body["entries"].clone())
@@ -109,7 +106,7 @@ async fn a_log_out_without_a_session_writes_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_clock_set_back_locks_nobody_out() -> Result<()> {
+async fn clock_set_back_keeps_logins_working() -> Result<()> {
     const DAY_MS: i64 = 24 * 3600 * 1000;
     let host = start().await?;
     host.person("alice", "user").await?;

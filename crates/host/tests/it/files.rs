@@ -5,7 +5,7 @@ use kohakuriver_testkit::{FakeRunner, Reaction, TestHost};
 use serde_json::json;
 
 #[tokio::test]
-async fn what_cannot_be_asked_is_refused_with_its_reason() -> Result<()> {
+async fn invalid_file_requests_are_refused_with_reason() -> Result<()> {
     let host = TestHost::start().await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     assert_eq!(host.post("/api/vps/create", json!({"name": "web"})).await?.status, 200);

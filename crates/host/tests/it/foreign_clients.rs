@@ -33,7 +33,7 @@ const OPENSSH: &str = "SSH-2.0-OpenSSH_9.2";
 const OTHER: &str = "SSH-2.0-paramiko_4.0.0";
 
 #[tokio::test]
-async fn gateway_offers_each_client_what_it_has() -> Result<()> {
+async fn gateway_offers_algorithms_of_each_client() -> Result<()> {
     let host = TestHost::start().await?;
     let address = host.host.ssh_address();
     let default = Some((

@@ -19,7 +19,7 @@ async fn ask(host: &TestHost, line: &str) -> Result<(String, BufReader<TcpStream
 }
 
 #[tokio::test]
-async fn a_tunnel_carries_bytes_both_ways_and_keeps_a_half_close() -> Result<()> {
+async fn tunnel_forwards_both_ways_and_keeps_half_close() -> Result<()> {
     let host = TestHost::start().await?;
     let _runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let created =
@@ -38,7 +38,7 @@ async fn a_tunnel_carries_bytes_both_ways_and_keeps_a_half_close() -> Result<()>
 }
 
 #[tokio::test]
-async fn what_cannot_be_reached_is_refused_in_one_line() -> Result<()> {
+async fn unreachable_target_is_refused_in_one_line() -> Result<()> {
     let host = TestHost::start().await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     assert_eq!(host.post("/api/vps/create", json!({"name": "nossh"})).await?.status, 200);
@@ -61,7 +61,7 @@ async fn what_cannot_be_reached_is_refused_in_one_line() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_greeting_without_end_is_answered_after_its_bound_and_others_go_on() -> Result<()> {
+async fn endless_greeting_is_refused_and_others_are_served() -> Result<()> {
     let host = TestHost::start().await?;
     let mut endless = TcpStream::connect(host.host.ssh_address()).await?;
     let flood = async {
@@ -94,7 +94,7 @@ async fn first_line(stream: &mut TcpStream) -> Result<String> {
 }
 
 #[tokio::test]
-async fn silent_client_is_sent_the_ssh_banner() -> Result<()> {
+async fn silent_client_gets_the_ssh_banner() -> Result<()> {
     let host = TestHost::start_with(|config| {
         config.deadlines.ssh_login = Duration::from_secs(3600);
     })
@@ -105,7 +105,7 @@ async fn silent_client_is_sent_the_ssh_banner() -> Result<()> {
 }
 
 #[tokio::test]
-async fn client_that_does_not_log_in_is_closed_at_its_deadline() -> Result<()> {
+async fn client_without_login_is_closed_at_deadline() -> Result<()> {
     for enabled in [false, true] {
         let host = TestHost::start_with(|config| {
             config.auth.enabled = enabled;
@@ -124,7 +124,7 @@ async fn client_that_does_not_log_in_is_closed_at_its_deadline() -> Result<()> {
 }
 
 #[tokio::test]
-async fn flood_of_strangers_leaves_the_gateway_open() -> Result<()> {
+async fn flood_of_unauthenticated_peers_leaves_gateway_usable() -> Result<()> {
     kohakuriver_net::raise_file_limit()?;
     let host = TestHost::start_with(|config| {
         config.deadlines.ssh_login = Duration::from_secs(3600);
@@ -194,7 +194,7 @@ async fn refused_jump_says_why() -> Result<()> {
 }
 
 #[tokio::test]
-async fn shell_at_the_gateway_is_told_the_port_to_jump_by() -> Result<()> {
+async fn shell_at_gateway_prints_the_jump_port() -> Result<()> {
     let host = TestHost::start().await?;
     let said = ssh(&host, &["-T"]).await?;
     let port = host.host.ssh_address().port();

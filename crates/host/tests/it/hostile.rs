@@ -86,7 +86,7 @@ async fn hostile(host: &TestHost) -> Result<FakeRunner> {
 }
 
 #[tokio::test]
-async fn agent_that_sends_more_than_asked_is_refused() -> Result<()> {
+async fn oversized_agent_reply_ends_the_stream() -> Result<()> {
     let host = TestHost::start().await?;
     let _runner = hostile(&host).await?;
     for path in [
@@ -115,7 +115,7 @@ async fn agent_that_sends_more_than_asked_is_refused() -> Result<()> {
 }
 
 #[tokio::test]
-async fn watch_that_sends_more_than_a_path_ends() -> Result<()> {
+async fn watch_with_overlong_path_ends() -> Result<()> {
     let host = TestHost::start().await?;
     let _runner = hostile(&host).await?;
     let url = format!("ws://{}/ws/fs/web/watch?paths=/x", host.host.api_address());
@@ -133,7 +133,7 @@ async fn watch_that_sends_more_than_a_path_ends() -> Result<()> {
         }
     };
     tokio::time::timeout(LIMIT, reading).await?;
-    assert!(told.contains("sent more than was asked") && told.len() < 1000, "{}", told.len());
+    assert!(told.contains("sent an oversized reply") && told.len() < 1000, "{}", told.len());
     Ok(())
 }
 
@@ -147,7 +147,7 @@ async fn send(host: &TestHost, text: &str) -> Result<TcpStream> {
 }
 
 #[tokio::test]
-async fn slow_body_is_answered_at_its_deadline() -> Result<()> {
+async fn slow_body_gets_error_at_deadline() -> Result<()> {
     let host = TestHost::start_with(|config| {
         config.auth.enabled = true;
         config.deadlines.request_body = Duration::from_secs(1);
@@ -169,7 +169,7 @@ async fn slow_body_is_answered_at_its_deadline() -> Result<()> {
 }
 
 #[tokio::test]
-async fn slow_head_ends_at_its_deadline() -> Result<()> {
+async fn slow_head_is_closed_at_deadline() -> Result<()> {
     let host = TestHost::start_with(|config| {
         config.deadlines.request_head = Duration::from_secs(1);
     })
@@ -185,7 +185,7 @@ async fn slow_head_ends_at_its_deadline() -> Result<()> {
 }
 
 #[tokio::test]
-async fn flood_of_slow_requests_leaves_health_and_others_answered() -> Result<()> {
+async fn flood_of_slow_requests_leaves_other_clients_served() -> Result<()> {
     kohakuriver_net::raise_file_limit()?;
     let host = TestHost::start_with(|config| {
         config.auth.enabled = true;

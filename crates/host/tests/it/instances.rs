@@ -12,7 +12,7 @@ fn id(text: &str) -> InstanceId {
 }
 
 #[tokio::test]
-async fn a_vps_runs_when_its_runner_says_so_and_shows_the_originals_fields() -> Result<()> {
+async fn vps_runs_once_reported_and_has_compatible_fields() -> Result<()> {
     let host = TestHost::start().await?;
     let _runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let answer = host
@@ -29,7 +29,7 @@ async fn a_vps_runs_when_its_runner_says_so_and_shows_the_originals_fields() -> 
 }
 
 #[tokio::test]
-async fn a_create_that_fails_answers_why_and_leaves_nothing() -> Result<()> {
+async fn failed_create_reports_reason_and_leaves_nothing() -> Result<()> {
     let host = TestHost::start().await?;
     let state = Observed::Failed {
         code: FailureCode::ImageNotFound,
@@ -50,7 +50,7 @@ async fn a_create_that_fails_answers_why_and_leaves_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn stop_restart_and_delete_go_round_and_repeats_are_harmless() -> Result<()> {
+async fn stop_restart_and_delete_are_idempotent() -> Result<()> {
     let host = TestHost::start().await?;
     let _runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let created = host.post("/api/vps/create", json!({"name": "web"})).await?;
@@ -77,7 +77,7 @@ async fn stop_restart_and_delete_go_round_and_repeats_are_harmless() -> Result<(
 }
 
 #[tokio::test]
-async fn an_order_given_while_the_runner_was_away_is_there_when_it_returns() -> Result<()> {
+async fn command_for_offline_runner_arrives_on_reconnect() -> Result<()> {
     let host = TestHost::start().await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let created = host.post("/api/vps/create", json!({"name": "web"})).await?;
@@ -95,7 +95,7 @@ async fn an_order_given_while_the_runner_was_away_is_there_when_it_returns() -> 
 }
 
 #[tokio::test]
-async fn a_silent_nodes_instances_are_lost_and_come_back_as_what_they_are() -> Result<()> {
+async fn instances_of_silent_node_are_lost_until_it_reports() -> Result<()> {
     let host = TestHost::start().await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let created = host.post("/api/vps/create", json!({"name": "web"})).await?;
@@ -119,7 +119,7 @@ async fn a_silent_nodes_instances_are_lost_and_come_back_as_what_they_are() -> R
 }
 
 #[tokio::test]
-async fn progress_is_shown_and_wakes_who_waits() -> Result<()> {
+async fn progress_is_reported_and_wakes_waiters() -> Result<()> {
     let host = TestHost::start().await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Ignore).await?;
     let created = host.post("/api/vps/create?wait=false", json!({})).await?;
@@ -135,7 +135,7 @@ async fn progress_is_shown_and_wakes_who_waits() -> Result<()> {
 }
 
 #[tokio::test]
-async fn bad_requests_are_told_what_is_wrong() -> Result<()> {
+async fn invalid_requests_name_the_invalid_field() -> Result<()> {
     let host = TestHost::start().await?;
     let nobody = host.post("/api/vps/create", json!({})).await?;
     assert_eq!((nobody.status, nobody.text("code")), (503, "no_nodes"));
@@ -172,7 +172,7 @@ async fn bad_requests_are_told_what_is_wrong() -> Result<()> {
 }
 
 #[tokio::test]
-async fn generate_gives_the_private_key_once_and_puts_the_public_one_in() -> Result<()> {
+async fn generated_private_key_is_returned_once() -> Result<()> {
     let host = TestHost::start().await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let created = host.post("/api/vps/create", json!({"ssh_key_mode": "generate"})).await?;
@@ -186,7 +186,7 @@ async fn generate_gives_the_private_key_once_and_puts_the_public_one_in() -> Res
 }
 
 #[tokio::test]
-async fn a_web_page_of_somebody_else_gets_nothing() -> Result<()> {
+async fn cross_site_page_is_refused() -> Result<()> {
     let host = TestHost::start().await?;
     let rebound = host.get_with("/api/vps", "host", "evil.example").await?;
     assert_eq!((rebound.status, rebound.text("code")), (403, "foreign_origin"));

@@ -26,7 +26,7 @@ async fn kinds(host: &TestHost, task: &str) -> Result<Vec<String>> {
 }
 
 #[tokio::test]
-async fn pausing_keeps_what_it_holds_and_killing_gives_it_back() -> Result<()> {
+async fn pause_keeps_resources_and_kill_releases_them() -> Result<()> {
     let (host, _runner, _) = with_web().await?;
     let free = async || host.get("/api/nodes/n1").await.unwrap().body["available_cores"].clone();
     assert_eq!(host.post("/api/vps/pause/web", json!({})).await?.status, 202);
@@ -57,14 +57,14 @@ async fn pausing_keeps_what_it_holds_and_killing_gives_it_back() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_end_nobody_asked_for_says_which_one_it_was() -> Result<()> {
+async fn unrequested_end_reports_its_cause() -> Result<()> {
     let (host, runner, task) = with_web().await?;
     let ended = |oom| Observed::Stopped { exit_code: Some(137), finished_at_ms: 5, oom };
     runner.report(task, 1, ended(true)).await?;
     let seen = host.wait_for("web", "killed_oom").await?;
     assert_eq!(seen["error_code"], "out_of_memory", "{seen}");
     let said = seen["error_message"].as_str().unwrap();
-    assert!(said.ends_with("and the kernel killed a process of it"), "{said}");
+    assert!(said.ends_with("and the kernel killed one of its processes"), "{said}");
     assert_eq!(host.post("/api/vps/restart/web", json!({})).await?.status, 202);
     host.wait_for("web", "running").await?;
     runner.report(task, 2, ended(false)).await?;
@@ -74,7 +74,7 @@ async fn an_end_nobody_asked_for_says_which_one_it_was() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_resize_takes_what_it_needs_or_nothing_and_tells_what_would_fit() -> Result<()> {
+async fn resize_is_atomic_and_reports_what_would_fit() -> Result<()> {
     let (host, runner, task) = with_web().await?;
     let update = async |body| host.patch("/api/vps/web", body).await.unwrap();
     assert_eq!(update(json!({"required_cores": 5})).await.status, 202);
@@ -91,7 +91,7 @@ async fn a_resize_takes_what_it_needs_or_nothing_and_tells_what_would_fit() -> R
 }
 
 #[tokio::test]
-async fn gpus_are_given_once_by_their_own_identity_and_given_back() -> Result<()> {
+async fn gpus_are_allocated_by_uuid_once_and_released() -> Result<()> {
     let (host, runner, _) = with_web().await?;
     let create = async |body| host.post("/api/vps/create", body).await.unwrap();
     let one = create(json!({"name": "one", "target_hostname": "n1", "required_gpus": [1]})).await;
@@ -117,7 +117,7 @@ async fn gpus_are_given_once_by_their_own_identity_and_given_back() -> Result<()
 }
 
 #[tokio::test]
-async fn a_numa_target_pins_and_is_counted_on_its_own() -> Result<()> {
+async fn numa_target_pins_and_has_its_own_account() -> Result<()> {
     let (host, runner, _) = with_web().await?;
     let body =
         |cores| json!({"target_hostname": "n1", "target_numa_node_id": 1, "required_cores": cores});
@@ -130,7 +130,7 @@ async fn a_numa_target_pins_and_is_counted_on_its_own() -> Result<()> {
 }
 
 #[tokio::test]
-async fn snapshots_go_round_and_a_clone_runs_where_they_are() -> Result<()> {
+async fn snapshots_work_and_copies_run_on_their_node() -> Result<()> {
     let (host, runner, task) = with_web().await?;
     let path = "/api/vps/snapshots/web";
     assert_eq!(host.get(path).await?.body["count"], 0);
@@ -170,7 +170,7 @@ async fn snapshots_go_round_and_a_clone_runs_where_they_are() -> Result<()> {
 }
 
 #[tokio::test]
-async fn repeated_snapshot_name_must_be_given_by_tag() -> Result<()> {
+async fn ambiguous_snapshot_name_requires_tag() -> Result<()> {
     let (host, _runner, _) = with_web().await?;
     let path = "/api/vps/snapshots/web";
     // The stand-in for a runner lets names repeat, as older ones did.
@@ -191,7 +191,7 @@ async fn repeated_snapshot_name_must_be_given_by_tag() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_drained_node_gets_nothing_new_and_labels_choose_nodes() -> Result<()> {
+async fn drained_node_gets_nothing_new_and_labels_select() -> Result<()> {
     let (host, _runner, _) = with_web().await?;
     let labels = json!({"labels": {"gpu": "a100", "room": "2"}});
     assert_eq!(host.patch("/api/nodes/n1/labels", labels).await?.status, 200);
@@ -212,7 +212,7 @@ async fn a_drained_node_gets_nothing_new_and_labels_choose_nodes() -> Result<()>
 }
 
 #[tokio::test]
-async fn what_happened_is_kept_with_who_asked_also_after_the_end() -> Result<()> {
+async fn events_keep_their_actor_after_deletion() -> Result<()> {
     let (host, runner, task) = with_web().await?;
     let asked = host.get_with("/api/vps", "x-kohakuriver-user", "alice@laptop").await?;
     assert_eq!(asked.status, 200);
@@ -244,7 +244,7 @@ async fn what_happened_is_kept_with_who_asked_also_after_the_end() -> Result<()>
 }
 
 #[tokio::test]
-async fn the_last_hour_of_a_node_and_the_originals_health_are_there() -> Result<()> {
+async fn node_history_and_compatible_health_are_served() -> Result<()> {
     let (host, _runner, _) = with_web().await?;
     let samples = async || {
         let health = host.get("/api/nodes/n1/health").await.unwrap().body;

@@ -24,7 +24,7 @@ async fn create(host: &TestHost, more: Value) -> Result<Answer> {
 }
 
 #[tokio::test]
-async fn a_machine_is_created_and_shown_with_the_originals_fields() -> Result<()> {
+async fn vm_is_created_and_has_compatible_fields() -> Result<()> {
     let (host, runner) = with_node(Reaction::Obey).await?;
     let wish = json!({"vm_image": "noble", "vm_disk_size": "30", "memory_mb": 2048,
         "required_cores": 2, "env_vars": {"A": "b"}, "ssh_key_mode": "none"});
@@ -54,7 +54,7 @@ async fn a_machine_is_created_and_shown_with_the_originals_fields() -> Result<()
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_for_a_backend_is_refused_and_nothing_is_made() -> Result<()> {
+async fn fields_of_other_backend_are_refused() -> Result<()> {
     let (host, _runner) = with_node(Reaction::Obey).await?;
     let machine = |more: Value| {
         let mut body = json!({"vps_backend": "qemu"});
@@ -89,7 +89,7 @@ async fn what_makes_no_sense_for_a_backend_is_refused_and_nothing_is_made() -> R
 }
 
 #[tokio::test]
-async fn each_backend_is_available_where_its_own_engine_is() -> Result<()> {
+async fn each_backend_is_available_where_its_engine_works() -> Result<()> {
     let host = TestHost::start().await?;
     let gone = DockerState::Unavailable { reason: "no socket".to_owned() };
     let only_vms = Inventory { docker: gone, ..vm_inventory() };
@@ -120,7 +120,7 @@ async fn each_backend_is_available_where_its_own_engine_is() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_machine_is_not_paused_and_says_what_works_instead() -> Result<()> {
+async fn vm_pause_is_refused_with_alternatives() -> Result<()> {
     let (host, runner) = with_node(Reaction::Obey).await?;
     let created = create(&host, json!({})).await?;
     for path in ["/api/vps/pause/vm", "/api/vps/resume/vm", "/api/command/vm/pause"] {
@@ -136,7 +136,7 @@ async fn a_machine_is_not_paused_and_says_what_works_instead() -> Result<()> {
 }
 
 #[tokio::test]
-async fn limits_change_and_what_only_containers_have_does_not() -> Result<()> {
+async fn vm_limits_change_and_container_fields_are_refused() -> Result<()> {
     let (host, runner) = with_node(Reaction::Obey).await?;
     let created = create(&host, json!({})).await?;
     let wish = json!({"required_cores": 3, "required_memory_bytes": 5_u64 << 30});
@@ -164,7 +164,7 @@ async fn limits_change_and_what_only_containers_have_does_not() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_copy_of_a_machine_is_a_machine_and_backends_do_not_mix() -> Result<()> {
+async fn copy_of_vm_is_a_vm_and_backends_do_not_mix() -> Result<()> {
     let (host, runner) = with_node(Reaction::Obey).await?;
     let created = create(&host, json!({"vm_image": "noble", "vm_disk_size": "40G"})).await?;
     assert_eq!(created.status, 200, "{created:?}");
@@ -185,7 +185,7 @@ async fn a_copy_of_a_machine_is_a_machine_and_backends_do_not_mix() -> Result<()
         (json!({"from_vps": "box", "vps_backend": "qemu"}), "that is docker, not qemu"),
         (json!({"from_vps": "box", "vm_disk_size": "30G"}), "vm_disk_size is for virtual"),
         (json!({"from_vps": "vm", "vm_disk_size": "30G"}), "from 40G"),
-        (json!({"from_vps": "vm", "vm_image": "noble"}), "give no image with it"),
+        (json!({"from_vps": "vm", "vm_image": "noble"}), "takes no image"),
     ] {
         let refused = host.post("/api/vps/create", body.clone()).await?;
         assert_eq!((refused.status, refused.text("code")), (422, "invalid"), "{body} {refused:?}");
@@ -227,7 +227,7 @@ async fn stream(host: &TestHost, task: &str, target: &str) -> Result<(u16, Strin
 }
 
 #[tokio::test]
-async fn a_machine_that_still_boots_has_a_console_and_nothing_else() -> Result<()> {
+async fn booting_vm_has_only_a_console() -> Result<()> {
     let (host, runner) = with_node(Reaction::Ignore).await?;
     let created = host
         .post("/api/vps/create?wait=false", json!({"vps_backend": "qemu", "name": "vm"}))
@@ -256,8 +256,7 @@ async fn a_machine_that_still_boots_has_a_console_and_nothing_else() -> Result<(
 }
 
 #[tokio::test]
-async fn a_node_that_is_removed_leaves_machines_and_containers_under_their_own_names() -> Result<()>
-{
+async fn removed_node_response_lists_leftovers_by_kind() -> Result<()> {
     let (host, _runner) = with_node(Reaction::Obey).await?;
     let machine = create(&host, json!({})).await?;
     let container = host.post("/api/vps/create", json!({"name": "box"})).await?;
@@ -269,7 +268,7 @@ async fn a_node_that_is_removed_leaves_machines_and_containers_under_their_own_n
 }
 
 #[tokio::test]
-async fn images_are_the_nodes_own_words() -> Result<()> {
+async fn vm_images_are_listed_as_node_reports_them() -> Result<()> {
     let (host, runner) = with_node(Reaction::Obey).await?;
     let answer = host.get("/api/vm/images/n1").await?;
     assert_eq!(answer.text("images_dir"), "/shared/vm-images");
@@ -294,7 +293,7 @@ async fn images_are_the_nodes_own_words() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_machines_keep_is_listed_and_orphans_are_removed() -> Result<()> {
+async fn vm_files_are_listed_and_orphans_removed() -> Result<()> {
     let (host, _runner) = with_node(Reaction::Obey).await?;
     let created = create(&host, json!({})).await?;
     let container = host.post("/api/vps/create", json!({"name": "box"})).await?;
@@ -339,7 +338,7 @@ async fn what_machines_keep_is_listed_and_orphans_are_removed() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_machine_gets_a_gpu_with_its_group_and_no_container_has_them_then() -> Result<()> {
+async fn vm_gpu_takes_its_iommu_group_exclusively() -> Result<()> {
     let (host, runner) = with_node(Reaction::Obey).await?;
     let before = host.get("/api/nodes/n1").await?.body;
     let card = &before["vfio_gpus"][0];
@@ -361,7 +360,7 @@ async fn a_machine_gets_a_gpu_with_its_group_and_no_container_has_them_then() ->
 }
 
 #[tokio::test]
-async fn a_gpu_that_no_machine_can_have_is_refused_with_the_reason() -> Result<()> {
+async fn gpu_unusable_by_vms_is_refused_with_reason() -> Result<()> {
     let host = TestHost::start().await?;
     let mut inventory = vm_inventory();
     for gpu in &mut inventory.gpus {

@@ -246,7 +246,7 @@ fn harmless(row: &Row, path: &str) -> (String, Option<Value>) {
 }
 
 #[tokio::test]
-async fn every_path_and_socket_answers_every_role_as_the_table_says() -> Result<()> {
+async fn every_path_and_socket_enforces_the_role_table() -> Result<()> {
     let host = TestHost::start_with(|config| config.auth.enabled = true).await?;
     let _runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let cast = Cast::join(&host).await?;
@@ -291,7 +291,7 @@ async fn every_path_and_socket_answers_every_role_as_the_table_says() -> Result<
 
 /// The same path, for a VPS that reaches into its node.
 #[tokio::test]
-async fn a_vps_that_reaches_into_its_node_is_made_for_operators_alone() -> Result<()> {
+async fn unconfined_vps_is_created_for_operators_only() -> Result<()> {
     let host = TestHost::start_with(|config| config.auth.enabled = true).await?;
     let _runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let cast = Cast::join(&host).await?;
@@ -306,7 +306,7 @@ async fn a_vps_that_reaches_into_its_node_is_made_for_operators_alone() -> Resul
 }
 
 #[tokio::test]
-async fn the_table_has_every_path_there_is() -> Result<()> {
+async fn role_table_covers_every_path() -> Result<()> {
     let host = TestHost::start_with(|config| config.auth.enabled = true).await?;
     let document = host.get("/openapi.json").await?.body;
     let mut known = BTreeSet::new();
@@ -335,7 +335,7 @@ async fn the_table_has_every_path_there_is() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_socket_from_another_sites_page_is_refused_even_with_a_session() -> Result<()> {
+async fn cross_site_socket_is_refused_even_with_session() -> Result<()> {
     let host = TestHost::start_with(|config| config.auth.enabled = true).await?;
     let evil = "http://evil.example";
     let answer = host.get_with("/ws/task/1/terminal", "origin", evil).await?;

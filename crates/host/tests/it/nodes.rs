@@ -9,7 +9,7 @@ use kohakuriver_testkit::{FakeRunner, Reaction, TestHost};
 use serde_json::json;
 
 #[tokio::test]
-async fn a_token_admits_one_machine_once() -> Result<()> {
+async fn join_token_admits_one_node_once() -> Result<()> {
     let host = TestHost::start().await?;
     let token = host.join_token().await?;
     let dir = tempfile::tempdir()?;
@@ -17,12 +17,12 @@ async fn a_token_admits_one_machine_once() -> Result<()> {
     enroll(&token, None, &"n1".parse()?, dir.path(), now_ms).await?;
     let again = enroll(&token, None, &"n2".parse()?, dir.path(), now_ms).await.unwrap_err();
     let EnrollError::Refused { reason, hint } = again else { panic!("{again:?}") };
-    assert!(reason.contains("used already, by node 'n1'") && hint.contains("token create"));
+    assert!(reason.contains("already used by node 'n1'") && hint.contains("token create"));
     Ok(())
 }
 
 #[tokio::test]
-async fn an_expired_token_and_a_wrong_clock_are_refused_with_what_to_do() -> Result<()> {
+async fn expired_token_and_wrong_clock_are_refused_with_hint() -> Result<()> {
     let host = TestHost::start().await?;
     let token = host.join_token().await?;
     let dir = tempfile::tempdir()?;
@@ -38,7 +38,7 @@ async fn an_expired_token_and_a_wrong_clock_are_refused_with_what_to_do() -> Res
 }
 
 #[tokio::test]
-async fn a_token_of_another_host_does_not_lead_here() -> Result<()> {
+async fn token_of_another_host_is_refused() -> Result<()> {
     let (ours, theirs) = (TestHost::start().await?, TestHost::start().await?);
     let token = theirs.join_token().await?;
     let dir = tempfile::tempdir()?;
@@ -50,7 +50,7 @@ async fn a_token_of_another_host_does_not_lead_here() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_certificate_of_another_cluster_opens_nothing() -> Result<()> {
+async fn certificate_of_another_cluster_is_refused() -> Result<()> {
     let (ours, theirs) = (TestHost::start().await?, TestHost::start().await?);
     let runner = FakeRunner::join(&theirs, "n1", Reaction::Obey).await?;
     let own = FakeRunner::join(&ours, "n1", Reaction::Obey).await?;
@@ -69,7 +69,7 @@ async fn a_certificate_of_another_cluster_opens_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_removed_node_is_cut_off_and_stays_out() -> Result<()> {
+async fn removed_node_is_disconnected_and_cannot_return() -> Result<()> {
     let host = TestHost::start().await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let created = host.post("/api/vps/create", json!({})).await?;
@@ -92,7 +92,7 @@ async fn a_removed_node_is_cut_off_and_stays_out() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_second_host_on_the_same_data_is_refused() -> Result<()> {
+async fn second_host_on_same_data_directory_is_refused() -> Result<()> {
     let host = TestHost::start().await?;
     let before = std::fs::read_dir(host.data_dir())?.count();
     let mut config = kohakuriver_host::HostConfig {

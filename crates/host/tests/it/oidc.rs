@@ -44,7 +44,7 @@ async fn start_with(
 }
 
 #[tokio::test]
-async fn a_person_of_the_provider_is_in_with_the_role_of_their_groups() -> Result<()> {
+async fn provider_login_gets_role_of_its_groups() -> Result<()> {
     let (provider, host, url) = start().await?;
     provider.be("s-1", "Alice", &["lab", "choir"]);
     let mut browser = Browser::new()?;
@@ -77,7 +77,7 @@ async fn a_person_of_the_provider_is_in_with_the_role_of_their_groups() -> Resul
 }
 
 #[tokio::test]
-async fn whoever_is_in_no_group_that_has_a_role_or_is_disabled_stays_out() -> Result<()> {
+async fn provider_login_without_role_or_disabled_is_refused() -> Result<()> {
     let (provider, host, url) = start().await?;
     provider.be("s-9", "eve", &["choir"]);
     let mut browser = Browser::new()?;
@@ -97,7 +97,7 @@ async fn whoever_is_in_no_group_that_has_a_role_or_is_disabled_stays_out() -> Re
 }
 
 #[tokio::test]
-async fn a_token_that_lies_logs_nobody_in() -> Result<()> {
+async fn invalid_id_token_is_refused() -> Result<()> {
     let (provider, host, url) = start().await?;
     for lie in ["issuer", "audience", "party", "expired", "nonce", "key", "unsigned"] {
         provider.be("s-1", "alice", &["lab"]);
@@ -112,7 +112,7 @@ async fn a_token_that_lies_logs_nobody_in() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_callback_that_another_browser_began_logs_nobody_in() -> Result<()> {
+async fn callback_in_another_browser_is_refused() -> Result<()> {
     let (provider, _host, url) = start().await?;
     provider.be("s-1", "mallory", &["lab"]);
     let mut mallory = Browser::new()?;
@@ -204,7 +204,7 @@ async fn provider_accounts_must_log_in_again_after_their_term() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_reserved_name_of_the_provider_gets_a_number() -> Result<()> {
+async fn reserved_name_of_provider_account_gets_a_number() -> Result<()> {
     let (provider, _host, url) = start().await?;
     provider.be("s-1", "Host", &["lab"]);
     let mut browser = Browser::new()?;

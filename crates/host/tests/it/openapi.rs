@@ -7,7 +7,7 @@ use kohakuriver_testkit::TestHost;
 use serde_json::Value;
 
 #[tokio::test]
-async fn the_api_describes_its_paths_and_their_types() -> Result<()> {
+async fn openapi_describes_paths_and_types() -> Result<()> {
     let host = TestHost::start().await?;
     let document = host.get("/openapi.json").await?.body;
     let paths: Vec<_> = document["paths"].as_object().unwrap().keys().cloned().collect();
@@ -104,7 +104,7 @@ async fn errors_of_the_framework_have_the_common_shape() -> Result<()> {
 }
 
 #[tokio::test]
-async fn wrong_method_is_405_and_names_the_right_ones() -> Result<()> {
+async fn wrong_method_is_405_and_lists_allowed_ones() -> Result<()> {
     let host = TestHost::start().await?;
     for path in ["/api/nodes", "/api/vps", "/api/health"] {
         let answer = host.put(path).await?;

@@ -41,7 +41,7 @@ async fn wait_node(host: &TestHost, name: &str, status: &str) -> Result<()> {
 }
 
 #[tokio::test]
-async fn keys_with_huge_comments_leave_the_node_connected() -> Result<()> {
+async fn huge_key_comments_leave_node_connected() -> Result<()> {
     let host = TestHost::start().await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let task = create(&host, "web").await?;
@@ -65,7 +65,7 @@ async fn keys_with_huge_comments_leave_the_node_connected() -> Result<()> {
 }
 
 #[tokio::test]
-async fn oversized_vps_of_an_old_database_costs_itself_alone() -> Result<()> {
+async fn oversized_vps_of_old_database_affects_itself_only() -> Result<()> {
     let host = TestHost::start().await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let (bad, good) = (create(&host, "bad").await?, create(&host, "good").await?);
@@ -100,7 +100,7 @@ async fn oversized_vps_of_an_old_database_costs_itself_alone() -> Result<()> {
 }
 
 #[tokio::test]
-async fn reports_of_a_node_are_bounded_and_stored_once() -> Result<()> {
+async fn node_reports_are_bounded_and_stored_once() -> Result<()> {
     let host = TestHost::start().await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let task = create(&host, "web").await?;
@@ -137,7 +137,7 @@ async fn reports_of_a_node_are_bounded_and_stored_once() -> Result<()> {
 }
 
 #[tokio::test]
-async fn deletes_for_an_offline_node_are_recorded_and_say_so() -> Result<()> {
+async fn deletes_for_offline_node_are_recorded_and_reported() -> Result<()> {
     let host = TestHost::start().await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     create(&host, "web").await?;
@@ -170,7 +170,7 @@ async fn deletes_for_an_offline_node_are_recorded_and_say_so() -> Result<()> {
 }
 
 #[tokio::test]
-async fn registered_keys_with_long_comments_leave_the_node_connected() -> Result<()> {
+async fn long_comments_of_registered_keys_leave_node_connected() -> Result<()> {
     let host = TestHost::start_with(|config| config.auth.enabled = true).await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let owner = host.person("owner", "operator").await?;

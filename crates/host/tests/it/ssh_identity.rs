@@ -158,7 +158,7 @@ async fn assert_cut(standing: &mut Standing) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_certificate_is_for_those_who_may_enter_and_for_one_vps() -> Result<()> {
+async fn certificate_is_for_authorized_accounts_and_one_vps() -> Result<()> {
     let lab = Lab::new().await?;
     let (_, line) = lab.key("fresh").await?;
     let answer = lab.certificate(&lab.alice, &line).await?;
@@ -190,7 +190,7 @@ async fn a_certificate_is_for_those_who_may_enter_and_for_one_vps() -> Result<()
 }
 
 #[tokio::test]
-async fn the_gateway_takes_a_certificate_for_its_own_vps_and_no_other() -> Result<()> {
+async fn gateway_accepts_certificate_for_its_own_vps_only() -> Result<()> {
     let lab = Lab::new().await?;
     create(&lab.host, &lab.owner, "other").await?;
     let (key, line) = lab.key("fresh").await?;
@@ -210,7 +210,7 @@ async fn the_gateway_takes_a_certificate_for_its_own_vps_and_no_other() -> Resul
 }
 
 #[tokio::test]
-async fn a_vps_from_before_certificates_trusts_them_from_the_first_one_on() -> Result<()> {
+async fn vps_of_old_version_trusts_certificates_on_first_use() -> Result<()> {
     let lab = Lab::new().await?;
     let (key, line) = lab.key("fresh").await?;
     // Nothing else is on its way that would tell the node as well.
@@ -237,7 +237,7 @@ async fn a_vps_from_before_certificates_trusts_them_from_the_first_one_on() -> R
 }
 
 #[tokio::test]
-async fn an_expired_certificate_opens_nothing() -> Result<()> {
+async fn expired_certificate_is_refused() -> Result<()> {
     let lab = Lab::new().await?;
     let (key, line) = lab.key("fresh").await?;
     let answer = lab.certificate(&lab.alice, &line).await?;
@@ -251,7 +251,7 @@ async fn an_expired_certificate_opens_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_vps_is_told_the_registered_keys_of_those_who_may_enter_it() -> Result<()> {
+async fn vps_gets_registered_keys_of_authorized_accounts() -> Result<()> {
     let lab = Lab::new().await?;
     let (_, alices) = lab.key("alice").await?;
     let (_, bobs) = lab.key("bob").await?;
@@ -300,7 +300,7 @@ async fn a_vps_is_told_the_registered_keys_of_those_who_may_enter_it() -> Result
 }
 
 #[tokio::test]
-async fn a_registered_key_opens_the_gateway_and_revoking_anything_cuts_who_is_in() -> Result<()> {
+async fn revocation_closes_gateway_sessions_of_registered_key() -> Result<()> {
     let lab = Lab::new().await?;
     let (key, line) = lab.key("alice").await?;
     let (strange, _) = lab.key("strange").await?;
@@ -340,7 +340,7 @@ async fn a_registered_key_opens_the_gateway_and_revoking_anything_cuts_who_is_in
 }
 
 #[tokio::test]
-async fn jump_without_a_channel_ends_with_its_key() -> Result<()> {
+async fn jump_without_channel_ends_with_its_key() -> Result<()> {
     let lab = Lab::new().await?;
     let (key, line) = lab.key("alice").await?;
     let number = lab.register(&lab.alice, &line).await?;
@@ -370,7 +370,7 @@ async fn jump_without_a_channel_ends_with_its_key() -> Result<()> {
 }
 
 #[tokio::test]
-async fn without_accounts_a_certificate_is_anybodys_and_no_registered_key_is_told() -> Result<()> {
+async fn certificates_work_without_accounts_and_keys_do_not() -> Result<()> {
     let host = TestHost::start().await?;
     let runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let made = host.post("/api/vps/create", json!({"name": "web", "ssh_key_mode": "none"})).await?;

@@ -54,7 +54,7 @@ async fn shown(host: &TestHost, sent: &[serde_json::Value], until: &str) -> Resu
 }
 
 #[tokio::test]
-async fn json_terminal_keeps_input_before_its_first_resize() -> Result<()> {
+async fn json_terminal_keeps_input_before_first_resize() -> Result<()> {
     let host = TestHost::start().await?;
     let _runner = FakeRunner::join_with_agent(&host, "n1", |_, stream| async move {
         let _ = echo(stream).await;

@@ -103,8 +103,7 @@ async fn create(host: &TestHost) -> Result<String> {
 }
 
 #[tokio::test]
-async fn the_hosts_own_certificate_is_good_for_its_names_and_addresses_to_who_knows_its_ca()
--> Result<()> {
+async fn own_certificate_is_valid_for_names_and_addresses() -> Result<()> {
     let host = own_ca_host().await?;
     let root = ca(&host).await?;
     for name in ["river.lab", "localhost", "127.0.0.1", "::1"] {
@@ -118,7 +117,7 @@ async fn the_hosts_own_certificate_is_good_for_its_names_and_addresses_to_who_kn
 }
 
 #[tokio::test]
-async fn anybody_may_ask_for_the_ca_whose_fingerprint_the_host_shows() -> Result<()> {
+async fn ca_with_printed_fingerprint_is_public() -> Result<()> {
     let host = own_ca_host().await?;
     let answer = host.get("/api/auth/ca").await?;
     assert_eq!(Some(answer.text("fingerprint")), host.host.people_fingerprint().as_deref());
@@ -130,7 +129,7 @@ async fn anybody_may_ask_for_the_ca_whose_fingerprint_the_host_shows() -> Result
 }
 
 #[tokio::test]
-async fn tls_1_2_is_the_oldest_that_is_spoken() -> Result<()> {
+async fn tls_1_2_is_the_oldest_accepted_version() -> Result<()> {
     let host = own_ca_host().await?;
     let root = reqwest::Certificate::from_der(&ca(&host).await?)?;
     let url = format!("https://{}/api/health", host.host.api_address());
@@ -153,7 +152,7 @@ async fn tls_1_2_is_the_oldest_that_is_spoken() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_hosts_own_certificate_is_followed_by_another_before_it_ends() -> Result<()> {
+async fn own_certificate_is_renewed_before_expiry() -> Result<()> {
     let host = own_ca_host().await?;
     let root = ca(&host).await?;
     let first = shown(&connect(&host, &root, "river.lab").await?);
@@ -169,7 +168,7 @@ async fn the_hosts_own_certificate_is_followed_by_another_before_it_ends() -> Re
 }
 
 #[tokio::test]
-async fn new_files_are_shown_to_who_comes_and_who_is_there_is_not_disturbed() -> Result<()> {
+async fn replaced_certificate_serves_new_connections_only() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let first = write_pair(dir.path())?;
     let host = files_host(dir.path()).await?;
@@ -191,7 +190,7 @@ async fn new_files_are_shown_to_who_comes_and_who_is_there_is_not_disturbed() ->
 }
 
 #[tokio::test]
-async fn files_that_are_no_pair_change_nothing_until_they_are_one() -> Result<()> {
+async fn mismatched_certificate_files_change_nothing() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let first = write_pair(dir.path())?;
     let host = files_host(dir.path()).await?;
@@ -216,7 +215,7 @@ async fn files_that_are_no_pair_change_nothing_until_they_are_one() -> Result<()
 }
 
 #[tokio::test]
-async fn a_host_does_not_start_with_files_that_are_no_pair_and_names_them() -> Result<()> {
+async fn host_does_not_start_with_mismatched_certificate_files() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let spare = tempfile::tempdir()?;
     write_pair(dir.path())?;
@@ -234,7 +233,7 @@ async fn a_host_does_not_start_with_files_that_are_no_pair_and_names_them() -> R
 }
 
 #[tokio::test]
-async fn a_stream_over_tls_carries_much_and_keeps_a_half_close() -> Result<()> {
+async fn stream_over_tls_forwards_bulk_and_keeps_half_close() -> Result<()> {
     let host = own_ca_host().await?;
     let _runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let task = create(&host).await?;
@@ -256,7 +255,7 @@ async fn a_stream_over_tls_carries_much_and_keeps_a_half_close() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_websocket_works_over_tls() -> Result<()> {
+async fn websocket_works_over_tls() -> Result<()> {
     let host = own_ca_host().await?;
     let _runner = FakeRunner::join(&host, "n1", Reaction::Obey).await?;
     let task = create(&host).await?;

@@ -17,7 +17,7 @@ fn allowing() -> Inventory {
 }
 
 #[tokio::test]
-async fn a_vps_that_reaches_into_its_node_is_for_operators_and_no_request_either() -> Result<()> {
+async fn unconfined_vps_is_refused_for_users_even_as_request() -> Result<()> {
     let host = TestHost::start_with(|config| config.auth.enabled = true).await?;
     let _runner = FakeRunner::join_as(&host, "n1", Reaction::Obey, allowing()).await?;
     let group = host.post("/api/auth/groups", json!({"name": "lab"})).await?;
@@ -54,7 +54,7 @@ async fn a_vps_that_reaches_into_its_node_is_for_operators_and_no_request_either
 }
 
 #[tokio::test]
-async fn unlisted_registry_is_refused_before_the_node_is_asked() -> Result<()> {
+async fn unlisted_registry_is_refused_without_asking_node() -> Result<()> {
     let host = TestHost::start().await?;
     let allowing = Inventory {
         allowed_registries: Some(Registry::usual()),
@@ -83,7 +83,7 @@ async fn unlisted_registry_is_refused_before_the_node_is_asked() -> Result<()> {
 }
 
 #[tokio::test]
-async fn placement_looks_for_a_node_whose_owner_allows_it() -> Result<()> {
+async fn placement_selects_a_node_that_allows_the_mount() -> Result<()> {
     let host = TestHost::start().await?;
     let _strict = FakeRunner::join(&host, "strict", Reaction::Obey).await?;
     for wish in wishes() {

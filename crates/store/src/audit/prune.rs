@@ -1,6 +1,6 @@
 //! Removes the oldest entries of the audit log, for their age or for the log's size.
 //!
-//! Each removal is itself an entry that names the last entry removed and its hash: the log says
+//! Each removal is itself an entry that names the last removed entry and its hash: the log states
 //! where it begins and why, and a hash noted elsewhere before the removal can be compared.
 
 use sqlx::{Row, SqliteConnection};
@@ -8,15 +8,15 @@ use sqlx::{Row, SqliteConnection};
 use super::{NewAudit, append, read_audit, state};
 use crate::{Store, StoreError};
 
-/// Entries that one transaction removes: the writer is held for some tens of milliseconds.
+/// Entries removed per transaction: the writer is busy for some tens of milliseconds.
 const AT_ONCE: i64 = 10_000;
 const ACTION: &str = "audit.prune";
 
-/// What the log may be at most.
+/// The limits of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuditLimits {
     pub max_age_ms: i64,
-    /// About what it takes in the database.
+    /// Estimated size in the database.
     pub max_bytes: i64,
 }
 
@@ -28,7 +28,7 @@ impl Default for AuditLimits {
 }
 
 impl Store {
-    /// Removes what is beyond the limits. Returns how many entries were removed.
+    /// Removes entries beyond the limits. Returns their number.
     pub async fn prune_audit(&self, limits: AuditLimits, now_ms: i64) -> Result<u64, StoreError> {
         let mut removed = 0;
         loop {
@@ -65,7 +65,7 @@ async fn remove_some(
     if removed == 0 {
         return Ok(0);
     }
-    // First, so that the log is never without an entry to go on from.
+    // First, so that the log always has an entry to continue from.
     append(tx, &[entry(after.pruned_seq, &after.pruned_hash, now_ms)]).await?;
     sqlx::query("DELETE FROM audit WHERE seq <= $1")
         .bind(after.pruned_seq)
@@ -102,12 +102,12 @@ fn detail(hash: &str) -> String {
     format!("the last one removed has the hash {hash}")
 }
 
-/// Whether an entry says that the log was removed up to this one.
+/// Checks whether an entry records a removal up to this entry.
 pub(super) fn explains(entry: &NewAudit, seq: i64, hash: &str) -> bool {
     entry.action == ACTION && entry.object == object(seq) && entry.detail == detail(hash)
 }
 
-/// The size of the log as it is counted, for tests.
+/// Returns the size of the log as it is counted, for tests.
 impl Store {
     #[doc(hidden)]
     pub async fn audit_bytes(&self) -> Result<i64, StoreError> {

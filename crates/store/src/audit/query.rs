@@ -1,4 +1,4 @@
-//! Finds a page of the audit log by index, whatever is asked for.
+//! Finds a page of the audit log by index, for every filter.
 //!
 //! Each index ends with the entry's number, so the newest entries of *one* actor and action, or
 //! object and action, are read in order and without sorting. A filter that leaves the action open
@@ -10,23 +10,23 @@ use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 use super::{AuditRow, read_audit};
 use crate::{Store, StoreError};
 
-/// Which entries are asked for. Empty fields ask for nothing.
+/// The filter of a query. Empty fields match everything.
 #[derive(Clone, Debug, Default)]
 pub struct AuditFilter {
     pub actor: Option<String>,
     /// The whole action, or its beginning up to a dot.
     pub action: Option<String>,
     pub object: Option<String>,
-    /// Only older entries than this.
+    /// Only entries before this number.
     pub before: Option<i64>,
-    /// Only newer entries than this, oldest first.
+    /// Only entries after this number, oldest first.
     pub after: Option<i64>,
     pub since_ms: Option<i64>,
     pub limit: u32,
 }
 
 impl Store {
-    /// Newest first, unless `after` asks for what follows.
+    /// Returns a page: newest first, unless `after` is given.
     pub async fn list_audit(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
         let mut view = self.readers.begin().await?;
         let Some(range) = Range::of(&mut view, filter).await? else { return Ok(Vec::new()) };
@@ -66,7 +66,7 @@ impl Store {
     }
 }
 
-/// The numbers of the entries that come into question, and the order they are read in.
+/// The numbers of the candidate entries, and their order.
 struct Range {
     above: i64,
     below: i64,
@@ -75,15 +75,15 @@ struct Range {
 }
 
 impl Range {
-    /// `None` where no entry is young enough.
+    /// Returns `None` where no entry is recent enough.
     async fn of(
         view: &mut SqliteConnection,
         filter: &AuditFilter,
     ) -> Result<Option<Self>, StoreError> {
         let mut above = filter.after.unwrap_or(0);
         if let Some(since_ms) = filter.since_ms {
-            // Entries are written in the order of time, but for clocks that were set back: what was
-            // written under a clock ahead of time is not searched for.
+            // Entries are in the order of time, except for clocks that were set back: entries
+            // written under a clock ahead of time are not searched for.
             let sql = "SELECT seq FROM audit WHERE at_ms >= $1 ORDER BY at_ms LIMIT 1";
             let first = sqlx::query(sql).bind(since_ms).fetch_optional(view).await?;
             let Some(first) = first else { return Ok(None) };
@@ -110,8 +110,8 @@ impl Range {
     }
 }
 
-/// The actions that the log has of the filter's object or actor, found by jumping from each to the
-/// next in the index, as far as the filter asks for them.
+/// Lists the actions of the filter's object or actor that match the filter, by jumping from each to
+/// the next in the index.
 async fn actions(
     view: &mut SqliteConnection,
     filter: &AuditFilter,
@@ -134,7 +134,7 @@ async fn actions(
     Ok(actions)
 }
 
-/// One index answers it: an object has few actors, so the object goes first.
+/// Queries one index: an object has few actors, so the object comes first.
 fn of_whom(query: &mut QueryBuilder<Sqlite>, filter: &AuditFilter) {
     match (&filter.object, &filter.actor) {
         (Some(object), _) => query.push("object = ").push_bind(object.clone()),

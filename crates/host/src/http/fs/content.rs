@@ -20,7 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::super::error::ApiError;
-use super::{held_json, in_time, open, refused, shown, with_files};
+use super::{convert, held_json, in_time, open, refused, with_files};
 use crate::access::Caller;
 use crate::files::{Files, Held};
 use crate::host::App;
@@ -28,7 +28,7 @@ use crate::limits::Holder;
 
 const MAX_READ: u64 = 10 * 1024 * 1024;
 const MAX_WRITE: usize = 50 * 1024 * 1024;
-/// The longest content as base64, or as text of which not too much is escaped, and what is around it.
+/// The longest body: content as base64, or as text with few escapes, and the fields around it.
 const MAX_BODY: usize = MAX_WRITE / 3 * 4 + 4 * 1024 * 1024;
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
@@ -47,7 +47,7 @@ impl Encoding {
             "utf-8" => Ok(Self::Utf8),
             "base64" => Ok(Self::Base64),
             other => {
-                let detail = format!("'{other}' is no encoding");
+                let detail = format!("'{other}' is not an encoding");
                 Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail)
                     .hint("use utf-8 or base64"))
             }
@@ -59,10 +59,10 @@ impl Encoding {
 #[into_params(parameter_in = Query)]
 struct ReadQuery {
     path: String,
-    /// `utf-8`, in which what is no text is replaced, or `base64`.
+    /// `utf-8`, with invalid bytes replaced, or `base64`.
     #[serde(default = "utf8")]
     encoding: String,
-    /// The most bytes of it; never more than 10485760.
+    /// The maximum number of bytes; never more than 10485760.
     #[serde(default = "max_read")]
     limit: u64,
 }
@@ -75,7 +75,7 @@ fn max_read() -> u64 {
     MAX_READ
 }
 
-/// The content of a small file, or the beginning of a larger one.
+/// Returns the content of a small file, or the beginning of a larger one.
 #[utoipa::path(get, path = "/api/fs/{task}/read", tag = "files", params(ReadQuery, ("task" = String, Path)),
     responses((status = 200, body = FsContent), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 422, body = ErrorBody), (status = 502, body = ErrorBody)))]
@@ -86,7 +86,7 @@ async fn read_file(
     query: Result<Query<ReadQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(ReadQuery { path, encoding, limit }) = query?;
-    let path = shown::normal(&path)?;
+    let path = convert::normal(&path)?;
     let how = Encoding::parse(&encoding)?;
     let limit = limit.min(MAX_READ);
     let asked = Word::from(path.as_str());
@@ -117,7 +117,7 @@ fn yes() -> bool {
     true
 }
 
-/// Writes a small file in one step: whoever reads it meanwhile sees the old content or the new.
+/// Writes a small file atomically: a concurrent reader sees the old content or the new.
 #[utoipa::path(post, path = "/api/fs/{task}/write", tag = "files", params(("task" = String, Path)), request_body = FsWrite,
     responses((status = 200, body = FsWritten), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 413, body = ErrorBody), (status = 507, body = ErrorBody)))]
@@ -128,7 +128,7 @@ async fn write_file(
     request: Request,
 ) -> Result<Json<FsWritten>, ApiError> {
     in_time(async {
-        // The whole body is in memory, so it is the caller's turn only when there is room for it.
+        // The whole body is in memory, so its memory is reserved for the caller first.
         let length = request.headers().get(CONTENT_LENGTH).and_then(|text| text.to_str().ok());
         let length = length.and_then(|text| text.parse().ok()).unwrap_or(MAX_BODY);
         if length > MAX_BODY {
@@ -138,13 +138,9 @@ async fn write_file(
         let body = read_body(request, length).await?;
         let body: Body<'_> = serde_json::from_slice(&body).map_err(|error| {
             let status = StatusCode::UNPROCESSABLE_ENTITY;
-            ApiError::new(
-                status,
-                "invalid_body",
-                format!("the body is not what it should be: {error}"),
-            )
+            ApiError::new(status, "invalid_body", format!("the body is invalid: {error}"))
         })?;
-        let path = shown::normal(&body.path)?;
+        let path = convert::normal(&body.path)?;
         let how = Encoding::parse(&body.encoding)?;
         let length = match how {
             Encoding::Utf8 => body.content.len(),
@@ -186,7 +182,7 @@ async fn read_body(request: Request, length: usize) -> Result<Vec<u8>, ApiError>
 }
 
 fn too_large() -> ApiError {
-    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "content is limited to 50 MiB here")
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "content is limited to 50 MiB")
         .hint("PUT /api/fs/{task}/raw takes files of any length")
 }
 
@@ -198,11 +194,12 @@ async fn write(
 ) -> Result<u64, ApiError> {
     let lost = |error: std::io::Error| refused(error.into());
     files.orders.ask(Ask::Write(order)).await.map_err(lost)?;
-    // A multiple of four, so that each piece of base64 stands for itself.
+    // A multiple of four, so that each chunk of base64 decodes alone.
     for piece in content.as_bytes().chunks(CHUNK) {
         let data = match how {
             Encoding::Utf8 => Bytes::copy_from_slice(piece),
-            // Nothing was written under the file's name, and dropping the stream takes back the rest.
+            // Nothing was written under the file's name; dropping the stream removes the temporary
+            // file.
             Encoding::Base64 => Bytes::from(BASE64.decode(piece).map_err(|error| {
                 let detail = format!("content is not base64: {error}");
                 ApiError::new(StatusCode::BAD_REQUEST, "invalid_base64", detail)

@@ -1,4 +1,4 @@
-//! Files of any length as they are: neither side holds more than a few pieces in memory.
+//! Files of any length as raw bytes: neither side holds more than a few chunks in memory.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::super::error::ApiError;
-use super::{in_time, open, refused, shown};
+use super::{convert, in_time, open, refused};
 use crate::access::Caller;
 use crate::files::Files;
 use crate::host::App;
@@ -40,7 +40,7 @@ struct GetQuery {
     path: String,
 }
 
-/// The bytes of a file, or those of one `Range`.
+/// Returns the bytes of a file, or those of one `Range`.
 #[utoipa::path(get, path = "/api/fs/{task}/raw", tag = "files", params(GetQuery, ("task" = String, Path)),
     responses((status = 200, content_type = "application/octet-stream"), (status = 206, content_type = "application/octet-stream"),
         (status = 400, body = ErrorBody), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
@@ -53,7 +53,7 @@ async fn get_raw(
     query: Result<Query<GetQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(GetQuery { path }) = query?;
-    let path = Word::from(shown::normal(&path)?.as_str());
+    let path = Word::from(convert::normal(&path)?.as_str());
     in_time(async {
         let mut files = open(&app, &caller, &text).await?;
         let stat = Ask::Stat { path: path.clone(), follow: true };
@@ -70,13 +70,13 @@ async fn get_raw(
         let ask = Ask::Read { path, offset: part.0, limit };
         let found = files.find(ask).await.map_err(refused)?;
         if (found.size, found.mtime) != (entry.size, entry.mtime) {
-            let detail = "the file changed just now";
+            let detail = "the file changed while it was read";
             return Err(ApiError::new(StatusCode::CONFLICT, "stale", detail).hint("try again"));
         }
         let mut answer = Body::from_stream(body(files, part.1 - part.0)).into_response();
         *answer.status_mut() = status;
         let headers = answer.headers_mut();
-        // Not for a browser to show as a page of this host.
+        // A browser must not render it as a page of this host.
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -92,7 +92,7 @@ async fn get_raw(
     .await
 }
 
-/// Changes with the file.
+/// Returns a tag that changes with the file.
 fn tag(entry: &Entry) -> String {
     let Time(seconds, nanoseconds) = entry.mtime;
     format!("\"{:x}-{seconds:x}-{nanoseconds:x}\"", entry.size)
@@ -109,14 +109,14 @@ fn beyond(size: u64) -> Response {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Wanted {
-    /// Also where the header asks for more than one part, or is not understood.
+    /// Also for a header with several parts, or an invalid one.
     All,
-    /// From, and up to but without.
+    /// Start (inclusive) and end (exclusive).
     Part(u64, u64),
     Nothing,
 }
 
-/// What a `Range` header means for a file of `size` bytes.
+/// Resolves a `Range` header for a file of `size` bytes.
 fn range(text: &str, size: u64) -> Wanted {
     let Some((first, last)) = text.strip_prefix("bytes=").and_then(|range| range.split_once('-'))
     else {
@@ -139,8 +139,8 @@ fn range(text: &str, size: u64) -> Wanted {
     if from < to { Wanted::Part(from, to) } else { Wanted::Nothing }
 }
 
-/// The answer's body. It fails where the file turns out shorter than was said, so that nobody
-/// takes a part for the whole, and where it turns out longer.
+/// The response's body. It fails where the file is shorter than announced, so that a client does
+/// not take a part for the whole, and where it is longer.
 fn body(files: Files, length: u64) -> impl futures_util::Stream<Item = Result<Bytes, ClientError>> {
     unfold(Some((files, length)), |state| async {
         let (mut files, left) = state?;
@@ -165,7 +165,7 @@ struct PutQuery {
     path: String,
     #[serde(default = "yes")]
     create_parents: bool,
-    /// Permission bits, octal, for example 755. Without it, those of the file that is replaced.
+    /// Permission bits, octal, for example 755. Default: those of the replaced file.
     mode: Option<String>,
 }
 
@@ -173,7 +173,7 @@ fn yes() -> bool {
     true
 }
 
-/// Writes a file of any length in one step. The answer comes when it is on the VPS's disk.
+/// Writes a file of any length atomically. Responds when it is on the VPS's disk.
 #[utoipa::path(put, path = "/api/fs/{task}/raw", tag = "files", params(PutQuery, ("task" = String, Path)),
     request_body(content = String, content_type = "application/octet-stream", description = "The bytes of the file"),
     responses((status = 200, body = FsWritten), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
@@ -186,7 +186,7 @@ async fn put_raw(
     request: Request,
 ) -> Result<Json<FsWritten>, ApiError> {
     let Query(query) = query?;
-    let path = shown::normal(&query.path)?;
+    let path = convert::normal(&query.path)?;
     let mode = query.mode.as_deref().map(permission_bits).transpose()?;
     let mut files = in_time(open(&app, &caller, &text)).await?;
     let order = Write {
@@ -202,7 +202,7 @@ async fn put_raw(
     let size = tokio::select! {
         written = write(&mut files, order, request.into_body().into_data_stream()) => written?,
         () = app.shutdown.cancelled() => {
-            let detail = "the host is stopping";
+            let detail = "the host is shutting down";
             return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", detail));
         }
     };
@@ -211,7 +211,7 @@ async fn put_raw(
 
 fn permission_bits(text: &str) -> Result<u32, ApiError> {
     u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777).ok_or_else(|| {
-        let detail = format!("'{text}' is no file mode");
+        let detail = format!("'{text}' is not a file mode");
         ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", detail)
             .hint("write it in octal, for example 644")
     })
@@ -225,7 +225,7 @@ async fn write(files: &mut Files, order: Write, mut body: BodyDataStream) -> Res
     loop {
         let piece = tokio::select! {
             piece = body.next() => piece,
-            // Before the end there is only bad news.
+            // Before the end the agent sends only errors.
             answer = answers.next() => {
                 return Err(refused(answer.err().unwrap_or(ClientError::Unexpected)));
             }
@@ -233,7 +233,7 @@ async fn write(files: &mut Files, order: Write, mut body: BodyDataStream) -> Res
         match piece {
             Some(Ok(data)) => orders.data(data).await.map_err(lost)?,
             Some(Err(_)) => {
-                let message = "the upload broke off; nothing was changed".to_owned();
+                let message = "the upload was interrupted; nothing was changed".to_owned();
                 let failed =
                     Failed { code: kohakuriver_agent_protocol::files::Code::Aborted, message };
                 return Err(refused(failed.into()));
@@ -251,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_range_is_what_the_standard_says() {
+    fn range_header_is_parsed_as_in_rfc_9110() {
         assert_eq!(range("bytes=0-9", 100), Wanted::Part(0, 10));
         assert_eq!(range("bytes=90-", 100), Wanted::Part(90, 100));
         assert_eq!(range("bytes=-10", 100), Wanted::Part(90, 100));

@@ -1,4 +1,5 @@
-//! `/ws/fs/{task}/watch?paths=/a,/b`: news of changes to files, for pages and existing clients.
+//! `/ws/fs/{task}/watch?paths=/a,/b`: notifications of file changes, for pages and existing
+//! clients.
 //!
 //! ```text
 //!  server  {"type":"watching","paths":["/a"],"method":"inotify"}
@@ -7,8 +8,8 @@
 //!  client  {"type":"ping"}, answered with {"type":"pong"}
 //! ```
 //!
-//! A client that is slower than the changes is told that the watched directories were modified:
-//! it looks again, and nothing piles up here.
+//! A client that is slower than the changes gets a change of the watched directories: it lists them
+//! again, and no queue grows here.
 
 use std::sync::Arc;
 
@@ -31,14 +32,14 @@ use tokio::sync::mpsc;
 
 use super::super::error::ApiError;
 use super::super::socket::{self, NORMAL, Sender};
-use super::shown;
+use super::convert;
 use crate::access::Caller;
 use crate::host::App;
 use crate::sessions::open::{OpenSession, admit, open_session};
 use crate::sessions::streams::InstanceStream;
 
-const TOO_MUCH: &str = "the VPS's agent sent more than was asked of it";
-/// Pings that wait for their pong; a client that sends more at once gets fewer back.
+const TOO_MUCH: &str = "the VPS's agent sent an oversized reply";
+/// Pings that wait for their pong; a client that sends more at once gets fewer replies.
 const PONGS: usize = 4;
 
 pub fn routes() -> Router<Arc<App>> {
@@ -84,7 +85,7 @@ enum ToClient {
 
 impl ToClient {
     fn message(&self) -> Message {
-        // Text in an object: JSON can say it.
+        // Text in an object always serializes.
         Message::text(serde_json::to_string(self).unwrap_or_default())
     }
 }
@@ -157,7 +158,7 @@ async fn downward(
     }
 }
 
-/// What the client is told, or why there is an end.
+/// Returns the client's messages, or the error to end with.
 fn translate(
     next: Result<Option<WatchOutput>, FrameError>,
     watched: &mut Vec<String>,
@@ -172,12 +173,12 @@ fn translate(
             Err(TOO_MUCH.to_owned())
         }
         Ok(Some(WatchOutput::Watching(Watching { paths, method, interval_ms }))) => {
-            *watched = paths.into_iter().map(shown::text).collect();
+            *watched = paths.into_iter().map(convert::text).collect();
             let interval = interval_ms.map(|ms| f64::from(ms) / 1000.0);
             Ok(vec![ToClient::Watching { paths: watched.clone(), method, interval }.message()])
         }
         Ok(Some(WatchOutput::Change(Change { event, path, is_dir }))) => {
-            Ok(vec![ToClient::Change { event, path: shown::text(path), is_dir }.message()])
+            Ok(vec![ToClient::Change { event, path: convert::text(path), is_dir }.message()])
         }
         Ok(Some(WatchOutput::Lost)) => {
             let change = |path: &String| ToClient::Change {
@@ -192,12 +193,12 @@ fn translate(
     }
 }
 
-/// Whether a filesystem can have it; root in the VPS may answer in the agent's place.
+/// Checks that a filesystem can have the path; root in the VPS may reply in the agent's place.
 fn is_path(word: &Word) -> bool {
     word.bytes() <= MAX_PATH
 }
 
-/// Says why and ends. The code is the one after which existing clients do not try again.
+/// Sends the error and closes. After this close code existing clients do not reconnect.
 async fn end(to_client: &mut Sender, message: String) {
     let _ = to_client.send(ToClient::Error { message }.message()).await;
     socket::close(to_client, NORMAL, "").await;

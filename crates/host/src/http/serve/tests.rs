@@ -7,15 +7,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::client_address::{ClientAddress, Secure};
 
-/// A port that answers with what handlers are told of a request.
+/// Serves a port that responds with the connection's facts as handlers see them.
 async fn start(tls: Option<TlsAcceptor>, proxies: &[&str]) -> (SocketAddr, CancellationToken) {
-    let told = async |Extension(client): Extension<ClientAddress>,
-                      Extension(secure): Extension<Secure>| {
+    let client_facts = async |Extension(client): Extension<ClientAddress>,
+                              Extension(secure): Extension<Secure>| {
         format!("{} {}", client.0, secure.0)
     };
     let shutdown = CancellationToken::new();
     let server = Server {
-        router: Router::new().route("/", get(told)),
+        router: Router::new().route("/", get(client_facts)),
         tls,
         proxies: proxies.iter().map(|proxy| proxy.parse().unwrap()).collect(),
         deadlines: Deadlines::default(),
@@ -35,7 +35,7 @@ async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, headers: &str) -> 
     answer
 }
 
-async fn told(address: SocketAddr, headers: &str) -> String {
+async fn client_facts(address: SocketAddr, headers: &str) -> String {
     let answer = ask(TcpStream::connect(address).await.unwrap(), headers).await;
     answer.rsplit("\r\n\r\n").next().unwrap().to_owned()
 }
@@ -63,19 +63,19 @@ fn tls(dir: &std::path::Path) -> (TlsAcceptor, tokio_rustls::TlsConnector) {
 }
 
 #[tokio::test]
-async fn who_is_said_to_be_behind_a_connection_is_believed_of_trusted_proxies_only() {
+async fn client_address_headers_count_from_trusted_proxies_only() {
     let headers = "X-Forwarded-For: 203.0.113.7\r\nX-Forwarded-Proto: https\r\n";
     let (address, _shutdown) = start(None, &[]).await;
-    assert_eq!(told(address, headers).await, "127.0.0.1 false");
+    assert_eq!(client_facts(address, headers).await, "127.0.0.1 false");
     let (address, _shutdown) = start(None, &["10.0.0.0/8"]).await;
-    assert_eq!(told(address, headers).await, "127.0.0.1 false");
+    assert_eq!(client_facts(address, headers).await, "127.0.0.1 false");
     let (address, _shutdown) = start(None, &["127.0.0.0/8"]).await;
-    assert_eq!(told(address, headers).await, "203.0.113.7 true");
-    assert_eq!(told(address, "").await, "127.0.0.1 false");
+    assert_eq!(client_facts(address, headers).await, "203.0.113.7 true");
+    assert_eq!(client_facts(address, "").await, "127.0.0.1 false");
 }
 
 #[tokio::test]
-async fn a_request_over_tls_is_secure_whatever_its_headers_say() {
+async fn tls_request_is_secure_regardless_of_headers() {
     let dir = tempfile::tempdir().unwrap();
     let (acceptor, connector) = tls(dir.path());
     let (address, _shutdown) = start(Some(acceptor), &[]).await;
@@ -86,7 +86,7 @@ async fn a_request_over_tls_is_secure_whatever_its_headers_say() {
 }
 
 #[tokio::test]
-async fn plain_http_on_the_tls_port_is_told_to_use_https() {
+async fn plain_http_on_tls_port_gets_https_hint() {
     let dir = tempfile::tempdir().unwrap();
     let (acceptor, _) = tls(dir.path());
     let (address, _shutdown) = start(Some(acceptor), &[]).await;
@@ -97,7 +97,7 @@ async fn plain_http_on_the_tls_port_is_told_to_use_https() {
 }
 
 #[tokio::test]
-async fn a_client_that_says_nothing_does_not_hold_up_others_or_the_end() {
+async fn silent_client_delays_neither_others_nor_shutdown() {
     let dir = tempfile::tempdir().unwrap();
     let (acceptor, connector) = tls(dir.path());
     let (address, shutdown) = start(Some(acceptor), &[]).await;

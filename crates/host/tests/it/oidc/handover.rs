@@ -36,7 +36,7 @@ async fn page(browser: &mut Browser, link: &str, url: &str) -> Result<String> {
 }
 
 #[tokio::test]
-async fn a_command_line_gets_its_session_once_and_by_its_verifier() -> Result<()> {
+async fn command_line_redeems_its_session_once_with_verifier() -> Result<()> {
     let (provider, host, url) = start().await?;
     provider.be("s-1", "alice", &["lab"]);
     let waiting = Waiting::new('v');
@@ -69,7 +69,7 @@ async fn a_command_line_gets_its_session_once_and_by_its_verifier() -> Result<()
 }
 
 #[tokio::test]
-async fn an_attackers_link_hands_nothing_over_without_the_button() -> Result<()> {
+async fn attackers_link_gives_no_session_without_confirmation() -> Result<()> {
     let (provider, host, url) = start().await?;
     provider.be("s-1", "victim", &["staff"]);
     let (own, attacker) = (Waiting::new('v'), Waiting::new('a'));
@@ -103,7 +103,7 @@ async fn an_attackers_link_hands_nothing_over_without_the_button() -> Result<()>
 }
 
 #[tokio::test]
-async fn the_page_lets_its_form_lead_to_the_host_and_one_port() -> Result<()> {
+async fn confirm_page_form_may_redirect_to_host_and_one_port() -> Result<()> {
     let (provider, _host, url) = start().await?;
     provider.be("s-1", "alice", &["lab"]);
     let mut browser = Browser::new()?;

@@ -169,7 +169,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[tokio::test]
-async fn people_of_every_documented_provider_log_in() -> Result<()> {
+async fn accounts_of_every_documented_provider_log_in() -> Result<()> {
     for case in cases() {
         let (provider, _host, url) = start_with(|config| {
             config.groups_claim = case.groups_claim.to_owned();
@@ -187,7 +187,7 @@ async fn people_of_every_documented_provider_log_in() -> Result<()> {
 }
 
 #[tokio::test]
-async fn scopes_of_the_operators_choice_are_asked_for() -> Result<()> {
+async fn configured_scopes_are_requested() -> Result<()> {
     // A realm that has a scope `groups` which this client was not given.
     let behavior = Behavior {
         scopes: Some(&["openid", "profile", "email", "groups"]),
@@ -210,7 +210,7 @@ async fn scopes_of_the_operators_choice_are_asked_for() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_incomplete_answer_is_no_log_in_and_takes_no_role() -> Result<()> {
+async fn incomplete_provider_response_neither_logs_in_nor_demotes() -> Result<()> {
     let (provider, host, url) = start().await?;
     let answering = |status| Behavior { user_info: Some(status), ..Behavior::default() };
     provider.behave(answering(200));

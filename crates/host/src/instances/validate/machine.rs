@@ -150,7 +150,7 @@ fn refuse<const N: usize>(
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{update, validate};
+    use super::super::{create, update};
     use super::*;
 
     fn machine() -> CreateVps {
@@ -158,16 +158,16 @@ mod tests {
     }
 
     fn made(request: &CreateVps) -> InstanceSpec {
-        validate(request, None).unwrap().spec
+        create(request, None).unwrap().spec
     }
 
     #[test]
     fn a_machine_of_nothing_but_its_backend_has_all_it_needs() {
-        let wanted = validate(&machine(), None).unwrap();
-        let spec = wanted.spec;
+        let validated = create(&machine(), None).unwrap();
+        let spec = validated.spec;
         assert_eq!(spec.image, ImageSource::VmImage { name: "debian-12".parse().unwrap() });
         assert_eq!((spec.memory_bytes, spec.vm_disk_bytes), (Some(4 << 30), Some(20 << 30)));
-        assert_eq!(wanted.demand.memory_bytes, 4 << 30, "the node's account knows of it");
+        assert_eq!(validated.demand.memory_bytes, 4 << 30, "the node's account knows of it");
     }
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn the_bounds_of_a_machines_disk_and_memory_are_named() {
-        let refused = |request: CreateVps| validate(&request, None).unwrap_err().to_string();
+        let refused = |request: CreateVps| create(&request, None).unwrap_err().to_string();
         let size = |text: &str| CreateVps { vm_disk_size: Some(text.into()), ..machine() };
         assert!(refused(size("512M")).contains("from 1G to 64T"));
         assert!(refused(size("65T")).contains("64T"));
@@ -207,7 +207,7 @@ mod tests {
         });
         let copy = |request: CreateVps| {
             let request = CreateVps { from_vps: Some("web".into()), ..request };
-            validate(&request, Some(&original)).map(|wanted| wanted.spec)
+            create(&request, Some(&original)).map(|validated| validated.spec)
         };
         let plain = copy(CreateVps::default()).unwrap();
         assert_eq!((&plain.image, plain.vm_disk_bytes), (&original.image, Some(40 << 30)));
@@ -245,9 +245,9 @@ mod tests {
                 vm_image: Some(image), vm_disk_size: Some(size), memory_mb: Some(mb),
                 required_memory_bytes: Some(bytes), ..machine()
             };
-            if let Ok(wanted) = validate(&request, None) {
-                prop_assert_eq!(wanted.spec.backend(), BackendKind::Qemu);
-                prop_assert!(wanted.spec.memory_bytes >= Some(SMALLEST_VM_MEMORY_BYTES));
+            if let Ok(validated) = create(&request, None) {
+                prop_assert_eq!(validated.spec.backend(), BackendKind::Qemu);
+                prop_assert!(validated.spec.memory_bytes >= Some(SMALLEST_VM_MEMORY_BYTES));
             }
         }
     }

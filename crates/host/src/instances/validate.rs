@@ -1,4 +1,4 @@
-//! From what a client sent to a specification that nothing downstream needs to check again.
+//! Validates what a client sent into a specification that later stages need not check again.
 
 use kohakuriver_api::{CreateVps, UpdateVps};
 use kohakuriver_model::bounds::{
@@ -28,29 +28,29 @@ pub enum RequestError {
     TwoImages,
     #[error("{0} is not a number of cores")]
     Cores(i64),
-    #[error("{0} bytes of memory are too few: the least is {SMALLEST_LIMIT}")]
+    #[error("{0} bytes of memory are too few; the minimum is {SMALLEST_LIMIT}")]
     Memory(i64),
     #[error("a limit of {0} processes is too low to start anything")]
     Pids(u32),
-    #[error("'{0}' is not a way to set up SSH keys")]
+    #[error("'{0}' is not an SSH key mode")]
     KeyMode(String),
-    #[error("no public key was sent to put into the VPS")]
+    #[error("the request has no public key for the VPS")]
     NoKey,
     #[error("line {line} of the public keys is not an OpenSSH public key")]
     BadKey { line: usize },
     #[error("line {line} of the public keys has more than {MAX_KEY_BYTES} bytes")]
     LongKey { line: usize },
-    #[error("the public keys are too many: at most {MAX_KEYS} of {MAX_KEYS_BYTES} bytes together")]
+    #[error("too many public keys: at most {MAX_KEYS}, of {MAX_KEYS_BYTES} bytes together")]
     TooManyKeys,
-    #[error("{0} snapshots are more than are kept of a VPS: at most {MAX_SNAPSHOTS}")]
+    #[error("cannot keep {0} snapshots of a VPS: at most {MAX_SNAPSHOTS}")]
     Keep(u32),
-    #[error("no key of this VPS is called '{0}'")]
+    #[error("this VPS has no key '{0}'")]
     UnknownKey(String),
-    #[error("several keys of this VPS are called '{0}'")]
+    #[error("this VPS has several keys '{0}'")]
     KeyAmbiguous(String),
     #[error("this VPS was created without SSH")]
     NoSsh,
-    #[error("'{0}' is not a name of an environment variable")]
+    #[error("'{0}' is not an environment variable's name")]
     EnvName(String),
     #[error("the environment variables have more than {MAX_ENV_BYTES} bytes together")]
     EnvTooLong,
@@ -60,29 +60,29 @@ pub enum RequestError {
     Machine(#[from] MachineError),
     #[error(transparent)]
     Mount(#[from] MountError),
-    #[error("give either GPU numbers or how many GPUs, not both")]
+    #[error("give either GPU numbers or a number of GPUs, not both")]
     TwoGpuWishes,
-    #[error("a NUMA node belongs to a node: say which node")]
+    #[error("a NUMA node needs its node; give the node too")]
     NumaOfNoNode,
-    #[error("GPU {0} is asked for twice")]
+    #[error("GPU {0} is requested twice")]
     GpuTwice(u32),
-    #[error("{0} GPUs are more than any machine has")]
+    #[error("{0} GPUs are more than any node has")]
     TooManyGpus(u32),
-    #[error("a copy of a snapshot has the snapshot's disk: give no image with it")]
+    #[error("a copy of a snapshot uses the snapshot's disk; it takes no image")]
     ImageAndSnapshot,
-    #[error("from_snapshot says which snapshot of from_vps; there is no from_vps")]
+    #[error("from_snapshot needs from_vps")]
     SnapshotOfNothing,
-    #[error("'{0}' is not a name for a snapshot: use lower-case letters, digits and hyphens")]
+    #[error("'{0}' is not a snapshot name: use lower-case letters, digits and hyphens")]
     SnapshotName(String),
-    #[error("a message of a snapshot is one line of at most 500 characters")]
+    #[error("a snapshot's message is one line of at most 500 characters")]
     SnapshotMessage,
-    #[error("'{0}' is not what can happen when memory runs out")]
+    #[error("'{0}' is not an out-of-memory policy")]
     OnOom(String),
-    #[error("there is nothing to change in this request")]
+    #[error("the request changes nothing")]
     NothingToChange,
 }
 
-/// A checked wish for a new instance.
+/// A validated create.
 #[derive(Clone, Debug)]
 pub struct ValidatedCreate {
     pub spec: InstanceSpec,
@@ -90,12 +90,12 @@ pub struct ValidatedCreate {
     pub demand: Demand,
 }
 
-/// Machines hold sixteen; more is a typing error.
+/// Nodes have sixteen; more is a typing error.
 const MOST_GPUS: u32 = 64;
 
-/// Checks everything about the request that can be known without asking a node. `original` is
-/// what the new instance is to be a copy of: a copy runs on what that runs on.
-pub fn validate(
+/// Validates everything about the request that needs no node. `original` is the source of a copy,
+/// which runs on the same backend.
+pub fn create(
     request: &CreateVps,
     original: Option<&InstanceSpec>,
 ) -> Result<ValidatedCreate, RequestError> {
@@ -152,7 +152,7 @@ fn backend(
     }
 }
 
-/// What only containers have. Its image is that of the original, if there is one.
+/// Builds a container's specification. A copy takes its original's image.
 fn container(
     request: &CreateVps,
     original: Option<&InstanceSpec>,
@@ -174,12 +174,12 @@ fn container(
     })
 }
 
-/// Existing clients send empty texts for what is not given.
+/// Returns the text unless it is empty: existing clients send empty texts for absent values.
 fn text(value: &Option<String>) -> Option<String> {
     value.clone().filter(|text| !text.is_empty())
 }
 
-/// What a change makes of a specification.
+/// Applies a change to a specification.
 pub fn update(spec: &InstanceSpec, change: &UpdateVps) -> Result<InstanceSpec, RequestError> {
     if *change == UpdateVps::default() {
         return Err(RequestError::NothingToChange);
@@ -202,7 +202,7 @@ pub fn update(spec: &InstanceSpec, change: &UpdateVps) -> Result<InstanceSpec, R
     new.snapshots = policy(new.snapshots, change.keep_snapshots, change.snapshot_on_stop)?;
     new.on_oom = on_oom(new.on_oom, change.on_oom.as_deref())?;
     if change.add_ssh_keys.is_some() || change.remove_ssh_keys.is_some() {
-        // An instance whose agent was started without SSH has nobody who would ask for keys.
+        // The agent of an instance created without SSH reads no keys.
         let access = new.ssh.as_mut().ok_or(RequestError::NoSsh)?;
         if let Some(text) = &change.add_ssh_keys {
             keys::add(&mut access.authorized_keys, text)?;
@@ -214,7 +214,7 @@ pub fn update(spec: &InstanceSpec, change: &UpdateVps) -> Result<InstanceSpec, R
     Ok(new)
 }
 
-/// A snapshot's name goes into the engine's own text formats, and must not be taken for a tag.
+/// Checks a snapshot's name: it goes into the engine's text formats, and must differ from any tag.
 pub fn snapshot_name(name: Option<String>) -> Result<Option<String>, RequestError> {
     let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(None) };
     let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
@@ -304,7 +304,7 @@ fn memory(bytes: Option<i64>) -> Result<Option<u64>, RequestError> {
 fn ssh(request: &CreateVps) -> Result<Option<SshAccess>, RequestError> {
     match request.ssh_key_mode.as_str() {
         "disabled" => Ok(None),
-        // Only what the image itself lets in; never an empty password.
+        // Only the image's own accounts; never an empty password.
         "none" => Ok(Some(SshAccess::default())),
         "upload" | "generate" => {
             let text = request.ssh_public_key.as_deref().unwrap_or_default();
@@ -337,11 +337,11 @@ mod tests {
     use super::*;
 
     fn refused(request: &CreateVps) -> String {
-        validate(request, None).expect_err("it was accepted").to_string()
+        create(request, None).expect_err("it was accepted").to_string()
     }
 
     #[test]
-    fn each_bad_field_is_named() {
+    fn invalid_field_is_named_in_error() {
         let base = CreateVps::default;
         assert!(refused(&CreateVps { required_cores: -100, ..base() }).contains("-100"));
         assert!(
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_with_options_or_a_second_line_cannot_slip_in() {
+    fn key_with_options_or_second_line_is_rejected() {
         let sneaky = "command=\"reboot\" ssh-ed25519 AAAA";
         let request = CreateVps {
             ssh_key_mode: "upload".into(),

@@ -1,5 +1,5 @@
-//! Tasks as one person may see them: only those they may know of, and of each only what they
-//! may read.
+//! Tasks as a caller may see them: only those the caller may know of, with only the fields it may
+//! read.
 
 use std::collections::HashMap;
 
@@ -7,18 +7,19 @@ use kohakuriver_api::{Assignee, Share, Task};
 use kohakuriver_model::{InstanceId, Role};
 use kohakuriver_store::{Grantee, InstanceRow, Relation, RequestRow, ShareRow, SharedWith};
 
-use super::{InstanceError, get, requested};
+use super::{InstanceError, approval, get};
 use crate::access::{Authorized, Caller, Permission, may};
 use crate::host::App;
 use crate::present;
 
-/// All that the caller is to see in lists, newest first: what is theirs, what they took, and for
-/// those who run the cluster everything.
+/// Lists the caller's instances and taken shares, and for callers that run the cluster all
+/// instances; newest first.
 pub async fn list(app: &App, caller: &Caller) -> Result<Vec<Task>, InstanceError> {
     tasks(app, caller, caller.scope().all).await
 }
 
-/// What is theirs or was taken by them; all of it while nobody logs in. Newest first.
+/// Lists the caller's instances and taken shares, or all of them where login is disabled; newest
+/// first.
 pub async fn mine(app: &App, caller: &Caller) -> Result<Vec<Task>, InstanceError> {
     tasks(app, caller, caller.person().is_none()).await
 }
@@ -52,7 +53,7 @@ async fn tasks(app: &App, caller: &Caller, all: bool) -> Result<Vec<Task>, Insta
     Ok(tasks.into_iter().map(|(_, task)| task).collect())
 }
 
-/// One of them.
+/// Returns one task as the caller may see it.
 pub async fn one(app: &App, caller: &Caller, access: &Authorized) -> Result<Task, InstanceError> {
     let id = access.task_id();
     if let Some(row) = app.store.lookup_request(id).await? {
@@ -73,7 +74,7 @@ pub async fn one(app: &App, caller: &Caller, access: &Authorized) -> Result<Task
     Ok(task)
 }
 
-/// `NAME.OWNER`, the name alone where it belongs to no account, or the id of what has no name.
+/// Returns `NAME.OWNER`, the name alone where it has no owner, or the id where it has no name.
 pub fn qualified(id: InstanceId, name: Option<&str>, owner: Option<&str>) -> String {
     match (name, owner) {
         (Some(name), Some(owner)) => format!("{name}.{owner}"),
@@ -127,15 +128,15 @@ fn instance(
 }
 
 fn request(caller: &Caller, row: &RequestRow, relation: Relation) -> Task {
-    let mut task = present::requested(row, requested::spec_of(row));
+    let mut task = present::request_task(row, approval::spec_of(row));
     let owner = Some(row.owner_name.as_str()).filter(|_| !relation.owner);
     task.reference = qualified(row.id, task.name.as_deref(), owner);
-    task.approval_revision = Some(requested::approval_revision(row));
+    task.approval_revision = Some(approval::approval_revision(row));
     limit(&mut task, caller, relation);
     task
 }
 
-/// Takes out what they may not read, and says what they are to it.
+/// Removes the fields that the caller may not read, and sets the caller's access.
 fn limit(task: &mut Task, caller: &Caller, relation: Relation) {
     if !may(caller, relation, Permission::Secrets) {
         task.env_vars.clear();

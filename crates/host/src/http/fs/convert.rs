@@ -1,4 +1,4 @@
-//! What the agent says about files, as the API shows it.
+//! Converts the agent's data about files to the API's.
 
 use std::ffi::OsString;
 
@@ -10,14 +10,14 @@ use kohakuriver_api::{FsEntry, FsStat};
 use super::super::error::ApiError;
 use crate::clock::iso;
 
-/// Ends of names whose files people do not read as text.
+/// Extensions of files that are not read as text.
 const BINARY: [&str; 40] = [
     "7z", "a", "avi", "bin", "bmp", "bz2", "class", "db", "dll", "dylib", "exe", "flac", "gif",
     "gz", "ico", "iso", "jar", "jpeg", "jpg", "mkv", "mov", "mp3", "mp4", "npy", "npz", "o", "pdf",
     "pickle", "pkl", "png", "pt", "pyc", "rar", "so", "sqlite", "tar", "wav", "webp", "xz", "zip",
 ];
 
-/// The path as it is asked for and answered. The agent looks again.
+/// Normalizes a requested path. The agent checks it again.
 pub fn normal(path: &str) -> Result<String, ApiError> {
     match normalise(path.as_ref()) {
         Ok(path) => Ok(path.to_string_lossy().into_owned()),
@@ -42,7 +42,7 @@ pub fn stat(path: String, entry: &Entry) -> FsStat {
         mtime: time(entry.mtime),
         permissions: permissions(entry.mode),
         owner: entry.owner.clone().unwrap_or_else(|| entry.uid.to_string()),
-        // The agent is root of its instance.
+        // The agent runs as root in its instance.
         is_readable: true,
         is_writable: true,
         is_binary: end.is_some_and(|end| BINARY.contains(&end.as_str())),

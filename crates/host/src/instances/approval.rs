@@ -1,12 +1,12 @@
-//! What people ask for and others decide on.
+//! Approval: requests for instances that an operator decides on.
 //!
 //! ```text
-//!  create by a user --no rule fits--> request --approve--> checked again, placed, made
-//!                   \--a group's rule fits--> made at once      \--reject--> told why
+//!  create by a user --no rule fits--> request --approve--> checked again, placed, created
+//!                   \--a group's rule fits--> created at once   \--reject--> reason recorded
 //! ```
 //!
-//! A request holds nothing while it waits: what it needs is taken when it is approved, or the
-//! approval says what is missing and the request goes on waiting.
+//! A request holds nothing while it waits: resources are allocated when it is approved, or the
+//! approval reports what is missing and the request stays pending.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ use kohakuriver_store::{
     Consent, Decision, InstanceRow, NewInstance, NewRequest, RequestRow, RequestState, StoreError,
 };
 
-use super::request::{self, RequestError, ValidatedCreate};
-use super::{InstanceError, snapshots, tell, unavailable_nodes};
+use super::validate::{self, RequestError, ValidatedCreate};
+use super::{InstanceError, notify, snapshots, unavailable_nodes};
 use crate::access::{Account, Authorized, Caller, Credential, Principal, policy};
 use crate::accounts::digest;
 use crate::authorized_keys_sync;
@@ -29,53 +29,53 @@ use crate::host::App;
 /// The longest reason for a rejection.
 const LONGEST_REASON: usize = 1000;
 
-/// What became of a wish.
+/// The outcome of a create.
 #[derive(Debug)]
 pub enum Created {
     Instance(Box<InstanceRow>),
-    /// An operator decides.
+    /// An operator decides on it.
     Requested(Box<RequestRow>),
 }
 
-/// Checks the request. Then it is made, or waits for an operator, as its maker's role and their
-/// groups' rules say.
+/// Validates a create, then creates the instance or records a request for an operator, depending on
+/// the caller's role and the rules of the caller's groups.
 pub async fn create(
     app: &App,
     caller: &Caller,
     request: &CreateVps,
 ) -> Result<Created, InstanceError> {
-    let wanted = prepare(app, caller, request).await?;
+    let validated = prepare(app, caller, request).await?;
     let consent = match caller.person() {
         Some(person) if person.role < Role::Operator => {
-            let decision = rule(app, person.id, &holdings(&wanted)).await?;
-            let wish = serde_json::to_string(request).unwrap_or_default();
+            let decision = rule(app, person.id, &holdings(&validated)).await?;
+            let request_json = serde_json::to_string(request).unwrap_or_default();
             match decision {
-                Some(decision) => Consent::Rule { decision, wish },
-                None => return ask(app, person, wanted, wish).await,
+                Some(decision) => Consent::Rule { decision, request_json },
+                None => return ask(app, person, validated, request_json).await,
             }
         }
         Some(_) | None => Consent::NotNeeded,
     };
-    let row = place(app, wanted, request, (caller, caller), consent).await?;
+    let row = place(app, validated, request, (caller, caller), consent).await?;
     Ok(Created::Instance(Box::new(row)))
 }
 
 async fn ask(
     app: &App,
     person: &Account,
-    wanted: ValidatedCreate,
-    wish: String,
+    validated: ValidatedCreate,
+    request_json: String,
 ) -> Result<Created, InstanceError> {
     let now_ms = app.clock.now_ms();
     let id = InstanceId::at(now_ms.unsigned_abs(), app.cluster);
-    let new = NewRequest { id, owner: person.id, name: wanted.spec.name, wish };
+    let new = NewRequest { id, owner: person.id, name: validated.spec.name, request_json };
     let row = app.store.create_request(new, now_ms).await?;
-    tracing::info!(task.id = %row.id, user = person.username, "requested");
+    tracing::info!(task.id = %row.id, user = person.username, "request recorded");
     app.changes.notify();
     Ok(Created::Requested(Box::new(row)))
 }
 
-/// Checks a wish, whether its maker may have such a thing, and what it is to be a copy of.
+/// Validates a create, the caller's permission for it, and the source of a copy.
 async fn prepare(
     app: &App,
     caller: &Caller,
@@ -85,28 +85,28 @@ async fn prepare(
         Some(text) => Some(snapshots::find_source(app, caller, text).await?),
         None => None,
     };
-    let mut wanted = request::validate(request, source.as_ref().map(|(_, row)| &row.spec))?;
-    caller.require(policy::to_create(&wanted.spec)).map_err(InstanceError::Denied)?;
-    if let Some(name) = wanted.spec.name.as_ref().filter(|name| name.is_reserved()) {
+    let mut validated = validate::create(request, source.as_ref().map(|(_, row)| &row.spec))?;
+    caller.require(policy::to_create(&validated.spec)).map_err(InstanceError::Denied)?;
+    if let Some(name) = validated.spec.name.as_ref().filter(|name| name.is_reserved()) {
         return Err(RequestError::Name(NameError::Reserved(name.to_string())).into());
     }
     if let Some((access, row)) = source {
         let which = request.from_snapshot.as_deref();
-        wanted.spec.snapshot = Some(snapshots::choose_for_copy(app, &access, which).await?);
-        wanted.target = Some(row.node_name);
+        validated.spec.snapshot = Some(snapshots::choose_for_copy(app, &access, which).await?);
+        validated.target = Some(row.node_name);
     }
-    Ok(wanted)
+    Ok(validated)
 }
 
-/// For whom it is, and who sees the refusal.
+/// Places and creates the instance. The pair is the owner and the caller that sees a refusal.
 async fn place(
     app: &App,
-    wanted: ValidatedCreate,
+    validated: ValidatedCreate,
     request: &CreateVps,
     (owner, caller): (&Caller, &Caller),
     consent: Consent,
 ) -> Result<InstanceRow, InstanceError> {
-    let ValidatedCreate { mut spec, target, demand } = wanted;
+    let ValidatedCreate { mut spec, target, demand } = validated;
     let now_ms = app.clock.now_ms();
     let id = InstanceId::at(now_ms.unsigned_abs(), app.cluster);
     if let Some(access) = &mut spec.ssh {
@@ -118,31 +118,32 @@ async fn place(
     let new = NewInstance { id, spec, target, demand, actor, owner, consent, names_others };
     let row = app.store.create_instance(new, &unavailable, now_ms).await?;
     tracing::info!(task.id = %row.id, node.name = %row.node_name, "created");
-    tell(app, &row);
+    notify(app, &row);
     authorized_keys_sync::catch_up(app, row.id).await;
     Ok(row)
 }
 
-/// Makes what was asked for, if there is room for it now.
+/// Approves a request and creates its instance, if there is capacity for it now.
 ///
 /// # Errors
-/// It is not pending any more, is not what was `shown`, or cannot be made now; then it goes on
-/// waiting.
+/// The request is not pending, its revision is not `expected`, or it cannot be created now; then it
+/// stays pending.
 pub async fn approve(
     app: &App,
     caller: &Caller,
     access: &Authorized,
-    shown: Option<&str>,
+    expected: Option<&str>,
 ) -> Result<InstanceRow, InstanceError> {
     let row = pending(app, access).await?;
-    if shown.is_some_and(|shown| shown != approval_revision(&row)) {
+    if expected.is_some_and(|expected| expected != approval_revision(&row)) {
         return Err(InstanceError::NotAsShown(row.id));
     }
-    let request: CreateVps = serde_json::from_str(&row.wish)
+    let request: CreateVps = serde_json::from_str(&row.request_json)
         .map_err(|_| StoreError::Inconsistent { table: "requests", column: "wish" })?;
     let owner = app.store.lookup_user(row.owner).await?.filter(|user| user.is_active);
     let Some(owner) = owner else { return Err(InstanceError::OwnerGone { name: row.owner_name }) };
-    // What it is a copy of must be theirs to copy still, not the operator's.
+    // The owner of the request, not the operator, must still have the permission to copy the
+    // source.
     let person = Account {
         id: owner.id,
         username: owner.username,
@@ -151,20 +152,20 @@ pub async fn approve(
         expires_ms: None,
     };
     let asker = Caller::new(Principal::Account(Arc::new(person)), None);
-    let wanted = prepare(app, &asker, &request).await?;
+    let validated = prepare(app, &asker, &request).await?;
     let decision = decision(caller);
     let consent = Consent::Request { id: row.id, revision: row.revision, decision };
-    place(app, wanted, &request, (&asker, caller), consent).await
+    place(app, validated, &request, (&asker, caller), consent).await
 }
 
-/// What an approval of exactly this request names. Another request of the same name has another:
-/// its id is part of it.
+/// Returns the revision that an approval names. It covers the id, so another request of the same
+/// name has another revision.
 pub fn approval_revision(row: &RequestRow) -> String {
-    let text = format!("{} {} {} {}", row.id, row.revision, row.owner, row.wish);
+    let text = format!("{} {} {} {}", row.id, row.revision, row.owner, row.request_json);
     digest(&text).chars().take(16).collect()
 }
 
-/// Says no.
+/// Rejects a pending request.
 pub async fn reject(
     app: &App,
     caller: &Caller,
@@ -182,7 +183,7 @@ pub async fn reject(
     row.ok_or(InstanceError::Decided)
 }
 
-/// Takes a request back, or clears away one that was rejected.
+/// Withdraws a pending request, or removes a rejected one.
 pub async fn withdraw(app: &App, row: &RequestRow) -> Result<(), InstanceError> {
     if !app.store.delete_request(row.id).await? {
         return Err(InstanceError::Decided);
@@ -191,7 +192,7 @@ pub async fn withdraw(app: &App, row: &RequestRow) -> Result<(), InstanceError> 
     Ok(())
 }
 
-/// The request behind a proof, if it is one.
+/// Returns the request behind an authorization, if it is one.
 pub async fn lookup(app: &App, access: &Authorized) -> Result<Option<RequestRow>, StoreError> {
     app.store.lookup_request(access.task_id()).await
 }
@@ -212,7 +213,7 @@ fn decision(caller: &Caller) -> Decision {
     Decision { by: caller.name(), by_id: caller.user_id().map(|id| id.0) }
 }
 
-/// The rule of a group that lets somebody have this without an operator.
+/// Returns the group rule that allows this without an operator.
 pub async fn rule(
     app: &App,
     user: UserId,
@@ -227,30 +228,29 @@ pub async fn rule(
         .map(|group| Decision { by: format!("rule of group {}", group.name), by_id: None }))
 }
 
-/// What a wish will hold.
-fn holdings(wanted: &ValidatedCreate) -> Holdings {
-    let gpus = match &wanted.demand.gpus {
+/// Returns what a created instance will hold.
+fn holdings(validated: &ValidatedCreate) -> Holdings {
+    let gpus = match &validated.demand.gpus {
         GpuDemand::None => 0,
         GpuDemand::Count(count) => u64::from(*count),
         GpuDemand::Indices(indices) => indices.len() as u64,
         GpuDemand::Same(gpus) => gpus.len() as u64,
     };
-    Holdings { gpus, ..Holdings::of(&wanted.spec, true) }
+    Holdings { gpus, ..Holdings::of(&validated.spec, true) }
 }
 
-/// Whether a change asks for more than the instance was made with: what a user cannot have
-/// without somebody agreeing.
+/// Checks whether a change asks for more than was approved, which needs an operator or a rule.
 pub fn asks_for_more(old: &InstanceSpec, new: &InstanceSpec) -> bool {
     let cores = |spec: &InstanceSpec| if spec.cores == 0 { u32::MAX } else { spec.cores };
     let memory = |spec: &InstanceSpec| spec.memory_bytes.unwrap_or(u64::MAX);
     cores(new) > cores(old) || memory(new) > memory(old) || new.pids_limit > old.pids_limit
 }
 
-/// The specification of a request, for people to see; `None` where it is not valid any more.
+/// Returns the requested specification for display; `None` where it is no longer valid.
 pub fn spec_of(row: &RequestRow) -> Option<(InstanceSpec, CreateVps)> {
-    let request: CreateVps = serde_json::from_str(&row.wish).ok()?;
-    // A copy's image is that of its original, which may be gone.
+    let request: CreateVps = serde_json::from_str(&row.request_json).ok()?;
+    // A copy has its original's image, and the original may be gone.
     let plain = CreateVps { from_vps: None, from_snapshot: None, ..request.clone() };
-    let ValidatedCreate { spec, .. } = request::validate(&plain, None).ok()?;
+    let ValidatedCreate { spec, .. } = validate::create(&plain, None).ok()?;
     Some((spec, request))
 }
