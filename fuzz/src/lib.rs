@@ -1,4 +1,4 @@
-//! Everything that parses bytes from outside, as functions of bytes: a panic, a hang or a pile of
+//! Everything that parses bytes from outside, as functions of bytes: a panic, a hang or unbounded
 //! memory is a defect.
 //!
 //! `tests/corpus.rs` runs every file of `corpus/` and thousands of mutations of them with each
@@ -28,7 +28,7 @@ mod seeds;
 
 pub use seeds::seeds;
 
-/// A name, as in `corpus/`, and what is run on each input.
+/// A target's name, as in `corpus/`, and the function that is run on each input.
 pub type Target = (&'static str, fn(&[u8]));
 
 pub const TARGETS: [Target; 18] = [
@@ -78,7 +78,7 @@ fn forward_frame(bytes: &[u8]) {
     }
 }
 
-/// Says the bytes to either end of the proof, neither of which may believe them.
+/// Sends the bytes to either end of the proof; neither may accept them.
 fn guest_proof(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes)
         && let Ok(secret) = text.parse::<GuestSecret>()
@@ -91,9 +91,12 @@ fn guest_proof(bytes: &[u8]) {
     let secret = GuestSecret::random();
     runtime.block_on(async {
         let mut stream = tokio::io::join(bytes, tokio::io::sink());
-        assert!(admit_runner(&mut stream, &secret).await.is_err(), "nobody can prove a secret");
+        assert!(admit_runner(&mut stream, &secret).await.is_err(), "no proof without the secret");
         let mut stream = tokio::io::join(bytes, tokio::io::sink());
-        assert!(prove_to_agent(&mut stream, &secret).await.is_err(), "nor can an agent");
+        assert!(
+            prove_to_agent(&mut stream, &secret).await.is_err(),
+            "no agent proof without the secret"
+        );
     });
 }
 
@@ -101,11 +104,7 @@ fn files_path(bytes: &[u8]) {
     let text = OsStr::from_bytes(bytes);
     if let Ok(path) = normalise(text) {
         assert!(!is_forbidden(&path), "a path that is let through leads to files");
-        assert_eq!(
-            normalise(path.as_os_str()).as_ref(),
-            Ok(&path),
-            "normal paths stay as they are"
-        );
+        assert_eq!(normalise(path.as_os_str()).as_ref(), Ok(&path), "normal paths are unchanged");
     }
     assert!(bytes.len() > MAX_NAME || partial_name(text).len() <= MAX_NAME);
 }
@@ -117,10 +116,10 @@ fn datagrams(bytes: &[u8]) {
         udp::put(&mut again, &datagram);
     }
     again.extend_from_slice(&buffer);
-    assert_eq!(&again[..], bytes, "nothing is lost between datagrams");
+    assert_eq!(&again[..], bytes, "no bytes are lost between datagrams");
 }
 
-/// Reads frames of the runners' link until the first that is none.
+/// Decodes frames of the runners' link until the first invalid one.
 fn link<T: DeserializeOwned>(bytes: &[u8]) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().build() else {
         return;

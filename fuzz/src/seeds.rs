@@ -1,4 +1,4 @@
-//! Inputs that mean something, for mutations to start from.
+//! Valid inputs from which mutations start.
 
 use bytes::{Bytes, BytesMut};
 use kohakuriver_agent_protocol::exec::{ExecExit, ExecInput, ExecOutput, ExecStart, Size, Tty};
@@ -10,7 +10,7 @@ use kohakuriver_agent_protocol::tunnel::{Kind, Proto, TunnelFrame};
 use kohakuriver_agent_protocol::watch::{Change, Event, Method, WatchInput, WatchOutput, Watching};
 use kohakuriver_agent_protocol::{Message, udp};
 
-/// At least one for each target.
+/// Returns at least one seed for each target.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
         "gateway-greeting" => vec![b"REQUEST_TUNNEL 7398213345412345856\n".to_vec()],

@@ -1,4 +1,4 @@
-//! Every known input, and thousands like it, through everything that parses.
+//! Runs every known input, and thousands of mutations, through every parser.
 
 #![allow(clippy::unwrap_used, reason = "what cannot be read has failed")]
 
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use kohakuriver_fuzz::{TARGETS, seeds};
 
 const MUTATIONS: u32 = 20_000;
-/// For one input; the slowest takes a few milliseconds unoptimised.
+/// The time limit of one input; the slowest takes a few milliseconds unoptimized.
 const SLOW: Duration = Duration::from_secs(5);
 
-/// The same mutations in every run: what fails here fails everywhere.
+/// The same mutations in every run, so that a failure is reproducible.
 struct Dice(u64);
 
 impl Dice {
@@ -33,7 +33,7 @@ fn mutated(input: &[u8], other: &[u8], dice: &mut Dice) -> Vec<u8> {
             1 => bytes.insert(at, u8::try_from(dice.roll(256)).unwrap()),
             2 => bytes.splice(at..at, other.iter().copied().take(64)).for_each(drop),
             3 if at < bytes.len() => bytes[at] ^= 1 << dice.roll(8),
-            // Lengths that lie.
+            // Lengths that are wrong.
             4 if at + 4 <= bytes.len() => {
                 let lies = [0, 1, 0x7fff_ffff, 0xffff_ffff, 0x0010_0000, 0x0010_0001];
                 bytes[at..at + 4].copy_from_slice(&u32::to_be_bytes(lies[dice.roll(6)]));
@@ -53,7 +53,7 @@ fn run(name: &str, target: fn(&[u8]), input: &[u8]) {
 }
 
 #[test]
-fn no_known_input_and_nothing_like_it_panics_or_hangs() {
+fn inputs_and_mutations_neither_panic_nor_hang() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     for (name, target) in TARGETS {

@@ -395,7 +395,7 @@ impl RunnerRegistry {
 #[derive(Debug)]
 pub enum DataPool {
     Ready(Box<DataConnection>),
-    /// One was requested; wait for this and take again.
+    /// A connection was requested; wait for this and take again.
     Wait(Arc<Notify>),
     Failed(String),
     Offline,

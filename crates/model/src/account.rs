@@ -1,5 +1,5 @@
-//! Accounts: who somebody is, what they may hold, and how much of an instance is shared with
-//! them. What follows from that is decided in one place, the host's `access` module.
+//! Accounts: roles, quotas and share levels. What follows from them is decided in one place, the
+//! host's `access` module.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::InstanceSpec;
 
-/// An account's number. Never given out twice, so that nothing of a deleted account can become
-/// somebody else's.
+/// An account's number. Numbers are never reused, so that nothing of a deleted account passes to
+/// another account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UserId(pub i64);
@@ -30,19 +30,19 @@ impl fmt::Display for GroupId {
     }
 }
 
-/// What somebody is in the cluster. Each may all that those before it may.
+/// An account's role in the cluster. Each role includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Nobody in particular.
+    /// A caller without an account.
     Anony,
-    /// Looks, touches nothing.
+    /// Reads only.
     Viewer,
-    /// Has instances, once an operator agreed.
+    /// Has instances, once an operator approved them.
     User,
-    /// Makes instances and runs the cluster's day.
+    /// Creates instances and runs the cluster.
     Operator,
-    /// Everything.
+    /// Full control.
     Admin,
 }
 
@@ -60,15 +60,15 @@ impl Role {
     }
 }
 
-/// How much of somebody else's instance one has. Each includes those before it.
+/// The level of a share. Each level includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ShareLevel {
-    /// Sees that it is there and how it is.
+    /// Sees the instance and its status.
     View,
-    /// Gets inside: SSH, terminals, forwards, files.
+    /// Enters it: SSH, terminals, forwards, files.
     Use,
-    /// Starts, stops, changes and snapshots it too.
+    /// Also starts, stops, changes and snapshots it.
     Manage,
 }
 
@@ -94,10 +94,10 @@ pub enum AccountError {
         "'{0}' is not a user name: use 1 to 50 letters, digits, dots, hyphens and underscores, starting with a letter or digit"
     )]
     UserName(String),
-    #[error("'{0}' is a name that histories use for the system itself: choose another")]
+    #[error("'{0}' is reserved for the system in event logs; choose another name")]
     Reserved(String),
     #[error(
-        "'{0}' is not a name of a group: use 1 to 50 letters, digits, dots, hyphens and underscores, starting with a letter or digit"
+        "'{0}' is not a group name: use 1 to 50 letters, digits, dots, hyphens and underscores, starting with a letter or digit"
     )]
     GroupName(String),
 }
@@ -132,7 +132,7 @@ impl fmt::Display for ShareLevel {
     }
 }
 
-/// Names that histories and logs use for the system itself, or for callers without an account.
+/// Names that events and logs use for the system itself, or for callers without an account.
 const RESERVED: [&str; 9] = [
     "agent",
     "anonymous",
@@ -145,13 +145,13 @@ const RESERVED: [&str; 9] = [
     "system",
 ];
 
-/// Whether an account of this name could be taken for the system in a history.
+/// Checks whether an account of this name could be taken for the system in events.
 pub fn is_reserved_name(text: &str) -> bool {
     RESERVED.iter().any(|name| name.eq_ignore_ascii_case(text))
 }
 
-/// Checks the name of a new account. It appears in SSH commands, tables and certificates. Accounts
-/// from before a name was reserved keep it.
+/// Validates the name of a new account. It appears in SSH commands, tables and certificates.
+/// Accounts from before a name was reserved keep it.
 pub fn user_name(text: &str) -> Result<String, AccountError> {
     if !is_user_name(text) {
         return Err(AccountError::UserName(text.to_owned()));
@@ -162,7 +162,7 @@ pub fn user_name(text: &str) -> Result<String, AccountError> {
     Ok(text.to_owned())
 }
 
-/// Whether an account may have been given this name.
+/// Checks whether an account can have been given this name.
 pub fn is_user_name(text: &str) -> bool {
     is_name(text)
 }
@@ -176,29 +176,29 @@ fn is_name(text: &str) -> bool {
     (1..=50).contains(&text.len())
         && text.bytes().all(plain)
         && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
-        // Names that say "nobody checked who this is".
+        // Names that mean "an unchecked caller".
         && !text.starts_with('_')
 }
 
-/// The most that somebody, or everybody of a group together, may hold. `None`: no limit.
+/// The limits of an account or a whole group. `None`: no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Quota {
-    /// Instances that exist, running or not.
+    /// Existing instances, running or not.
     pub instances: Option<u64>,
-    /// Of what runs.
+    /// Of running instances.
     pub cores: Option<u64>,
-    /// Of what runs.
+    /// Of running instances.
     pub memory_bytes: Option<u64>,
-    /// Of what runs.
+    /// Of running instances.
     pub gpus: Option<u64>,
     /// GPUs times hours within the last 30 days.
     pub gpu_hours: Option<u64>,
-    /// Disks of virtual machines that exist. A container's disk has no size that could be counted.
+    /// Disks of existing virtual machines. A container's disk has no countable size.
     pub disk_bytes: Option<u64>,
 }
 
-/// What somebody holds, in the quota's units.
+/// Current usage, in the quota's units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holdings {
     pub instances: u64,
@@ -207,13 +207,13 @@ pub struct Holdings {
     pub gpus: u64,
     pub gpu_hours: u64,
     pub disk_bytes: u64,
-    /// Running ones that asked for no limit of cores, or of memory.
+    /// Running instances without a limit of cores, or of memory.
     pub without_core_limit: u64,
     pub without_memory_limit: u64,
 }
 
 impl Holdings {
-    /// What one instance adds when it is new, or when it is started again.
+    /// The usage that an instance adds when it is created or started.
     pub fn of(spec: &InstanceSpec, is_new: bool) -> Self {
         Self {
             instances: u64::from(is_new),
@@ -228,12 +228,12 @@ impl Holdings {
     }
 }
 
-/// What a quota has no room for.
+/// The reason why a quota rejects a demand.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OverQuota {
-    #[error("{whose} allows {limit} {what}: {held} are held, {asked} more are asked for")]
+    #[error("{whose} allows {limit} {what}: {held} in use, {asked} more requested")]
     TooMuch { whose: String, what: &'static str, limit: String, held: String, asked: String },
-    #[error("{whose} limits {what}, so an instance must say how much it wants")]
+    #[error("{whose} limits {what}, so the request must set a limit")]
     Unlimited { whose: String, what: &'static str },
 }
 
@@ -242,7 +242,7 @@ impl Quota {
         *self == Self::default()
     }
 
-    /// Whether `asked` may be added to `held`. `whose` begins the sentence of a refusal.
+    /// Checks whether `asked` may be added to `held`. `whose` begins the error's sentence.
     pub fn check(&self, whose: &str, held: &Holdings, asked: &Holdings) -> Result<(), OverQuota> {
         if self.cores.is_some() && asked.without_core_limit > 0 {
             return Err(OverQuota::Unlimited { whose: whose.to_owned(), what: "cores" });
@@ -297,7 +297,7 @@ mod tests {
     use crate::spec::ImageSource;
 
     #[test]
-    fn every_word_reads_back_as_itself() {
+    fn every_role_and_level_round_trips() {
         for role in Role::ALL {
             assert_eq!(role.as_str().parse(), Ok(role));
             assert_eq!(serde_json::to_string(&role).unwrap(), format!("\"{role}\""));
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn names_hold_nothing_that_a_shell_or_a_path_reads() {
+    fn names_have_no_shell_or_path_characters() {
         for bad in ["", "_system", "-x", "a b", "a/b", "a\n", "ä", &"x".repeat(51)] {
             assert!(user_name(bad).is_err(), "{bad:?}");
         }
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn new_accounts_get_no_name_of_the_systems() {
+    fn new_accounts_cannot_take_system_names() {
         for reserved in ["host", "Anonymous", "node", "SYSTEM", "runner"] {
             assert_eq!(user_name(reserved), Err(AccountError::Reserved(reserved.to_owned())));
             assert!(is_user_name(reserved), "an account from earlier may have it");
@@ -326,19 +326,16 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_cores_asks_for_a_number_of_cores() {
+    fn core_quota_requires_a_core_limit() {
         let quota = Quota { cores: Some(8), ..Quota::default() };
         let asked = Holdings::of(&InstanceSpec::new(ImageSource::Default), true);
         let error = quota.check("your quota", &Holdings::default(), &asked).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "your quota limits cores, so an instance must say how much it wants"
-        );
+        assert_eq!(error.to_string(), "your quota limits cores, so the request must set a limit");
     }
 
     proptest! {
         #[test]
-        fn what_a_quota_lets_in_never_passes_its_limits(
+        fn accepted_demand_never_exceeds_quota(
             limit in proptest::option::of(0u64..50),
             wishes in proptest::collection::vec((0u64..20, 0u64..5), 0..20),
         ) {

@@ -1,34 +1,33 @@
-//! What may be asked of an instance in which state. Pure, so that the answer can be tested for
-//! every pair.
+//! Which acts are possible on an instance in which state. Pure, so that every pair can be tested.
 
 use crate::intent::{Desired, Intent};
 use crate::spec::BackendKind;
 use crate::status::Status;
 
-/// What a person asks.
+/// An act that a caller requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
     Stop,
-    /// Ends it without asking its processes first; also one that will not stop.
+    /// Ends it without a grace period; also one that does not stop.
     Kill,
     Restart,
-    /// A fresh start on the disk of a snapshot. What is on the disk now is given up.
+    /// Starts again on the disk of a snapshot. The current content of the disk is lost.
     Restore,
     Pause,
     Resume,
-    /// Other limits, the same wish.
+    /// Changes limits, with the same desired state.
     Update,
-    /// Fewer keys, the same wish. Also of what is being deleted: what is too large for its node can
-    /// be made smaller in every state.
+    /// Removes keys, with the same desired state. Also possible while it is being deleted: an
+    /// instance too large for its node can be reduced in every state.
     RemoveKeys,
-    /// `force` deletes what still runs, without a stop in between.
+    /// `force` deletes a running instance without a stop in between.
     Delete {
         force: bool,
     },
 }
 
 impl Act {
-    /// The command's word.
+    /// Returns the command's name.
     pub fn verb(self) -> &'static str {
         match self {
             Self::Stop => "stop",
@@ -43,16 +42,16 @@ impl Act {
     }
 }
 
-/// The answer.
+/// The decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// Do it: this is the new intent.
+    /// Apply this new intent.
     Change(Intent),
-    /// It is so already, or on its way; saying it again is harmless.
+    /// The instance is in this state, or on its way there; repeating is harmless.
     Already,
-    /// Not from this state; these are the commands that work now.
+    /// Not possible in this state; these commands are.
     Refused { possible: &'static [&'static str] },
-    /// From no state: what it runs on cannot do it.
+    /// Not possible in any state: the backend does not support it.
     Unsupported,
 }
 
@@ -88,7 +87,7 @@ pub fn admit(act: Act, backend: BackendKind, intent: &Intent, status: Status) ->
         }
         (Act::Kill, Phase::Up) => change(intent.kill()),
 
-        // A start that is under way is as fresh as another one would be.
+        // A start in progress is as fresh as another one would be.
         (Act::Restart, Phase::Up)
             if matches!(status, Status::Assigning | Status::Pending)
                 && intent.desired == Desired::Running =>
@@ -133,12 +132,12 @@ pub fn admit(act: Act, backend: BackendKind, intent: &Intent, status: Status) ->
     }
 }
 
-/// The states, as far as acts tell them apart.
+/// The states, as far as acts distinguish them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Nobody has agreed to it yet.
+    /// Not yet approved.
     Waiting,
-    /// Runs, or may run, or is on its way there.
+    /// Running, possibly running, or starting.
     Up,
     /// Has a disk and does not run.
     Rest,
@@ -161,7 +160,7 @@ impl Phase {
     }
 }
 
-/// The commands that make sense in a state, for error messages.
+/// Returns the commands that are possible in a state, for error messages.
 pub fn possible(backend: BackendKind, intent: &Intent, status: Status) -> &'static [&'static str] {
     if intent.desired == Desired::Deleted {
         return &[];
@@ -218,7 +217,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn generations_only_grow_and_nothing_leaves_deleted(
+        fn generations_only_grow_and_deleted_is_final(
             acts in proptest::collection::vec((any_act(), any_backend(), any_status()), 1..40)
         ) {
             let mut intent = Intent::created();
@@ -238,7 +237,7 @@ mod tests {
         }
 
         #[test]
-        fn asking_again_at_once_changes_nothing_or_is_told_why(
+        fn repeated_act_changes_nothing_or_is_refused(
             act in any_act(), backend in any_backend(), status in any_status()
         ) {
             let first = admit(act, backend, &Intent::created(), status);
@@ -252,7 +251,7 @@ mod tests {
         }
 
         #[test]
-        fn a_virtual_machine_is_never_paused_and_otherwise_treated_like_a_container(
+        fn vm_differs_from_container_only_in_pause(
             act in any_act(), status in any_status()
         ) {
             let intent = Intent::created();
@@ -267,7 +266,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_said_to_be_possible_is_admitted(
+        fn acts_listed_as_possible_are_admitted(
             backend in any_backend(), status in any_status(), paused in any::<bool>()
         ) {
             let mut intent = Intent::created();
@@ -292,9 +291,9 @@ mod tests {
         }
     }
 
-    /// The page's diagram, and what must not be there.
+    /// The documented diagram, and arrows that must not exist.
     #[test]
-    fn the_diagrams_arrows_are_there_and_no_others() {
+    fn documented_transitions_exist_and_no_others() {
         let running = Intent::created();
         let change =
             |act, intent: &Intent, status| match admit(act, BackendKind::Docker, intent, status) {
@@ -313,7 +312,7 @@ mod tests {
         assert_eq!(change(Act::Pause, &running, Status::Lost), None);
         assert_eq!(change(Act::Resume, &running.stop(), Status::Stopped), None);
         assert_eq!(change(Act::Stop, &running, Status::Failed), None);
-        // One that will not stop can be killed.
+        // An instance that does not stop can be killed.
         assert_eq!(change(Act::Kill, &running.stop(), Status::Running), Some(Desired::Killed));
     }
 }

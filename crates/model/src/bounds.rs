@@ -1,8 +1,8 @@
-//! The most that one instance, one report and one node may say.
+//! Size limits of an instance, a report and a node's messages.
 //!
-//! Every message of the link is one frame, and a frame has an end. Each part has its bound here, and
-//! the parts of a message at their bounds fit a frame together (`kohakuriver-runner-link` has the test).
-//! Texts of a node are held to theirs twice: where they are made, and where they arrive.
+//! Every message of the link is one frame of limited size. Each part has a bound here, and the
+//! parts of a message at their bounds fit a frame together (tested in `kohakuriver-runner-link`).
+//! Texts of a node are bounded twice: where they are created, and where they arrive.
 
 use std::collections::BTreeSet;
 
@@ -14,25 +14,25 @@ use crate::observe::{Observation, Observed};
 pub const MAX_SPEC_BYTES: usize = 896 * 1024;
 /// Names and values of environment variables together.
 pub const MAX_ENV_BYTES: usize = 64 * 1024;
-/// Keys that people put into one VPS.
+/// Keys added to one VPS.
 pub const MAX_KEYS: usize = 100;
 pub const MAX_KEYS_BYTES: usize = 64 * 1024;
-/// One public key's line. RSA of 16384 bits, OpenSSH's largest, has 2.8 KiB.
+/// A public key's line. RSA of 16384 bits, OpenSSH's largest, has 2.8 KiB.
 pub const MAX_KEY_BYTES: usize = 4096;
 pub const MAX_KEY_COMMENT_CHARS: usize = 64;
 /// Registered keys of one account.
 pub const MAX_ACCOUNT_KEYS_BYTES: usize = 32 * 1024;
-/// Registered keys that go into one VPS, of all accounts that may enter it.
+/// Registered keys in one VPS, of all accounts that may enter it.
 pub const MAX_PEOPLE_KEYS: usize = 500;
 pub const MAX_PEOPLE_KEYS_BYTES: usize = 128 * 1024;
 /// Accounts that may enter one VPS.
 pub const MAX_PEOPLE: usize = 4096;
-/// Snapshots of one VPS. Docker has fewer layers than this, and a list of more is of no use.
+/// Snapshots of one VPS. Docker supports fewer layers than this, and a longer list is of no use.
 pub const MAX_SNAPSHOTS: usize = 1000;
 /// A snapshot's name and message.
 pub const MAX_SNAPSHOT_NAME_BYTES: usize = 63;
 pub const MAX_SNAPSHOT_MESSAGE_BYTES: usize = 2000;
-/// An explanation, with the last lines of a console in it.
+/// An explanation, including the last lines of a console.
 pub const MAX_MESSAGE_BYTES: usize = 8 * 1024;
 /// A hint, a warning or a reason.
 pub const MAX_REMARK_BYTES: usize = 2 * 1024;
@@ -49,8 +49,8 @@ const MAX_ALLOWED_MOUNTS: usize = 64;
 const MAX_ALLOWED_IMAGES: usize = 64;
 const MAX_MOUNT_BYTES: usize = 1024;
 
-/// Cuts a text at a character's end, and replaces what would command a terminal or forge a line of
-/// a log. Line breaks stay where `lines` says so.
+/// Truncates a text at a character boundary, and replaces characters that would control a terminal
+/// or forge a log line. Line breaks stay if `lines` is set.
 pub fn bound_text(text: &mut String, bytes: usize, lines: bool) {
     let is_bad = |c: char| c.is_control() && !(lines && c == '\n');
     if text.chars().any(is_bad) {
@@ -67,7 +67,7 @@ pub fn bound_text(text: &mut String, bytes: usize, lines: bool) {
     }
 }
 
-/// As [`bound_text`], for a text of one line.
+/// Does the same as [`bound_text`] for a text of one line.
 pub fn bound_line(text: &mut String, bytes: usize) {
     bound_text(text, bytes, false);
 }
@@ -79,7 +79,7 @@ fn bound_remark(text: &mut Option<String>) {
 }
 
 impl Observation {
-    /// Holds every text to its bound. A host key that is longer than one is none.
+    /// Bounds every text. An overlong host key is dropped.
     #[must_use]
     pub fn bounded(mut self) -> Self {
         let is_key = |key: &String| key.len() <= MAX_KEY_BYTES && !key.contains(char::is_control);
@@ -104,8 +104,8 @@ impl Observed {
 }
 
 impl Inventory {
-    /// Holds every text and list to its bound. What is beyond it is left out: a path that is cut
-    /// would allow more than its owner has.
+    /// Bounds every text and list. Excess entries are dropped: a truncated path would allow more
+    /// than its owner did.
     #[must_use]
     pub fn bounded(mut self) -> Self {
         self.numa.truncate(MAX_NUMA_NODES);
@@ -119,7 +119,7 @@ impl Inventory {
             text.len() <= MAX_IDENTITY_BYTES && text.bytes().all(plain)
         };
         let mut known = BTreeSet::new();
-        // An identity is a key of the allocations: one that is cut would be another card's.
+        // An identity is a key of the allocations: a truncated one would be another card's.
         self.gpus.retain(|gpu| is_identity(&gpu.uuid) && known.insert(gpu.uuid.clone()));
         self.gpus.truncate(MAX_GPUS);
         for gpu in &mut self.gpus {
@@ -179,7 +179,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bounded_text_is_short_and_harmless(text in any::<String>(), bytes in 3usize..40, lines: bool) {
+        fn bounded_text_is_short_and_has_no_control_characters(text in any::<String>(), bytes in 3usize..40, lines: bool) {
             let mut cut = text.clone();
             bound_text(&mut cut, bytes, lines);
             prop_assert!(cut.len() <= bytes);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn overlong_mounts_and_gpus_are_left_out_not_cut() {
+    fn overlong_mounts_and_gpus_are_dropped_whole() {
         let long = "/".to_owned() + &"a".repeat(2000);
         let card = |uuid: &str| Gpu {
             index: 0,

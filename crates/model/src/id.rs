@@ -1,21 +1,21 @@
-//! Identities: tasks (a VPS is a task to the API) and nodes.
+//! Ids of instances (tasks in the API) and nodes.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A task's id: `(unix milliseconds << 22) | (cluster << 12) | sequence`, 19 decimal digits in
-/// our time.
+/// An instance's id: `(unix milliseconds << 22) | (cluster << 12) | sequence`, currently 19 decimal
+/// digits.
 ///
-/// JSON carries it as a string, because JavaScript numbers end at 53 bits.
+/// In JSON it is a string, because JavaScript numbers have 53 bits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceId(u64);
 
 impl InstanceId {
-    /// The id of something made at a time by one cluster: two clusters that share a Docker engine
-    /// (a test beside production) should not make the same names for their containers. The store
-    /// moves it up where it was given out before.
+    /// Creates the id for a time and a cluster: two clusters that share a Docker engine (a test
+    /// beside production) should not use the same container names. The store increases it if it was
+    /// used before.
     pub const fn at(now_ms: u64, cluster: u16) -> Self {
         Self((now_ms << 22) | ((cluster as u64 & 0x3ff) << 12))
     }
@@ -46,7 +46,7 @@ impl fmt::Debug for InstanceId {
     }
 }
 
-/// The text is not a task id.
+/// The text is not an id.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a task id is a positive decimal number, for example 7398213345412345856")]
 pub struct ParseTaskIdError;
@@ -78,7 +78,7 @@ impl<'de> Deserialize<'de> for InstanceId {
     }
 }
 
-/// A node's identity, given by the host at enrolment and never used again after removal.
+/// A node's id, assigned by the host at enrollment and never reused.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct NodeId(String);
@@ -112,14 +112,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_later_id_is_larger_whichever_cluster_made_it() {
+    fn later_id_is_larger_across_clusters() {
         assert!(InstanceId::at(1_790_000_000_001, 0) > InstanceId::at(1_790_000_000_000, u16::MAX));
         assert_eq!(InstanceId::at(1_790_000_000_000, 7).to_string().len(), 19);
     }
 
     proptest! {
         #[test]
-        fn an_id_survives_text_and_json(value in 1u64..i64::MAX as u64) {
+        fn id_round_trips_through_text_and_json(value in 1u64..i64::MAX as u64) {
             let id = InstanceId::from_u64(value);
             prop_assert_eq!(id.to_string().parse::<InstanceId>(), Ok(id));
             let json = serde_json::to_string(&id).unwrap();
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_id_is_refused() {
+    fn invalid_id_text_is_refused() {
         for bad in ["", "0", "-1", "+5", "1e3", "9223372036854775808", "99999999999999999999", " 1"]
         {
             assert!(bad.parse::<InstanceId>().is_err(), "{bad:?}");

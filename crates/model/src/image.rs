@@ -1,29 +1,28 @@
-//! Image references as users write them, and which of them a node accepts.
+//! Image references as users write them, and the node's rules for accepting them.
 //!
-//! A reference is always resolved in full, `registry/repository:tag`, the way the Docker engine
-//! would: so that no spelling of it means an image's id, an image of our own, or a registry that
-//! the node's owner has not listed.
+//! A reference is always resolved in full, `registry/repository:tag`, as the Docker engine resolves
+//! it, so that no spelling of it means an image id, an image of our own, or an unlisted registry.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The registry of a reference that names none.
+/// The registry of a reference without one.
 const DEFAULT_REGISTRY: &str = "docker.io";
-/// Where the default registry keeps repositories that are written as one word.
+/// The namespace of single-word repositories in the default registry.
 const DEFAULT_NAMESPACE: &str = "library";
-/// Environments, snapshots, deleted snapshots that are still used, and images without VOLUMEs: the
-/// engine's names of our own images.
+/// The engine's names of our own images: environments, snapshots, deleted snapshots still in use,
+/// and images without VOLUMEs.
 const OWN: [&str; 4] =
     ["kohakuriver", "kohakuriver-snapshot", "kohakuriver-kept", "kohakuriver-plain"];
 const LONGEST: usize = 255;
 const LONGEST_TAG: usize = 128;
-/// Digest algorithms, and how many hexadecimal digits each has.
+/// Digest algorithms with their number of hexadecimal digits.
 const DIGESTS: [(&str, usize); 3] = [("sha256", 64), ("sha384", 96), ("sha512", 128)];
 
-/// Registries that a node's owner accepts without having said so: public ones that verify whom
-/// they serve, by name and on the usual port.
+/// Registries accepted by default: public ones that verify their users, by name and on the default
+/// port.
 pub const USUAL_REGISTRIES: [&str; 9] = [
     "docker.io",
     "ghcr.io",
@@ -40,10 +39,10 @@ pub const USUAL_REGISTRIES: [&str; 9] = [
 pub enum ReferenceError {
     #[error("'{0}' is not an image reference: write it as Docker does, for example debian:12")]
     Malformed(String),
-    #[error("'{0}' is an image's id: name the image by its repository, for example debian:12")]
+    #[error("'{0}' is an image id: name the image by its repository, for example debian:12")]
     Id(String),
     #[error(
-        "'{0}' is a name of KohakuRiver's own images: an environment is chosen with --container, \
+        "'{0}' is reserved for KohakuRiver's own images: choose an environment with --container, \
          a snapshot with --from-snapshot"
     )]
     Own(String),
@@ -53,7 +52,7 @@ pub enum ReferenceError {
     Pattern(String),
 }
 
-/// A reference with nothing left to be guessed.
+/// A fully resolved reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageReference {
     registry: Registry,
@@ -63,7 +62,7 @@ pub struct ImageReference {
 }
 
 impl ImageReference {
-    /// Reads a reference, and refuses ids and names of our own images in every spelling.
+    /// Parses a reference; refuses ids and names of our own images in every spelling.
     pub fn parse(text: &str) -> Result<Self, ReferenceError> {
         let malformed = || ReferenceError::Malformed(text.to_owned());
         if text.len() > LONGEST {
@@ -73,7 +72,7 @@ impl ImageReference {
             Some((name, digest)) => (name, Some(digest)),
             None => (text, None),
         };
-        // A colon behind the last slash begins a tag, one before it a port.
+        // A colon after the last slash starts a tag, one before it a port.
         let last = name.rfind('/').map_or(0, |at| at + 1);
         let (name, tag) = match name[last..].split_once(':') {
             Some((_, tag)) => (&name[..name.len() - tag.len() - 1], Some(tag)),
@@ -107,7 +106,7 @@ impl ImageReference {
         &self.registry
     }
 
-    /// Registry and repository, without tag and digest.
+    /// Returns registry and repository, without tag and digest.
     pub fn repository(&self) -> String {
         format!("{}/{}", self.registry, self.path)
     }
@@ -119,20 +118,20 @@ impl fmt::Display for ImageReference {
     }
 }
 
-/// A registry: a host in lower case, and a port where it is not the usual one.
+/// A registry: a host in lower case, and a port unless it is the default.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Registry(String);
 
 impl Registry {
-    /// [`USUAL_REGISTRIES`].
+    /// Returns [`USUAL_REGISTRIES`].
     pub fn usual() -> Vec<Self> {
         USUAL_REGISTRIES.iter().map(|name| Self((*name).to_owned())).collect()
     }
 }
 
 impl Registry {
-    /// Whether a node has sent one that this program would have made.
+    /// Checks that a node's value is in the form that this program writes.
     pub fn is_valid(&self) -> bool {
         self.0.parse().as_ref() == Ok(self)
     }
@@ -161,7 +160,7 @@ impl FromStr for Registry {
             return Err(refused());
         }
         let name = text.to_ascii_lowercase();
-        // The engine takes both for the same registry.
+        // The engine treats both as the same registry.
         Ok(Self(if name == "index.docker.io" { DEFAULT_REGISTRY.to_owned() } else { name }))
     }
 }
@@ -172,14 +171,14 @@ impl fmt::Display for Registry {
     }
 }
 
-/// Repositories whose images are used as the node has them, and never pulled: one repository, or
+/// Repositories whose images are used as present on the node and never pulled: one repository, or
 /// with `/*` all below it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RepositoryPattern(String);
 
 impl RepositoryPattern {
-    /// Whether a node has sent one that this program would have made.
+    /// Checks that a node's value is in the form that this program writes.
     pub fn is_valid(&self) -> bool {
         self.0.parse().as_ref() == Ok(self)
     }
@@ -220,7 +219,7 @@ impl fmt::Display for RepositoryPattern {
     }
 }
 
-/// Registry and repository that a name without tag and digest means.
+/// Returns the registry and repository of a name without tag and digest.
 fn resolve(name: &str) -> Option<(Registry, String)> {
     let (registry, path) = match name.split_once('/') {
         Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => {
@@ -236,15 +235,14 @@ fn resolve(name: &str) -> Option<(Registry, String)> {
     Some((registry, path))
 }
 
-/// Ours have no registry, which to the engine is the default one.
+/// Our own names have no registry, which to the engine is the default one.
 fn is_own(registry: &Registry, path: &str) -> bool {
     let path = path.strip_prefix("library/").unwrap_or(path);
     let first = path.split('/').next().unwrap_or_default();
     registry.0 == DEFAULT_REGISTRY && OWN.contains(&first)
 }
 
-/// Lower-case letters and digits, with a dot, one or two underscores or any number of hyphens
-/// between them.
+/// Accepts lower-case letters and digits, separated by a dot, one or two underscores, or hyphens.
 fn is_component(component: &str) -> bool {
     let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let (Some(first), Some(last)) = (component.bytes().next(), component.bytes().last()) else {
@@ -300,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn own_images_are_refused_in_every_spelling() {
+    fn own_image_names_are_refused_in_every_spelling() {
         let digest = format!("sha256:{}", "0a".repeat(32));
         for name in OWN.map(|first| format!("{first}/x")) {
             for registry in [
@@ -328,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn image_ids_are_no_references() {
+    fn image_ids_are_refused_as_references() {
         let hex = "0a".repeat(32);
         for id in
             [hex.clone(), format!("sha256:{hex}"), "sha256:0a0b".to_owned(), format!("{hex}:1")]
@@ -338,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn repository_patterns_cover_what_they_say() {
+    fn repository_patterns_match_their_repositories() {
         let covers = |pattern: &str, reference: &str| {
             let pattern: RepositoryPattern = pattern.parse().unwrap();
             pattern.contains(&ImageReference::parse(reference).unwrap())
@@ -355,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn usual_registries_have_neither_addresses_nor_ports() {
+    fn default_registries_have_no_address_or_port() {
         for name in USUAL_REGISTRIES {
             assert_eq!(name.parse::<Registry>().unwrap().to_string(), name);
             assert!(!name.contains(':') && name.bytes().any(|byte| byte.is_ascii_lowercase()));

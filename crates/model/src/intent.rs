@@ -1,23 +1,23 @@
-//! What an instance should be. People change it; every change has a new generation.
+//! An instance's intended state. Every change has a new generation.
 
 use serde::{Deserialize, Serialize};
 
-/// Where the instance should end up.
+/// The state the instance should reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Desired {
     Running,
-    /// Up, with every process frozen. Keeps all it holds.
+    /// Up, with every process frozen. It holds its resources.
     Paused,
     Stopped,
-    /// As `Stopped`, without asking its processes first.
+    /// As `Stopped`, without a grace period.
     Killed,
-    /// Gone, with its disk. The row goes when the runner has proven it.
+    /// Gone, with its disk. The row is deleted when the runner has proven it.
     Deleted,
 }
 
 impl Desired {
-    /// It should hold cores, memory and GPUs.
+    /// Returns whether it should hold cores, memory and GPUs.
     pub fn is_up(self) -> bool {
         match self {
             Self::Running | Self::Paused => true,
@@ -26,12 +26,12 @@ impl Desired {
     }
 }
 
-/// The wish and its version.
+/// The desired state and its version.
 ///
 /// `start_generation` is the generation of the last act that asked for a fresh start (create or
-/// restart): a runner that has already started that one does not start again, so a message that
-/// arrives twice, or a runner that restarts, restarts nothing. `disk_generation` says the same of
-/// the disk: the last act that put another disk in its place (restore), 0 for the first one.
+/// restart): a runner that has already done that start does not start again, so a repeated message,
+/// or a runner that restarts, restarts nothing. `disk_generation` is the same for the disk: the
+/// last act that replaced it (restore), 0 for the first disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
     pub desired: Desired,
@@ -42,7 +42,7 @@ pub struct Intent {
 }
 
 impl Intent {
-    /// The intent of an instance that was just created.
+    /// Returns the intent of an instance that was just created.
     pub fn created() -> Self {
         Self { desired: Desired::Running, generation: 1, start_generation: 1, disk_generation: 0 }
     }
@@ -66,7 +66,7 @@ impl Intent {
         self.next(Desired::Paused)
     }
 
-    /// Goes on where pausing left it: no fresh start.
+    /// Continues a paused instance: no fresh start.
     #[must_use]
     pub fn resume(self) -> Self {
         self.next(Desired::Running)
@@ -78,14 +78,14 @@ impl Intent {
         Self { start_generation: generation, ..self.next(Desired::Running) }
     }
 
-    /// A fresh start on another disk.
+    /// Starts afresh on another disk.
     #[must_use]
     pub fn restore(self) -> Self {
         let generation = self.generation + 1;
         Self { disk_generation: generation, ..self.restart() }
     }
 
-    /// The same wish for a changed specification.
+    /// Keeps the desired state for a changed specification.
     #[must_use]
     pub fn update(self) -> Self {
         self.next(self.desired)

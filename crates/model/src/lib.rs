@@ -1,10 +1,10 @@
-//! The words and rules of KohakuRiver, without any input or output.
+//! The types and rules of KohakuRiver, without any input or output.
 //!
-//! Everything here is plain data and pure functions: ids, the target grammar, amounts of memory,
-//! what an instance should be ([`intent`]), what was seen of it ([`observe`]), the public status
-//! that follows from both ([`status`]), what a person may ask for next ([`admission`]), which
-//! node gets new work ([`placement`]) and what accounts may hold ([`account`]). Time comes in as a
-//! parameter; nothing here asks a clock.
+//! Everything here is plain data and pure functions: ids, the target grammar, amounts of memory, an
+//! instance's intent ([`intent`]), its observation ([`observe`]), the public status computed from
+//! both ([`status`]), the acts that are possible next ([`admission`]), the placement of new
+//! instances ([`placement`]) and quotas ([`account`]). Time is a parameter; nothing here reads a
+//! clock.
 
 pub mod account;
 pub mod admission;

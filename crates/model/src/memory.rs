@@ -1,4 +1,4 @@
-//! Amounts of memory as people write them.
+//! Amounts of memory as text.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ impl Memory {
         self.0
     }
 
-    /// Reads a text in which a plain number counts in `unit`, such as `G` for a disk.
+    /// Parses a text in which a plain number counts in `unit`, such as `G` for a disk.
     ///
     /// # Errors
     /// As of `parse`.
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_number_counts_in_what_the_place_says() {
+    fn plain_number_counts_in_the_given_unit() {
         for (unit, text, bytes) in
             [('G', "20", 20 << 30), ('M', "16384", 16 << 30), ('G', "9M", 9 << 20)]
         {
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_with_an_example() {
+    fn invalid_amount_is_refused_with_an_example() {
         for bad in ["", "8X", "G", "-1G", "1.5G", "8 G", "８G"] {
             let error = bad.parse::<Memory>().unwrap_err();
             assert!(error.to_string().contains("for example 8G"), "{bad:?}: {error}");
@@ -120,12 +120,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_answered_without_a_panic(text in "\\PC{0,24}") {
+        fn any_text_parses_without_panic(text in "\\PC{0,24}") {
             let _ = text.parse::<Memory>();
         }
 
         #[test]
-        fn whole_units_read_back_as_written(count in 1u64..1000, unit in "[KMG]") {
+        fn whole_units_round_trip(count in 1u64..1000, unit in "[KMG]") {
             let text = format!("{count}{unit}");
             prop_assert_eq!(text.parse::<Memory>().unwrap().to_string(), text);
         }

@@ -1,17 +1,17 @@
-//! Directories of a node that a container sees besides its own.
+//! Directories of a node that are mounted into a container.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// More is somebody's way of saying "everything".
+/// More is a misuse.
 pub const MOST_MOUNTS: usize = 16;
 const LONGEST: usize = 1024;
-/// What is made inside by us or by the engine; nothing is put over or into it.
+/// Paths managed by us or by the engine; nothing is mounted over or into them.
 const RESERVED: [&str; 5] = ["/.kohakuriver", "/shared", "/proc", "/sys", "/dev"];
 
-/// One mount: a path of the node, and where it is inside. Written `SOURCE:TARGET[:ro]`.
+/// A mount: a path of the node, and its path inside. Written `SOURCE:TARGET[:ro]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct MountWish {
@@ -22,15 +22,15 @@ pub struct MountWish {
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum MountError {
-    #[error("'{0}' is no mount: write SOURCE:TARGET, or SOURCE:TARGET:ro, with whole paths")]
+    #[error("'{0}' is not a mount: write SOURCE:TARGET, or SOURCE:TARGET:ro, with absolute paths")]
     Form(String),
-    #[error("'{0}' is no plain path: it begins with '/' and has no '..', '.' or empty part")]
+    #[error("'{0}' is not a plain path: start it with '/', without '..', '.' or empty parts")]
     Path(String),
-    #[error("nothing can be mounted at {0}: it is the VPS's own")]
+    #[error("cannot mount at {0}: the VPS itself uses it")]
     Reserved(String),
-    #[error("more than {MOST_MOUNTS} mounts are not possible")]
+    #[error("too many mounts: at most {MOST_MOUNTS}")]
     TooMany,
-    #[error("two mounts are at {0}")]
+    #[error("two mounts have the target {0}")]
     Twice(String),
 }
 
@@ -47,10 +47,10 @@ impl MountWish {
         self.read_only
     }
 
-    /// All mounts of one instance.
+    /// Parses all mounts of an instance.
     ///
     /// # Errors
-    /// One of them is none, or they do not go together.
+    /// One of them is invalid, or they conflict.
     pub fn parse_all<T: AsRef<str>>(texts: &[T]) -> Result<Vec<Self>, MountError> {
         if texts.len() > MOST_MOUNTS {
             return Err(MountError::TooMany);
@@ -109,7 +109,7 @@ impl From<MountWish> for String {
     }
 }
 
-/// A path that means the same to everybody who reads it; without a `/` at its end.
+/// Checks for an unambiguous path, without a `/` at its end.
 fn plain(text: &str) -> Result<String, MountError> {
     let path = text.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(text);
     let plain = path == "/"
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mount_is_read_as_it_is_written() {
+    fn mount_round_trips() {
         for text in ["/data:/data", "/data/sets:/mnt/sets:ro", "/:/node:ro"] {
             assert_eq!(text.parse::<MountWish>().unwrap().to_string(), text);
         }
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_means_another_place_than_it_says_is_no_mount() {
+    fn ambiguous_paths_are_refused_as_mounts() {
         for bad in [
             "",
             "/a",
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn two_things_in_one_place_and_a_pile_of_mounts_are_refused() {
+    fn conflicting_and_too_many_mounts_are_refused() {
         let twice = MountWish::parse_all(&["/a:/m", "/b:/m/"]);
         assert_eq!(twice, Err(MountError::Twice("/m".to_owned())));
         let many: Vec<String> = (0..=MOST_MOUNTS).map(|n| format!("/a:/m{n}")).collect();

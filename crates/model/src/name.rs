@@ -1,5 +1,5 @@
-//! Names of instances and nodes. Both appear in host names, file names and SSH configuration,
-//! so both keep to letters, digits, dot and hyphen.
+//! Names of instances and nodes. Both appear in host names, file names and SSH configuration, so
+//! both are limited to letters, digits, dots and hyphens.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,24 +21,22 @@ pub enum NameError {
     )]
     NodeCharacters(String),
     #[error(
-        "'{0}' is not a name of a VM image: use lower-case letters, digits, dots and hyphens, starting with a letter or digit"
+        "'{0}' is not a VM image name: use lower-case letters, digits, dots and hyphens, starting with a letter or digit"
     )]
     VmImageCharacters(String),
-    #[error(
-        "'{0}' cannot name a VPS: in SSH configuration it means something else; choose another name"
-    )]
+    #[error("'{0}' is reserved in SSH configuration; choose another name for the VPS")]
     Reserved(String),
     #[error("'{0}' is not NAME.OWNER: write a VPS's name, a dot, and its owner's user name")]
     Qualified(String),
 }
 
-/// A VPS's name. It starts with a letter, so that it can never be taken for an id.
+/// A VPS's name. It starts with a letter, so that it differs from any id.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct InstanceName(String);
 
-/// Names that every machine has in `/etc/hosts`, or that OpenSSH's configuration gives a meaning:
-/// a VPS of this name would take connections that were meant for something else.
+/// Names that every computer has in `/etc/hosts`, or that have a meaning in OpenSSH's
+/// configuration: a VPS of this name would get connections meant for another host.
 const RESERVED: &[&str] = &[
     "broadcasthost",
     "ip6-allhosts",
@@ -57,28 +55,28 @@ const RESERVED: &[&str] = &[
     "none",
 ];
 
-/// What the aliases begin with that `ssh config` writes for every VPS.
+/// The prefix of the aliases that `ssh config` writes for every VPS.
 const ALIAS_PREFIX: &str = "kohakuriver-";
 
 impl InstanceName {
-    /// Whether no new VPS may have this name. One from before this list keeps it, and is reached
-    /// under it with this program's commands; it does not enter SSH configuration.
+    /// Checks whether the name is refused for new VPSes. An older VPS keeps it, and this program's
+    /// commands accept it; it is left out of SSH configuration.
     pub fn is_reserved(&self) -> bool {
         self.0.starts_with(ALIAS_PREFIX) || RESERVED.contains(&self.0.as_str())
     }
 
-    /// Parses the name of a VPS that is about to be made.
+    /// Parses the name of a new VPS.
     ///
     /// # Errors
-    /// It is no name, or a reserved one.
+    /// It is not a name, or reserved.
     pub fn for_new(text: &str) -> Result<Self, NameError> {
         let name: Self = text.parse()?;
         if name.is_reserved() { Err(NameError::Reserved(name.0)) } else { Ok(name) }
     }
 }
 
-/// How one account names another's VPS: `NAME.OWNER`. A VPS's name has no dot, so that the first
-/// dot ends it whatever the account is called.
+/// An account's reference to another's VPS: `NAME.OWNER`. A VPS's name has no dot, so the first dot
+/// ends it, whatever the account's name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct QualifiedName {
     pub name: InstanceName,
@@ -103,12 +101,12 @@ impl fmt::Display for QualifiedName {
     }
 }
 
-/// A node's name, its machine's host name unless the operator chose another.
+/// A node's name: its host name unless the operator chose another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeName(String);
 
-/// A base image of virtual machines. It becomes a part of file names, so it holds no path.
+/// A base image of virtual machines. It becomes part of file names, so it contains no path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct VmImageName(String);
@@ -201,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instance_name_can_never_be_an_id_or_an_option() {
+    fn instance_name_differs_from_ids_and_options() {
         for bad in ["", "7", "7abc", "-x", "x-", "Abc", "a b", "a/b", "a.b", "a;b", &"x".repeat(64)]
         {
             assert!(bad.parse::<InstanceName>().is_err(), "{bad:?}");
@@ -212,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_names_are_read_and_refused_for_new_vpses() {
+    fn reserved_names_parse_but_are_refused_for_new_vpses() {
         for text in ["localhost", "none", "ip6-loopback", "kohakuriver-vps-7"] {
             let old: InstanceName = serde_json::from_str(&format!("\"{text}\"")).unwrap();
             assert!(old.is_reserved(), "{text}");
@@ -223,7 +221,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn qualified_names_read_back_as_they_were_written(
+        fn qualified_names_round_trip(
             name in "[a-z]([a-z0-9-]{0,8}[a-z0-9])?",
             owner in "[A-Za-z0-9][A-Za-z0-9._-]{0,12}",
         ) {
@@ -234,7 +232,7 @@ mod tests {
         }
 
         #[test]
-        fn qualified_names_hold_nothing_that_ssh_reads(text in "\\PC{0,40}|[a-z]{1,3}[.][ *?!,\n\"a-z]{1,5}") {
+        fn qualified_names_have_no_ssh_syntax(text in "\\PC{0,40}|[a-z]{1,3}[.][ *?!,\n\"a-z]{1,5}") {
             if let Ok(read) = text.parse::<QualifiedName>() {
                 assert!(read.to_string().bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)));
             }
@@ -242,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_name_has_no_colon_so_targets_stay_clear() {
+    fn node_name_has_no_colon() {
         assert!("node:1".parse::<NodeName>().is_err());
         assert!("gpu-01.lab".parse::<NodeName>().is_ok());
     }

@@ -1,4 +1,4 @@
-//! What a runner tells of its machine.
+//! A runner's report about its computer.
 
 use std::path::Path;
 
@@ -18,25 +18,25 @@ pub struct Inventory {
     #[serde(default)]
     pub gpus: Vec<Gpu>,
     pub docker: DockerState,
-    /// What is not as contained here as it should be, as a sentence.
+    /// Missing confinement on this node, as a sentence.
     #[serde(default)]
     pub docker_warning: Option<String>,
-    /// VPSes may be privileged here.
+    /// Whether VPSes may be privileged here.
     #[serde(default)]
     pub allows_privileged: bool,
-    /// VPSes may have mounts of these paths, and of what is inside them.
+    /// Paths that VPSes may mount, with everything below them.
     #[serde(default)]
     pub allowed_mounts: Vec<String>,
-    /// Registries whose images VPSes may have here; `None`: the runner does not say.
+    /// Registries whose images VPSes may use here; `None`: not reported.
     #[serde(default)]
     pub allowed_registries: Option<Vec<Registry>>,
-    /// Repositories whose images are used as the node has them, and never pulled.
+    /// Repositories whose images are used as present on the node and never pulled.
     #[serde(default)]
     pub local_images: Vec<RepositoryPattern>,
-    /// Whether the Docker engine can hand NVIDIA GPUs to containers.
+    /// Whether the Docker engine can give NVIDIA GPUs to containers.
     #[serde(default)]
     pub gpu_runtime: GpuRuntime,
-    /// `/dev/kvm` can be opened. Whether a guest runs under it is in `vm`.
+    /// Whether `/dev/kvm` can be opened. Whether a guest runs under it is in `vm`.
     #[serde(default)]
     pub kvm_device: bool,
     #[serde(default)]
@@ -48,7 +48,7 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// A machine of which no more is known.
+    /// Returns the inventory of a node of which only this is known.
     pub fn of(cores: u32, memory_bytes: u64, docker: DockerState) -> Self {
         Self {
             cores,
@@ -69,7 +69,8 @@ impl Inventory {
         }
     }
 
-    /// What its owner has not allowed of what an instance asks for, as a sentence part.
+    /// Returns what the specification requests and the node's owner has not allowed, as a sentence
+    /// part.
     pub fn forbids(&self, spec: &InstanceSpec) -> Option<String> {
         if spec.privileged && !self.allows_privileged {
             return Some("lets no VPS be privileged".to_owned());
@@ -83,7 +84,7 @@ impl Inventory {
         self.forbids_image(spec)
     }
 
-    /// A copy's disk is on the node already, whatever it was first made from.
+    /// A copy's disk is already on the node, whatever its first image was.
     fn forbids_image(&self, spec: &InstanceSpec) -> Option<String> {
         let ImageSource::Registry { reference } = &spec.image else { return None };
         let registries = self.allowed_registries.as_ref().filter(|_| spec.snapshot.is_none())?;
@@ -105,19 +106,19 @@ pub struct NumaNode {
     pub memory_bytes: u64,
 }
 
-/// A GPU. The UUID is its identity, the index only how people write it.
+/// A GPU. The UUID is its identity; the index is for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gpu {
     pub index: u32,
-    /// NVIDIA's, which its driver tells; [`Gpu::identity_at`] of a card that driver never had.
+    /// NVIDIA's, reported by its driver; [`Gpu::identity_at`] of a card that driver never had.
     pub uuid: String,
     pub name: String,
     pub pci_address: String,
     pub memory_bytes: u64,
-    /// The NUMA node it is plugged into, where the machine has several.
+    /// Its NUMA node, on a computer with several.
     #[serde(default)]
     pub numa: Option<u32>,
-    /// `None`: a container can have it. Otherwise why not, as a sentence part.
+    /// `None`: available to containers. Otherwise the reason, as a sentence part.
     #[serde(default)]
     pub no_container: Option<String>,
     #[serde(default)]
@@ -125,13 +126,13 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    /// The identity of a card that is known by its place only.
+    /// Returns the identity of a card known only by its PCI address.
     pub fn identity_at(address: &str) -> String {
         format!("{BY_PLACE}{address}")
     }
 
-    /// Whether it is one that containers can have at all: the others are not of NVIDIA's, or were
-    /// never seen with NVIDIA's driver.
+    /// Checks whether containers can ever have it: other cards are not NVIDIA's, or were never seen
+    /// with NVIDIA's driver.
     pub fn is_for_containers(&self) -> bool {
         !self.uuid.starts_with(BY_PLACE)
     }
@@ -139,24 +140,24 @@ impl Gpu {
 
 const BY_PLACE: &str = "PCI-";
 
-/// What giving a GPU to a virtual machine means.
+/// The facts about giving a GPU to a virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GpuVfio {
-    /// Its IOMMU group, which is given away whole.
+    /// Its IOMMU group, which is given as a whole.
     pub group: Option<u32>,
-    /// Identities of the GPUs that go with it.
+    /// Identities of the group's other GPUs.
     pub peers: Vec<String>,
-    /// Why it cannot be given, as a sentence.
+    /// The reason why it cannot be given, as a sentence.
     pub refusal: Option<String>,
     /// Four hexadecimal digits each.
     #[serde(default)]
     pub vendor_id: String,
     #[serde(default)]
     pub device_id: String,
-    /// Where the card's sound is.
+    /// The PCI address of the card's audio function.
     #[serde(default)]
     pub audio: Option<String>,
-    /// It is with vfio-pci now.
+    /// Whether it is bound to vfio-pci now.
     #[serde(default)]
     pub bound: bool,
 }
@@ -175,7 +176,7 @@ impl Default for GpuVfio {
     }
 }
 
-/// Whether the Docker backend can work.
+/// Whether the Docker backend works.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum DockerState {
@@ -183,15 +184,15 @@ pub enum DockerState {
     Unavailable { reason: String },
 }
 
-/// Whether the QEMU backend can work.
+/// Whether the QEMU backend works.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum VmState {
     Ready {
-        /// QEMU's.
+        /// QEMU's version.
         version: String,
         accel: VmAccel,
-        /// Why machines are slower than they could be.
+        /// The reason why virtual machines are slower than possible.
         #[serde(default)]
         warning: Option<String>,
     },
@@ -206,13 +207,13 @@ impl Default for VmState {
     }
 }
 
-/// What runs a virtual machine's instructions.
+/// How a virtual machine's instructions are executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VmAccel {
-    /// The processor, by the kernel's KVM; a guest was seen to run under it.
+    /// By the processor, through the kernel's KVM; a guest has been seen to run under it.
     Kvm,
-    /// QEMU translates them: correct, and some ten times slower.
+    /// By QEMU's translation: correct, and some ten times slower.
     Tcg,
 }
 
@@ -234,7 +235,7 @@ pub enum GpuRuntime {
     Missing,
 }
 
-/// Figures of the moment, sent with every heartbeat.
+/// Current metrics, sent with every heartbeat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// 0 to 100, over all cores.

@@ -1,18 +1,18 @@
-//! What was seen of an instance, by the runner that has it.
+//! The runner's observation of an instance.
 
 use serde::{Deserialize, Serialize};
 
-/// One report about one instance.
+/// A report about an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
-    /// The newest intent the runner had acted on when it looked.
+    /// The newest intent that the runner had applied at the time.
     pub generation: u64,
     pub state: Observed,
     /// The instance's SSH host key as an OpenSSH public key line, so that clients can pin it.
     #[serde(default)]
     pub ssh_host_key: Option<String>,
-    /// Something that people should know while all is as wished, such as a limit that the
-    /// backend would not change while the instance runs.
+    /// A warning while everything is as intended, such as a limit that the backend cannot change
+    /// while the instance runs.
     #[serde(default)]
     pub warning: Option<String>,
     /// A virtual machine's address on its node.
@@ -20,34 +20,34 @@ pub struct Observation {
     pub address: Option<std::net::IpAddr>,
 }
 
-/// What the instance is.
+/// The observed state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum Observed {
     /// Nothing of it exists on the node.
     Absent,
-    /// On its way up: what is being done, and how far where that is known.
+    /// Starting: the current step, and its progress where known.
     Provisioning { step: String, percent: Option<u8> },
-    /// On its way up, but something outside it is in the way, such as an engine that is away. The
-    /// runner goes on trying; what of it runs is not known.
+    /// Starting, but blocked by something outside it, such as an unavailable engine. The runner
+    /// keeps trying; which parts of it run is unknown.
     Blocked { code: FailureCode, message: String, hint: Option<String> },
-    /// The agent inside answers. Times are milliseconds since 1970.
+    /// The agent inside responds. Times are milliseconds since 1970.
     Running { started_at_ms: i64 },
     /// Up, with every process frozen.
     Paused { started_at_ms: i64 },
-    /// Not running; its disk is kept. `oom`: the kernel killed for lack of memory, and the
-    /// instance ended of it.
+    /// Not running; its disk is retained. `oom`: it ended because the kernel killed a process for
+    /// lack of memory.
     Stopped {
         exit_code: Option<i64>,
         finished_at_ms: i64,
         #[serde(default)]
         oom: bool,
     },
-    /// It could not be brought to what was asked. Nothing of it runs.
+    /// The intent could not be reached. Nothing of it runs.
     Failed { code: FailureCode, message: String, hint: Option<String> },
 }
 
-/// Why bringing an instance up failed, for programs to branch on.
+/// The reason why a start failed, for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureCode {
@@ -65,7 +65,7 @@ pub enum FailureCode {
 }
 
 impl Observed {
-    /// Nothing runs and nothing will start by itself: compute may go to others.
+    /// Returns whether nothing runs or will start on its own: compute may be allocated to others.
     pub fn is_at_rest(&self) -> bool {
         match self {
             Self::Absent | Self::Stopped { .. } | Self::Failed { .. } => true,

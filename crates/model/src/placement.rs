@@ -1,5 +1,5 @@
-//! Which node gets a new instance, and which of its GPUs. Pure: the store gives it the nodes as
-//! they are in the very transaction that will take the resources.
+//! Chooses a new instance's node and GPUs. Pure: the store passes the nodes as they are in the
+//! transaction that allocates.
 
 use crate::id::NodeId;
 use crate::memory::Memory;
@@ -8,27 +8,27 @@ use crate::spec::{BackendKind, GpuRef, NumaPin};
 
 mod gpus;
 
-/// What the instance takes.
+/// The resources an instance takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
-    /// 0 takes no core from the account: no limit, shared with everybody.
+    /// 0 allocates no core: no limit, shared with others.
     pub cores: u32,
     pub memory_bytes: u64,
     pub gpus: GpuDemand,
     /// The NUMA node it must run on.
     pub numa: Option<u32>,
-    /// What will run it: GPUs are handed over in another way by each.
+    /// Its backend: each is given GPUs in its own way.
     pub backend: BackendKind,
 }
 
-/// Which GPUs.
+/// The requested GPUs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum GpuDemand {
     #[default]
     None,
-    /// These numbers, as people write them.
+    /// GPU numbers, as people write them.
     Indices(Vec<u32>),
-    /// So many, whichever are free.
+    /// A number of free GPUs.
     Count(u32),
     /// The cards it had before.
     Same(Vec<GpuRef>),
@@ -45,41 +45,41 @@ impl GpuDemand {
     }
 }
 
-/// A node as placement sees it.
+/// A node's state for placement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeCapacity {
     pub id: NodeId,
     pub name: NodeName,
-    /// `None`: can take work. Otherwise why it cannot, as a sentence part.
+    /// `None`: can take instances. Otherwise the reason, as a sentence part.
     pub unavailable: Option<String>,
     pub cores: u32,
     pub cores_taken: u32,
     pub memory_bytes: u64,
     pub memory_taken: u64,
     pub gpus: Vec<GpuCapacity>,
-    /// `None`: containers can have GPUs here. Otherwise why not, as a sentence part.
+    /// `None`: can give GPUs to containers. Otherwise the reason, as a sentence part.
     pub no_gpu_runtime: Option<String>,
     pub numa: Vec<NumaRoom>,
 }
 
-/// One GPU, and the name of who has it.
+/// A GPU, and the name of the instance that has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GpuCapacity {
     pub gpu: GpuRef,
-    /// The NUMA node it is plugged into.
+    /// The NUMA node it is attached to.
     pub numa: Option<u32>,
     pub taken_by: Option<String>,
-    /// Whether it is one of those that containers are given.
+    /// Whether containers can ever have it.
     pub for_containers: bool,
-    /// Why no container can have it now, as a sentence part.
+    /// The reason why containers cannot have it now, as a sentence part.
     pub no_container: Option<String>,
-    /// Why no machine can have it, as a sentence.
+    /// The reason why virtual machines cannot have it, as a sentence.
     pub no_machine: Option<String>,
-    /// Identities of those that a machine must take along.
+    /// Identities of those that a virtual machine must take with it.
     pub peers: Vec<String>,
 }
 
-/// One NUMA node, with what is promised to instances that are pinned to it.
+/// A NUMA node, with the allocations of instances pinned to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NumaRoom {
     pub pin: NumaPin,
@@ -88,7 +88,7 @@ pub struct NumaRoom {
     pub memory_taken: u64,
 }
 
-/// Where it goes and what it gets there.
+/// The chosen node and resources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
     pub node: NodeId,
@@ -96,7 +96,7 @@ pub struct Placed {
     pub numa: Option<NumaPin>,
 }
 
-/// Why no node was found.
+/// The reason why no node was found.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
     #[error("there is no node named '{name}'")]
@@ -105,20 +105,20 @@ pub enum Refusal {
     NoNodes,
     #[error("node '{node}' {reason}")]
     NodeUnavailable { node: String, reason: String },
-    /// `nearest` says what would fit, where less of something would.
+    /// `nearest` names a smaller demand that would fit, if there is one.
     #[error("{}", .reasons.join("; "))]
     NoRoom { reasons: Vec<String>, nearest: Option<String> },
-    /// No node can take work at all, whatever is asked.
+    /// No node can take instances at all, whatever the demand.
     #[error("{}", .reasons.join("; "))]
     NoneAvailable { reasons: Vec<String> },
-    /// The node cannot give GPUs to containers at all.
+    /// The node cannot give GPUs to containers.
     #[error("node '{node}' {reason}")]
     NoGpuRuntime { node: String, reason: String },
 }
 
-/// Picks the node: the wanted one if there is room, otherwise the one that would be fullest
-/// afterwards (best fit), so that large requests find room later. Nodes with GPUs are left to
-/// those who ask for GPUs as long as others will do.
+/// Chooses the requested node if it has capacity, otherwise the one that would be fullest
+/// afterwards (best fit), so that large demands find capacity later. Nodes with GPUs are avoided
+/// for demands without GPUs while others fit.
 pub fn place(
     demand: &Demand,
     wanted: Option<&NodeName>,
@@ -180,7 +180,7 @@ pub fn place(
     }
 }
 
-/// What is left of a node: the least wins.
+/// Ranks a node by its remaining capacity: the least wins.
 type Rank<'a> = (usize, u32, u64, &'a NodeName);
 
 fn free_cores(node: &NodeCapacity) -> u32 {
@@ -196,10 +196,10 @@ fn free_gpus(node: &NodeCapacity) -> usize {
     node.gpus.iter().filter(usable).filter(|room| room.taken_by.is_none()).count()
 }
 
-/// Why a node does not fit.
+/// The reason why a node does not fit.
 struct Shortage {
     reason: String,
-    /// How much of what is missing the node has, 0 to 1.
+    /// The available part of the missing resource, 0 to 1.
     share: f64,
     would_fit: Option<String>,
 }
@@ -229,7 +229,7 @@ fn cores(wanted: u32, total: u32, free: u32, place: &str) -> Result<(), Shortage
     let reason = if wanted > total {
         format!("{wanted} cores are more than {place} has ({total})")
     } else {
-        format!("{place} has {free} of {total} cores free, {wanted} are needed")
+        format!("{place} has {free} of {total} cores free, {wanted} requested")
     };
     let would_fit = (free > 0).then(|| format!("-c {free}"));
     Err(Shortage { reason, share: f64::from(free) / f64::from(wanted), would_fit })
@@ -243,7 +243,7 @@ fn memory(wanted: u64, total: u64, free: u64, place: &str) -> Result<(), Shortag
     let reason = if wanted > total {
         format!("{wanted_text} of memory is more than {place} has ({total_text})")
     } else {
-        format!("{place} has {free_text} of memory free, {wanted_text} is needed")
+        format!("{place} has {free_text} of memory free, {wanted_text} requested")
     };
     // In whole units, because people type it.
     let whole = Memory::from_bytes(free >> 20 << 20);

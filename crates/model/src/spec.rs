@@ -1,4 +1,4 @@
-//! What an instance is made of: fixed at creation, stored by the host, sent to the runner.
+//! An instance's specification: fixed at creation, stored by the host, sent to the runner.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,20 +10,20 @@ use crate::image::{ImageReference, ReferenceError};
 use crate::mount::MountWish;
 use crate::name::{InstanceName, VmImageName};
 
-/// The most processes a container may have at once unless its creator says otherwise; enough for
-/// any workload seen, and a fork bomb stays inside.
+/// The default process limit of a container: enough for any workload seen, and it confines a fork
+/// bomb.
 pub const DEFAULT_PIDS_LIMIT: u32 = 32_768;
-/// A virtual machine's memory, disk and image unless its creator says otherwise.
+/// The default memory, disk and image of a virtual machine.
 pub const DEFAULT_VM_MEMORY_BYTES: u64 = 4 << 30;
 pub const DEFAULT_VM_DISK_BYTES: u64 = 20 << 30;
 pub const DEFAULT_VM_IMAGE: &str = "debian-12";
-/// No system worth the name boots in less.
+/// The least memory in which an ordinary system boots.
 pub const SMALLEST_VM_MEMORY_BYTES: u64 = 128 << 20;
-/// Nor on a smaller disk; and one larger than any file system holds is a typing error.
+/// The least disk; and the largest, since more is a typing error.
 pub const SMALLEST_VM_DISK_BYTES: u64 = 1 << 30;
 pub const LARGEST_VM_DISK_BYTES: u64 = 64 << 40;
 
-/// The specification of one VPS.
+/// The specification of a VPS.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceSpec {
     pub name: Option<InstanceName>,
@@ -37,12 +37,12 @@ pub struct InstanceSpec {
     pub ssh: Option<SshAccess>,
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// The cards it has, chosen by placement; they stay the same over restarts.
+    /// The GPUs it has, chosen by placement; they stay the same over restarts.
     #[serde(default)]
     pub gpus: Vec<GpuRef>,
     #[serde(default)]
     pub numa: Option<NumaPin>,
-    /// Where its disk comes from instead of `image`.
+    /// The snapshot its disk comes from instead of `image`.
     #[serde(default)]
     pub snapshot: Option<SnapshotRef>,
     #[serde(default)]
@@ -52,16 +52,16 @@ pub struct InstanceSpec {
     /// Size of a virtual machine's disk in bytes; `None`: as large as its image.
     #[serde(default)]
     pub vm_disk_bytes: Option<u64>,
-    /// Root inside is root of the node.
+    /// Whether root inside is root of the node.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub privileged: bool,
-    /// What of its node a container sees besides its own.
+    /// Paths of its node that a container mounts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<MountWish>,
 }
 
 impl InstanceSpec {
-    /// One with no limits, no SSH and no name.
+    /// Returns a specification with no limits, no SSH and no name.
     pub fn new(image: ImageSource) -> Self {
         Self {
             name: None,
@@ -82,13 +82,13 @@ impl InstanceSpec {
         }
     }
 
-    /// Whether it reaches further into its node than containers do: its node's owner must have
-    /// allowed that.
+    /// Checks whether it has more access to its node than ordinary containers, which the node's
+    /// owner must have allowed.
     pub fn is_unconfined(&self) -> bool {
         self.privileged || !self.mounts.is_empty()
     }
 
-    /// What runs it.
+    /// Returns its backend.
     pub fn backend(&self) -> BackendKind {
         match self.image {
             ImageSource::VmImage { .. } => BackendKind::Qemu,
@@ -99,7 +99,7 @@ impl InstanceSpec {
     }
 }
 
-/// What an instance runs on.
+/// The backend of an instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BackendKind {
@@ -111,7 +111,7 @@ pub enum BackendKind {
 }
 
 impl BackendKind {
-    /// The word of the API and of `--backend`.
+    /// Returns the name in the API and in `--backend`.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Docker => "docker",
@@ -120,33 +120,33 @@ impl BackendKind {
     }
 }
 
-/// A GPU of an instance. The UUID is what counts; the index is what people wrote.
+/// A GPU of an instance. The UUID is its identity; the index is for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GpuRef {
     pub index: u32,
     pub uuid: String,
 }
 
-/// All processes of the instance run on these processors and use this NUMA node's memory.
+/// The NUMA node of all processes and memory of the instance, with its processors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NumaPin {
     pub node: u32,
     pub cpus: Vec<u32>,
 }
 
-/// A snapshot in the cluster: whose, and which. The tag is the second since 1970 it was made in.
+/// A snapshot of an instance. The tag is the second since 1970 it was created in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRef {
     pub task_id: InstanceId,
     pub tag: u64,
 }
 
-/// Snapshots that are kept of an instance, and made by themselves.
+/// The retention and automation of snapshots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotPolicy {
-    /// The oldest beyond this many go, but never the one the disk comes from. 0 keeps all.
+    /// The oldest beyond this number are removed, except the origin of the disk. 0 keeps all.
     pub keep: u32,
-    /// Whether each stop makes one.
+    /// Whether each stop creates one.
     pub on_stop: bool,
 }
 
@@ -156,46 +156,45 @@ impl Default for SnapshotPolicy {
     }
 }
 
-/// What happens when the kernel kills a process of the instance for lack of memory.
+/// The policy when the kernel kills a process of the instance for lack of memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnOom {
-    /// The instance ends as `killed_oom`: what is left of it can rarely go on.
+    /// The instance ends as `killed_oom`: its other processes can rarely continue.
     #[default]
     End,
-    /// Only that process is gone.
+    /// Only that process ends.
     KeepRunning,
 }
 
-/// Where the root filesystem comes from.
+/// The source of the root filesystem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum ImageSource {
-    /// An image of the runner's Docker engine, pulled from its registry where it is absent.
+    /// An image of the runner's Docker engine, pulled from its registry if it is absent.
     Registry { reference: String },
     /// An environment tarball in shared storage, `<name>-<unix seconds>.tar`.
     Environment { name: String },
-    /// The base environment, which the runner makes where nobody else did.
+    /// The base environment, which the runner creates if it is missing.
     Default,
-    /// A base image of virtual machines, in shared storage. Also kept by one whose disk comes from
-    /// a snapshot: it says how such a machine boots.
+    /// A base image of virtual machines, in shared storage. Also set for a disk from a snapshot: it
+    /// determines how the machine boots.
     VmImage { name: VmImageName },
 }
 
-/// How people get in by SSH.
+/// SSH access to an instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SshAccess {
-    /// Lines of `authorized_keys` that its people have given it.
+    /// Lines of `authorized_keys` added to it.
     pub authorized_keys: Vec<String>,
-    /// Whose certificates open it besides.
+    /// The CA whose certificates it accepts too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trusted_ca: Option<TrustedCa>,
-    /// Lines with the keys that its owner, and those it is shared with, have registered with the
-    /// host. The host keeps them up to date; nobody else changes them.
+    /// Registered keys of its owner and share receivers, as lines. Only the host updates them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub people_keys: Vec<String>,
-    /// The accounts that may enter, whatever a certificate says; `None` where nobody has one. The
-    /// host keeps them up to date.
+    /// The accounts that may enter, whatever a certificate states; `None` without accounts. The
+    /// host updates them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub people: Option<People>,
 }
@@ -208,13 +207,14 @@ pub struct People(pub BTreeSet<UserId>);
 impl People {
     const MARK: &str = "# kohakuriver-people";
 
-    /// A comment to every reader of `authorized_keys` but an agent that knows it.
+    /// Returns a line that is a comment to every reader of `authorized_keys` but an agent that
+    /// parses it.
     pub fn line(&self) -> String {
         let numbers = self.0.iter().map(|user| format!(" {}", user.0));
         format!("{}{}", Self::MARK, numbers.collect::<String>())
     }
 
-    /// The reverse of [`Self::line`]. Words that are no numbers are nobody.
+    /// Parses a [`Self::line`]. Words that are not numbers are skipped.
     pub fn parse(line: &str) -> Option<Self> {
         let rest = line.strip_prefix(Self::MARK)?;
         let numbers = rest.split_ascii_whitespace().filter_map(|word| word.parse().ok());
@@ -223,14 +223,14 @@ impl People {
 }
 
 impl SshAccess {
-    /// These keys and nothing else.
+    /// Returns an access with these keys only.
     pub fn with_keys(authorized_keys: Vec<String>) -> Self {
         Self { authorized_keys, ..Self::default() }
     }
 
-    /// All that its SSH server is told, in the words of sshd's `authorized_keys`. An agent from
-    /// before there were certificates takes the CA's line for a key with options, which admits
-    /// nobody, and goes on with the others.
+    /// Returns the input of its SSH server, in the syntax of sshd's `authorized_keys`. An agent
+    /// from before certificates reads the CA's line as a key with options, which admits no client,
+    /// and continues with the others.
     pub fn lines(&self) -> Vec<String> {
         let ca = self.trusted_ca.as_ref().map(TrustedCa::line);
         let people = self.people.as_ref().map(People::line);
@@ -242,19 +242,19 @@ impl SshAccess {
 /// A signer of user certificates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrustedCa {
-    /// Algorithm and base64 of its public key, as OpenSSH writes them.
+    /// Algorithm and base64 of its public key, in OpenSSH's format.
     pub key: String,
-    /// Whom a certificate must name: the instance, not a user in it.
+    /// The principal that a certificate must have: the instance, not a user in it.
     pub principal: String,
 }
 
 impl TrustedCa {
-    /// The principal of an instance.
+    /// Returns the principal of an instance.
     pub fn principal_of(id: InstanceId) -> String {
         format!("vps-{id}")
     }
 
-    /// The instance that a principal names.
+    /// Returns the instance of a principal.
     pub fn instance(principal: &str) -> Option<InstanceId> {
         principal.strip_prefix("vps-")?.parse().ok()
     }
@@ -263,7 +263,7 @@ impl TrustedCa {
         format!("cert-authority,principals=\"{}\" {}", self.principal, self.key)
     }
 
-    /// The reverse of [`Self::line`]. A line that says more, or less, is none.
+    /// Parses a [`Self::line`]. A line with anything more, or less, is rejected.
     pub fn parse(line: &str) -> Option<Self> {
         let rest = line.trim().strip_prefix("cert-authority,principals=\"")?;
         let (principal, key) = rest.split_once("\" ")?;
@@ -284,7 +284,7 @@ pub enum ImageError {
 }
 
 impl ImageSource {
-    /// Checks a reference and keeps it as it was written, with the tag that a missing one means.
+    /// Validates a reference and keeps it as written, with the tag that a missing one means.
     pub fn registry(text: &str) -> Result<Self, ImageError> {
         ImageReference::parse(text)?;
         let last = text.rsplit('/').next().unwrap_or(text);
@@ -293,7 +293,7 @@ impl ImageSource {
         Ok(Self::Registry { reference })
     }
 
-    /// The name becomes part of a file name, so it may hold no path.
+    /// The name becomes part of a file name, so it contains no path.
     pub fn environment(name: &str) -> Result<Self, ImageError> {
         let plain =
             name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_signer_is_read_as_it_was_written_and_nothing_else_is_one() {
+    fn trusted_signer_round_trips_and_other_lines_are_rejected() {
         let id = InstanceId::from_u64(7_398_213_345_412_345_856);
         let principal = TrustedCa::principal_of(id);
         assert_eq!(TrustedCa::instance(&principal), Some(id));
@@ -355,14 +355,14 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_from_before_there_were_certificates_trusts_no_signer() {
+    fn instance_of_old_version_trusts_no_signer() {
         let old: SshAccess = serde_json::from_str(r#"{"authorized_keys":["a"]}"#).unwrap();
         assert_eq!(old, SshAccess::with_keys(vec!["a".to_owned()]));
         assert_eq!(serde_json::to_string(&old).unwrap(), r#"{"authorized_keys":["a"]}"#);
     }
 
     #[test]
-    fn names_cannot_walk_out_of_their_folder() {
+    fn names_cannot_leave_their_folder() {
         for bad in ["", ".", "..", "../x", "a/b", "a b", "-x", "a\0"] {
             assert!(ImageSource::environment(bad).is_err(), "{bad:?}");
         }

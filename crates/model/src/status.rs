@@ -1,10 +1,10 @@
-//! The public status word: a pure function of what is wished, what was seen and whether the
-//! node can be seen now.
+//! The public status: a pure function of the intent, the observation, and whether the node is
+//! connected.
 //!
 //! ```text
 //!  pending_approval -> assigning | rejected     assigning -> running | failed
 //!  running -> paused -> running                 running|paused -> stopped | killed
-//!  running|paused -> killed_oom | failed        (the instance ended and nobody asked)
+//!  running|paused -> killed_oom | failed        (the instance ended unasked)
 //!  stopped|killed|killed_oom|failed|running|paused -> assigning (restart, restore)
 //!  stopped|killed|killed_oom|failed -> deleted (row gone)
 //!  assigning|running|paused -> lost -> whatever the node reports when it is back
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::intent::{Desired, Intent};
 use crate::observe::{Observation, Observed};
 
-/// The words of the public API.
+/// The status values of the public API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
@@ -69,7 +69,7 @@ impl Status {
         }
     }
 
-    /// Shown by `vps list` without `--all`.
+    /// Returns whether `vps list` without `--all` includes it.
     pub fn is_active(self) -> bool {
         match self {
             Self::PendingApproval
@@ -109,8 +109,8 @@ impl FromStr for Status {
 #[error("'{0}' is not a status")]
 pub struct UnknownStatus(String);
 
-/// The status that follows from wish and observation. `node_seen` is false once the node has
-/// been silent for longer than the operator's patience.
+/// Computes the status from intent and observation. `node_seen` is false once the node has been
+/// silent for longer than the configured time.
 pub fn public_status(intent: &Intent, seen: Option<&Observation>, node_seen: bool) -> Status {
     let word = match seen {
         None => Status::Assigning,
@@ -121,7 +121,7 @@ pub fn public_status(intent: &Intent, seen: Option<&Observation>, node_seen: boo
     if alive && !node_seen { Status::Lost } else { word }
 }
 
-/// The status where the observation belongs to the current start.
+/// Computes the status where the observation belongs to the current start.
 fn settled_status(intent: &Intent, state: &Observed) -> Status {
     match (state, intent.desired) {
         (Observed::Provisioning { .. } | Observed::Blocked { .. }, _) => Status::Assigning,
@@ -130,12 +130,12 @@ fn settled_status(intent: &Intent, state: &Observed) -> Status {
         (Observed::Stopped { oom: true, .. }, Desired::Running | Desired::Paused) => {
             Status::KilledOom
         }
-        // It went down by itself in good order, as a machine that is powered off from inside.
+        // It shut down on its own, as a machine that is powered off from inside.
         (
             Observed::Stopped { exit_code: Some(0), oom: false, .. },
             Desired::Running | Desired::Paused,
         ) => Status::Stopped,
-        // It was asked to be up and is not: its main process ended by itself.
+        // It should be up and is not: its main process ended on its own.
         (Observed::Stopped { .. } | Observed::Absent, Desired::Running | Desired::Paused) => {
             Status::Failed
         }
@@ -147,7 +147,7 @@ fn settled_status(intent: &Intent, state: &Observed) -> Status {
     }
 }
 
-/// What is under way, for people: the wish where it differs from what was seen.
+/// Returns the transition under way: the intent where it differs from the observation.
 pub fn transition(intent: &Intent, seen: Option<&Observation>) -> Option<&'static str> {
     if intent.desired == Desired::Deleted {
         return Some("deleting");
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn every_word_reads_back_as_itself() {
+    fn every_status_round_trips() {
         for status in Status::ALL {
             assert_eq!(status.as_str().parse(), Ok(status));
             assert_eq!(serde_json::to_string(&status).unwrap(), format!("\"{status}\""));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_observation_from_before_a_restart_says_nothing_about_it() {
+    fn observation_from_before_a_restart_is_ignored() {
         let stopped =
             seen(2, Observed::Stopped { exit_code: Some(0), finished_at_ms: 5, oom: false });
         let intent = Intent::created().stop();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn stopping_shows_running_until_the_end_is_proven() {
+    fn stopping_is_running_until_the_end_is_proven() {
         let running = seen(1, Observed::Running { started_at_ms: 1 });
         let intent = Intent::created().stop();
         assert_eq!(public_status(&intent, running.as_ref(), true), Status::Running);
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_node_loses_what_was_alive_and_only_that() {
+    fn silent_node_loses_running_instances_only() {
         let running = seen(1, Observed::Running { started_at_ms: 1 });
         assert_eq!(public_status(&Intent::created(), running.as_ref(), false), Status::Lost);
         let stopped = seen(2, Observed::Stopped { exit_code: None, finished_at_ms: 1, oom: false });
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn how_it_ended_and_who_wished_it_make_the_word() {
+    fn status_of_an_end_depends_on_exit_and_intent() {
         let running = Intent::created();
         let word =
             |intent: &Intent, seen: Option<Observation>| public_status(intent, seen.as_ref(), true);
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_under_way_is_named_until_it_is_seen() {
+    fn transition_is_set_until_observed() {
         let intent = Intent::created();
         let up = |generation| seen(generation, Observed::Running { started_at_ms: 1 });
         let paused = |generation| seen(generation, Observed::Paused { started_at_ms: 1 });

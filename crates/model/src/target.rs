@@ -1,12 +1,12 @@
-//! The target grammar `node[:numa][::gpu,gpu]`, parsed here once for everybody.
+//! The target grammar `node[:numa][::gpu,gpu]`, parsed only here.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::name::{NameError, NodeName};
 
-/// Where a VPS should run. GPU numbers are how people write them; the host turns them into the
-/// cards' own identities.
+/// The place where a VPS should run. GPU numbers are for people; the host converts them to the
+/// cards' identities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     pub node: NodeName,
@@ -56,7 +56,7 @@ impl FromStr for Target {
     }
 }
 
-/// No machine has more than a few hundred of anything that is numbered here.
+/// No computer has more than a few hundred numbered devices.
 fn small_number(text: &str) -> Option<u32> {
     if text.is_empty() || text.len() > 4 || !text.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_four_forms_are_understood() {
+    fn four_target_forms_are_parsed() {
         let parse = |text: &str| {
             let target: Target = text.parse().unwrap();
             (target.node.as_str().to_owned(), target.numa, target.gpus)
@@ -119,7 +119,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_answered_without_a_panic(text in "[a-z0-9:,. -]{0,24}") {
+        fn any_text_parses_without_panic(text in "[a-z0-9:,. -]{0,24}") {
             if let Ok(target) = text.parse::<Target>() {
                 prop_assert_eq!(target.to_string().parse::<Target>(), Ok(target));
             }

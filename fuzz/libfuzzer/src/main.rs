@@ -1,4 +1,4 @@
-//! One of the targets under libFuzzer; `KOHAKURIVER_FUZZ_TARGET` says which.
+//! Runs one target under libFuzzer; `KOHAKURIVER_FUZZ_TARGET` selects it.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Accounts, invitations and groups, for those who run the cluster.
+//! Accounts, invitations and password resets, for callers that run the cluster.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(delete_invitation))
 }
 
-/// All accounts, newest first.
+/// Lists all accounts, newest first.
 #[utoipa::path(get, path = "/api/auth/users", tag = "accounts",
     responses((status = 200, body = [User]), (status = 403, body = ErrorBody)))]
 async fn list_users(State(app): State<Arc<App>>) -> Result<Json<Vec<User>>, ApiError> {
@@ -47,8 +47,8 @@ pub fn invalid(detail: impl Into<String>) -> ApiError {
     ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail)
 }
 
-/// Changes an account: displayed name, role, quota, whether it is active. One that is disabled is
-/// out everywhere at once.
+/// Changes an account: display name, role, quota, whether it is active. Disabling it ends its
+/// sessions and credentials at once.
 #[utoipa::path(patch, path = "/api/auth/users/{id}", tag = "accounts", params(("id" = i64, Path)), request_body = UpdateUser,
     responses((status = 200, body = User), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody),
         (status = 409, body = ErrorBody)))]
@@ -63,19 +63,19 @@ async fn update_user(
     let role = request.role.as_deref().map(str::parse::<Role>).transpose();
     let role = role.map_err(|error| bad(&error.to_string()))?;
     if role == Some(Role::Anony) {
-        return Err(bad("an account is at least a viewer; disable it to keep somebody out"));
+        return Err(bad("an account's role is at least viewer; disable the account to block it"));
     }
     if caller.user_id() == Some(id) {
         if role.is_some_and(|role| role < caller.role()) {
-            return Err(bad("you cannot take a role away from yourself"));
+            return Err(bad("you cannot lower your own role"));
         }
         if request.is_active == Some(false) {
-            return Err(bad("you cannot disable yourself"));
+            return Err(bad("you cannot disable your own account"));
         }
     }
     let display_name = request.display_name.filter(|name| !name.trim().is_empty());
     if display_name.as_ref().is_some_and(|name| name.chars().count() > 100) {
-        return Err(invalid("a displayed name has at most 100 characters"));
+        return Err(invalid("a display name has at most 100 characters"));
     }
     let change = UserChange {
         display_name,
@@ -98,7 +98,7 @@ fn made(row: &UserRow) -> Extension<AuditTarget> {
     Extension(AuditTarget(format!("user {}", row.username)))
 }
 
-/// Deletes an account that owns no VPS. Its number is never given out again.
+/// Deletes an account that owns no VPS. Its number is never reused.
 #[utoipa::path(delete, path = "/api/auth/users/{id}", tag = "accounts", params(("id" = i64, Path)),
     responses((status = 200, body = Note), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody),
         (status = 409, body = ErrorBody)))]
@@ -108,16 +108,16 @@ async fn delete_user(
     Path(id): Path<i64>,
 ) -> Result<(Extension<AuditTarget>, Json<Note>), ApiError> {
     if caller.user_id() == Some(UserId(id)) {
-        return Err(bad("you cannot delete yourself"));
+        return Err(bad("you cannot delete your own account"));
     }
     let row = app.store.delete_user(UserId(id)).await?;
     app.accounts.changed();
-    let message = format!("user '{}' is deleted", row.username);
+    let message = format!("user '{}' deleted", row.username);
     Ok((made(&row), Json(Note { message })))
 }
 
-/// Makes a token with which somebody sets a new password. Earlier ones of theirs are void; this one
-/// is, too, when the admin that makes it is none any more.
+/// Creates a token that sets an account's new password. Earlier ones become void; so does this one
+/// if the admin that created it loses that role.
 #[utoipa::path(post, path = "/api/auth/users/{id}/reset", tag = "accounts", params(("id" = i64, Path)), request_body = CreateReset,
     responses((status = 200, body = PasswordReset), (status = 404, body = ErrorBody)))]
 async fn create_reset(
@@ -135,13 +135,13 @@ async fn create_reset(
     Ok((made(&row), Json(reset)))
 }
 
-/// An account by its number.
+/// Reads an account by its number.
 pub async fn find(app: &App, id: i64) -> Result<UserRow, ApiError> {
     let row = app.store.lookup_user(UserId(id)).await?;
     row.ok_or_else(|| kohakuriver_store::UserError::Unknown.into())
 }
 
-/// All invitations, newest first; of each token only the beginning.
+/// Lists all invitations, newest first; of each token only the beginning.
 #[utoipa::path(get, path = "/api/auth/invitations", tag = "accounts",
     responses((status = 200, body = [Invitation]), (status = 403, body = ErrorBody)))]
 async fn list_invitations(State(app): State<Arc<App>>) -> Result<Json<Vec<Invitation>>, ApiError> {
@@ -150,8 +150,8 @@ async fn list_invitations(State(app): State<Arc<App>>) -> Result<Json<Vec<Invita
     Ok(Json(rows.into_iter().map(|row| invitation(row, None, now_ms)).collect()))
 }
 
-/// Invites somebody. Operators invite viewers, admins anybody. The token is shown only in this
-/// answer, and counts while the account that makes it may still invite so.
+/// Creates an invitation. Operators invite viewers, admins any role. The token is returned only
+/// once, and is valid while its creator may still invite for that role.
 #[utoipa::path(post, path = "/api/auth/invitations", tag = "accounts", request_body = CreateInvitation,
     responses((status = 200, body = Invitation), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
         (status = 422, body = ErrorBody)))]
@@ -163,14 +163,14 @@ async fn create_invitation(
     let Json(request) = body?;
     let role: Role = request.role.parse().map_err(|error| bad(&format!("{error}")))?;
     if role == Role::Anony {
-        return Err(bad("an account is at least a viewer"));
+        return Err(bad("an account's role is at least viewer"));
     }
     if caller.role() < Role::Admin && role != Role::Viewer {
         let detail = "an operator can invite viewers only";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "role", detail).hint("ask an admin"));
     }
     if !(1..=720).contains(&request.expires_hours) || !(1..=1000).contains(&request.max_usage) {
-        return Err(invalid("an invitation lives 1 to 720 hours and is used 1 to 1000 times"));
+        return Err(invalid("an invitation is valid for 1 to 720 hours and 1 to 1000 uses"));
     }
     let group = request.group_id.map(GroupId);
     if let Some(group) = group
@@ -198,7 +198,7 @@ async fn create_invitation(
     Ok((Extension(made), Json(invitation(row, Some(secret), now_ms))))
 }
 
-/// Takes an invitation back.
+/// Revokes an invitation.
 #[utoipa::path(delete, path = "/api/auth/invitations/{id}", tag = "accounts", params(("id" = i64, Path)),
     responses((status = 200, body = Note), (status = 404, body = ErrorBody)))]
 async fn delete_invitation(

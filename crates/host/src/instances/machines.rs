@@ -18,7 +18,7 @@ const LIST_LIMIT: Duration = Duration::from_secs(10);
 /// Removing a file of many gigabytes can take a while.
 const DELETE_LIMIT: Duration = Duration::from_secs(120);
 
-/// One node's machines, or why the query failed.
+/// A node's machines, or the error of the query.
 #[derive(Debug)]
 pub struct NodeMachines {
     pub node: NodeRow,

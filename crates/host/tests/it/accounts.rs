@@ -1,4 +1,4 @@
-//! Logging in, tokens, keys, accounts; and what of them ends when.
+//! Log-in, tokens, keys, accounts, and their ends.
 
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ async fn token_is_limited_by_owner_role_and_expiry() -> Result<()> {
     assert_eq!(host.get_as(&viewer, "/api/auth/me").await?.text("role"), "viewer");
     let refused = host.post_as(&viewer, "/api/vps/create", json!({})).await?;
     assert_eq!((refused.status, refused.text("code")), (403, "role"));
-    // What is made with it ends with it.
+    // A credential created with it ends with it.
     let child = host.post_as(&viewer, "/api/auth/tokens/create", json!({"name": "child"})).await?;
     assert_eq!(child.text("expires_at"), made.text("expires_at"));
     host.advance(Duration::from_secs(3601));

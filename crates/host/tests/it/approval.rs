@@ -1,4 +1,4 @@
-//! Asking, approving, quotas, rules, sharing.
+//! Requests, approvals, quotas, rules, shares.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ async fn approved_vps_trusts_certificates_for_itself_only() -> Result<()> {
     let wish = json!({"name": "web", "ssh_key_mode": "none"});
     let (_, made) = create(&host, &alice, wish).await?;
     let id = made["task_id"].as_str().unwrap();
-    // Later: what is made from this moment's time is another id.
+    // Later: a time in the same millisecond would give another id.
     host.advance(Duration::from_secs(60));
     assert_eq!(host.post(&format!("/api/approve/{id}"), json!({})).await?.status, 200);
     host.wait_for(id, "running").await?;
@@ -102,7 +102,7 @@ async fn approval_without_capacity_keeps_request_pending() -> Result<()> {
     let path = format!("/api/approve/{}", made["task_id"].as_str().unwrap());
     let refused = host.post(&path, json!({})).await?;
     assert_eq!((refused.status, refused.text("code")), (503, "no_room"));
-    assert!(refused.text("detail").contains("6 are needed"), "{refused:?}");
+    assert!(refused.text("detail").contains("6 requested"), "{refused:?}");
     assert_eq!(host.post("/api/vps/stop/big", json!({})).await?.status, 202);
     host.wait_for("big", "stopped").await?;
     assert_eq!(host.post(&path, json!({})).await?.status, 200);

@@ -1,4 +1,4 @@
-//! The audit log as accounts fill it.
+//! The audit log under refused requests and at its limits.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn refused_requests_in_a_loop_do_not_fill_the_log() -> Result<()> {
     }
     let after = host.get("/api/audit/verify").await?.body["entries"].as_u64().unwrap();
     assert!(after - before <= 121, "{before} to {after}");
-    // An act in the middle of it is not hidden: it is counted by itself.
+    // A different act among them is not hidden: it is counted separately.
     assert_eq!(host.post_as(&vera, "/api/nodes/prey/drain", json!({})).await?.status, 403);
     host.advance(Duration::from_secs(61));
     let prey = "/api/audit?actor=vera&object=name%20prey&after=0";

@@ -1,5 +1,5 @@
-//! Consent: what one account can do to another's lists, names, quota and access, and what needs
-//! the other's act.
+//! Consent: which acts on another account's lists, names, quota and access need that account's own
+//! act.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ impl Lab {
         Ok(Self { host, _runner: runner, bob, mallory, olga })
     }
 
-    /// Has a running VPS of theirs made.
+    /// Creates a running VPS of the account.
     async fn vps(&self, who: &Person, wish: Value) -> Result<String> {
         let made = self.host.post_as(who, "/api/vps/create", wish).await?;
         let id = made.text("task_id").to_owned();
@@ -49,7 +49,7 @@ impl Lab {
         Ok(self.host.get_as(who, "/api/vps/shares").await?.body)
     }
 
-    /// What each list of theirs calls its VPSes.
+    /// The names of VPSes in each of the account's lists.
     async fn lists(&self, who: &Person) -> Result<Vec<String>> {
         let mut all = Vec::new();
         for path in ["/api/vps", "/api/vps/status", "/api/vps/my"] {
@@ -104,7 +104,7 @@ async fn share_gives_access_and_is_listed_once_taken() -> Result<()> {
     let lab = Lab::start().await?;
     let id = lab.vps(&lab.mallory, json!({"name": "web"})).await?;
     assert_eq!(lab.share(&lab.mallory, &id, used("bob")).await?.status, 200);
-    // By its id and by whose it is; a plain name is one's own.
+    // By its id and by its owner; a plain name is the account's own.
     for text in [id.as_str(), "web.mallory", "web.Mallory"] {
         assert_eq!(lab.find(&lab.bob, text).await?, Some(id.clone()), "{text}");
     }
@@ -119,7 +119,7 @@ async fn share_gives_access_and_is_listed_once_taken() -> Result<()> {
     assert_eq!(lab.lists(&lab.bob).await?, ["web.mallory"]);
     let seen = lab.host.get_as(&lab.mallory, "/api/status/web").await?.body;
     assert_eq!(seen["shares"][0]["state"], "taken", "its owner sees who takes part");
-    // Another level is no new share; a share that is made anew is.
+    // Another level is not a new share; a recreated share is.
     let manage = json!({"user": "bob", "level": "manage"});
     assert_eq!(lab.share(&lab.mallory, &id, manage).await?.status, 200);
     assert_eq!(lab.lists(&lab.bob).await?, ["web.mallory"]);
@@ -144,7 +144,7 @@ async fn shared_name_never_hides_an_own_name() -> Result<()> {
     assert_eq!(lab.find(&lab.bob, "web.bob").await?, Some(own.clone()));
     assert_eq!(lab.find(&lab.bob, "web.mallory").await?, Some(foreign.clone()));
     assert_eq!(lab.lists(&lab.bob).await?, ["web.mallory web"]);
-    // A name of one's own choice, as long as nothing of one's own has it.
+    // A name of the receiver's choice, as long as none of its own VPSes has it.
     let taken = lab.host.post_as(&lab.bob, &take, json!({"as": "web"})).await?;
     assert_eq!((taken.status, taken.text("code")), (409, "name_taken"));
     let reserved = lab.host.post_as(&lab.bob, &take, json!({"as": "localhost"})).await?;
@@ -155,7 +155,7 @@ async fn shared_name_never_hides_an_own_name() -> Result<()> {
     let hers = lab.vps(&lab.bob, json!({"name": "hers"})).await?;
     assert_eq!(lab.find(&lab.bob, "hers").await?, Some(hers));
     assert_eq!(lab.lists(&lab.bob).await?, ["hers web.mallory web"]);
-    // Nor by the beginning of an id.
+    // Nor by an id's prefix.
     let common: String =
         own.chars().zip(foreign.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect();
     let mine = lab.host.get_as(&lab.bob, &format!("/api/status/{common}")).await?;
@@ -182,7 +182,7 @@ async fn declined_share_ends_access_and_is_not_repeated() -> Result<()> {
         assert_eq!(lab.received(&lab.bob).await?["shares"][0]["state"], "declined");
         assert_eq!(lab.find(&lab.bob, &id).await?, None);
     }
-    // One's own answer can be another one later.
+    // The account can change its answer later.
     let take = format!("/api/vps/shares/{id}/take");
     assert_eq!(lab.host.post_as(&lab.bob, &take, json!({})).await?.status, 200);
     assert_eq!(lab.lists(&lab.bob).await?, ["web.mallory"]);
@@ -206,7 +206,7 @@ async fn offer_moves_nothing_until_taken() -> Result<()> {
     assert_eq!(offers[0]["reference"], "gift.mallory");
     let shown = lab.host.get_as(&lab.mallory, "/api/status/gift").await?.body;
     assert_eq!((&shown["access"], &shown["offered_to"]), (&json!("owner"), &json!("bob")));
-    // The receiver's quota is asked when they take it, in the act.
+    // The receiver's quota is checked when the offer is taken, in that transaction.
     let take = "/api/vps/offers/gift.mallory/take";
     let refused = lab.host.post_as(&lab.bob, take, json!({})).await?;
     assert_eq!((refused.status, refused.text("code")), (403, "over_quota"));
@@ -280,7 +280,7 @@ async fn gpu_hours_and_group_quotas_follow_the_owner() -> Result<()> {
     let group = lab.group("lab", &[&lab.bob, &lab.mallory]).await?;
     let wish = json!({"name": "gpu", "required_cores": 2, "required_gpus": [0, 1]});
     let id = lab.vps(&lab.mallory, wish).await?;
-    // Full with what its members have already: moving it within the group adds nothing.
+    // Full with its members' instances: moving one within the group adds nothing.
     let quota = json!({"quota": {"instances": 1, "gpus": 2, "cores": 2}});
     assert_eq!(lab.host.patch(&group, quota).await?.status, 200);
     lab.host.advance(Duration::from_secs(3 * 3600));
@@ -313,14 +313,14 @@ async fn operators_cannot_share_others_instances() -> Result<()> {
         let refused = lab.host.ask(Some(&lab.olga), method, &path, Some(body)).await?;
         assert_eq!((refused.status, refused.text("code")), (403, "not_yours"), "{method} {path}");
     }
-    // What runs the cluster stays theirs.
+    // Operations that run the cluster stay allowed.
     let less = json!({"pids_limit": 100});
     let path = format!("/api/vps/{id}");
     assert_eq!(lab.host.ask(Some(&lab.olga), "PATCH", &path, Some(&less)).await?.status, 202);
     lab.host.wait_for(&id, "running").await?;
     let stop = format!("/api/vps/stop/{id}");
     assert_eq!(lab.host.post_as(&lab.olga, &stop, json!({})).await?.status, 202);
-    // An admin may, and takes over without asking anybody but themselves.
+    // An admin may, and takes over without another account's consent.
     let taken = lab.host.post(&format!("/api/vps/{id}/owner"), json!({"user": "root"})).await?;
     assert_eq!(taken.status, 200, "{taken:?}");
     assert_eq!(lab.host.get(&format!("/api/status/{id}")).await?.text("access"), "owner");
@@ -378,18 +378,18 @@ async fn users_cannot_enumerate_accounts() -> Result<()> {
     assert_eq!((there.status, not.status), (404, 404));
     let same = there.text("detail").replace(&lab.bob.id.to_string(), "999999");
     assert_eq!(same, not.text("detail"));
-    // By user name, which one must know; the displayed name is told to no user.
+    // By user name, which the caller must know; the display name is hidden from users.
     assert_eq!(lab.share(&lab.mallory, &id, used("bob")).await?.status, 200);
     let assigned = lab.host.get_as(&lab.mallory, &format!("/api/vps/{id}/assignments")).await?;
     let one = &assigned.body["assignments"][0];
     assert_eq!((&one["username"], &one["display_name"]), (&json!("bob"), &json!("bob")));
     let seen = lab.host.get_as(&lab.mallory, &format!("/api/status/{id}")).await?.body;
     assert_eq!(seen["assignees"][0]["display_name"], "bob");
-    // By number what it is shared with already, as clients send the list again.
+    // By number for accounts it is already shared with, as clients send the list again.
     assert_eq!(lab.host.post_as(&lab.mallory, &assign, json!([lab.bob.id])).await?.status, 200);
     let seen = lab.host.get(&format!("/api/status/{id}")).await?.body;
     assert_eq!(seen["assignees"][0]["display_name"], "Robert B.", "operators list accounts");
-    // Guesses end soon.
+    // Guesses are throttled.
     let mut tries = 0;
     let slowed = loop {
         let guess = used(&format!("user{tries}"));

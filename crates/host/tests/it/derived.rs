@@ -1,4 +1,4 @@
-//! What is derived from a credential never outlives or exceeds it.
+//! Derived credentials never outlive or exceed their origin.
 
 use std::time::Duration;
 

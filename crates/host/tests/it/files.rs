@@ -1,4 +1,4 @@
-//! What the files of a VPS answer where there is no agent to ask. The rest is in e2e.
+//! Responses to file requests without an agent. The rest is in e2e.
 
 use anyhow::Result;
 use kohakuriver_testkit::{FakeRunner, Reaction, TestHost};
@@ -26,7 +26,7 @@ async fn invalid_file_requests_are_refused_with_reason() -> Result<()> {
     let large = host.post("/api/fs/web/write", body).await?;
     assert_eq!((large.status, large.text("code")), (413, "too_large"));
 
-    // What answers there is no agent.
+    // Another process than an agent responds there.
     let strange = stat("web", "/etc").await;
     assert_eq!((strange.status, strange.text("code")), (502, "connection_lost"));
     assert_eq!(host.post("/api/vps/stop/web", json!({})).await?.status, 202);

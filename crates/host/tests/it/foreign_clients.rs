@@ -11,7 +11,7 @@ mod raw_ssh;
 
 use raw_ssh::{CIPHERS, HOST_KEYS, KEX, kexinit, lists, read_name, receive, send};
 
-/// What the gateway offers a client of this name that offers these host keys and ciphers.
+/// Returns the gateway's offer to a client of this name that offers these host keys and ciphers.
 async fn offer(
     address: SocketAddr,
     name: &'static str,
@@ -52,7 +52,7 @@ async fn gateway_offers_algorithms_of_each_client() -> Result<()> {
         for cipher in ["chacha20-poly1305@openssh.com", "aes256-ctr", "aes128-ctr"] {
             assert!(lists[CIPHERS].iter().any(|offered| offered == cipher), "{name}: {cipher}");
         }
-        // One that waits for the offer gets it.
+        // Clients that wait for the offer get it.
         let lists = offer(address, name, None).await?;
         assert_eq!(lists[HOST_KEYS], ["ssh-ed25519"], "{name}");
     }

@@ -26,7 +26,7 @@ async fn tunnel_forwards_both_ways_and_keeps_half_close() -> Result<()> {
         host.post("/api/vps/create", json!({"name": "web", "ssh_key_mode": "none"})).await?;
     let task = created.text("task_id");
     for reference in [task, "web", &task[..12]] {
-        // What the client sends right behind its line belongs to the instance.
+        // Bytes that the client sends right behind its line belong to the instance.
         let (answer, mut stream) = ask(&host, &format!("REQUEST_TUNNEL {reference}\nping")).await?;
         assert_eq!(answer, "SUCCESS\n");
         stream.shutdown().await?;
@@ -66,7 +66,7 @@ async fn endless_greeting_is_refused_and_others_are_served() -> Result<()> {
     let mut endless = TcpStream::connect(host.host.ssh_address()).await?;
     let flood = async {
         let block = [b'R'; 65536];
-        // Ten megabytes, or as much as is taken.
+        // Ten megabytes, or as much as is accepted.
         for _ in 0..160 {
             if endless.write_all(&block).await.is_err() {
                 break;
@@ -75,7 +75,7 @@ async fn endless_greeting_is_refused_and_others_are_served() -> Result<()> {
         let mut answer = Vec::new();
         let _ = endless.read_to_end(&mut answer).await;
     };
-    // One that says nothing at all beside it.
+    // A silent connection beside it.
     let _silent = TcpStream::connect(host.host.ssh_address()).await?;
     let asked = async { ask(&host, "REQUEST_TUNNEL nobody\n").await.map(|(answer, _)| answer) };
     let limit = Duration::from_secs(5);
@@ -138,7 +138,7 @@ async fn flood_of_unauthenticated_peers_leaves_gateway_usable() -> Result<()> {
     }
     let asked = tokio::time::timeout(LIMIT, ask(&host, "REQUEST_TUNNEL nothing\n"));
     assert!(asked.await??.0.starts_with("ERROR there is no VPS"));
-    // The oldest have made way, and the newest are there still.
+    // The oldest were closed, and the newest are still open.
     let mut block = [0; 64];
     for client in flood.iter_mut().take(50) {
         tokio::time::timeout(LIMIT, client.read(&mut block)).await?.ok();
@@ -149,7 +149,7 @@ async fn flood_of_unauthenticated_peers_leaves_gateway_usable() -> Result<()> {
     Ok(())
 }
 
-/// What the real client says when it is refused.
+/// Returns the real client's message when it is refused.
 async fn ssh(host: &TestHost, arguments: &[&str]) -> Result<String> {
     let port = host.host.ssh_address().port().to_string();
     let mut ssh = Command::new("ssh");

@@ -1,5 +1,5 @@
-//! Peers that do not keep to what was asked: an agent that sends without end, a service that takes
-//! nothing, clients that send slowly or not at all.
+//! Peers that violate the protocol: an agent that sends without end, a service that reads nothing,
+//! clients that send slowly or not at all.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn entry(name: &str, size: u64) -> Entry {
     }
 }
 
-/// Answers the beginning of what is asked, and then goes on for as long as somebody reads.
+/// Sends the beginning of a valid reply, and then data for as long as the peer reads.
 async fn endless_files(stream: AgentStream) -> Result<()> {
     let (read, mut write_half) = split(stream);
     let mut asked = FrameReader::<_, FilesInput>::new(read, &[]);
@@ -74,7 +74,7 @@ async fn hostile(host: &TestHost) -> Result<FakeRunner> {
         } else if open.target == StreamTarget::Watch {
             let _ = endless_news(stream).await;
         } else {
-            // A service that takes nothing.
+            // A service that reads nothing.
             std::future::pending::<()>().await;
             drop(stream);
         }
@@ -104,7 +104,7 @@ async fn oversized_agent_reply_ends_the_stream() -> Result<()> {
         assert_eq!((answer.status, answer.text("code")), (502, "invalid_response"), "{path}");
         assert!(answer.text("hint").contains("vps restart"), "{answer:?}");
     }
-    // What is streamed breaks off, so that no client takes it for the file.
+    // A streamed response is aborted, so that no client takes it for the file.
     let mut stream = send(&host, "GET /api/fs/web/raw?path=/x HTTP/1.1\r\n\r\n").await?;
     let mut answer = Vec::new();
     tokio::time::timeout(LIMIT, stream.read_to_end(&mut answer)).await?.ok();
@@ -212,7 +212,7 @@ async fn flood_of_slow_requests_leaves_other_clients_served() -> Result<()> {
     assert_eq!(health.status, 200);
     let own = tokio::time::timeout(LIMIT, host.get_as(&alice, "/api/vps")).await??;
     assert_eq!(own.status, 200);
-    // Behind a proxy the client counts, not the proxy.
+    // Behind a proxy the client is counted, not the proxy.
     let login = |client: &str| {
         format!(
             "POST /api/auth/login HTTP/1.1\r\nX-Forwarded-For: {client}\r\n\

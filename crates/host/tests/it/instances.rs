@@ -1,4 +1,4 @@
-//! Creating and changing VPSes.
+//! Creates and changes VPSes.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Every arrow of the page's diagram through the API, and what must be refused.
+//! Every transition of the documented diagram through the API, and those that must be refused.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn pause_keeps_resources_and_kill_releases_them() -> Result<()> {
     assert_eq!(host.post("/api/vps/pause/web", json!({})).await?.status, 202);
     let paused = host.wait_for("web", "paused").await?;
     assert_eq!((&paused["desired"], free().await), (&json!("paused"), json!(6)));
-    // Saying it again is harmless; what makes no sense is refused with what does.
+    // Repeating is harmless; an impossible act is refused with the possible ones.
     assert_eq!(host.post("/api/vps/pause/web", json!({})).await?.status, 202);
     let answer = host.post("/api/command/web/resume", json!({})).await?;
     assert_eq!(answer.status, 200);
@@ -110,7 +110,7 @@ async fn gpus_are_allocated_by_uuid_once_and_released() -> Result<()> {
     host.wait_for("one", "stopped").await?;
     let three = create(json!({"name": "three", "gpu_count": 1})).await;
     assert_eq!(three.body["task"]["required_gpus"], json!([1]));
-    // Its own card is somebody else's now, and another one it cannot have.
+    // Its own card is allocated to another now, and it cannot have a different one.
     let refused = host.post("/api/vps/restart/one", json!({})).await?;
     assert!(refused.text("detail").contains("taken by VPS 'three'"), "{refused:?}");
     Ok(())
@@ -173,7 +173,7 @@ async fn snapshots_work_and_copies_run_on_their_node() -> Result<()> {
 async fn ambiguous_snapshot_name_requires_tag() -> Result<()> {
     let (host, _runner, _) = with_web().await?;
     let path = "/api/vps/snapshots/web";
-    // The stand-in for a runner lets names repeat, as older ones did.
+    // The fake runner lets names repeat, as older ones did.
     for tag in ["100", "101"] {
         let made = host.post(&format!("{path}?name=dup"), json!({})).await?;
         assert_eq!((made.status, made.text("tag")), (200, tag));
@@ -219,7 +219,7 @@ async fn events_keep_their_actor_after_deletion() -> Result<()> {
     let identity = runner.disconnect().await;
     host.advance(Duration::from_secs(40));
     host.wait_for("web", "lost").await?;
-    // The host looks for silence once a second.
+    // The host checks for silence once a second.
     for _ in 0..6000 {
         if kinds(&host, "web").await?.contains(&"lost".to_owned()) {
             break;

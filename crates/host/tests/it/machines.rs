@@ -81,7 +81,7 @@ async fn fields_of_other_backend_are_refused() -> Result<()> {
         assert!(answer.text("detail").contains(why), "{body} {answer:?}");
         assert!(!answer.text("hint").is_empty(), "{body} {answer:?}");
     }
-    // Empty texts and zeros are how existing clients say nothing.
+    // Existing clients send empty texts and zeros for absent values.
     let empty = json!({"vm_image": "", "vm_disk_size": "", "memory_mb": 0, "vps_backend": ""});
     assert_eq!(host.post("/api/vps/create", empty).await?.text("vps_backend"), "docker");
     assert_eq!(host.get("/api/vps").await?.body.as_array().unwrap().len(), 1);
@@ -106,7 +106,7 @@ async fn each_backend_is_available_where_its_engine_works() -> Result<()> {
     assert!(wrong.text("detail").contains("machines: QEMU is not installed"), "{wrong:?}");
     let wrong = host.post("/api/vps/create", json!({"target_hostname": "a"})).await?;
     assert!(wrong.text("detail").contains("Docker engine: no socket"), "{wrong:?}");
-    // It is stopped and started again where Docker is away all the same.
+    // It can still be stopped and started where Docker is unavailable.
     assert_eq!(host.post("/api/vps/stop/vm", json!({})).await?.status, 202);
     host.wait_for("vm", "stopped").await?;
     assert_eq!(host.post("/api/vps/restart/vm", json!({})).await?.status, 202);
@@ -194,7 +194,7 @@ async fn copy_of_vm_is_a_vm_and_backends_do_not_mix() -> Result<()> {
     Ok(())
 }
 
-/// Asks for a stream into an instance; the answer's status and what came behind its head.
+/// Requests a stream into an instance. Returns the response's status and the bytes behind its head.
 async fn stream(host: &TestHost, task: &str, target: &str) -> Result<(u16, String)> {
     let mut socket = TcpStream::connect(host.host.api_address()).await?;
     let request = format!(

@@ -1,4 +1,4 @@
-//! The host from outside: its API, its link and its gateway, with a runner made of words.
+//! The host from outside: its API, its link and its gateway, with a fake runner.
 
 #![expect(clippy::unwrap_used, reason = "a test that is surprised should end there")]
 

@@ -1,5 +1,5 @@
-//! Every path of the API and every WebSocket, called by every role and by everybody that an
-//! instance knows: the answers are those of the table. A path that is missing here fails.
+//! Every path of the API and every WebSocket, called with every role and every relation to an
+//! instance: the responses are those of the table. A path that is missing here fails.
 
 use std::collections::BTreeSet;
 
@@ -7,9 +7,9 @@ use anyhow::Result;
 use kohakuriver_testkit::{FakeRunner, Person, Reaction, TestHost};
 use serde_json::{Value, json};
 
-/// Who may, in the order of [`Cast::all`]: nobody, viewer, user, operator, admin; then users who
-/// have a share (view, use, manage), and the owner. `x` may, `-` may not, `h` does not learn
-/// that there is such a thing.
+/// Permissions in the order of [`Cast::all`]: anonymous, viewer, user, operator, admin; then users
+/// with a share (view, use, manage), and the owner. `x` is allowed, `-` is forbidden, `h` gets "not
+/// found".
 struct Row(&'static str, &'static str, &'static str);
 
 const NOBODY_AND_ROLES: &str = "nobody viewer user operator admin | view use manage owner";
@@ -30,7 +30,7 @@ const TABLE: &[Row] = &[
     Row("GET", "/api/vm/images/{hostname}",                 "-xxxx xxxx"),
     Row("GET", "/api/vps/vm-instances",                     "----x ----"),
     Row("DELETE", "/api/vps/vm-instances/{task}",           "----x ----"),
-    // Accounts. What anybody may call answers by what is said, not by who says it.
+    // Accounts. Public paths depend on the request, not on the caller.
     Row("GET", "/api/auth/status",                          "xxxxx xxxx"),
     Row("GET", "/api/auth/ca",                              "xxxxx xxxx"),
     Row("POST", "/api/auth/login",                          "xxxxx xxxx"),
@@ -101,7 +101,7 @@ const TABLE: &[Row] = &[
     Row("POST", "/api/vps/shares/{task}/decline",           "-xxxx xxxx"),
     Row("POST", "/api/vps/offers/{task}/take",              "--xxx xxxx"),
     Row("POST", "/api/vps/offers/{task}/decline",           "-xxxx xxxx"),
-    // Inside.
+    // Access to the inside.
     Row("GET", "/api/vps/{task}/stream",                    "-hh-x -xxx"),
     Row("POST", "/api/vps/{task}/ssh-cert",                 "-hh-x -xxx"),
     Row("WS", "/ws/task/{task}/session",                    "-hh-x -xxx"),
@@ -117,7 +117,7 @@ const TABLE: &[Row] = &[
     Row("DELETE", "/api/fs/{task}/delete",                  "-hh-x -xxx"),
     Row("POST", "/api/fs/{task}/write",                     "-hh-x -xxx"),
     Row("PUT", "/api/fs/{task}/raw",                        "-hh-x -xxx"),
-    // Last, since they end it.
+    // Last, since they end the instance.
     Row("POST", "/api/vps/{task}/owner",                    "-hh-x ---x"),
     Row("POST", "/api/vps/stop/{task}",                     "-hhxx --xx"),
     Row("POST", "/api/vps/{task}/stop",                     "-hhxx --xx"),
@@ -125,7 +125,7 @@ const TABLE: &[Row] = &[
     Row("DELETE", "/api/vps/{task}",                        "-hhxx ---x"),
 ];
 
-/// Everybody who calls.
+/// All callers.
 struct Cast {
     all: Vec<(&'static str, Option<Person>)>,
 }
@@ -171,7 +171,7 @@ async fn instance(host: &TestHost, cast: &Cast, name: &str) -> Result<String> {
     Ok(id)
 }
 
-/// What was learned from an answer.
+/// The category of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Learned {
     May,
@@ -179,7 +179,7 @@ enum Learned {
     NothingThere,
 }
 
-/// An answer that is about the request, whatever it says of it, comes from behind the guard.
+/// A response about the request itself comes from behind the guard.
 fn learned(status: u16, code: &str) -> Learned {
     match (status, code) {
         (401, "not_authenticated") | (403, "role" | "not_yours" | "no_policy") => Learned::MayNot,
@@ -189,7 +189,7 @@ fn learned(status: u16, code: &str) -> Learned {
 }
 
 async fn call(host: &TestHost, who: Option<&Person>, row: &Row, id: &str) -> Result<Learned> {
-    // Nothing that is asked here may come true: the next in the row finds all as it was.
+    // No request here may succeed: the next caller finds everything unchanged.
     let path = row
         .1
         .replace("{task}", id)
@@ -213,7 +213,7 @@ async fn call(host: &TestHost, who: Option<&Person>, row: &Row, id: &str) -> Res
     Ok(learned(answer.status, answer.text("code")))
 }
 
-/// A request that gets past the guard and the proof, and then changes nothing.
+/// Returns a request that passes the guard and authorization, and then changes nothing.
 fn harmless(row: &Row, path: &str) -> (String, Option<Value>) {
     let (method, template) = (row.0, row.1);
     let body = match template {
@@ -221,7 +221,7 @@ fn harmless(row: &Row, path: &str) -> (String, Option<Value>) {
         "/api/vps/{task}/assign" => Some(json!([999_999])),
         "/api/vps/{task}/shares" if method == "PUT" => Some(json!({"user": "x", "level": "own"})),
         "/api/vps/{task}/owner" => Some(json!({"user": "no-such-user"})),
-        // The number is none.
+        // An invalid number.
         "/api/vps/{task}" if method == "PATCH" => Some(json!({"required_cores": -1})),
         "/api/vps/create" => Some(json!({"required_cores": -1})),
         "/api/auth/invitations" => Some(json!({"role": "viewer"})),
@@ -235,7 +235,7 @@ fn harmless(row: &Row, path: &str) -> (String, Option<Value>) {
     let path = match template {
         "/api/nodes/{name}" if method == "DELETE" => path.replace("n1", "no-such-node"),
         "/api/vps/{task}/shares" if method == "DELETE" => format!("{path}?user=no-such-user"),
-        // What is one's own to answer is looked for in one's own.
+        // Answers are looked up among the caller's own shares and offers.
         t if t.starts_with("/api/vps/shares/") || t.starts_with("/api/vps/offers/") => {
             template.replace("{task}", "999999")
         }
@@ -257,7 +257,7 @@ async fn every_path_and_socket_enforces_the_role_table() -> Result<()> {
     for row in TABLE {
         let marks: Vec<char> = row.2.chars().filter(|c| *c != ' ').collect();
         for ((name, who), mark) in cast.all.iter().zip(marks) {
-            // Whoever may end it has a fresh one.
+            // A caller that may end it gets a fresh one.
             let ends =
                 row.1.contains("stop") || row.1.contains("kill") || row.1.contains("restart");
             let ends = ends || (row.0 == "DELETE" && row.1 == "/api/vps/{task}");
@@ -289,7 +289,7 @@ async fn every_path_and_socket_enforces_the_role_table() -> Result<()> {
     Ok(())
 }
 
-/// The same path, for a VPS that reaches into its node.
+/// The same path, for an unconfined VPS.
 #[tokio::test]
 async fn unconfined_vps_is_created_for_operators_only() -> Result<()> {
     let host = TestHost::start_with(|config| config.auth.enabled = true).await?;
@@ -319,7 +319,7 @@ async fn role_table_covers_every_path() -> Result<()> {
         TABLE.iter().map(|row| (row.0.to_owned(), row.1.to_owned())).collect();
     let missing: Vec<_> = known.difference(&tested).collect();
     assert!(missing.is_empty(), "paths without a row: {missing:?}");
-    // What is no part of the document: pages and sockets, which the policy lists too.
+    // Paths outside the document: pages and sockets, which the policy lists too.
     let extra: Vec<_> = tested
         .difference(&known)
         .map(|(method, path)| (if method == "WS" { "GET" } else { method }, path.as_str()))

@@ -1,4 +1,4 @@
-//! Joining, leaving, and who may speak for whom.
+//! Joining, leaving, and node identities.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ async fn certificate_of_another_cluster_is_refused() -> Result<()> {
     let mut forged = own.identity.clone();
     forged.certificate_pem = runner.identity.certificate_pem.clone();
     forged.key_pem = runner.identity.key_pem.clone();
-    // TLS 1.3 tells the client late: the first read fails.
+    // TLS 1.3 reports it late: the first read fails.
     let refused = match connect_control(&forged).await {
         Err(_) => true,
         Ok(mut control) => {

@@ -1,4 +1,4 @@
-//! Logging in by OpenID Connect, against a small provider of the test's own.
+//! Login by OpenID Connect, against a small provider in the test.
 
 mod handover;
 mod providers;
@@ -20,7 +20,7 @@ async fn start_with(
     configure: impl FnOnce(&mut OidcConfig),
 ) -> Result<(Arc<OidcProvider>, TestHost, String)> {
     let provider = OidcProvider::start().await?;
-    // The host must know where people reach it before it listens.
+    // The host must know its public address before it listens.
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let url = format!("http://127.0.0.1:{port}");
     let mut config = OidcConfig {
@@ -55,16 +55,16 @@ async fn provider_login_gets_role_of_its_groups() -> Result<()> {
     let me: Value = serde_json::from_str(&me)?;
     assert_eq!((&me["username"], &me["role"]), (&json!("alice"), &json!("user")), "{me}");
     assert_eq!(me["external"], true);
-    // A code is good once.
+    // A code is valid once.
     assert_eq!(browser.open(&callback).await?.0, 400);
-    // Their groups are asked for anew, and it is the same account.
+    // The groups are read again, and it is the same account.
     provider.be("s-1", "Alice", &["staff"]);
     let callback = browser.go(&format!("{url}/api/auth/oidc/start")).await?;
     browser.open(&callback).await?;
     let (_, again) = browser.open(&format!("{url}/api/auth/me")).await?;
     let again: Value = serde_json::from_str(&again)?;
     assert_eq!((&again["id"], &again["role"]), (&me["id"], &json!("operator")));
-    // Somebody else of that name is somebody else.
+    // Another subject of that name is another account.
     provider.be("s-2", "alice", &["lab"]);
     let mut second = Browser::new()?;
     let callback = second.go(&format!("{url}/api/auth/oidc/start")).await?;
@@ -124,7 +124,7 @@ async fn callback_in_another_browser_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// Logs in with a browser, and answers the account it is then.
+/// Logs in with a browser, and returns the resulting account.
 async fn log_in(browser: &mut Browser, url: &str) -> Result<Value> {
     let callback = browser.go(&format!("{url}/api/auth/oidc/start")).await?;
     let (status, text) = browser.open(&callback).await?;
@@ -132,7 +132,7 @@ async fn log_in(browser: &mut Browser, url: &str) -> Result<Value> {
     Ok(serde_json::from_str(&browser.open(&format!("{url}/api/auth/me")).await?.1)?)
 }
 
-/// A token of the account that the browser is logged in to.
+/// Creates a token of the account that the browser is logged in to.
 async fn token(host: &TestHost, browser: &Browser, url: &str) -> Result<Person> {
     let session = &browser.cookies["kohakuriver_session"];
     let made = reqwest::Client::new()
@@ -157,12 +157,12 @@ async fn lost_groups_end_role_sessions_and_tokens_at_once() -> Result<()> {
     assert_eq!(log_in(&mut browser, &url).await?["role"], "operator");
     let ann = token(&host, &browser, &url).await?;
     assert_eq!(host.get_as(&ann, "/api/auth/users").await?.status, 200);
-    // Fewer groups are less of a role, for the token that is there too.
+    // Fewer groups lower the role, of the existing token too.
     provider.be("s-1", "ann", &["lab"]);
     let mut other = Browser::new()?;
     log_in(&mut other, &url).await?;
     assert_eq!(host.get_as(&ann, "/api/auth/me").await?.text("role"), "user");
-    // None at all is no role: what was there ends with the refused log-in.
+    // No group means no role: sessions and tokens end with the refused log-in.
     provider.be("s-1", "ann", &[]);
     let callback = other.go(&format!("{url}/api/auth/oidc/start")).await?;
     assert_eq!(other.open(&callback).await?.0, 403);
@@ -197,7 +197,7 @@ async fn provider_accounts_must_log_in_again_after_their_term() -> Result<()> {
     host.advance(2 * DAY);
     assert_eq!(host.get_as(&ann, "/api/nodes").await?.status, 401);
     assert_eq!(host.get_as(&bob, "/api/nodes").await?.status, 200, "has a password");
-    // A log-in is all it takes; the token was not revoked.
+    // A log-in is enough; the token was not revoked.
     log_in(&mut browser, &url).await?;
     assert_eq!(host.get_as(&ann, "/api/nodes").await?.status, 200);
     Ok(())

@@ -1,4 +1,4 @@
-//! The API describes itself, and answers as it says.
+//! The OpenAPI document, and responses that follow it.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ async fn openapi_describes_paths_and_types() -> Result<()> {
     let host = TestHost::start().await?;
     let document = host.get("/openapi.json").await?.body;
     let paths: Vec<_> = document["paths"].as_object().unwrap().keys().cloned().collect();
-    // All of them are in the table of `matrix`, which fails on one more or one less.
+    // The table of `matrix` lists them all and fails on one more or one less.
     for known in ["/api/auth/login", "/api/nodes", "/api/status/{task}", "/api/vps/create"] {
         assert!(paths.iter().any(|path| path == known), "{known}");
     }
@@ -19,7 +19,7 @@ async fn openapi_describes_paths_and_types() -> Result<()> {
     Ok(())
 }
 
-/// Calls `visit` with every value below `value` and the way to it.
+/// Calls `visit` with every value below `value` and its path.
 fn walk<'a>(value: &'a Value, path: &str, visit: &mut impl FnMut(&str, &'a Value)) {
     visit(path, value);
     match value {
@@ -37,7 +37,7 @@ fn walk<'a>(value: &'a Value, path: &str, visit: &mut impl FnMut(&str, &'a Value
     }
 }
 
-/// The rules of OpenAPI 3.1 that generators and validators stop at.
+/// The rules of OpenAPI 3.1 that generators and validators check.
 #[tokio::test]
 async fn openapi_document_is_valid() -> Result<()> {
     let host = TestHost::start().await?;

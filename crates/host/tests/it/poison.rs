@@ -1,4 +1,4 @@
-//! What is too large costs its own VPS and never the node: from users, from an old database, from
+//! Oversized data affects its own VPS and never the node: from users, from an old database, from
 //! the node itself.
 
 use std::time::Duration;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
 
-/// A key that no other number has.
+/// Returns a key that no other number has.
 fn key(number: u64) -> String {
     let point = [&[7u8; 24][..], &number.to_be_bytes()].concat();
     let mut blob = Vec::new();
@@ -29,7 +29,7 @@ async fn create(host: &TestHost, name: &str) -> Result<InstanceId> {
     Ok(created.text("task_id").parse()?)
 }
 
-/// Asks until the node is in this state. Bounded.
+/// Polls until the node is in this state. Bounded.
 async fn wait_node(host: &TestHost, name: &str, status: &str) -> Result<()> {
     for _ in 0..500 {
         if host.get(&format!("/api/nodes/{name}")).await?.text("status") == status {
@@ -73,7 +73,7 @@ async fn oversized_vps_of_old_database_affects_itself_only() -> Result<()> {
     host.wait_for("good", "running").await?;
     let identity = runner.disconnect().await;
     wait_node(&host, "n1", "offline").await?;
-    // As the first build would have stored it.
+    // As an early version would have stored it.
     let huge: Vec<String> = (0..400).map(|n| format!("ssh-rsa {}{n}", "A".repeat(3000))).collect();
     let huge = serde_json::to_string(&[vec![KEY.to_owned()], huge].concat())?;
     host.set_in_spec(&bad.to_string(), "$.ssh.authorized_keys", &huge).await?;
@@ -88,7 +88,7 @@ async fn oversized_vps_of_old_database_affects_itself_only() -> Result<()> {
     let shown = host.get("/api/status/bad").await?;
     assert_eq!(shown.text("error_code"), "too_large", "{shown:?}");
     assert!(shown.text("error_hint").contains("keys remove"), "{shown:?}");
-    // It can be made smaller, and is well again; and it can be ended as it is.
+    // It can be reduced, and then works; and it can be ended as it is.
     let update = host.patch("/api/vps/bad", json!({"required_cores": 1})).await?;
     assert_eq!(update.status, 202, "{update:?}");
     let remove = host.patch("/api/vps/bad", json!({"remove_ssh_keys": [KEY]})).await?;
@@ -158,7 +158,7 @@ async fn deletes_for_offline_node_are_recorded_and_reported() -> Result<()> {
         assert!(message.contains("once node 'n1' is back"), "{message}");
         assert!(message.contains("kohakuriver node remove n1"), "{message}");
     }
-    // Also what is being deleted can be made smaller.
+    // An instance under deletion can be reduced too.
     let remove = host.patch("/api/vps/web", json!({"remove_ssh_keys": [KEY]})).await?;
     assert_eq!(remove.status, 202, "{remove:?}");
     let other = host.patch("/api/vps/web", json!({"required_cores": 1})).await?;

@@ -1,6 +1,6 @@
-//! Taking away a right ends everything that goes on by it, within five seconds: every row of the
-//! routing table that lasts is opened, held, and then loses its share, token, role, account or
-//! session. A row that lasts and is missing here fails.
+//! Revoking a right ends everything that uses it, within five seconds: every lasting route of the
+//! routing table is opened, held, and then loses its share, token, role, account or session. A
+//! lasting route that is missing here fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,23 +13,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-/// As the documentation promises, and as much again for a machine that does other things.
+/// The documented limit, doubled for a busy computer.
 const CUT_WITHIN: Duration = Duration::from_secs(10);
-/// Longer than any of these lasts by itself.
+/// Longer than any of these lasts on its own.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// How a row is held open.
+/// How a request is kept open.
 enum Hold {
-    /// Its answer does not come, because the instance or its node does not answer.
+    /// Its response does not come, because the instance or its node does not respond.
     Request(&'static str),
     Upload,
     Stream,
     Socket,
-    /// It ends by itself within seconds, however silent its node is.
+    /// It ends on its own within seconds, however silent its node is.
     Bounded,
 }
 
-/// Query or body of each, with `{id}` of the instance it is about.
+/// Query or body of each route, with `{id}` of the instance.
 fn hold(method: &str, path: &str) -> Option<Hold> {
     Some(match (method, path) {
         ("GET", "/api/status/{task}") => Hold::Request("?since={revision}&timeout=30"),
@@ -62,7 +62,7 @@ fn hold(method: &str, path: &str) -> Option<Hold> {
     })
 }
 
-/// What a caller shows.
+/// A caller's credential.
 #[derive(Clone)]
 struct Shown(String);
 
@@ -74,7 +74,7 @@ struct Held {
 
 struct Lab {
     host: TestHost,
-    /// The instance whose streams are held, and one that is held by what changes it.
+    /// The instance whose streams are held, and one for requests that change it.
     ids: [String; 2],
     streams: Arc<AtomicUsize>,
 }
@@ -86,7 +86,7 @@ impl Lab {
         let count = streams.clone();
         let runner = FakeRunner::join_with_agent(&host, "n1", move |_, mut stream| {
             count.fetch_add(1, Ordering::SeqCst);
-            // Takes everything, and answers nothing.
+            // Reads everything, and sends nothing.
             async move { while stream.read(&mut [0; 4096]).await.is_ok_and(|count| count > 0) {} }
         })
         .await?;
@@ -108,7 +108,7 @@ impl Lab {
         Ok(TcpStream::connect(self.host.host.api_address()).await?)
     }
 
-    /// The session's cookie of a log-in.
+    /// Returns the session's cookie of a log-in.
     async fn log_in(&self, who: &Person) -> Result<Shown> {
         let body = json!({"username": who.name, "password": PASSWORD}).to_string();
         let mut stream = self.connect().await?;
@@ -132,7 +132,7 @@ impl Lab {
         Ok(stream)
     }
 
-    /// The revision of the instance, once what was done before has changed it.
+    /// Returns the revision of the instance, once earlier changes have reached it.
     async fn revision(&self) -> Result<String> {
         let path = format!("/api/status/{}", self.ids[0]);
         let mut last = self.host.get(&path).await?.body["revision"].to_string();
@@ -146,7 +146,7 @@ impl Lab {
         }
     }
 
-    /// Opens what the row is for.
+    /// Opens the route's target.
     async fn open(
         &self,
         shown: &Shown,
@@ -197,7 +197,7 @@ impl Lab {
     }
 }
 
-/// Reads until the end, and sends a piece of a body now and then where it is an upload.
+/// Reads until the end, and sends a chunk of a body now and then for an upload.
 async fn follow(stream: TcpStream, uploads: bool) {
     let (mut reader, mut writer) = stream.into_split();
     let reading = async {
@@ -216,7 +216,7 @@ async fn follow(stream: TcpStream, uploads: bool) {
     }
 }
 
-/// Has all that lasts go on, and takes the right away by `revoke`.
+/// Opens every lasting request, and revokes the right by `revoke`.
 async fn all_end(
     lab: &Lab,
     what: &str,

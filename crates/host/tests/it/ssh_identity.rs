@@ -1,7 +1,7 @@
-//! Certificates, registered keys and what revoking does, with the real `ssh` at the gateway.
+//! Certificates, registered keys and revocation, with the real `ssh` at the gateway.
 //!
-//! The runner is one of words: what `ssh -W` gets through the gateway is its greeting, and then
-//! whatever it sends itself.
+//! The runner is a fake: `ssh -W` receives its greeting through the gateway, and then whatever it
+//! sends itself.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,10 +15,10 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 
-/// The promise is five seconds; the rest is for a computer that is busy with other work.
+/// The promise is five seconds; the rest is for a busy computer.
 const CUT_WITHIN: Duration = Duration::from_secs(30);
 
-/// A host where people log in, Alice and Bob, and a VPS of the owner's that Alice may use.
+/// A host with login, Alice and Bob, and a VPS of the owner's that Alice may use.
 struct Lab {
     host: TestHost,
     runner: FakeRunner,
@@ -31,7 +31,7 @@ struct Lab {
 
 impl Lab {
     async fn new() -> Result<Self> {
-        // With TLS it has the real time, which ssh and the library have too.
+        // With TLS it has the real time, as ssh and the library have.
         let host = TestHost::start_with(|config| {
             config.auth.enabled = true;
             config.https = HttpsMode::OwnCa;
@@ -63,7 +63,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Makes a key pair and answers its private half's path and its public line.
+    /// Creates a key pair. Returns its private half's path and its public line.
     async fn key(&self, name: &str) -> Result<(PathBuf, String)> {
         let path = self.dir.path().join(name);
         let made = Command::new("ssh-keygen")
@@ -85,7 +85,7 @@ impl Lab {
         self.host.post_as(who, &path, json!({"public_key": line})).await
     }
 
-    /// What the runner has been told of the VPS's SSH.
+    /// Returns the SSH specification that the runner last received.
     fn told(&self) -> SshAccess {
         let id: InstanceId = self.id.parse().unwrap();
         self.runner.order(id).unwrap().spec.ssh.unwrap()
@@ -117,7 +117,7 @@ impl Lab {
         ssh
     }
 
-    /// Opens a way in by the gateway, and answers it once it stands.
+    /// Opens a connection through the gateway, and returns it once it is established.
     async fn open(&self, key: &Path) -> Result<Standing> {
         let mut child = self.jump(key, "web.owner").spawn()?;
         let mut line = String::new();
@@ -145,8 +145,8 @@ async fn create(host: &TestHost, who: &Person, name: &str) -> Result<String> {
     Ok(made.text("task_id").to_owned())
 }
 
-/// Somebody who is in, with their keyboard: waiting for the process alone would close it, and
-/// with it the connection.
+/// An open session with its input: waiting for the process alone would close it, and with it the
+/// connection.
 struct Standing {
     child: Child,
     _input: Option<ChildStdin>,
@@ -183,7 +183,7 @@ async fn certificate_is_for_authorized_accounts_and_one_vps() -> Result<()> {
     let answer = lab.certificate(&lab.alice, &line).await?;
     assert_eq!((answer.status, answer.text("code")), (409, "not_running"));
     assert!(answer.text("hint").contains("restart"), "{answer:?}");
-    // All of that is written down.
+    // All of it is recorded.
     let log = lab.host.get("/api/audit?action=ssh.certificate").await?.body.to_string();
     assert!(log.contains("ssh.certificate") && log.contains("alice"), "{log}");
     Ok(())
@@ -213,7 +213,7 @@ async fn gateway_accepts_certificate_for_its_own_vps_only() -> Result<()> {
 async fn vps_of_old_version_trusts_certificates_on_first_use() -> Result<()> {
     let lab = Lab::new().await?;
     let (key, line) = lab.key("fresh").await?;
-    // Nothing else is on its way that would tell the node as well.
+    // Nothing else is pending that would notify the node as well.
     let deadline = Instant::now() + CUT_WITHIN;
     while !lab.told().people.unwrap().0.contains(&UserId(lab.alice.id)) {
         anyhow::ensure!(Instant::now() < deadline, "{:?}", lab.told());
@@ -245,7 +245,7 @@ async fn expired_certificate_is_refused() -> Result<()> {
     let mut standing = lab.open(&key).await?;
     lab.host.advance(Duration::from_secs(301));
     assert!(lab.refused(&key, "web.owner").await?.contains("Permission denied"));
-    // What stood before stays: a certificate lets in, it does not say for how long.
+    // Open sessions stay: a certificate grants the login, it does not limit its duration.
     assert!(tokio::time::timeout(Duration::from_secs(3), standing.child.wait()).await.is_err());
     Ok(())
 }
@@ -272,7 +272,7 @@ async fn vps_gets_registered_keys_of_authorized_accounts() -> Result<()> {
     lab.unshare("bob").await?;
     lab.wait_told(&[&alices, &owners]).await?;
     assert_eq!(may_enter(&lab), [true, false, true]);
-    // By a group, and no more once its group has no share.
+    // By a group, until its group has no share.
     let made = lab.host.post("/api/auth/groups", json!({"name": "lab"})).await?;
     let group = made.body["id"].as_i64().with_context(|| format!("{made:?}"))?;
     let member = format!("/api/auth/groups/{group}/members/{}", lab.bob.id);
@@ -288,7 +288,7 @@ async fn vps_gets_registered_keys_of_authorized_accounts() -> Result<()> {
     let gone = lab.host.ask(Some(&lab.alice), "DELETE", &path, None).await?;
     assert_eq!(gone.status, 200);
     lab.wait_told(&[&owners]).await?;
-    // One that is made later has its owner's at once, and nothing is told twice.
+    // A later instance has its owner's keys at once, and no update is sent twice.
     let id: InstanceId = create(&lab.host, &lab.owner, "later").await?.parse()?;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let order = lab.runner.order(id).context("it was ordered")?;
@@ -321,7 +321,7 @@ async fn revocation_closes_gateway_sessions_of_registered_key() -> Result<()> {
     assert_cut(&mut standing).await?;
     assert!(lab.refused(&key, "web.owner").await?.contains("Permission denied"));
 
-    // One in by a registered key and one by a certificate, when the account is disabled.
+    // Two sessions, by a registered key and by a certificate, when the account is disabled.
     lab.register(&lab.alice, &line).await?;
     let (fresh, fresh_line) = lab.key("fresh").await?;
     let answer = lab.certificate(&lab.alice, &fresh_line).await?;
@@ -357,7 +357,7 @@ async fn jump_without_channel_ends_with_its_key() -> Result<()> {
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn()?;
-    // The socket is there when the client is logged in.
+    // The socket exists when the client is logged in.
     let deadline = Instant::now() + Duration::from_secs(30);
     while !socket.exists() {
         anyhow::ensure!(Instant::now() < deadline, "it did not log in");

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Says how large the terminal is, and what was typed at which position.
+/// Reports the terminal's size, and the input at each position.
 async fn echo(stream: AgentStream) -> Result<()> {
     let (read, mut answers) = split(stream);
     let mut input = FrameReader::<_, SessionInput>::new(read, &[]);
@@ -32,7 +32,7 @@ async fn echo(stream: AgentStream) -> Result<()> {
     Ok(())
 }
 
-/// What a client that sends these messages is shown, up to the text that it waits for.
+/// Returns the output that a client with these messages gets, up to the expected text.
 async fn shown(host: &TestHost, sent: &[serde_json::Value], until: &str) -> Result<String> {
     let address = host.host.api_address();
     let url = format!("ws://{address}/ws/task/web/terminal");

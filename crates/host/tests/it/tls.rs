@@ -1,4 +1,4 @@
-//! TLS for people: which certificate is shown, who believes it, and what goes through it.
+//! TLS for people: the served certificate, the clients that trust it, and the traffic through it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::Message;
 
-/// A second for the files to stand still, one to be looked at, and one for a slow machine.
+/// A second for the files to settle, one for the check, and one for a slow computer.
 const TAKEN_UP_LIMIT: Duration = Duration::from_secs(60);
 
 async fn own_ca_host() -> Result<TestHost> {
@@ -34,7 +34,7 @@ async fn files_host(dir: &Path) -> Result<TestHost> {
     TestHost::start_with(|config| config.https = HttpsMode::Files { cert, key }).await
 }
 
-/// A certificate that signs itself, and its key, as something else writes them.
+/// A self-signed certificate and its key, as another program writes them.
 fn write_pair(dir: &Path) -> Result<CertificateDer<'static>> {
     let made = rcgen::generate_simple_self_signed(vec!["river.lab".to_owned()])?;
     std::fs::write(dir.join("cert.pem"), made.cert.pem())?;
@@ -68,7 +68,7 @@ async fn ca(host: &TestHost) -> Result<CertificateDer<'static>> {
     Ok(CertificateDer::from_pem_slice(answer.text("ca_pem").as_bytes())?)
 }
 
-/// Opens a stream to the instance's SSH, and reads what the fake says first.
+/// Opens a stream to the instance's SSH, and reads the fake's first bytes.
 async fn open_stream<S>(mut stream: S, task: &str) -> Result<S>
 where
     S: AsyncReadExt + AsyncWriteExt + Unpin,

@@ -1,4 +1,4 @@
-//! VPSes that reach into their node: who may have one made, where, and what is written down.
+//! Unconfined VPSes: who may create one, where, and the records of it.
 
 use anyhow::Result;
 use kohakuriver_model::{Inventory, Registry};
@@ -24,7 +24,7 @@ async fn unconfined_vps_is_refused_for_users_even_as_request() -> Result<()> {
     assert_eq!(group.status, 200, "{group:?}");
     let [alice, olga] =
         [host.person("alice", "user").await?, host.person("olga", "operator").await?];
-    // A rule that lets them have anything does not let them have this.
+    // A rule that allows anything else does not allow this.
     let path = format!("/api/auth/groups/{}", group.body["id"]);
     let rule = json!({"auto_approve": {}});
     assert_eq!(host.patch(&path, rule).await?.status, 200);
@@ -40,7 +40,7 @@ async fn unconfined_vps_is_refused_for_users_even_as_request() -> Result<()> {
     }
     let waiting = host.get("/api/tasks/pending-approval").await?.body;
     assert_eq!(waiting, json!([]), "nothing waits for an operator who would not notice");
-    // An operator's token of a lesser role is no operator's.
+    // An operator's token of a lower role has not an operator's permissions.
     let token = json!({"name": "script", "role": "user"});
     let token = host.post_as(&olga, "/api/auth/tokens/create", token).await?;
     let lesser = kohakuriver_testkit::Person { token: token.text("token").to_owned(), ..olga };

@@ -1,13 +1,13 @@
-//! Which of a node's GPUs an instance gets.
+//! Chooses a node's GPUs for an instance.
 //!
-//! Containers and machines draw from one list and one account, so that no card is ever given
-//! twice. They differ in what stands against a card, and in that a machine takes whole IOMMU
-//! groups: the cards that share one with a card it gets come along.
+//! Containers and virtual machines share one list and one set of allocations, so that no card is
+//! ever allocated twice. They differ in what excludes a card, and in that a virtual machine takes
+//! whole IOMMU groups: the other cards of a group are allocated with it.
 
 use super::{Demand, GpuCapacity, GpuDemand, NodeCapacity, Shortage};
 use crate::spec::{BackendKind, GpuRef};
 
-/// Why the node cannot give GPUs to containers, where that is asked for.
+/// Explains why the node cannot give GPUs to containers, if they are requested.
 pub(super) fn lacks_runtime<'a>(demand: &Demand, node: &'a NodeCapacity) -> Option<&'a str> {
     let asked = demand.gpus.count() > 0 && demand.backend == BackendKind::Docker;
     let has_any = node.gpus.iter().any(|room| room.for_containers);
@@ -27,7 +27,8 @@ pub(super) fn choose(demand: &Demand, node: &NodeCapacity) -> Result<Vec<GpuRef>
             for index in indices {
                 desk.give(desk.numbered(*index)?, &mut given)?;
             }
-            // A container gets each; a machine may have got one along with another already.
+            // A container gets each; a virtual machine may already have one through another's
+            // group.
             for room in given.clone() {
                 desk.take_along(room, &mut given)?;
             }
@@ -66,7 +67,7 @@ struct Desk<'a> {
 }
 
 impl<'a> Desk<'a> {
-    /// Those that an instance of this kind is ever given.
+    /// Returns the GPUs that this kind of instance can ever have.
     fn mine(&self) -> impl Iterator<Item = &'a GpuCapacity> {
         let any = self.backend == BackendKind::Qemu;
         self.node.gpus.iter().filter(move |room| any || room.for_containers)
@@ -83,7 +84,7 @@ impl<'a> Desk<'a> {
         let uuid = &gpu.uuid;
         self.node.gpus.iter().find(|room| room.gpu.uuid == *uuid).ok_or_else(|| {
             let name = &self.node.name;
-            Shortage::absolute(format!("node '{name}' has its GPU {uuid} no more"))
+            Shortage::absolute(format!("node '{name}' no longer has GPU {uuid}"))
         })
     }
 
@@ -101,7 +102,7 @@ impl<'a> Desk<'a> {
         Ok(())
     }
 
-    /// Gives the others of its group with it.
+    /// Takes the rest of a GPU's group with it.
     fn take_along(
         &self,
         room: &'a GpuCapacity,
@@ -111,7 +112,7 @@ impl<'a> Desk<'a> {
             self.give(peer, given).map_err(|shortage| {
                 let index = room.gpu.index;
                 Shortage::absolute(format!(
-                    "GPU {index} goes only with the others of its IOMMU group, and {}",
+                    "GPU {index} is given only with the others of its IOMMU group, and {}",
                     shortage.reason
                 ))
             })?;
@@ -141,8 +142,7 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// Whole groups of what is free, the smallest number that reaches the count as far as taking
-    /// one after the other finds it.
+    /// Takes whole groups of free cards until the count is reached, in greedy order.
     fn so_many(&self, wanted: usize, near: Option<u32>) -> Result<Vec<GpuRef>, Shortage> {
         let mut total = 0;
         let mut why_not = None;
@@ -166,13 +166,13 @@ impl<'a> Desk<'a> {
             let because = why_not.map(|why| format!(" ({why})")).unwrap_or_default();
             return Err(Shortage {
                 reason: format!(
-                    "node '{name}' has {idle} of {total} GPUs free, {wanted} are needed{because}"
+                    "node '{name}' has {idle} of {total} GPUs free, {wanted} requested{because}"
                 ),
                 share: idle as f64 / wanted as f64,
                 would_fit: (idle > 0).then(|| format!("--gpus {idle}")),
             });
         }
-        // Cards beside the processors it is pinned to are faster to reach.
+        // Cards attached to the NUMA node of its processors are faster.
         units.sort_by_key(|unit| near.is_some() && unit.iter().any(|room| room.numa != near));
         let mut given: Vec<&GpuCapacity> = Vec::new();
         while given.len() < wanted {

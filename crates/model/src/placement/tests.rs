@@ -47,13 +47,13 @@ fn name(text: &str) -> NodeName {
 }
 
 #[test]
-fn the_fullest_node_that_fits_is_taken() {
+fn fullest_node_that_fits_is_chosen() {
     let nodes = [node("empty", 8, 0), node("busy", 8, 5), node("full", 8, 7)];
     assert_eq!(place(&cores(2), None, &nodes).unwrap().node, NodeId::new("busy"));
 }
 
 #[test]
-fn nodes_with_gpus_are_kept_for_those_who_want_gpus() {
+fn nodes_with_gpus_are_reserved_for_gpu_demands() {
     let nodes = [with_gpus(node("gpu", 4, 3), &[false]), node("plain", 8, 0)];
     assert_eq!(place(&cores(1), None, &nodes).unwrap().node, NodeId::new("plain"));
     let placed = place(&gpus(GpuDemand::Count(1)), None, &nodes).unwrap();
@@ -61,7 +61,7 @@ fn nodes_with_gpus_are_kept_for_those_who_want_gpus() {
 }
 
 #[test]
-fn a_refusal_says_for_each_node_why_not_and_what_would_fit() {
+fn error_has_reason_per_node_and_nearest_fit() {
     let mut away = node("away", 8, 0);
     away.unavailable = Some("is offline".to_owned());
     let nodes = [away, node("small", 1, 0), node("mid", 4, 1)];
@@ -75,7 +75,7 @@ fn a_refusal_says_for_each_node_why_not_and_what_would_fit() {
 }
 
 #[test]
-fn a_taken_gpu_is_refused_with_who_has_it() {
+fn allocated_gpu_is_refused_with_its_instance() {
     let nodes = [with_gpus(node("n", 8, 0), &[true, false])];
     let place = |demand| place(&gpus(demand), Some(&name("n")), &nodes);
     assert_eq!(place(GpuDemand::Indices(vec![1])).unwrap().gpus[0].uuid, "GPU-1");
@@ -88,7 +88,7 @@ fn a_taken_gpu_is_refused_with_who_has_it() {
 }
 
 #[test]
-fn a_node_whose_engine_cannot_give_gpus_says_what_is_missing() {
+fn node_without_gpu_runtime_is_refused_with_reason() {
     let mut node = with_gpus(node("n", 8, 0), &[false]);
     node.no_gpu_runtime = Some("lacks the toolkit".to_owned());
     let nodes = [node];
@@ -100,7 +100,7 @@ fn a_node_whose_engine_cannot_give_gpus_says_what_is_missing() {
 }
 
 #[test]
-fn a_numa_node_has_its_own_account() {
+fn numa_node_has_its_own_allocations() {
     let mut one = node("n", 8, 2);
     let room = |node, cpus, cores_taken| NumaRoom {
         pin: NumaPin { node, cpus },
@@ -145,7 +145,7 @@ fn numbers(nodes: &[NodeCapacity], demand: &Demand) -> Result<Vec<u32>, String> 
 }
 
 #[test]
-fn a_machine_gets_whole_groups_and_needs_no_toolkit() {
+fn vm_gets_whole_groups_without_toolkit() {
     let nodes = [with_groups()];
     let numbers = |demand| numbers(&nodes, &for_machine(demand));
     assert_eq!(numbers(GpuDemand::Indices(vec![2])), Ok(vec![2, 1]), "what was asked for is first");
@@ -162,7 +162,7 @@ fn a_machine_gets_whole_groups_and_needs_no_toolkit() {
 }
 
 #[test]
-fn a_group_of_which_one_is_taken_goes_to_nobody() {
+fn group_with_allocated_gpu_is_unavailable() {
     let mut node = with_groups();
     node.gpus[2].taken_by = Some("VPS 'web'".to_owned());
     let nodes = [node];
@@ -170,11 +170,11 @@ fn a_group_of_which_one_is_taken_goes_to_nobody() {
     assert!(text.contains("GPU 2 of node 'n' is taken by VPS 'web'"), "{text}");
     assert_eq!(numbers(&nodes, &for_machine(GpuDemand::Count(2))), Ok(vec![0, 3]));
     let text = numbers(&nodes, &for_machine(GpuDemand::Count(3))).unwrap_err();
-    assert!(text.contains("2 of 4 GPUs free, 3 are needed (GPU 1 goes only with"), "{text}");
+    assert!(text.contains("2 of 4 GPUs free, 3 requested (GPU 1 is given only with"), "{text}");
 }
 
 #[test]
-fn what_no_machine_can_have_is_refused_with_the_reason() {
+fn gpu_unusable_by_vms_is_refused_with_reason() {
     let mut node = with_groups();
     for room in &mut node.gpus {
         room.no_machine = Some("the IOMMU is off".to_owned());
@@ -187,7 +187,7 @@ fn what_no_machine_can_have_is_refused_with_the_reason() {
 }
 
 #[test]
-fn a_container_gets_single_cards_that_are_nvidias_and_free_of_vfio() {
+fn container_gets_single_nvidia_cards_without_vfio() {
     let mut node = with_groups();
     node.no_gpu_runtime = None;
     node.gpus[0].no_container = Some("is with vfio-pci".to_owned());
@@ -195,7 +195,7 @@ fn a_container_gets_single_cards_that_are_nvidias_and_free_of_vfio() {
     assert_eq!(numbers(&nodes, &gpus(GpuDemand::Indices(vec![2]))), Ok(vec![2]));
     assert_eq!(numbers(&nodes, &gpus(GpuDemand::Count(2))), Ok(vec![1, 2]));
     let text = numbers(&nodes, &gpus(GpuDemand::Count(3))).unwrap_err();
-    assert!(text.contains("2 of 3 GPUs free, 3 are needed (GPU 0 of node 'n' is with"), "{text}");
+    assert!(text.contains("2 of 3 GPUs free, 3 requested (GPU 0 of node 'n' is with"), "{text}");
     let text = numbers(&nodes, &gpus(GpuDemand::Indices(vec![3]))).unwrap_err();
     assert!(text.contains("for virtual machines only"), "{text}");
     // A node without any of those lacks no toolkit.
@@ -208,7 +208,7 @@ fn a_container_gets_single_cards_that_are_nvidias_and_free_of_vfio() {
 
 proptest! {
     #[test]
-    fn a_machine_has_all_of_its_groups_and_nobody_elses(
+    fn vm_has_exactly_its_whole_groups(
         cards in proptest::collection::vec((0u32..4, any::<bool>(), any::<bool>()), 0..8),
         count in 0u32..8,
     ) {
@@ -236,7 +236,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_placed_always_fits(
+    fn placement_always_fits(
         wanted in 0u32..10, memory in 0u64..120, count in 0u32..4,
         nodes in proptest::collection::vec((0u32..9, 0u32..9, proptest::collection::vec(any::<bool>(), 0..4)), 0..6)
     ) {

@@ -1,4 +1,4 @@
-//! What a request says of a virtual machine, and what it cannot say of one.
+//! Validates a create's fields for virtual machines.
 
 use kohakuriver_api::{CreateVps, UpdateVps};
 use kohakuriver_model::memory::ParseMemoryError;
@@ -11,17 +11,17 @@ use kohakuriver_model::{BackendKind, ImageSource, InstanceSpec, Memory};
 
 use super::{RequestError, text};
 
-/// QEMU gives memory in whole megabytes.
+/// QEMU assigns memory in whole megabytes.
 const MEMORY_UNIT: u64 = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
-    #[error("{0} is for virtual machines, and this is a container")]
+    #[error("{0} applies to virtual machines, and this is a container")]
     NotForContainers(&'static str),
-    #[error("{0} is for containers, and this is a virtual machine")]
+    #[error("{0} applies to containers, and this is a virtual machine")]
     NotForMachines(&'static str),
     #[error(
-        "a copy runs on what its original runs on: that is {}, not {}", .has.word(), .asked.word()
+        "a copy runs on its original's backend: that is {}, not {}", .has.word(), .asked.word()
     )]
     OtherBackend { asked: BackendKind, has: BackendKind },
     #[error(transparent)]
@@ -29,12 +29,12 @@ pub enum MachineError {
     #[error(transparent)]
     DiskSize(#[from] ParseMemoryError),
     #[error(
-        "a disk of {disk} is not possible: it has from {least} to {}",
+        "a disk of {disk} is not possible: the size is from {least} to {}",
         Memory::from_bytes(LARGEST_VM_DISK_BYTES)
     )]
     Disk { disk: Memory, least: Memory },
     #[error(
-        "a virtual machine needs memory of its own: at least {}, and this is {amount}",
+        "a virtual machine needs memory of its own: at least {}, {amount} given",
         Memory::from_bytes(SMALLEST_VM_MEMORY_BYTES)
     )]
     Memory { amount: Memory },
@@ -43,20 +43,20 @@ pub enum MachineError {
 }
 
 impl MachineError {
-    /// What to do about it.
+    /// Returns the hint for the error.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::NotForContainers(_) => "ask for a virtual machine: --backend qemu",
+            Self::NotForContainers(_) => "create a virtual machine: --backend qemu",
             Self::NotForMachines(_) => "leave it out",
             Self::OtherBackend { .. } => "leave --backend out",
-            Self::Image(_) => "kohakuriver qemu image list --node NODE shows which there are",
+            Self::Image(_) => "see the images: kohakuriver qemu image list --node NODE",
             Self::DiskSize(_) | Self::Disk { .. } => "for example 20G",
             Self::Memory { .. } | Self::MemoryNumber(_) => "for example 4G",
         }
     }
 }
 
-/// Image, memory and disk. A copy has its original's image, and a disk at least as large.
+/// Builds the specification: image, memory and disk. A copy has its original's image, and a disk at least as large.
 pub fn spec(
     request: &CreateVps,
     original: Option<&InstanceSpec>,
@@ -79,15 +79,15 @@ pub fn spec(
         }
     };
     Ok(InstanceSpec {
-        memory_bytes: Some(wanted_memory(request)?),
+        memory_bytes: Some(requested_memory(request)?),
         vm_disk_bytes: disk(request, original)?,
         ..InstanceSpec::new(image)
     })
 }
 
-/// `memory_mb` is what existing clients mean by a machine's memory; what they send in
-/// `required_memory_bytes` beside it they mean for placement.
-fn wanted_memory(request: &CreateVps) -> Result<u64, MachineError> {
+/// Existing clients send a machine's memory in `memory_mb`; their
+/// `required_memory_bytes` beside it is for placement.
+fn requested_memory(request: &CreateVps) -> Result<u64, MachineError> {
     let given = |number: Option<i64>| number.filter(|number| *number != 0);
     match (given(request.memory_mb), given(request.required_memory_bytes)) {
         (Some(number), _) => {
@@ -98,7 +98,7 @@ fn wanted_memory(request: &CreateVps) -> Result<u64, MachineError> {
     }
 }
 
-/// A whole number of megabytes that a machine can start in.
+/// Rounds up to whole megabytes and checks the minimum.
 pub fn memory(bytes: i64) -> Result<u64, MachineError> {
     let amount = u64::try_from(bytes).map_err(|_| MachineError::MemoryNumber(bytes))?;
     let whole = amount.next_multiple_of(MEMORY_UNIT);
@@ -135,7 +135,7 @@ pub fn refuse_change(change: &UpdateVps) -> Result<(), MachineError> {
     refuse(containers_only, MachineError::NotForMachines)
 }
 
-/// Names the first field that is given where it means nothing.
+/// Reports the first field that is set and does not apply.
 fn refuse<const N: usize>(
     fields: [(&'static str, bool); N],
     error: fn(&'static str) -> MachineError,
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_of_nothing_but_its_backend_has_all_it_needs() {
+    fn vm_with_only_a_backend_gets_defaults() {
         let validated = create(&machine(), None).unwrap();
         let spec = validated.spec;
         assert_eq!(spec.image, ImageSource::VmImage { name: "debian-12".parse().unwrap() });
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn existing_clients_say_memory_and_disk_in_their_own_ways() {
+    fn existing_clients_memory_and_disk_fields_are_accepted() {
         let size = |text: &str| CreateVps { vm_disk_size: Some(text.into()), ..machine() };
         assert_eq!(made(&size("500G")).vm_disk_bytes, Some(500 << 30));
         assert_eq!(made(&size("30")).vm_disk_bytes, Some(30 << 30));
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bounds_of_a_machines_disk_and_memory_are_named() {
+    fn vm_disk_and_memory_errors_name_the_bounds() {
         let refused = |request: CreateVps| create(&request, None).unwrap_err().to_string();
         let size = |text: &str| CreateVps { vm_disk_size: Some(text.into()), ..machine() };
         assert!(refused(size("512M")).contains("from 1G to 64T"));
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_keeps_its_originals_image_and_no_less_of_a_disk() {
+    fn copy_has_its_originals_image_and_at_least_its_disk() {
         let original = made(&CreateVps {
             vm_image: Some("noble".into()),
             vm_disk_size: Some("40G".into()),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_is_never_changed_to_what_it_cannot_have() {
+    fn vm_update_refuses_container_fields_and_low_memory() {
         let spec = made(&machine());
         let change = |change: UpdateVps| update(&spec, &change).map_err(|error| error.to_string());
         let memory = |bytes| UpdateVps { required_memory_bytes: Some(bytes), ..Default::default() };
@@ -238,7 +238,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_and_number_is_answered_without_a_panic(
+        fn any_text_and_number_validate_without_panic(
             image in "\\PC{0,20}", size in "\\PC{0,20}", mb in any::<i64>(), bytes in any::<i64>()
         ) {
             let request = CreateVps {

@@ -1,4 +1,4 @@
-//! A session that a browser gets for a command line.
+//! The session that a browser obtains for a command line.
 
 use anyhow::{Context, Result};
 use data_encoding::BASE64URL_NOPAD;
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::start;
 
-/// What a program knows that waits for a browser, an attacker's too.
+/// The secrets of a program that waits for a browser, an attacker's too.
 struct Waiting {
     verifier: String,
     challenge: String,
@@ -27,7 +27,7 @@ impl Waiting {
     }
 }
 
-/// As far as the page that asks.
+/// Follows the login up to the confirmation page.
 async fn page(browser: &mut Browser, link: &str, url: &str) -> Result<String> {
     let callback = browser.go(link).await?;
     let (status, to) = browser.open(&callback).await?;
@@ -73,7 +73,7 @@ async fn attackers_link_gives_no_session_without_confirmation() -> Result<()> {
     let (provider, host, url) = start().await?;
     provider.be("s-1", "victim", &["staff"]);
     let (own, attacker) = (Waiting::new('v'), Waiting::new('a'));
-    // The victim is logged in at the provider, which answers by itself.
+    // The victim is logged in at the provider, which responds automatically.
     let mut victim = Browser::new()?;
     let page = page(&mut victim, &attacker.link(&url), &url).await?;
     let (status, html) = victim.open(&page).await?;
@@ -81,7 +81,7 @@ async fn attackers_link_gives_no_session_without_confirmation() -> Result<()> {
     assert!(!html.contains("4711/?code="), "{html}");
     let code = |waiting: &Waiting| kohakuriver_api::handover_code(&waiting.challenge);
     assert!(html.contains(&code(&attacker)) && code(&attacker) != code(&own));
-    // Neither a page of the attacker's, on whatever port, nor a program presses the button.
+    // Neither a page of the attacker's, on any port, nor a program submits the form.
     let port = url.rsplit(':').next().unwrap();
     for origin in [
         Some("http://127.0.0.1:8888"),
@@ -93,7 +93,7 @@ async fn attackers_link_gives_no_session_without_confirmation() -> Result<()> {
         let (status, text) = victim.press(&page, origin).await?;
         assert!(status == 403 && text.contains("foreign_origin"), "{origin:?} {status} {text}");
     }
-    // Nor does another browser, which may have seen the page's address.
+    // Nor does another browser, which may know the page's address.
     let mut other = Browser::new()?;
     assert_eq!(other.open(&page).await?.0, 400);
     let sessions = host.get("/api/audit?action=auth.oidc.confirm").await?.body;
@@ -114,7 +114,7 @@ async fn confirm_page_form_may_redirect_to_host_and_one_port() -> Result<()> {
     let policy = header("content-security-policy");
     assert!(policy.contains("form-action 'self' http://127.0.0.1:4711;"), "{policy}");
     assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
-    // Without a referrer a form would be from the origin `null`.
+    // Without a referrer a form would come from the origin `null`.
     assert_eq!(header("referrer-policy"), "same-origin");
     Ok(())
 }

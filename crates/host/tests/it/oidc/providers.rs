@@ -1,4 +1,4 @@
-//! The providers of docs/accounts.md, behaving as their documents say.
+//! The providers of docs/accounts.md, behaving as documented by them.
 
 use anyhow::{Context, Result};
 use kohakuriver_model::Role;
@@ -188,7 +188,7 @@ async fn accounts_of_every_documented_provider_log_in() -> Result<()> {
 
 #[tokio::test]
 async fn configured_scopes_are_requested() -> Result<()> {
-    // A realm that has a scope `groups` which this client was not given.
+    // A realm with a scope `groups` that was not assigned to this client.
     let behavior = Behavior {
         scopes: Some(&["openid", "profile", "email", "groups"]),
         client_scopes: Some(&["openid", "profile", "email"]),
@@ -235,7 +235,7 @@ async fn incomplete_provider_response_neither_logs_in_nor_demotes() -> Result<()
         assert!(code == 502 && text.contains(words), "{words}: {code} {text}");
         assert_eq!(host.get_as(&ann, "/api/auth/me").await?.text("role"), "operator");
     }
-    // A name that UserInfo cannot add is no reason.
+    // A name that UserInfo cannot add is no reason to refuse.
     provider.claim(groups, Value::Null);
     provider.behave(answering(500));
     assert_eq!(log_in(&mut browser, &url).await?["role"], "operator");
