@@ -170,7 +170,7 @@ async fn new_password_ends_tokens_and_keys_on_request() -> Result<()> {
         json!({"old_password": "second horse", "new_password": "third horse", "end_tokens": true});
     assert_eq!(host.post_as(&alice, "/api/auth/password", change).await?.status, 200);
     assert_eq!(host.get_as(&alice, "/api/nodes").await?.status, 401);
-    // The key is nobody's, so it can be somebody's again; and the link that was made before is none.
+    // The key is free, so another account can register it; and the link created before is void.
     let bob = host.person("bob", "user").await?;
     assert_eq!(host.post_as(&bob, "/api/auth/keys", json!({"key": KEY})).await?.status, 200);
     let body = json!({"token": reset.text("token"), "new_password": "fourth horse"});
@@ -196,13 +196,13 @@ async fn expiring_token_cannot_register_a_key() -> Result<()> {
     let laptop = Person { token: made.text("token").to_owned(), ..alice.clone() };
     let refused = host.post_as(&laptop, "/api/auth/keys", json!({"key": KEY})).await?;
     assert_eq!((refused.status, refused.text("code")), (403, "log_in_again"));
-    // Nor with a token that was made with it.
+    // Nor with a token created with it.
     let child = host.post_as(&laptop, "/api/auth/tokens/create", json!({"name": "child"})).await?;
     let child = Person { token: child.text("token").to_owned(), ..alice.clone() };
     let refused = host.post_as(&child, "/api/auth/keys", json!({"key": KEY})).await?;
     assert_eq!((refused.status, refused.text("code")), (403, "log_in_again"));
     assert_eq!(host.get_as(&alice, "/api/auth/keys").await?.body, json!([]));
-    // Taking one away needs no more than before.
+    // Removing a key needs no more than before.
     let added = host.post_as(&alice, "/api/auth/keys", json!({"key": KEY})).await?;
     let path = format!("/api/auth/keys/{}", added.body["id"]);
     assert_eq!(host.ask(Some(&laptop), "DELETE", &path, None).await?.status, 200);
@@ -262,7 +262,7 @@ async fn concurrent_logins_are_each_audited_once_in_chain() -> Result<()> {
         let body = json!({"username": name, "password": PASSWORD});
         host.ask(None, "POST", "/api/auth/login", Some(&body)).await
     };
-    // Writes of the other kind in between, which wait for the disk.
+    // Interleaved writes of the other kind, which wait for the disk.
     let token =
         async |name: &str| host.post("/api/auth/tokens/create", json!({"name": name})).await;
     let (a, b, c, d, e, f, g) = tokio::try_join!(
@@ -320,7 +320,7 @@ async fn audit_log_has_actors_no_secrets_and_detects_changes() -> Result<()> {
     assert!(has("anonymous", "auth.register", "user alice", "ok"), "{log}");
     let text = log.to_string();
     assert!(!text.contains("hunter22") && !text.contains(&alice.token) && !text.contains(PASSWORD));
-    // Who follows does not write what they then read.
+    // A client that follows the log does not record its own queries.
     let first = host.get("/api/audit?after=2&limit=2").await?.body;
     assert_eq!((&first[0]["seq"], &first[1]["seq"]), (&json!(3), &json!(4)));
     let newest = host.get("/api/audit?after=0&limit=1000").await?.body;

@@ -193,7 +193,7 @@ async fn group_rule_approves_small_requests_within_group_quota() -> Result<()> {
         status == 403 && body["detail"].as_str().unwrap().contains("group 'students'"),
         "{body}"
     );
-    // Growing past the rule needs an operator; within it, nobody.
+    // Growing past the rule needs an operator; within it, nothing.
     let more = json!({"required_cores": 3});
     let refused = host.ask(Some(&alice), "PATCH", "/api/vps/small", Some(&more)).await?;
     assert_eq!((refused.status, refused.text("code")), (403, "needs_operator"));
@@ -214,7 +214,7 @@ async fn instance_names_are_per_account_and_reveal_nothing() -> Result<()> {
     assert_eq!(host.get_as(&otto, "/api/status/web").await?.text("task_id"), second["task_id"]);
     let (status, body) = create(&host, &otto, json!({"name": "web"})).await?;
     assert_eq!((status, &body["code"]), (409, &json!("name_taken")));
-    // Who runs the cluster and owns none of them is asked which.
+    // An account that runs the cluster and owns none of them must name which.
     assert_eq!(host.get("/api/status/web").await?.status, 409);
     for reference in ["web", first["task_id"].as_str().unwrap()] {
         let hidden = host.get_as(&eve, &format!("/api/status/{reference}")).await?;
@@ -223,7 +223,7 @@ async fn instance_names_are_per_account_and_reveal_nothing() -> Result<()> {
         assert_eq!((hidden.status, same), (404, nothing.text("detail").replace("no-such", "X")));
     }
     assert_eq!(host.get_as(&eve, "/api/vps").await?.body, json!([]));
-    // Nor from a GPU that is taken.
+    // Nor from a GPU that is allocated.
     let (_, asked) = create(&host, &eve, json!({"name": "web", "required_gpus": [0]})).await?;
     assert_eq!(asked["status"], "pending_approval");
     Ok(())
@@ -246,7 +246,7 @@ async fn share_gives_its_level_and_env_requires_manage() -> Result<()> {
     let seen = host.get_as(&alice, "/api/status/web.olga").await?.body;
     assert_eq!(seen["env_vars"]["SECRET"], "s3cret");
     assert_eq!(seen["assignees"][0]["username"], "alice");
-    // A share is not for passing on.
+    // A share cannot be passed on.
     let on = json!({"user": "bob", "level": "view"});
     let others = "/api/vps/web.olga/shares";
     assert_eq!(host.ask(Some(&alice), "PUT", others, Some(&on)).await?.status, 403);

@@ -79,7 +79,7 @@ async fn accounts_cannot_take_names_of_system_actors() -> Result<()> {
         let refused = host.ask(None, "POST", &path, Some(&body)).await?;
         assert_eq!(refused.status, 422, "{name}: {refused:?}");
     }
-    // One from before keeps its name, and histories tell it from the host.
+    // An older account keeps its name, and events distinguish it from the host.
     let old = host.person("old", "admin").await?;
     host.rename_user(old.id, "host").await?;
     let _ = host.post_as(&old, "/api/auth/invitations", json!({})).await?;

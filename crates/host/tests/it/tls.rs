@@ -138,7 +138,7 @@ async fn tls_1_2_is_the_oldest_accepted_version() -> Result<()> {
     };
     let answer = client(reqwest::tls::Version::TLS_1_2)?.get(&url).send().await?;
     assert_eq!(answer.status(), 200);
-    // No client of ours speaks anything older, so its first words are written by hand: TLS 1.1,
+    // None of our clients speaks anything older, so its hello is written by hand: TLS 1.1,
     // one cipher suite, no compression.
     let mut old = TcpStream::connect(host.host.api_address()).await?;
     let mut hello = vec![0x16, 3, 1, 0, 45, 1, 0, 0, 41, 3, 2];
@@ -159,7 +159,7 @@ async fn own_certificate_is_renewed_before_expiry() -> Result<()> {
     assert!(first == shown(&connect(&host, &root, "river.lab").await?));
     host.advance(Duration::from_secs(60 * 24 * 3600 + 1));
     let deadline = tokio::time::Instant::now() + TAKEN_UP_LIMIT;
-    // It is of a time to come, so nobody else's clock can believe it yet.
+    // It starts in the future, so no other clock accepts it yet.
     while connect(&host, &root, "river.lab").await.is_ok() {
         assert!(tokio::time::Instant::now() < deadline, "the old one is still shown");
         tokio::time::sleep(Duration::from_millis(100)).await;
