@@ -193,7 +193,7 @@ pub async fn act_as(
             }
             Err(error) => return Err(error.into()),
         }
-        tracing::info!(task.id = %row.id, ?act, generation = intent.generation, "asked");
+        tracing::info!(task.id = %row.id, ?act, generation = intent.generation, "intent changed");
         let row = InstanceRow { intent, spec: change.spec, ..row };
         notify(app, &row);
         return Ok(row);

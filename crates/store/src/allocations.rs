@@ -118,7 +118,7 @@ async fn gpu_owners(
     for row in rows {
         let node = NodeId::new(row.try_get::<String, _>("node_id")?);
         let owner = match row.try_get::<Option<String>, _>("label")? {
-            _ if !row.try_get::<bool, _>("known")? => "somebody else".to_owned(),
+            _ if !row.try_get::<bool, _>("known")? => "another account".to_owned(),
             Some(name) => format!("VPS '{name}'"),
             None => format!("VPS {}", row.try_get::<i64, _>("id")?),
         };

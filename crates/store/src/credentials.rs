@@ -220,7 +220,7 @@ impl Store {
                 .await;
             // The last use is informational: a full disk must not prevent logins.
             if let Err(error) = noted {
-                tracing::warn!(%error, "the use of an API token was not noted");
+                tracing::warn!(%error, "could not record the use of an API token");
             }
         }
         let user = read_user(&row)?;

@@ -443,7 +443,7 @@ fn readable(rows: &[SqliteRow]) -> Vec<InstanceRow> {
         Ok(instance) => Some(instance),
         Err(error) => {
             let id = row.try_get::<i64, _>("id").unwrap_or_default();
-            tracing::error!(task.id = id, %error, "an instance cannot be read; it is left out");
+            tracing::error!(task.id = id, %error, "unreadable instance skipped");
             None
         }
     };

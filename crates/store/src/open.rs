@@ -67,7 +67,7 @@ impl Store {
             .await
             .map_err(|error| StoreError::Driver(sqlx::Error::Migrate(Box::new(error))))?;
         if let Err(error) = reserve(&writer).await {
-            tracing::warn!(%error, "no room was reserved for a full disk");
+            tracing::warn!(%error, "could not reserve space for a full disk");
         }
         let unsynced = SqlitePoolOptions::new()
             .max_connections(1)

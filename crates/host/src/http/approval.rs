@@ -12,7 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::ApiError;
-use super::vps::reach;
+use super::vps::authorize_named;
 use crate::access::{Caller, Permission};
 use crate::host::App;
 use crate::instances::{self, approval, visible};
@@ -67,7 +67,7 @@ async fn approve(
     query: Result<Query<ApproveQuery>, QueryRejection>,
 ) -> Result<Json<Message>, ApiError> {
     let Query(query) = query?;
-    let access = reach(&app, &caller, &text, Permission::See).await?;
+    let access = authorize_named(&app, &caller, &text, Permission::See).await?;
     let row = approval::approve(&app, &caller, &access, query.revision.as_deref()).await?;
     let name = instances::display_name(row.id, &row.spec);
     let message = format!("VPS {name} is approved and is being created on '{}'", row.node_name);
@@ -91,7 +91,7 @@ async fn reject(
     query: Result<Query<RejectQuery>, QueryRejection>,
 ) -> Result<Json<Rejected>, ApiError> {
     let Query(query) = query?;
-    let access = reach(&app, &caller, &text, Permission::See).await?;
+    let access = authorize_named(&app, &caller, &text, Permission::See).await?;
     let reason = query.reason.filter(|text| !text.trim().is_empty());
     let row = approval::reject(&app, &caller, &access, reason).await?;
     let message = format!("the request {} is rejected", row.id);

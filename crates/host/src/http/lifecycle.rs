@@ -16,7 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::ApiError;
-use super::vps::reach;
+use super::vps::authorize_named;
 use crate::access::{Caller, Permission};
 use crate::host::App;
 use crate::instances::{self, InstanceError, approval, snapshots, validate};
@@ -92,7 +92,7 @@ async fn restart_vps(
     let Some(which) = query.from_snapshot else {
         return change(&app, &caller, &text, Act::Restart, "is restarting").await;
     };
-    let access = reach(&app, &caller, &text, Permission::Change).await?;
+    let access = authorize_named(&app, &caller, &text, Permission::Change).await?;
     let row = snapshots::restore(&app, &caller, &access, Some(&which)).await?;
     Ok(accepted(&app, &row, "is being restored"))
 }
@@ -130,7 +130,7 @@ async fn command_vps(
     caller: Caller,
     Path((text, command)): Path<(String, String)>,
 ) -> Result<Json<Message>, ApiError> {
-    let access = reach(&app, &caller, &text, Permission::Change).await?;
+    let access = authorize_named(&app, &caller, &text, Permission::Change).await?;
     let (act, done) = match command.as_str() {
         "pause" => (Act::Pause, "paused"),
         "resume" => (Act::Resume, "running"),
@@ -164,10 +164,10 @@ async fn update_vps(
     body: Result<Json<UpdateVps>, JsonRejection>,
 ) -> Accepted {
     let Json(change) = body?;
-    let access = reach(&app, &caller, &text, Permission::Change).await?;
+    let access = authorize_named(&app, &caller, &text, Permission::Change).await?;
     if change.add_ssh_keys.is_some() {
         // A key gives access, so adding keys requires access.
-        reach(&app, &caller, &text, Permission::Enter).await?;
+        authorize_named(&app, &caller, &text, Permission::Enter).await?;
     }
     let detail = serde_json::to_string(&change).unwrap_or_default();
     let edit = |spec: &kohakuriver_model::InstanceSpec| validate::update(spec, &change);
@@ -211,7 +211,7 @@ async fn change(app: &App, caller: &Caller, text: &str, act: Act, outcome: &str)
         | Act::Update
         | Act::RemoveKeys => Permission::Change,
     };
-    let access = reach(app, caller, text, permission).await?;
+    let access = authorize_named(app, caller, text, permission).await?;
     if let Some(row) = approval::lookup(app, &access).await? {
         return withdraw(app, row, act).await;
     }

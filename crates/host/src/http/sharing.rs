@@ -24,7 +24,7 @@ use utoipa_axum::routes;
 use super::error::ApiError;
 use super::guard::AuditTarget;
 use super::users::invalid;
-use super::vps::reach;
+use super::vps::authorize_named;
 use crate::access::{Account, Authorized, Caller, Permission, authorize, policy};
 use crate::accounts::LoginError;
 use crate::clock::iso;
@@ -110,7 +110,7 @@ async fn list_assignments(
     caller: Caller,
     Path(text): Path<String>,
 ) -> Result<Json<Assignments>, ApiError> {
-    let access = reach(&app, &caller, &text, Permission::See).await?;
+    let access = authorize_named(&app, &caller, &text, Permission::See).await?;
     let shares = app.store.list_shares(access.task_id()).await?;
     let assignment = |share: kohakuriver_store::ShareRow| match share.to {
         Grantee::User(user) => Some(Assignment {
@@ -334,7 +334,7 @@ fn person(caller: &Caller) -> Result<&Account, ApiError> {
 
 /// Authorizes the caller to share an instance; a request cannot be shared.
 async fn instance(app: &App, caller: &Caller, text: &str) -> Result<Authorized, ApiError> {
-    let access = reach(app, caller, text, Permission::Share).await?;
+    let access = authorize_named(app, caller, text, Permission::Share).await?;
     instances::get(app, &access).await?;
     Ok(access)
 }

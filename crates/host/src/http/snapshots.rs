@@ -10,7 +10,7 @@ use kohakuriver_api::{
     ErrorBody, LatestSnapshot, Message, Snapshot, SnapshotCreated, SnapshotList, SnapshotsDeleted,
 };
 use kohakuriver_model::InstanceId;
-use kohakuriver_runner_link::protocol::Snapshot as Found;
+use kohakuriver_runner_link::protocol::Snapshot as LinkSnapshot;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 
 use super::error::ApiError;
 use super::lifecycle::accepted;
-use super::vps::reach;
+use super::vps::authorize_named;
 use crate::access::{Caller, Permission};
 use crate::clock::iso;
 use crate::host::App;
@@ -40,7 +40,7 @@ async fn list_snapshots(
     caller: Caller,
     Path(text): Path<String>,
 ) -> Result<Json<SnapshotList>, ApiError> {
-    let access = reach(&app, &caller, &text, Permission::See).await?;
+    let access = authorize_named(&app, &caller, &text, Permission::See).await?;
     let found = snapshots::list(&app, &access).await?;
     let id = access.task_id();
     let snapshots: Vec<_> = found.into_iter().map(|found| to_api(id, found)).collect();
@@ -69,7 +69,7 @@ async fn create_snapshot(
     let Query(query) = query?;
     let name = validate::snapshot_name(query.name)?;
     let message = validate::snapshot_message(query.message)?;
-    let access = reach(&app, &caller, &text, Permission::Change).await?;
+    let access = authorize_named(&app, &caller, &text, Permission::Change).await?;
     let found = snapshots::create(&app, &caller, &access, name, message).await?;
     let snapshot = to_api(access.task_id(), found);
     let message = "Snapshot created".to_owned();
@@ -84,7 +84,7 @@ async fn latest_snapshot(
     caller: Caller,
     Path(text): Path<String>,
 ) -> Result<Json<LatestSnapshot>, ApiError> {
-    let access = reach(&app, &caller, &text, Permission::See).await?;
+    let access = authorize_named(&app, &caller, &text, Permission::See).await?;
     let found = snapshots::list(&app, &access).await?;
     let id = access.task_id();
     let Some(newest) = found.first() else {
@@ -103,7 +103,7 @@ async fn delete_snapshot(
     caller: Caller,
     Path((text, which)): Path<(String, String)>,
 ) -> Result<Json<SnapshotsDeleted>, ApiError> {
-    let access = reach(&app, &caller, &text, Permission::Change).await?;
+    let access = authorize_named(&app, &caller, &text, Permission::Change).await?;
     snapshots::delete(&app, &caller, &access, &which).await?;
     let message = format!("Snapshot {which} deleted");
     Ok(Json(SnapshotsDeleted { message, deleted_count: 1 }))
@@ -117,7 +117,7 @@ async fn delete_all_snapshots(
     caller: Caller,
     Path(text): Path<String>,
 ) -> Result<Json<SnapshotsDeleted>, ApiError> {
-    let access = reach(&app, &caller, &text, Permission::Change).await?;
+    let access = authorize_named(&app, &caller, &text, Permission::Change).await?;
     let deleted_count = snapshots::delete_all(&app, &caller, &access).await?;
     let message = format!("{deleted_count} snapshots deleted");
     Ok(Json(SnapshotsDeleted { message, deleted_count }))
@@ -132,12 +132,12 @@ async fn restore_snapshot(
     caller: Caller,
     Path((text, which)): Path<(String, String)>,
 ) -> Result<(StatusCode, Json<Message>), ApiError> {
-    let access = reach(&app, &caller, &text, Permission::Change).await?;
+    let access = authorize_named(&app, &caller, &text, Permission::Change).await?;
     let row = snapshots::restore(&app, &caller, &access, Some(&which)).await?;
     Ok(accepted(&app, &row, "is being restored"))
 }
 
-fn to_api(id: InstanceId, found: Found) -> Snapshot {
+fn to_api(id: InstanceId, found: LinkSnapshot) -> Snapshot {
     let at_ms = i64::try_from(found.tag).unwrap_or(0).saturating_mul(1000);
     Snapshot {
         tag: found.tag.to_string(),

@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::ApiError;
-use super::vps::reach;
+use super::vps::authorize_named;
 use crate::access::{Caller, Permission};
 use crate::clock::iso;
 use crate::host::App;
@@ -40,7 +40,7 @@ async fn sign_ssh_key(
     Path(text): Path<String>,
     body: Result<Json<AskSshCertificate>, JsonRejection>,
 ) -> Result<Json<SshCertificate>, ApiError> {
-    let access = reach(&app, &caller, &text, Permission::Enter).await?;
+    let access = authorize_named(&app, &caller, &text, Permission::Enter).await?;
     let Json(AskSshCertificate { public_key }) = body?;
     let row = instances::get(&app, &access).await?;
     require_open(&app, &row, &StreamTarget::Ssh)?;

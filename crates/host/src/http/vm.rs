@@ -18,7 +18,7 @@ use super::error::ApiError;
 use super::node;
 use crate::access::Caller;
 use crate::host::App;
-use crate::instances::machines::{self, Found, NodeMachines};
+use crate::instances::machines::{self, MachineFiles, NodeMachines};
 use crate::present;
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
@@ -37,15 +37,15 @@ async fn list_vm_images(
     Path(hostname): Path<String>,
 ) -> Result<Json<VmImages>, ApiError> {
     let node = node::find(&app, &hostname).await?;
-    let (images_dir, found) = machines::images(&app, &node).await?;
-    let image = |found: kohakuriver_runner_link::protocol::VmImage| VmImage {
-        name: found.name.to_string(),
-        filename: found.file,
-        size_bytes: found.size_bytes,
-        modified_at: found.modified_ms as f64 / 1000.0,
-        virtual_size_bytes: found.virtual_bytes,
+    let (images_dir, images) = machines::images(&app, &node).await?;
+    let to_api = |image: kohakuriver_runner_link::protocol::VmImage| VmImage {
+        name: image.name.to_string(),
+        filename: image.file,
+        size_bytes: image.size_bytes,
+        modified_at: image.modified_ms as f64 / 1000.0,
+        virtual_size_bytes: image.virtual_bytes,
     };
-    Ok(Json(VmImages { images: found.into_iter().map(image).collect(), images_dir }))
+    Ok(Json(VmImages { images: images.into_iter().map(to_api).collect(), images_dir }))
 }
 
 /// Lists the files of virtual machines on all nodes, including orphans without a VPS.
@@ -69,12 +69,12 @@ const ORPHANED: &str = "orphaned";
 
 fn to_api(app: &App, node: NodeMachines) -> VmNode {
     let hostname = node.node.name.to_string();
-    match node.found {
-        Ok(found) => VmNode {
+    match node.machines {
+        Ok(machines) => VmNode {
             hostname,
             status: "online".to_owned(),
-            total_disk_usage_bytes: found.iter().map(|found| found.machine.disk_bytes).sum(),
-            instances: Some(found.into_iter().map(|found| instance(app, found)).collect()),
+            total_disk_usage_bytes: machines.iter().map(|files| files.machine.disk_bytes).sum(),
+            instances: Some(machines.into_iter().map(|files| instance(app, files)).collect()),
             instances_dir: node.dir,
             error: None,
         },
@@ -87,7 +87,7 @@ fn to_api(app: &App, node: NodeMachines) -> VmNode {
     }
 }
 
-fn instance(app: &App, Found { machine, row }: Found) -> VmInstance {
+fn instance(app: &App, MachineFiles { machine, row }: MachineFiles) -> VmInstance {
     let task = row.map(|row| present::task(app, &row));
     VmInstance {
         task_id: machine.task_id.to_string(),

@@ -42,7 +42,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 }
 
 /// Authorizes the caller for the instance that a text identifies.
-pub async fn reach(
+pub async fn authorize_named(
     app: &App,
     caller: &Caller,
     text: &str,
@@ -258,7 +258,7 @@ async fn list_keys(
     caller: Caller,
     Path(text): Path<String>,
 ) -> Result<Json<Vec<SshKey>>, ApiError> {
-    let access = reach(&app, &caller, &text, Permission::See).await?;
+    let access = authorize_named(&app, &caller, &text, Permission::See).await?;
     let row = instances::get(&app, &access).await?;
     let lines = row.spec.ssh.map(|ssh| ssh.authorized_keys).unwrap_or_default();
     Ok(Json(instances::keys::describe(&lines)))
@@ -282,7 +282,7 @@ async fn list_events(
     query: Result<Query<EventsQuery>, QueryRejection>,
 ) -> Result<Json<Vec<Event>>, ApiError> {
     let Query(query) = query?;
-    let id = match reach(&app, &caller, &text, Permission::See).await {
+    let id = match authorize_named(&app, &caller, &text, Permission::See).await {
         Ok(access) => access.task_id(),
         // A deleted instance has no owner; accounts that run the cluster may still read its events.
         Err(unknown) if caller.role() >= Role::Operator => {

@@ -70,7 +70,7 @@ async fn ask(
     let id = InstanceId::at(now_ms.unsigned_abs(), app.cluster);
     let new = NewRequest { id, owner: person.id, name: validated.spec.name, request_json };
     let row = app.store.create_request(new, now_ms).await?;
-    tracing::info!(task.id = %row.id, user = person.username, "request recorded");
+    tracing::info!(task.id = %row.id, user.id = %person.id, "request recorded");
     app.changes.notify();
     Ok(Created::Requested(Box::new(row)))
 }
@@ -117,7 +117,7 @@ async fn place(
     let (actor, owner) = (owner.name(), owner.user_id());
     let new = NewInstance { id, spec, target, demand, actor, owner, consent, names_others };
     let row = app.store.create_instance(new, &unavailable, now_ms).await?;
-    tracing::info!(task.id = %row.id, node.name = %row.node_name, "created");
+    tracing::info!(task.id = %row.id, node.name = %row.node_name, "instance created");
     notify(app, &row);
     authorized_keys_sync::catch_up(app, row.id).await;
     Ok(row)

@@ -22,13 +22,13 @@ const DELETE_LIMIT: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct NodeMachines {
     pub node: NodeRow,
-    pub found: Result<Vec<Found>, InstanceError>,
+    pub machines: Result<Vec<MachineFiles>, InstanceError>,
     pub dir: Option<String>,
 }
 
 /// A machine's files, with the VPS they belong to.
 #[derive(Debug)]
-pub struct Found {
+pub struct MachineFiles {
     pub machine: Machine,
     pub row: Option<InstanceRow>,
 }
@@ -61,17 +61,17 @@ pub async fn list(app: &App) -> Result<Vec<NodeMachines>, InstanceError> {
     let mut with_row = |node: &NodeRow, machine: Machine| {
         let its = rows.get(&machine.task_id).is_some_and(|row| row.node_id == node.id);
         let row = if its { rows.remove(&machine.task_id) } else { None };
-        Found { machine, row }
+        MachineFiles { machine, row }
     };
     let all = nodes.into_iter().zip(answers).map(|(node, answer)| {
-        let (dir, found) = match answer {
+        let (dir, machines) = match answer {
             Ok((dir, machines)) => {
-                let found = machines.into_iter().map(|machine| with_row(&node, machine));
-                (Some(dir), Ok(found.collect()))
+                let machines = machines.into_iter().map(|machine| with_row(&node, machine));
+                (Some(dir), Ok(machines.collect()))
             }
             Err(error) => (None, Err(error)),
         };
-        NodeMachines { node, found, dir }
+        NodeMachines { node, machines, dir }
     });
     Ok(all.collect())
 }
