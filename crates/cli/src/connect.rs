@@ -20,35 +20,35 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::tty;
-use crate::vps;
+use crate::vps::vocabulary;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-The session goes on in the VPS when the connection is lost, the host restarts or this machine
-sleeps; this command comes back by itself and shows the screen as it is by then. Several people can
-take part in one session.
+The session keeps running in the VPS when the connection is lost, the host restarts or this computer
+sleeps; the command reconnects by itself and shows the current screen. Several users can share one
+session.
 
 After Enter, these keys are for this command and not for the VPS:
   ~d   detach: leave, and let the session go on (come back with --session)
   ~.   hang up: leave, and end the session unless it has a name of its own
   ~~   a tilde
 
-A detached session nobody named ends after a day; a named one when its shell ends.
+A detached session without a name ends after a day; a named one when its shell ends.
 
 Examples:
   kohakuriver connect web                        a new shell
-  kohakuriver connect web --session training     one to come back to, or to share
+  kohakuriver connect web --session training     a named one, to resume or share
   kohakuriver connect web --list
   kohakuriver connect web --session training --read-only
   kohakuriver connect web --end training")]
 pub struct ConnectArgs {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
     vps: VpsRef,
-    /// Session to take part in; made if there is none of that name
+    /// Session to join; created if it does not exist
     #[arg(short, long, value_name = "NAME")]
     session: Option<String>,
-    /// Watch only: nothing typed gets there
+    /// Watch the session without typing into it
     #[arg(long, requires = "session")]
     read_only: bool,
     /// User of a new session [default: root]
@@ -83,8 +83,9 @@ pub async fn run(context: &Context, args: ConnectArgs) -> Result<(), CommandErro
         client: rand::random(),
         ..Attach::default()
     };
-    // The id: a name could belong to another VPS by the time the connection is back.
-    let task = context.api.task_to_enter(args.vps.as_str()).await.map_err(vps::with_list_hint)?;
+    // By id, because the name could belong to another VPS after a reconnection.
+    let task =
+        context.api.task_to_enter(args.vps.as_str()).await.map_err(vocabulary::with_list_hint)?;
     let parting = stay::stay(context, &task.task_id, attach).await?;
     parting.tell(context, &args.vps)
 }

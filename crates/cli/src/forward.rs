@@ -1,8 +1,7 @@
 //! `kohakuriver forward`: local ports that lead to services in a VPS.
 //!
-//! Every connection has a stream of its own all the way, so the kernel's flow control holds back
-//! exactly the one that is slow. The listeners stay whatever happens to host, node or VPS; what
-//! connects meanwhile is kept waiting for a while.
+//! Every connection has its own stream end to end, so flow control slows only the slow one. The
+//! listeners stay open while the host, node or VPS is away; new connections wait for a limited time.
 
 mod ports;
 mod tcp;
@@ -22,38 +21,38 @@ use crate::complete;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::reference::VpsRef;
-use crate::vps;
+use crate::vps::vocabulary;
 use ports::PortPair;
 
-/// How long a connection waits for a host or node that is away.
+/// Time limit of a connection that waits for a host or node.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-A port is the one inside the VPS; REMOTE:LOCAL listens on another one here, and 0 on any free one.
-Services that listen on 127.0.0.1 inside the VPS only are reached as well. Ctrl-C ends it.
+PORT is the port inside the VPS; REMOTE:LOCAL listens on another local port, 0 on any free one.
+Services on the VPS's 127.0.0.1 are forwarded too. Ctrl-C ends the command.
 
 Examples:
   kohakuriver forward web 8080
   kohakuriver forward web 8888 --local-port 9999
   kohakuriver forward db 5432:15432 6379
   kohakuriver forward game 27015 --proto udp
-  kohakuriver forward web 8080 --local-host 0.0.0.0    for your whole network: mind who is there")]
+  kohakuriver forward web 8080 --local-host 0.0.0.0    open to your whole network")]
 pub struct ForwardArgs {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
     vps: VpsRef,
-    /// Port inside the VPS, or REMOTE:LOCAL; several are possible
+    /// Port inside the VPS, or REMOTE:LOCAL; repeatable
     #[arg(value_name = "PORT", required = true, num_args = 1..)]
     ports: Vec<PortPair>,
-    /// Local port, where one port is forwarded [default: the same as inside]
+    /// Local port, if only one port is forwarded [default: the port inside the VPS]
     #[arg(short, long, value_name = "PORT")]
     local_port: Option<u16>,
-    /// Local address to listen on [default: 127.0.0.1, or 127.0.0.2 where you are logged in to a host
-    /// that this machine reaches by http on loopback]
+    /// Local address to listen on [default: 127.0.0.1, or 127.0.0.2 if you are logged in to a host by
+    /// http on loopback]
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     local_host: Option<IpAddr>,
-    /// tcp or udp
+    /// Protocol, tcp or udp
     #[arg(short, long, value_name = "PROTO", default_value = "tcp")]
     proto: Proto,
 }
@@ -68,13 +67,15 @@ enum Proto {
 fn address(text: &str) -> Result<IpAddr, String> {
     match text {
         "localhost" => Ok(IpAddr::from([127, 0, 0, 1])),
-        text => text.parse().map_err(|_| "write an address of this machine, as 127.0.0.1".into()),
+        text => text
+            .parse()
+            .map_err(|_| "write an address of this computer, for example 127.0.0.1".into()),
     }
 }
 
-/// Where to listen unless told otherwise. A browser sends the cookie of `127.0.0.1:8000` to every
-/// port of 127.0.0.1, so the session of a host that is reached there would go to the service behind
-/// a forward. Another address of this machine is another name for the browser.
+/// Returns the default listening address. A browser sends the cookie of `127.0.0.1:8000` to every
+/// port of 127.0.0.1, so a login session of a host at that address would go to the service behind
+/// a forward. To the browser, another loopback address is another site.
 fn default_address(context: &Context) -> Result<IpAddr, CommandError> {
     let is_shared = !context.api.is_https() && is_loopback(context.api.host());
     let is_logged_in = is_shared && context.api.token()?.is_some();
@@ -87,7 +88,7 @@ fn is_loopback(host: &str) -> bool {
         || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// One forwarded port, for `--json`.
+/// A forwarded port in `--json` output.
 #[derive(Serialize)]
 struct Forwarded {
     local_host: IpAddr,
@@ -102,9 +103,9 @@ pub async fn run(context: &Context, args: ForwardArgs) -> Result<(), CommandErro
         Some(address) => address,
         None => default_address(context)?,
     };
-    // Says at once what is wrong with the VPS, rather than at the first connection.
+    // Reports an unavailable VPS at once, not at the first connection.
     let ping = context.api.stream(args.vps.as_str(), &StreamTarget::Ping).await;
-    drop(ping.map_err(vps::with_list_hint)?);
+    drop(ping.map_err(vocabulary::with_list_hint)?);
     let _ = kohakuriver_net::raise_file_limit();
     let mut listeners = Vec::new();
     let mut shown = Vec::new();
@@ -148,12 +149,12 @@ impl ForwardArgs {
             (None, _) => {}
             (Some(local), [only]) if only.local.is_none() => only.local = Some(local),
             (Some(_), [_]) => {
-                return Err(CommandError::usage("the local port was given twice")
-                    .hint("leave --local-port or the part behind the colon out"));
+                return Err(CommandError::usage("the local port is given twice")
+                    .hint("leave out --local-port or the part after the colon"));
             }
             (Some(_), _) => {
                 return Err(CommandError::usage("--local-port needs exactly one port")
-                    .hint("write REMOTE:LOCAL for each of several"));
+                    .hint("for several ports write REMOTE:LOCAL for each"));
             }
         }
         Ok(pairs)
@@ -179,7 +180,8 @@ impl Listener {
         bound.map_err(|error| {
             let why = crate::api::plain(&error);
             let (host, port) = place;
-            let hint = format!("take another: kohakuriver forward {} {}:0", args.vps, pair.remote);
+            let hint =
+                format!("use a free port: kohakuriver forward {} {}:0", args.vps, pair.remote);
             CommandError::request(format!("port {port} of {host} cannot be used: {why}")).hint(hint)
         })
     }
@@ -193,7 +195,7 @@ impl Listener {
     }
 }
 
-/// How every connection gets into the VPS.
+/// Opens streams into the VPS for new connections.
 struct Way {
     api: crate::api::Api,
     vps: VpsRef,
@@ -201,7 +203,7 @@ struct Way {
 }
 
 impl Way {
-    /// Opens a stream; a host or node that is away for a moment is waited for.
+    /// Opens a stream; waits for a host or node that is temporarily away.
     async fn open(&self, target: &StreamTarget) -> Result<crate::api::Stream, CommandError> {
         let began = Instant::now();
         let mut pause = Duration::from_millis(100);
@@ -218,7 +220,7 @@ impl Way {
         }
     }
 
-    /// One line for each connection that came to nothing: the others go on.
+    /// Prints the error of a failed connection; the others continue.
     fn complain(&self, failure: &CommandError) {
         self.out.note(format!("error: {}", failure.message.trim_end()));
     }
@@ -229,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_on_loopback_are_told_from_others() {
+    fn loopback_hosts_are_recognized() {
         for host in ["127.0.0.1", "localhost", "LOCALHOST", "[::1]", "::1", "127.1.2.3"] {
             assert!(is_loopback(host), "{host}");
         }

@@ -1,4 +1,4 @@
-//! `kohakuriver node`: the machines.
+//! `kohakuriver node`: nodes and their join tokens.
 
 mod drain;
 mod health;
@@ -22,18 +22,18 @@ pub enum NodeCommand {
     /// Show one node in detail
     #[command(visible_alias = "show")]
     Status(status::StatusArgs),
-    /// Show how busy a node was in the last hour
+    /// Show a node's load in the last hour
     Health(health::HealthArgs),
-    /// Let a node take no new VPSes
+    /// Stop placing new VPSes on a node
     Drain(drain::DrainArgs),
-    /// Let a drained node take new VPSes again
+    /// Allow new VPSes on a drained node again
     Undrain(drain::UndrainArgs),
-    /// Set and remove labels, by which new VPSes choose nodes
+    /// Set and remove a node's labels, which new VPSes can require
     Label(label::LabelArgs),
-    /// Tokens that let a machine join
+    /// Create tokens for computers to join with
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Remove a node and what it is trusted with
+    /// Remove a node and revoke its certificate
     #[command(visible_alias = "rm")]
     Remove(remove::RemoveArgs),
 }

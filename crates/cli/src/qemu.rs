@@ -1,5 +1,5 @@
-//! `kohakuriver qemu`, as far as the host answers it: base images that a node sees, and what
-//! virtual machines keep on the nodes. What is done on this machine itself is the executable's.
+//! The `kohakuriver qemu` commands that the host serves: base images on a node, and the files of
+//! virtual machines on the nodes. The executable has the commands for the local computer.
 
 mod cleanup;
 mod images;
@@ -14,19 +14,19 @@ use crate::error::CommandError;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum QemuCommand {
-    /// List what virtual machines keep on their nodes, also what nobody owns any more
+    /// List virtual machines and their disk usage on the nodes, including orphaned ones
     Instances(instances::InstancesArgs),
-    /// Delete a virtual machine, or what one that is no VPS any more left on its node
+    /// Delete a virtual machine, or the files of an orphaned one
     Cleanup(cleanup::CleanupArgs),
     /// For `image list --node`, which the executable parses.
     #[command(skip)]
     Images(NodeName),
 }
 
-/// For commands that look at this machine unless another is named.
+/// The option of commands that inspect the local computer by default.
 #[derive(clap::Args, Clone, Debug)]
 pub struct OnNode {
-    /// What this node sees, asked through the host, instead of this machine
+    /// Query this node through the host [default: this computer]
     #[arg(long, value_name = "NODE", add = ArgValueCandidates::new(complete::nodes))]
     pub node: Option<NodeName>,
 }

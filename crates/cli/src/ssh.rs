@@ -43,17 +43,17 @@ pub struct SshArgs {
 
 #[derive(clap::Subcommand, Clone, Debug)]
 enum SshCommand {
-    /// Print ssh configuration for all running VPSes
+    /// Print OpenSSH configuration for all running VPSes
     Config(config::ConfigArgs),
-    /// Log in to a VPS: the same as without `connect`
+    /// Log in to a VPS (the default)
     #[command(hide = true)]
     Connect(ConnectArgs),
 }
 
-/// `ssh VPS`, where the VPS is absent when a subcommand is given.
+/// The arguments of `ssh VPS`; the VPS is absent if a subcommand is given.
 #[derive(clap::Args, Clone, Debug)]
 struct OptionalConnect {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
     vps: Option<VpsRef>,
     #[command(flatten)]
@@ -62,31 +62,31 @@ struct OptionalConnect {
 
 #[derive(clap::Args, Clone, Debug)]
 struct ConnectArgs {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
     vps: VpsRef,
     #[command(flatten)]
     how: How,
 }
 
-/// How to log in.
+/// The options of a login.
 #[derive(clap::Args, Clone, Debug)]
 struct How {
     /// User inside the VPS
     #[arg(short, long, value_name = "NAME", default_value = "root")]
     user: String,
-    /// Private key to log in with [default: a certificate where you log in to the host, the one
-    /// made for this VPS, then ssh's own]
+    /// Private key to log in with [default: a certificate if the host has accounts, the key
+    /// generated for this VPS, then ssh's own]
     #[arg(short = 'i', long, value_name = "PATH")]
     key: Option<PathBuf>,
     /// Port of the host's SSH gateway [env: KOHAKURIVER_SSH_PROXY_PORT] [default: 8002]
     #[arg(long, value_name = "PORT")]
     proxy_port: Option<u16>,
-    /// Do not log in: listen on this port of 127.0.0.1 (0 = any free one) and forward to the
-    /// VPS's SSH
+    /// Forward this port of 127.0.0.1 to the VPS's SSH instead of logging in; 0 picks a free
+    /// port
     #[arg(long, value_name = "PORT", conflicts_with = "command")]
     local_port: Option<u16>,
-    /// What to run instead of a shell
+    /// Command to run instead of a shell
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
@@ -98,7 +98,7 @@ pub async fn run(context: &Context, args: SshArgs) -> Result<(), CommandError> {
         None => match args.connect.vps {
             Some(vps) => (vps, args.connect.how),
             None => {
-                return Err(CommandError::usage("no VPS was named").hint("kohakuriver ssh NAME"));
+                return Err(CommandError::usage("no VPS given").hint("kohakuriver ssh NAME"));
             }
         },
     };

@@ -28,7 +28,7 @@ pub async fn run(context: &Context) -> Result<(), CommandError> {
     if nodes.is_empty() {
         context
             .out
-            .hint("`kohakuriver node token create` makes a token for a machine to join with");
+            .hint("`kohakuriver node token create` creates a token for a computer to join with");
         return Ok(());
     }
     context.out.line("");

@@ -1,4 +1,4 @@
-//! `kohakuriver terminal`: programs in a VPS, without SSH.
+//! `kohakuriver terminal`: programs and consoles in a VPS, without SSH.
 
 mod attach;
 mod carry;
@@ -9,10 +9,10 @@ use crate::error::CommandError;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum TerminalCommand {
-    /// Open a shell through the container engine, or a virtual machine's console, even where the
-    /// VPS's agent does not answer
+    /// Open a shell through the container engine, or a virtual machine's console, even if the
+    /// VPS's agent does not respond
     Attach(attach::AttachArgs),
-    /// Run a program, with its exact arguments, streams and exit code
+    /// Run a program in a VPS with its exact arguments, streams and exit code
     Exec(exec::ExecArgs),
 }
 

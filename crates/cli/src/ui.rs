@@ -1,5 +1,5 @@
-//! How commands talk. Foreign text (of the host, a VPS, a registry) passes here, so whatever is
-//! written as text is freed of control characters, and no line of it can pass for one of ours.
+//! Terminal output of commands. Text from the host, a VPS or a registry passes here, so output is
+//! stripped of control characters, and no line of foreign text can look like one of ours.
 
 mod age;
 mod panel;
@@ -18,15 +18,15 @@ pub use table::{Fit, Grid};
 use crate::error::{CommandError, Kind};
 use crate::stdout;
 
-/// How a command talks: data to standard output, everything else to standard error.
+/// The output of a command: data to standard output, everything else to standard error.
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
     pub json: bool,
-    /// Standard output is a terminal and colours are welcome.
+    /// Whether standard output is a terminal that takes colors.
     pub colour: bool,
 }
 
-/// What a word means, in colours.
+/// The meaning of a word, displayed as a color.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
     Plain,
@@ -42,23 +42,23 @@ impl Output {
         Self { json, colour: !unwanted && stdout::is_terminal() }
     }
 
-    /// One line of data. What keeps it from being written ends the command: see [`stdout`].
+    /// Writes a line of data. A write error ends the command: see [`stdout`].
     pub fn line(self, text: impl AsRef<str>) {
         self.styled(printable(text.as_ref()).replace(['\n', '\t'], " "));
     }
 
-    /// As [`Self::line`], for text that is already free of control characters and may contain colors.
+    /// Writes a line like [`Self::line`], from text that has no control characters but may have colors.
     pub fn styled(self, text: impl AsRef<str>) {
         self.raw(format!("{}\n", text.as_ref()).as_bytes());
     }
 
-    /// Data, exactly these bytes.
+    /// Writes data unchanged.
     pub fn raw(self, bytes: &[u8]) {
-        // It is remembered there, and ends the command.
+        // The module `stdout` records the error, which ends the command.
         let _ = stdout::write(bytes);
     }
 
-    /// A part of a long text of the host: these bytes, but for what a terminal would obey.
+    /// Writes a part of a long text of the host without its terminal control characters.
     pub fn block(self, bytes: &[u8]) {
         if stdout::is_terminal() {
             self.raw(printable(&String::from_utf8_lossy(bytes)).as_bytes());
@@ -67,7 +67,7 @@ impl Output {
         }
     }
 
-    /// The API's object.
+    /// Writes an API object as JSON.
     pub fn json(self, value: &impl Serialize) {
         match serde_json::to_string_pretty(value) {
             Ok(text) => self.styled(terminal_safe(&text)),
@@ -75,7 +75,7 @@ impl Output {
         }
     }
 
-    /// The API's object on one line, where more follow.
+    /// Writes an API object as one line of JSON, in a series of them.
     pub fn json_line(self, value: &impl Serialize) {
         match serde_json::to_string(value) {
             Ok(text) => self.styled(terminal_safe(&text)),
@@ -109,7 +109,7 @@ impl Output {
         }
     }
 
-    /// A word in its colour, where colours are on.
+    /// Colors a word, if colors are enabled.
     pub fn paint(self, tone: Tone, text: &str) -> String {
         let code = match tone {
             Tone::Plain => return text.to_owned(),
@@ -121,11 +121,13 @@ impl Output {
         if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 
-    /// Asks y/N. Without a person to ask, the command has to be told beforehand.
+    /// Asks for confirmation, y or N. Fails without a terminal, unless `flag` is given on the command line.
     pub fn confirm(self, question: &str, flag: &str) -> Result<bool, CommandError> {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            return Err(CommandError::usage(format!("{question} There is no terminal to ask at"))
-                .hint(format!("say yes beforehand with {flag}")));
+            return Err(CommandError::usage(format!(
+                "{question} There is no terminal to confirm at"
+            ))
+            .hint(format!("confirm with {flag}")));
         }
         let mut stderr = io::stderr();
         let _ = write!(stderr, "{} [y/N] ", one_line(&printable(question)));
@@ -138,22 +140,22 @@ impl Output {
     }
 }
 
-/// Text of the cluster, in which an instance may have put whatever it likes: it must not move
-/// the cursor, reorder what stands beside it, or worse.
+/// Strips control characters from the cluster's text, which an instance may have chosen, so that it
+/// cannot move the cursor or reorder adjacent text.
 pub fn printable(text: &str) -> String {
     let plain = |c: char| if moves(c) && c != '\n' && c != '\t' { ' ' } else { c };
     text.chars().map(plain).collect()
 }
 
-/// Control characters, those of two bytes (C1) too, line separators, and what turns the direction
-/// of writing.
+/// Returns whether the character is a control character (C0 or C1), a line separator or a change of
+/// writing direction.
 fn moves(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// JSON without what a terminal would obey: the library escapes only what JSON forbids. Outside of
-/// strings there is none of it.
+/// Escapes terminal control characters in JSON: the library escapes only those that JSON forbids.
+/// They occur in strings only.
 fn terminal_safe(json: &str) -> String {
     let mut safe = String::with_capacity(json.len());
     for c in json.chars() {
@@ -165,12 +167,12 @@ fn terminal_safe(json: &str) -> String {
     safe
 }
 
-/// Text that has to be a table's cell, or the rest of a line.
+/// Joins text into one line, for a table's cell or the rest of a line.
 pub fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The colour of a VPS's status word.
+/// Returns the color of a status.
 pub fn status_tone(status: &str) -> Tone {
     match status {
         "running" | "online" => Tone::Good,
@@ -188,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn foreign_text_moves_no_cursor_and_turns_no_line() {
+    fn foreign_text_is_stripped_of_control_characters() {
         assert_eq!(printable("a\u{1b}[2Jb\u{9b}1mc\rd\u{202e}e"), "a [2Jb 1mc d e");
         assert_eq!(printable("one\n\ttwo \u{e9}\u{1f600}"), "one\n\ttwo \u{e9}\u{1f600}");
     }

@@ -2,6 +2,7 @@
 
 mod act;
 mod assign;
+mod batch;
 mod cp;
 mod create;
 mod created;
@@ -23,17 +24,14 @@ mod ssh_key;
 mod status;
 mod stop;
 mod update;
+pub mod vocabulary;
 
-use kohakuriver_api::Task;
-use kohakuriver_model::BackendKind;
-
-pub use act::{ErrorReporter, print_json};
-pub use list::{cores, has_ssh, memory};
-pub use parse::label;
+pub use batch::{ErrorReporter, print_json};
 pub use status::show;
+pub use vocabulary::{called, cores, memory};
 
 use crate::context::Context;
-use crate::error::{CommandError, Kind};
+use crate::error::CommandError;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum VpsCommand {
@@ -45,41 +43,41 @@ pub enum VpsCommand {
     /// Show one VPS in detail
     #[command(visible_alias = "show")]
     Status(status::StatusArgs),
-    /// Stop VPSes; their disks stay
+    /// Stop VPSes; their disks are kept
     Stop(stop::StopArgs),
-    /// End VPSes at once, without asking their programs
+    /// Kill VPSes at once, without a graceful shutdown
     Kill(kill::KillArgs),
     /// Freeze all processes of VPSes
     Pause(pause::PauseArgs),
-    /// Let paused VPSes go on
+    /// Resume paused VPSes
     Resume(resume::ResumeArgs),
-    /// Start stopped VPSes again, or restart running ones, with the same disk
+    /// Restart running VPSes, or start stopped ones, with the same disk
     #[command(visible_alias = "start")]
     Restart(restart::RestartArgs),
-    /// Change the limits and habits of a VPS
+    /// Change a VPS's limits and policies
     Update(update::UpdateArgs),
-    /// Make, list, restore and delete snapshots of a VPS's disk
+    /// Create, list, restore and delete snapshots of a VPS's disk
     #[command(subcommand, visible_alias = "snap")]
     Snapshot(snapshot::SnapshotCommand),
-    /// List, add and remove the SSH keys that may log in
+    /// List, add and remove the SSH keys that can log in to a VPS
     #[command(subcommand)]
     Keys(keys::KeysCommand),
-    /// Let others see, use or manage a VPS
+    /// Share a VPS with accounts or groups, to view, use or manage it
     Share(share::ShareArgs),
     /// Revoke a share; open sessions are closed within seconds
     Unshare(share::UnshareArgs),
-    /// List, take and decline what others share with you
+    /// List, take and decline VPSes shared with you
     Shares(shares::SharesArgs),
-    /// List, take and decline what others offer to give you
+    /// List, take and decline VPSes offered to you
     Offers(shares::OffersArgs),
-    /// Let people use a VPS: `vps share` for several
+    /// Share a VPS with several accounts at level use
     Assign(assign::AssignArgs),
-    /// Offer a VPS to another account, which becomes its owner by taking it
+    /// Offer ownership of a VPS to another account
     Give(give::GiveArgs),
     /// Copy files to, from and between VPSes
     #[command(visible_alias = "copy")]
     Cp(cp::CopyArgs),
-    /// Show what happened to a VPS, and who asked for it
+    /// Show a VPS's events and the account that caused each
     Events(events::EventsArgs),
     /// Delete VPSes with their disks
     #[command(visible_alias = "rm")]
@@ -108,41 +106,5 @@ pub async fn run(context: &Context, command: VpsCommand) -> Result<(), CommandEr
         VpsCommand::Events(args) => events::run(context, &args).await,
         VpsCommand::Restart(args) => restart::run(context, &args).await,
         VpsCommand::Delete(args) => delete::run(context, &args).await,
-    }
-}
-
-/// What the caller calls a VPS: its name where it is theirs, `NAME.OWNER` where it is another's,
-/// its id where it has no name. Commands take all of them.
-pub fn called(task: &Task) -> &str {
-    if !task.reference.is_empty() {
-        return &task.reference;
-    }
-    task.name.as_deref().unwrap_or(&task.task_id)
-}
-
-/// Whether it is a virtual machine.
-pub fn is_machine(task: &Task) -> bool {
-    task.vps_backend == BackendKind::Qemu.word()
-}
-
-/// Every "there is no such VPS" ends with where to look.
-pub fn with_list_hint(failure: CommandError) -> CommandError {
-    if failure.kind != Kind::NotFound {
-        return failure;
-    }
-    failure.or_hint(|| "`kohakuriver vps list -a` shows all VPSes".to_owned())
-}
-
-/// The failure that a VPS in status `failed` reports about itself.
-pub fn reported_failure(task: &Task) -> CommandError {
-    let reason = task.error_message.as_deref().unwrap_or("the node gave no reason");
-    let state = match &task.transition {
-        Some(transition) if task.status != "failed" => format!("is still {transition}"),
-        _ => "failed".to_owned(),
-    };
-    let failure = CommandError::request(format!("VPS {} {state}: {reason}", called(task)));
-    match &task.error_hint {
-        Some(hint) => failure.hint(hint),
-        None => failure,
     }
 }

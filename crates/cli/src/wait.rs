@@ -1,7 +1,7 @@
-//! Waiting until a VPS is what it was asked to be.
+//! Waits until a VPS reaches a requested state.
 //!
-//! The host holds each question open until something changed, so news arrive at once and waiting
-//! costs nothing. A lost connection is tried again for a while: the work goes on without us.
+//! The host holds each request until the VPS changes (long polling), so changes arrive at once and
+//! waiting is cheap. A lost connection is retried for a while; the work continues without the client.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -13,23 +13,23 @@ use crate::error::{CommandError, Kind};
 use crate::stdout;
 use crate::ui::Progress;
 
-/// How long the host may be away before waiting is given up.
+/// Time limit for a host that does not respond.
 const PATIENCE: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// A host that answers an open question at once with nothing new is not asked faster than this.
+/// Minimum interval between requests to a host that responds at once without a change.
 const SLOWEST_ANSWER: Duration = Duration::from_millis(500);
 
-/// Where waiting ended.
+/// The outcome of waiting.
 #[derive(Debug)]
 pub enum End {
     /// The caller's condition holds for this state.
     Met(Box<Task>),
-    /// The VPS does not exist any more.
+    /// The VPS no longer exists.
     Gone,
 }
 
-/// Follows a VPS until `done` holds. `step` names what to show where the host reports no progress.
+/// Watches a VPS until `done` holds. `step` is displayed while the host reports no progress.
 pub async fn until(
     context: &Context,
     id: &str,
@@ -50,11 +50,11 @@ pub async fn until(
     }
 }
 
-/// What happens to one VPS, look by look.
+/// A watch on one VPS, which yields its states.
 #[derive(Debug)]
 pub struct News {
     id: String,
-    /// The revision seen last.
+    /// The revision of the last state.
     since: Option<u64>,
     retries: RetryBudget,
 }
@@ -64,7 +64,7 @@ impl News {
         Self { id: id.to_owned(), since, retries: RetryBudget::default() }
     }
 
-    /// Its next state, or the same one after a while; None where it does not exist any more.
+    /// Returns the next state, or the same one after a while; `None` if the VPS no longer exists.
     pub async fn next(
         &mut self,
         context: &Context,
@@ -92,7 +92,7 @@ impl News {
     }
 }
 
-/// How much longer a host that does not answer is asked again.
+/// The time left for retries while the host does not respond.
 #[derive(Debug)]
 pub struct RetryBudget {
     trouble: Option<Instant>,
@@ -106,8 +106,8 @@ impl Default for RetryBudget {
 }
 
 impl RetryBudget {
-    /// Pauses, or hands back a failure that asking again does not cure. `asked` is when the
-    /// question was put.
+    /// Waits before the next attempt, or returns an error that a retry cannot resolve. `asked` is the
+    /// time of the failed request.
     pub async fn wait(
         &mut self,
         failure: CommandError,
@@ -118,20 +118,20 @@ impl RetryBudget {
         if failure.kind != Kind::Unreachable || first.elapsed() >= PATIENCE {
             return Err(failure);
         }
-        progress.show("the host does not answer, trying again", None);
+        progress.show("the host does not respond, trying again", None);
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         Ok(())
     }
 }
 
-/// Whether something outside a VPS keeps it from being what was asked, such as an engine that is
-/// away. Its node goes on trying.
+/// Returns whether an obstacle outside the VPS, such as a stopped engine, blocks the request. Its node
+/// keeps trying.
 pub fn is_blocked(task: &Task) -> bool {
     task.transition.is_some() && task.error_code.is_some()
 }
 
-/// Runs `work`, or fails with what `interrupted` says when Ctrl-C comes first.
+/// Runs `work`, or fails with the error of `interrupted` if Ctrl-C comes first.
 pub async fn unless_interrupted<T>(
     work: impl Future<Output = Result<T, CommandError>>,
     interrupted: impl FnOnce() -> CommandError,
@@ -142,8 +142,8 @@ pub async fn unless_interrupted<T>(
     }
 }
 
-/// Runs work that only shows something, until Ctrl-C, which is how it ends, or until the reader of
-/// standard output has gone.
+/// Runs work that only displays something, until Ctrl-C, its normal end, or until the reader of
+/// standard output has closed.
 pub async fn watching(
     work: impl Future<Output = Result<(), CommandError>>,
 ) -> Result<(), CommandError> {

@@ -6,24 +6,24 @@ use crate::exit::{Exit, FAILED};
 
 #[derive(Debug, clap::Args)]
 pub struct AgentArgs {
-    /// Where the runner put the configuration
+    /// Directory of the runner's configuration files
     #[arg(long, default_value = "/.kohakuriver/etc")]
     #[arg(default_value_if("guest", "true", "/run/kohakuriver/etc"))]
     config_dir: PathBuf,
-    /// Where to make the socket
+    /// Directory for the socket
     #[arg(long, default_value = "/.kohakuriver/run")]
     #[arg(default_value_if("guest", "true", "/run/kohakuriver/run"))]
     run_dir: PathBuf,
-    /// Be the service of a virtual machine: settings come from its seed disk
+    /// Run as a virtual machine's service, with settings from its seed disk
     #[arg(long)]
     guest: bool,
-    /// Serve SFTP on standard input and output instead
+    /// Serve SFTP on standard input and output
     #[arg(long)]
     sftp_server: bool,
-    /// Serve requests for files there
+    /// Serve the files protocol on standard input and output
     #[arg(long, conflicts_with = "sftp_server")]
     files_server: bool,
-    /// Tell about changes to files there
+    /// Report file changes on standard input and output
     #[arg(long, conflicts_with_all = ["sftp_server", "files_server"])]
     watch_server: bool,
 }

@@ -1,5 +1,5 @@
-//! The flags that say whether people log in, and what follows where none is given: whoever can
-//! be reached from the network asks who one is.
+//! The options for accounts and login. By default a host that the network can connect to requires a
+//! login.
 
 use std::fs;
 use std::net::IpAddr;
@@ -14,21 +14,21 @@ use crate::exit::{Exit, NOT_READY, USAGE};
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Logging in")]
 pub struct AuthArgs {
-    /// People log in, and are admins, operators, users or viewers [default where the host can be
-    /// reached from the network]
+    /// Require a login, with the roles admin, operator, user and viewer [default if the network can
+    /// connect to the host]
     #[arg(long, conflicts_with = "no_auth")]
     auth: bool,
-    /// Nobody logs in: whoever reaches this host may do everything [default on loopback]
+    /// Require no login: every client has full access [default on loopback]
     #[arg(long)]
     no_auth: bool,
-    /// With --no-auth on an address that can be reached from the network: yes, everybody there
-    /// may do everything
+    /// Confirm --no-auth on an address open to the network, where every client then has full
+    /// access
     #[arg(long)]
     open_to_the_network_without_login: bool,
-    /// Days after which a request that no operator decided on is rejected
+    /// Days after which an undecided request is rejected
     #[arg(long, value_name = "DAYS", default_value_t = 14, value_parser = clap::value_parser!(u64).range(1..=3650))]
     request_days: u64,
-    /// Let people log in by OpenID Connect with this provider, as it calls itself
+    /// Issuer URL of an OpenID Connect provider for logins
     #[arg(
         long,
         value_name = "URL",
@@ -37,52 +37,51 @@ pub struct AuthArgs {
         conflicts_with = "no_auth"
     )]
     oidc_issuer: Option<String>,
-    /// What this host is to the provider
+    /// Client id of this host at the provider
     #[arg(long, value_name = "ID", requires = "oidc_issuer")]
     oidc_client_id: Option<String>,
-    /// File with the secret that the provider gave for it
+    /// File with the client secret from the provider
     #[arg(long, value_name = "FILE", requires = "oidc_issuer")]
     oidc_client_secret_file: Option<PathBuf>,
-    /// The role of everybody in one of the provider's groups, for example staff=operator; may be
-    /// repeated, the highest counts
+    /// Role of the members of a provider's group, for example staff=operator; repeatable, the highest
+    /// role applies
     #[arg(long, value_name = "GROUP=ROLE", value_parser = group_role, requires = "oidc_issuer")]
     oidc_role: Vec<(String, Role)>,
-    /// The role of everybody else the provider knows [default: none, they stay out]
+    /// Role of the provider's other accounts [default: none, they cannot log in]
     #[arg(long, value_name = "ROLE", value_parser = role, requires = "oidc_issuer")]
     oidc_default_role: Option<Role>,
-    /// The claim of the provider that lists groups: a name, or a path such as realm_access.roles
+    /// Claim of the provider that lists groups: a name, or a path such as realm_access.roles
     #[arg(long, value_name = "NAME", default_value = "groups")]
     oidc_groups_claim: String,
-    /// A scope to ask the provider for beside openid; may be repeated [default: profile, email, and
-    /// groups where the provider announces it]
+    /// Scope to request besides openid; repeatable [default: profile, email, and groups if the
+    /// provider announces it]
     #[arg(long, value_name = "SCOPE", requires = "oidc_issuer")]
     oidc_scope: Vec<String>,
-    /// Days after which a person of the provider must log in there again: their sessions, tokens and
-    /// SSH keys do not count until then
+    /// Days after which a provider's account must log in there again; until then its sessions, tokens
+    /// and SSH keys are not accepted
     #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3650))]
     oidc_login_days: u64,
-    /// Where people reach this host, for example https://river.lab.example
+    /// Public URL of this host, for example https://river.lab.example
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
-    /// Hours that a browser stays logged in
+    /// Lifetime of a browser's login session in hours
     #[arg(long, value_name = "HOURS", default_value_t = 720, value_parser = clap::value_parser!(u64).range(1..=87600))]
     session_hours: u64,
 }
 
 impl AuthArgs {
-    /// What was asked for, or what fits where the host listens.
+    /// Returns the configuration from the options and the listening address.
     ///
     /// # Errors
-    /// It would be open to everybody and nobody has said so outright.
+    /// The host would be open to the network without an explicit confirmation.
     pub fn mode(&self, bind: IpAddr, behind_proxy: bool) -> Result<AuthConfig, Exit> {
         let reachable = !bind.is_loopback() || behind_proxy;
         let open = self.open_to_the_network_without_login;
         let off = self.no_auth || (open && !self.auth);
         if reachable && off && !open {
-            let message =
-                format!("{bind} can be reached from the network, and nobody would log in");
-            let hint = "leave --no-auth out, keep --bind 127.0.0.1 and come in by an SSH tunnel, \
-                or say --open-to-the-network-without-login too";
+            let message = format!("{bind} is open to the network, and --no-auth requires no login");
+            let hint = "leave out --no-auth, keep --bind 127.0.0.1 and connect by an SSH tunnel, \
+                    or add --open-to-the-network-without-login";
             return Err(Exit::new(USAGE, message).hint(hint));
         }
         let hour = Duration::from_secs(3600);
@@ -107,18 +106,18 @@ impl AuthArgs {
         let public_url = self.public_url.clone().unwrap_or_default();
         for url in [&issuer, &public_url] {
             if !kohakuriver_host::is_safe_url(url) {
-                let message = format!("'{url}' must be https, or on this machine");
+                let message = format!("'{url}' must use https, or be on this computer");
                 return Err(Exit::new(USAGE, message));
             }
         }
         if self.oidc_role.is_empty() && self.oidc_default_role.is_none() {
-            let message = "nobody of the provider would have a role here";
+            let message = "no account of the provider would have a role";
             return Err(Exit::new(USAGE, message)
-                .hint("say --oidc-role GROUP=ROLE, or --oidc-default-role ROLE"));
+                .hint("add --oidc-role GROUP=ROLE or --oidc-default-role ROLE"));
         }
         if let Some(scope) = self.oidc_scope.iter().find(|scope| !is_scope(scope)) {
             return Err(Exit::new(USAGE, format!("'{scope}' is not a scope"))
-                .hint("one word each: --oidc-scope profile --oidc-scope groups"));
+                .hint("give each scope its own option: --oidc-scope profile --oidc-scope groups"));
         }
         Ok(Some(OidcConfig {
             issuer,
@@ -133,14 +132,18 @@ impl AuthArgs {
     }
 }
 
-/// One word of RFC 6749, 3.3.
+/// Returns whether the text is a scope token of RFC 6749, 3.3.
 fn is_scope(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\'))
 }
 
 fn role(text: &str) -> Result<Role, String> {
     let role: Role = text.parse().map_err(|error| format!("{error}"))?;
-    if role == Role::Anony { Err("nobody has that role".to_owned()) } else { Ok(role) }
+    if role == Role::Anony {
+        Err("this role cannot be given to accounts".to_owned())
+    } else {
+        Ok(role)
+    }
 }
 
 fn group_role(text: &str) -> Result<(String, Role), String> {
@@ -148,19 +151,19 @@ fn group_role(text: &str) -> Result<(String, Role), String> {
     Ok((group.to_owned(), role(word)?))
 }
 
-/// What to tell whoever starts a host that nobody administrates yet.
+/// Returns the instructions to register the first admin, if the cluster has none.
 pub async fn setup_lines(host: &Host) -> Result<Option<[String; 2]>, Exit> {
     let invited = host.setup_invitation().await;
     let invited = invited.map_err(|error| Exit::from_error(NOT_READY, &error))?;
     Ok(invited.map(|token| {
         let place = host.api_url();
-        // Copied as a whole, so nobody has to compare it by eye.
+        // Part of the copied command, so that no manual comparison is needed.
         let believed = host.people_fingerprint().map(|is| format!(" --fingerprint {is}"));
         let believed = believed.unwrap_or_default();
         [
-            format!("nobody administrates this cluster yet: open {place}/welcome#invite={token}"),
+            format!("this cluster has no admin yet: open {place}/welcome#invite={token}"),
             format!(
-                "or type kohakuriver auth register {place} --token {token}{believed}   (once, within a day)"
+                "or run kohakuriver auth register {place} --token {token}{believed}   (once, within a day)"
             ),
         ]
     }))
@@ -185,13 +188,13 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_is_one_word() {
+    fn scope_is_a_single_token() {
         assert!(is_scope("groups") && is_scope("https://lab.example/scope"));
         assert!(!is_scope("") && !is_scope("openid groups") && !is_scope("a\"b"));
     }
 
     #[test]
-    fn what_the_network_can_reach_asks_who_one_is_unless_somebody_says_otherwise_outright() {
+    fn network_address_requires_login_unless_explicitly_open() {
         let open = "--open-to-the-network-without-login";
         for (flags, bind, proxy, expected) in [
             ("", "127.0.0.1", false, Some(false)),

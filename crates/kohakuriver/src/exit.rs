@@ -1,4 +1,4 @@
-//! How a server role ends: one line, a hint, and a fixed code.
+//! The exit of a server role: a one-line error, a hint, and a fixed code.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -7,14 +7,14 @@ use std::process::ExitCode;
 pub const FAILED: u8 = 1;
 /// The command line is wrong.
 pub const USAGE: u8 = 2;
-/// This machine is not ready for it: a port, a directory, a second start.
+/// This computer is not ready: a port or directory is in use, or the role runs already.
 pub const NOT_READY: u8 = 4;
-/// The host would not have this machine: token, name, clock, certificate.
+/// The host has rejected this computer: its token, name, clock or certificate.
 pub const REFUSED: u8 = 5;
 /// Ctrl-C.
 pub const INTERRUPTED: u8 = 130;
 
-/// Why the process ends.
+/// The reason for the process's exit.
 #[derive(Debug)]
 pub struct Exit {
     code: u8,
@@ -27,7 +27,7 @@ impl Exit {
         Self { code, message: message.into(), hint: None }
     }
 
-    /// One line with the chain of causes.
+    /// Formats an error and its sources as one line.
     pub fn from_error(code: u8, error: &dyn Error) -> Self {
         let mut message = error.to_string();
         let mut source = error.source();

@@ -1,4 +1,4 @@
-//! What a machine has, said at the start: what was found, and what each missing thing would give.
+//! The summary of this computer's resources at the start, with the benefit of each missing one.
 
 use kohakuriver_model::{DockerState, Inventory, Memory, VmAccel, VmState};
 
@@ -34,7 +34,7 @@ pub fn lines(inventory: &Inventory) -> Vec<String> {
     lines
 }
 
-/// A device that can be opened is not yet one that works.
+/// Describes KVM's state; a device that opens may still not work.
 fn kvm(inventory: &Inventory) -> String {
     match (&inventory.vm, inventory.kvm_device) {
         (VmState::Ready { accel: VmAccel::Kvm, .. }, _) => "works: a guest ran under it".to_owned(),

@@ -1,4 +1,4 @@
-//! The flags that say how much history the host keeps.
+//! The options that limit the history retained by the host.
 
 use kohakuriver_host::{AuditLimits, EventLimits, History};
 
@@ -8,13 +8,13 @@ const MIB: i64 = 1024 * 1024;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "History")]
 pub struct HistoryArgs {
-    /// Days that entries of the audit log are kept
+    /// Days to keep entries of the audit log
     #[arg(long, value_name = "DAYS", default_value_t = 730, value_parser = clap::value_parser!(i64).range(1..=36500))]
     audit_days: i64,
-    /// Size of the audit log in MiB; the oldest entries are removed beyond it
+    /// Maximum size of the audit log in MiB; the oldest entries beyond it are removed
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(i64).range(1..=1_048_576))]
     audit_size: i64,
-    /// Days that events of VPSes are kept (`kohakuriver vps events`)
+    /// Days to keep events of VPSes (`kohakuriver vps events`)
     #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(i64).range(1..=36500))]
     event_days: i64,
 }

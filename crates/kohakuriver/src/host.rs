@@ -19,13 +19,13 @@ use crate::{logging, paths, signals};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  kohakuriver host                                       on this machine, API on loopback
-  kohakuriver host --advertise 10.0.0.5                  runners of other machines dial 10.0.0.5
-  kohakuriver host --bind 0.0.0.0                        for a team: people log in, by https
+  kohakuriver host                                       on this computer, API on loopback
+  kohakuriver host --advertise 10.0.0.5                  runners connect to 10.0.0.5
+  kohakuriver host --bind 0.0.0.0                        for a team: https and login
   kohakuriver host --tls                                 https with a certificate of its own CA
-  kohakuriver node token create                          then: what to type on the other machine")]
+  kohakuriver node token create                          then run its output on another computer")]
 pub struct HostArgs {
-    /// Where state is kept [default: /var/lib/kohakuriver as root]
+    /// Data directory [default: /var/lib/kohakuriver as root]
     #[arg(long, value_name = "DIR", env = "KOHAKURIVER_DATA_DIR")]
     data_dir: Option<PathBuf>,
     /// Address for the API and the SSH gateway
@@ -40,16 +40,16 @@ pub struct HostArgs {
     /// Port of the SSH gateway
     #[arg(long, value_name = "PORT", env = "KOHAKURIVER_SSH_PROXY_PORT", default_value_t = 8002)]
     ssh_port: u16,
-    /// Address where runners dial in (mutual TLS)
+    /// Address that runners connect to (mutual TLS)
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
     link_bind: IpAddr,
-    /// Port where runners dial in
+    /// Port that runners connect to
     #[arg(long, value_name = "PORT", default_value_t = 8001)]
     link_port: u16,
-    /// Address of this machine as runners see it, for join tokens [default: this machine's name]
+    /// Address of this computer in join tokens, as seen by runners [default: its host name]
     #[arg(long, value_name = "ADDRESS")]
     advertise: Option<String>,
-    /// Seconds of silence after which a node's VPSes are `lost`
+    /// Seconds without contact after which a node's VPSes are `lost`
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     lost_after: u64,
 }
@@ -91,7 +91,7 @@ pub fn run(args: HostArgs, global: &GlobalArgs) -> Result<(), Exit> {
             );
         }
         for line in auth::setup_lines(&host).await?.into_iter().flatten() {
-            // On its own lines, whatever form the log has: somebody copies it.
+            // On lines of its own, not in the log's format, because the operator copies them.
             let _ = writeln!(std::io::stderr().lock(), "{line}");
         }
         shutdown.cancelled().await;
@@ -100,7 +100,7 @@ pub fn run(args: HostArgs, global: &GlobalArgs) -> Result<(), Exit> {
     })
 }
 
-/// Flag, then environment, then 8000.
+/// Returns the port from the option, else the environment, else 8000.
 pub fn api_port(global: &GlobalArgs) -> Result<u16, Exit> {
     if let Some(port) = global.port {
         return Ok(port);
@@ -113,18 +113,18 @@ pub fn api_port(global: &GlobalArgs) -> Result<u16, Exit> {
     }
 }
 
-/// Starts the host, with what to do where it cannot.
+/// Starts the host; errors have hints.
 pub async fn start(config: HostConfig) -> Result<Host, Exit> {
     Host::start(config, Clock::System).await.map_err(|error| {
         let exit = Exit::from_error(NOT_READY, &error);
         match &error {
             StartError::PortTaken { what, flag, port, .. } => exit.hint(format!(
-                "{what} needs it: choose another with {flag} PORT, or see who has it: ss -ltnp 'sport = :{port}'"
+                "{what} needs it: choose another with {flag} PORT, or find the process that uses it: ss -ltnp 'sport = :{port}'"
             )),
             StartError::AlreadyRunning { .. } => {
-                exit.hint("it is in use already: try kohakuriver status, or give another --data-dir")
+                exit.hint("it is in use already: check kohakuriver status, or use another --data-dir")
             }
-            StartError::DataDir { .. } => exit.hint("run as root, or give a --data-dir you may write to"),
+            StartError::DataDir { .. } => exit.hint("run as root, or use a writable --data-dir"),
             StartError::HttpsMode(_) => {
                 exit.hint("--tls-cert is the whole chain in PEM, the host's first; --tls-key its key")
             }
@@ -149,7 +149,7 @@ pub fn host_name() -> String {
 }
 
 pub fn runtime() -> Result<tokio::runtime::Runtime, Exit> {
-    // A thousand forwarded connections are a few thousand descriptors.
+    // A thousand forwarded connections need a few thousand descriptors.
     let _ = kohakuriver_net::raise_file_limit();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()

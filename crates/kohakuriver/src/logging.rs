@@ -24,13 +24,12 @@ pub fn start() {
     }
 }
 
-/// Keeps each event on one line and harmless to a terminal: a name or an error of a VPS could
-/// otherwise end its line and write the next one, or move the cursor. The library writes an event
-/// at once.
+/// Escapes control characters of each event: a name or an error of a VPS could otherwise forge a log
+/// line or move the cursor. The library writes an event in one call.
 #[derive(Debug)]
 struct OneLine<W> {
     to: W,
-    /// Whether the library colors its own words; then sequences that color are kept.
+    /// Whether the library colors its output; color sequences are retained then.
     colored: bool,
 }
 
@@ -62,20 +61,20 @@ impl<W: io::Write> io::Write for OneLine<W> {
     }
 }
 
-/// The sequence that sets colors with which the text begins, if it begins with one.
+/// Returns the color sequence at the start of the text, if any.
 fn color_sequence(text: &str) -> Option<&str> {
     let parameters = text.strip_prefix("\u{1b}[")?;
     let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;
     parameters[end..].starts_with('m').then(|| &text[..2 + end + 1])
 }
 
-/// What the engine is told, environments with people's passwords among it, is in that library's
-/// details: they are in no log, whatever levels are wanted.
+/// Caps the level of the engine's library: its debug output has the requests to the engine, with
+/// passwords in environment variables, and must not be logged at any configured level.
 fn discreet(levels: Targets) -> Targets {
     levels.with_target("bollard", LevelFilter::WARN)
 }
 
-/// Info from us, whose crates all begin so, and warnings from libraries.
+/// Returns the default levels: info for this project's crates, warnings for libraries.
 fn usual() -> Targets {
     Targets::new().with_default(LevelFilter::WARN).with_target("kohakuriver", LevelFilter::INFO)
 }
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn colors_are_kept_on_a_terminal_and_nothing_else() {
+    fn only_color_sequences_pass_to_a_terminal() {
         let kept = Kept::default();
         let mut terminal = OneLine { to: kept.clone(), colored: true };
         io::Write::write_all(&mut terminal, b"\x1b[2m12:00\x1b[0m \x1b[2J\x1b]0;x\x07 \x1b[1\n")
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn our_crates_say_what_they_do_and_libraries_only_what_is_wrong() {
+    fn default_is_info_for_own_crates_and_warn_for_others() {
         let levels = usual();
         for ours in ["kohakuriver", "kohakuriver_host::links", "kohakuriver_vm"] {
             assert!(levels.would_enable(ours, &Level::INFO));
@@ -141,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_to_the_engine_is_not_logged_even_where_everything_is_wanted() {
+    fn engine_requests_are_not_logged_at_any_level() {
         for wanted in ["debug", "trace", "warn,bollard=trace"] {
             let levels = discreet(wanted.parse().unwrap());
             assert!(!levels.would_enable("bollard::docker", &Level::DEBUG), "{wanted}");
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn wanted_levels_are_those_of_each_target_and_of_the_rest() {
+    fn configured_levels_apply_to_targets_and_the_rest() {
         let levels: Targets = "warn,kohakuriver_host=debug".parse().unwrap();
         assert!(levels.would_enable("kohakuriver_host::gateway", &Level::DEBUG));
         assert!(!levels.would_enable("kohakuriver_runner", &Level::INFO));

@@ -1,4 +1,4 @@
-//! The one executable: parses which role to play, and plays it.
+//! The executable: parses the command line and runs the chosen role.
 
 mod agent;
 mod auth;
@@ -25,7 +25,7 @@ use kohakuriver_vm::launch;
 use crate::exit::{Exit, FAILED};
 use crate::qemu::QemuCommand;
 
-/// Long-running machines one can SSH into, on your own Linux hosts
+/// Self-hosted virtual private servers on your own Linux computers
 #[derive(Debug, Parser)]
 #[command(name = "kohakuriver", version, after_help = kohakuriver_cli::AFTER_HELP)]
 struct Cli {
@@ -37,16 +37,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run host and runner on this machine, ready to use
+    /// Run host and runner on this computer
     Up(up::UpArgs),
-    /// Run the control plane: API, SSH gateway, runners' link
+    /// Run the control plane: API, SSH gateway and link to the runners
     Host(host::HostArgs),
-    /// Run this machine as a node
+    /// Run this computer as a node
     Runner(runner::RunnerArgs),
-    /// Prepare this machine for virtual machines
+    /// Manage virtual machines and their base images
     #[command(subcommand)]
     Qemu(QemuCommand),
-    /// The process inside an instance
+    /// Run the process inside an instance
     #[command(hide = true)]
     Agent(agent::AgentArgs),
     #[command(flatten)]
@@ -54,7 +54,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // Not for people, and as early as can be: this process is about to become a QEMU.
+    // As early as possible and not part of the command line: QEMU replaces this process.
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     if words.first().is_some_and(|role| role == launch::ROLE) {
         let Err(error) = launch::run(&words[1..]);
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_tree_is_sound() {
+    fn command_tree_is_consistent() {
         Cli::command().debug_assert();
     }
 }

@@ -1,4 +1,4 @@
-//! `kohakuriver qemu`: what a machine has for virtual machines.
+//! `kohakuriver qemu`: a computer's support for virtual machines, and their base images.
 
 pub mod check;
 pub mod image;
@@ -9,17 +9,17 @@ use image::{ImageCommand, ListArgs};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum QemuCommand {
-    /// Tell what this machine has for virtual machines, and what is missing
+    /// Check this computer's support for virtual machines
     Check(check::CheckArgs),
-    /// Make, list and delete the images that virtual machines are made from
+    /// Create, list and delete the base images of virtual machines
     #[command(subcommand)]
     Image(ImageCommand),
-    /// What a host is asked.
+    /// The commands that the host serves.
     #[command(flatten)]
     Host(kohakuriver_cli::QemuCommand),
 }
 
-/// Who does it.
+/// A command, by the side that runs it.
 pub enum Part {
     Check(check::CheckArgs),
     Here(ImageCommand),

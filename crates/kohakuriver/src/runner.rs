@@ -1,4 +1,4 @@
-//! `kohakuriver runner`: one machine's node.
+//! `kohakuriver runner`: the node process of a computer.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,42 +21,42 @@ use crate::exit::{Exit, FAILED, NOT_READY, REFUSED, USAGE};
 use crate::host::{host_name, runtime};
 use crate::{findings, logging, paths, signals};
 
-/// Between SIGTERM and SIGKILL for an instance that is stopped.
+/// Time between SIGTERM and SIGKILL for an instance that is being stopped.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   kohakuriver node token create          on the host: prints a token
-  kohakuriver runner --join TOKEN        on this machine, the first time
+  kohakuriver runner --join TOKEN        on this computer, the first time
   kohakuriver runner                     afterwards")]
 pub struct RunnerArgs {
     /// Join a cluster with a token from 'kohakuriver node token create'
     #[arg(long, value_name = "TOKEN", env = "KOHAKURIVER_JOIN_TOKEN", hide_env_values = true)]
     join: Option<JoinToken>,
-    /// Give up the cluster this machine belongs to and join anew
+    /// Leave the current cluster and join again with the token
     #[arg(long, requires = "join")]
     rejoin: bool,
-    /// Host and port to dial instead of the token's
+    /// Host and port to connect to instead of the token's
     #[arg(long, value_name = "HOST:PORT", requires = "join")]
     address: Option<HostAddress>,
-    /// Name of this node [default: this machine's name]
+    /// Name of this node [default: the computer's host name]
     #[arg(long, value_name = "NAME")]
     name: Option<NodeName>,
     #[command(flatten)]
     places: Places,
 }
 
-/// Where a runner keeps things.
+/// The runner's directories, engine and backends.
 #[derive(Debug, clap::Args)]
 pub struct Places {
-    /// Where state is kept [default: /var/lib/kohakuriver as root]
+    /// Data directory [default: /var/lib/kohakuriver as root]
     #[arg(long, value_name = "DIR", env = "KOHAKURIVER_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Storage that all nodes see; instances see its shared_data as /shared [default: DATA_DIR/shared]
+    /// Storage shared by all nodes; its shared_data is /shared in instances [default: DATA_DIR/shared]
     #[arg(long, value_name = "DIR", env = "KOHAKURIVER_SHARED_DIR")]
     pub shared_dir: Option<PathBuf>,
-    /// Docker engine's socket [default: DOCKER_HOST's, or /var/run/docker.sock]
+    /// Socket of the Docker engine [default: DOCKER_HOST's, or /var/run/docker.sock]
     #[arg(long, value_name = "SOCKET")]
     pub docker_socket: Option<PathBuf>,
     #[command(flatten)]
@@ -65,37 +65,37 @@ pub struct Places {
     machines: Machines,
 }
 
-/// How a node keeps containers apart; docs/containment.md has what holds.
+/// The isolation of containers on the node; docs/containment.md lists the guarantees.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Containers")]
 struct Containers {
-    /// Docker network and bridge that they are on
+    /// Docker network and bridge of the containers
     #[arg(long, value_name = "NAME", default_value_t = BridgeName::of_containers(), env = "KOHAKURIVER_CONTAINER_NETWORK")]
     container_network: BridgeName,
-    /// Where their addresses come from [default: what Docker chooses]
+    /// Subnet of the containers' addresses [default: chosen by Docker]
     #[arg(long, value_name = "PREFIX", env = "KOHAKURIVER_CONTAINER_SUBNET")]
     container_subnet: Option<Subnet>,
-    /// Addresses that they shall not reach; may be repeated
+    /// Addresses that containers cannot connect to; repeatable
     #[arg(long, value_name = "PREFIX")]
     container_deny: Vec<Prefix>,
-    /// Make set-user-id programs gain nothing: no sudo and no su in new VPSes
+    /// Disable set-user-id programs such as sudo and su in new VPSes
     #[arg(long)]
     no_new_privileges: bool,
-    /// Let operators make VPSes that are root of this node
+    /// Let operators create VPSes that are root of this node
     #[arg(long)]
     allow_privileged: bool,
-    /// Let operators mount this path, and what is inside it, into VPSes; may be repeated
+    /// Let operators mount this path, and paths below it, into VPSes; repeatable
     #[arg(long, value_name = "PATH")]
     allow_mount: Vec<PathBuf>,
-    /// Let users name images of these registries only, as HOST or HOST:PORT; may be repeated, and
-    /// 'none' allows no registry
+    /// Registries that users can pull images from, as HOST or HOST:PORT; repeatable. 'none' allows no
+    /// registry
     #[arg(
         long, value_name = "REGISTRY", value_delimiter = ',', value_parser = registry,
         default_values = USUAL_REGISTRIES, env = "KOHAKURIVER_ALLOW_REGISTRY"
     )]
     allow_registry: Vec<Option<Registry>>,
-    /// Let users name images of this repository, or of NAMESPACE/*, that the node has already; they
-    /// are never pulled; may be repeated
+    /// Repository, or NAMESPACE/*, of local images that users can use; these are never pulled;
+    /// repeatable
     #[arg(
         long,
         value_name = "REPOSITORY",
@@ -103,13 +103,13 @@ struct Containers {
         env = "KOHAKURIVER_ALLOW_LOCAL_IMAGE"
     )]
     allow_local_image: Vec<RepositoryPattern>,
-    /// Image that the default environment is made from, pulled where the node does not have it
-    /// [default: built from the distribution's packages]
+    /// Image of the default environment, pulled if the node does not have it [default: built from the
+    /// distribution's packages]
     #[arg(long, value_name = "IMAGE")]
     default_image: Option<String>,
 }
 
-/// A registry, or `none`.
+/// Parses a registry, or `none`.
 fn registry(text: &str) -> Result<Option<Registry>, ReferenceError> {
     if text == "none" { Ok(None) } else { text.parse().map(Some) }
 }
@@ -130,26 +130,26 @@ impl Containers {
     }
 }
 
-/// How a node runs virtual machines.
+/// The virtual machine settings of the node.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Virtual machines")]
 struct Machines {
-    /// What runs them: auto takes KVM if a guest was seen to run under it
+    /// Accelerator; auto uses KVM if a test guest runs under it
     #[arg(long, value_name = "auto|kvm|tcg", default_value = "auto", env = "KOHAKURIVER_VM_ACCEL")]
     vm_accel: AccelWish,
-    /// Seconds that a guest may take to power off before it is ended
+    /// Time in seconds for a guest to power off before it is killed
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     vm_stop_grace: u64,
-    /// Seconds that a guest may take to boot
+    /// Time in seconds for a guest to boot
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     vm_boot_limit: u64,
-    /// Bridge that they are on
+    /// Bridge of the virtual machines
     #[arg(long, value_name = "NAME", default_value_t, env = "KOHAKURIVER_VM_BRIDGE")]
     vm_bridge: BridgeName,
-    /// Where their addresses come from
+    /// Subnet of the virtual machines' addresses
     #[arg(long, value_name = "PREFIX", default_value_t, env = "KOHAKURIVER_VM_SUBNET")]
     vm_subnet: Subnet,
-    /// Without root: let guests reach what this user reaches, this machine's loopback included
+    /// Without root: let guests connect to everything this user can, including loopback
     #[arg(long)]
     vm_open_network: bool,
 }
@@ -203,7 +203,7 @@ pub fn run(args: RunnerArgs) -> Result<(), Exit> {
     runtime()?.block_on(async {
         let shutdown = signals::shutdown().map_err(|error| Exit::from_error(FAILED, &error))?;
         let config = args.places.config()?;
-        // Before anything is joined: another runner's membership must not be touched.
+        // Before joining, because another runner's membership must not be changed.
         let lock = lock(&config.data_dir)?;
         let identity = identity(&args, &config.data_dir).await?;
         let name = identity.node_name.clone();
@@ -217,21 +217,21 @@ pub fn run(args: RunnerArgs) -> Result<(), Exit> {
     })
 }
 
-/// Who this machine is: what it was told when it joined, or what joining gives it now.
+/// Returns this node's identity: the stored one, or a new one by joining.
 async fn identity(args: &RunnerArgs, dir: &Path) -> Result<RunnerIdentity, Exit> {
     let known = RunnerIdentity::load(dir).map_err(|error| Exit::from_error(NOT_READY, &error))?;
     match (known, &args.join) {
         (Some(identity), Some(_)) if !args.rejoin => {
             tracing::info!(
                 node.name = %identity.node_name,
-                "this machine has joined already; the token was not used (--rejoin joins anew)"
+                "this computer has joined already; the token was not used (--rejoin joins again)"
             );
             Ok(identity)
         }
         (Some(identity), None) => {
             if let Some(name) = args.name.as_ref().filter(|name| **name != identity.node_name) {
                 tracing::warn!(
-                    "this machine joined as '{}' and keeps that name; --name {name} was not used",
+                    "this computer joined as '{}' and keeps that name; --name {name} was not used",
                     identity.node_name
                 );
             }
@@ -244,13 +244,13 @@ async fn identity(args: &RunnerArgs, dir: &Path) -> Result<RunnerIdentity, Exit>
             };
             join(token, args.address.as_ref(), &name, dir).await
         }
-        (None, None) => Err(Exit::new(USAGE, "this machine has not joined a cluster yet").hint(
-            "on the host: kohakuriver node token create; here: kohakuriver runner --join TOKEN",
+        (None, None) => Err(Exit::new(USAGE, "this computer has not joined a cluster yet").hint(
+            "run kohakuriver node token create on the host, then kohakuriver runner --join TOKEN here",
         )),
     }
 }
 
-/// This machine's name, if it can be a node's.
+/// Returns this computer's host name, if it is valid for a node.
 pub fn default_name() -> Result<NodeName, Exit> {
     let name = host_name();
     name.parse()
@@ -271,7 +271,7 @@ pub async fn join(
         match error {
             EnrollError::Refused { hint, .. } => exit.hint(hint),
             EnrollError::Link(_) => exit.hint(
-                "does the host run, and can this machine reach that address? --address HOST:PORT dials another",
+                "check that the host runs and that this computer can connect to it; --address HOST:PORT uses another address",
             ),
             EnrollError::Frame(_) | EnrollError::Pki(_) => exit,
         }
@@ -281,17 +281,17 @@ pub async fn join(
 fn make_private_dir(dir: &Path) -> Result<(), Exit> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| {
-        Exit::new(NOT_READY, format!("cannot make the data directory {}: {error}", dir.display()))
-            .hint("run as root, or give a --data-dir you may write to")
+        Exit::new(NOT_READY, format!("cannot create the data directory {}: {error}", dir.display()))
+            .hint("run as root, or use a writable --data-dir")
     })
 }
 
-/// Takes the data directory for this process.
+/// Locks the data directory for this process.
 pub fn lock(dir: &Path) -> Result<DataDirLock, Exit> {
     make_private_dir(dir)?;
     lock_data_dir(dir).map_err(|error| {
         Exit::from_error(NOT_READY, &error)
-            .hint("is a runner running already? give another --data-dir")
+            .hint("a runner may be running already; stop it or use another --data-dir")
     })
 }
 
@@ -302,6 +302,6 @@ pub async fn start(
 ) -> Result<Runner, Exit> {
     let dir = config.data_dir.clone();
     Runner::start(config, identity, lock).await.map_err(|error| {
-        Exit::from_error(NOT_READY, &error).hint(format!("look at {}", dir.display()))
+        Exit::from_error(NOT_READY, &error).hint(format!("check {}", dir.display()))
     })
 }

@@ -1,10 +1,10 @@
-//! Ctrl-C and SIGTERM ask for an orderly end; a second one is not needed, because every part
-//! ends by itself within seconds.
+//! Graceful shutdown on Ctrl-C and SIGTERM. A second signal is not needed, because every part stops
+//! by itself within seconds.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that is cancelled by the first signal.
+/// Returns a token that the first signal cancels.
 pub fn shutdown() -> std::io::Result<CancellationToken> {
     let token = CancellationToken::new();
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,5 +1,5 @@
-//! The flags that say how people's connections are protected, and what follows where none is
-//! given: what can be reached from the network is encrypted.
+//! The TLS options for browsers and command lines. By default a host that the network can connect to
+//! uses TLS.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -12,30 +12,29 @@ const HEADING: &str = "TLS for browsers and command lines";
 #[command(next_help_heading = HEADING)]
 pub struct TlsArgs {
     /// Serve https with a certificate of this host's own CA, which `kohakuriver auth login` pins
-    /// [default where --bind is not loopback]
+    /// [default if --bind is not loopback]
     #[arg(long, conflicts_with_all = ["tls_cert", "tls_key", "no_tls"])]
     tls: bool,
-    /// Serve https with this certificate and its chain, PEM; read again when it changes
+    /// Serve https with this certificate chain, in PEM; reloaded on changes
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// Its key, PEM
+    /// Private key of the certificate, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Serve plain http although --bind is not loopback: everybody in between can read along
+    /// Serve plain http even if --bind is not loopback; the network can read the traffic
     #[arg(long, conflicts_with_all = ["tls_cert", "tls_key"])]
     no_tls: bool,
-    /// Address or network of a proxy in front that does TLS and says in X-Forwarded-For and
-    /// X-Forwarded-Proto for whom; may be repeated
+    /// Address or network of a TLS proxy in front, which sets X-Forwarded-For and X-Forwarded-Proto;
+    /// repeatable
     #[arg(long, value_name = "CIDR", value_parser = network)]
     pub trusted_proxy: Vec<IpNet>,
-    /// Another name of this host, for its certificate and for pages that are reached by it; may be
-    /// repeated
+    /// Additional name of this host, accepted in URLs and included in its certificate; repeatable
     #[arg(long, value_name = "NAME")]
     name: Vec<String>,
 }
 
 impl TlsArgs {
-    /// What was asked for, or what fits where the API listens.
+    /// Returns the mode from the options and the listening address.
     pub fn mode(&self, bind: IpAddr) -> HttpsMode {
         if let (Some(cert), Some(key)) = (self.tls_cert.clone(), self.tls_key.clone()) {
             return HttpsMode::Files { cert, key };
@@ -44,13 +43,13 @@ impl TlsArgs {
         if self.tls || !plain { HttpsMode::OwnCa } else { HttpsMode::Off }
     }
 
-    /// These and what `--name` adds.
+    /// Returns these names and those of `--name`.
     pub fn names(&self, own: &[String]) -> Vec<String> {
         own.iter().chain(&self.name).cloned().collect()
     }
 }
 
-/// A lone address is a network of one.
+/// Parses a network; a single address is a network of one.
 fn network(text: &str) -> Result<IpNet, String> {
     let network = text.parse().or_else(|_| text.parse().map(|address: IpAddr| address.into()));
     network.map_err(|_| "write an address, or a network like 10.0.0.0/8".to_owned())
@@ -78,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_network_can_reach_is_encrypted_unless_somebody_says_otherwise() {
+    fn network_address_uses_tls_unless_disabled() {
         for (flags, bind, expected) in [
             ("", "127.0.0.1", HttpsMode::Off),
             ("", "::1", HttpsMode::Off),
@@ -96,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_together_is_refused() {
+    fn conflicting_tls_options_are_rejected() {
         for flags in [
             "--tls-cert c.pem",
             "--tls-key k.pem",

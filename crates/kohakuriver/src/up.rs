@@ -1,4 +1,4 @@
-//! `kohakuriver up`: host and runner on this machine, in one process, ready to use.
+//! `kohakuriver up`: host and runner on this computer, in one process.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -25,7 +25,7 @@ use crate::{findings, host, logging, signals};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Ctrl-C stops host and runner; VPSes go on running, and the next 'up' finds them again.
+Ctrl-C stops host and runner; VPSes keep running, and the next 'up' manages them again.
 
 Examples:
   kohakuriver up                             then, in another shell: kohakuriver vps create --ssh
@@ -72,7 +72,7 @@ pub fn run(args: UpArgs, global: &GlobalArgs) -> Result<(), Exit> {
         let shutdown = signals::shutdown().map_err(|error| Exit::from_error(FAILED, &error))?;
         let host = host::start(config).await?;
         let runner_config = args.places.config()?;
-        // Before anything is joined: another runner's membership must not be touched.
+        // Before joining, because another runner's membership must not be changed.
         let lock = runner::lock(&runner_config.data_dir)?;
         let identity = identity(&host, &runner_config.data_dir).await?;
         let runner = runner::start(runner_config, identity.clone(), lock).await?;
@@ -86,7 +86,7 @@ pub fn run(args: UpArgs, global: &GlobalArgs) -> Result<(), Exit> {
     })
 }
 
-/// The way from the host to the runner that needs no link.
+/// The in-process transport from the host to the runner.
 #[derive(Debug)]
 struct SameProcess(Arc<Streams>);
 
@@ -99,15 +99,15 @@ impl LocalNode for SameProcess {
     }
 }
 
-/// This machine's node: joined at the first start, found again at every other, and joined once
-/// more under its old name where its half of the membership was lost.
+/// Returns this computer's node identity: joins at the first start, and again under the old name if
+/// its part of the membership was lost.
 async fn identity(host: &Host, dir: &Path) -> Result<RunnerIdentity, Exit> {
     let failed = |error: &dyn std::error::Error| Exit::from_error(NOT_READY, error);
     let known = RunnerIdentity::load(dir).map_err(|error| failed(&error))?;
     if let Some(mut identity) = known {
         if !host.issued(&identity) {
             let message = format!(
-                "this machine is node '{}' of another cluster, whose host is {}",
+                "this computer is node '{}' of another cluster, with the host {}",
                 identity.node_name, identity.host_address
             );
             return Err(Exit::new(NOT_READY, message).hint(format!(
@@ -116,7 +116,7 @@ async fn identity(host: &Host, dir: &Path) -> Result<RunnerIdentity, Exit> {
             )));
         }
         if host.knows(&identity.node_id).await.map_err(|error| failed(&error))? {
-            // The link's port may be another one this time.
+            // The link's port may have changed since the last start.
             identity.host_address = host.link_address().clone();
             return Ok(identity);
         }
@@ -139,7 +139,7 @@ fn greet(host: &Host, identity: &RunnerIdentity, findings: &[String], setup: Opt
     let scheme = host.scheme();
     say(&format!("  API      {scheme}://{api}   SSH gateway {ssh}"));
     if let Some(fingerprint) = host.people_fingerprint() {
-        say(&format!("  its CA   {fingerprint} (compare it at the first log-in)"));
+        say(&format!("  its CA   {fingerprint} (compare it at the first login)"));
     }
     let mut settings = Vec::new();
     if scheme == "https" {
@@ -160,6 +160,6 @@ fn greet(host: &Host, identity: &RunnerIdentity, findings: &[String], setup: Opt
 }
 
 fn say(line: &str) {
-    // Where standard error is gone there is nobody to tell.
+    // Without standard error the line has no reader.
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }

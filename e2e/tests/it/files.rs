@@ -99,7 +99,7 @@ fn a_tree_comes_back_as_it_went_and_the_second_time_nothing_moves() {
     fs::write(tree.join("script"), "#!/bin/sh\nexit 1\n").unwrap();
     let changed = site.kr(&["vps", "cp", local, "web:"]);
     assert!(changed.stderr.contains("1 file copied"), "{changed:?}");
-    assert!(changed.stderr.contains("302 files were there already"), "{changed:?}");
+    assert!(changed.stderr.contains("302 files were already present"), "{changed:?}");
     let anew = site.json(&["vps", "cp", "--no-resume", local, "web:"]);
     assert_eq!(counts(&anew), [303, 5, 2, 0], "{anew}");
 
@@ -123,7 +123,7 @@ fn a_tree_comes_back_as_it_went_and_the_second_time_nothing_moves() {
     site.kr(&["vps", "cp", local, "web:/no/such/place"]).fails(1, &["/no/such", "hint:"]);
     site.kr(&["vps", "cp", local, "web:/tmp/in"]).fails(1, &["is a file"]);
     site.kr(&["vps", "cp", local, "nobody:"]).fails(1, &["nobody", "vps list"]);
-    site.kr(&["vps", "cp", "a", "b"]).fails(2, &["neither side", "VPS:PATH"]);
+    site.kr(&["vps", "cp", "a", "b"]).fails(2, &["neither SOURCE", "VPS:PATH"]);
     site.kr(&["vps", "cp", "web:/root", "web:/root/tree/x"]).fails(2, &["into"]);
     let pipe = site.path().join("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -161,7 +161,7 @@ fn left_out_pipe_leaves_no_mark_for_later_copies() {
     }
     nix::unistd::mkfifo(&tree.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let copy = |from: &Path, to: &str| site.kr(&["vps", "cp", from.to_str().unwrap(), to]);
-    copy(&tree, "web:/root/copy").fails(1, &["pipe", "left out", "one thing was not copied"]);
+    copy(&tree, "web:/root/copy").fails(1, &["pipe", "skipped", "1 item was not copied"]);
     copy(&other, "web:/root/copy").ok();
     let found = inside(&site, "cd /root/copy && find . -type f | sort && cat file other/file");
     let expected = format!("./file\n./other/file\n{}{}", tree.display(), other.display());
@@ -178,7 +178,7 @@ fn left_out_pipe_leaves_no_mark_for_later_copies() {
     // The same in the other direction.
     inside(&site, "cd /root/copy && mkfifo other/pipe");
     let back = site.path().join("back");
-    site.kr(&["vps", "cp", "web:/root/copy", back.to_str().unwrap()]).fails(1, &["left out"]);
+    site.kr(&["vps", "cp", "web:/root/copy", back.to_str().unwrap()]).fails(1, &["skipped"]);
     assert!(back.join("other/file").exists() && !back.join(".kr-part").exists());
 }
 

@@ -132,5 +132,5 @@ fn ssh_with_a_token_goes_through_the_api_and_settings_from_before_say_so() {
         "web",
         "true",
     ]);
-    run(&mut ssh).fails(255, &["from before the log-in", "kohakuriver ssh config"]);
+    run(&mut ssh).fails(255, &["before you logged in", "kohakuriver ssh config"]);
 }

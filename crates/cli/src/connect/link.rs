@@ -1,4 +1,4 @@
-//! One connection to a session: messages in, messages out, and a pulse.
+//! A connection to a session: messages in both directions, and keepalive pings.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::api::Socket;
 
-/// A machine that wakes up finds out within this that its connection is dead.
+/// Ping interval; a computer that wakes up detects a dead connection by it.
 const PULSE: Duration = Duration::from_secs(4);
 const SILENCE_LIMIT: Duration = Duration::from_secs(12);
 
@@ -22,13 +22,13 @@ pub struct Link {
     heard: Instant,
 }
 
-/// The connection is gone, or carried what it should not.
+/// The connection is closed, or has carried invalid data.
 #[derive(Debug)]
 pub struct Lost;
 
 impl From<FrameError> for Lost {
     fn from(error: FrameError) -> Self {
-        tracing::debug!(%error, "the session's stream makes no sense");
+        tracing::debug!(%error, "invalid data in the session's stream");
         Self
     }
 }
@@ -43,7 +43,7 @@ impl Link {
     pub async fn send(&mut self, message: &SessionInput) -> Result<(), Lost> {
         let mut frame = BytesMut::new();
         message.encode(&mut frame)?;
-        // One that takes nothing for so long is as good as gone.
+        // A connection that accepts no data for so long counts as lost.
         let sending = self.socket.send(Message::Binary(frame.freeze()));
         match tokio::time::timeout(SILENCE_LIMIT, sending).await {
             Ok(Ok(())) => Ok(()),
@@ -51,7 +51,7 @@ impl Link {
         }
     }
 
-    /// The next message. May be dropped at any await.
+    /// Receives the next message. Cancel-safe.
     pub async fn receive(&mut self) -> Result<SessionOutput, Lost> {
         loop {
             if let Some(message) = take(&mut self.received)? {
@@ -78,7 +78,7 @@ impl Link {
         }
     }
 
-    /// Ends the connection in peace.
+    /// Closes the connection gracefully.
     pub async fn close(mut self) {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.socket.close(None)).await;
     }

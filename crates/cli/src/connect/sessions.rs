@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::ui::{Fit, Grid, Tone, age};
-use crate::vps;
+use crate::vps::vocabulary;
 
 pub async fn list(context: &Context, vps: &VpsRef) -> Result<(), CommandError> {
     let sessions = ask(context, vps, SessionInput::List).await?;
@@ -54,7 +54,7 @@ pub async fn end(context: &Context, vps: &VpsRef, name: &str) -> Result<(), Comm
     if context.out.json {
         context.out.json(&sessions);
     } else {
-        context.out.note(format!("session {name} of {vps} was hung up"));
+        context.out.note(format!("session {name} of {vps} was ended"));
     }
     Ok(())
 }
@@ -65,7 +65,7 @@ async fn ask(
     question: SessionInput,
 ) -> Result<Vec<SessionInfo>, CommandError> {
     let stream = context.api.stream(vps.as_str(), &StreamTarget::Session).await;
-    let (read, mut to_agent) = split(stream.map_err(vps::with_list_hint)?);
+    let (read, mut to_agent) = split(stream.map_err(vocabulary::with_list_hint)?);
     let lost = || CommandError::unreachable("the connection to the VPS was lost");
     write(&mut to_agent, &question).await.map_err(|_| lost())?;
     match FrameReader::<_, SessionOutput>::new(read, &[]).next().await {

@@ -1,4 +1,4 @@
-//! Staying in a session over all its connections.
+//! Keeps the user in a session across connections.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,19 +20,19 @@ use crate::tty::{self, Outlet, Raw};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Shorter absences are not worth a word.
+/// Outages below this are not displayed.
 const UNNOTICED: Duration = Duration::from_secs(2);
-/// Saves the window's title, and gives it back.
+/// Saves and restores the window's title.
 const PUSH_TITLE: &str = "\x1b[22;2t";
 const POP_TITLE: &str = "\x1b[23;2t";
-/// A terminal as a shell expects it, whatever the session's programs had made of it.
+/// Resets the terminal modes that the session's programs may have set.
 const SOBER: &str =
     "\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[?1l\x1b[?25h\x1b[m";
 const FULL_SCREEN_ON: &[u8] = b"\x1b[?1049h";
-/// Never without need: it moves the cursor.
+/// Leaves the full screen; sent only if needed, because it moves the cursor.
 const FULL_SCREEN_OFF: &str = "\x1b[?1049l";
 
-/// How it ended.
+/// The reason for leaving the session.
 pub enum ExitReason {
     Ended(ExecExit),
     Detached(String),
@@ -47,8 +47,8 @@ impl ExitReason {
                 Err(CommandError::program(u8::try_from(exit.code() & 0xff).unwrap_or(1)))
             }
             Self::Detached(session) => {
-                context.out.note("detached; the session goes on");
-                // The VPS named it, and it is there to be copied.
+                context.out.note("detached; the session keeps running");
+                // The VPS chose the name, and the user copies this line into a shell.
                 let session = shell_word(&session);
                 context.out.hint(format!("kohakuriver connect {vps} --session {session}"));
                 Ok(())
@@ -58,7 +58,7 @@ impl ExitReason {
     }
 }
 
-/// What one connection came to.
+/// The outcome of one connection.
 enum Outcome {
     ExitReason(ExitReason),
     Lost,
@@ -74,11 +74,11 @@ struct Stay {
     stdout: Outlet,
     sent: SentInput,
     attached: bool,
-    /// A full-screen program has the terminal.
+    /// Whether a full-screen program uses the terminal.
     full_screen: bool,
 }
 
-/// Takes part until the session, the person or the host says that it is over.
+/// Stays in the session until the session, the user or the host ends it.
 pub async fn stay(
     context: &Context,
     vps: &str,
@@ -119,7 +119,7 @@ pub async fn stay(
     };
     if stay.attached {
         let off = if stay.full_screen { FULL_SCREEN_OFF } else { "" };
-        // A shell that ended has left its line; one that goes on stands in the middle of it.
+        // A shell that ended has left its line; a running one is in the middle of it.
         let line = if matches!(parting, Ok(ExitReason::Ended(_))) { "" } else { "\r\n" };
         let _ = stay.stdout.write(format!("{off}{SOBER}{line}").into()).await;
     }
@@ -159,7 +159,7 @@ impl Stay {
         }
     }
 
-    /// Shows what the session says.
+    /// Handles a message of the session.
     async fn take(
         &mut self,
         message: SessionOutput,
@@ -202,7 +202,7 @@ impl Stay {
         Ok(None)
     }
 
-    /// Programs switch in one write, so a piece holds the whole sequence.
+    /// Detects full-screen mode. Programs switch in one write, so a chunk holds the whole sequence.
     fn notice_full_screen(&mut self, output: &[u8]) {
         let last = |what: &[u8]| output.windows(what.len()).rposition(|window| window == what);
         let (on, off) = (last(FULL_SCREEN_ON), last(FULL_SCREEN_OFF.as_bytes()));
@@ -211,7 +211,7 @@ impl Stay {
         }
     }
 
-    /// Passes on what was typed, or does what it asks of us.
+    /// Forwards typed input, or runs the client command in it.
     async fn pass_on(
         &mut self,
         typed: Option<Bytes>,
@@ -224,7 +224,7 @@ impl Stay {
                 if !self.attach.read_only && !passed.is_empty() {
                     link.send(&self.sent.push(passed)).await?;
                 }
-                // Somebody who only watches expects Ctrl-C to end it.
+                // Ctrl-C ends a read-only session.
                 let enough = self.attach.read_only && typed.contains(&3);
                 command.or(enough.then_some(Command::Detach))
             }
@@ -250,7 +250,7 @@ impl Stay {
         }
     }
 
-    /// Tries until the host answers, the person leaves, or there is nothing to come back to.
+    /// Reconnects until the host responds, the user leaves, or the session no longer exists.
     async fn come_back(
         &mut self,
         context: &Context,
@@ -278,7 +278,7 @@ impl Stay {
                         None => (Bytes::new(), Some(Command::HangUp)),
                     };
                     if !self.attach.read_only && !passed.is_empty() {
-                        // Sent when the connection is back.
+                        // The size is sent after the reconnection.
                         let _ = self.sent.push(passed);
                     }
                     if let Some(command) = command {
@@ -289,7 +289,7 @@ impl Stay {
             }
             if !told_so && lost_at.elapsed() > UNNOTICED {
                 told_so = true;
-                // The title is the one place that is not the session's screen.
+                // The window's title is the only place outside the session's screen.
                 let title = format!(
                     "{PUSH_TITLE}\x1b]2;connection lost, reconnecting (Enter ~. leaves)\x07"
                 );
@@ -311,10 +311,10 @@ async fn told(signals: &mut [Signal; 2]) {
     }
 }
 
-/// Input on its way: kept until the session says that it was taken.
+/// Input in flight, retained until the session acknowledges it.
 #[derive(Debug, Default)]
 struct SentInput {
-    /// Counted from the first byte ever typed.
+    /// Position counted from the first byte of input.
     end: u64,
     kept: VecDeque<Bytes>,
     bytes: usize,
@@ -348,7 +348,7 @@ impl SentInput {
         }
     }
 
-    /// What has to be sent again to a session that took everything before `position`.
+    /// Returns the input to send again to a session that has acknowledged everything before `position`.
     fn rewind(&mut self, position: u64) -> Vec<SessionInput> {
         self.taken(position);
         let mut start = self.end - self.bytes as u64;
@@ -366,7 +366,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exactly_what_was_not_taken_is_sent_again() {
+    fn exactly_unacknowledged_input_is_sent_again() {
         let mut sent = SentInput::default();
         sent.push(Bytes::from_static(b"abc"));
         sent.push(Bytes::from_static(b"defg"));

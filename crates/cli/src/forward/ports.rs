@@ -1,10 +1,10 @@
 use std::str::FromStr;
 
-/// A port inside a VPS, and the local one where it was named.
+/// A port inside a VPS, and the local port if given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortPair {
     pub remote: u16,
-    /// Zero: any free one.
+    /// The local port; zero for any free one.
     pub local: Option<u16>,
 }
 
@@ -16,7 +16,7 @@ impl FromStr for PortPair {
     type Err = NotPorts;
 
     fn from_str(text: &str) -> Result<Self, NotPorts> {
-        // `parse` would take a plus sign.
+        // `parse` would accept a plus sign.
         let number = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {
             true => text.parse::<u16>().map_err(|_| NotPorts),
             false => Err(NotPorts),
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_stands_for_itself_and_a_pair_for_both() {
+    fn port_and_pair_are_parsed() {
         let parse = |text: &str| text.parse::<PortPair>();
         assert_eq!(parse("80").unwrap(), PortPair { remote: 80, local: None });
         assert_eq!(parse("5432:15432").unwrap(), PortPair { remote: 5432, local: Some(15432) });

@@ -17,7 +17,7 @@ pub async fn serve(way: Arc<Way>, listener: TcpListener, remote: u16) {
             }
             Err(error) => {
                 way.out.note(format!("a connection was not accepted: {error}"));
-                // Out of descriptors, most likely: they come back as others close.
+                // Most likely out of descriptors, which are freed as other connections close.
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
         }
@@ -33,7 +33,7 @@ async fn connect(way: &Way, client: TcpStream, port: u16) {
     let (host, early) = stream.into_parts();
     let mut client = client;
     if client.write_all(&early).await.is_ok() {
-        // Either side's end ends it; there is nobody to tell who does not know already.
+        // Both sides see the end of the connection themselves, so its error is not printed.
         let _ = match host {
             Either::Left(host) => relay_sockets(client, host).await,
             Either::Right(host) => relay(client, host).await,

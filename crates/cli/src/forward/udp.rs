@@ -1,4 +1,4 @@
-//! Datagrams: one flow for each local peer, for as long as it has something to say.
+//! Forwarding of datagrams: a flow for each local peer while it has traffic.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,10 +15,10 @@ use tokio::time::sleep;
 
 use super::Way;
 
-/// A flow without traffic is over, as NATs have it.
+/// Idle time after which a flow ends, similar to that of NATs.
 const IDLE: Duration = Duration::from_secs(60);
 const MOST_FLOWS: usize = 1024;
-/// Datagrams waiting for a slow stream; more are dropped, as networks do.
+/// Limit of datagrams that wait for a slow stream; more are dropped, as in a network.
 const QUEUE: usize = 256;
 
 pub async fn serve(way: Arc<Way>, socket: UdpSocket, remote: u16) {
@@ -27,7 +27,7 @@ pub async fn serve(way: Arc<Way>, socket: UdpSocket, remote: u16) {
     let mut datagram = vec![0; MAX_DATAGRAM];
     loop {
         let Ok((length, peer)) = socket.recv_from(&mut datagram).await else {
-            // An earlier answer found nobody.
+            // An ICMP error: an earlier reply had no receiver.
             continue;
         };
         flows.retain(|_, flow| !flow.is_closed());
@@ -76,7 +76,7 @@ async fn carry(
                 }
             }
             read = from_vps.read_buf(&mut received) => {
-                // Lost: the peer's next datagram opens another flow.
+                // The stream is lost; the peer's next datagram opens another flow.
                 if !matches!(read, Ok(1..)) {
                     return None;
                 }

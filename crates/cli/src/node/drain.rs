@@ -11,15 +11,15 @@ use crate::complete;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::ui::Progress;
-use crate::vps::called;
+use crate::vps::vocabulary::called;
 use crate::wait::{self, RetryBudget};
 
-/// Nothing tells when a node gets empty, so it is looked at this often.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Interval between polls: the API does not notify when a node becomes empty.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-A drained node takes no new VPSes. Those it has stay, and can be stopped and started.
+A drained node gets no new VPSes. Its existing ones stay, and can be stopped and started.
 
 Examples:
   kohakuriver node drain gpu-01
@@ -28,7 +28,7 @@ pub struct DrainArgs {
     /// The node's name
     #[arg(add = ArgValueCandidates::new(complete::nodes))]
     node: NodeName,
-    /// Wait until no VPS is up there any more
+    /// Wait until every VPS on the node is stopped
     #[arg(short, long)]
     wait: bool,
 }
@@ -52,8 +52,8 @@ pub async fn drain(context: &Context, args: &DrainArgs) -> Result<(), CommandErr
     }
     if args.wait {
         wait::unless_interrupted(until_empty(context, name), || {
-            CommandError::interrupted(format!("not waiting any longer; node {name} stays drained"))
-                .hint(format!("`kohakuriver node undrain {name}` lets it take VPSes again"))
+            CommandError::interrupted(format!("stopped waiting; node {name} stays drained"))
+                .hint(format!("`kohakuriver node undrain {name}` allows VPSes on it again"))
         })
         .await?;
         if context.out.json {
@@ -81,9 +81,9 @@ pub async fn undrain(context: &Context, args: &UndrainArgs) -> Result<(), Comman
 
 fn staying(node: &Node) -> String {
     match node.vps_count {
-        0 => "no VPS is there".to_owned(),
-        1 => "1 VPS stays there".to_owned(),
-        count => format!("{count} VPSes stay there"),
+        0 => "no VPS is on it".to_owned(),
+        1 => "1 VPS stays on it".to_owned(),
+        count => format!("{count} VPSes stay on it"),
     }
 }
 
@@ -99,15 +99,18 @@ async fn until_empty(context: &Context, name: &str) -> Result<(), CommandError> 
                 if up.is_empty() {
                     return Ok(());
                 }
-                progress.show(&format!("waiting until these are stopped: {}", up.join(" ")), None);
-                tokio::time::sleep(LOOK_EVERY).await;
+                progress.show(
+                    &format!("waiting until these VPSes are stopped: {}", up.join(" ")),
+                    None,
+                );
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
             Err(failure) => retries.wait(failure, asked, &mut progress).await?,
         }
     }
 }
 
-/// What is up, may be, or is on its way there.
+/// Returns the VPSes that run on the node, may run there, or are about to.
 fn up_on<'a>(tasks: &'a [Task], node: &str) -> Vec<&'a str> {
     let there = |task: &&Task| task.assigned_node.as_deref() == Some(node);
     tasks.iter().filter(there).map(called).collect()

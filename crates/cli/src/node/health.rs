@@ -14,13 +14,13 @@ use crate::ui::{Panel, status_tone};
 
 const BUCKETS: usize = 12;
 const BUCKET_MS: i64 = 5 * 60 * 1000;
-/// A time in which nothing was heard.
+/// The mark for an interval without samples.
 const GAP: char = '\u{b7}';
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-One mark is the average of 5 minutes, the newest on the right; a dot is a time of silence.
+Each mark is the average of 5 minutes, the newest on the right; a dot means no data.
 
 Examples:
   kohakuriver node health gpu-01
@@ -40,7 +40,7 @@ pub async fn run(context: &Context, args: &HealthArgs) -> Result<(), CommandErro
     }
     panel(&health, Timestamp::now().as_millisecond()).print(context.out);
     if health.samples.is_empty() {
-        context.out.note(format!("nothing was heard of node {name} in the last hour"));
+        context.out.note(format!("no data from node {name} in the last hour"));
         context.out.hint(format!("`kohakuriver node status {name}` shows when it was last seen"));
     }
     Ok(())
@@ -54,12 +54,12 @@ fn panel(health: &NodeHealth, now_ms: i64) -> Panel {
         return panel;
     };
     let online = health.status == "online";
-    // Times are the host's, whose clock may differ from this machine's: an online node was heard
-    // a moment ago.
+    // Times are the host's, whose clock may differ from the local one, so an online node's newest
+    // sample counts as current.
     let end_ms = if online { last.at_ms } else { last.at_ms.max(now_ms) };
     let line = |value: fn(&HealthSample) -> f64| sparkline(&health.samples, end_ms, value);
     let highest = health.samples.iter().map(|sample| sample.cpu_percent).fold(0.0, f32::max);
-    let when = if online { "now" } else { "when last heard" };
+    let when = if online { "now" } else { "when last seen" };
     panel.add(
         "cpu",
         format!("{}  {:.0} % {when}, at most {highest:.0} %", line(cpu_share), last.cpu_percent),
@@ -90,7 +90,7 @@ fn memory_share(sample: &HealthSample) -> f64 {
     }
 }
 
-/// The last hour up to `end_ms`, oldest on the left.
+/// Draws the hour up to `end_ms`, oldest on the left.
 fn sparkline(samples: &[HealthSample], end_ms: i64, value: fn(&HealthSample) -> f64) -> String {
     let mut sums = [(0.0, 0_u32); BUCKETS];
     for sample in samples {
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_is_twelve_marks_and_silence_is_seen() {
+    fn hour_is_twelve_marks_with_dots_for_gaps() {
         let end = 100 * MINUTE;
         let samples =
             [sample(end - 59 * MINUTE, 0.0), sample(end - 6 * MINUTE, 50.0), sample(end, 100.0)];
@@ -141,14 +141,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_share_still_has_a_mark() {
+    fn out_of_range_share_still_has_a_mark() {
         for share in [f64::NAN, -1.0, 0.0, 1.0, 9.0] {
             assert!(BARS.contains(&bar(share)));
         }
     }
 
     #[test]
-    fn a_node_that_went_away_is_not_shown_as_it_was_as_if_now() {
+    fn offline_node_shows_samples_as_last_seen() {
         let out = Output { json: false, colour: false };
         let mut health = NodeHealth {
             hostname: "gpu-01".to_owned(),
@@ -159,6 +159,6 @@ mod tests {
         assert!(text(&health).contains("···········▃  30 % now"), "{}", text(&health));
         assert!(text(&health).contains("1G/4G now"), "{}", text(&health));
         health.status = "offline".to_owned();
-        assert!(text(&health).contains("▃····  30 % when last heard"), "{}", text(&health));
+        assert!(text(&health).contains("▃····  30 % when last seen"), "{}", text(&health));
     }
 }

@@ -10,11 +10,11 @@ use super::status::{labels, with_list_hint};
 use crate::complete;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::vps;
+use crate::vps::vocabulary;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-`kohakuriver vps create --node-label KEY=VALUE` chooses among the nodes that carry a label.
+`kohakuriver vps create --node-label KEY=VALUE` places a VPS on a node with that label.
 
 Examples:
   kohakuriver node label gpu-01 disk=ssd room=b2
@@ -28,7 +28,7 @@ pub struct LabelArgs {
     changes: Vec<Change>,
 }
 
-/// A label and its new value; None removes it.
+/// A label and its new value; `None` removes it.
 type Change = (String, Option<String>);
 
 pub async fn run(context: &Context, args: &LabelArgs) -> Result<(), CommandError> {
@@ -49,8 +49,8 @@ fn collected(changes: &[Change]) -> Result<BTreeMap<String, Option<String>>, Com
     let mut all = BTreeMap::new();
     for (key, value) in changes {
         if all.insert(key.clone(), value.clone()).is_some() {
-            return Err(CommandError::usage(format!("the label {key} is named twice"))
-                .hint("name each label once"));
+            return Err(CommandError::usage(format!("label '{key}' is given twice"))
+                .hint("give each label once"));
         }
     }
     Ok(all)
@@ -58,7 +58,7 @@ fn collected(changes: &[Change]) -> Result<BTreeMap<String, Option<String>>, Com
 
 fn change(text: &str) -> Result<Change, String> {
     if text.contains('=') {
-        return vps::label(text).map(|(key, value)| (key, Some(value)));
+        return vocabulary::label(text).map(|(key, value)| (key, Some(value)));
     }
     match text.strip_suffix('-') {
         Some(key) if !key.is_empty() => Ok((key.to_owned(), None)),
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hyphen_at_the_end_removes_and_an_equals_sign_sets() {
+    fn trailing_hyphen_removes_and_equals_sign_sets() {
         let set = |key: &str, value: &str| Ok((key.to_owned(), Some(value.to_owned())));
         assert_eq!(change("disk=ssd"), set("disk", "ssd"));
         assert_eq!(change("a=b-"), set("a", "b-"));

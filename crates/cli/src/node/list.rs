@@ -25,7 +25,7 @@ pub async fn run(context: &Context) -> Result<(), CommandError> {
         context.out.note("no node has joined yet");
         context
             .out
-            .hint("`kohakuriver node token create` makes a token for a machine to join with");
+            .hint("`kohakuriver node token create` creates a token for a computer to join with");
         return Ok(());
     }
     grid(&nodes).print(context.out);
@@ -71,7 +71,7 @@ pub fn memory(used: u64, total: u64) -> String {
     format!("{}/{}", Memory::from_bytes(used), Memory::from_bytes(total))
 }
 
-/// Whether it is there, and whether it takes new VPSes.
+/// Formats the node's status, and whether it is drained.
 pub fn status(node: &Node) -> (Tone, String) {
     match node.drained {
         true if node.status == "online" => (Tone::Busy, format!("{}, drained", node.status)),
@@ -80,7 +80,7 @@ pub fn status(node: &Node) -> (Tone, String) {
     }
 }
 
-/// Promised cores say little where some VPSes may use all of them.
+/// Formats allocated cores. Adds the number of VPSes without a limit, which can use all cores.
 fn cores(node: &Node) -> String {
     let promised = format!("{}/{}", node.cores_in_use, node.total_cores);
     match node.vps_without_core_limit {
@@ -89,7 +89,7 @@ fn cores(node: &Node) -> String {
     }
 }
 
-/// Taken and all. Cards that no container can be given are said to be so.
+/// Formats allocated and total GPUs, and marks GPUs that containers cannot use.
 fn gpus(node: &Node) -> (Tone, String) {
     if node.gpu_info.is_empty() {
         return (Tone::Plain, "0".to_owned());
@@ -99,7 +99,7 @@ fn gpus(node: &Node) -> (Tone, String) {
     if node.gpu_runtime { (Tone::Plain, text) } else { (Tone::Bad, format!("{text} unusable")) }
 }
 
-/// What runs virtual machines there.
+/// Formats the node's support for virtual machines.
 fn machines(node: &Node) -> (Tone, String) {
     match (&node.vm_accel, &node.vm_warning) {
         (None, _) => (Tone::Quiet, "no".to_owned()),
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_says_what_a_node_cannot_take() {
+    fn list_marks_unusable_resources_of_a_node() {
         let node = Node {
             status: "online".to_owned(),
             drained: true,

@@ -12,15 +12,15 @@ use crate::error::CommandError;
 #[command(after_help = "\
 Examples:
   kohakuriver node remove gpu-01
-  kohakuriver node remove gpu-01 --force --yes     although it still has VPSes")]
+  kohakuriver node remove gpu-01 --force --yes     even if it still has VPSes")]
 pub struct RemoveArgs {
     /// The node's name
     #[arg(add = ArgValueCandidates::new(complete::nodes))]
     node: NodeName,
-    /// Do not ask
+    /// Skip the confirmation
     #[arg(short, long)]
     yes: bool,
-    /// Also if it is online or has VPSes
+    /// Remove the node even if it is online or has VPSes
     #[arg(short, long)]
     force: bool,
 }
@@ -46,22 +46,22 @@ pub async fn run(context: &Context, args: &RemoveArgs) -> Result<(), CommandErro
     let left = listed(&answer, "left_behind");
     if !left.is_empty() {
         context.out.note(format!(
-            "note: these containers stay on that machine, where `docker rm -f` removes them: {}",
+            "note: these containers stay on the node's computer, where `docker rm -f` removes them: {}",
             left.join(" ")
         ));
     }
     let left = listed(&answer, "left_machines");
     if !left.is_empty() {
         context.out.note(format!(
-            "note: these virtual machines stay on that machine, and run on: {}",
+            "note: these virtual machines keep running on the node's computer: {}",
             left.join(" ")
         ));
-        context.out.hint("once it has joined again, `kohakuriver qemu cleanup` removes them");
+        context.out.hint("after it has joined again, `kohakuriver qemu cleanup` removes them");
     }
     Ok(())
 }
 
-/// What the host cannot remove there any more.
+/// Lists the instances that the host can no longer remove.
 fn listed<'a>(answer: &'a serde_json::Value, key: &str) -> Vec<&'a str> {
     let names = answer.get(key).and_then(serde_json::Value::as_array);
     names.into_iter().flatten().filter_map(serde_json::Value::as_str).collect()

@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::error::{CommandError, Kind};
 use crate::ui::{Panel, Tone, ago};
 
-/// Clocks that differ by less disturb nobody.
+/// Clock difference in seconds below which no warning is given.
 const SKEW_WORTH_SAYING_MS: u64 = 1000;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -35,7 +35,7 @@ pub async fn run(context: &Context, args: &StatusArgs) -> Result<(), CommandErro
     Ok(())
 }
 
-/// Every "there is no such node" ends with where to look.
+/// Adds a hint that names `node list` to a not-found error.
 pub fn with_list_hint(failure: CommandError) -> CommandError {
     if failure.kind != Kind::NotFound {
         return failure;
@@ -53,7 +53,7 @@ fn panel(node: &Node, now: Timestamp) -> Panel {
     panel.add(
         "cores",
         format!(
-            "{} of {} promised, {:.0} % busy, load {:.2}",
+            "{} of {} allocated, {:.0} % busy, load {:.2}",
             node.cores_in_use, node.total_cores, node.cpu_percent, node.load_1m
         ),
     );
@@ -67,7 +67,7 @@ fn panel(node: &Node, now: Timestamp) -> Panel {
     panel.add(
         "memory",
         format!(
-            "{} used, {} promised",
+            "{} used, {} allocated",
             memory(node.memory_used_bytes, node.memory_total_bytes),
             Memory::from_bytes(node.memory_allocated_bytes)
         ),
@@ -80,7 +80,7 @@ fn panel(node: &Node, now: Timestamp) -> Panel {
         panel.tinted("vm gpu", tone, vfio_line(gpu));
     }
     if !node.gpu_info.is_empty() && !node.gpu_runtime {
-        let text = "Docker cannot give GPUs to a VPS: NVIDIA's container toolkit is missing";
+        let text = "unavailable to containers: NVIDIA's container toolkit is missing";
         panel.tinted("gpu runtime", Tone::Bad, text);
     }
     let numa_nodes = node.numa_topology.keys().filter(|key| key.parse::<u32>().is_ok()).count();
@@ -95,7 +95,11 @@ fn panel(node: &Node, now: Timestamp) -> Panel {
         panel.tinted("warning", Tone::Busy, warning);
     }
     if node.allows_privileged {
-        panel.tinted("privileged", Tone::Busy, "VPSes of operators may be root of this node");
+        panel.tinted(
+            "privileged",
+            Tone::Busy,
+            "operators can create VPSes that are root of this node",
+        );
     }
     if !node.allowed_mounts.is_empty() {
         panel.add("mounts", format!("allowed from {}", node.allowed_mounts.join(", ")));
@@ -137,7 +141,7 @@ fn gpu_line(gpu: &GpuInfo) -> String {
     format!("{}: {state}, {} {size} {} {}", gpu.gpu_id, gpu.name, gpu.pci_address, gpu.uuid)
 }
 
-/// What giving it to a virtual machine means.
+/// Formats a GPU for virtual machines: its IOMMU group, and why it cannot be used.
 fn vfio_line(gpu: &VfioGpu) -> String {
     let group = gpu.iommu_group.map_or("none".to_owned(), |group| group.to_string());
     let mut text = format!("{}: {} {}, IOMMU group {group}", gpu.gpu_id, gpu.name, gpu.pci_address);
@@ -145,12 +149,12 @@ fn vfio_line(gpu: &VfioGpu) -> String {
         text.push_str(&format!(", goes with {}", gpu.iommu_group_peers.join(", ")));
     }
     if let Some(refusal) = &gpu.refusal {
-        text.push_str(&format!("; cannot: {refusal}"));
+        text.push_str(&format!("; not usable: {refusal}"));
     }
     text
 }
 
-/// `disk=ssd room=b2`
+/// Formats labels as `disk=ssd room=b2`.
 pub fn labels(node: &Node) -> String {
     let pairs: Vec<_> = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     pairs.join(" ")

@@ -12,22 +12,22 @@ use crate::ui::age;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum TokenCommand {
-    /// Make a token that lets one machine join
+    /// Create a token for one computer to join with
     Create(CreateArgs),
 }
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-The token alone goes to standard output; the command to type on the other machine is shown too.
+Only the token goes to standard output; the command for the other computer goes to standard error.
 
 Examples:
   kohakuriver node token create
   kohakuriver node token create --ttl 10m --address host.lab:8001")]
 pub struct CreateArgs {
-    /// How long it can be used: 30m, 1h, 2d; at most 7d
+    /// Lifetime of the token, for example 30m, 1h or 2d; at most 7d
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = seconds)]
     ttl: u64,
-    /// Address the machine should dial, where it is not the one the host knows
+    /// Host and port that the computer connects to [default: the host's --advertise address]
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
 }
@@ -41,7 +41,7 @@ pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Command
         return Ok(());
     }
     context.out.line(&token.token);
-    // How long it lasts is told by the host's answer, not by what was asked.
+    // The lifetime comes from the host's response, not from the request.
     let now = Timestamp::now();
     let lasts = token
         .expires_at
@@ -50,19 +50,19 @@ pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Command
         .and_then(|end| age(&now.to_string(), end))
         .map_or_else(String::new, |time| format!(", within {time}"));
     context.out.note(format!(
-        "On the machine that should join, once{lasts} (it dials {}):\n  kohakuriver runner --join {}",
+        "On the computer that joins, once{lasts} (it connects to {}):\n  kohakuriver runner --join {}",
         token.address, token.token
     ));
     if is_loopback(&token.address) {
-        context.out.note(format!("note: only this machine can dial {}", token.address));
+        context.out.note(format!("note: only this computer can connect to {}", token.address));
         context
             .out
-            .hint("for other machines run `kohakuriver host --advertise ADDRESS` instead of `up`");
+            .hint("for other computers run `kohakuriver host --advertise ADDRESS` instead of `up`");
     }
     Ok(())
 }
 
-/// Whether `host:port` leads nowhere but to the machine it is used on.
+/// Returns whether `host:port` is a loopback address.
 fn is_loopback(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lifetimes_are_understood() {
+    fn lifetime_is_parsed_and_bounded() {
         assert_eq!(seconds("1h"), Ok(3600));
         assert_eq!(seconds("90"), Ok(90));
         assert_eq!(seconds("7d"), Ok(604_800));
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_this_machine_only_is_known_as_such() {
+    fn loopback_addresses_are_recognized() {
         for here in ["127.0.0.1:8001", "127.0.1.1:8001", "[::1]:8001", "localhost:8001"] {
             assert!(is_loopback(here), "{here}");
         }

@@ -10,29 +10,29 @@ use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-A machine that belongs to a VPS goes with the VPS, as by `kohakuriver vps delete`. For one that is
-orphaned, say which node has it: `kohakuriver qemu instances` shows that.
+If the virtual machine belongs to a VPS, the VPS is deleted too, as by `kohakuriver vps delete`. For
+an orphaned one, give its node, which `kohakuriver qemu instances` shows.
 
 Examples:
   kohakuriver qemu cleanup 7398213345412345856 --node gpu-01
-  kohakuriver qemu cleanup 7398213345412345856 --node gpu-01 --force --yes    also if it runs")]
+  kohakuriver qemu cleanup 7398213345412345856 --node gpu-01 --force --yes    even if it is running")]
 pub struct CleanupArgs {
-    /// The machine's id, or the name of its VPS
+    /// Id of the virtual machine, or the name of its VPS
     #[arg(value_name = "TASK_ID")]
     machine: VpsRef,
-    /// The node that has it
+    /// Node of the virtual machine
     #[arg(short, long, visible_alias = "hostname", value_name = "NODE", add = ArgValueCandidates::new(complete::nodes))]
     node: Option<NodeName>,
-    /// Also if it runs
+    /// Delete the virtual machine even if it is running
     #[arg(short, long)]
     force: bool,
-    /// Do not ask
+    /// Skip the confirmation
     #[arg(short, long)]
     yes: bool,
 }
 
 pub async fn run(context: &Context, args: &CleanupArgs) -> Result<(), CommandError> {
-    let question = format!("Delete machine {} with its disk and snapshots?", args.machine);
+    let question = format!("Delete virtual machine {} with its disk and snapshots?", args.machine);
     if !args.yes && !context.out.confirm(&question, "--yes")? {
         context.out.note("nothing was deleted");
         return Ok(());
@@ -40,7 +40,7 @@ pub async fn run(context: &Context, args: &CleanupArgs) -> Result<(), CommandErr
     let node = args.node.as_ref().map(NodeName::as_str);
     let answer = context.api.delete_vm_instance(args.machine.as_str(), node, args.force).await;
     let answer = answer.map_err(|failure| {
-        failure.or_hint(|| "`kohakuriver qemu instances` shows all machines".to_owned())
+        failure.or_hint(|| "`kohakuriver qemu instances` shows all virtual machines".to_owned())
     })?;
     if context.out.json {
         context.out.json(&answer);

@@ -15,8 +15,8 @@ pub async fn run(context: &Context, node: &NodeName) -> Result<(), CommandError>
         return Ok(());
     }
     if answer.images.is_empty() {
-        context.out.note(format!("node {node} sees no base image in {}", answer.images_dir));
-        context.out.hint("`kohakuriver qemu image create --name debian-12` makes one");
+        context.out.note(format!("node {node} has no base image in {}", answer.images_dir));
+        context.out.hint("`kohakuriver qemu image create --name debian-12` creates one");
         return Ok(());
     }
     let mut grid = Grid::new(&[
@@ -34,7 +34,7 @@ pub async fn run(context: &Context, node: &NodeName) -> Result<(), CommandError>
 
 fn row(image: &VmImage) -> Vec<(Tone, String)> {
     let size = |bytes| Memory::from_bytes(bytes).to_string();
-    // The cast saturates, so that any number is a time.
+    // The cast saturates, so that every number is a valid time.
     let modified = ago_ms((image.modified_at * 1000.0) as u64);
     let cells =
         [image.name.clone(), size(image.virtual_size_bytes), size(image.size_bytes), modified];

@@ -9,8 +9,8 @@ use crate::ui::{Fit, Grid, Panel, Tone, status_tone};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-DISK USAGE is what a machine's own files take; base images and layers that several machines share
-are not counted. One that is orphaned belongs to no VPS: `kohakuriver qemu cleanup` removes it.
+DISK USAGE is the size of a virtual machine's own files, without shared base images and layers. An
+orphaned one belongs to no VPS: `kohakuriver qemu cleanup` removes it.
 
 Examples:
   kohakuriver qemu instances
@@ -27,7 +27,7 @@ pub async fn run(context: &Context) -> Result<(), CommandError> {
     panel(&answer).print(out);
     for node in &answer.nodes {
         if let Some(error) = &node.error {
-            out.note(format!("note: node {} could not be asked: {error}", node.hostname));
+            out.note(format!("note: node {} could not be queried: {error}", node.hostname));
         }
     }
     if answer.summary.total_instances == 0 {
@@ -50,7 +50,7 @@ pub async fn run(context: &Context) -> Result<(), CommandError> {
     }
     grid.print(out);
     if answer.summary.orphaned_count > 0 {
-        out.hint("`kohakuriver qemu cleanup TASK_ID --node NODE` removes what nobody owns");
+        out.hint("`kohakuriver qemu cleanup TASK_ID --node NODE` removes an orphaned one");
     }
     Ok(())
 }

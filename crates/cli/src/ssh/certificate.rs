@@ -1,8 +1,8 @@
-//! Short-lived certificates: who may enter a VPS needs no key in it.
+//! Short-lived certificates, with which an account can log in to a VPS that has no key of it.
 //!
-//! For each VPS there is a key pair in the cache folder, and beside it the host's certificate for
-//! it, which counts for minutes. `kohakuriver ssh` asks for one where it is needed; the settings
-//! that `ssh config` writes have ssh run `kohakuriver ssh-cert` for it before every connection.
+//! The cache folder holds a key pair for each VPS, and the host's certificate for it, which is valid
+//! for minutes. `kohakuriver ssh` requests one when needed; the configuration that `ssh config` writes
+//! makes ssh run `kohakuriver ssh-cert` before every connection.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -19,19 +19,19 @@ use crate::error::CommandError;
 use crate::files;
 use crate::keys::{self, MadeKey};
 
-/// What is left for a connection to be made with; with less, another certificate is asked for.
+/// Minimum remaining lifetime for a new connection; below it, another certificate is requested.
 const LEFT_SECONDS: u64 = 60;
-/// No certificate counts for longer. One that seems to is read by a clock that is wrong.
+/// Maximum lifetime of a certificate. A longer one means that the local clock is wrong.
 const MOST_SECONDS: u64 = 10 * 60;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct CertificateArgs {
-    /// The VPS's id
+    /// Id of the VPS
     #[arg(long)]
     id: String,
 }
 
-/// `kohakuriver ssh-cert`: what ssh runs before it connects.
+/// Runs `kohakuriver ssh-cert`, which ssh runs before it connects.
 pub async fn run(context: &Context, args: &CertificateArgs) -> Result<(), CommandError> {
     if args.id.is_empty() || !args.id.bytes().all(|b| b.is_ascii_digit()) {
         return Err(CommandError::usage(format!("'{}' is not a VPS's id", args.id)));
@@ -39,13 +39,13 @@ pub async fn run(context: &Context, args: &CertificateArgs) -> Result<(), Comman
     ensure(context, &args.id).await.map(drop)
 }
 
-/// Removes all certificates of this machine and their keys: each opens a VPS for minutes yet.
+/// Removes all local certificates and their keys, because each is still valid for minutes.
 pub fn forget_all() -> Result<(), CommandError> {
     let folder = files::cache()?.join("ssh");
     let Ok(entries) = fs::read_dir(&folder) else { return Ok(()) };
     for entry in entries.flatten() {
         if entry.file_name().to_string_lossy().starts_with("vps-") {
-            // What cannot be removed ends by itself, soon.
+            // A certificate that cannot be removed expires soon.
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -62,12 +62,13 @@ pub struct Pair {
 impl Pair {
     fn of(id: &str) -> Result<Self, CommandError> {
         let folder = files::cache()?.join("ssh");
-        // ssh itself looks for a certificate under this name.
+        // ssh itself searches for a certificate under this name.
         let certificate = folder.join(format!("vps-{id}-cert.pub"));
         Ok(Self { identity: folder.join(format!("vps-{id}")), certificate })
     }
 
-    /// ssh's settings for it. Naming a key turns ssh's default keys off, so these are named too.
+    /// Returns ssh's options for the pair. A key option disables ssh's default keys, so these are listed
+    /// too.
     pub fn options(&self) -> Result<Vec<(&'static str, String)>, CommandError> {
         let mut options = vec![
             ("CertificateFile", quoted(&self.certificate)),
@@ -84,7 +85,7 @@ impl Pair {
         self.identity.exists().then(|| line.trim().to_owned())
     }
 
-    /// Whether it opens the VPS now, and for a while yet.
+    /// Returns whether the certificate is valid now and for the minimum remaining lifetime.
     fn is_fresh(&self, now_seconds: u64) -> bool {
         let line = fs::read_to_string(&self.certificate).unwrap_or_default();
         let subject = self.public().and_then(|line| PublicKey::from_openssh(&line).ok());
@@ -98,8 +99,8 @@ impl Pair {
     }
 }
 
-/// The pair to log in with, where a certificate is the way: people log in to the host, or no key
-/// of this person's is in the VPS.
+/// Returns the pair to log in with, if a certificate is needed: the host has accounts, or the VPS has
+/// no key of this user.
 pub async fn for_login(context: &Context, task: &Task) -> Result<Option<Pair>, CommandError> {
     let pair = Pair::of(&task.task_id)?;
     if pair.is_fresh(now_seconds()) {
@@ -111,7 +112,7 @@ pub async fn for_login(context: &Context, task: &Task) -> Result<Option<Pair>, C
     }
     match ensure(context, &task.task_id).await {
         Ok(pair) => Ok(Some(pair)),
-        // A key that only ssh knows of, such as one of its agent, may be in the VPS.
+        // The VPS may have a key that only ssh knows, such as one of its agent.
         Err(failure) if !by_account => {
             tracing::debug!(message = failure.message, "no certificate");
             Ok(None)
@@ -120,7 +121,7 @@ pub async fn for_login(context: &Context, task: &Task) -> Result<Option<Pair>, C
     }
 }
 
-/// The lines of ssh's configuration that keep the certificate fresh; none where a key is enough.
+/// Returns the configuration lines that renew the certificate; none if a key suffices.
 pub async fn config_lines(
     context: &Context,
     task: &Task,
@@ -134,7 +135,7 @@ pub async fn config_lines(
         CommandError::request(format!("cannot find the path of this program: {error}"))
     })?;
     let command = refresh_command(&program, &context.api.url(), &task.task_id);
-    // Quoting differs between versions of ssh. Such a path has no name worth the trouble.
+    // Quoting differs between versions of ssh, so such a path is not supported.
     if command.contains(['"', '\\']) {
         return Ok(String::new());
     }
@@ -145,22 +146,22 @@ pub async fn config_lines(
     Ok(text)
 }
 
-/// The command line ssh gives to the user's shell.
+/// Formats the command line that ssh passes to the user's shell.
 fn refresh_command(program: &Path, url: &str, id: &str) -> String {
     let words = [&program.to_string_lossy(), "--host", url, "ssh-cert", "--id", id];
-    // ssh replaces % words before the shell sees anything.
+    // ssh expands % tokens before the shell parses the line.
     words.map(|word| shell_word(word).replace('%', "%%")).join(" ")
 }
 
-/// A host that cannot say is one from before there were accounts.
+/// Returns whether the host has accounts; an error means a host version without them.
 pub async fn people_log_in(context: &Context) -> bool {
     context.api.people_log_in().await.unwrap_or_else(|failure| {
-        tracing::debug!(message = failure.message, "whether people log in is not known");
+        tracing::debug!(message = failure.message, "cannot query whether the host has accounts");
         false
     })
 }
 
-/// Whether ssh finds a key by itself that opens the VPS.
+/// Returns whether one of ssh's default keys can log in to the VPS.
 async fn has_key(context: &Context, task: &Task) -> Result<bool, CommandError> {
     let folder = files::home()?.join(".ssh");
     if keys::made_for(&folder, &task.task_id).exists() {
@@ -179,14 +180,14 @@ fn same_key(one: &str, other: &str) -> bool {
     words(one) == words(other)
 }
 
-/// Has the host sign the VPS's key again, unless its certificate is fresh. The key itself is made
-/// once, and leaves this machine as little as any other.
+/// Requests a new certificate for the VPS's key, unless the present one is fresh. The key is generated
+/// once, and its private half never leaves this computer.
 async fn ensure(context: &Context, id: &str) -> Result<Pair, CommandError> {
     let pair = Pair::of(id)?;
     let cannot = files::unwritable;
     let folder = pair.identity.parent().unwrap_or(Path::new("."));
     files::private_folder(folder).map_err(|error| cannot(folder, &error))?;
-    // Several at once, as editors do it, ask one after another, and all but the first not at all.
+    // Editors open several connections at once: a lock makes only the first one request.
     let path = pair.identity.with_extension("lock");
     let lock = OpenOptions::new()
         .create(true)
@@ -202,7 +203,7 @@ async fn ensure(context: &Context, id: &str) -> Result<Pair, CommandError> {
     let public = match pair.public() {
         Some(public) => public,
         None => {
-            // What is left of a pair that was half made, or half removed.
+            // Leftovers of a pair that was only partly created or removed.
             let _ = fs::remove_file(&pair.identity);
             let _ = fs::remove_file(pair.identity.with_extension("pub"));
             let made = MadeKey::create(folder, Some(&pair.identity))?;
@@ -215,12 +216,12 @@ async fn ensure(context: &Context, id: &str) -> Result<Pair, CommandError> {
     if let Some(warning) = &answer.warning {
         context.out.note(warning);
     }
-    // Parsed and printed again, so that a host cannot smuggle in a second line.
+    // Parsed and formatted again, so that a host cannot inject a second line.
     let line = Certificate::from_openssh(&answer.certificate)
         .and_then(|certificate| certificate.to_openssh())
         .map_err(|_| {
-            CommandError::request("the host answers with a certificate that is none")
-                .hint("see `kohakuriver version`: the two sides may be of different versions")
+            CommandError::request("the host sent an invalid certificate")
+                .hint("see `kohakuriver version`: client and host may have different versions")
         })?;
     files::replace(&pair.certificate, 0o600, format!("{line}\n").as_bytes())
         .map_err(|error| cannot(&pair.certificate, &error))?;
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_used_again_while_a_minute_of_it_is_left() {
+    fn certificate_is_reused_while_a_minute_remains() {
         let folder = tempfile::tempdir().unwrap();
         let (pair, subject) = pair(folder.path());
         assert!(!pair.is_fresh(NOW), "there is none");
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_of_another_key_or_without_its_key_is_not_used() {
+    fn certificate_without_its_key_is_not_used() {
         let folder = tempfile::tempdir().unwrap();
         let (pair, subject) = pair(folder.path());
         let other = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap();
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_makes_no_other_key() {
+    fn comment_does_not_change_a_key() {
         assert!(same_key("ssh-ed25519 AAAA me@pc", "ssh-ed25519 AAAA"));
         assert!(!same_key("ssh-ed25519 AAAA", "ssh-ed25519 AAAB"));
     }

@@ -1,10 +1,10 @@
 //! `kohakuriver ssh config`
 //!
-//! What is written here is read by another program with the user's rights, and most of it comes
-//! from the host and, through it, from other accounts. So every value is parsed by the model's
-//! types before it is written, and an entry that cannot be is left out. A VPS never takes a name
-//! that means another machine: not one that the user's own configuration has, not a reserved one,
-//! and not another account's `NAME.OWNER` that reads like a name of the Internet.
+//! ssh reads the written file with the user's rights, and most of its content comes from the host and,
+//! through it, from other accounts. So every value is parsed by the model's types before it is
+//! written, and an entry that does not parse is skipped. A VPS never gets a name that means another
+//! computer: a name in the user's own configuration, a reserved one, or another account's
+//! `NAME.OWNER` that reads like a domain name.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ use super::route::{Route, task_id};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::files;
-use crate::vps::{self, called};
+use crate::vps::vocabulary::{self, called};
 
-/// The last labels of the names that others' machines have: public ones, and what local networks
-/// use. Any two letters are a country's.
+/// The top-level domains of other computers' names, public ones and those of local networks. Any two
+/// letters count as a country's.
 const DOMAINS: &[&str] = &[
     "app",
     "arpa",
@@ -61,23 +61,23 @@ const DOMAINS: &[&str] = &[
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-Written are your own VPSes, and those of others that you took (`kohakuriver vps shares`), as
-NAME.OWNER or under the name you chose. A name that ~/.ssh/config has already stays what it is there.
+The output has your own VPSes, and the shared ones that you took (`kohakuriver vps shares`), as
+NAME.OWNER or under the name you chose. Names that ~/.ssh/config already has are not replaced.
 
 Examples:
   kohakuriver ssh config --output ~/.ssh/kohakuriver.conf
-  kohakuriver ssh config --prefix vps- --output ~/.ssh/kohakuriver.conf    names them vps-web
+  kohakuriver ssh config --prefix vps- --output ~/.ssh/kohakuriver.conf    hosts named vps-web
   scp data.tar web:/root/     after `Include kohakuriver.conf` in ~/.ssh/config")]
 pub struct ConfigArgs {
-    /// File to write instead of standard output; replaced as a whole
+    /// File to replace with the configuration [default: standard output]
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
-    /// Text before each VPS's name, so that none is the name of another machine
+    /// Prefix of each VPS's name, to avoid names of other computers [default: none]
     #[arg(long, value_name = "TEXT", value_parser = prefix)]
     prefix: Option<String>,
 }
 
-/// Whatever name follows, the two together are a name.
+/// Parses a prefix, which forms a valid name with every name that follows.
 fn prefix(text: &str) -> Result<String, String> {
     let name: InstanceName = format!("{text}x")
         .parse()
@@ -90,7 +90,7 @@ pub async fn run(context: &Context, args: &ConfigArgs) -> Result<(), CommandErro
     let port = context.settings.ssh_proxy_port.value;
     let mut usable: Vec<_> =
         tasks.iter().filter(|task| task.status == "running" && is_entered(task)).collect();
-    // Of two that would have one name, the user's own has it.
+    // If two VPSes would have the same name, the user's own gets it.
     usable.sort_by_key(|task| !is_own(task));
     if context.out.json && args.output.is_none() {
         context.out.json(&usable);
@@ -107,13 +107,13 @@ pub async fn run(context: &Context, args: &ConfigArgs) -> Result<(), CommandErro
                 text.push_str(&lines);
                 count += 1;
             }
-            Err(Left::Out(why)) => context.out.note(format!("warning: left out: {why}")),
+            Err(Left::Out(why)) => context.out.note(format!("warning: skipped: {why}")),
             Err(Left::Failed(failure)) => return Err(failure),
         }
     }
     if usable.is_empty() {
         context.out.note("no running VPS has SSH");
-        context.out.hint("`kohakuriver vps create --ssh` makes one");
+        context.out.hint("`kohakuriver vps create --ssh` creates one");
     }
     let Some(path) = &args.output else {
         context.out.raw(text.as_bytes());
@@ -121,7 +121,7 @@ pub async fn run(context: &Context, args: &ConfigArgs) -> Result<(), CommandErro
     };
     files::replace(path, 0o600, text.as_bytes())
         .map_err(|error| files::unwritable(path, &error))?;
-    // ssh reads a relative name from ~/.ssh, not from here.
+    // ssh resolves a relative path from ~/.ssh, not from the working directory.
     let full = std::path::absolute(path).unwrap_or_else(|_| path.clone());
     let things = if count == 1 { "VPS" } else { "VPSes" };
     let shown = full.display();
@@ -130,7 +130,7 @@ pub async fn run(context: &Context, args: &ConfigArgs) -> Result<(), CommandErro
     Ok(())
 }
 
-/// Why there is no entry.
+/// The reason why there is no entry.
 enum Left {
     Out(String),
     Failed(CommandError),
@@ -149,19 +149,19 @@ async fn entry(
     taken: &mut BTreeSet<String>,
     prefix: Option<&str>,
 ) -> Result<String, Left> {
-    let damaged = |what: &str| Left::Out(format!("the host names a VPS by {what}"));
+    let damaged = |what: &str| Left::Out(format!("the host sent a VPS with {what}"));
     task_id(task).map_err(|failure| Left::Out(failure.message))?;
     let name = match called(task) {
         id if *id == task.task_id => None,
-        text => Some(Name::parse(text).ok_or_else(|| damaged("a name that is none"))?),
+        text => Some(Name::parse(text).ok_or_else(|| damaged("an invalid name"))?),
     };
-    // A host key that is none makes no entry; a file that cannot be written ends the command.
+    // An invalid host key skips the entry; a file that cannot be written ends the command.
     if task
         .ssh_host_key
         .as_deref()
         .is_some_and(|key| russh::keys::PublicKey::from_openssh(key).is_err())
     {
-        return Err(Left::Out(format!("the SSH host key of VPS {} is none", called(task))));
+        return Err(Left::Out(format!("the SSH host key of VPS {} is invalid", called(task))));
     }
     let route = Route::to(context, task, port)?;
     let mut names = vec![route.alias.clone()];
@@ -178,7 +178,7 @@ async fn entry(
         }
     }
     let words: Vec<&str> = names.iter().map(String::as_str).collect();
-    // First, so that its key is tried first.
+    // First, so that ssh tries its key first.
     let mut text = certificate::config_lines(context, task, &words, by_account).await?;
     text.push_str(&format!("\nHost {}\n    User root\n", words.join(" ")));
     for (keyword, value) in &route.options {
@@ -187,7 +187,7 @@ async fn entry(
     Ok(text)
 }
 
-/// What a VPS may be called, parsed.
+/// A VPS's name, parsed.
 enum Name {
     Own(InstanceName),
     Anothers(QualifiedName),
@@ -199,17 +199,17 @@ impl Name {
         own.or_else(|_| text.parse().map(Self::Anothers)).ok()
     }
 
-    /// What ssh is to call it.
+    /// Returns the name of the VPS in ssh's configuration.
     ///
     /// # Errors
-    /// That name means something else already, or could.
+    /// The name means another computer already, or could.
     fn host(&self, prefix: Option<&str>, taken: &BTreeSet<String>) -> Result<String, String> {
         let prefix = prefix.unwrap_or_default();
         let host = match self {
             Self::Own(name) => {
                 let full = format!("{prefix}{name}");
                 if full.parse::<InstanceName>().is_ok_and(|name| name.is_reserved()) {
-                    return Err(format!("'{full}' means something else to ssh"));
+                    return Err(format!("'{full}' has another meaning to ssh"));
                 }
                 full
             }
@@ -224,33 +224,35 @@ impl Name {
             }
         };
         if taken.contains(&host.to_ascii_lowercase()) {
-            return Err(format!("'{host}' is another machine's name in your SSH configuration"));
+            return Err(format!(
+                "'{host}' is the name of another computer in your SSH configuration"
+            ));
         }
         Ok(host)
     }
 }
 
-/// Whether `NAME.` and this together could be a machine elsewhere.
+/// Returns whether `NAME.` followed by this owner could be a domain name.
 fn is_domain(owner: &str) -> bool {
     let owner = owner.to_ascii_lowercase();
     let is_country = owner.len() == 2 && owner.bytes().all(|b| b.is_ascii_alphabetic());
     owner.contains('.') || is_country || DOMAINS.contains(&owner.as_str())
 }
 
-/// Whether the VPS belongs to the account, or has no owner and the account may enter it.
+/// Returns whether the VPS belongs to the account, or has no owner and the account can log in to it.
 fn is_own(task: &Task) -> bool {
     task.owner_username.is_none() || matches!(task.access.as_deref(), None | Some("owner"))
 }
 
-/// The account's own and taken VPSes, without those that an operator merely may see.
+/// Returns whether the VPS is the account's own or taken, and not merely visible to an operator.
 fn is_entered(task: &Task) -> bool {
     let enters = matches!(task.access.as_deref(), Some("use" | "manage"));
-    // A host from before there were answers says nothing of them.
+    // An older host does not send whether a share was taken.
     let taken = task.taken.unwrap_or(task.reference.is_empty());
-    vps::has_ssh(task) && (is_own(task) || (enters && taken))
+    vocabulary::has_ssh(task) && (is_own(task) || (enters && taken))
 }
 
-/// The machines that the user's own configuration names, in small letters.
+/// Reads the host names of the user's own configuration, in lower case.
 fn own_hosts(path: &Path) -> BTreeSet<String> {
     hosts(&std::fs::read_to_string(path).unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! `kohakuriver ssh VPS --local-port N`: a local port that leads to the VPS's SSH.
+//! `kohakuriver ssh VPS --local-port N`: a local port forwarded to the VPS's SSH.
 
 use std::net::Ipv4Addr;
 
@@ -10,7 +10,7 @@ use super::proxy::Gate;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::reference::VpsRef;
-use crate::vps::called;
+use crate::vps::vocabulary::called;
 use crate::wait;
 
 pub async fn run(
@@ -24,12 +24,12 @@ pub async fn run(
     let gate = Gate::new(context, gateway)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| {
         CommandError::request(format!("port {port} of 127.0.0.1 cannot be used: {error}"))
-            .hint("take another, or 0 for any free one")
+            .hint("use another port, or 0 for any free one")
     })?;
     let port = listener.local_addr().map_or(port, |address| address.port());
     context.out.line(format!("127.0.0.1:{port}"));
     context.out.note(format!(
-        "leads to {}; in another terminal: ssh -p {port} {}@127.0.0.1 (Ctrl-C ends it)",
+        "forwards to {}; in another terminal: ssh -p {port} {}@127.0.0.1 (Ctrl-C ends it)",
         called(&task),
         how.user
     ));
@@ -48,7 +48,7 @@ pub async fn run(
             });
         }
     };
-    // Ctrl-C is how it ends.
+    // Ctrl-C is the normal end.
     let _: Result<(), CommandError> =
         wait::unless_interrupted(serve, || CommandError::interrupted("")).await;
     Ok(())
@@ -57,7 +57,7 @@ pub async fn run(
 async fn carry(client: TcpStream, gate: &Gate, id: &str) -> Result<(), CommandError> {
     let server = gate.open(id).await?;
     let _ = client.set_nodelay(true);
-    // How one connection ends is between ssh and the VPS.
+    // ssh and the VPS report the end of a connection themselves.
     let _ = kohakuriver_net::relay(client, server).await;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The host keys of VPSes, in a file of our own: the user's `known_hosts` stays untouched.
+//! The host keys of VPSes, in a separate file: the user's `known_hosts` is not changed.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -9,7 +9,7 @@ use russh::keys::PublicKey;
 use crate::error::CommandError;
 use crate::files;
 
-/// Makes `alias` known with exactly this key. False: no key is known.
+/// Records this key as the only one of `alias`. Returns `false` if there is no key.
 pub fn pin(path: &Path, alias: &str, key: Option<&str>) -> Result<bool, CommandError> {
     let cannot = |error: std::io::Error| files::unwritable(path, &error);
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -17,13 +17,13 @@ pub fn pin(path: &Path, alias: &str, key: Option<&str>) -> Result<bool, CommandE
     let Some(key) = key else {
         return Ok(false);
     };
-    // Parsed and printed again, so that a host cannot smuggle in a second line.
+    // Parsed and formatted again, so that a host cannot inject a second line.
     let key = PublicKey::from_openssh(key).and_then(|key| {
         let line = key.to_openssh()?;
         Ok(line.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
     });
     let Ok(key) = key else {
-        return Err(CommandError::request("the host names an SSH host key that is none")
+        return Err(CommandError::request("the host sent an invalid SSH host key")
             .hint("see `kohakuriver version`: the two sides may be of different versions"));
     };
     // Two logins at once must not lose each other's line.

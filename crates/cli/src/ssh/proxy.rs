@@ -1,9 +1,8 @@
-//! `kohakuriver ssh-proxy`: what ssh runs as its ProxyCommand.
+//! `kohakuriver ssh-proxy`: the ProxyCommand of ssh.
 //!
-//! Where nobody logs in, the way is the SSH gateway's tunnel, and with `ProxyUseFdpass` ssh is
-//! given the open connection and we are gone: no byte of scp or rsync passes here. With a token,
-//! or where the host is reached by https, the way is a stream of the API. That connection is
-//! nothing ssh could use by itself, so its bytes are carried.
+//! Without accounts, it opens the SSH gateway's tunnel, passes the socket to ssh (`ProxyUseFdpass`)
+//! and exits: no byte of scp or rsync passes through this process. With a token or https, it opens a
+//! stream of the API, which ssh cannot use by itself, so this process copies the bytes.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
@@ -27,34 +26,34 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::stdout;
 
-/// For connecting and for the gateway's first line.
+/// Time limit for connecting and for the gateway's first line.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
-/// The gateway's answer is one short sentence.
+/// Maximum length of the gateway's response line.
 const LONGEST_ANSWER: usize = 1024;
-/// Larger brings nothing measurable.
+/// Copy buffer; a larger one has no measurable benefit.
 const BUFFER_BYTES: usize = 128 * 1024;
-/// What an unprivileged process may ask for by default.
+/// Pipe size, the default limit of an unprivileged process.
 const PIPE_BYTES: i32 = 1024 * 1024;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct ProxyArgs {
-    /// The VPS's id
+    /// Id of the VPS
     #[arg(long)]
     id: String,
-    /// Port of the host's SSH gateway
+    /// Port of the host's SSH gateway [default: 8002]
     #[arg(long, value_name = "PORT")]
     proxy_port: Option<u16>,
-    /// Give ssh the connection instead of carrying its bytes
+    /// Pass the connection's socket to ssh instead of copying its bytes
     #[arg(long)]
     pass_socket: bool,
 }
 
-/// How SSH gets to the host.
+/// The transport of SSH connections to the host.
 #[derive(Clone, Debug)]
 pub struct Gate {
     api: Api,
     gateway_port: u16,
-    /// As a stream of the API, with TLS or a token; else through the gateway.
+    /// Whether to use a stream of the API, with TLS or a token, instead of the gateway.
     by_api: bool,
 }
 
@@ -65,12 +64,12 @@ impl Gate {
         Ok(Self { api, gateway_port, by_api })
     }
 
-    /// Whether ssh can be given the connection.
+    /// Returns whether the connection's socket can be passed to ssh.
     pub fn gives_sockets(&self) -> bool {
         !self.by_api
     }
 
-    /// Opens the way to a VPS's SSH.
+    /// Opens a stream to a VPS's SSH.
     pub async fn open(&self, id: &str) -> Result<Stream, CommandError> {
         if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
             return Err(CommandError::usage(format!("'{id}' is not a VPS's id")));
@@ -87,8 +86,10 @@ pub async fn run(context: &Context, args: &ProxyArgs) -> Result<(), CommandError
     let port = args.proxy_port.unwrap_or(context.settings.ssh_proxy_port.value);
     let gate = Gate::new(context, port)?;
     if args.pass_socket && !gate.gives_sockets() {
-        return Err(CommandError::usage("ssh's settings are from before the log-in to this host")
-            .hint("run `kohakuriver ssh config` again"));
+        return Err(CommandError::usage(
+            "ssh's configuration was written before you logged in to this host",
+        )
+        .hint("run `kohakuriver ssh config` again"));
     }
     let broken = |error: io::Error| CommandError::request(format!("the tunnel broke: {error}"));
     let (stream, early) = gate.open(&args.id).await?.into_parts();
@@ -109,7 +110,7 @@ pub async fn run(context: &Context, args: &ProxyArgs) -> Result<(), CommandError
     carry(stream, &early).map_err(broken)
 }
 
-/// Asks the gateway for a VPS and waits for its word.
+/// Requests a tunnel to a VPS from the gateway and waits for its response.
 async fn tunnel(host: &str, port: u16, id: &str) -> Result<TcpStream, CommandError> {
     let unreachable = |reason: &dyn std::fmt::Display| {
         CommandError::unreachable(format!(
@@ -120,9 +121,9 @@ async fn tunnel(host: &str, port: u16, id: &str) -> Result<TcpStream, CommandErr
     let mut stream = match timeout(ANSWER_LIMIT, kohakuriver_net::connect(host, port)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(unreachable(&error)),
-        Err(_) => return Err(unreachable(&"it did not answer in time")),
+        Err(_) => return Err(unreachable(&"it did not respond in time")),
     };
-    // A laptop that slept must not keep a dead connection for hours.
+    // A laptop that slept would otherwise hold a dead connection for hours.
     let _ = setsockopt(&stream, sockopt::KeepAlive, &true);
     let ask = async {
         stream.write_all(format!("REQUEST_TUNNEL {id}\n").as_bytes()).await?;
@@ -131,7 +132,7 @@ async fn tunnel(host: &str, port: u16, id: &str) -> Result<TcpStream, CommandErr
     let line = match timeout(ANSWER_LIMIT, ask).await {
         Ok(Ok(line)) => line,
         Ok(Err(error)) => return Err(unreachable(&error)),
-        Err(_) => return Err(unreachable(&"it did not answer in time")),
+        Err(_) => return Err(unreachable(&"it did not respond in time")),
     };
     match line.as_str() {
         "SUCCESS" => Ok(stream),
@@ -145,7 +146,7 @@ async fn tunnel(host: &str, port: u16, id: &str) -> Result<TcpStream, CommandErr
     }
 }
 
-/// Byte by byte, because what follows the line belongs to ssh.
+/// Reads byte by byte, because the bytes after the line belong to ssh.
 async fn first_line(stream: &mut TcpStream) -> io::Result<String> {
     let mut line = Vec::new();
     loop {
@@ -155,12 +156,14 @@ async fn first_line(stream: &mut TcpStream) -> io::Result<String> {
         }
         line.push(byte);
         if line.len() > LONGEST_ANSWER {
-            return Err(io::Error::other("what answers there is no KohakuRiver gateway"));
+            return Err(io::Error::other(
+                "the server at this address is not a KohakuRiver gateway",
+            ));
         }
     }
 }
 
-/// Gives ssh the connection as it wants it: beside one byte, on standard output.
+/// Passes the socket to ssh, attached to one byte on standard output.
 fn pass(stream: &BlockingStream) -> io::Result<()> {
     let connection = [stream.as_raw_fd()];
     let rights = [ControlMessage::ScmRights(&connection)];
@@ -173,18 +176,18 @@ fn pass(stream: &BlockingStream) -> io::Result<()> {
 #[expect(clippy::disallowed_methods, reason = "its errors are the copy's")]
 async fn carry_here(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> io::Result<()> {
     let (mut from_vps, mut to_vps) = split(stream);
-    // Not joined: it may wait for ever on a keyboard, and ends with the process.
+    // Not joined: a read from a terminal may never return; it ends with the process.
     tokio::spawn(async move { kohakuriver_net::copy(&mut tokio::io::stdin(), &mut to_vps).await });
     let copied = kohakuriver_net::copy(&mut from_vps, &mut tokio::io::stdout()).await;
     unless_gone(copied.map(drop))
 }
 
-/// The same for a bare socket, by threads of its own: it costs less.
+/// Copies a plain socket with blocking threads, which costs less.
 fn carry(stream: BlockingStream, early: &[u8]) -> io::Result<()> {
     let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let output = File::from(stdout::descriptor().as_fd().try_clone_to_owned()?);
     let sending = stream.try_clone()?;
-    // Not joined: it may wait for ever on a keyboard, and ends with the process.
+    // Not joined: a read from a terminal may never return; it ends with the process.
     thread::Builder::new().name("to-vps".to_owned()).spawn(move || {
         let _ = copy(&input, &sending, &input);
         let _ = sending.shutdown(Shutdown::Write);
@@ -194,17 +197,17 @@ fn carry(stream: BlockingStream, early: &[u8]) -> io::Result<()> {
 
 fn unless_gone(result: io::Result<()>) -> io::Result<()> {
     match result {
-        // ssh is gone: there is nobody left to tell.
+        // ssh has exited, so the error has no reader.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
         other => other,
     }
 }
 
-/// Copies to the end through one large buffer. Not by blocking splice: with it ssh hung in its
-/// handshake, since the pipe is held while the socket is waited for. `local` is ssh's end.
+/// Copies to the end through one large buffer. `local` is ssh's end. A blocking splice made ssh hang in
+/// its handshake, because it holds the pipe while it waits for the socket.
 fn copy(mut reader: impl Read, mut writer: impl Write, local: &File) -> io::Result<()> {
-    // A pipe's default of 64 KiB makes for many small steps; a refusal changes nothing.
+    // A pipe's default of 64 KiB causes many small reads; an error here is harmless.
     let _ = fcntl(local, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {

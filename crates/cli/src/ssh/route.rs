@@ -1,4 +1,4 @@
-//! How ssh gets to one VPS: the settings that a direct login and `ssh config` share.
+//! ssh's options for one VPS, shared by a direct login and `ssh config`.
 
 use std::path::{Path, PathBuf};
 
@@ -12,12 +12,12 @@ use crate::error::CommandError;
 use crate::files;
 use crate::keys;
 
-/// Ready-made ssh settings.
+/// ssh's options for a VPS.
 #[derive(Debug)]
 pub struct Route {
-    /// The VPS's name to ssh, the same for ever whatever its address or ports.
+    /// The VPS's permanent name to ssh, independent of addresses and ports.
     pub alias: String,
-    /// `Keyword` and value, quoted as the configuration file wants them.
+    /// Pairs of `Keyword` and value, quoted for the configuration file.
     pub options: Vec<(&'static str, String)>,
 }
 
@@ -25,20 +25,20 @@ pub fn alias(id: InstanceId) -> String {
     format!("kohakuriver-vps-{id}")
 }
 
-/// The VPS's id, which becomes a word of ssh's configuration and of a shell's command line.
+/// Returns the VPS's id, which becomes part of ssh's configuration and of a shell's command line.
 ///
 /// # Errors
-/// The host sent something else.
+/// The host sent an invalid id.
 pub fn task_id(task: &Task) -> Result<InstanceId, CommandError> {
     let id = task.task_id.parse::<InstanceId>().ok().filter(|id| id.to_string() == task.task_id);
     id.ok_or_else(|| {
-        CommandError::request("the host names a VPS by an id that is none")
-            .hint("see `kohakuriver version`: the two sides may be of different versions")
+        CommandError::request("the host sent a VPS with an invalid id")
+            .hint("see `kohakuriver version`: client and host may have different versions")
     })
 }
 
 impl Route {
-    /// Pins the VPS's host key and says how to reach it.
+    /// Pins the VPS's host key and returns the options to connect to it.
     pub fn to(context: &Context, task: &Task, proxy_port: u16) -> Result<Self, CommandError> {
         let id = task_id(task)?;
         let alias = alias(id);
@@ -56,13 +56,13 @@ impl Route {
         let proxy = proxy_command(&program, &by, &task.task_id);
         let mut options = vec![("HostKeyAlias", alias.clone()), ("ProxyCommand", proxy)];
         if gate.gives_sockets() {
-            // ssh takes the open connection over, rather than having it carried through a pipe.
+            // ssh takes over the open socket instead of exchanging the bytes through a pipe.
             options.push(("ProxyUseFdpass", "yes".to_owned()));
         }
         options.extend([
             ("UserKnownHostsFile", quoted(&known_hosts)),
-            // The key is known from the host, over the link that made the VPS. Without one, what
-            // is met first is believed, and only that from then on.
+            // The host knows the key over the link that created the VPS. Without one, the first key
+            // seen is trusted, and only that from then on.
             ("StrictHostKeyChecking", if pinned { "yes" } else { "accept-new" }.to_owned()),
             ("CheckHostIP", "no".to_owned()),
             ("UpdateHostKeys", "no".to_owned()),
@@ -75,19 +75,19 @@ impl Route {
     }
 }
 
-/// The key made for the VPS, and those that ssh would not find by itself.
+/// Returns the key generated for the VPS, and those that ssh would not find by itself.
 fn identities(ssh_folder: &Path, id: &str) -> Vec<PathBuf> {
     let made = keys::made_for(ssh_folder, id);
     keys::for_ssh(ssh_folder, made.exists().then_some(made).into_iter().collect())
 }
 
-/// Which of the host's doors, as [`Gate`] has them.
+/// The transport of the proxy command, as chosen by [`Gate`].
 enum By<'a> {
     Gateway { host: &'a str, port: u16 },
     Api { url: String },
 }
 
-/// The command line ssh gives to the user's shell.
+/// Formats the command line that ssh passes to the user's shell.
 fn proxy_command(program: &Path, by: &By<'_>, id: &str) -> String {
     let program = program.to_string_lossy();
     let mut words = vec![program.as_ref(), "--host"];
@@ -100,11 +100,11 @@ fn proxy_command(program: &Path, by: &By<'_>, id: &str) -> String {
         By::Api { url } => words.extend([url, "ssh-proxy"]),
     }
     words.extend(["--id", id]);
-    // ssh replaces % words before the shell sees anything.
+    // ssh expands % tokens before the shell parses the line.
     words.into_iter().map(|word| shell_word(word).replace('%', "%%")).collect::<Vec<_>>().join(" ")
 }
 
-/// One word to any POSIX shell.
+/// Quotes text as a single word for a POSIX shell.
 pub fn shell_word(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'-' | b'_' | b':');
     if !text.is_empty() && text.bytes().all(plain) {
@@ -113,7 +113,7 @@ pub fn shell_word(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-/// One file name to ssh's configuration parser.
+/// Quotes a file name for ssh's configuration parser.
 pub fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy().replace('%', "%%");
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn by_https_the_proxy_command_names_the_whole_address_and_carries_the_bytes() {
+    fn proxy_command_by_https_has_the_whole_address() {
         let by = By::Api { url: "https://[::1]:8000".to_owned() };
         assert_eq!(
             proxy_command(Path::new("/usr/bin/kohakuriver"), &by, "7"),
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_proxy_command_survives_ssh_and_the_shell() {
+    fn proxy_command_survives_ssh_and_the_shell() {
         let plain = proxy_command(Path::new("/usr/bin/kohakuriver"), &gateway("::1", 8002), "7");
         assert_eq!(
             plain,
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shell_reads_back_the_same_words() {
+    fn quoted_words_survive_the_shell() {
         for text in ["/a b/c", "it's", "$(reboot)", "a;b", "`x`", "\"", "\\", "*"] {
             let output = std::process::Command::new("sh")
                 .args(["-c", &format!("printf %s {}", shell_word(text))])
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn id_of_the_host_is_a_number_or_nothing() {
+    fn invalid_id_from_the_host_is_rejected() {
         let of = |id: &str| task_id(&Task { task_id: id.to_owned(), ..Task::default() });
         assert_eq!(of("7398213345412345856").unwrap().to_string(), "7398213345412345856");
         for bad in ["", "7\n    ProxyCommand touch PWNED", "../x", "07", "+7", "$(x)"] {

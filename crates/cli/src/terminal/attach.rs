@@ -11,18 +11,17 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::tty;
-use crate::vps::{called, is_machine, with_list_hint};
+use crate::vps::vocabulary::{called, is_machine, with_list_hint};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 The way in when nothing else works: it needs neither SSH nor the agent inside the VPS.
 `kohakuriver connect` is nicer: its sessions survive a lost connection.
 
-A container: a shell in it, run by the container engine.
+Container: a shell run by the container engine.
 
-A virtual machine: its serial console, from the first moment of its boot on, also while it is still
-starting. There is no program to name and no end to wait for: log in as on any console, press Enter
-where nothing is to be seen. Everybody who is attached sees and types into the same console. After
+Virtual machine: its serial console, from the start of its boot. Log in as on any console; press Enter
+if it is blank. All attached users see and type into the same console. After
 Enter, these keys are for this command and not for the machine:
   ~d   leave (so does ~.); the machine goes on
   ~~   a tilde
@@ -33,13 +32,13 @@ Examples:
   kohakuriver terminal attach vm                    watch a virtual machine boot
   kohakuriver terminal attach vm < /dev/null > boot.log")]
 pub struct AttachArgs {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
     vps: VpsRef,
-    /// Shell to run in a container [default: bash where there is one, else sh]
+    /// Shell to run in a container [default: bash if the container has it, else sh]
     #[arg(short, long, value_name = "PATH")]
     shell: Option<String>,
-    /// User to run it as [default: the image's]
+    /// User of the shell [default: the image's]
     #[arg(short, long, value_name = "NAME")]
     user: Option<String>,
 }
@@ -60,7 +59,7 @@ pub async fn run(context: &Context, args: AttachArgs) -> Result<(), CommandError
     carry(stream, start, Far::Program).await
 }
 
-/// Stays at a machine's console until the person leaves or the machine goes down.
+/// Attaches to a VM's console until the user leaves it or the VM stops.
 async fn console(
     context: &Context,
     args: &AttachArgs,
@@ -73,18 +72,18 @@ async fn console(
             "--shell and --user are for containers, and {name} is a virtual machine"
         ))
         .hint(format!(
-            "its console asks who you are; `kohakuriver terminal exec {name}` runs any program"
+            "log in at its console; `kohakuriver terminal exec {name}` runs any program"
         )));
     }
     let stream = context.api.stream(&task.task_id, &StreamTarget::Attach).await?;
     let by_hand = tty.is_some();
     if by_hand {
-        context.out.note(format!("console of {name}; Enter, then ~d leaves it"));
+        context.out.note(format!("console of VPS {name}; leave it with Enter, then ~d"));
     }
     carry(stream, ExecStart { tty, ..ExecStart::default() }, Far::Console).await?;
     if by_hand {
         context.out.note("");
-        context.out.note(format!("no longer at the console of {name}"));
+        context.out.note(format!("left the console of VPS {name}"));
     }
     Ok(())
 }

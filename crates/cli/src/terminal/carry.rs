@@ -1,7 +1,7 @@
-//! Carrying a program's streams between a VPS and this terminal, until it ends.
+//! Connects a program's streams in a VPS with this terminal, until the program ends.
 //!
-//! A console of a virtual machine is carried the same way. It never ends while the machine runs,
-//! so the person leaves it by keys of ours.
+//! A console of a virtual machine is connected the same way. It does not end while the VM runs, so
+//! the client's own escape keys leave it.
 
 use std::future::pending;
 use std::time::{Duration, Instant};
@@ -19,29 +19,29 @@ use crate::escape::Keys;
 use crate::tty::{self, Outlet, Raw};
 use crate::ui::{one_line, printable};
 
-/// A second Ctrl-C within this, and the program is left to itself.
+/// Time in which a second Ctrl-C makes the client disconnect.
 const IMPATIENCE: Duration = Duration::from_secs(2);
 
-/// What is at the other end.
+/// The kind of the remote end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Far {
-    /// It hears our signals, and is hung up when we go.
+    /// A program, which gets the client's signals and a hangup when the client disconnects.
     Program,
-    /// It goes on without us.
+    /// A console, which continues without the client.
     Console,
 }
 
 impl Far {
-    /// What our going away does to it.
+    /// Describes the effect of the client's disconnection.
     fn without_us(self) -> &'static str {
         match self {
             Self::Program => "the program was hung up",
-            Self::Console => "the machine goes on without it",
+            Self::Console => "the virtual machine keeps running",
         }
     }
 }
 
-/// Starts the program and stays with it. Its exit code becomes ours.
+/// Starts the program and connects its streams. Its exit code becomes the client's.
 pub async fn carry(stream: Stream, start: ExecStart, far: Far) -> Result<(), CommandError> {
     let (read, mut to_program) = split(stream);
     let mut reader = FrameReader::<_, ExecOutput>::new(read, &[]);
@@ -50,7 +50,7 @@ pub async fn carry(stream: Stream, start: ExecStart, far: Far) -> Result<(), Com
         CommandError::unreachable(format!("the connection to the VPS was lost: {error}"))
             .hint(far.without_us())
     };
-    // Before the program can start: what it is to get must not be missed.
+    // Before the program starts, so that no signal for it is missed.
     let mut signals = Signals::listen(has_terminal, far)
         .map_err(|error| CommandError::request(format!("cannot listen for signals: {error}")))?;
     write(&mut to_program, &ExecInput::Start(start))
@@ -58,7 +58,7 @@ pub async fn carry(stream: Stream, start: ExecStart, far: Far) -> Result<(), Com
         .map_err(|error| too_long(&error).unwrap_or_else(|| lost(&error)))?;
     let raw = if has_terminal { Raw::enter().ok() } else { None };
     let (stdout, stderr) = (Outlet::stdout(), Outlet::stderr());
-    // What is piped in may hold any bytes; only a person types keys.
+    // Piped input can hold any bytes; escape keys are only typed at a terminal.
     let keys = (far == Far::Console && has_terminal).then(Keys::default);
     let mut input = Input::new(tty::read_input(), keys);
 
@@ -67,7 +67,7 @@ pub async fn carry(stream: Stream, start: ExecStart, far: Far) -> Result<(), Com
             message = reader.next() => match message {
                 Ok(Some(ExecOutput::Stdout(data))) => {
                     if stdout.write(data).await.is_err() {
-                        // Why is said below.
+                        // The reason is printed below.
                         break Ok(0);
                     }
                     continue;
@@ -87,7 +87,7 @@ pub async fn carry(stream: Stream, start: ExecStart, far: Far) -> Result<(), Com
                     tty::write_now(&format!("kohakuriver: {said}\n"));
                     return Err(CommandError::program(failed.code));
                 }
-                Ok(None) => break Err(lost(&"it ended without a word")),
+                Ok(None) => break Err(lost(&"the stream ended without an exit code")),
                 Err(error) => break Err(lost(&error)),
             },
             message = input.next() => match message {
@@ -100,8 +100,8 @@ pub async fn carry(stream: Stream, start: ExecStart, far: Far) -> Result<(), Com
             },
         };
         if let Err(error) = write(&mut to_program, &message).await {
-            // What it said before it ended may still be on its way.
-            tracing::debug!(%error, "the program takes no more");
+            // Output from before its end may still arrive.
+            tracing::debug!(%error, "the program's input is closed");
             input.source = None;
         }
     };
@@ -115,24 +115,26 @@ pub async fn carry(stream: Stream, start: ExecStart, far: Far) -> Result<(), Com
     }
 }
 
-/// What is wrong where the program's words are too many to be sent.
+/// Builds the error for a command that is too long to send.
 fn too_long(error: &std::io::Error) -> Option<CommandError> {
     let frame = error.get_ref()?.downcast_ref::<FrameError>()?;
     let FrameError::Oversized(bytes) = frame else { return None };
     let message = format!(
         "the command with its arguments and variables takes {bytes} bytes, of at most {MAX_PAYLOAD}"
     );
-    Some(CommandError::usage(message).hint(
-        "give it its data on standard input, or in a file: kohakuriver vps cp FILE VPS:/tmp/",
-    ))
+    Some(
+        CommandError::usage(message).hint(
+            "pass the data on standard input, or in a file: kohakuriver vps cp FILE VPS:/tmp/",
+        ),
+    )
 }
 
-/// Standard input, within the program's window.
+/// Standard input, limited by the program's window.
 struct Input {
     source: Option<mpsc::Receiver<Bytes>>,
     room: usize,
     waiting: BytesMut,
-    /// Those that are for us, where there are any.
+    /// The client's escape keys, if they are enabled.
     keys: Option<Keys>,
     has_left: bool,
 }
@@ -143,7 +145,7 @@ impl Input {
         Self { source: Some(source), room: STDIN_WINDOW, waiting, keys, has_left: false }
     }
 
-    /// None: the person has left.
+    /// Returns the next input, or `None` if the user has left.
     async fn next(&mut self) -> Option<ExecInput> {
         loop {
             let ready = self.waiting.len().min(self.room);
@@ -154,7 +156,7 @@ impl Input {
             if self.has_left {
                 return None;
             }
-            // A machine that hangs takes nothing, and has to be left all the same.
+            // A VM that hangs accepts no input, but the user must still be able to leave.
             let may_read = self.waiting.is_empty() && self.room > 0 || self.keys.is_some();
             let Some(source) = self.source.as_mut().filter(|_| may_read) else {
                 return pending().await;
@@ -168,7 +170,7 @@ impl Input {
                 Some(keys) => {
                     let (passed, command) = keys.read(&data);
                     self.has_left = command.is_some();
-                    // More than this was not typed by anybody.
+                    // More than this is not typed input.
                     if self.waiting.len() < STDIN_WINDOW {
                         self.waiting.extend_from_slice(&passed);
                     }
@@ -178,7 +180,7 @@ impl Input {
     }
 }
 
-/// What the program should hear of.
+/// The signals to forward to the program.
 struct Signals {
     passed: Vec<(SignalKind, Signal)>,
     resized: Option<Signal>,
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_console_is_left_by_keys_and_a_program_gets_every_byte() {
+    async fn escape_keys_leave_a_console_but_not_a_program() {
         let pieces = ["root\r", "~", "d", "more"];
         assert_eq!(typed(&pieces, Some(Keys::default())).await, ("root\r".to_owned(), true));
         assert_eq!(typed(&pieces, None).await, ("root\r~dmore".to_owned(), false));
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_machine_that_takes_nothing_can_be_left() {
+    async fn console_that_accepts_no_input_can_be_left() {
         let (sender, source) = mpsc::channel(8);
         let mut input = Input::new(source, Some(Keys::default()));
         input.room = 0;

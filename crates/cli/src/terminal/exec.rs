@@ -15,8 +15,8 @@ use crate::tty;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-The program gets exactly these arguments: no shell is in between. Write `sh -c '...'` for one.
-With a terminal at both ends it gets one too; otherwise output and errors stay apart. Signals are
+The program gets exactly these arguments, without a shell; for one, write `sh -c '...'`. If standard
+input and output are terminals, it gets one; otherwise output and errors stay separate. Signals are
 passed on, and a program whose client goes away is hung up (SIGHUP).
 
 Exit code: the program's; 128 and the signal's number if one ended it; 127 if there is no such
@@ -27,25 +27,25 @@ Examples:
   kohakuriver terminal exec web -- sh -c 'cat > /root/data.csv' < data.csv
   kohakuriver terminal exec web -u nobody -w /srv -e MODE=test -- ./run-tests")]
 pub struct ExecArgs {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
     vps: VpsRef,
-    /// Give the program a terminal although not everything here is one
+    /// Give the program a terminal even if standard input or output is none
     #[arg(short = 't', long, conflicts_with = "no_tty")]
     tty: bool,
-    /// Give the program no terminal
+    /// Do not give the program a terminal
     #[arg(short = 'T', long)]
     no_tty: bool,
-    /// User to run it as [default: root]
+    /// User of the program [default: root]
     #[arg(short, long, value_name = "NAME")]
     user: Option<String>,
-    /// Directory to start in [default: the user's home]
+    /// Working directory [default: the user's home]
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    /// Variable to set; can be repeated
+    /// Environment variable; repeatable
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
-    /// The program and its arguments
+    /// Program and its arguments
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,

@@ -1,9 +1,9 @@
-//! Times as people say them.
+//! Human-readable times.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-/// `3 minutes ago`, or the text itself where it is no time.
+/// Formats a past time as `3 minutes ago`; returns text that is no time unchanged.
 pub fn ago(text: &str, now: Timestamp) -> String {
     match text.parse::<Timestamp>() {
         Ok(then) => format!("{} ago", words(now.as_second() - then.as_second())),
@@ -11,19 +11,19 @@ pub fn ago(text: &str, now: Timestamp) -> String {
     }
 }
 
-/// `3 minutes`, without the `ago`.
+/// Formats an age as `3 minutes`.
 pub fn age(text: &str, now: Timestamp) -> Option<String> {
     let then = text.parse::<Timestamp>().ok()?;
     Some(words(now.as_second() - then.as_second()))
 }
 
-/// The same of a time in milliseconds since 1970.
+/// Formats a time in milliseconds since 1970 like [`ago`].
 pub fn ago_ms(then_ms: u64) -> String {
     let then = i64::try_from(then_ms / 1000).unwrap_or(i64::MAX);
     format!("{} ago", words(Timestamp::now().as_second().saturating_sub(then)))
 }
 
-/// To the second, in this machine's zone.
+/// Formats a time to the second, in the local time zone.
 pub fn at(text: &str) -> String {
     match text.parse::<Timestamp>() {
         Ok(time) => {
@@ -33,7 +33,7 @@ pub fn at(text: &str) -> String {
     }
 }
 
-/// `in 3 days`, `2 hours ago`, or the text itself where it is no time.
+/// Formats a time as `in 3 days` or `2 hours ago`; returns text that is no time unchanged.
 pub fn until(text: &str, now: Timestamp) -> String {
     match text.parse::<Timestamp>() {
         Ok(end) if end > now => format!("in {}", words(end.as_second() - now.as_second())),
@@ -44,10 +44,10 @@ pub fn until(text: &str, now: Timestamp) -> String {
 fn words(seconds: i64) -> String {
     const UNITS: [(i64, &str); 4] =
         [(86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")];
-    // Clocks of two machines differ a little; the future is now.
+    // The clocks of two computers differ a little: a time in the future counts as now.
     let seconds = seconds.max(0);
     for (size, unit) in UNITS {
-        // "90 minutes" says more than "1 hour".
+        // "90 minutes" is more precise than "1 hour".
         let count = seconds / size;
         if count >= 2 || (size == 1) {
             let plural = if count == 1 { "" } else { "s" };
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ages_read_well() {
+    fn ages_have_readable_units() {
         for (seconds, text) in [
             (-5, "0 seconds"),
             (1, "1 second"),

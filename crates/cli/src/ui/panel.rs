@@ -1,4 +1,4 @@
-//! Details of one thing as aligned `key  value` lines.
+//! Details of an object as aligned `key  value` lines.
 
 use super::{Output, Tone, printable};
 
@@ -17,7 +17,7 @@ impl Panel {
         self
     }
 
-    /// A line only where there is something to say.
+    /// Adds a line if there is a value.
     pub fn maybe(&mut self, key: &'static str, value: Option<impl Into<String>>) -> &mut Self {
         if let Some(value) = value {
             self.add(key, value);
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_stand_in_one_column() {
+    fn values_are_aligned_in_one_column() {
         let mut panel = Panel::default();
         panel.add("id", "7\u{1b}[2J").add("started", "one\ntwo").maybe("gone", None::<String>);
         let out = Output { json: false, colour: false };

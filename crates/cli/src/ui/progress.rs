@@ -1,5 +1,4 @@
-//! What is going on right now, on standard error: a spinner at a terminal, otherwise one line for
-//! every new step.
+//! Progress on standard error: a spinner at a terminal, otherwise a line for each new step.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -8,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Output;
 
-/// One running action.
+/// The progress of a running action.
 #[derive(Debug)]
 pub struct Progress {
     out: Output,
@@ -26,14 +25,14 @@ impl Progress {
         Self { out, bar, last: None }
     }
 
-    /// One that says only what is unusual: no spinner between lines that come one by one.
+    /// Creates progress without a spinner, for commands that print lines as they arrive.
     pub fn quiet(out: Output) -> Self {
         Self { out, bar: None, last: None }
     }
 
-    /// The step, and how far it is, where that is known.
+    /// Displays the step, and its percentage if it is known.
     pub fn show(&mut self, step: &str, percent: Option<u8>) {
-        // The host's, and through it a VPS's.
+        // The text comes from the host, and may come from a VPS.
         let step = &super::one_line(&super::printable(step));
         let new = self.last.as_deref() != Some(step);
         match &self.bar {
@@ -68,18 +67,18 @@ fn style(measured: bool) -> ProgressStyle {
     } else {
         "{spinner} {wide_msg} {elapsed:>4}"
     };
-    // The templates are fixed and valid; a plain spinner is a fine answer should that change.
+    // The templates are constant and valid; a plain spinner is the fallback should that change.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
-/// Bytes on their way, at a terminal.
+/// The progress of a transfer, at a terminal.
 #[derive(Debug)]
 pub struct Transfer {
     bar: ProgressBar,
 }
 
 impl Transfer {
-    /// None where nobody watches.
+    /// Creates the display; `None` without a terminal.
     pub fn new(out: Output, what: &str) -> Option<Self> {
         if out.json || !std::io::stderr().is_terminal() {
             return None;
@@ -88,7 +87,7 @@ impl Transfer {
         Some(Self { bar })
     }
 
-    /// `spared` is what need not be moved; `total` is zero where it is not known.
+    /// Displays byte counts: `spared` needed no transfer; a `total` of zero means unknown.
     pub fn show(&self, spared: u64, moved: u64, total: u64) {
         let known = total > 0;
         let template = if known {

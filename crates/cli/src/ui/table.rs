@@ -1,22 +1,22 @@
-//! Lists as columns that fit the terminal.
+//! Tables that fit the terminal.
 
 use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, presets};
 
 use super::{Output, Tone, one_line, printable};
 
-/// What a column does where the terminal is too narrow.
+/// The behavior of a column in a narrow terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
-    /// Stays whole: people copy it.
+    /// Is never shortened, because users copy its values.
     Whole,
-    /// Is cut, and shows that.
+    /// Is shortened, with a mark.
     Cut,
 }
 
-/// Below this a cut column says nothing.
+/// Minimum width of a shortened column.
 const LEAST_CUT: u16 = 4;
 
-/// A list.
+/// A table.
 #[derive(Debug)]
 pub struct Grid {
     columns: Vec<(&'static str, Fit)>,
@@ -35,7 +35,7 @@ impl Grid {
     }
 
     pub fn print(&self, out: Output) {
-        // Only a terminal has a width; what is piped stays whole.
+        // Only a terminal has a width; piped output is never shortened.
         let width = Table::new().width();
         for line in self.render(out.colour, width).lines() {
             out.styled(line.trim_end());
@@ -57,7 +57,7 @@ impl Grid {
             table.add_row(row);
         }
         let widths = table.column_max_content_widths();
-        // Where even that does not fit, only the first column stays whole.
+        // If even that does not fit, all columns but the first are shortened.
         let least = |index: usize| match self.columns.get(index) {
             Some((_, Fit::Cut)) => LEAST_CUT,
             Some((_, Fit::Whole)) | None => widths.get(index).copied().unwrap_or(0),
@@ -72,7 +72,7 @@ impl Grid {
             }
         }
         if let Some(width) = width {
-            // The last column's padding may hang over the edge: it is trimmed.
+            // The last column's padding may exceed the width, so it is trimmed.
             table.set_width(width.saturating_add(2));
             table.set_content_arrangement(ContentArrangement::Dynamic);
         }
@@ -97,7 +97,7 @@ mod tests {
 
     fn grid() -> Grid {
         let mut grid = Grid::new(&[("ID", Fit::Whole), ("NAME", Fit::Cut), ("NODE", Fit::Cut)]);
-        for name in ["web", "a-very-long-name-that-somebody-thought-was-a-good-idea-once"] {
+        for name in ["web", "a-very-long-name-that-does-not-fit-into-a-narrow-column-at-all"] {
             grid.row(vec![
                 (Tone::Plain, "7398213345412345856".to_owned()),
                 (Tone::Good, name.to_owned()),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_terminal_cuts_what_may_be_cut_and_keeps_ids() {
+    fn narrow_terminal_shortens_names_and_keeps_ids() {
         for width in [40, 60, 80] {
             let text = grid().render(false, Some(width));
             assert_eq!(text.lines().count(), 3, "one line each:\n{text}");
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn many_whole_columns_are_cut_before_the_line_breaks() {
+    fn many_whole_columns_are_shortened_before_lines_wrap() {
         let mut grid = Grid::new(&[("ID", Fit::Whole); 5]);
         grid.row(vec![(Tone::Plain, "0123456789".to_owned()); 5]);
         for width in [40, 50, 57, 58] {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_terminal_nothing_is_cut_or_coloured() {
+    fn piped_output_is_not_shortened_or_colored() {
         let text = grid().render(false, None);
         assert!(text.contains("thought-was-a-good-idea-once"));
         assert!(!text.contains('\u{1b}'));

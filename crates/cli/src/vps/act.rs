@@ -1,14 +1,15 @@
-//! What the acts on VPSes have in common: ask for all, then wait for each.
+//! The shared flow of the lifecycle commands: send every request, then wait for each VPS.
 
 use kohakuriver_api::{Message, Task, UpdateVps};
 
+use super::batch::{ErrorReporter, print_json};
 use super::settle::settle;
-use super::{called, with_list_hint};
+use super::vocabulary::{called, with_list_hint};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::reference::VpsRef;
 
-/// One act on VPSes. Snapshots are named by tag.
+/// A lifecycle action on VPSes. Snapshots are named by tag.
 #[derive(Clone, Copy, Debug)]
 pub enum Act<'a> {
     Stop,
@@ -22,13 +23,13 @@ pub enum Act<'a> {
 }
 
 /// A VPS whose request was accepted.
-struct Asked {
+struct Accepted {
     name: String,
     message: Message,
 }
 
 impl Act<'_> {
-    /// `VPS web is ...`, while it goes on.
+    /// Completes `VPS web is ...` while the action is in progress.
     pub fn doing(self) -> &'static str {
         match self {
             Self::Stop => "stopping",
@@ -41,7 +42,7 @@ impl Act<'_> {
         }
     }
 
-    /// The step to show while waiting.
+    /// Returns the step displayed while waiting.
     pub fn step(self) -> &'static str {
         match self {
             Self::Kill => "killing",
@@ -53,7 +54,7 @@ impl Act<'_> {
         }
     }
 
-    /// `VPS web is ...`, when it is done.
+    /// Completes `VPS web is ...` once the action is done.
     pub fn done(self) -> &'static str {
         match self {
             Self::Stop => "stopped",
@@ -64,7 +65,7 @@ impl Act<'_> {
         }
     }
 
-    /// `VPS web will be ...`, where its node is away.
+    /// Completes `VPS web will be ...` while its node is disconnected.
     pub fn later(self) -> &'static str {
         match self {
             Self::Stop | Self::Kill | Self::Pause | Self::Update(_) => self.done(),
@@ -74,10 +75,10 @@ impl Act<'_> {
         }
     }
 
-    /// Whether a settled VPS is what was asked.
+    /// Returns whether a settled VPS has the status that the action asks for.
     pub fn is_done(self, status: &str) -> bool {
         match self {
-            // However it came to its end, it does not run.
+            // Any final status will do: it no longer runs.
             Self::Stop | Self::Kill => {
                 matches!(status, "stopped" | "killed" | "killed_oom" | "failed")
             }
@@ -104,24 +105,24 @@ impl Act<'_> {
     }
 }
 
-/// Acts on each VPS; what goes wrong with one does not keep the others from it.
+/// Applies the action to each VPS; a failure of one does not stop the others.
 pub async fn run(
     context: &Context,
     act: Act<'_>,
     refs: &[VpsRef],
     wait: bool,
 ) -> Result<(), CommandError> {
-    let mut troubles = ErrorReporter::new(context);
-    let mut asked: Vec<Asked> = Vec::new();
+    let mut errors = ErrorReporter::new(context);
+    let mut accepted: Vec<Accepted> = Vec::new();
     for reference in refs {
         match ask(context, act, reference).await {
-            Ok(new) if asked.iter().any(|old| old.message.task_id == new.message.task_id) => {}
-            Ok(new) => asked.push(new),
-            Err(failure) => troubles.add(failure)?,
+            Ok(new) if accepted.iter().any(|old| old.message.task_id == new.message.task_id) => {}
+            Ok(new) => accepted.push(new),
+            Err(failure) => errors.add(failure)?,
         }
     }
     let mut results = Vec::new();
-    for one in &asked {
+    for one in &accepted {
         if !wait {
             if !context.out.json {
                 context.out.line(format!("VPS {} is {}", one.name, act.doing()));
@@ -134,71 +135,37 @@ pub async fn run(
                 if !context.out.json {
                     context.out.line(format!("VPS {} is {}", called(&task), act.done()));
                 }
-                say_warning(context, act, &task, &mut troubles);
+                print_warning(context, act, &task, &mut errors);
                 results.push(serde_json::to_value(&task).unwrap_or_default());
             }
-            Err(failure) => troubles.add(failure)?,
+            Err(failure) => errors.add(failure)?,
         }
     }
     if context.out.json {
         print_json(context, refs.len(), results);
     }
-    troubles.end()
+    errors.end()
 }
 
-/// Limits that wait for the next start are not what a script that sets limits wants to hear 0 for.
-fn say_warning(context: &Context, act: Act<'_>, task: &Task, troubles: &mut ErrorReporter<'_>) {
+/// Prints the VPS's warning. For an update the exit code becomes 1, because a script that sets limits
+/// must not take limits that wait for the next start as applied.
+fn print_warning(context: &Context, act: Act<'_>, task: &Task, errors: &mut ErrorReporter<'_>) {
     let Some(warning) = &task.warning else {
         return;
     };
     context.out.note(format!("note: {warning}"));
     if matches!(act, Act::Update(_)) {
         context.out.hint(format!("`kohakuriver vps restart {}`", called(task)));
-        troubles.any = true;
+        errors.mark();
     }
 }
 
-/// What went wrong with some of several VPSes, told as it happens.
-pub struct ErrorReporter<'a> {
-    context: &'a Context,
-    any: bool,
-}
-
-impl<'a> ErrorReporter<'a> {
-    pub fn new(context: &'a Context) -> Self {
-        Self { context, any: false }
-    }
-
-    /// Reports it; hands it back where going on makes no sense.
-    pub fn add(&mut self, failure: CommandError) -> Result<(), CommandError> {
-        if failure.ends_all() {
-            return Err(failure);
-        }
-        self.any = true;
-        self.context.out.failure(&failure);
-        Ok(())
-    }
-
-    pub fn end(self) -> Result<(), CommandError> {
-        if self.any { Err(CommandError::reported()) } else { Ok(()) }
-    }
-}
-
-/// One thing asked for: its object. Several: an array.
-pub fn print_json(context: &Context, asked: usize, mut results: Vec<serde_json::Value>) {
-    match results.pop() {
-        Some(only) if asked == 1 => context.out.json(&only),
-        last => {
-            results.extend(last);
-            if asked > 1 {
-                context.out.json(&results);
-            }
-        }
-    }
-}
-
-async fn ask(context: &Context, act: Act<'_>, reference: &VpsRef) -> Result<Asked, CommandError> {
+async fn ask(
+    context: &Context,
+    act: Act<'_>,
+    reference: &VpsRef,
+) -> Result<Accepted, CommandError> {
     let task = context.api.task(reference.as_str()).await.map_err(with_list_hint)?;
     let message = act.ask(context, &task.task_id).await?;
-    Ok(Asked { name: called(&task).to_owned(), message })
+    Ok(Accepted { name: called(&task).to_owned(), message })
 }

@@ -1,4 +1,4 @@
-//! `kohakuriver vps assign`: what `vps share` does, by its older name.
+//! `kohakuriver vps assign`: the older name of `vps share` at level use.
 
 use clap_complete::ArgValueCandidates;
 
@@ -12,12 +12,12 @@ use crate::reference::VpsRef;
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
-  kohakuriver vps assign web bob eve        as vps share web --with bob --with eve")]
+  kohakuriver vps assign web bob eve        same as vps share web --with bob --with eve")]
 pub struct AssignArgs {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
-    /// Who may use it
+    /// Accounts that can use the VPS
     #[arg(required = true, value_name = "USER", add = ArgValueCandidates::new(complete::users))]
     users: Vec<String>,
 }

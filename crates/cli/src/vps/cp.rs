@@ -32,14 +32,14 @@ use report::Report;
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 Write VPS:PATH for a file in a VPS; a PATH that does not begin with / is below /root. - is standard
-input or output. A local name with a colon in it is written ./a:b. Directories are copied with all
-that is in them; symlinks in them stay symlinks. What is copied keeps its mode and its time.
+input or output. Write a local name that contains a colon as ./a:b. Directories are copied recursively;
+symlinks in them stay symlinks. Copies keep mode and modification time.
 
-Where TARGET is a directory, the copy goes into it. SOURCE/. is what is in SOURCE, without itself.
+If TARGET is a directory, the copy goes into it. SOURCE/. copies the content of SOURCE only.
 
-A file is replaced in one step: whoever reads it meanwhile sees the old or the new content. After
-an interruption, the same command goes on where it stopped: it skips files that are there with the
-same size and time, and continues the one it was at.
+A file is replaced atomically: readers see the old or the new content. After an interruption, the
+same command resumes: it skips files that have the same size and time at the target, and continues
+the one it stopped at.
 
 Examples:
   kohakuriver vps cp data.tar web:/srv/
@@ -48,13 +48,13 @@ Examples:
   kohakuriver vps cp web:/srv/db.sqlite backup:
   pg_dump shop | kohakuriver vps cp - web:/root/shop.sql")]
 pub struct CopyArgs {
-    /// What to copy: a local path, VPS:PATH, or -
+    /// Source: a local path, VPS:PATH, or - for standard input
     #[arg(value_name = "SOURCE")]
     source: OsString,
-    /// Where to
+    /// Target: a local path, VPS:PATH, or - for standard output
     #[arg(value_name = "TARGET", allow_hyphen_values = true)]
     target: OsString,
-    /// Copy everything anew, also what is there already
+    /// Copy every file, including those already at the target
     #[arg(long)]
     no_resume: bool,
 }
@@ -66,7 +66,7 @@ pub async fn run(context: &Context, args: &CopyArgs) -> Result<(), CommandError>
     let work = copy(context, &source, &target, !args.no_resume, &report);
     let again = match (&source, &target) {
         (Destination::Stdio, _) | (_, Destination::Stdio) => None,
-        _ => Some("the same command goes on where this one stopped"),
+        _ => Some("run the same command again to resume"),
     };
     let result = wait::unless_interrupted(work, || {
         let failure = CommandError::interrupted("interrupted");
@@ -76,7 +76,7 @@ pub async fn run(context: &Context, args: &CopyArgs) -> Result<(), CommandError>
         }
     })
     .await;
-    // What was copied before a failure is worth knowing too.
+    // Printed after a failure too: it says how much was copied.
     report.summary(context.out, result.is_ok() && !matches!(target, Destination::Stdio));
     result?;
     report.verdict()
@@ -93,7 +93,7 @@ async fn copy(
         (
             Destination::Local(_) | Destination::Stdio,
             Destination::Local(_) | Destination::Stdio,
-        ) => Err(CommandError::usage("neither side is a VPS")
+        ) => Err(CommandError::usage("neither SOURCE nor TARGET is in a VPS")
             .hint("write VPS:PATH for a file in a VPS, for example web:/srv/data")),
         (Destination::Stdio, Destination::Remote { vps, path }) => {
             single::from_stdin(context, vps, path, report).await

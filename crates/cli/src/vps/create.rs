@@ -10,10 +10,11 @@ use clap_complete::ArgValueCandidates;
 use kohakuriver_api::{CreateVps, Task};
 use kohakuriver_model::{BackendKind, InstanceName, Memory, MountWish, Target};
 
-use super::parse::{ON_OOM, environment, image, label, memory, target, variable};
+use super::created;
+use super::parse::{ON_OOM, environment, image, memory, target, variable};
 use super::snapshot::Which;
 use super::ssh_key::KeyArgs;
-use super::{called, created, reported_failure};
+use super::vocabulary::{called, label, reported_failure};
 use crate::complete;
 use crate::context::Context;
 use crate::error::{CommandError, Kind};
@@ -23,7 +24,7 @@ use crate::wait::{self, End};
 
 use machine::MachineArgs;
 
-/// Removing something that never ran takes well below a second where nothing is in the way.
+/// Time limit for removing a VPS that never ran, which normally takes well below a second.
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args, Clone, Debug)]
@@ -35,66 +36,66 @@ Examples:
   kohakuriver vps create --gpus 2 --node-label disk=ssd --ssh   any two free GPUs
   kohakuriver vps create --name copy --from-snapshot web@clean --ssh
 
-A virtual machine has a kernel of its own, a disk that grows to --vm-disk, and 4G of memory unless
+A virtual machine has its own kernel, a disk that grows to --vm-disk, and 4G of memory unless
 -m or --vm-memory says otherwise; -c 0 gives it as many processors as its node has:
   kohakuriver vps create --backend qemu --ssh                   debian-12, 20G of disk
   kohakuriver vps create --backend qemu -t gpu-01::0 --vm-memory 16384 -c 8 --ssh
   kohakuriver vps create -b qemu --vm-image noble --vm-disk 100 --name lab --ssh")]
 pub struct CreateArgs {
-    /// Where it runs: node, node:numa, node::gpu,gpu, node:numa::gpu [default: the host chooses]
+    /// Node to run on, as node, node:numa, node::gpu,gpu or node:numa::gpu [default: the host chooses]
     #[arg(short, long, value_parser = target, add = ArgValueCandidates::new(complete::nodes))]
     target: Option<Target>,
-    /// Its name: lower-case letters, digits and hyphens
+    /// Name of the VPS: lower-case letters, digits and hyphens [default: none]
     #[arg(long)]
     name: Option<InstanceName>,
-    /// CPU cores; 0 means no limit
+    /// Number of CPU cores; 0 means no limit
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     cores: u32,
-    /// Memory limit, for example 8G or 512M [default: no limit; of a virtual machine 4G]
+    /// Memory limit, for example 8G or 512M [default: no limit; 4G for a virtual machine]
     #[arg(short, long, value_name = "SIZE", value_parser = memory)]
     memory: Option<Memory>,
-    /// Image of a registry, for example debian:12
+    /// Image from a registry, for example debian:12
     #[arg(long, value_name = "REF", value_parser = image, conflicts_with = "container")]
     image: Option<String>,
-    /// Environment of the shared storage
+    /// Environment from the shared storage
     #[arg(long, value_name = "ENV", value_parser = environment)]
     container: Option<String>,
-    /// Start with a copy of a snapshot's disk, the newest of that VPS unless one is named
+    /// Start from a copy of a snapshot's disk [default of WHICH: the newest]
     #[arg(long, value_name = "VPS[@WHICH]", value_parser = source, conflicts_with_all = ["image", "container"], add = ArgValueCandidates::new(complete::vps_all))]
     from_snapshot: Option<Source>,
-    /// So many GPUs, whichever are free
+    /// Number of GPUs; the host picks free ones
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     gpus: Option<u32>,
-    /// Only on nodes with this label; may be given several times
+    /// Use only nodes with this label; repeatable
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     node_label: Vec<(String, String)>,
-    /// Environment variable; may be given several times
+    /// Environment variable; repeatable
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
-    /// Most processes at once
+    /// Limit of concurrent processes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
     pids_limit: Option<u32>,
-    /// Make a snapshot at each stop
+    /// Create a snapshot at each stop
     #[arg(long)]
     snapshot_on_stop: bool,
-    /// Number of snapshots to keep, up to 1000; the oldest beyond it go. 0 keeps all [default: 5]
+    /// Number of snapshots to keep, up to 1000; older ones are deleted. 0 keeps all [default: 5]
     #[arg(long, value_name = "N")]
     keep_snapshots: Option<u32>,
-    /// When the kernel kills a process of it for lack of memory: end it, or keep the rest running
+    /// Policy when the kernel kills a process for lack of memory: end the VPS, or keep the rest running
     /// [default: end]
     #[arg(long, value_name = "WHAT", value_parser = PossibleValuesParser::new(ON_OOM))]
     on_oom: Option<String>,
-    /// What runs it: docker makes a container, qemu a virtual machine [default: docker, or what
-    /// the snapshot is of]
+    /// Backend: docker for a container, qemu for a virtual machine [default: docker, or the
+    /// snapshot's backend]
     #[arg(short, long, value_parser = PossibleValuesParser::new(BACKENDS))]
     backend: Option<String>,
-    /// Give root inside all rights of the node's root; for operators, on nodes that allow it
+    /// Give the container's root all rights of the node's root; for operators, on nodes that allow it
     #[arg(long)]
     privileged: bool,
-    /// Mount a path of the node; may be given several times. For operators, on nodes that allow it
+    /// Mount a path of the node; repeatable. For operators, on nodes that allow it
     #[arg(long, value_name = "SOURCE:TARGET[:ro]")]
     mount: Vec<MountWish>,
-    /// Do not wait until it runs
+    /// Return once the host has accepted the request, without waiting until the VPS runs
     #[arg(short, long)]
     detach: bool,
     #[command(flatten)]
@@ -103,12 +104,12 @@ pub struct CreateArgs {
     keys: KeyArgs,
 }
 
-/// What waits for an operator's word is in this status.
+/// The status of a request that waits for approval.
 pub const PENDING: &str = "pending_approval";
 
 const BACKENDS: [&str; 2] = [BackendKind::Docker.word(), BackendKind::Qemu.word()];
 
-/// A VPS and which of its snapshots.
+/// A VPS and one of its snapshots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Source {
     vps: VpsRef,
@@ -124,7 +125,7 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), CommandError
     let ssh_folder = files::home()?.join(".ssh");
     let mut body = body(&args);
     let mut made = args.keys.apply(&ssh_folder, &mut body)?;
-    // From here on, leaving with an error also removes the pair.
+    // From here on, returning an error also removes the key pair.
     let created = match context.api.create_vps(&body).await {
         Ok(created) => created,
         Err(failure) => return Err(created::refused(context, failure, made)),
@@ -133,12 +134,12 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), CommandError
     if let Some(key) = &mut made
         && let Err(failure) = key.name_after(&ssh_folder, id)
     {
-        // The VPS exists: better a key under an odd name than none.
+        // The VPS exists: a key under an unexpected name is better than none.
         context.out.note(format!("note: {}", failure.message));
     }
     let mut task = created.task;
     if task.status == PENDING {
-        // It may take days, and then this key opens it.
+        // Approval may take days, and this key gives access afterwards.
         let key = created::say_key(context, made);
         if context.out.json {
             context.out.json(&task);
@@ -151,10 +152,8 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), CommandError
         let step = format!("creating {}", body.name.as_deref().unwrap_or(id));
         let over = |task: &Task| wait::is_blocked(task) || has_settled(task);
         let end = wait::unless_interrupted(wait::until(context, id, &step, over), || {
-            CommandError::interrupted(format!(
-                "not waiting any longer; VPS {id} is still being created"
-            ))
-            .hint(format!("`kohakuriver vps status {id}` shows how far it is"))
+            CommandError::interrupted(format!("stopped waiting; VPS {id} is still being created"))
+                .hint(format!("`kohakuriver vps status {id}` shows its progress"))
         });
         task = match end.await {
             Ok(End::Met(task)) => *task,
@@ -162,9 +161,11 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), CommandError
                 return Err(CommandError::request(format!("VPS {id} was deleted before it ran")));
             }
             Err(failure) => {
-                // It may still come to run, and then this key opens it.
+                // The VPS may still start, and this key gives access then.
                 created::say_key(context, made);
-                return Err(failure.or_hint(|| format!("`kohakuriver vps status {id}` shows more")));
+                return Err(
+                    failure.or_hint(|| format!("`kohakuriver vps status {id}` shows details"))
+                );
             }
         };
     }
@@ -215,7 +216,7 @@ fn body(args: &CreateArgs) -> CreateVps {
             .from_snapshot
             .as_ref()
             .and_then(|source| Some(source.which.as_ref()?.to_string())),
-        // Unless asked for, the host decides.
+        // The host decides unless the option is given.
         snapshot_on_stop: args.snapshot_on_stop.then_some(true),
         keep_snapshots: args.keep_snapshots,
         on_oom: args.on_oom.clone(),
@@ -236,23 +237,23 @@ fn source(text: &str) -> Result<Source, String> {
     Ok(Source { vps: vps.parse::<VpsRef>().map_err(|error| error.to_string())?, which })
 }
 
-/// A VPS that never ran is of no use to anybody: nothing half-made stays. It is gone when the
-/// error is told, so that whoever reads it can go on at once, under the same name too.
+/// Removes a VPS that failed before it ever ran, and returns its error. The VPS is gone when the
+/// error is printed, so that the caller can reuse the name at once.
 async fn clean_up(context: &Context, task: &Task) -> CommandError {
     let failure = reported_failure(task);
     let id = task.task_id.as_str();
     let removal = async {
         context.api.delete_vps(id, true).await?;
         let stuck = |task: &Task| task.status == "lost" || wait::is_blocked(task);
-        wait::until(context, id, "removing what was made of it", stuck).await
+        wait::until(context, id, "removing the failed VPS", stuck).await
     };
     let why = match tokio::time::timeout(CLEAN_UP_LIMIT, removal).await {
         Ok(Ok(End::Gone)) => return failure,
         Ok(Err(error)) if error.kind == Kind::NotFound => return failure,
         Ok(Err(error)) => error.message,
-        Ok(Ok(End::Met(_))) | Err(_) => "its node does so as soon as it can".to_owned(),
+        Ok(Ok(End::Met(_))) | Err(_) => "its node will remove it later".to_owned(),
     };
-    context.out.note(format!("note: what was made of it is not removed yet: {why}"));
-    context.out.hint(format!("`kohakuriver vps status {id}` shows whether it is gone"));
+    context.out.note(format!("note: the failed VPS is not removed yet: {why}"));
+    context.out.hint(format!("`kohakuriver vps status {id}` shows whether it was removed"));
     failure
 }

@@ -3,9 +3,9 @@
 use clap_complete::ArgValueCandidates;
 use kohakuriver_api::{Message, Task};
 
-use super::act::{ErrorReporter, print_json};
+use super::batch::{ErrorReporter, print_json};
 use super::settle::node_away;
-use super::{called, reported_failure, with_list_hint};
+use super::vocabulary::{called, reported_failure, with_list_hint};
 use crate::complete;
 use crate::context::Context;
 use crate::error::{CommandError, Kind};
@@ -17,20 +17,20 @@ use crate::wait::{self, End};
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
-  kohakuriver vps delete web             asks first
-  kohakuriver vps delete web db --yes    does not ask
-  kohakuriver vps delete web --force     also while it runs")]
+  kohakuriver vps delete web             asks for confirmation
+  kohakuriver vps delete web db --yes    without confirmation
+  kohakuriver vps delete web --force     even if it is running")]
 pub struct DeleteArgs {
-    /// Ids or names
+    /// Ids or names of VPSes
     #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: Vec<VpsRef>,
-    /// Do not ask
+    /// Skip the confirmation
     #[arg(short, long)]
     yes: bool,
-    /// Also delete what still runs
+    /// Also delete VPSes that are running
     #[arg(short, long)]
     force: bool,
-    /// Return as soon as the host has taken the request
+    /// Return once the host has accepted the request
     #[arg(long)]
     no_wait: bool,
 }
@@ -49,7 +49,7 @@ pub async fn run(context: &Context, args: &DeleteArgs) -> Result<(), CommandErro
         context.out.note("nothing was deleted");
         return Ok(());
     }
-    // All at once, so that the nodes work side by side, then wait for each.
+    // Sends all requests first, so that the nodes work in parallel.
     let mut asked: Vec<(&Task, Message)> = Vec::new();
     for task in &found {
         match context.api.delete_vps(&task.task_id, args.force).await {
@@ -93,15 +93,15 @@ fn question(found: &[Task]) -> String {
     format!("Delete VPS {} with {disks}?", names.join(", "))
 }
 
-/// Waits until it is gone.
+/// Waits until the VPS is removed.
 async fn settle(context: &Context, task: &Task) -> Result<(), CommandError> {
     let (id, name) = (task.task_id.as_str(), called(task));
     let step = format!("deleting {name}");
     let stuck =
         |task: &Task| task.status == "lost" || task.transition.is_none() || wait::is_blocked(task);
     let end = wait::unless_interrupted(wait::until(context, id, &step, stuck), || {
-        CommandError::interrupted(format!("not waiting any longer; VPS {name} is being deleted"))
-            .hint(format!("`kohakuriver vps status {id}` shows whether it is gone"))
+        CommandError::interrupted(format!("stopped waiting; VPS {name} is being deleted"))
+            .hint(format!("`kohakuriver vps status {id}` shows whether it was removed"))
     });
     let task = match end.await {
         Ok(End::Gone) => return Ok(()),
@@ -113,20 +113,20 @@ async fn settle(context: &Context, task: &Task) -> Result<(), CommandError> {
         return Err(node_away(&task, name, "deleted"));
     }
     if wait::is_blocked(&task) {
-        let hint = || format!("`kohakuriver vps status {id}` shows whether it is gone");
+        let hint = || format!("`kohakuriver vps status {id}` shows whether it was removed");
         return Err(reported_failure(&task).or_hint(hint));
     }
     let reason = task.error_message.as_deref().unwrap_or("the host gave no reason");
     Err(CommandError::request(format!("VPS {name} was not deleted: {reason}"))
-        .hint(format!("`kohakuriver vps status {id}` shows more")))
+        .hint(format!("`kohakuriver vps status {id}` shows details")))
 }
 
-/// A private key is never removed behind somebody's back.
+/// Prints the path of the private key that is now unused; it is the user's file, so it is not removed.
 fn name_the_useless_key(context: &Context, id: &str) {
     if let Ok(home) = files::home() {
         let key = keys::made_for(&home.join(".ssh"), id);
         if key.exists() {
-            context.out.note(format!("note: the key {} opens nothing any more", key.display()));
+            context.out.note(format!("note: the key {} is no longer of use", key.display()));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use clap_complete::ArgValueCandidates;
 use kohakuriver_api::Event;
 
-use super::with_list_hint;
+use super::vocabulary::with_list_hint;
 use crate::complete;
 use crate::context::Context;
 use crate::error::{CommandError, Kind};
@@ -13,29 +13,29 @@ use crate::reference::VpsRef;
 use crate::ui::{Fit, Grid, Progress, Tone, at, one_line};
 use crate::wait::{self, News, RetryBudget};
 
-/// More than any VPS does between two looks.
+/// Number of events fetched per poll, more than a VPS produces between two polls.
 const NEWS_LIMIT: u32 = 200;
-/// The columns where lines come one by one and their widths are not known beforehand.
+/// Fixed column widths for `--follow`, which prints lines before all widths are known.
 const TIME_WIDTH: usize = 19;
 const WHO_WIDTH: usize = 20;
 const WHAT_WIDTH: usize = 10;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-Oldest first, in this machine's time. Events outlive their VPS: name a deleted one by its whole id.
+Oldest first, in this computer's time zone. Events outlive their VPS: use a deleted one's full id.
 
 Examples:
   kohakuriver vps events web
   kohakuriver vps events web --follow
   kohakuriver vps events web --limit 1000 --json | jq -r '.[] | select(.kind == \"oom\").at'")]
 pub struct EventsArgs {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
-    /// The newest so many
+    /// Number of events to print, newest last
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
-    /// Print new ones as they happen, until the VPS is gone or Ctrl-C
+    /// Print new events as they occur, until the VPS is deleted or Ctrl-C
     #[arg(short, long)]
     follow: bool,
 }
@@ -47,7 +47,7 @@ pub async fn run(context: &Context, args: &EventsArgs) -> Result<(), CommandErro
         if context.out.json {
             context.out.json(&events);
         } else if events.is_empty() {
-            context.out.note(format!("nothing is known to have happened to VPS {}", args.vps));
+            context.out.note(format!("no events of VPS {}", args.vps));
         } else {
             grid(&events).print(context.out);
         }
@@ -57,7 +57,7 @@ pub async fn run(context: &Context, args: &EventsArgs) -> Result<(), CommandErro
 }
 
 async fn follow(context: &Context, args: &EventsArgs) -> Result<(), CommandError> {
-    // Later looks go by the id: it still means this VPS when the name means another.
+    // Later polls use the id, because the name may pass to another VPS.
     let (id, mut since) = match context.api.task(args.vps.as_str()).await {
         Ok(task) => (task.task_id, Some(task.revision)),
         Err(failure) if failure.kind == Kind::NotFound => (args.vps.to_string(), None),
@@ -76,8 +76,8 @@ async fn follow(context: &Context, args: &EventsArgs) -> Result<(), CommandError
             context.out.note(format!("VPS {} is gone", args.vps));
             return Ok(());
         };
-        // Not every event changes the VPS, so the events are looked at after each answer, new or
-        // not. Once it is gone there is one look left.
+        // Not every event changes the VPS's revision, so the events are polled after each reply.
+        // After the VPS's deletion there is one last poll.
         let mut quiet = Progress::quiet(context.out);
         let next = News::of(&id, Some(revision)).next(context, &mut quiet).await?;
         since = next.map(|task| task.revision);

@@ -2,7 +2,7 @@
 
 use clap_complete::ArgValueCandidates;
 
-use super::{called, with_list_hint};
+use super::vocabulary::{called, with_list_hint};
 use crate::complete;
 use crate::context::Context;
 use crate::error::CommandError;
@@ -10,26 +10,26 @@ use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-Nothing changes before the receiver takes it (`kohakuriver vps offers`): it stays yours, and in your
-quota, for at most 14 days. Then it is theirs, with its disk and snapshots; you have no more of it
-than they share with you. Keys of yours that `kohakuriver vps keys list` shows go along: remove them
-first. An admin who names themselves takes it over at once.
+The VPS stays yours, and in your quota, until the receiver takes it (`kohakuriver vps offers`); the
+offer lapses after 14 days. The new owner gets its disk and snapshots; you keep only the access that
+they share with you. Your keys in `kohakuriver vps keys list` stay in it: remove them first. An admin
+that names their own account takes the VPS over at once.
 
 Examples:
   kohakuriver vps give web bob
   kohakuriver vps give web bob --yes
   kohakuriver vps give web --withdraw")]
 pub struct GiveArgs {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
-    /// Account that may take it
+    /// Account to offer it to
     #[arg(value_name = "USER", required_unless_present = "withdraw", add = ArgValueCandidates::new(complete::users))]
     user: Option<String>,
     /// Withdraw the offer
     #[arg(long, conflicts_with = "user")]
     withdraw: bool,
-    /// Do not ask
+    /// Skip the confirmation
     #[arg(short, long)]
     yes: bool,
 }
@@ -39,7 +39,8 @@ pub async fn run(context: &Context, args: &GiveArgs) -> Result<(), CommandError>
     let name = called(&task);
     let (answer, line) = match &args.user {
         Some(user) => {
-            let question = format!("Offer VPS {name} to {user}? What is on its disk goes with it.");
+            let question =
+                format!("Offer VPS {name} to {user}? Its disk and snapshots go with it.");
             if !args.yes && !context.out.confirm(&question, "--yes")? {
                 context.out.note("nothing was changed");
                 return Ok(());
@@ -49,7 +50,7 @@ pub async fn run(context: &Context, args: &GiveArgs) -> Result<(), CommandError>
             let line = if said.contains("belongs to") {
                 format!("VPS {name} is {user}'s now")
             } else {
-                format!("VPS {name} is offered to {user}; it stays as it is until they take it")
+                format!("VPS {name} is offered to {user}; it stays yours until they take it")
             };
             (answer, line)
         }

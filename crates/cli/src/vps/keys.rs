@@ -1,4 +1,4 @@
-//! `kohakuriver vps keys`: who may log in by SSH.
+//! `kohakuriver vps keys`: the SSH keys that can log in to a VPS.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use clap_complete::ArgValueCandidates;
 use kohakuriver_api::{SshKey, UpdateVps};
 
 use super::act::{self, Act};
-use super::with_list_hint;
+use super::vocabulary::with_list_hint;
 use crate::complete;
 use crate::context::Context;
 use crate::error::CommandError;
@@ -19,26 +19,26 @@ use crate::ui::{Fit, Grid, Tone};
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum KeysCommand {
-    /// List the keys that may log in
+    /// List the keys that can log in
     #[command(visible_alias = "ls")]
     List(ListArgs),
-    /// Let more keys in, from the next login on
+    /// Add keys, valid from the next login on
     Add(AddArgs),
-    /// Let a key in no longer; sessions that are open stay open
+    /// Remove a key; open sessions stay open
     #[command(visible_alias = "rm")]
     Remove(RemoveArgs),
 }
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct ListArgs {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
 }
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-Keys that the image has in ~/.ssh/authorized_keys of its users count besides these.
+Keys in the image's own ~/.ssh/authorized_keys files can log in as well.
 
 Examples:
   kohakuriver vps keys add web                              your own ~/.ssh/id_*.pub
@@ -46,23 +46,23 @@ Examples:
   kohakuriver vps keys add web --public-key-string \"$(cat bob.pub)\"
   curl -s https://example.org/ann.keys | kohakuriver vps keys add web --public-key-file -")]
 pub struct AddArgs {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
     /// File of public keys; - reads standard input [default: all ~/.ssh/id_*.pub]
     #[arg(long, value_name = "PATH", conflicts_with = "public_key_string")]
     public_key_file: Option<PathBuf>,
-    /// The public key itself
+    /// Text of the public key
     #[arg(long, value_name = "TEXT")]
     public_key_string: Option<String>,
 }
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct RemoveArgs {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
-    /// Fingerprint or comment, as `vps keys list` shows it, or the public key itself
+    /// Fingerprint or comment, from `vps keys list`, or the text of the public key
     #[arg(value_name = "KEY", required = true)]
     keys: Vec<String>,
 }
@@ -85,7 +85,7 @@ async fn list(context: &Context, vps: &VpsRef) -> Result<(), CommandError> {
         return Ok(());
     }
     if keys.is_empty() {
-        context.out.note(format!("{vps} takes no keys but those of its image"));
+        context.out.note(format!("VPS {vps} accepts no keys except its image's own"));
         context.out.hint(format!("`kohakuriver vps keys add {vps}` adds yours"));
         return Ok(());
     }
@@ -103,7 +103,7 @@ async fn add(context: &Context, args: &AddArgs) -> Result<(), CommandError> {
         (Some(path), _) if path.as_os_str() == "-" => {
             let mut text = String::new();
             std::io::stdin().read_to_string(&mut text).map_err(|error| {
-                CommandError::usage(format!("standard input is no text: {error}"))
+                CommandError::usage(format!("standard input is not text: {error}"))
             })?;
             keys::public_keys(&text)?
         }
@@ -112,8 +112,8 @@ async fn add(context: &Context, args: &AddArgs) -> Result<(), CommandError> {
         (None, None) => {
             let found = keys::discover(&files::home()?.join(".ssh"));
             if found.is_empty() {
-                return Err(CommandError::usage("there is no key in ~/.ssh")
-                    .hint("make one with ssh-keygen, or name one with --public-key-file"));
+                return Err(CommandError::usage("no key found in ~/.ssh")
+                    .hint("create one with ssh-keygen, or give one with --public-key-file"));
             }
             found.join("\n")
         }

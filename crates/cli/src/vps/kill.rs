@@ -10,16 +10,16 @@ use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-What its programs have not written to the disk is lost; `vps stop` asks them first.
+Unsaved data of its programs is lost; `vps stop` shuts them down gracefully.
 
 Examples:
   kohakuriver vps kill web
   kohakuriver vps kill web db --no-wait")]
 pub struct KillArgs {
-    /// Ids or names
+    /// Ids or names of VPSes
     #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
     vps: Vec<VpsRef>,
-    /// Return as soon as the host has taken the request
+    /// Return once the host has accepted the request
     #[arg(long)]
     no_wait: bool,
 }

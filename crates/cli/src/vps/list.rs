@@ -2,10 +2,9 @@
 
 use jiff::Timestamp;
 use kohakuriver_api::Task;
-use kohakuriver_model::Memory;
 
-use super::called;
 use super::shares::remind;
+use super::vocabulary::{called, cores, has_ssh, memory};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::ui::{Fit, Grid, Tone, ago, status_tone};
@@ -17,7 +16,7 @@ Examples:
   kohakuriver vps list --all
   kohakuriver vps list --json | jq -r '.[].task_id'")]
 pub struct ListArgs {
-    /// Also what is stopped or failed
+    /// Include stopped and failed VPSes
     #[arg(short, long)]
     all: bool,
 }
@@ -32,11 +31,11 @@ pub async fn run(context: &Context, args: &ListArgs) -> Result<(), CommandError>
     if tasks.is_empty() {
         if args.all {
             context.out.note("no VPS yet");
-            context.out.hint("`kohakuriver vps create --ssh` makes one");
+            context.out.hint("`kohakuriver vps create --ssh` creates one");
         } else {
             context.out.note("no VPS is running");
             context.out.hint(
-                "`kohakuriver vps list -a` also shows stopped ones, `kohakuriver vps create --ssh` makes one",
+                "`kohakuriver vps list -a` also shows stopped ones, `kohakuriver vps create --ssh` creates one",
             );
         }
         remind(context).await;
@@ -48,7 +47,7 @@ pub async fn run(context: &Context, args: &ListArgs) -> Result<(), CommandError>
     columns.extend([
         ("STATUS", Fit::Whole),
         ("NODE", Fit::Cut),
-        // Of the two words the one that is not the usual fits however narrow it gets.
+        // The less common of the two values fits however narrow the column gets.
         ("BACKEND", Fit::Cut),
         ("SSH", Fit::Whole),
         ("CORES", Fit::Whole),
@@ -65,7 +64,7 @@ pub async fn run(context: &Context, args: &ListArgs) -> Result<(), CommandError>
     Ok(())
 }
 
-/// Whether they are not all the same person's.
+/// Returns whether the VPSes have different owners.
 fn has_owners(tasks: &[Task]) -> bool {
     tasks.iter().any(|task| task.owner_username != tasks[0].owner_username)
 }
@@ -90,31 +89,12 @@ fn row(task: &Task, owners: bool, now: Timestamp) -> Vec<(Tone, String)> {
     cells
 }
 
-/// Whether it was created with `--ssh`.
-pub fn has_ssh(task: &Task) -> bool {
-    task.ssh_port != Some(0)
-}
-
-pub fn cores(task: &Task) -> String {
-    match task.required_cores {
-        0 => "all".to_owned(),
-        count => count.to_string(),
-    }
-}
-
-pub fn memory(task: &Task) -> String {
-    match task.required_memory_bytes {
-        None | Some(0) => "all".to_owned(),
-        Some(bytes) => Memory::from_bytes(bytes).to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn owners_are_shown_where_there_are_several() {
+    fn owner_column_appears_only_for_several_owners() {
         let of = |owner: &str| Task { owner_username: Some(owner.to_owned()), ..Task::default() };
         assert!(!has_owners(&[]));
         assert!(!has_owners(&[of("ann"), of("ann")]));

@@ -1,9 +1,9 @@
-//! What the options of a VPS accept.
+//! Parsers for the options of a VPS.
 
 use kohakuriver_model::memory::SMALLEST_LIMIT;
 use kohakuriver_model::{ImageSource, Memory, Target};
 
-/// The words of `--on-oom`.
+/// The values of `--on-oom`.
 pub const ON_OOM: [&str; 2] = ["end", "keep"];
 
 pub fn target(text: &str) -> Result<Target, String> {
@@ -21,7 +21,7 @@ pub fn memory(text: &str) -> Result<Memory, String> {
     let memory = text.parse::<Memory>().map_err(|error| error.to_string())?;
     if memory < SMALLEST_LIMIT {
         return Err(format!(
-            "{memory} is less than a container can run in; the least is {SMALLEST_LIMIT}"
+            "{memory} is too little memory for a container; the minimum is {SMALLEST_LIMIT}"
         ));
     }
     Ok(memory)
@@ -45,12 +45,4 @@ pub fn variable(text: &str) -> Result<(String, String), String> {
         return Err(format!("'{key}' is not the name of an environment variable"));
     }
     Ok((key.to_owned(), value.to_owned()))
-}
-
-/// `KEY=VALUE` of a node's label; what it may consist of, the host says.
-pub fn label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        Some(_) | None => Err("write KEY=VALUE, for example disk=ssd".to_owned()),
-    }
 }

@@ -10,17 +10,17 @@ use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-A paused VPS keeps its cores, memory and GPUs; open connections wait. A virtual machine cannot be
-paused: stop it (its disk stays) and restart it.
+A paused VPS retains its cores, memory and GPUs; open connections wait. A virtual machine cannot be
+paused: stop it (its disk is kept) and restart it.
 
 Examples:
   kohakuriver vps pause web
   kohakuriver vps pause web db --no-wait")]
 pub struct PauseArgs {
-    /// Ids or names
+    /// Ids or names of VPSes
     #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
     vps: Vec<VpsRef>,
-    /// Return as soon as the host has taken the request
+    /// Return once the host has accepted the request
     #[arg(long)]
     no_wait: bool,
 }

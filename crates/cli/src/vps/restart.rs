@@ -13,8 +13,8 @@ use crate::reference::VpsRef;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-The disk is the one the VPS had: restarting loses processes, never files. With --from-snapshot the
-disk becomes what it was in the snapshot, and what was written since is lost.
+The VPS keeps its disk: a restart ends processes but loses no files. With --from-snapshot the disk is
+reset to the snapshot, and data written since is lost.
 
 Examples:
   kohakuriver vps restart web
@@ -22,16 +22,16 @@ Examples:
   kohakuriver vps restart web --from-snapshot            with the newest snapshot's disk
   kohakuriver vps restart web --from-snapshot clean --yes")]
 pub struct RestartArgs {
-    /// Ids or names
+    /// Ids or names of VPSes
     #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: Vec<VpsRef>,
-    /// Put the disk back to a snapshot: its tag, its name or latest
+    /// Reset the disk to a snapshot, given by its tag, its name or latest
     #[arg(long, value_name = "WHICH", num_args = 0..=1, default_missing_value = snapshot::LATEST)]
     from_snapshot: Option<Which>,
-    /// Do not ask; only --from-snapshot does
+    /// Skip the confirmation of --from-snapshot
     #[arg(short, long)]
     yes: bool,
-    /// Return as soon as the host has taken the request
+    /// Return once the host has accepted the request
     #[arg(long)]
     no_wait: bool,
 }
@@ -41,8 +41,8 @@ pub async fn run(context: &Context, args: &RestartArgs) -> Result<(), CommandErr
         return act::run(context, Act::Restart, &args.vps, !args.no_wait).await;
     };
     let [vps] = args.vps.as_slice() else {
-        return Err(CommandError::usage("a snapshot belongs to one VPS, and several were named")
-            .hint("`kohakuriver vps restart VPS --from-snapshot WHICH` for each"));
+        return Err(CommandError::usage("--from-snapshot takes a single VPS")
+            .hint("run `kohakuriver vps restart VPS --from-snapshot WHICH` for each"));
     };
     let Some((vps, tag)) = snapshot::agree_to_lose_disk(context, vps, which, args.yes).await?
     else {

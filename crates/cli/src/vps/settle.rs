@@ -1,14 +1,14 @@
-//! Waiting until an act on a VPS is done, or cannot be.
+//! Waits until an action on a VPS is done or has failed.
 
 use kohakuriver_api::Task;
 
 use super::act::Act;
-use super::reported_failure;
+use super::vocabulary::reported_failure;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::wait::{self, End};
 
-/// Waits, and judges what came of it.
+/// Waits for the action and returns its result.
 pub async fn settle(
     context: &Context,
     act: Act<'_>,
@@ -22,13 +22,13 @@ pub async fn settle(
         _ => task.transition.is_none() && task.status != "assigning",
     };
     let end = wait::unless_interrupted(wait::until(context, id, &step, over), || {
-        CommandError::interrupted(format!("not waiting any longer; VPS {name} is {}", act.doing()))
-            .hint(format!("`kohakuriver vps status {id}` shows how far it is"))
+        CommandError::interrupted(format!("stopped waiting; VPS {name} is {}", act.doing()))
+            .hint(format!("`kohakuriver vps status {id}` shows its progress"))
     });
     let task = match end.await? {
         End::Met(task) => *task,
         End::Gone => {
-            return Err(CommandError::request(format!("VPS {name} was deleted meanwhile"))
+            return Err(CommandError::request(format!("VPS {name} was deleted in the meantime"))
                 .hint("`kohakuriver vps list -a` shows all VPSes"));
         }
     };
@@ -38,11 +38,11 @@ pub async fn settle(
         status if act.is_done(status) => Ok(task),
         "failed" => Err(reported_failure(&task)),
         status => Err(CommandError::request(format!("VPS {name} is {status}, not {}", act.done()))
-            .hint(format!("`kohakuriver vps status {id}` shows more"))),
+            .hint(format!("`kohakuriver vps status {id}` shows details"))),
     }
 }
 
-/// The act is noted, and the node is told as soon as it can be.
+/// Builds the error for an action that the host has stored for a disconnected node.
 pub fn node_away(task: &Task, name: &str, later: &str) -> CommandError {
     let node = task.assigned_node.as_deref().unwrap_or("its node");
     CommandError::request(format!(

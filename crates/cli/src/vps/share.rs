@@ -3,25 +3,25 @@
 use clap::builder::PossibleValuesParser;
 use clap_complete::ArgValueCandidates;
 
-use super::act::print_json;
-use super::{called, with_list_hint};
+use super::batch::print_json;
+use super::vocabulary::{called, with_list_hint};
 use crate::api::With;
 use crate::complete;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::reference::VpsRef;
 
-/// How much of it, from least to most.
+/// The share levels, in ascending order.
 const LEVELS: [&str; 3] = ["view", "use", "manage"];
 
-/// People and groups.
+/// The accounts and groups of a share.
 #[derive(clap::Args, Clone, Debug)]
 #[group(required = true, multiple = true)]
 pub struct WithArgs {
-    /// A person; may be given several times
+    /// Account; repeatable
     #[arg(long = "with", value_name = "USER", add = ArgValueCandidates::new(complete::users))]
     users: Vec<String>,
-    /// All members of a group; may be given several times
+    /// Group, for all its members; repeatable
     #[arg(long = "group", value_name = "GROUP", add = ArgValueCandidates::new(complete::groups))]
     groups: Vec<String>,
 }
@@ -37,12 +37,12 @@ Examples:
   kohakuriver vps share web --with bob --with eve --level view
   kohakuriver vps share web --group students --level manage")]
 pub struct ShareArgs {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
     #[command(flatten)]
     with: WithArgs,
-    /// How much of it
+    /// Access level
     #[arg(long, default_value = "use", value_parser = PossibleValuesParser::new(LEVELS))]
     level: String,
 }
@@ -53,7 +53,7 @@ Examples:
   kohakuriver vps unshare web --with bob
   kohakuriver vps unshare web --group students")]
 pub struct UnshareArgs {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
     #[command(flatten)]
@@ -71,7 +71,7 @@ pub async fn run(context: &Context, args: &ShareArgs) -> Result<(), CommandError
     share(context, &args.vps, &args.with.all(), &args.level).await
 }
 
-/// Shares it with each.
+/// Shares the VPS with each account and group.
 pub async fn share(
     context: &Context,
     vps: &VpsRef,
@@ -84,9 +84,9 @@ pub async fn share(
         answers.push(context.api.share(&task.task_id, *one, level).await?);
         if !context.out.json {
             let may = match level {
-                "view" => "may look at it",
-                "use" => "may use it",
-                _ => "may manage it",
+                "view" => "can view it",
+                "use" => "can use it",
+                _ => "can manage it",
             };
             context.out.line(format!("VPS {} is shared: {} {may}", called(&task), say(*one)));
         }
@@ -105,11 +105,11 @@ pub async fn unshare(context: &Context, args: &UnshareArgs) -> Result<(), Comman
         let done = context.api.unshare(&task.task_id, *one).await;
         answers.push(done.map_err(|failure| {
             let name = called(&task);
-            failure.or_hint(|| format!("`kohakuriver vps status {name}` shows who has it"))
+            failure.or_hint(|| format!("`kohakuriver vps status {name}` shows its shares"))
         })?);
         if !context.out.json {
             let name = called(&task);
-            context.out.line(format!("VPS {name} is shared with {} no longer", say(*one)));
+            context.out.line(format!("VPS {name} is no longer shared with {}", say(*one)));
         }
     }
     if context.out.json {

@@ -1,13 +1,13 @@
-//! `kohakuriver vps shares` and `kohakuriver vps offers`: what others let the caller have, and the
-//! caller's answers.
+//! `kohakuriver vps shares` and `kohakuriver vps offers`: VPSes shared with or offered to the caller,
+//! and the caller's responses.
 
 use clap_complete::ArgValueCandidates;
 use jiff::Timestamp;
 use kohakuriver_api::{Received, ReceivedOffer, ReceivedShare};
 use kohakuriver_model::{InstanceName, Memory};
 
-use super::act::{ErrorReporter, print_json};
-use super::called;
+use super::batch::{ErrorReporter, print_json};
+use super::vocabulary::called;
 use crate::complete;
 use crate::context::Context;
 use crate::error::{CommandError, Kind};
@@ -18,8 +18,8 @@ use crate::ui::{Fit, Grid, Tone, ago, until};
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "\
-A share opens a VPS at once, by its id or as NAME.OWNER. It enters your lists, `ssh config` and
-completion when you take it.
+A share gives access at once, by the VPS's id or as NAME.OWNER. Taking it adds the VPS to your lists,
+`ssh config` and completion.
 
 Examples:
   kohakuriver vps shares
@@ -34,30 +34,30 @@ pub struct SharesArgs {
 
 #[derive(clap::Subcommand, Clone, Debug)]
 enum SharesCommand {
-    /// List what is shared with you, and your answers: the same as without `list`
+    /// List VPSes shared with you, and your responses (the default)
     #[command(visible_alias = "ls")]
     List,
-    /// Take what is shared with you into your lists
+    /// Add a VPS shared with you to your lists
     #[command(visible_alias = "accept")]
     Take(TakeArgs),
-    /// Decline what is shared with you, or leave it; your access ends within seconds
+    /// Decline or leave shared VPSes; your access ends within seconds
     #[command(visible_alias = "leave")]
     Decline(AnswerArgs),
 }
 
 #[derive(clap::Args, Clone, Debug)]
 struct TakeArgs {
-    /// Id or NAME.OWNER
+    /// Id or NAME.OWNER of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::shares))]
     vps: VpsRef,
-    /// Name that you will use for it [default: NAME.OWNER]
+    /// Your name for the VPS [default: NAME.OWNER]
     #[arg(long = "as", value_name = "NAME", value_parser = new_name)]
     alias: Option<String>,
 }
 
 #[derive(clap::Args, Clone, Debug)]
 struct AnswerArgs {
-    /// Ids, NAME.OWNER, or the names you took them under
+    /// Ids, NAME.OWNER, or your names for the VPSes
     #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::shares))]
     vpses: Vec<VpsRef>,
 }
@@ -66,7 +66,7 @@ struct AnswerArgs {
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "\
-An offered VPS is its owner's, and in its owner's quota, until you take it.
+An offered VPS belongs to its owner, and counts in the owner's quota, until you take it.
 
 Examples:
   kohakuriver vps offers
@@ -80,19 +80,19 @@ pub struct OffersArgs {
 
 #[derive(clap::Subcommand, Clone, Debug)]
 enum OffersCommand {
-    /// List what is offered to you: the same as without `list`
+    /// List VPSes offered to you (the default)
     #[command(visible_alias = "ls")]
     List,
-    /// Become the owner of what is offered to you; it counts against your quota from then on
+    /// Take ownership of offered VPSes; they count in your quota from then on
     #[command(visible_alias = "accept")]
     Take(OfferArgs),
-    /// Decline what is offered to you; it stays its owner's
+    /// Decline offered VPSes; their owner keeps them
     Decline(OfferArgs),
 }
 
 #[derive(clap::Args, Clone, Debug)]
 struct OfferArgs {
-    /// Ids or NAME.OWNER
+    /// Ids or NAME.OWNER of VPSes
     #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::offers))]
     vpses: Vec<VpsRef>,
 }
@@ -111,7 +111,7 @@ pub async fn run(context: &Context, args: &SharesArgs) -> Result<(), CommandErro
             if context.out.json {
                 context.out.json(&task);
             } else {
-                context.out.line(format!("VPS {} is in your lists now", called(&task)));
+                context.out.line(format!("VPS {} is now in your lists", called(&task)));
             }
             Ok(())
         }
@@ -167,7 +167,7 @@ fn with_hint(failure: CommandError) -> CommandError {
     if failure.kind != Kind::NotFound {
         return failure;
     }
-    failure.or_hint(|| "`kohakuriver vps shares` shows what you can answer".to_owned())
+    failure.or_hint(|| "`kohakuriver vps shares` shows the VPSes shared with you".to_owned())
 }
 
 async fn list(context: &Context) -> Result<(), CommandError> {
@@ -175,7 +175,7 @@ async fn list(context: &Context) -> Result<(), CommandError> {
     if context.out.json {
         context.out.json(&shares);
     } else if shares.is_empty() {
-        context.out.note("nothing is shared with you");
+        context.out.note("no VPS is shared with you");
     } else {
         let mut grid = Grid::new(&[
             ("ID", Fit::Whole),
@@ -214,7 +214,7 @@ async fn list_offers(context: &Context) -> Result<(), CommandError> {
     if context.out.json {
         context.out.json(&offers);
     } else if offers.is_empty() {
-        context.out.note("nothing is offered to you");
+        context.out.note("no VPS is offered to you");
     } else {
         let mut grid = Grid::new(&[
             ("ID", Fit::Whole),
@@ -256,8 +256,8 @@ fn offer_row(offer: &ReceivedOffer, now: Timestamp) -> Vec<(Tone, String)> {
     .to_vec()
 }
 
-/// Says under a list of VPSes that others wait for an answer. A host that does not know the
-/// question has none to tell of.
+/// Prints a note about unanswered shares and offers. Ignores errors: an older host does not support
+/// the query.
 pub async fn remind(context: &Context) {
     let Ok(received) = context.api.received().await else { return };
     let shares = received.shares.iter().filter(|share| share.state == "offered").count();
@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reminder_counts_what_waits_for_an_answer() {
+    fn reminder_counts_unanswered_shares_and_offers() {
         assert_eq!(reminder(0, 0), None);
         let one = reminder(1, 0).unwrap();
         assert_eq!(one, "not answered yet: 1 share (`kohakuriver vps shares`)");
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_show_whose_it_is_and_what_was_answered() {
+    fn rows_show_owner_and_response() {
         let now = Timestamp::UNIX_EPOCH;
         let share = ReceivedShare {
             reference: "web.ann".to_owned(),

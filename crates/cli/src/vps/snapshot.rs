@@ -1,4 +1,4 @@
-//! `kohakuriver vps snapshot`: the disk of a VPS as it was.
+//! `kohakuriver vps snapshot`: snapshots of a VPS's disk.
 
 mod create;
 mod delete;
@@ -11,7 +11,7 @@ use kohakuriver_api::{Snapshot, SnapshotList, Task};
 
 pub use which::{LATEST, Which};
 
-use super::{called, with_list_hint};
+use super::vocabulary::{called, with_list_hint};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::reference::VpsRef;
@@ -19,12 +19,12 @@ use crate::ui::ago;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum SnapshotCommand {
-    /// Make a snapshot of a VPS's disk
+    /// Create a snapshot of a VPS's disk
     Create(create::CreateArgs),
     /// List the snapshots of a VPS, newest first
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
-    /// Put a VPS's disk back to a snapshot and start it
+    /// Restore a VPS's disk from a snapshot and start the VPS
     Restore(restore::RestoreArgs),
     /// Delete snapshots
     #[command(visible_alias = "rm")]
@@ -40,15 +40,16 @@ pub async fn run(context: &Context, command: SnapshotCommand) -> Result<(), Comm
     }
 }
 
-/// A VPS and what snapshots it has.
+/// Fetches a VPS and its snapshots.
 async fn of(context: &Context, vps: &VpsRef) -> Result<(Task, SnapshotList), CommandError> {
     let task = context.api.task(vps.as_str()).await.map_err(with_list_hint)?;
     let list = context.api.snapshots(&task.task_id).await?;
     Ok((task, list))
 }
 
-/// Finds the snapshot, and asks unless told not to: what was written to the disk since is lost.
-/// None: the person said no. The answer names both so that neither can turn into another one.
+/// Finds the snapshot and asks for confirmation, because data written to the disk since is lost.
+/// Returns `None` if the user declines. The result holds the VPS and the tag, so that neither can
+/// resolve differently later.
 pub async fn agree_to_lose_disk(
     context: &Context,
     vps: &VpsRef,
@@ -58,7 +59,7 @@ pub async fn agree_to_lose_disk(
     let (task, list) = of(context, vps).await?;
     let snapshot = which.among(&list.snapshots, called(&task))?;
     let question = format!(
-        "Put the disk of VPS {} back to snapshot {}? What was written to it since is lost.",
+        "Restore the disk of VPS {} from snapshot {}? Data written to it since is lost.",
         called(&task),
         described(snapshot, Timestamp::now())
     );
@@ -69,7 +70,7 @@ pub async fn agree_to_lose_disk(
     Ok(Some((VpsRef::of(&task), snapshot.tag.clone())))
 }
 
-/// `1750000000 (clean, 2 hours ago)`
+/// Formats a snapshot as `1750000000 (clean, 2 hours ago)`.
 fn described(snapshot: &Snapshot, now: Timestamp) -> String {
     let made = ago(&snapshot.created_at, now);
     match &snapshot.name {

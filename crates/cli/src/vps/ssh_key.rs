@@ -1,4 +1,4 @@
-//! Which keys a new VPS takes.
+//! The options for a new VPS's SSH keys.
 
 use std::path::{Path, PathBuf};
 
@@ -10,28 +10,29 @@ use crate::keys::{self, MadeKey};
 #[derive(clap::Args, Clone, Debug, Default)]
 #[command(next_help_heading = "SSH")]
 pub struct KeyArgs {
-    /// SSH access with your keys: all ~/.ssh/id_*.pub, or a new key where there are none
+    /// Enable SSH with your keys: all ~/.ssh/id_*.pub, or a new key if there are none
     #[arg(long)]
     ssh: bool,
-    /// SSH access with the image's own keys or password only
+    /// Enable SSH with the image's own keys or password only
     #[arg(long, group = "key")]
     no_ssh_key: bool,
-    /// SSH access with a new key, made here
+    /// Enable SSH with a new key, generated on this computer
     #[arg(long, group = "key")]
     gen_ssh_key: bool,
-    /// SSH access with the public keys of this file
+    /// Enable SSH with the public keys in this file
     #[arg(long, group = "key", value_name = "PATH")]
     public_key_file: Option<PathBuf>,
-    /// SSH access with this public key
+    /// Enable SSH with this public key
     #[arg(long, group = "key", value_name = "TEXT")]
     public_key_string: Option<String>,
-    /// Where the new private key goes [default: ~/.ssh/id-kohakuriver-ID]
+    /// File for the new private key [default: ~/.ssh/id-kohakuriver-ID]
     #[arg(long, value_name = "PATH", conflicts_with_all = ["no_ssh_key", "public_key_file", "public_key_string"])]
     key_out_file: Option<PathBuf>,
 }
 
 impl KeyArgs {
-    /// Puts the keys into the request. A pair made for it comes back; its private half stays here.
+    /// Adds the keys to the request. Returns a newly generated pair; its private key stays on this
+    /// computer.
     pub fn apply(
         &self,
         ssh_folder: &Path,
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_options_decide_the_mode() {
+    fn options_decide_the_key_mode() {
         let none = KeyArgs::default();
         assert_eq!(applied(&none).0.ssh_key_mode, "disabled");
         let (body, made) = applied(&KeyArgs { ssh: true, ..none.clone() });

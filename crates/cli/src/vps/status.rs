@@ -4,8 +4,7 @@ use clap_complete::ArgValueCandidates;
 use jiff::Timestamp;
 use kohakuriver_api::{Share, Task};
 
-use super::list::{cores, has_ssh, memory};
-use super::{called, is_machine, with_list_hint};
+use super::vocabulary::{called, cores, has_ssh, is_machine, memory, with_list_hint};
 use crate::complete;
 use crate::context::Context;
 use crate::error::CommandError;
@@ -17,13 +16,13 @@ use crate::wait::{self, News};
 #[command(after_help = "\
 Examples:
   kohakuriver vps status web
-  kohakuriver vps status 7398 --json     the first digits of an id are enough
+  kohakuriver vps status 7398 --json     by the first digits of its id
   kohakuriver vps status web --watch")]
 pub struct StatusArgs {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
-    /// Print it again after every change, until it is gone or Ctrl-C
+    /// Print the VPS again after each change, until it is deleted or Ctrl-C
     #[arg(short, long)]
     watch: bool,
 }
@@ -56,7 +55,7 @@ async fn watch(context: &Context, mut shown: Task) -> Result<(), CommandError> {
     }
 }
 
-/// Whether printing it again would say nothing new: ages and the revision grow by themselves.
+/// Returns whether the output would be the same, apart from ages and the revision.
 fn looks_the_same(context: &Context, old: &Task, new: &Task) -> bool {
     if context.out.json {
         return *new == Task { revision: new.revision, ..old.clone() };
@@ -65,7 +64,7 @@ fn looks_the_same(context: &Context, old: &Task, new: &Task) -> bool {
     panel(old, now).render(context.out) == panel(new, now).render(context.out)
 }
 
-/// One VPS, as this command shows it.
+/// Prints a VPS in detail.
 pub fn show(context: &Context, task: &Task) {
     if context.out.json {
         context.out.json(task);
@@ -82,10 +81,10 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
     if let Some(transition) = &task.transition {
         let since = task.transition_since.as_deref().and_then(|time| age(time, now));
         let text = match since {
-            Some(age) => format!("{transition}: asked {age} ago"),
+            Some(age) => format!("{transition}: requested {age} ago"),
             None => transition.clone(),
         };
-        panel.tinted("under way", Tone::Busy, text);
+        panel.tinted("in progress", Tone::Busy, text);
     }
     if let Some(step) = &task.progress {
         let percent = task.progress_percent.map(|p| format!(" ({p} %)")).unwrap_or_default();
@@ -100,7 +99,7 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
     }
     panel.maybe("exit code", task.exit_code.map(|code| code.to_string()));
     panel.maybe("node", task.assigned_node.as_deref());
-    panel.maybe("node asked for", task.requested_node.as_deref());
+    panel.maybe("requested node", task.requested_node.as_deref());
     panel.add("backend", &task.vps_backend);
     let images = [&task.vm_image, &task.docker_image_name, &task.container_name];
     panel.maybe("image", images.into_iter().flatten().next());
@@ -116,17 +115,17 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
     panel.maybe("numa node", task.target_numa_node_id.map(|node| node.to_string()));
     panel.maybe("process limit", task.pids_limit.map(|limit| limit.to_string()));
     if task.docker_privileged {
-        panel.tinted("privileged", Tone::Busy, "yes: root in it is root of the node");
+        panel.tinted("privileged", Tone::Busy, "yes: its root user is root of the node");
     }
     if !task.docker_mount_dirs.is_empty() {
         panel.add("mounts", task.docker_mount_dirs.join("\n"));
     }
     panel.add("snapshots", snapshots(task));
     if task.on_oom == "keep" {
-        panel.add("out of memory", "only the process the kernel kills is gone");
+        panel.add("out of memory", "ends the killed process only");
     }
     if !task.env_vars.is_empty() {
-        // Values are often secrets; they are in --json for who wants them.
+        // Values are often secrets, so only --json prints them.
         let names: Vec<&str> = task.env_vars.keys().map(String::as_str).collect();
         panel.add("environment", names.join(" "));
     }
@@ -142,7 +141,7 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
     if !task.shares.is_empty() {
         panel.add("shared with", shares(task));
     }
-    // Owners and operators know it.
+    // Owners and operators have full access.
     let access = task.access.as_deref().filter(|word| ["view", "use", "manage"].contains(word));
     let taken = if task.taken == Some(false) { ", not taken yet" } else { "" };
     panel.maybe("shared with you", access.map(|level| format!("to {level}{taken}")));
@@ -158,17 +157,17 @@ fn panel(task: &Task, now: Timestamp) -> Panel {
     panel
 }
 
-/// What an operator has said, or has still to say.
+/// Adds the state of the approval.
 fn approval(panel: &mut Panel, task: &Task) {
     let by = task.approved_by_username.as_deref();
     match (task.status.as_str(), by) {
         ("pending_approval", _) => {
-            panel.tinted("approval", Tone::Busy, "an operator has to agree first");
+            panel.tinted("approval", Tone::Busy, "waiting for an operator");
             panel.maybe("revision", task.approval_revision.as_deref());
         }
         ("rejected", _) => {
             let who = by.map(|name| format!(" by {name}")).unwrap_or_default();
-            let reason = task.rejection_reason.as_deref().unwrap_or("no reason was given");
+            let reason = task.rejection_reason.as_deref().unwrap_or("no reason given");
             panel.tinted("rejected", Tone::Bad, format!("{reason}{who}"));
         }
         (_, Some(name)) => {
@@ -178,7 +177,7 @@ fn approval(panel: &mut Panel, task: &Task) {
     }
 }
 
-/// One to a line.
+/// Formats the shares, each on its own line.
 fn shares(task: &Task) -> String {
     let line = |share: &Share| {
         let group = if share.kind == "group" { "group " } else { "" };
@@ -192,7 +191,7 @@ fn shares(task: &Task) -> String {
     task.shares.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// One to a line: a UUID is long.
+/// Formats the GPUs, each on its own line because a UUID is long.
 fn gpus(task: &Task) -> String {
     let line = |(place, index): (usize, &u32)| match task.gpu_uuids.get(place) {
         Some(uuid) => format!("{index}  {uuid}"),
@@ -216,7 +215,7 @@ mod tests {
     use crate::ui::Output;
 
     #[test]
-    fn the_panel_shows_what_a_vps_has_beyond_its_limits() {
+    fn panel_shows_optional_fields_of_a_vps() {
         let task = Task {
             task_id: "7".to_owned(),
             required_gpus: vec![1, 3],
@@ -239,7 +238,7 @@ mod tests {
             "new limits wait",
             "6:1750000000",
             "one at each stop, the newest 3 are kept",
-            "only the process the kernel kills",
+            "ends the killed process only",
             "root of the node",
             "/data:/mnt:ro",
         ] {
@@ -282,7 +281,7 @@ mod tests {
         };
         let text = panel(&waiting, now).render(out).join("\n");
         for part in [
-            "operator has to agree",
+            "waiting for an operator",
             "any 2",
             "gpu-01",
             "ann",

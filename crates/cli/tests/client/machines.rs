@@ -242,7 +242,7 @@ fn orphans_are_shown_and_cleaned_up() {
     for part in ["machines:    2", "orphaned:    1", "10M", "pid 42", "disk.qcow2 seed", "vm"] {
         assert!(ran.stdout.contains(part), "{part}: {}", ran.stdout);
     }
-    assert!(ran.stderr.contains("node2 could not be asked") && ran.stderr.contains("cleanup"));
+    assert!(ran.stderr.contains("node2 could not be queried") && ran.stderr.contains("cleanup"));
     let unasked = sandbox.run(&host, &["qemu", "cleanup", "8", "--node", "node1"]);
     assert_eq!(unasked.code, 2, "{}", unasked.stderr);
     assert!(!host.saw("DELETE"));

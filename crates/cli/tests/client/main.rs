@@ -165,7 +165,7 @@ fn a_join_token_is_alone_on_stdout() {
     let ran = sandbox.run(&host, &["node", "token", "create", "--ttl", "30m"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "kr1.abc\n"));
     assert!(ran.stderr.contains("kohakuriver runner --join kr1.abc"), "{}", ran.stderr);
-    assert!(!ran.stderr.contains("only this machine"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("only this computer"), "{}", ran.stderr);
     assert_eq!(host.body("POST /api/nodes/tokens")["ttl_seconds"], 1800);
 }
 
@@ -178,7 +178,11 @@ fn a_join_token_for_this_machine_only_says_so() {
     });
     let ran = Sandbox::new().run(&host, &["node", "token", "create"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "kr1.abc\n"));
-    assert!(ran.stderr.contains("only this machine can dial 127.0.0.1:8001"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("only this computer can connect to 127.0.0.1:8001"),
+        "{}",
+        ran.stderr
+    );
     assert!(ran.stderr.contains("hint: ") && ran.stderr.contains("--advertise"), "{}", ran.stderr);
 }
 

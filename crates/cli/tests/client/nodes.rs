@@ -57,11 +57,11 @@ fn draining_says_what_stays_and_can_wait_for_it() {
     });
     let sandbox = Sandbox::new();
     let ran = sandbox.run(&host, &["node", "drain", "node1"]);
-    assert_eq!((ran.code, ran.stderr.as_str()), (0, "2 VPSes stay there\n"));
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, "2 VPSes stay on it\n"));
     assert!(host.saw("POST /api/nodes/node1/drain") && !host.saw("GET /api/vps/status"));
     let ran = sandbox.run(&host, &["node", "drain", "node1", "--wait"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert!(ran.stderr.contains("waiting until these are stopped: web\n"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("waiting until these VPSes are stopped: web\n"), "{}", ran.stderr);
     assert!(ran.stdout.ends_with("no VPS is up on node node1\n"), "{}", ran.stdout);
     let ran = sandbox.run(&host, &["node", "undrain", "node1", "--json"]);
     assert_eq!(stdout_json(&ran)["hostname"], "node1");
@@ -98,7 +98,7 @@ fn health_is_an_hour_at_a_glance() {
     assert!(ran.stdout.contains("█···▁  12 % now, at most 100 %"), "{}", ran.stdout);
     assert!(ran.stdout.contains("▁···▃  1G/4G now, at most 1G"), "{}", ran.stdout);
     let ran = sandbox.run(&host, &["node", "health", "new"]);
-    assert!(ran.stderr.contains("nothing was heard"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("no data from node"), "{}", ran.stderr);
     let ran = sandbox.run(&host, &["node", "health", "absent"]);
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("hint: `kohakuriver node list`"), "{}", ran.stderr);

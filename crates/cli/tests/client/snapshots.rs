@@ -50,8 +50,8 @@ fn a_snapshot_is_made_with_its_name_and_message() {
     let args = ["vps", "snapshot", "create", "web", "--name", "clean", "-m", "a & b"];
     let ran = Sandbox::new().run(&host, &args);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert_eq!(ran.stdout, "snapshot 1750007200 (clean) of VPS web is made: 512M\n");
-    assert!(ran.stderr.contains("making a snapshot of web"), "{}", ran.stderr);
+    assert_eq!(ran.stdout, "snapshot 1750007200 (clean) of VPS web is created: 512M\n");
+    assert!(ran.stderr.contains("creating a snapshot of web"), "{}", ran.stderr);
     let sent = host.find_all(&format!("POST /api/vps/snapshots/{ID}?")).remove(0).target;
     assert!(sent.contains("name=clean") && sent.contains("message=a+%26+b"), "{sent}");
 

@@ -1,4 +1,4 @@
-//! `kohakuriver qemu check`: what this machine has for virtual machines, tried rather than guessed.
+//! `kohakuriver qemu check`: tests this computer's support for virtual machines.
 
 use std::path::Path;
 
@@ -13,14 +13,14 @@ use crate::host;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-It starts a tiny guest to find out whether KVM works, and changes nothing.
+It starts a tiny guest to test KVM, and changes nothing.
 The exit code is 0 if this machine can run virtual machines, be it slowly.")]
 pub struct CheckArgs {}
 
 #[derive(Debug, Serialize)]
 struct Check {
     check: &'static str,
-    /// `ok`, `missing` where machines cannot run without it, `no` where they can.
+    /// `ok`; `missing` if virtual machines need it to run; `no` if it is optional.
     status: &'static str,
     details: String,
 }
@@ -32,7 +32,7 @@ struct Gpu {
     device_id: String,
     driver: Option<String>,
     iommu_group: Option<u32>,
-    /// Why it cannot be given to a machine.
+    /// The reason why virtual machines cannot use it.
     refusal: Option<String>,
 }
 
@@ -59,7 +59,7 @@ pub fn run(_: &CheckArgs, global: &GlobalArgs) -> Result<(), Exit> {
     if missing.is_empty() {
         return Ok(());
     }
-    let message = format!("virtual machines cannot run here: {}", missing.join(", "));
+    let message = format!("virtual machines cannot run on this computer: {}", missing.join(", "));
     Err(Exit::new(NOT_READY, message)
         .hint("apt-get install qemu-system-x86 qemu-utils nftables iproute2"))
 }
@@ -77,15 +77,15 @@ async fn look() -> Result<Report, Exit> {
     checks.push(kvm(qemu.as_deref()).await);
     checks.push(match cpu_flag() {
         Some(flag) => ok("CPU virtualisation", flag),
-        None => no("CPU virtualisation", "neither vmx nor svm: switch it on in the firmware, or this is a virtual machine itself"),
+        None => no("CPU virtualisation", "neither vmx nor svm: enable it in the firmware, or on the hypervisor if this is a virtual machine itself"),
     });
-    checks.push(program("qemu-img", "disks of machines (qemu-utils)"));
+    checks.push(program("qemu-img", "disks of virtual machines (qemu-utils)"));
     let root = nix::unistd::geteuid().is_root();
     for (name, what) in
         [("ip", "the bridge (iproute2)"), ("nft", "the firewall's table (nftables)")]
     {
         let found = program(name, what);
-        // QEMU's own network needs neither.
+        // QEMU's user-mode network needs neither.
         checks.push(if root || found.status == "ok" {
             found
         } else {
@@ -102,7 +102,7 @@ async fn look() -> Result<Report, Exit> {
     let groups: std::collections::BTreeSet<_> =
         pci.functions.values().filter_map(|function| function.group).collect();
     checks.push(if groups.is_empty() {
-        no("IOMMU", "no groups: GPUs cannot be given to machines (intel_iommu=on or amd_iommu=on on the kernel's command line)")
+        no("IOMMU", "no groups: virtual machines cannot use GPUs (intel_iommu=on or amd_iommu=on on the kernel's command line)")
     } else {
         ok("IOMMU", format!("{} groups", groups.len()))
     });
@@ -119,7 +119,9 @@ async fn kvm(qemu: Option<&Path>) -> Check {
     let Some(program) = qemu else { return no("KVM", "not tried without QEMU") };
     match accel::prove(program, VmAccel::Kvm).await {
         Ok(()) => ok("KVM", "a guest ran under it"),
-        Err(reason) => no("KVM", format!("machines are emulated, some ten times slower: {reason}")),
+        Err(reason) => {
+            no("KVM", format!("virtual machines are emulated, about ten times slower: {reason}"))
+        }
     }
 }
 
@@ -159,7 +161,7 @@ fn print(out: Output, report: &Report) {
         ("DEVICE", Fit::Whole),
         ("DRIVER", Fit::Whole),
         ("GROUP", Fit::Whole),
-        ("FOR MACHINES", Fit::Cut),
+        ("FOR VMS", Fit::Cut),
     ]);
     for gpu in &report.gpus {
         let cells = [

@@ -1,4 +1,4 @@
-//! `kohakuriver qemu image`: on the machine that has the shared storage, without a host.
+//! `kohakuriver qemu image`: base images in the local shared storage, without a host.
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -19,11 +19,11 @@ use crate::{host, paths, signals};
 pub enum ImageCommand {
     /// Build an image from the distribution's packages
     Create(CreateArgs),
-    /// Make an image of a disk: a file, or what an address gives
+    /// Import an image from a disk file or a URL
     Import(ImportArgs),
-    /// List the images
+    /// List images
     List(ListArgs),
-    /// Delete an image; machines that were made from it are not harmed
+    /// Delete images; virtual machines created from them are not affected
     Delete(DeleteArgs),
 }
 
@@ -31,19 +31,19 @@ pub enum ImageCommand {
 #[command(after_help = "\
 Examples:
   kohakuriver qemu image create                                the default image of 'vps create'
-  kohakuriver qemu image create --name debian-13               names of releases mean those
+  kohakuriver qemu image create --name debian-13               a release's name selects that release
   kohakuriver qemu image create --name lab --suite bookworm
   kohakuriver qemu image create --name debian-12 --replace     the same, with today's packages
 
-It needs root and a mirror of the distribution, and takes about two minutes.")]
+The command needs root and a mirror of the distribution, and takes about two minutes.")]
 pub struct CreateArgs {
     /// Name of the image
     #[arg(short, long, value_name = "NAME", default_value = DEFAULT_VM_IMAGE)]
     name: VmImageName,
-    /// Release to build, by its codename [default: the name's, or this machine's own]
+    /// Codename of the release to build [default: the name's, or this computer's release]
     #[arg(long, value_name = "CODENAME")]
     suite: Option<String>,
-    /// Put it in the place of an image of that name
+    /// Replace an existing image of that name
     #[arg(long)]
     replace: bool,
     #[command(flatten)]
@@ -57,34 +57,34 @@ Examples:
   kohakuriver qemu image import https://example.org/noble.img --name noble --sha256 5da2...
   kohakuriver qemu image import tiny.raw --name tiny --no-agent --kernel vmlinuz --initrd initrd
 
-qcow2, raw, VMDK and VHDX disks are taken. For an https:// address a --sha256 is strongly advised: \
-it is what shows that the server has what its publisher made. For http:// it must be given.")]
+The disk can be qcow2, raw, VMDK or VHDX. For an https:// URL --sha256 is strongly advised: it proves \
+that the file is its publisher's. For http:// it is required.")]
 pub struct ImportArgs {
-    /// A file of this machine, or an http(s) address
+    /// Local file, or http(s) URL
     #[arg(value_name = "FILE|URL")]
     source: Source,
     /// Name of the image
     #[arg(short, long, value_name = "NAME")]
     name: VmImageName,
-    /// SHA-256 of the file, as its publisher shows it
+    /// SHA-256 of the file, as published
     #[arg(long, value_name = "HEX")]
     sha256: Option<String>,
-    /// Its machines start with UEFI firmware instead of a BIOS
+    /// Boot with UEFI firmware instead of a BIOS
     #[arg(long, conflicts_with = "kernel")]
     uefi: bool,
-    /// Nothing of ours can run inside (no cloud-init, no systemd): only the serial console
+    /// Mark the image as unable to run the agent (no cloud-init, no systemd): serial console only
     #[arg(long)]
     no_agent: bool,
-    /// Start this kernel instead of what the disk would boot
+    /// Kernel to start instead of the disk's boot loader
     #[arg(long, value_name = "FILE", requires = "initrd")]
     kernel: Option<PathBuf>,
-    /// That kernel's initial RAM disk
+    /// Initial RAM disk of the kernel
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
-    /// That kernel's arguments
+    /// Arguments of the kernel
     #[arg(long, value_name = "ARGUMENTS", requires = "kernel", allow_hyphen_values = true)]
     append: Option<String>,
-    /// Put it in the place of an image of that name
+    /// Replace an existing image of that name
     #[arg(long)]
     replace: bool,
     #[command(flatten)]
@@ -113,20 +113,20 @@ pub struct DeleteArgs {
     /// Names of images
     #[arg(value_name = "NAME", required = true)]
     names: Vec<VmImageName>,
-    /// Do not ask
+    /// Skip the confirmation
     #[arg(short, long)]
     yes: bool,
     #[command(flatten)]
     places: Places,
 }
 
-/// Where images are, said as the runner is told.
+/// The location of images, with the same options as the runner's.
 #[derive(Debug, clap::Args)]
 struct Places {
-    /// Where state is kept [default: /var/lib/kohakuriver as root]
+    /// Data directory [default: /var/lib/kohakuriver as root]
     #[arg(long, value_name = "DIR", env = "KOHAKURIVER_DATA_DIR")]
     data_dir: Option<PathBuf>,
-    /// Storage that all nodes see; images are in its vm-images [default: DATA_DIR/shared]
+    /// Storage shared by all nodes; images are in its vm-images [default: DATA_DIR/shared]
     #[arg(long, value_name = "DIR", env = "KOHAKURIVER_SHARED_DIR")]
     shared_dir: Option<PathBuf>,
 }
@@ -142,7 +142,7 @@ impl Places {
     }
 }
 
-/// An image as `--json` shows it.
+/// An image in `--json` output.
 #[derive(Debug, Serialize)]
 struct Shown<'a> {
     name: &'a VmImageName,
@@ -150,7 +150,7 @@ struct Shown<'a> {
     meta: Option<&'a ImageMeta>,
     size_bytes: Option<u64>,
     modified_ms: Option<u64>,
-    /// Why it cannot be used.
+    /// The reason why it cannot be used.
     error: Option<String>,
 }
 
@@ -202,7 +202,7 @@ fn import(args: ImportArgs, out: Output) -> Result<(), Exit> {
         (Some(kernel), Some(initrd)) => {
             Some(DirectBoot { kernel, initrd, cmdline: args.append.unwrap_or_default() })
         }
-        // clap lets neither come alone.
+        // clap requires both or neither.
         (Some(_), None) | (None, Some(_)) | (None, None) => None,
     };
     let import = Import {
@@ -216,7 +216,7 @@ fn import(args: ImportArgs, out: Output) -> Result<(), Exit> {
     };
     let secure = matches!(&import.source, Source::Url(url) if url.starts_with("https://"));
     if secure && import.sha256.is_none() {
-        out.note("note: without --sha256 nothing shows that this is what its publisher made");
+        out.note("note: without --sha256 the file is not verified");
     }
     let progress = progress(out);
     let report = |step: &str, percent: Option<u8>| show(&progress, step, percent);
@@ -236,7 +236,7 @@ fn list(args: &ListArgs, out: Output) -> Result<(), Exit> {
     }
     if listing.images.is_empty() && listing.broken.is_empty() {
         out.note(format!("there is no VM image in {}", store.dir().display()));
-        out.hint("make one: kohakuriver qemu image create");
+        out.hint("create one: kohakuriver qemu image create");
         return Ok(());
     }
     let mut grid = Grid::new(&[
@@ -275,10 +275,10 @@ fn list(args: &ListArgs, out: Output) -> Result<(), Exit> {
 
 fn delete(args: &DeleteArgs, out: Output) -> Result<(), Exit> {
     let store = args.places.store();
-    // Before the first is gone: a mistyped name.
+    // Checks all names before the first deletion, in case one is mistyped.
     for name in &args.names {
         if !store.has(name) {
-            // Says which there are.
+            // The error lists the existing images.
             store.get(name).map_err(|error| exit(&error))?;
         }
     }
@@ -289,7 +289,7 @@ fn delete(args: &DeleteArgs, out: Output) -> Result<(), Exit> {
             Ok(true) => {}
             Ok(false) => return Err(Exit::new(FAILED, "nothing was deleted")),
             Err(failure) => {
-                return Err(Exit::new(USAGE, failure.message).hint("say yes beforehand with --yes"));
+                return Err(Exit::new(USAGE, failure.message).hint("confirm with --yes"));
             }
         }
     }
@@ -304,7 +304,7 @@ fn delete(args: &DeleteArgs, out: Output) -> Result<(), Exit> {
     Ok(())
 }
 
-/// The last word of what made an image.
+/// Prints a new image.
 fn made(store: &ImageStore, name: &VmImageName, out: Output) -> Result<(), Exit> {
     let image = store.get(name).map_err(|error| exit(&error))?;
     if out.json {
@@ -321,7 +321,7 @@ fn made(store: &ImageStore, name: &VmImageName, out: Output) -> Result<(), Exit>
     Ok(())
 }
 
-/// Ctrl-C drops the work, which removes what it has begun.
+/// Runs the work until Ctrl-C, which drops it; dropping removes its partial files.
 async fn or_interrupted(work: impl Future<Output = Result<(), ImageError>>) -> Result<(), Exit> {
     let shutdown = signals::shutdown().map_err(|error| Exit::from_error(FAILED, &error))?;
     tokio::select! {

@@ -218,8 +218,8 @@ fn s11_a_host_that_the_network_reaches_is_open_only_when_somebody_says_so_outrig
             .args(["--port", "0", "--ssh-port", "0", "--link-port", "0", "--data-dir"])
             .arg(site.data_dir()))
     };
-    start(&["--bind", "0.0.0.0", "--no-auth"]).fails(2, &["nobody would log in"]);
-    start(&["--no-auth", "--trusted-proxy", "10.0.0.1"]).fails(2, &["nobody would log in"]);
+    start(&["--bind", "0.0.0.0", "--no-auth"]).fails(2, &["requires no login"]);
+    start(&["--no-auth", "--trusted-proxy", "10.0.0.1"]).fails(2, &["requires no login"]);
     let cluster = Guarded::start();
     let status = cluster.get(None, "/api/auth/status").ok().json();
     assert_eq!((&status["auth_enabled"], &status["needs_setup"]), (&json!(true), &json!(false)));

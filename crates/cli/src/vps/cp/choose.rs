@@ -1,4 +1,4 @@
-//! What of the source is missing at the target.
+//! Selection of the source's items that the target lacks.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::remote::{AHEAD, Connection, lost, next, word};
 use super::report::{Report, add};
 use crate::error::CommandError;
 
-/// Everything is: the target was not there, or is to be written anew.
+/// Selects every item: the target did not exist, or all files are to be copied again.
 pub async fn all(
     mut items: Receiver<Item>,
     choices: Sender<(Item, Choice)>,
@@ -25,7 +25,7 @@ pub async fn all(
     Ok(())
 }
 
-/// By what is on this machine.
+/// Selects by the files on this computer.
 pub async fn by_local(
     root: &Path,
     report: &Report,
@@ -48,17 +48,17 @@ pub async fn by_local(
     Ok(())
 }
 
-/// What is asked about the target.
+/// The queries to make about the target.
 #[derive(Clone, Copy, Debug)]
 pub struct Questions {
-    /// Which files are there already.
+    /// Whether a file exists already.
     pub present: bool,
-    /// Whether a symlink is in the way: another VPS that names what is written may have put it
-    /// there with an earlier copy, and the agent would write through it.
+    /// Whether a symlink stands at a path: another VPS that supplies the names may have put it there
+    /// with an earlier copy, and the agent would write through it.
     pub links: bool,
 }
 
-/// By what is in a VPS, asked ahead.
+/// Selects by the files in a VPS; queries are sent ahead of their replies.
 pub async fn by_remote(
     talk: &mut Connection,
     (name, root): (&str, &Path),
@@ -95,7 +95,7 @@ pub async fn by_remote(
                 false => false,
                 true => match answers.next().await.and_then(FilesOutput::found) {
                     Ok(entry) => entry.kind == Kind::Symlink,
-                    // Nothing is there, or writing it will say the same.
+                    // The path does not exist, or the write fails with the same error.
                     Err(ClientError::Failed(_)) => false,
                     Err(error) => return Err(lost(name, error)),
                 },
@@ -108,7 +108,7 @@ pub async fn by_remote(
                             let there = there.map(|entry| (entry.size, entry.mtime));
                             choose(size, item.mtime, there, probed.partial)
                         }
-                        // Writing it will say the same, and is where failures are counted.
+                        // The write fails with the same error, and failures are counted there.
                         Err(ClientError::Failed(_)) => Choice::Copy { offset: 0 },
                         Err(error) => return Err(lost(name, error)),
                     }
@@ -122,7 +122,7 @@ pub async fn by_remote(
                 if !behind {
                     let shown = item.under(root).display().to_string();
                     let why = format!(
-                        "in VPS {name}: {shown} is a symlink, and nothing of another VPS is written through it"
+                        "in VPS {name}: {shown} is a symlink; files of another VPS are not written through symlinks"
                     );
                     report.fail(shown, why);
                 }

@@ -1,4 +1,4 @@
-//! What is copied, on its way through the stages.
+//! The items that pass through the stages of a copy.
 
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
@@ -7,10 +7,10 @@ use std::path::{Component, Path, PathBuf};
 use bytes::Bytes;
 use kohakuriver_agent_protocol::files::{Entry, Kind, Partial, Time, Word};
 
-/// One file, directory or symlink of the source.
+/// A file, directory or symlink of the source.
 #[derive(Clone, Debug)]
 pub struct Item {
-    /// From the source's root; empty of the root itself.
+    /// Path relative to the source's root; empty for the root itself.
     pub way: PathBuf,
     pub what: What,
     pub mode: u32,
@@ -24,16 +24,16 @@ pub enum What {
     Link { target: PathBuf },
 }
 
-/// What is to be done about an item.
+/// The decision for an item.
 #[derive(Debug)]
 pub enum Choice {
-    /// Copy it, a file from this byte on.
+    /// Copy the item; a file from this byte on.
     Copy { offset: u64 },
-    /// It is there.
+    /// Skip the item: the target has it.
     Skip,
 }
 
-/// Content on its way. A file is `Begin`, any number of `Data`, and `End` or `Broken`.
+/// A piece of content. A file is `Begin`, any number of `Data`, and `End` or `Broken`.
 #[derive(Debug)]
 pub enum Part {
     Directory(Item),
@@ -45,19 +45,18 @@ pub enum Part {
     },
     Data(Bytes),
     End,
-    /// The source could not be read to its end: why.
+    /// The source could not be read to its end, for this reason.
     Broken(String),
 }
 
 impl Item {
-    /// From an entry of a walk, if it is of a kind that is copied. The error is what to say of one
-    /// that is not.
+    /// Converts an entry of a walk. Returns the text of the error if its kind is not copied.
     pub fn of(entry: Entry) -> Result<Self, String> {
         let way = path(entry.name);
         let shown = way.display().to_string();
-        // A VPS is not trusted to name places outside of what was asked for.
+        // The VPS is not trusted: a path it sends must not lead outside the copied tree.
         if !way.components().all(|part| matches!(part, Component::Normal(_))) {
-            return Err(format!("{shown} is not below what is copied"));
+            return Err(format!("{shown} is outside the copied tree"));
         }
         let what = match (entry.kind, entry.target) {
             (Kind::File, _) => What::File { size: entry.size },
@@ -71,15 +70,16 @@ impl Item {
         Ok(Self { way, what, mode: entry.mode, mtime: entry.mtime })
     }
 
-    /// Where its copy goes.
+    /// Returns the path of the item below `root`.
     pub fn under(&self, root: &Path) -> PathBuf {
-        // Joining nothing would add a slash, and a file with a slash is none.
+        // Joining an empty path would add a slash, and a file's path cannot end in one.
         if self.way.as_os_str().is_empty() { root.to_owned() } else { root.join(&self.way) }
     }
 }
 
-/// The names that a VPS has given so far. It is not trusted to give each once, and each in a
-/// directory that it gave before: a directory where it gave a symlink would be written through it.
+/// The paths that a VPS has sent so far. It is not trusted to send each path once, and each below a
+/// directory sent before: a directory sent after a symlink of the same path would be written
+/// through that symlink.
 #[derive(Debug, Default)]
 pub struct Named {
     directories: HashSet<PathBuf>,
@@ -88,15 +88,15 @@ pub struct Named {
 
 impl Named {
     /// # Errors
-    /// What to say of an item that is not where a tree can have it.
+    /// Returns the text of the error for a duplicate path, or one without its directory.
     pub fn add(&mut self, item: &Item) -> Result<(), String> {
         let way = &item.way;
         let known = |set: &HashSet<PathBuf>, way: &Path| set.contains(way);
         if known(&self.directories, way) || known(&self.links, way) {
-            return Err(format!("{} was named twice", way.display()));
+            return Err(format!("{} was sent twice", way.display()));
         }
         if way.parent().is_some_and(|parent| !known(&self.directories, parent)) {
-            return Err(format!("{} is in no directory that was named", way.display()));
+            return Err(format!("{} was sent before its directory", way.display()));
         }
         match item.what {
             What::Directory => self.directories.insert(way.clone()),
@@ -107,7 +107,7 @@ impl Named {
     }
 }
 
-/// What to do about a file, seeing what is at its target.
+/// Decides for a file by the state of its target.
 pub fn choose(
     size: u64,
     mtime: Time,
@@ -125,12 +125,12 @@ pub fn choose(
     }
 }
 
-/// Disks that count whole seconds only cut the rest off.
+/// Compares times; a file system with a resolution of one second drops the nanoseconds.
 fn same(one: Time, other: Time) -> bool {
     one.0 == other.0 && (one.1 == other.1 || one.1 == 0 || other.1 == 0)
 }
 
-/// What copies in progress leave beside their targets is not copied.
+/// Returns whether the path is the partial file of a copy in progress, which is not copied.
 pub fn is_partial(way: &Path) -> bool {
     let name = way.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
     name.starts_with(b".") && name.ends_with(b".kr-part")
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vps_cannot_name_places_outside_of_the_copy() {
+    fn vps_cannot_send_paths_outside_the_copy() {
         for bad in ["../x", "/etc/passwd", "a/../../x", "./x"] {
             assert!(Item::of(entry(bad, Kind::File)).is_err(), "{bad}");
         }
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn vps_cannot_name_a_link_and_then_what_is_behind_it() {
+    fn vps_cannot_send_a_symlink_and_a_path_below_it() {
         let of = |name: &str, kind| {
             let target = (kind == Kind::Symlink).then(|| Word::from("/etc"));
             Item::of(Entry { target, ..entry(name, kind) }).unwrap()
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_skipped_and_what_has_begun_goes_on() {
+    fn present_file_is_skipped_and_partial_one_resumed() {
         let time = Time(5, 6);
         let partial = |size, mtime| Some(Partial { size, mtime });
         let offset = |there, partial| match choose(10, time, there, partial) {
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_not_whole_are_told_by_their_names() {
+    fn partial_files_are_recognized_by_name() {
         assert!(is_partial(Path::new("a/.b.kr-part")) && is_partial(Path::new(".kr-part")));
         assert!(!is_partial(Path::new("a/b")) && !is_partial(Path::new("b.kr-part")));
     }

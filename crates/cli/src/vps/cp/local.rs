@@ -1,4 +1,4 @@
-//! This machine's side of a copy: plain blocking work in threads of its own.
+//! The local side of a copy: blocking work on its own threads.
 
 mod read;
 mod write;
@@ -12,7 +12,7 @@ use kohakuriver_agent_protocol::files::{Partial, Time, partial_name};
 pub use read::{list, read};
 pub use write::write;
 
-/// The size and time of the file at `path`, and what an interrupted copy has left beside it.
+/// Returns the size and time of the file at `path`, and the partial file of an interrupted copy.
 pub fn probe(path: &Path) -> (Option<(u64, Time)>, Option<Partial>) {
     let file = |path: &Path| path.symlink_metadata().ok().filter(Metadata::is_file);
     let there = file(path).map(|meta| (meta.len(), mtime(&meta)));
@@ -25,12 +25,13 @@ pub fn mtime(meta: &Metadata) -> Time {
     Time(meta.mtime(), u32::try_from(meta.mtime_nsec()).unwrap_or(0))
 }
 
-/// The modification time of what a partial file is the beginning of: see the files protocol.
+/// Returns the modification time of a partial file's source, which its access time holds (see the
+/// files protocol).
 pub fn source(meta: &Metadata) -> Time {
     Time(meta.atime(), u32::try_from(meta.atime_nsec()).unwrap_or(0))
 }
 
-/// `path: what is wrong`, as people say it.
+/// Formats an error as `path: reason`, without the error number.
 pub fn sentence(path: &Path, error: &std::io::Error) -> String {
     let text = error.to_string();
     let plain = text.split(" (os error").next().unwrap_or(&text).to_lowercase();

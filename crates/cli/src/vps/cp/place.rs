@@ -1,4 +1,4 @@
-//! What people write for one side of a copy.
+//! The command line's notation for a source or target.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::error::CommandError;
 use crate::reference::VpsRef;
 
-/// Where paths in a VPS that do not begin with a slash begin: the agent is root there.
+/// The base of relative paths in a VPS: the agent runs as root.
 const HOME: &str = "/root";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,13 +36,13 @@ impl Destination {
         let (name, path) = (&text.to_string_lossy()[..], OsStr::from_bytes(&bytes[colon + 1..]));
         let name = name.split(':').next().unwrap_or_default();
         let vps = name.parse::<VpsRef>().map_err(|_| {
-            CommandError::usage(format!("'{name}' before the colon is no VPS"))
-                .hint("a local name with a colon in it is written ./a:b")
+            CommandError::usage(format!("'{name}' before the colon is not a VPS"))
+                .hint("write a local name that contains a colon as ./a:b")
         })?;
         Ok(Self::Remote { vps, path: absolute(path) })
     }
 
-    /// As it was written, about.
+    /// Returns the destination in the command line's notation.
     pub fn shown(&self) -> String {
         match self {
             Self::Local(path) => path.display().to_string(),
@@ -68,16 +68,16 @@ fn under_home(path: &OsStr) -> PathBuf {
     PathBuf::from(whole)
 }
 
-/// Whether the path can only mean a directory.
+/// Returns whether the path can only name a directory.
 pub fn says_directory(path: &Path) -> bool {
     let bytes = path.as_os_str().as_bytes();
     matches!(bytes, [.., b'/'] | b"." | b".." | [.., b'/', b'.'] | [.., b'/', b'.', b'.'])
 }
 
-/// The name that a copy of `path` gets in a directory; none of `SOURCE/.`, which is its content.
+/// Returns the name of a copy of `path` in a directory; `None` for `SOURCE/.`, the content alone.
 pub fn name_of(path: &Path) -> Option<&OsStr> {
     let bytes = path.as_os_str().as_bytes();
-    // `file_name` would see through a dot at the end.
+    // `file_name` ignores a dot at the end.
     if matches!(bytes, b"." | [.., b'/', b'.']) { None } else { path.file_name() }
 }
 
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_colon_before_any_slash_means_a_vps() {
+    fn colon_before_any_slash_means_a_vps() {
         let parse = |text: &str| Destination::parse(text.as_ref()).unwrap();
         assert_eq!(parse("web:/srv/"), remote("/srv/"));
         assert_eq!(parse("web:"), remote("/root"));
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dot_at_the_end_means_the_content() {
+    fn trailing_dot_means_the_content() {
         assert_eq!(name_of(Path::new("a/b/")), Some(OsStr::new("b")));
         assert_eq!(name_of(Path::new("a/.")), None);
         assert_eq!(name_of(Path::new(".")), None);

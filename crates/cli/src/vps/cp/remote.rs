@@ -1,4 +1,4 @@
-//! The VPS's side of a copy.
+//! The remote side of a copy: files in a VPS.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -18,16 +18,17 @@ use crate::api::Stream;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::reference::VpsRef;
-use crate::vps::{called, with_list_hint};
+use crate::vps::vocabulary::{called, with_list_hint};
 
-/// Requests under way without an answer yet.
+/// Limit of requests that have no reply yet.
 pub const AHEAD: usize = 1024;
-/// More than a note of ours has.
+/// Upper bound, in bytes, of the marker file in an unfinished tree.
 const SHORT: usize = 256;
-/// A file below this is copied anew rather than continued: that is quicker than to keep account.
+/// Size in bytes below which a file is copied again rather than resumed: that is faster than the
+/// bookkeeping.
 pub const WORTH_RESUMING: u64 = 1024 * 1024;
 
-/// A VPS, and a stream on which it is asked things.
+/// A VPS and a connection to its file server.
 #[derive(Debug)]
 pub struct Remote<'a> {
     context: &'a Context,
@@ -36,7 +37,7 @@ pub struct Remote<'a> {
     pub talk: Connection,
 }
 
-/// One stream of requests.
+/// A stream of requests and replies.
 #[derive(Debug)]
 pub struct Connection {
     pub orders: Orders<WriteHalf<Stream>>,
@@ -66,12 +67,12 @@ impl<'a> Remote<'a> {
         self.id == other.id
     }
 
-    /// Another stream, so that asking and moving do not wait for each other.
+    /// Opens another connection, so that queries and transfers do not wait for each other.
     pub async fn another(&self) -> Result<Connection, CommandError> {
         open(self.context, &self.id).await
     }
 
-    /// What is at a path, through symlinks. The inner error says what is there instead.
+    /// Inspects a path, following symlinks. The inner error means that the path does not exist.
     pub async fn find(&mut self, path: &Path) -> Result<Result<Entry, CommandError>, CommandError> {
         let ask = Ask::Stat { path: word(path), follow: true };
         match self.talk.ask(ask).await.and_then(FilesOutput::found) {
@@ -88,7 +89,7 @@ impl<'a> Remote<'a> {
         done.map_err(|error| lost(&self.name, error))
     }
 
-    /// The content of a file, if it is one and short.
+    /// Reads a file, if the path is a regular file below the bound.
     pub async fn short_text(&mut self, path: &Path) -> Result<Option<Vec<u8>>, CommandError> {
         if !self.find(path).await?.is_ok_and(|entry| entry.kind == Kind::File) {
             return Ok(None);
@@ -101,7 +102,7 @@ impl<'a> Remote<'a> {
             let piece = self.talk.answers.next().await.and_then(FilesOutput::piece);
             match piece.map_err(|error| lost(&self.name, error))? {
                 None => return Ok(Some(text)),
-                // An agent that sends more than was asked for is not believed anything.
+                // An agent that sends more than was requested is not trusted.
                 Some(piece) if text.len() + piece.len() > SHORT => {
                     return Err(lost(&self.name, ClientError::Unexpected));
                 }
@@ -110,7 +111,7 @@ impl<'a> Remote<'a> {
         }
     }
 
-    /// Writes a few bytes.
+    /// Writes a short file.
     pub async fn note(&mut self, path: &Path, text: &[u8]) -> Result<(), CommandError> {
         let Connection { orders, answers } = &mut self.talk;
         let written = async {
@@ -134,7 +135,7 @@ pub fn word(path: &Path) -> Word {
     Word::from(path.as_os_str())
 }
 
-/// A write with nothing special about it.
+/// Builds a write request with default options.
 pub fn order(path: &Path) -> Write {
     Write {
         path: word(path),
@@ -148,16 +149,16 @@ pub fn order(path: &Path) -> Write {
     }
 }
 
-/// What went wrong with a VPS.
+/// Converts an error of the files protocol.
 pub fn lost(name: &str, error: ClientError) -> CommandError {
     match error {
         ClientError::Failed(failed) => {
             let failure = CommandError::request(format!("in VPS {name}: {failed}"));
             match failed.code {
                 Code::DiskFull => failure.hint(format!(
-                    "delete something there (`kohakuriver ssh {name}`), then say this again"
+                    "free disk space in it (`kohakuriver ssh {name}`), then run the same command again"
                 )),
-                Code::Stale => failure.hint("say it again to begin this file anew"),
+                Code::Stale => failure.hint("run the same command again to copy this file from its start"),
                 Code::NotFound
                 | Code::Denied
                 | Code::Exists
@@ -176,10 +177,10 @@ pub fn lost(name: &str, error: ClientError) -> CommandError {
         | ClientError::TooMuch) => {
             tracing::debug!(%error, "a files stream broke");
             CommandError::request(format!(
-                "the connection to VPS {name} was lost in the middle: it or its node stopped"
+                "the connection to VPS {name} was lost during the copy"
             ))
             .hint(format!(
-                "`kohakuriver vps status {name}`; the same command goes on where this one stopped"
+                "`kohakuriver vps status {name}` shows its state; run the same command again to resume"
             ))
         }
     }
@@ -200,7 +201,7 @@ pub async fn list(
         let entries = if let FilesOutput::Missed(missed) = message_now {
             let path = super::item::path(missed.name).display().to_string();
             let why = format!("in VPS {name}: {}", missed.failed);
-            // By rule, and so at every attempt.
+            // A rule forbids it, so another attempt would fail as well.
             if matches!(missed.failed.code, Code::Forbidden | Code::TooLarge) {
                 report.leave_out(path, why);
             } else {
@@ -230,7 +231,7 @@ pub async fn list(
     }
 }
 
-/// Reads what is to be copied.
+/// Reads the selected items.
 pub async fn read(
     talk: &mut Connection,
     name: &str,
@@ -291,7 +292,7 @@ async fn read_one(
     let shown = item.way.display().to_string();
     match answers.next().await.and_then(FilesOutput::found) {
         Ok(entry) if (entry.size, entry.mtime) == (size, item.mtime) => {}
-        // Nothing of it was used yet, so what it is now is as good.
+        // No byte of the old content was sent on, so the new one is used.
         Ok(entry) if offset == 0 => {
             (size, item.mtime, item.mode) = (entry.size, entry.mtime, entry.mode);
         }
@@ -312,7 +313,7 @@ async fn read_one(
         }
         Err(error) => return Err(lost(name, error)),
     }
-    // A receiver that has gone has an error to tell; the rest of the stream does not matter then.
+    // The receiver ends early only with an error of its own; the rest of the stream is dropped.
     let _ = parts.send(Part::Begin { item, size, offset }).await;
     let mut left = size - offset.min(size);
     loop {
@@ -338,8 +339,8 @@ async fn read_one(
     }
 }
 
-/// The next of a queue. What waits to be sent is sent before anything is waited for: `room` is how
-/// many more answers may be outstanding.
+/// Receives the next item. Flushes buffered requests before it waits; `capacity` is the number of
+/// further replies that can be outstanding.
 pub async fn next<T>(
     queue: &mut Receiver<T>,
     room: usize,
@@ -357,14 +358,14 @@ pub async fn next<T>(
     Ok(queue.recv().await)
 }
 
-/// What an answer is to.
+/// The request that a reply belongs to.
 enum Expected {
     Directory(PathBuf),
     Link(PathBuf),
     File { way: PathBuf, resumed: bool, number: u64 },
 }
 
-/// Writes what arrives.
+/// Writes the parts that arrive.
 pub async fn write(
     talk: &mut Connection,
     name: &str,
@@ -374,7 +375,7 @@ pub async fn write(
 ) -> Result<(), CommandError> {
     let (expect, mut expected) = channel::<Expected>(AHEAD);
     let Connection { orders, answers } = talk;
-    // The file whose failure is known already: no need to send the rest of it.
+    // The file that has failed: its remaining data is not sent.
     let dead = Cell::new(0);
     let sending = async {
         let expect = expect;
@@ -382,7 +383,7 @@ pub async fn write(
         let broken = |error: std::io::Error| lost(name, error.into());
         while let Some(part) = next(&mut parts, expect.capacity(), orders, name).await? {
             let answer = match part {
-                // The root is there by now.
+                // The root exists by now.
                 Part::Directory(item) if item.way.as_os_str().is_empty() => {
                     add(&report.directories, 1);
                     continue;

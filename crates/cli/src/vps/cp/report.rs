@@ -1,4 +1,4 @@
-//! What was copied, while it happens and in the end.
+//! Progress and result of a copy.
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,25 +11,25 @@ use serde::Serialize;
 use crate::error::CommandError;
 use crate::ui::{Output, Transfer};
 
-/// More failures than this are counted, not kept.
+/// Failures beyond this number are counted but not retained.
 const MAX_KEPT: usize = 1000;
 const EVERY: Duration = Duration::from_millis(100);
 
-/// Counters that all stages share.
+/// Counters shared by all stages.
 #[derive(Debug)]
 pub struct Report {
     pub files: AtomicU64,
     pub directories: AtomicU64,
     pub links: AtomicU64,
-    /// Files that were there.
+    /// Files that the target had already.
     pub skipped: AtomicU64,
-    /// Files that went on where an earlier attempt had stopped.
+    /// Files resumed from an earlier attempt.
     pub resumed: AtomicU64,
-    /// Moved this time.
+    /// Bytes transferred this time.
     pub bytes: AtomicU64,
-    /// That need not be moved.
+    /// Bytes that needed no transfer.
     pub spared: AtomicU64,
-    /// Of all files, as far as they are known.
+    /// Bytes of all files listed so far.
     pub total: AtomicU64,
     failed: Mutex<Failures>,
     began: Instant,
@@ -38,7 +38,7 @@ pub struct Report {
 #[derive(Debug, Default)]
 struct Failures {
     count: u64,
-    /// Of them those that no attempt would copy.
+    /// The failures that another attempt would repeat.
     left_out: u64,
     kept: Vec<FailedItem>,
 }
@@ -88,7 +88,7 @@ fn get(counter: &AtomicU64) -> u64 {
 }
 
 impl Report {
-    /// One of several things could not be copied; the others go on.
+    /// Records an item that could not be copied; the copy continues.
     pub fn fail(&self, path: impl Into<String>, error: impl Into<String>) {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         failed.count += 1;
@@ -97,19 +97,19 @@ impl Report {
         }
     }
 
-    /// Something of a kind that is never copied. The copy is whole without it.
+    /// Records an item of a kind that is never copied; the copy is complete without it.
     pub fn leave_out(&self, path: impl Into<String>, why: impl std::fmt::Display) {
-        self.fail(path, format!("{why}: left out"));
+        self.fail(path, format!("{why}: skipped"));
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).left_out += 1;
     }
 
-    /// Whether all is there that can be copied.
+    /// Returns whether every item that can be copied was copied.
     pub fn is_whole(&self) -> bool {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         failed.count == failed.left_out
     }
 
-    /// Shows how far it is, for as long as it is polled.
+    /// Displays progress for as long as it is polled.
     pub async fn show(&self, out: Output, what: &str) {
         let Some(transfer) = Transfer::new(out, what) else {
             return std::future::pending().await;
@@ -120,7 +120,7 @@ impl Report {
         }
     }
 
-    /// What became of it. `whole`: it came to its end.
+    /// Prints the result. `whole` says that the copy ran to its end.
     pub fn summary(&self, out: Output, whole: bool) {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let seconds = self.began.elapsed().as_secs_f64();
@@ -160,7 +160,7 @@ impl Report {
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
                 clippy::cast_precision_loss,
-                reason = "a rate for people"
+                reason = "the rate is only displayed"
             )]
             let rate = (bytes as f64 / seconds) as u64;
             text.push_str(&format!(", {}/s", HumanBytes(rate)));
@@ -170,26 +170,26 @@ impl Report {
             0 => {}
             count => {
                 let files = counted(count, "file");
-                text.push_str(&format!("; {files} {} there already", was(count)));
+                text.push_str(&format!("; {files} {} already present", was(count)));
             }
         }
         match get(&self.resumed) {
             0 => {}
             count => {
                 let files = counted(count, "file");
-                text.push_str(&format!("; {files} went on where an earlier copy stopped"));
+                text.push_str(&format!("; {files} resumed"));
             }
         }
         text
     }
 
-    /// The command's end, when all that could be done is done.
+    /// Returns an error if any item was not copied.
     pub fn verdict(&self) -> Result<(), CommandError> {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         match failed.count {
             0 => Ok(()),
-            1 => Err(CommandError::request("one thing was not copied")),
-            count => Err(CommandError::request(format!("{count} things were not copied"))),
+            1 => Err(CommandError::request("1 item was not copied")),
+            count => Err(CommandError::request(format!("{count} items were not copied"))),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Copies with standard input or output at one end.
+//! Copies from standard input and to standard output.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::stdout;
 
 const PIECES: usize = 8;
 
-/// Writes what comes on standard input to a file, which is there when the input has ended.
+/// Writes standard input to a file, which appears once the input has ended.
 pub async fn from_stdin(
     context: &Context,
     vps: &VpsRef,
@@ -33,7 +33,7 @@ pub async fn from_stdin(
             .hint("name the file: standard input has no name"));
     }
     let (sender, mut pieces) = channel::<io::Result<Bytes>>(PIECES);
-    // Not waited for: a read of the keyboard cannot be cancelled.
+    // Not joined: a read from a terminal cannot be cancelled.
     let _reading = spawn_blocking(move || {
         loop {
             let mut buffer = vec![0; CHUNK];
@@ -60,7 +60,7 @@ pub async fn from_stdin(
         loop {
             let piece = tokio::select! {
                 piece = pieces.recv() => piece,
-                // Before the end there is only bad news.
+                // Before the end, every reply is an error.
                 answer = answers.next() => {
                     let error = answer.and_then(FilesOutput::done).err();
                     let error = error.unwrap_or(kohakuriver_agent_protocol::files::ClientError::Unexpected);

@@ -1,14 +1,14 @@
-//! Where a copy goes, by the rules of `cp` and `scp`.
+//! The exact path that a copy goes to, by the rules of `cp` and `scp`.
 //!
 //! ```text
 //!  TARGET is a directory       TARGET/NAME, or TARGET itself for SOURCE/.
 //!  TARGET is a file            that file, replaced; not for a directory
-//!  TARGET is nothing           that name, in a directory that is there
+//!  TARGET does not exist       that name, in an existing directory
 //! ```
 //!
-//! A directory copied to a new name could not be told from a finished one when the command is
-//! repeated after an interruption, and would be copied into itself. So it holds a file `.kr-part`
-//! until it is whole, which names the source: a copy of another one does not go on there.
+//! When a command is repeated after an interruption, an unfinished directory at a new name would look
+//! like an existing one, and the source would be copied into it. So it holds a marker file `.kr-part`
+//! until it is complete. The marker names the source: a copy of another source does not resume there.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -26,13 +26,13 @@ use crate::identity;
 
 const UNFINISHED: &str = ".kr-part";
 
-/// Which tree is copied: a digest, because a VPS that is shared should not be told the paths of
-/// this machine.
+/// Identifies the copied tree by a digest, because a shared VPS must not learn the paths of this
+/// computer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin(String);
 
 impl Origin {
-    /// `machine`: a computer's name, or a VPS's id.
+    /// Digests an origin; `machine` is a computer's name or a VPS's id.
     fn of(kind: &str, machine: &str, path: &Path) -> Self {
         let path: PathBuf = path.components().collect();
         let mut digest = Sha256::new();
@@ -48,26 +48,26 @@ impl Origin {
     }
 }
 
-/// One side of a copy.
+/// The source's or the target's side of a copy.
 #[derive(Debug)]
 pub enum Side<'a> {
     Local,
     Remote(Box<Remote<'a>>),
 }
 
-/// Where exactly it goes.
+/// The resolved target.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Target {
     pub root: PathBuf,
-    /// Nothing is there yet.
+    /// The path does not exist yet.
     pub fresh: bool,
     pub is_tree: bool,
-    /// A tree at a new name: it is marked until it is whole.
+    /// A tree at a new name, which is marked until it is complete.
     pub marked: bool,
 }
 
 impl Side<'_> {
-    /// What a tree at `source` is called in marks.
+    /// Returns the identity of the tree at `source` for marker files.
     pub fn origin(&self, source: &Path) -> Origin {
         match self {
             Self::Local => {
@@ -78,7 +78,7 @@ impl Side<'_> {
         }
     }
 
-    /// Whether a copy of this source to `root` was begun and is not whole.
+    /// Returns whether `root` is an unfinished copy of this source.
     async fn is_begun(&mut self, root: &Path, origin: &Origin) -> Result<bool, CommandError> {
         let mark = root.join(UNFINISHED);
         let text = match self {
@@ -91,7 +91,7 @@ impl Side<'_> {
         Ok(text.is_some_and(|text| origin.is_named_by(&text)))
     }
 
-    /// What is at a path, through symlinks; the inner error is what to say where nothing is.
+    /// Inspects a path, following symlinks. The inner error means that the path does not exist.
     pub async fn kind(&mut self, path: &Path) -> Result<Result<Kind, CommandError>, CommandError> {
         match self {
             Self::Local => Ok(local_kind(path)),
@@ -99,7 +99,7 @@ impl Side<'_> {
         }
     }
 
-    /// Finds out where a copy of `source` to `target` goes.
+    /// Resolves the path that a copy of `source` to `target` goes to.
     pub async fn settle(
         &mut self,
         source: &Path,
@@ -131,7 +131,7 @@ impl Side<'_> {
                 Ok(Target { root: self.real(plain), fresh: false, is_tree: false, marked: false })
             }
             Err(missing) if !is_directory && says_directory(target) => Err(missing
-                .hint(format!("make the directory first, or write {} without the slash", shown))),
+                .hint(format!("create the directory first, or write {} without the slash", shown))),
             Err(_) => {
                 let parent = match plain.parent() {
                     Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -149,14 +149,14 @@ impl Side<'_> {
                         Err(CommandError::request(format!("{parent} is not a directory")))
                     }
                     Err(missing) => {
-                        Err(missing.hint("make the directory first, or name one that is there"))
+                        Err(missing.hint("create the directory first, or name an existing one"))
                     }
                 }
             }
         }
     }
 
-    /// A name in a directory that is there.
+    /// Resolves a name in an existing directory.
     async fn below(&mut self, root: PathBuf, is_directory: bool) -> Result<Target, CommandError> {
         let shown = root.display();
         match self.kind(&root).await? {
@@ -174,8 +174,8 @@ impl Side<'_> {
         }
     }
 
-    /// A file of this machine that is reached by a symlink is replaced, not the symlink. The agent
-    /// does the same by itself.
+    /// Resolves a local symlink, so that its file is replaced and not the symlink. The agent does the
+    /// same for its side.
     fn real(&self, path: PathBuf) -> PathBuf {
         match self {
             Self::Local => path.canonicalize().unwrap_or(path),
@@ -183,13 +183,13 @@ impl Side<'_> {
         }
     }
 
-    /// Makes the root of a tree.
+    /// Creates the root of a tree.
     pub async fn begin(&mut self, target: &Target, origin: &Origin) -> Result<(), CommandError> {
         let mark = target.root.join(UNFINISHED);
         match self {
             Self::Local => {
                 let fail = |error| CommandError::request(local::sentence(&target.root, &error));
-                // Its mode comes with the tree.
+                // Its mode arrives with the tree's items.
                 match std::fs::create_dir(&target.root) {
                     Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
                         return Err(fail(error));
@@ -206,7 +206,7 @@ impl Side<'_> {
         }
     }
 
-    /// Says that a tree is whole, if it is, and waits until a VPS has it on disk.
+    /// Removes the marker of a complete tree, and waits until a VPS has written the tree to disk.
     pub async fn finish(&mut self, target: &Target, whole: bool) -> Result<(), CommandError> {
         let marked = target.marked && whole;
         let mark = target.root.join(UNFINISHED);
@@ -221,7 +221,7 @@ impl Side<'_> {
                 if marked {
                     remote.act(Ask::Delete { path: word(&mark), recursive: false }).await?;
                 }
-                // A file that could not be copied may not be there; its directory is.
+                // A file that could not be copied may not exist; its directory does.
                 let parent = target.root.parent().filter(|_| !target.is_tree);
                 remote.act(Ask::Sync { path: word(parent.unwrap_or(&target.root)) }).await
             }
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_copy_goes_where_cp_would_put_it() {
+    async fn copy_goes_where_cp_would_put_it() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("there/tree")).unwrap();
         std::fs::write(dir.path().join("file"), "").unwrap();

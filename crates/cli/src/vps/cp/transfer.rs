@@ -1,4 +1,4 @@
-//! A copy of files and trees: which stages it takes.
+//! A copy of files and trees, as a pipeline of stages.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use super::{local, remote};
 use crate::context::Context;
 use crate::error::CommandError;
 
-/// Items between two stages; so far is the total known ahead.
+/// Items queued between two stages; the total is known this far ahead.
 const ITEMS: usize = 4096;
-/// Pieces of content between two stages, a quarter of a megabyte at most each.
+/// Pieces of content queued between two stages, at most 256 KiB each.
 const PARTS: usize = 32;
 
 pub async fn run(
@@ -72,7 +72,7 @@ fn refuse_into_itself(
         return Ok(());
     };
     if from.is_same(to) && root.starts_with(source) {
-        return Err(CommandError::usage("a copy cannot go into what is copied"));
+        return Err(CommandError::usage("a directory cannot be copied into itself"));
     }
     Ok(())
 }
@@ -91,7 +91,7 @@ async fn copy(
     let mut reading = another(from).await?;
     let mut writing = another(to).await?;
     let root = target.root.as_path();
-    // Beside a file that is not there may be its beginning; in a tree that is not, nothing is.
+    // A missing file may have a partial file beside it; a missing tree holds nothing to compare.
     let is_new_tree = target.fresh && target.is_tree;
     let questions = Questions {
         present: resume && !is_new_tree,
@@ -145,7 +145,7 @@ async fn pick(
     choices: Sender<(Item, Choice)>,
 ) -> Result<(), CommandError> {
     match to {
-        // Writing on this machine follows no links.
+        // The local writer follows no symlinks.
         Side::Local if !questions.present => choose::all(items, choices).await,
         Side::Remote(_) if !questions.present && !questions.links => {
             choose::all(items, choices).await
@@ -189,11 +189,11 @@ async fn write(
     }
 }
 
-/// Files block; a thread may. It ends by itself when the queues it works on are closed.
+/// Runs blocking file work on a thread, which ends when its queues are closed.
 async fn in_thread(
     work: impl FnOnce() -> Result<(), CommandError> + Send + 'static,
 ) -> Result<(), CommandError> {
     spawn_blocking(work).await.unwrap_or_else(|error| {
-        Err(CommandError::request(format!("a part of the copy failed: {error}")))
+        Err(CommandError::request(format!("a stage of the copy failed: {error}")))
     })
 }

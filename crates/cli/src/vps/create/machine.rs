@@ -1,4 +1,4 @@
-//! What `kohakuriver vps create` takes for virtual machines only.
+//! The options of `kohakuriver vps create` for virtual machines.
 
 use clap_complete::ArgValueCandidates;
 use kohakuriver_model::spec::{
@@ -13,11 +13,11 @@ use crate::error::CommandError;
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Virtual machines (--backend qemu)")]
 pub struct MachineArgs {
-    /// Base image; `kohakuriver qemu image list --node NODE` shows them [default: debian-12]
+    /// Base image, from `kohakuriver qemu image list --node NODE` [default: debian-12]
     #[arg(long, value_name = "NAME", conflicts_with = "from_snapshot", add = ArgValueCandidates::new(complete::vm_images))]
     pub vm_image: Option<VmImageName>,
-    /// Size of the disk, in GB or with a unit, for example 100 or 2T [default: 20, or what the
-    /// snapshot has]
+    /// Disk size in GB or with a unit, for example 100 or 2T [default: 20, or the snapshot's
+    /// size]
     #[arg(long, value_name = "SIZE", value_parser = disk)]
     pub vm_disk: Option<String>,
     /// Memory in MB or with a unit, for example 16384 or 16G [default: 4096]
@@ -26,13 +26,13 @@ pub struct MachineArgs {
 }
 
 impl MachineArgs {
-    /// The memory as the API counts it; the parser keeps it within range.
+    /// Returns the memory in the API's unit; the parser keeps it within range.
     pub fn megabytes(&self) -> Option<i64> {
         self.vm_memory.and_then(|memory| i64::try_from(memory.bytes().div_ceil(1 << 20)).ok())
     }
 }
 
-/// Whether every option is for what is to be made.
+/// Checks that every option fits the backend.
 pub fn check(args: &CreateArgs) -> Result<(), CommandError> {
     let first = |options: &[(&'static str, bool)]| {
         options.iter().find(|(_, given)| *given).map(|(name, _)| *name)
@@ -58,13 +58,13 @@ pub fn check(args: &CreateArgs) -> Result<(), CommandError> {
             Some(option @ ("--image" | "--container")) => Err(CommandError::usage(format!(
                 "{option} is for containers, not virtual machines"
             ))
-            .hint("a virtual machine's image is named by --vm-image")),
+            .hint("use --vm-image for a virtual machine's image")),
             Some(option) => Err(CommandError::usage(format!(
                 "{option} is for containers, not virtual machines"
             ))
-            .hint("leave it out: in a virtual machine its own system decides")),
+            .hint("leave it out: a virtual machine's own system sets it")),
         },
-        // A copy is what its original is, and the host knows what that is.
+        // A copy has its original's backend, which the host knows.
         None if args.from_snapshot.is_some() => Ok(()),
         None | Some(false) => match first(&for_machines) {
             None => Ok(()),
@@ -76,12 +76,12 @@ pub fn check(args: &CreateArgs) -> Result<(), CommandError> {
     }
 }
 
-/// Checked here, sent as it was written.
+/// Checks a disk size; the text is sent unchanged.
 fn disk(text: &str) -> Result<String, String> {
     let size = Memory::parse_in('G', text).map_err(|error| error.to_string())?;
     let [least, most] = [SMALLEST_VM_DISK_BYTES, LARGEST_VM_DISK_BYTES].map(Memory::from_bytes);
     if size < least || size > most {
-        return Err(format!("a disk has from {least} to {most}, and this is {size}"));
+        return Err(format!("disk size {size} is out of range: {least} to {most}"));
     }
     Ok(text.to_owned())
 }
@@ -90,7 +90,9 @@ fn memory(text: &str) -> Result<Memory, String> {
     let memory = Memory::parse_in('M', text).map_err(|error| error.to_string())?;
     let least = Memory::from_bytes(SMALLEST_VM_MEMORY_BYTES);
     if memory < least {
-        return Err(format!("{memory} is less than a system boots in; the least is {least}"));
+        return Err(format!(
+            "{memory} is too little memory for a virtual machine; the minimum is {least}"
+        ));
     }
     Ok(memory)
 }

@@ -9,24 +9,24 @@ use crate::context::Context;
 use crate::error::{CommandError, Kind};
 use crate::reference::VpsRef;
 use crate::ui::Progress;
-use crate::vps::{called, with_list_hint};
+use crate::vps::vocabulary::{called, with_list_hint};
 use crate::wait;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-The VPS may run meanwhile. A large disk takes some minutes.
+The VPS can keep running. A large disk takes some minutes.
 
 Examples:
   kohakuriver vps snapshot create web
   kohakuriver vps snapshot create web --name clean -m 'before the upgrade'")]
 pub struct CreateArgs {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
-    /// A name to find it by: lower-case letters, digits and hyphens
+    /// Name of the snapshot: lower-case letters, digits and hyphens [default: none]
     #[arg(long, value_parser = new_name)]
     name: Option<String>,
-    /// What it is for
+    /// Description of the snapshot
     #[arg(short, long, value_name = "TEXT")]
     message: Option<String>,
 }
@@ -34,14 +34,13 @@ pub struct CreateArgs {
 pub async fn run(context: &Context, args: &CreateArgs) -> Result<(), CommandError> {
     let task = context.api.task(args.vps.as_str()).await.map_err(with_list_hint)?;
     let name = called(&task);
-    let list = || format!("`kohakuriver vps snapshot list {name}` shows whether it was made");
+    let list = || format!("`kohakuriver vps snapshot list {name}` shows whether it was created");
     let work =
         context.api.create_snapshot(&task.task_id, args.name.as_deref(), args.message.as_deref());
     let mut progress = Progress::new(context.out);
-    progress.show(&format!("making a snapshot of {name}"), None);
+    progress.show(&format!("creating a snapshot of {name}"), None);
     let result = wait::unless_interrupted(work, || {
-        CommandError::interrupted("not waiting any longer; the snapshot may still be made")
-            .hint(list())
+        CommandError::interrupted("stopped waiting; the snapshot may still be created").hint(list())
     })
     .await;
     drop(progress);
@@ -55,6 +54,6 @@ pub async fn run(context: &Context, args: &CreateArgs) -> Result<(), CommandErro
     }
     let size = Memory::from_bytes(made.snapshot.own_size);
     let title = args.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
-    context.out.line(format!("snapshot {}{title} of VPS {name} is made: {size}", made.tag));
+    context.out.line(format!("snapshot {}{title} of VPS {name} is created: {size}", made.tag));
     Ok(())
 }

@@ -10,27 +10,27 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::ui::Progress;
-use crate::vps::act::{ErrorReporter, print_json};
-use crate::vps::called;
+use crate::vps::batch::{ErrorReporter, print_json};
+use crate::vps::vocabulary::called;
 use crate::wait;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
-  kohakuriver vps snapshot delete web clean              asks first
+  kohakuriver vps snapshot delete web clean              asks for confirmation
   kohakuriver vps snapshot delete web 1750000000 1750003600 --yes
   kohakuriver vps snapshot delete web --all")]
 pub struct DeleteArgs {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
-    /// Tags, names or latest
+    /// Tags or names of snapshots, or latest
     #[arg(value_name = "WHICH", required_unless_present = "all", conflicts_with = "all")]
     which: Vec<Which>,
-    /// Every snapshot of the VPS
+    /// Delete all snapshots of the VPS
     #[arg(short, long)]
     all: bool,
-    /// Do not ask
+    /// Skip the confirmation
     #[arg(short, long)]
     yes: bool,
 }
@@ -40,7 +40,7 @@ pub async fn run(context: &Context, args: &DeleteArgs) -> Result<(), CommandErro
     if args.all {
         return all(context, &task, list.snapshots.len(), args.yes).await;
     }
-    // What the words mean now counts: deleting one moves `latest` to another.
+    // Resolved before the first deletion, because that changes the meaning of `latest`.
     let mut troubles = ErrorReporter::new(context);
     let mut found: Vec<&Snapshot> = Vec::new();
     for which in &args.which {
@@ -92,7 +92,7 @@ async fn all(context: &Context, task: &Task, count: usize, yes: bool) -> Result<
         context.out.json(&answer);
         return Ok(());
     }
-    // A used one stays, so fewer may be gone than there were; the host says which and why.
+    // Snapshots in use are retained, so the count may be lower; the host's message names them.
     context.out.line(format!("{} of {things} of VPS {name} deleted", answer.deleted_count));
     if answer.deleted_count < u64::try_from(count).unwrap_or(u64::MAX) {
         context.out.note(format!("note: {}", answer.message));
@@ -100,7 +100,7 @@ async fn all(context: &Context, task: &Task, count: usize, yes: bool) -> Result<
     Ok(())
 }
 
-/// Layers of a large disk take a while to remove.
+/// Displays progress while the request runs: removing the layers of a large disk takes a while.
 async fn working<T>(
     context: &Context,
     task: &Task,
@@ -110,8 +110,8 @@ async fn working<T>(
     let mut progress = Progress::new(context.out);
     progress.show(&format!("deleting snapshots of {name}"), None);
     wait::unless_interrupted(work, || {
-        CommandError::interrupted("not waiting any longer; the snapshot may still be deleted")
-            .hint(format!("`kohakuriver vps snapshot list {name}` shows what is left"))
+        CommandError::interrupted("stopped waiting; the snapshot may still be deleted")
+            .hint(format!("`kohakuriver vps snapshot list {name}` shows the remaining ones"))
     })
     .await
 }

@@ -10,18 +10,18 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::ui::{Fit, Grid, Tone, ago};
-use crate::vps::with_list_hint;
+use crate::vps::vocabulary::with_list_hint;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-SIZE is what a snapshot adds to what is below it, TOTAL is all of it. One that is USED has the disk
-of a VPS built on it and cannot be deleted.
+SIZE is the disk space that a snapshot adds to its base, TOTAL the space of both. A USED snapshot is
+the base of another VPS's disk and cannot be deleted.
 
 Examples:
   kohakuriver vps snapshot list web
   kohakuriver vps snapshot list web --json | jq -r '.snapshots[].tag'")]
 pub struct ListArgs {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
 }
@@ -34,7 +34,7 @@ pub async fn run(context: &Context, args: &ListArgs) -> Result<(), CommandError>
     }
     if list.snapshots.is_empty() {
         context.out.note(format!("VPS {} has no snapshot", args.vps));
-        context.out.hint(format!("`kohakuriver vps snapshot create {}` makes one", args.vps));
+        context.out.hint(format!("`kohakuriver vps snapshot create {}` creates one", args.vps));
         return Ok(());
     }
     let mut grid = Grid::new(&[

@@ -13,23 +13,23 @@ use crate::vps::act::{self, Act};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-The VPS starts afresh on that disk; what was written since the snapshot is lost. To keep it, make a
+The VPS restarts on that disk; data written since the snapshot is lost. To keep it, create a
 snapshot of it first, or make a second VPS with `kohakuriver vps create --from-snapshot VPS@WHICH`.
 
 Examples:
-  kohakuriver vps snapshot restore web                 the newest one; asks first
-  kohakuriver vps snapshot restore web clean --yes     does not ask")]
+  kohakuriver vps snapshot restore web                 the newest; asks for confirmation
+  kohakuriver vps snapshot restore web clean --yes     without confirmation")]
 pub struct RestoreArgs {
-    /// Id or name
+    /// Id or name of the VPS
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
-    /// Tag, name or latest
+    /// Tag or name of the snapshot, or latest
     #[arg(value_name = "WHICH", default_value = LATEST)]
     which: Which,
-    /// Do not ask
+    /// Skip the confirmation
     #[arg(short, long)]
     yes: bool,
-    /// Return as soon as the host has taken the request
+    /// Return once the host has accepted the request
     #[arg(long)]
     no_wait: bool,
 }

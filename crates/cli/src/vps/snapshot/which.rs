@@ -1,4 +1,4 @@
-//! What people type to mean one snapshot of a VPS.
+//! The command line's notation for a snapshot of a VPS.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,13 +7,13 @@ use kohakuriver_api::{ErrorBody, Snapshot};
 
 use crate::error::CommandError;
 
-/// The word for the newest.
+/// The name of the newest snapshot.
 pub const LATEST: &str = "latest";
-/// Enough for any second since 1970.
+/// Maximum length of a tag, which is a number of seconds since 1970.
 const LONGEST_TAG: usize = 20;
 const LONGEST_NAME: usize = 63;
 
-/// A tag, a name or `latest`.
+/// A snapshot's tag, its name, or `latest`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Which(String);
 
@@ -24,7 +24,7 @@ pub struct Which(String);
 pub struct NotASnapshot;
 
 impl Which {
-    /// The snapshot that is meant, of a list with the newest first.
+    /// Finds the snapshot in a list with the newest first.
     pub fn among<'a>(&self, list: &'a [Snapshot], vps: &str) -> Result<&'a Snapshot, CommandError> {
         let tagged = list.iter().find(|snapshot| snapshot.tag == self.0);
         let found = tagged.or_else(|| match self.0.as_str() {
@@ -35,12 +35,12 @@ impl Which {
             let (detail, hint) = if list.is_empty() {
                 (
                     format!("VPS {vps} has no snapshot"),
-                    format!("`kohakuriver vps snapshot create {vps}` makes one"),
+                    format!("`kohakuriver vps snapshot create {vps}` creates one"),
                 )
             } else {
                 (
                     format!("VPS {vps} has no snapshot {self}"),
-                    format!("`kohakuriver vps snapshot list {vps}` shows what there is"),
+                    format!("`kohakuriver vps snapshot list {vps}` shows its snapshots"),
                 )
             };
             CommandError::not_found(ErrorBody {
@@ -70,15 +70,13 @@ impl fmt::Display for Which {
     }
 }
 
-/// The name of a new snapshot.
+/// Parses the name of a new snapshot.
 pub fn new_name(text: &str) -> Result<String, String> {
     if text == LATEST {
-        return Err("latest always means the newest one".to_owned());
+        return Err("the name latest is reserved for the newest snapshot".to_owned());
     }
     if !is_name(text) {
-        return Err(
-            "a name is lower-case letters, digits and hyphens, and starts with a letter".to_owned()
-        );
+        return Err("use lower-case letters, digits and hyphens, starting with a letter".to_owned());
     }
     Ok(text.to_owned())
 }
@@ -98,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_found_by_tag_by_name_and_as_the_latest() {
+    fn snapshot_is_found_by_tag_by_name_and_as_latest() {
         let list = [snapshot("30", None), snapshot("20", Some("clean")), snapshot("10", None)];
         for (word, tag) in [("latest", "30"), ("clean", "20"), ("10", "10")] {
             let which: Which = word.parse().unwrap();
@@ -113,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_changes_a_path_is_a_snapshot() {
+    fn text_that_changes_a_path_is_no_snapshot() {
         for bad in ["", "..", "a/b", "a?b", "-x", "A", "1a", "%2e", "a b", &"1".repeat(21)] {
             assert!(bad.parse::<Which>().is_err(), "{bad:?}");
         }

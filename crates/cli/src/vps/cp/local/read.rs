@@ -1,4 +1,4 @@
-//! Listing and reading.
+//! Lists and reads local files.
 
 use std::fs::{File, Metadata, ReadDir, read_dir, read_link};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -14,7 +14,7 @@ use super::super::report::{Report, add};
 use super::{mtime, sentence};
 use crate::error::CommandError;
 
-/// Lists a tree, each directory before what is in it. Only the root is followed if it is a symlink.
+/// Lists a tree, each directory before its content. Follows a symlink only at the root.
 pub fn list(root: &Path, report: &Report, items: &Sender<Item>) -> Result<(), CommandError> {
     let fail = |error| CommandError::request(sentence(root, &error));
     let meta = root.metadata().map_err(fail)?;
@@ -43,7 +43,7 @@ pub fn list(root: &Path, report: &Report, items: &Sender<Item>) -> Result<(), Co
         }
         let meta = match entry.and_then(|entry| entry.metadata()) {
             Ok(meta) => meta,
-            // What has gone since is as good as never seen.
+            // The entry was removed since the directory was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => {
                 report.fail(path.display().to_string(), sentence(&path, &error));
@@ -59,7 +59,7 @@ pub fn list(root: &Path, report: &Report, items: &Sender<Item>) -> Result<(), Co
         }
         if is_directory && levels.len() >= MAX_DEPTH {
             let shown = path.display().to_string();
-            report.leave_out(shown.clone(), format!("{shown} is too deep: its content"));
+            report.leave_out(shown.clone(), format!("{shown} is too deep, its content"));
         } else if is_directory {
             match read_dir(&path) {
                 Ok(entries) => levels.push((entries, below)),
@@ -93,7 +93,7 @@ fn item_of(path: &Path, way: PathBuf, meta: &Metadata, report: &Report) -> Optio
     Some(Item { way, what, mode: meta.mode() & 0o7777, mtime: mtime(meta) })
 }
 
-/// Reads what is to be copied.
+/// Reads the selected items.
 pub fn read(
     root: &Path,
     report: &Report,
@@ -119,7 +119,7 @@ pub fn read(
                 }
             }
         };
-        // A receiver that has gone has an error to tell.
+        // The receiver ends early only with an error of its own.
         if !sent {
             break;
         }
@@ -131,18 +131,18 @@ fn open(path: &Path, mut item: Item, size: u64, offset: u64) -> io::Result<(File
     let mut file = File::open(path)?;
     let meta = file.metadata()?;
     if !meta.is_file() {
-        return Err(io::Error::other("it is no file any more"));
+        return Err(io::Error::other("it is no longer a regular file"));
     }
     if (meta.len(), mtime(&meta)) == (size, item.mtime) {
         file.seek(SeekFrom::Start(offset))?;
         return Ok((file, Part::Begin { item, size, offset }));
     }
-    // It changed since it was listed: what there is of an older one at the target is no use.
+    // It changed since it was listed: a partial file of the older content is of no use.
     (item.mtime, item.mode) = (mtime(&meta), meta.mode() & 0o7777);
     Ok((file, Part::Begin { item, size: meta.len(), offset: 0 }))
 }
 
-/// Whether somebody still takes it.
+/// Sends a file. Returns `false` if the receiver has closed.
 fn send(path: &Path, mut file: File, begin: Part, parts: &Sender<Part>) -> bool {
     let mut left = match &begin {
         Part::Begin { size, offset, .. } => size - offset.min(size),

@@ -1,6 +1,6 @@
-//! Writing. What a VPS sends is not trusted: it cannot reach beyond the target by names (see
-//! [`Item::of`]) nor by symlinks, because no directory is entered that this copy has not seen to
-//! be one.
+//! Writes local files. The content of a VPS is not trusted: it cannot lead outside the target by
+//! paths (see [`Item::of`]) nor by symlinks, because this copy writes only into directories that it
+//! has created or checked itself.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -20,14 +20,14 @@ use super::super::report::{Report, add};
 use super::{sentence, source};
 use crate::error::CommandError;
 
-/// Permissions only: a VPS cannot make a program of this machine run as somebody else.
+/// Permission bits only: a VPS must not set set-user-id bits on this computer's files.
 const MODE: u32 = 0o777;
 
-/// Writes what arrives.
+/// Writes the parts that arrive.
 pub fn write(root: &Path, report: &Report, parts: &mut Receiver<Part>) -> Result<(), CommandError> {
     let mut tree = Tree { root, report, entered: HashSet::new(), made: Vec::new() };
     let result = tree.take_all(parts);
-    // Last, because one may forbid to write into it.
+    // Last, because a mode may forbid writing into its directory.
     for (path, mode) in tree.made.into_iter().rev() {
         let _ = fs::set_permissions(path, Permissions::from_mode(mode & MODE));
     }
@@ -37,7 +37,7 @@ pub fn write(root: &Path, report: &Report, parts: &mut Receiver<Part>) -> Result
 struct Tree<'a> {
     root: &'a Path,
     report: &'a Report,
-    /// Ways of directories that are no symlinks.
+    /// Relative paths of directories that are no symlinks.
     entered: HashSet<PathBuf>,
     made: Vec<(PathBuf, u32)>,
 }
@@ -58,9 +58,12 @@ impl Tree<'_> {
             };
             if let Err(error) = result {
                 if is_full(&error) {
-                    let text =
-                        format!("this machine's disk is full: {} was not written", path.display());
-                    return Err(CommandError::request(text).hint("make room, then say this again"));
+                    let text = format!(
+                        "the disk of this computer is full: {} was not written",
+                        path.display()
+                    );
+                    return Err(CommandError::request(text)
+                        .hint("free disk space, then run the same command again"));
                 }
                 self.report.fail(path.display().to_string(), sentence(&path, &error));
             }
@@ -77,7 +80,7 @@ impl Tree<'_> {
                 let meta = path.symlink_metadata()?;
                 let is_root = item.way.as_os_str().is_empty();
                 if !(meta.is_dir() || is_root && path.is_dir()) {
-                    return Err(io::Error::other("it is here already, and no directory"));
+                    return Err(io::Error::other("it exists already and is not a directory"));
                 }
             }
             Err(error) => return Err(error),
@@ -90,7 +93,7 @@ impl Tree<'_> {
     fn check_parent(&self, way: &Path) -> io::Result<()> {
         match way.parent() {
             Some(parent) if !self.entered.contains(parent) => {
-                Err(io::Error::other("its directory could not be made"))
+                Err(io::Error::other("its directory could not be created"))
             }
             Some(_) | None => Ok(()),
         }
@@ -129,7 +132,7 @@ impl Tree<'_> {
         add(&self.report.spared, offset);
         let resumable = size >= WORTH_RESUMING;
         if resumable {
-            // Before there is content, so that it is right whenever we end.
+            // Before there is content, so that the time is right whenever this process ends.
             futimens(&file, &spec(item.mtime), &TimeSpec::UTIME_OMIT)?;
         }
         let result = self.fill(&mut file, parts);
@@ -150,7 +153,7 @@ impl Tree<'_> {
         futimens(&file, &TimeSpec::UTIME_NOW, &spec(item.mtime))?;
         let (ours, there) = (file.metadata()?, partial.symlink_metadata()?);
         if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {
-            return Err(io::Error::other("another copy to the same place is under way"));
+            return Err(io::Error::other("another copy to the same path is in progress"));
         }
         fs::rename(&partial, path).inspect_err(|_| drop(fs::remove_file(&partial)))?;
         add(&self.report.files, 1);
@@ -158,7 +161,7 @@ impl Tree<'_> {
         Ok(())
     }
 
-    /// Whether the file came to its end.
+    /// Writes a file's data. Returns whether the file is complete.
     fn fill(&self, file: &mut File, parts: &mut Receiver<Part>) -> io::Result<bool> {
         loop {
             match parts.blocking_recv() {
@@ -168,7 +171,7 @@ impl Tree<'_> {
                 }
                 Some(Part::End) => return Ok(true),
                 Some(Part::Broken(why)) => return Err(io::Error::other(why)),
-                // The source's stage ended early and says why itself.
+                // The source's stage ended early and reports the reason itself.
                 Some(Part::Directory(_) | Part::Link(_) | Part::Begin { .. }) | None => {
                     return Ok(false);
                 }
@@ -189,7 +192,9 @@ fn open(partial: &Path, offset: u64, wanted: Time) -> io::Result<File> {
     let mut file = OpenOptions::new().write(true).custom_flags(flags).open(partial)?;
     let meta = file.metadata()?;
     if meta.len() < offset || source(&meta) != wanted {
-        return Err(io::Error::other("its beginning changed; say it again to begin anew"));
+        return Err(io::Error::other(
+            "its partial copy changed; run the same command again to copy it from its start",
+        ));
     }
     file.set_len(offset)?;
     file.seek(SeekFrom::Start(offset))?;
