@@ -42,22 +42,22 @@ Examples:
   kohakuriver connect web --session training --read-only
   kohakuriver connect web --end training")]
 pub struct ConnectArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
     vps: VpsRef,
-    /// Session to join; created if it does not exist
+    /// Session to join; created if it does not exist.
     #[arg(short, long, value_name = "NAME")]
     session: Option<String>,
-    /// Watch the session without typing into it
+    /// Watch the session without typing into it.
     #[arg(long, requires = "session")]
     read_only: bool,
-    /// User of a new session [default: root]
+    /// User of a new session [default: root].
     #[arg(short, long, value_name = "NAME")]
     user: Option<String>,
-    /// List the VPS's sessions
+    /// List the VPS's sessions.
     #[arg(short, long, conflicts_with_all = ["session", "end", "user"])]
     list: bool,
-    /// End a session
+    /// End a session.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["session", "user"])]
     end: Option<String>,
 }

@@ -39,20 +39,20 @@ Examples:
   kohakuriver forward game 27015 --proto udp
   kohakuriver forward web 8080 --local-host 0.0.0.0    open to your whole network")]
 pub struct ForwardArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
     vps: VpsRef,
-    /// Port inside the VPS, or REMOTE:LOCAL; repeatable
+    /// Port inside the VPS, or REMOTE:LOCAL; repeatable.
     #[arg(value_name = "PORT", required = true, num_args = 1..)]
     ports: Vec<PortPair>,
-    /// Local port, if only one port is forwarded [default: the port inside the VPS]
+    /// Local port, if only one port is forwarded [default: the port inside the VPS].
     #[arg(short, long, value_name = "PORT")]
     local_port: Option<u16>,
     /// Local address to listen on [default: 127.0.0.1, or 127.0.0.2 if you are logged in to a host by
-    /// http on loopback]
+    /// http on loopback].
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     local_host: Option<IpAddr>,
-    /// Protocol, tcp or udp
+    /// Protocol, tcp or udp.
     #[arg(short, long, value_name = "PROTO", default_value = "tcp")]
     proto: Proto,
 }

@@ -16,24 +16,24 @@ use crate::error::CommandError;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum NodeCommand {
-    /// List nodes
+    /// List nodes.
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
-    /// Show one node in detail
+    /// Show one node in detail.
     #[command(visible_alias = "show")]
     Status(status::StatusArgs),
-    /// Show a node's load in the last hour
+    /// Show a node's load in the last hour.
     Health(health::HealthArgs),
-    /// Stop placing new VPSes on a node
+    /// Stop placing new VPSes on a node.
     Drain(drain::DrainArgs),
-    /// Allow new VPSes on a drained node again
+    /// Allow new VPSes on a drained node again.
     Undrain(drain::UndrainArgs),
-    /// Set and remove a node's labels, which new VPSes can require
+    /// Set and remove a node's labels, which new VPSes can require.
     Label(label::LabelArgs),
-    /// Create tokens for computers to join with
+    /// Create tokens for computers to join with.
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Remove a node and revoke its certificate
+    /// Remove a node and revoke its certificate.
     #[command(visible_alias = "rm")]
     Remove(remove::RemoveArgs),
 }

@@ -14,9 +14,9 @@ use crate::error::CommandError;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum QemuCommand {
-    /// List virtual machines and their disk usage on the nodes, including orphaned ones
+    /// List virtual machines and their disk usage on the nodes, including orphaned ones.
     Instances(instances::InstancesArgs),
-    /// Delete a virtual machine, or the files of an orphaned one
+    /// Delete a virtual machine, or the files of an orphaned one.
     Cleanup(cleanup::CleanupArgs),
     /// For `image list --node`, which the executable parses.
     #[command(skip)]
@@ -26,7 +26,7 @@ pub enum QemuCommand {
 /// The option of commands that inspect the local computer by default.
 #[derive(clap::Args, Clone, Debug)]
 pub struct OnNode {
-    /// Query this node through the host [default: this computer]
+    /// Query this node through the host [default: this computer].
     #[arg(long, value_name = "NODE", add = ArgValueCandidates::new(complete::nodes))]
     pub node: Option<NodeName>,
 }

@@ -43,7 +43,7 @@ pub struct SshArgs {
 
 #[derive(clap::Subcommand, Clone, Debug)]
 enum SshCommand {
-    /// Print OpenSSH configuration for all running VPSes
+    /// Print OpenSSH configuration for all running VPSes.
     Config(config::ConfigArgs),
     /// Log in to a VPS (the default)
     #[command(hide = true)]
@@ -53,7 +53,7 @@ enum SshCommand {
 /// The arguments of `ssh VPS`; the VPS is absent if a subcommand is given.
 #[derive(clap::Args, Clone, Debug)]
 struct OptionalConnect {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
     vps: Option<VpsRef>,
     #[command(flatten)]
@@ -62,7 +62,7 @@ struct OptionalConnect {
 
 #[derive(clap::Args, Clone, Debug)]
 struct ConnectArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
     vps: VpsRef,
     #[command(flatten)]
@@ -72,21 +72,21 @@ struct ConnectArgs {
 /// The options of a login.
 #[derive(clap::Args, Clone, Debug)]
 struct How {
-    /// User inside the VPS
+    /// User inside the VPS.
     #[arg(short, long, value_name = "NAME", default_value = "root")]
     user: String,
     /// Private key to log in with [default: a certificate if the host has accounts, the key
-    /// generated for this VPS, then ssh's own]
+    /// generated for this VPS, then ssh's own].
     #[arg(short = 'i', long, value_name = "PATH")]
     key: Option<PathBuf>,
-    /// Port of the host's SSH gateway [env: KOHAKURIVER_SSH_PROXY_PORT] [default: 8002]
+    /// Port of the host's SSH gateway [env: KOHAKURIVER_SSH_PROXY_PORT] [default: 8002].
     #[arg(long, value_name = "PORT")]
     proxy_port: Option<u16>,
     /// Forward this port of 127.0.0.1 to the VPS's SSH instead of logging in; 0 picks a free
-    /// port
+    /// port.
     #[arg(long, value_name = "PORT", conflicts_with = "command")]
     local_port: Option<u16>,
-    /// Command to run instead of a shell
+    /// Command to run instead of a shell.
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<String>,
 }

@@ -10,9 +10,9 @@ use crate::error::CommandError;
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum TerminalCommand {
     /// Open a shell through the container engine, or a virtual machine's console, even if the
-    /// VPS's agent does not respond
+    /// VPS's agent does not respond.
     Attach(attach::AttachArgs),
-    /// Run a program in a VPS with its exact arguments, streams and exit code
+    /// Run a program in a VPS with its exact arguments, streams and exit code.
     Exec(exec::ExecArgs),
 }
 

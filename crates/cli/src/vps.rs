@@ -35,51 +35,51 @@ use crate::error::CommandError;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum VpsCommand {
-    /// Create a VPS and wait until it runs
+    /// Create a VPS and wait until it runs.
     Create(Box<create::CreateArgs>),
-    /// List VPSes
+    /// List VPSes.
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
-    /// Show one VPS in detail
+    /// Show one VPS in detail.
     #[command(visible_alias = "show")]
     Status(status::StatusArgs),
-    /// Stop VPSes; their disks are kept
+    /// Stop VPSes; their disks are kept.
     Stop(stop::StopArgs),
-    /// Kill VPSes at once, without a graceful shutdown
+    /// Kill VPSes at once, without a graceful shutdown.
     Kill(kill::KillArgs),
-    /// Freeze all processes of VPSes
+    /// Freeze all processes of VPSes.
     Pause(pause::PauseArgs),
-    /// Resume paused VPSes
+    /// Resume paused VPSes.
     Resume(resume::ResumeArgs),
-    /// Restart running VPSes, or start stopped ones, with the same disk
+    /// Restart running VPSes, or start stopped ones, with the same disk.
     #[command(visible_alias = "start")]
     Restart(restart::RestartArgs),
-    /// Change a VPS's limits and policies
+    /// Change a VPS's limits and policies.
     Update(update::UpdateArgs),
-    /// Create, list, restore and delete snapshots of a VPS's disk
+    /// Create, list, restore and delete snapshots of a VPS's disk.
     #[command(subcommand, visible_alias = "snap")]
     Snapshot(snapshot::SnapshotCommand),
-    /// List, add and remove the SSH keys that can log in to a VPS
+    /// List, add and remove the SSH keys that can log in to a VPS.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
-    /// Share a VPS with accounts or groups, to view, use or manage it
+    /// Share a VPS with accounts or groups, to view, use or manage it.
     Share(share::ShareArgs),
-    /// Revoke a share; open sessions are closed within seconds
+    /// Revoke a share; open sessions are closed within seconds.
     Unshare(share::UnshareArgs),
-    /// List, take and decline VPSes shared with you
+    /// List, take and decline VPSes shared with you.
     Shares(shares::SharesArgs),
-    /// List, take and decline VPSes offered to you
+    /// List, take and decline VPSes offered to you.
     Offers(shares::OffersArgs),
-    /// Share a VPS with several accounts at level use
+    /// Share a VPS with several accounts at level use.
     Assign(assign::AssignArgs),
-    /// Offer ownership of a VPS to another account
+    /// Offer ownership of a VPS to another account.
     Give(give::GiveArgs),
-    /// Copy files to, from and between VPSes
+    /// Copy files to, from and between VPSes.
     #[command(visible_alias = "copy")]
     Cp(cp::CopyArgs),
-    /// Show a VPS's events and the account that caused each
+    /// Show a VPS's events and the account that caused each.
     Events(events::EventsArgs),
-    /// Delete VPSes with their disks
+    /// Delete VPSes with their disks.
     #[command(visible_alias = "rm")]
     Delete(delete::DeleteArgs),
 }

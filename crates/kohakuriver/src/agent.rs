@@ -6,24 +6,24 @@ use crate::exit::{Exit, FAILED};
 
 #[derive(Debug, clap::Args)]
 pub struct AgentArgs {
-    /// Directory of the runner's configuration files
+    /// Directory of the runner's configuration files.
     #[arg(long, default_value = "/.kohakuriver/etc")]
     #[arg(default_value_if("guest", "true", "/run/kohakuriver/etc"))]
     config_dir: PathBuf,
-    /// Directory for the socket
+    /// Directory for the socket.
     #[arg(long, default_value = "/.kohakuriver/run")]
     #[arg(default_value_if("guest", "true", "/run/kohakuriver/run"))]
     run_dir: PathBuf,
-    /// Run as a virtual machine's service, with settings from its seed disk
+    /// Run as a virtual machine's service, with settings from its seed disk.
     #[arg(long)]
     guest: bool,
-    /// Serve SFTP on standard input and output
+    /// Serve SFTP on standard input and output.
     #[arg(long)]
     sftp_server: bool,
-    /// Serve the files protocol on standard input and output
+    /// Serve the files protocol on standard input and output.
     #[arg(long, conflicts_with = "sftp_server")]
     files_server: bool,
-    /// Report file changes on standard input and output
+    /// Report file changes on standard input and output.
     #[arg(long, conflicts_with_all = ["sftp_server", "files_server"])]
     watch_server: bool,
 }

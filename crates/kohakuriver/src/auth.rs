@@ -15,20 +15,20 @@ use crate::exit::{Exit, NOT_READY, USAGE};
 #[command(next_help_heading = "Logging in")]
 pub struct AuthArgs {
     /// Require a login, with the roles admin, operator, user and viewer [default if the network can
-    /// connect to the host]
+    /// connect to the host].
     #[arg(long, conflicts_with = "no_auth")]
     auth: bool,
-    /// Require no login: every client has full access [default on loopback]
+    /// Require no login: every client has full access [default on loopback].
     #[arg(long)]
     no_auth: bool,
     /// Confirm --no-auth on an address open to the network, where every client then has full
-    /// access
+    /// access.
     #[arg(long)]
     open_to_the_network_without_login: bool,
-    /// Days after which an undecided request is rejected
+    /// Days after which an undecided request is rejected.
     #[arg(long, value_name = "DAYS", default_value_t = 14, value_parser = clap::value_parser!(u64).range(1..=3650))]
     request_days: u64,
-    /// Issuer URL of an OpenID Connect provider for logins
+    /// Issuer URL of an OpenID Connect provider for logins.
     #[arg(
         long,
         value_name = "URL",
@@ -37,34 +37,34 @@ pub struct AuthArgs {
         conflicts_with = "no_auth"
     )]
     oidc_issuer: Option<String>,
-    /// Client id of this host at the provider
+    /// Client id of this host at the provider.
     #[arg(long, value_name = "ID", requires = "oidc_issuer")]
     oidc_client_id: Option<String>,
-    /// File with the client secret from the provider
+    /// File with the client secret from the provider.
     #[arg(long, value_name = "FILE", requires = "oidc_issuer")]
     oidc_client_secret_file: Option<PathBuf>,
     /// Role of the members of a provider's group, for example staff=operator; repeatable, the highest
-    /// role applies
+    /// role applies.
     #[arg(long, value_name = "GROUP=ROLE", value_parser = group_role, requires = "oidc_issuer")]
     oidc_role: Vec<(String, Role)>,
-    /// Role of the provider's other accounts [default: none, they cannot log in]
+    /// Role of the provider's other accounts [default: none, they cannot log in].
     #[arg(long, value_name = "ROLE", value_parser = role, requires = "oidc_issuer")]
     oidc_default_role: Option<Role>,
-    /// Claim of the provider that lists groups: a name, or a path such as realm_access.roles
+    /// Claim of the provider that lists groups: a name, or a path such as realm_access.roles.
     #[arg(long, value_name = "NAME", default_value = "groups")]
     oidc_groups_claim: String,
     /// Scope to request besides openid; repeatable [default: profile, email, and groups if the
-    /// provider announces it]
+    /// provider announces it].
     #[arg(long, value_name = "SCOPE", requires = "oidc_issuer")]
     oidc_scope: Vec<String>,
     /// Days after which a provider's account must log in there again; until then its sessions, tokens
-    /// and SSH keys are not accepted
+    /// and SSH keys are not accepted.
     #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3650))]
     oidc_login_days: u64,
-    /// Public URL of this host, for example https://river.lab.example
+    /// Public URL of this host, for example https://river.lab.example.
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
-    /// Lifetime of a browser's login session in hours
+    /// Lifetime of a browser's login session in hours.
     #[arg(long, value_name = "HOURS", default_value_t = 720, value_parser = clap::value_parser!(u64).range(1..=87600))]
     session_hours: u64,
 }

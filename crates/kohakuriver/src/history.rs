@@ -8,10 +8,10 @@ const MIB: i64 = 1024 * 1024;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "History")]
 pub struct HistoryArgs {
-    /// Days to keep entries of the audit log
+    /// Days to keep entries of the audit log.
     #[arg(long, value_name = "DAYS", default_value_t = 730, value_parser = clap::value_parser!(i64).range(1..=36500))]
     audit_days: i64,
-    /// Maximum size of the audit log in MiB; the oldest entries beyond it are removed
+    /// Maximum size of the audit log in MiB; the oldest entries beyond it are removed.
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(i64).range(1..=1_048_576))]
     audit_size: i64,
     /// Days to keep events of VPSes (`kohakuriver vps events`)

@@ -25,10 +25,10 @@ Examples:
   kohakuriver host --tls                                 https with a certificate of its own CA
   kohakuriver node token create                          then run its output on another computer")]
 pub struct HostArgs {
-    /// Data directory [default: /var/lib/kohakuriver as root]
+    /// Data directory [default: /var/lib/kohakuriver as root].
     #[arg(long, value_name = "DIR", env = "KOHAKURIVER_DATA_DIR")]
     data_dir: Option<PathBuf>,
-    /// Address for the API and the SSH gateway
+    /// Address for the API and the SSH gateway.
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     bind: IpAddr,
     #[command(flatten)]
@@ -37,16 +37,16 @@ pub struct HostArgs {
     tls: TlsArgs,
     #[command(flatten)]
     history: HistoryArgs,
-    /// Port of the SSH gateway
+    /// Port of the SSH gateway.
     #[arg(long, value_name = "PORT", env = "KOHAKURIVER_SSH_PROXY_PORT", default_value_t = 8002)]
     ssh_port: u16,
     /// Address that runners connect to (mutual TLS)
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
     link_bind: IpAddr,
-    /// Port that runners connect to
+    /// Port that runners connect to.
     #[arg(long, value_name = "PORT", default_value_t = 8001)]
     link_port: u16,
-    /// Address of this computer in join tokens, as seen by runners [default: its host name]
+    /// Address of this computer in join tokens, as seen by runners [default: its host name].
     #[arg(long, value_name = "ADDRESS")]
     advertise: Option<String>,
     /// Seconds without contact after which a node's VPSes are `lost`

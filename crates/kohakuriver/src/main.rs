@@ -25,7 +25,7 @@ use kohakuriver_vm::launch;
 use crate::exit::{Exit, FAILED};
 use crate::qemu::QemuCommand;
 
-/// Self-hosted virtual private servers on your own Linux computers
+/// Self-hosted virtual private servers on your own Linux computers.
 #[derive(Debug, Parser)]
 #[command(name = "kohakuriver", version, after_help = kohakuriver_cli::AFTER_HELP)]
 struct Cli {
@@ -37,16 +37,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run host and runner on this computer
+    /// Run host and runner on this computer.
     Up(up::UpArgs),
-    /// Run the control plane: API, SSH gateway and link to the runners
+    /// Run the control plane: API, SSH gateway and link to the runners.
     Host(host::HostArgs),
-    /// Run this computer as a node
+    /// Run this computer as a node.
     Runner(runner::RunnerArgs),
-    /// Manage virtual machines and their base images
+    /// Manage virtual machines and their base images.
     #[command(subcommand)]
     Qemu(QemuCommand),
-    /// Run the process inside an instance
+    /// Run the process inside an instance.
     #[command(hide = true)]
     Agent(agent::AgentArgs),
     #[command(flatten)]

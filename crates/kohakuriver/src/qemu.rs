@@ -9,9 +9,9 @@ use image::{ImageCommand, ListArgs};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum QemuCommand {
-    /// Check this computer's support for virtual machines
+    /// Check this computer's support for virtual machines.
     Check(check::CheckArgs),
-    /// Create, list and delete the base images of virtual machines
+    /// Create, list and delete the base images of virtual machines.
     #[command(subcommand)]
     Image(ImageCommand),
     /// The commands that the host serves.

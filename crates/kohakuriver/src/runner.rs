@@ -31,16 +31,16 @@ Examples:
   kohakuriver runner --join TOKEN        on this computer, the first time
   kohakuriver runner                     afterwards")]
 pub struct RunnerArgs {
-    /// Join a cluster with a token from 'kohakuriver node token create'
+    /// Join a cluster with a token from 'kohakuriver node token create'.
     #[arg(long, value_name = "TOKEN", env = "KOHAKURIVER_JOIN_TOKEN", hide_env_values = true)]
     join: Option<JoinToken>,
-    /// Leave the current cluster and join again with the token
+    /// Leave the current cluster and join again with the token.
     #[arg(long, requires = "join")]
     rejoin: bool,
-    /// Host and port to connect to instead of the token's
+    /// Host and port to connect to instead of the token's.
     #[arg(long, value_name = "HOST:PORT", requires = "join")]
     address: Option<HostAddress>,
-    /// Name of this node [default: the computer's host name]
+    /// Name of this node [default: the computer's host name].
     #[arg(long, value_name = "NAME")]
     name: Option<NodeName>,
     #[command(flatten)]
@@ -50,13 +50,13 @@ pub struct RunnerArgs {
 /// The runner's directories, engine and backends.
 #[derive(Debug, clap::Args)]
 pub struct Places {
-    /// Data directory [default: /var/lib/kohakuriver as root]
+    /// Data directory [default: /var/lib/kohakuriver as root].
     #[arg(long, value_name = "DIR", env = "KOHAKURIVER_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Storage shared by all nodes; its shared_data is /shared in instances [default: DATA_DIR/shared]
+    /// Storage shared by all nodes, with shared_data as /shared in VPSes [default: DATA_DIR/shared].
     #[arg(long, value_name = "DIR", env = "KOHAKURIVER_SHARED_DIR")]
     pub shared_dir: Option<PathBuf>,
-    /// Socket of the Docker engine [default: DOCKER_HOST's, or /var/run/docker.sock]
+    /// Socket of the Docker engine [default: DOCKER_HOST's, or /var/run/docker.sock].
     #[arg(long, value_name = "SOCKET")]
     pub docker_socket: Option<PathBuf>,
     #[command(flatten)]
@@ -69,33 +69,33 @@ pub struct Places {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Containers")]
 struct Containers {
-    /// Docker network and bridge of the containers
+    /// Docker network and bridge of the containers.
     #[arg(long, value_name = "NAME", default_value_t = BridgeName::of_containers(), env = "KOHAKURIVER_CONTAINER_NETWORK")]
     container_network: BridgeName,
-    /// Subnet of the containers' addresses [default: chosen by Docker]
+    /// Subnet of the containers' addresses [default: chosen by Docker].
     #[arg(long, value_name = "PREFIX", env = "KOHAKURIVER_CONTAINER_SUBNET")]
     container_subnet: Option<Subnet>,
-    /// Addresses that containers cannot connect to; repeatable
+    /// Addresses that containers cannot connect to; repeatable.
     #[arg(long, value_name = "PREFIX")]
     container_deny: Vec<Prefix>,
-    /// Disable set-user-id programs such as sudo and su in new VPSes
+    /// Disable set-user-id programs such as sudo and su in new VPSes.
     #[arg(long)]
     no_new_privileges: bool,
-    /// Let operators create VPSes that are root of this node
+    /// Let operators create VPSes that are root of this node.
     #[arg(long)]
     allow_privileged: bool,
-    /// Let operators mount this path, and paths below it, into VPSes; repeatable
+    /// Let operators mount this path, and paths below it, into VPSes; repeatable.
     #[arg(long, value_name = "PATH")]
     allow_mount: Vec<PathBuf>,
     /// Registries that users can pull images from, as HOST or HOST:PORT; repeatable. 'none' allows no
-    /// registry
+    /// registry.
     #[arg(
         long, value_name = "REGISTRY", value_delimiter = ',', value_parser = registry,
         default_values = USUAL_REGISTRIES, env = "KOHAKURIVER_ALLOW_REGISTRY"
     )]
     allow_registry: Vec<Option<Registry>>,
     /// Repository, or NAMESPACE/*, of local images that users can use; these are never pulled;
-    /// repeatable
+    /// repeatable.
     #[arg(
         long,
         value_name = "REPOSITORY",
@@ -104,7 +104,7 @@ struct Containers {
     )]
     allow_local_image: Vec<RepositoryPattern>,
     /// Image of the default environment, pulled if the node does not have it [default: built from the
-    /// distribution's packages]
+    /// distribution's packages].
     #[arg(long, value_name = "IMAGE")]
     default_image: Option<String>,
 }
@@ -134,22 +134,22 @@ impl Containers {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Virtual machines")]
 struct Machines {
-    /// Accelerator; auto uses KVM if a test guest runs under it
+    /// Accelerator; auto uses KVM if a test guest runs under it.
     #[arg(long, value_name = "auto|kvm|tcg", default_value = "auto", env = "KOHAKURIVER_VM_ACCEL")]
     vm_accel: AccelWish,
-    /// Time in seconds for a guest to power off before it is killed
+    /// Time in seconds for a guest to power off before it is killed.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     vm_stop_grace: u64,
-    /// Time in seconds for a guest to boot
+    /// Time in seconds for a guest to boot.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     vm_boot_limit: u64,
-    /// Bridge of the virtual machines
+    /// Bridge of the virtual machines.
     #[arg(long, value_name = "NAME", default_value_t, env = "KOHAKURIVER_VM_BRIDGE")]
     vm_bridge: BridgeName,
-    /// Subnet of the virtual machines' addresses
+    /// Subnet of the virtual machines' addresses.
     #[arg(long, value_name = "PREFIX", default_value_t, env = "KOHAKURIVER_VM_SUBNET")]
     vm_subnet: Subnet,
-    /// Without root: let guests connect to everything this user can, including loopback
+    /// Without root: let guests connect to everything this user can, including loopback.
     #[arg(long)]
     vm_open_network: bool,
 }

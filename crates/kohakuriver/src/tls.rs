@@ -12,23 +12,23 @@ const HEADING: &str = "TLS for browsers and command lines";
 #[command(next_help_heading = HEADING)]
 pub struct TlsArgs {
     /// Serve https with a certificate of this host's own CA, which `kohakuriver auth login` pins
-    /// [default if --bind is not loopback]
+    /// [default if --bind is not loopback].
     #[arg(long, conflicts_with_all = ["tls_cert", "tls_key", "no_tls"])]
     tls: bool,
-    /// Serve https with this certificate chain, in PEM; reloaded on changes
+    /// Serve https with this certificate chain, in PEM; reloaded on changes.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// Private key of the certificate, in PEM
+    /// Private key of the certificate, in PEM.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Serve plain http even if --bind is not loopback; the network can read the traffic
+    /// Serve plain http even if --bind is not loopback; the network can read the traffic.
     #[arg(long, conflicts_with_all = ["tls_cert", "tls_key"])]
     no_tls: bool,
     /// Address or network of a TLS proxy in front, which sets X-Forwarded-For and X-Forwarded-Proto;
-    /// repeatable
+    /// repeatable.
     #[arg(long, value_name = "CIDR", value_parser = network)]
     pub trusted_proxy: Vec<IpNet>,
-    /// Additional name of this host, accepted in URLs and included in its certificate; repeatable
+    /// Additional name of this host, accepted in URLs and included in its certificate; repeatable.
     #[arg(long, value_name = "NAME")]
     name: Vec<String>,
 }

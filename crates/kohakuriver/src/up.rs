@@ -31,10 +31,10 @@ Examples:
   kohakuriver up                             then, in another shell: kohakuriver vps create --ssh
   kohakuriver up --data-dir ~/river --port 9000 --ssh-port 9002")]
 pub struct UpArgs {
-    /// Port of the SSH gateway
+    /// Port of the SSH gateway.
     #[arg(long, value_name = "PORT", env = "KOHAKURIVER_SSH_PROXY_PORT", default_value_t = 8002)]
     ssh_port: u16,
-    /// Port of the link between host and runner; 0 takes any free one
+    /// Port of the link between host and runner; 0 takes any free one.
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     link_port: u16,
     #[command(flatten)]

@@ -25,10 +25,10 @@ Examples:
   kohakuriver node drain gpu-01
   kohakuriver node drain gpu-01 --wait && ssh gpu-01 reboot")]
 pub struct DrainArgs {
-    /// The node's name
+    /// The node's name.
     #[arg(add = ArgValueCandidates::new(complete::nodes))]
     node: NodeName,
-    /// Wait until every VPS on the node is stopped
+    /// Wait until every VPS on the node is stopped.
     #[arg(short, long)]
     wait: bool,
 }
@@ -38,7 +38,7 @@ pub struct DrainArgs {
 Examples:
   kohakuriver node undrain gpu-01")]
 pub struct UndrainArgs {
-    /// The node's name
+    /// The node's name.
     #[arg(add = ArgValueCandidates::new(complete::nodes))]
     node: NodeName,
 }

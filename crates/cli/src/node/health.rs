@@ -26,7 +26,7 @@ Examples:
   kohakuriver node health gpu-01
   kohakuriver node health gpu-01 --json | jq '.samples[-1]'")]
 pub struct HealthArgs {
-    /// The node's name
+    /// The node's name.
     #[arg(add = ArgValueCandidates::new(complete::nodes))]
     node: NodeName,
 }

@@ -20,10 +20,10 @@ Examples:
   kohakuriver node label gpu-01 disk=ssd room=b2
   kohakuriver node label gpu-01 room-                 removes it")]
 pub struct LabelArgs {
-    /// The node's name
+    /// The node's name.
     #[arg(add = ArgValueCandidates::new(complete::nodes))]
     node: NodeName,
-    /// KEY=VALUE sets a label, KEY- removes it
+    /// KEY=VALUE sets a label, KEY- removes it.
     #[arg(required = true, value_name = "CHANGE", value_parser = change)]
     changes: Vec<Change>,
 }

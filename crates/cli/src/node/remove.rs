@@ -14,13 +14,13 @@ Examples:
   kohakuriver node remove gpu-01
   kohakuriver node remove gpu-01 --force --yes     even if it still has VPSes")]
 pub struct RemoveArgs {
-    /// The node's name
+    /// The node's name.
     #[arg(add = ArgValueCandidates::new(complete::nodes))]
     node: NodeName,
-    /// Skip the confirmation
+    /// Skip the confirmation.
     #[arg(short, long)]
     yes: bool,
-    /// Remove the node even if it is online or has VPSes
+    /// Remove the node even if it is online or has VPSes.
     #[arg(short, long)]
     force: bool,
 }

@@ -20,7 +20,7 @@ Examples:
   kohakuriver node status gpu-01
   kohakuriver node status gpu-01 --json")]
 pub struct StatusArgs {
-    /// The node's name
+    /// The node's name.
     #[arg(add = ArgValueCandidates::new(complete::nodes))]
     node: NodeName,
 }

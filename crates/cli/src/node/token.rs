@@ -12,7 +12,7 @@ use crate::ui::age;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum TokenCommand {
-    /// Create a token for one computer to join with
+    /// Create a token for one computer to join with.
     Create(CreateArgs),
 }
 
@@ -24,10 +24,10 @@ Examples:
   kohakuriver node token create
   kohakuriver node token create --ttl 10m --address host.lab:8001")]
 pub struct CreateArgs {
-    /// Lifetime of the token, for example 30m, 1h or 2d; at most 7d
+    /// Lifetime of the token, for example 30m, 1h or 2d; at most 7d.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = seconds)]
     ttl: u64,
-    /// Host and port that the computer connects to [default: the host's --advertise address]
+    /// Host and port that the computer connects to [default: the host's --advertise address].
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
 }

@@ -17,16 +17,16 @@ Examples:
   kohakuriver qemu cleanup 7398213345412345856 --node gpu-01
   kohakuriver qemu cleanup 7398213345412345856 --node gpu-01 --force --yes    even if it is running")]
 pub struct CleanupArgs {
-    /// Id of the virtual machine, or the name of its VPS
+    /// Id of the virtual machine, or the name of its VPS.
     #[arg(value_name = "TASK_ID")]
     machine: VpsRef,
-    /// Node of the virtual machine
+    /// Node of the virtual machine.
     #[arg(short, long, visible_alias = "hostname", value_name = "NODE", add = ArgValueCandidates::new(complete::nodes))]
     node: Option<NodeName>,
-    /// Delete the virtual machine even if it is running
+    /// Delete the virtual machine even if it is running.
     #[arg(short, long)]
     force: bool,
-    /// Skip the confirmation
+    /// Skip the confirmation.
     #[arg(short, long)]
     yes: bool,
 }

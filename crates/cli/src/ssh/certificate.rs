@@ -26,7 +26,7 @@ const MOST_SECONDS: u64 = 10 * 60;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct CertificateArgs {
-    /// Id of the VPS
+    /// Id of the VPS.
     #[arg(long)]
     id: String,
 }

@@ -69,10 +69,10 @@ Examples:
   kohakuriver ssh config --prefix vps- --output ~/.ssh/kohakuriver.conf    hosts named vps-web
   scp data.tar web:/root/     after `Include kohakuriver.conf` in ~/.ssh/config")]
 pub struct ConfigArgs {
-    /// File to replace with the configuration [default: standard output]
+    /// File to replace with the configuration [default: standard output].
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
-    /// Prefix of each VPS's name, to avoid names of other computers [default: none]
+    /// Prefix of each VPS's name, to avoid names of other computers [default: none].
     #[arg(long, value_name = "TEXT", value_parser = prefix)]
     prefix: Option<String>,
 }

@@ -37,13 +37,13 @@ const PIPE_BYTES: i32 = 1024 * 1024;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct ProxyArgs {
-    /// Id of the VPS
+    /// Id of the VPS.
     #[arg(long)]
     id: String,
-    /// Port of the host's SSH gateway [default: 8002]
+    /// Port of the host's SSH gateway [default: 8002].
     #[arg(long, value_name = "PORT")]
     proxy_port: Option<u16>,
-    /// Pass the connection's socket to ssh instead of copying its bytes
+    /// Pass the connection's socket to ssh instead of copying its bytes.
     #[arg(long)]
     pass_socket: bool,
 }

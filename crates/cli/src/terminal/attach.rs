@@ -32,13 +32,13 @@ Examples:
   kohakuriver terminal attach vm                    watch a virtual machine boot
   kohakuriver terminal attach vm < /dev/null > boot.log")]
 pub struct AttachArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
     vps: VpsRef,
-    /// Shell to run in a container [default: bash if the container has it, else sh]
+    /// Shell to run in a container [default: bash if the container has it, else sh].
     #[arg(short, long, value_name = "PATH")]
     shell: Option<String>,
-    /// User of the shell [default: the image's]
+    /// User of the shell [default: the image's].
     #[arg(short, long, value_name = "NAME")]
     user: Option<String>,
 }

@@ -27,25 +27,25 @@ Examples:
   kohakuriver terminal exec web -- sh -c 'cat > /root/data.csv' < data.csv
   kohakuriver terminal exec web -u nobody -w /srv -e MODE=test -- ./run-tests")]
 pub struct ExecArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
     vps: VpsRef,
-    /// Give the program a terminal even if standard input or output is none
+    /// Give the program a terminal even if standard input or output is none.
     #[arg(short = 't', long, conflicts_with = "no_tty")]
     tty: bool,
-    /// Do not give the program a terminal
+    /// Do not give the program a terminal.
     #[arg(short = 'T', long)]
     no_tty: bool,
-    /// User of the program [default: root]
+    /// User of the program [default: root].
     #[arg(short, long, value_name = "NAME")]
     user: Option<String>,
-    /// Working directory [default: the user's home]
+    /// Working directory [default: the user's home].
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    /// Environment variable; repeatable
+    /// Environment variable; repeatable.
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
-    /// Program and its arguments
+    /// Program and its arguments.
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,

@@ -14,10 +14,10 @@ use crate::reference::VpsRef;
 Examples:
   kohakuriver vps assign web bob eve        same as vps share web --with bob --with eve")]
 pub struct AssignArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
-    /// Accounts that can use the VPS
+    /// Accounts that can use the VPS.
     #[arg(required = true, value_name = "USER", add = ArgValueCandidates::new(complete::users))]
     users: Vec<String>,
 }

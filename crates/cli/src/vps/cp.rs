@@ -48,13 +48,13 @@ Examples:
   kohakuriver vps cp web:/srv/db.sqlite backup:
   pg_dump shop | kohakuriver vps cp - web:/root/shop.sql")]
 pub struct CopyArgs {
-    /// Source: a local path, VPS:PATH, or - for standard input
+    /// Source: a local path, VPS:PATH, or - for standard input.
     #[arg(value_name = "SOURCE")]
     source: OsString,
-    /// Target: a local path, VPS:PATH, or - for standard output
+    /// Target: a local path, VPS:PATH, or - for standard output.
     #[arg(value_name = "TARGET", allow_hyphen_values = true)]
     target: OsString,
-    /// Copy every file, including those already at the target
+    /// Copy every file, including those already at the target.
     #[arg(long)]
     no_resume: bool,
 }

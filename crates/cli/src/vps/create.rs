@@ -42,60 +42,60 @@ A virtual machine has its own kernel, a disk that grows to --vm-disk, and 4G of 
   kohakuriver vps create --backend qemu -t gpu-01::0 --vm-memory 16384 -c 8 --ssh
   kohakuriver vps create -b qemu --vm-image noble --vm-disk 100 --name lab --ssh")]
 pub struct CreateArgs {
-    /// Node to run on, as node, node:numa, node::gpu,gpu or node:numa::gpu [default: the host chooses]
+    /// Target as node, node:numa, node::gpu,gpu or node:numa::gpu [default: the host chooses].
     #[arg(short, long, value_parser = target, add = ArgValueCandidates::new(complete::nodes))]
     target: Option<Target>,
-    /// Name of the VPS: lower-case letters, digits and hyphens [default: none]
+    /// Name of the VPS: lower-case letters, digits and hyphens [default: none].
     #[arg(long)]
     name: Option<InstanceName>,
-    /// Number of CPU cores; 0 means no limit
+    /// Number of CPU cores; 0 means no limit.
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     cores: u32,
-    /// Memory limit, for example 8G or 512M [default: no limit; 4G for a virtual machine]
+    /// Memory limit, for example 8G or 512M [default: no limit; 4G for a virtual machine].
     #[arg(short, long, value_name = "SIZE", value_parser = memory)]
     memory: Option<Memory>,
-    /// Image from a registry, for example debian:12
+    /// Image from a registry, for example debian:12.
     #[arg(long, value_name = "REF", value_parser = image, conflicts_with = "container")]
     image: Option<String>,
-    /// Environment from the shared storage
+    /// Environment from the shared storage.
     #[arg(long, value_name = "ENV", value_parser = environment)]
     container: Option<String>,
-    /// Start from a copy of a snapshot's disk [default of WHICH: the newest]
+    /// Start from a copy of a snapshot's disk [default of WHICH: the newest].
     #[arg(long, value_name = "VPS[@WHICH]", value_parser = source, conflicts_with_all = ["image", "container"], add = ArgValueCandidates::new(complete::vps_all))]
     from_snapshot: Option<Source>,
-    /// Number of GPUs; the host picks free ones
+    /// Number of GPUs; the host picks free ones.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     gpus: Option<u32>,
-    /// Use only nodes with this label; repeatable
+    /// Use only nodes with this label; repeatable.
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     node_label: Vec<(String, String)>,
-    /// Environment variable; repeatable
+    /// Environment variable; repeatable.
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
-    /// Limit of concurrent processes
+    /// Limit of concurrent processes.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
     pids_limit: Option<u32>,
-    /// Create a snapshot at each stop
+    /// Create a snapshot at each stop.
     #[arg(long)]
     snapshot_on_stop: bool,
-    /// Number of snapshots to keep, up to 1000; older ones are deleted. 0 keeps all [default: 5]
+    /// Number of snapshots to keep, up to 1000; older ones are deleted. 0 keeps all [default: 5].
     #[arg(long, value_name = "N")]
     keep_snapshots: Option<u32>,
     /// Policy when the kernel kills a process for lack of memory: end the VPS, or keep the rest running
-    /// [default: end]
+    /// [default: end].
     #[arg(long, value_name = "WHAT", value_parser = PossibleValuesParser::new(ON_OOM))]
     on_oom: Option<String>,
     /// Backend: docker for a container, qemu for a virtual machine [default: docker, or the
-    /// snapshot's backend]
+    /// snapshot's backend].
     #[arg(short, long, value_parser = PossibleValuesParser::new(BACKENDS))]
     backend: Option<String>,
-    /// Give the container's root all rights of the node's root; for operators, on nodes that allow it
+    /// Give the container's root all rights of the node's root. For operators, if the node allows it.
     #[arg(long)]
     privileged: bool,
-    /// Mount a path of the node; repeatable. For operators, on nodes that allow it
+    /// Mount a path of the node; repeatable. For operators, if the node allows it.
     #[arg(long, value_name = "SOURCE:TARGET[:ro]")]
     mount: Vec<MountWish>,
-    /// Return once the host has accepted the request, without waiting until the VPS runs
+    /// Return once the host has accepted the request, without waiting until the VPS runs.
     #[arg(short, long)]
     detach: bool,
     #[command(flatten)]

@@ -21,16 +21,16 @@ Examples:
   kohakuriver vps delete web db --yes    without confirmation
   kohakuriver vps delete web --force     even if it is running")]
 pub struct DeleteArgs {
-    /// Ids or names of VPSes
+    /// Ids or names of VPSes.
     #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: Vec<VpsRef>,
-    /// Skip the confirmation
+    /// Skip the confirmation.
     #[arg(short, long)]
     yes: bool,
-    /// Also delete VPSes that are running
+    /// Also delete VPSes that are running.
     #[arg(short, long)]
     force: bool,
-    /// Return once the host has accepted the request
+    /// Return once the host has accepted the request.
     #[arg(long)]
     no_wait: bool,
 }

@@ -29,13 +29,13 @@ Examples:
   kohakuriver vps events web --follow
   kohakuriver vps events web --limit 1000 --json | jq -r '.[] | select(.kind == \"oom\").at'")]
 pub struct EventsArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
-    /// Number of events to print, newest last
+    /// Number of events to print, newest last.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
-    /// Print new events as they occur, until the VPS is deleted or Ctrl-C
+    /// Print new events as they occur, until the VPS is deleted or Ctrl-C.
     #[arg(short, long)]
     follow: bool,
 }

@@ -20,16 +20,16 @@ Examples:
   kohakuriver vps give web bob --yes
   kohakuriver vps give web --withdraw")]
 pub struct GiveArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
-    /// Account to offer it to
+    /// Account to offer it to.
     #[arg(value_name = "USER", required_unless_present = "withdraw", add = ArgValueCandidates::new(complete::users))]
     user: Option<String>,
-    /// Withdraw the offer
+    /// Withdraw the offer.
     #[arg(long, conflicts_with = "user")]
     withdraw: bool,
-    /// Skip the confirmation
+    /// Skip the confirmation.
     #[arg(short, long)]
     yes: bool,
 }

@@ -19,19 +19,19 @@ use crate::ui::{Fit, Grid, Tone};
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum KeysCommand {
-    /// List the keys that can log in
+    /// List the keys that can log in.
     #[command(visible_alias = "ls")]
     List(ListArgs),
-    /// Add keys, valid from the next login on
+    /// Add keys, valid from the next login on.
     Add(AddArgs),
-    /// Remove a key; open sessions stay open
+    /// Remove a key; open sessions stay open.
     #[command(visible_alias = "rm")]
     Remove(RemoveArgs),
 }
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct ListArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
 }
@@ -46,23 +46,23 @@ Examples:
   kohakuriver vps keys add web --public-key-string \"$(cat bob.pub)\"
   curl -s https://example.org/ann.keys | kohakuriver vps keys add web --public-key-file -")]
 pub struct AddArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
-    /// File of public keys; - reads standard input [default: all ~/.ssh/id_*.pub]
+    /// File of public keys; - reads standard input [default: all ~/.ssh/id_*.pub].
     #[arg(long, value_name = "PATH", conflicts_with = "public_key_string")]
     public_key_file: Option<PathBuf>,
-    /// Text of the public key
+    /// Text of the public key.
     #[arg(long, value_name = "TEXT")]
     public_key_string: Option<String>,
 }
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct RemoveArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
-    /// Fingerprint or comment, from `vps keys list`, or the text of the public key
+    /// Fingerprint or comment, from `vps keys list`, or the text of the public key.
     #[arg(value_name = "KEY", required = true)]
     keys: Vec<String>,
 }

@@ -16,10 +16,10 @@ Examples:
   kohakuriver vps kill web
   kohakuriver vps kill web db --no-wait")]
 pub struct KillArgs {
-    /// Ids or names of VPSes
+    /// Ids or names of VPSes.
     #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
     vps: Vec<VpsRef>,
-    /// Return once the host has accepted the request
+    /// Return once the host has accepted the request.
     #[arg(long)]
     no_wait: bool,
 }

@@ -16,7 +16,7 @@ Examples:
   kohakuriver vps list --all
   kohakuriver vps list --json | jq -r '.[].task_id'")]
 pub struct ListArgs {
-    /// Include stopped and failed VPSes
+    /// Include stopped and failed VPSes.
     #[arg(short, long)]
     all: bool,
 }

@@ -22,16 +22,16 @@ Examples:
   kohakuriver vps restart web --from-snapshot            with the newest snapshot's disk
   kohakuriver vps restart web --from-snapshot clean --yes")]
 pub struct RestartArgs {
-    /// Ids or names of VPSes
+    /// Ids or names of VPSes.
     #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: Vec<VpsRef>,
-    /// Reset the disk to a snapshot, given by its tag, its name or latest
+    /// Reset the disk to a snapshot, given by its tag, its name or latest.
     #[arg(long, value_name = "WHICH", num_args = 0..=1, default_missing_value = snapshot::LATEST)]
     from_snapshot: Option<Which>,
-    /// Skip the confirmation of --from-snapshot
+    /// Skip the confirmation of --from-snapshot.
     #[arg(short, long)]
     yes: bool,
-    /// Return once the host has accepted the request
+    /// Return once the host has accepted the request.
     #[arg(long)]
     no_wait: bool,
 }

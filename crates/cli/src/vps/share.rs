@@ -18,10 +18,10 @@ const LEVELS: [&str; 3] = ["view", "use", "manage"];
 #[derive(clap::Args, Clone, Debug)]
 #[group(required = true, multiple = true)]
 pub struct WithArgs {
-    /// Account; repeatable
+    /// Account; repeatable.
     #[arg(long = "with", value_name = "USER", add = ArgValueCandidates::new(complete::users))]
     users: Vec<String>,
-    /// Group, for all its members; repeatable
+    /// Group, for all its members; repeatable.
     #[arg(long = "group", value_name = "GROUP", add = ArgValueCandidates::new(complete::groups))]
     groups: Vec<String>,
 }
@@ -37,12 +37,12 @@ Examples:
   kohakuriver vps share web --with bob --with eve --level view
   kohakuriver vps share web --group students --level manage")]
 pub struct ShareArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
     #[command(flatten)]
     with: WithArgs,
-    /// Access level
+    /// Access level.
     #[arg(long, default_value = "use", value_parser = PossibleValuesParser::new(LEVELS))]
     level: String,
 }
@@ -53,7 +53,7 @@ Examples:
   kohakuriver vps unshare web --with bob
   kohakuriver vps unshare web --group students")]
 pub struct UnshareArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
     #[command(flatten)]

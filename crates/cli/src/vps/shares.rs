@@ -37,27 +37,27 @@ enum SharesCommand {
     /// List VPSes shared with you, and your responses (the default)
     #[command(visible_alias = "ls")]
     List,
-    /// Add a VPS shared with you to your lists
+    /// Add a VPS shared with you to your lists.
     #[command(visible_alias = "accept")]
     Take(TakeArgs),
-    /// Decline or leave shared VPSes; your access ends within seconds
+    /// Decline or leave shared VPSes; your access ends within seconds.
     #[command(visible_alias = "leave")]
     Decline(AnswerArgs),
 }
 
 #[derive(clap::Args, Clone, Debug)]
 struct TakeArgs {
-    /// Id or NAME.OWNER of the VPS
+    /// Id or NAME.OWNER of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::shares))]
     vps: VpsRef,
-    /// Your name for the VPS [default: NAME.OWNER]
+    /// Your name for the VPS [default: NAME.OWNER].
     #[arg(long = "as", value_name = "NAME", value_parser = new_name)]
     alias: Option<String>,
 }
 
 #[derive(clap::Args, Clone, Debug)]
 struct AnswerArgs {
-    /// Ids, NAME.OWNER, or your names for the VPSes
+    /// Ids, NAME.OWNER, or your names for the VPSes.
     #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::shares))]
     vpses: Vec<VpsRef>,
 }
@@ -83,16 +83,16 @@ enum OffersCommand {
     /// List VPSes offered to you (the default)
     #[command(visible_alias = "ls")]
     List,
-    /// Take ownership of offered VPSes; they count in your quota from then on
+    /// Take ownership of offered VPSes; they count in your quota from then on.
     #[command(visible_alias = "accept")]
     Take(OfferArgs),
-    /// Decline offered VPSes; their owner keeps them
+    /// Decline offered VPSes; their owner keeps them.
     Decline(OfferArgs),
 }
 
 #[derive(clap::Args, Clone, Debug)]
 struct OfferArgs {
-    /// Ids or NAME.OWNER of VPSes
+    /// Ids or NAME.OWNER of VPSes.
     #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::offers))]
     vpses: Vec<VpsRef>,
 }

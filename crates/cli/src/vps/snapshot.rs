@@ -19,14 +19,14 @@ use crate::ui::ago;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum SnapshotCommand {
-    /// Create a snapshot of a VPS's disk
+    /// Create a snapshot of a VPS's disk.
     Create(create::CreateArgs),
-    /// List the snapshots of a VPS, newest first
+    /// List the snapshots of a VPS, newest first.
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
-    /// Restore a VPS's disk from a snapshot and start the VPS
+    /// Restore a VPS's disk from a snapshot and start the VPS.
     Restore(restore::RestoreArgs),
-    /// Delete snapshots
+    /// Delete snapshots.
     #[command(visible_alias = "rm")]
     Delete(delete::DeleteArgs),
 }

@@ -10,22 +10,22 @@ use crate::keys::{self, MadeKey};
 #[derive(clap::Args, Clone, Debug, Default)]
 #[command(next_help_heading = "SSH")]
 pub struct KeyArgs {
-    /// Enable SSH with your keys: all ~/.ssh/id_*.pub, or a new key if there are none
+    /// Enable SSH with your keys: all ~/.ssh/id_*.pub, or a new key if there are none.
     #[arg(long)]
     ssh: bool,
-    /// Enable SSH with the image's own keys or password only
+    /// Enable SSH with the image's own keys or password only.
     #[arg(long, group = "key")]
     no_ssh_key: bool,
-    /// Enable SSH with a new key, generated on this computer
+    /// Enable SSH with a new key, generated on this computer.
     #[arg(long, group = "key")]
     gen_ssh_key: bool,
-    /// Enable SSH with the public keys in this file
+    /// Enable SSH with the public keys in this file.
     #[arg(long, group = "key", value_name = "PATH")]
     public_key_file: Option<PathBuf>,
-    /// Enable SSH with this public key
+    /// Enable SSH with this public key.
     #[arg(long, group = "key", value_name = "TEXT")]
     public_key_string: Option<String>,
-    /// File for the new private key [default: ~/.ssh/id-kohakuriver-ID]
+    /// File for the new private key [default: ~/.ssh/id-kohakuriver-ID].
     #[arg(long, value_name = "PATH", conflicts_with_all = ["no_ssh_key", "public_key_file", "public_key_string"])]
     key_out_file: Option<PathBuf>,
 }

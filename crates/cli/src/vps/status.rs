@@ -19,10 +19,10 @@ Examples:
   kohakuriver vps status 7398 --json     by the first digits of its id
   kohakuriver vps status web --watch")]
 pub struct StatusArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
-    /// Print the VPS again after each change, until it is deleted or Ctrl-C
+    /// Print the VPS again after each change, until it is deleted or Ctrl-C.
     #[arg(short, long)]
     watch: bool,
 }

@@ -14,10 +14,10 @@ Examples:
   kohakuriver vps stop web
   kohakuriver vps stop web db --no-wait")]
 pub struct StopArgs {
-    /// Ids or names of VPSes
+    /// Ids or names of VPSes.
     #[arg(required = true, value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
     vps: Vec<VpsRef>,
-    /// Return once the host has accepted the request
+    /// Return once the host has accepted the request.
     #[arg(long)]
     no_wait: bool,
 }

@@ -29,12 +29,12 @@ Examples:
   kohakuriver vps update web --snapshot-on-stop on --keep-snapshots 3"
 )]
 pub struct UpdateArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
     #[command(flatten)]
     changes: Changes,
-    /// Return once the host has accepted the request
+    /// Return once the host has accepted the request.
     #[arg(long)]
     no_wait: bool,
 }
@@ -42,22 +42,23 @@ pub struct UpdateArgs {
 #[derive(clap::Args, Clone, Debug)]
 #[group(required = true, multiple = true)]
 struct Changes {
-    /// Number of CPU cores; 0 means no limit
+    /// Number of CPU cores; 0 means no limit.
     #[arg(short, long, value_name = "N")]
     cores: Option<u32>,
-    /// Memory limit, for example 8G or 512M; none removes it
+    /// Memory limit, for example 8G or 512M; none removes it.
     #[arg(short, long, value_name = "SIZE", value_parser = memory_or_none)]
     memory: Option<Limit>,
-    /// Limit of concurrent processes
+    /// Limit of concurrent processes.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
     pids_limit: Option<u32>,
-    /// Create a snapshot at each stop
+    /// Create a snapshot at each stop.
     #[arg(long, value_name = "WHETHER", value_parser = PossibleValuesParser::new(["on", "off"]))]
     snapshot_on_stop: Option<String>,
-    /// Number of snapshots to keep, up to 1000; older ones are deleted. 0 keeps all
+    /// Number of snapshots to keep, up to 1000; older ones are deleted. 0 keeps all.
     #[arg(long, value_name = "N")]
     keep_snapshots: Option<u32>,
-    /// Policy when the kernel kills a process for lack of memory: end the VPS, or keep the rest running
+    /// Policy when the kernel kills a process for lack of memory: end the VPS, or keep the rest
+    /// running.
     #[arg(long, value_name = "WHAT", value_parser = PossibleValuesParser::new(ON_OOM))]
     on_oom: Option<String>,
 }

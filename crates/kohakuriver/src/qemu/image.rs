@@ -17,13 +17,13 @@ use crate::{host, paths, signals};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum ImageCommand {
-    /// Build an image from the distribution's packages
+    /// Build an image from the distribution's packages.
     Create(CreateArgs),
-    /// Import an image from a disk file or a URL
+    /// Import an image from a disk file or a URL.
     Import(ImportArgs),
-    /// List images
+    /// List images.
     List(ListArgs),
-    /// Delete images; virtual machines created from them are not affected
+    /// Delete images; virtual machines created from them are not affected.
     Delete(DeleteArgs),
 }
 
@@ -37,13 +37,13 @@ Examples:
 
 The command needs root and a mirror of the distribution, and takes about two minutes.")]
 pub struct CreateArgs {
-    /// Name of the image
+    /// Name of the image.
     #[arg(short, long, value_name = "NAME", default_value = DEFAULT_VM_IMAGE)]
     name: VmImageName,
-    /// Codename of the release to build [default: the name's, or this computer's release]
+    /// Codename of the release to build [default: the name's, or this computer's release].
     #[arg(long, value_name = "CODENAME")]
     suite: Option<String>,
-    /// Replace an existing image of that name
+    /// Replace an existing image of that name.
     #[arg(long)]
     replace: bool,
     #[command(flatten)]
@@ -60,31 +60,31 @@ Examples:
 The disk can be qcow2, raw, VMDK or VHDX. For an https:// URL --sha256 is strongly advised: it proves \
 that the file is its publisher's. For http:// it is required.")]
 pub struct ImportArgs {
-    /// Local file, or http(s) URL
+    /// Local file, or http(s) URL.
     #[arg(value_name = "FILE|URL")]
     source: Source,
-    /// Name of the image
+    /// Name of the image.
     #[arg(short, long, value_name = "NAME")]
     name: VmImageName,
-    /// SHA-256 of the file, as published
+    /// SHA-256 of the file, as published.
     #[arg(long, value_name = "HEX")]
     sha256: Option<String>,
-    /// Boot with UEFI firmware instead of a BIOS
+    /// Boot with UEFI firmware instead of a BIOS.
     #[arg(long, conflicts_with = "kernel")]
     uefi: bool,
-    /// Mark the image as unable to run the agent (no cloud-init, no systemd): serial console only
+    /// Mark the image as unable to run the agent (no cloud-init, no systemd): serial console only.
     #[arg(long)]
     no_agent: bool,
-    /// Kernel to start instead of the disk's boot loader
+    /// Kernel to start instead of the disk's boot loader.
     #[arg(long, value_name = "FILE", requires = "initrd")]
     kernel: Option<PathBuf>,
-    /// Initial RAM disk of the kernel
+    /// Initial RAM disk of the kernel.
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
-    /// Arguments of the kernel
+    /// Arguments of the kernel.
     #[arg(long, value_name = "ARGUMENTS", requires = "kernel", allow_hyphen_values = true)]
     append: Option<String>,
-    /// Replace an existing image of that name
+    /// Replace an existing image of that name.
     #[arg(long)]
     replace: bool,
     #[command(flatten)]
@@ -110,10 +110,10 @@ Examples:
   kohakuriver qemu image delete debian-11
   kohakuriver qemu image delete old-1 old-2 --yes")]
 pub struct DeleteArgs {
-    /// Names of images
+    /// Names of images.
     #[arg(value_name = "NAME", required = true)]
     names: Vec<VmImageName>,
-    /// Skip the confirmation
+    /// Skip the confirmation.
     #[arg(short, long)]
     yes: bool,
     #[command(flatten)]
@@ -123,10 +123,10 @@ pub struct DeleteArgs {
 /// The location of images, with the same options as the runner's.
 #[derive(Debug, clap::Args)]
 struct Places {
-    /// Data directory [default: /var/lib/kohakuriver as root]
+    /// Data directory [default: /var/lib/kohakuriver as root].
     #[arg(long, value_name = "DIR", env = "KOHAKURIVER_DATA_DIR")]
     data_dir: Option<PathBuf>,
-    /// Storage shared by all nodes; images are in its vm-images [default: DATA_DIR/shared]
+    /// Storage shared by all nodes; images are in its vm-images [default: DATA_DIR/shared].
     #[arg(long, value_name = "DIR", env = "KOHAKURIVER_SHARED_DIR")]
     shared_dir: Option<PathBuf>,
 }

@@ -13,14 +13,14 @@ use crate::error::CommandError;
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Virtual machines (--backend qemu)")]
 pub struct MachineArgs {
-    /// Base image, from `kohakuriver qemu image list --node NODE` [default: debian-12]
+    /// Base image, from `kohakuriver qemu image list --node NODE` [default: debian-12].
     #[arg(long, value_name = "NAME", conflicts_with = "from_snapshot", add = ArgValueCandidates::new(complete::vm_images))]
     pub vm_image: Option<VmImageName>,
     /// Disk size in GB or with a unit, for example 100 or 2T [default: 20, or the snapshot's
-    /// size]
+    /// size].
     #[arg(long, value_name = "SIZE", value_parser = disk)]
     pub vm_disk: Option<String>,
-    /// Memory in MB or with a unit, for example 16384 or 16G [default: 4096]
+    /// Memory in MB or with a unit, for example 16384 or 16G [default: 4096].
     #[arg(long, value_name = "SIZE", value_parser = memory, conflicts_with = "memory")]
     pub vm_memory: Option<Memory>,
 }

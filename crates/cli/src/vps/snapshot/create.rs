@@ -20,13 +20,13 @@ Examples:
   kohakuriver vps snapshot create web
   kohakuriver vps snapshot create web --name clean -m 'before the upgrade'")]
 pub struct CreateArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
-    /// Name of the snapshot: lower-case letters, digits and hyphens [default: none]
+    /// Name of the snapshot: lower-case letters, digits and hyphens [default: none].
     #[arg(long, value_parser = new_name)]
     name: Option<String>,
-    /// Description of the snapshot
+    /// Description of the snapshot.
     #[arg(short, long, value_name = "TEXT")]
     message: Option<String>,
 }

@@ -21,16 +21,16 @@ Examples:
   kohakuriver vps snapshot delete web 1750000000 1750003600 --yes
   kohakuriver vps snapshot delete web --all")]
 pub struct DeleteArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
-    /// Tags or names of snapshots, or latest
+    /// Tags or names of snapshots, or latest.
     #[arg(value_name = "WHICH", required_unless_present = "all", conflicts_with = "all")]
     which: Vec<Which>,
-    /// Delete all snapshots of the VPS
+    /// Delete all snapshots of the VPS.
     #[arg(short, long)]
     all: bool,
-    /// Skip the confirmation
+    /// Skip the confirmation.
     #[arg(short, long)]
     yes: bool,
 }

@@ -21,7 +21,7 @@ Examples:
   kohakuriver vps snapshot list web
   kohakuriver vps snapshot list web --json | jq -r '.snapshots[].tag'")]
 pub struct ListArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
 }

@@ -20,16 +20,16 @@ Examples:
   kohakuriver vps snapshot restore web                 the newest; asks for confirmation
   kohakuriver vps snapshot restore web clean --yes     without confirmation")]
 pub struct RestoreArgs {
-    /// Id or name of the VPS
+    /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_all))]
     vps: VpsRef,
-    /// Tag or name of the snapshot, or latest
+    /// Tag or name of the snapshot, or latest.
     #[arg(value_name = "WHICH", default_value = LATEST)]
     which: Which,
-    /// Skip the confirmation
+    /// Skip the confirmation.
     #[arg(short, long)]
     yes: bool,
-    /// Return once the host has accepted the request
+    /// Return once the host has accepted the request.
     #[arg(long)]
     no_wait: bool,
 }
