@@ -1,4 +1,4 @@
-//! Bytes on their way, in the pieces that they came in.
+//! A queue of bytes to send, in the pieces in which they arrived.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -6,15 +6,15 @@ use std::io::{self, IoSlice};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-/// Pieces below this are put together, or a peer that sends single bytes would make its window cost a hundred times
+/// Pieces below this are merged: otherwise a peer that sends single bytes would make its window cost a hundred times
 /// its size.
 const SMALL: usize = 4 * 1024;
 
-/// A queue of bytes, which leaves with as few system calls as its pieces allow.
+/// A queue of bytes that is written with as few system calls as its pieces allow.
 #[derive(Debug, Default)]
 pub struct BufList {
     buf_list: VecDeque<Bytes>,
-    /// Small ones behind those.
+    /// Small pieces, behind those of the queue.
     small: BytesMut,
     bytes: usize,
 }
@@ -39,12 +39,12 @@ impl BufList {
         self.bytes == 0
     }
 
-    /// Drops them all, and tells how many bytes that were.
+    /// Drops all bytes and returns how many there were.
     pub fn clear(&mut self) -> usize {
         std::mem::take(self).bytes
     }
 
-    /// Writes some of what there is, and tells how much; may be dropped at any await without losing bytes.
+    /// Writes some of the bytes and returns how many; may be dropped at any await without losing bytes.
     ///
     /// # Errors
     /// The target's own, and [`io::ErrorKind::WriteZero`] if it takes nothing any more.
@@ -75,7 +75,7 @@ impl Buf for BufList {
     }
 
     fn advance(&mut self, mut count: usize) {
-        assert!(count <= self.bytes, "more is taken than there is");
+        assert!(count <= self.bytes, "advanced past the end of the queue");
         self.bytes -= count;
         while count > 0
             && let Some(front) = self.buf_list.front_mut()
@@ -99,7 +99,7 @@ mod tests {
     use crate::{IntoLazyWrite, Socket};
 
     #[tokio::test]
-    async fn they_leave_in_order_and_small_ones_are_put_together() {
+    async fn buf_list_keeps_order_and_merges_small_pieces() {
         let mut buf_list = BufList::default();
         for _ in 0..SMALL {
             buf_list.push(Bytes::from_static(b"ab"));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn several_leave_together_also_when_a_socket_takes_a_part() {
+    async fn buf_list_writes_pieces_together_after_partial_writes() {
         let (near, mut far) = UnixStream::pair().unwrap();
         let mut near = Socket::from(near).into_lazy_write().unwrap();
         let expected: Vec<u8> = (0..2_000_000u32).map(|n| n.to_le_bytes()[1]).collect();

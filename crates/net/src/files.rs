@@ -3,10 +3,10 @@ use std::io::Read;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Lets this process open as many files and connections as its hard limit allows. The soft one is
-/// 1024 nearly everywhere, for the sake of programs that use select(2); none of ours does.
+/// Raises this process's soft limit of open files to its hard limit. The soft one is 1024 nearly
+/// everywhere, for the sake of programs that use select(2); none of ours does.
 ///
-/// Gives the soft limit that was, for children that should have it again.
+/// Returns the previous soft limit, to restore in children.
 ///
 /// # Errors
 /// The kernel's; the limit is then as it was.
@@ -18,7 +18,7 @@ pub fn raise_file_limit() -> std::io::Result<u64> {
     Ok(soft)
 }
 
-/// The text of a file of the system's settings, in part where it is far larger than any real one.
+/// Reads a file of the system's settings, truncated where it is far larger than any real one.
 pub(crate) fn read_bounded(path: &str) -> Option<String> {
     const MOST: u64 = 4 * 1024 * 1024;
     let mut bytes = Vec::new();

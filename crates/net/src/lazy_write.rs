@@ -1,8 +1,8 @@
-//! A socket that wakes nobody who does not wait for it.
+//! A socket that registers for writability only while its send buffer is full.
 //!
 //! The runtime's own sockets ask the kernel about both directions for as long as they live. A unix socket has news
-//! about writing each time its peer takes a message, so whoever sends one is woken once more for nothing: in an
-//! exchange of small messages that is every second wake-up. Here writing is asked about only while there is no room.
+//! about writing each time its peer takes a message, so the sender is woken once more for nothing: in an exchange of
+//! small messages that is every second wake-up. Here the kernel is asked about writing only while the buffer is full.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -18,8 +18,8 @@ use tokio::net::TcpStream;
 use crate::coalesce::Coalesce;
 use crate::{DetachedSocket, Socket};
 
-/// After so many writes that found room, the kernel is not asked any more.
-const ENOUGH_ROOM: u8 = 16;
+/// After this many writes that did not block, the kernel is not asked any more.
+const ENOUGH_WRITES: u8 = 16;
 
 /// A connected stream socket, of either kind.
 #[derive(Debug)]
@@ -30,8 +30,8 @@ pub struct LazyWriteSocket {
 }
 
 impl LazyWriteSocket {
-    /// Has it sleep for a tenth of a millisecond when all of a transfer that has come is read: more comes at once then,
-    /// for less processor time. Blocks the thread that reads, which must be one that serves this connection alone.
+    /// Sleeps for a tenth of a millisecond once a transfer is drained: more arrives at once then, for less processor
+    /// time. Blocks the reading thread, which must serve this connection alone.
     #[must_use]
     pub fn coalescing(self) -> Self {
         Self { coalesce: Some(Coalesce::default()), ..self }
@@ -55,12 +55,12 @@ impl LazyWriteSocket {
     }
 }
 
-/// What can be a [`LazyWriteSocket`].
+/// A socket that can become a [`LazyWriteSocket`].
 pub trait IntoLazyWrite {
     /// In the runtime that is to have it.
     ///
     /// # Errors
-    /// One runtime would not let go of it, or the other not take it.
+    /// One runtime cannot deregister it, or the other not take it.
     fn into_lazy_write(self) -> io::Result<LazyWriteSocket>;
 }
 
@@ -128,7 +128,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Does something as soon as it would not block for want of room.
+    /// Runs a write as soon as it does not block on a full buffer.
     pub fn poll_io(
         &mut self,
         cx: &mut Context<'_>,
@@ -139,7 +139,7 @@ impl Writer {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => {
                     self.had_room = self.had_room.saturating_add(1);
-                    if self.had_room >= ENOUGH_ROOM {
+                    if self.had_room >= ENOUGH_WRITES {
                         self.asked = None;
                     }
                     return Poll::Ready(done);
@@ -271,7 +271,7 @@ mod tests {
         assert!(arrived == expected);
         let mut a = sending.await.unwrap();
         assert!(a.writer.asked.is_some(), "it was full");
-        for _ in 0..=ENOUGH_ROOM {
+        for _ in 0..=ENOUGH_WRITES {
             b.write_all(b"x").await.unwrap();
             assert_eq!(a.read_u8().await.unwrap(), b'x');
         }
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_transfer_that_is_gathered_and_what_is_typed_behind_it_arrive_whole() {
+    async fn coalesced_transfer_and_typed_bytes_behind_it_arrive_whole() {
         let (mut near, far) = pair();
         let mut far = far.coalescing();
         let sent: Vec<u8> = (0..1_000_000u32).map(|n| n.to_le_bytes()[1]).collect();

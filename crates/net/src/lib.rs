@@ -1,6 +1,6 @@
-//! What every part needs of the network and of the machine's files of names: host names to addresses
-//! and users to ids without the C library (the executable is static, and its resolver and user
-//! database would load modules), and copying bytes between two streams.
+//! Network helpers that every part shares: resolving host names and user names without the C library (the
+//! executable is static, and its resolver and user database would load modules), and copying bytes
+//! between two streams.
 
 mod buf_list;
 mod coalesce;

@@ -1,5 +1,5 @@
 //! A stream socket of either kind: a container's agent is behind a unix socket, a guest's behind
-//! a TCP connection, and whoever carries their bytes does not care.
+//! a TCP connection, and code that forwards their bytes need not distinguish them.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -73,7 +73,7 @@ impl Socket {
     /// Takes it away from its runtime.
     ///
     /// # Errors
-    /// The runtime would not let go of it.
+    /// The runtime cannot deregister it.
     pub fn detach(self) -> io::Result<DetachedSocket> {
         Ok(match self {
             Self::Tcp(stream) => DetachedSocket::Tcp(stream.into_std()?),
@@ -84,7 +84,7 @@ impl Socket {
     /// The descriptor, blocking, for a process that is to have it.
     ///
     /// # Errors
-    /// The runtime would not let go of it.
+    /// The runtime cannot deregister it.
     pub fn into_blocking_fd(self) -> io::Result<OwnedFd> {
         Ok(match self.detach()? {
             DetachedSocket::Tcp(stream) => {
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn halves_of_either_kind_carry_bytes_and_a_dropped_writer_is_an_end() {
+    async fn socket_halves_pass_bytes_and_dropped_writer_ends_stream() {
         let (near, far) = UnixStream::pair().unwrap();
         for (near, far) in [(near.into(), far.into()), tcp_pair().await] {
             let (mut reader, mut writer) = Socket::into_split(near);

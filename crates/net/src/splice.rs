@@ -17,7 +17,7 @@ use tokio::task::coop::consume_budget;
 use crate::lazy_write::{IntoLazyWrite, Reader, Writer};
 use crate::pooled_buf::PooledBuf;
 
-/// What is copied rather than spliced.
+/// Reads of up to this many bytes are copied rather than spliced.
 const SMALL: usize = 16 * 1024;
 /// How much may lie in a pipe: larger means fewer turns.
 const PIPE_BYTES: usize = 512 * 1024;
@@ -56,8 +56,8 @@ async fn copy(from: &mut Reader, to: &mut Writer) -> io::Result<u64> {
 
 /// Copies one message, or as much of it as is small. None: the end.
 ///
-/// A read and a write, where a splice would need a pipe between two and a third to find that no more is there: what
-/// goes back and forth in small pieces is waited for by somebody.
+/// Copies with one read and one write, where a splice would need a pipe between two and a third to find that no more
+/// is there: small pieces that go back and forth are latency that a peer waits for.
 async fn pass_some(from: &Reader, to: &mut Writer) -> io::Result<Option<usize>> {
     let mut pooled_buf = PooledBuf::take();
     let count = match from.try_read(&mut pooled_buf[..SMALL]) {
@@ -74,7 +74,7 @@ async fn pass_some(from: &Reader, to: &mut Writer) -> io::Result<Option<usize>> 
     Ok(Some(count))
 }
 
-/// Moves all that has come. None: the end, with nothing before it.
+/// Moves all bytes that have arrived. Returns `None` at the end of the stream, with nothing before it.
 async fn splice_some(from: &Reader, to: &mut Writer) -> io::Result<Option<usize>> {
     // An idle direction holds no pipe.
     let pipe = Pipe::take()?;
@@ -82,7 +82,7 @@ async fn splice_some(from: &Reader, to: &mut Writer) -> io::Result<Option<usize>
     loop {
         let mut held = match from.try_io(|fd| move_some(fd, pipe.write.as_fd(), PIPE_BYTES)) {
             Ok(0) if moved == 0 => {
-                pipe.give_back();
+                pipe.recycle();
                 return Ok(None);
             }
             Ok(0) => break,
@@ -99,10 +99,10 @@ async fn splice_some(from: &Reader, to: &mut Writer) -> io::Result<Option<usize>
                 sent => held -= sent,
             }
         }
-        // A sender that is faster than this must not keep the thread from everybody else.
+        // A sender that is faster than this must not starve the thread's other tasks.
         consume_budget().await;
     }
-    pipe.give_back();
+    pipe.recycle();
     Ok(Some(moved))
 }
 
@@ -111,8 +111,7 @@ fn move_some(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> io::Resul
     Ok(splice(from, None, to, None, most, flags)?)
 }
 
-/// A pipe with nothing in it, or with bytes that are on their way. One that is dropped is closed,
-/// and what was in it is gone.
+/// A pipe that is empty or holds bytes in transit. Dropping it closes it and discards its bytes.
 struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
@@ -132,8 +131,8 @@ impl Pipe {
         Ok(Self { read, write })
     }
 
-    /// Only for an empty one.
-    fn give_back(self) {
+    /// Returns an empty pipe to the pool.
+    fn recycle(self) {
         let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.len() < SPARE_PIPES {
             spare.push(self);
@@ -150,7 +149,7 @@ mod tests {
     use crate::Socket;
 
     #[tokio::test]
-    async fn bytes_arrive_whole_between_kinds_of_sockets_and_each_direction_ends_by_itself() {
+    async fn splice_between_socket_kinds_is_whole_and_ends_per_direction() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (a, _) = listener.accept().await.unwrap();
@@ -203,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_stalls_costs_no_more_than_what_the_kernel_holds() {
+    async fn stalled_reader_holds_only_kernel_buffers() {
         let (mut near, a) = UnixStream::pair().unwrap();
         let (b, _stalled) = UnixStream::pair().unwrap();
         tokio::spawn(async move { relay_sockets(Socket::from(a), Socket::from(b)).await });

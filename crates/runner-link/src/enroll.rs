@@ -1,4 +1,4 @@
-//! How a machine joins: one exchange over a connection that trusts the CA named in the token.
+//! Joins a node to the host: one exchange over a connection that trusts the CA named in the token.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::token::JoinToken;
 /// before it joins.
 pub const MAX_CLOCK_SKEW_MS: i64 = 5 * 60 * 1000;
 
-/// From the machine that joins.
+/// The request of the joining node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EnrollRequest {
     pub secret: String,
@@ -24,7 +24,7 @@ pub struct EnrollRequest {
     pub now_ms: i64,
 }
 
-/// The host's answer.
+/// The host's response.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "result")]
 pub enum EnrollReply {
@@ -36,7 +36,7 @@ pub enum EnrollReply {
 pub enum EnrollError {
     #[error(transparent)]
     Link(#[from] LinkError),
-    #[error("the host broke off while this machine was joining")]
+    #[error("the connection to the host failed while this machine was joining")]
     Frame(#[from] FrameError),
     #[error("{reason}")]
     Refused { reason: String, hint: String },

@@ -19,11 +19,11 @@ pub const MAX_SMALL_FRAME_BYTES: usize = 64 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    #[error("the other side closed the link")]
+    #[error("the peer closed the link")]
     Closed,
-    #[error("link input or output failed")]
+    #[error("reading or writing the link failed")]
     Io(#[source] std::io::Error),
-    #[error("the other side sent something that is not part of the protocol")]
+    #[error("the peer sent a message that is not part of the protocol")]
     Malformed(#[source] serde_json::Error),
     /// Nothing was sent; the stream can carry other messages.
     #[error("a message of {bytes} bytes cannot be sent: at most {limit} fit")]
@@ -47,7 +47,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FrameStream<S> {
         Self::with_limit(stream, MAX_FRAME_BYTES)
     }
 
-    /// One that reads and sends [`MAX_SMALL_FRAME_BYTES`] at most.
+    /// Creates a stream that reads and sends frames of [`MAX_SMALL_FRAME_BYTES`] at most.
     pub fn small(stream: S) -> Self {
         Self::with_limit(stream, MAX_SMALL_FRAME_BYTES)
     }

@@ -5,7 +5,7 @@
 //!
 //! Clocks are wrong at times, above all at a first start. So nothing of the link's begins to be
 //! valid at the moment it is made, but years before, and ends years after: a clock that is
-//! corrected later shuts out nobody. What ends a node's membership is its row in the database, not
+//! corrected later locks out no node. A node's membership ends with its row in the database, not at
 //! a date. A CA is not made at all before the time this program was written at.
 
 use std::fmt;
@@ -28,7 +28,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::client::HostAddress;
 
-/// What the host's certificate says, whatever its address: the CA is what is trusted.
+/// The name in the host's certificate, independent of its address: trust comes from the CA.
 pub(crate) static SERVER_NAME: LazyLock<ServerName<'static>> =
     LazyLock::new(|| ServerName::try_from(SERVER_DNS_NAME).expect("a constant DNS name"));
 const SERVER_DNS_NAME: &str = "kohakuriver-host.internal";
@@ -55,12 +55,12 @@ pub enum PkiError {
     File { path: PathBuf, source: io::Error },
     #[error("{} is damaged", path.display())]
     Damaged { path: PathBuf, source: serde_json::Error },
-    #[error("making a certificate failed")]
+    #[error("cannot create a certificate")]
     Make(#[from] rcgen::Error),
-    #[error("a certificate or key cannot be read")]
+    #[error("cannot parse a certificate or key")]
     Parse,
     #[error(
-        "no certificate authority is made at {0}, which is before this program was written: this machine's clock is wrong"
+        "cannot create a certificate authority at {0}, before this program was built: set this machine's clock"
     )]
     Clock(String),
     #[error(
@@ -259,7 +259,7 @@ fn civil(days: i64) -> (i32, u8, u8) {
     (i32::from(date.year()), date.month() as u8, date.day() as u8)
 }
 
-/// What a runner needs to be itself. The file is 0600.
+/// A runner's identity: its key, certificates and node. The file is 0600.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct RunnerIdentity {
     pub node_id: NodeId,
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn peoples_certificate_has_names_and_addresses_and_leaves_out_what_is_neither() {
+    fn https_certificate_has_names_and_addresses_and_skips_the_rest() {
         let dir = tempfile::tempdir().unwrap();
         let ca = Ca::load_or_create(dir.path(), NOW).unwrap();
         let names = ["river", "10.0.0.5", "::1", "fl\u{fc}sse"].map(str::to_owned);

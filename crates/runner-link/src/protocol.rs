@@ -14,8 +14,8 @@
 //!    InstanceReply, NodeReply     ---->
 //! ```
 //!
-//! Both sides may lose the connection at any point; after the next `Hello` each tells the other
-//! everything again, so no message needs to be answered to be safe.
+//! Both sides may lose the connection at any point; after the next `Hello` each sends its whole state
+//! again, so no message needs a response to be safe.
 //!
 //! Data connections are dialled by the runner ahead of need and wait in a pool at the host. The
 //! host takes one, writes [`StreamOpen`], reads [`StreamOpened`], and from then on both sides
@@ -44,7 +44,7 @@ pub const VERSIONS: (u32, u32) = (4, 4);
 #[serde(rename_all = "snake_case", tag = "type")]
 pub enum ToHost {
     Hello(Hello),
-    /// What an instance is now. Sent for every instance after the hello, then on every change.
+    /// The state of an instance. Sent for every instance after the hello, then on every change.
     Observation {
         task_id: InstanceId,
         observation: Observation,
@@ -54,11 +54,11 @@ pub enum ToHost {
     Heartbeat {
         metrics: Metrics,
     },
-    /// The machine changed: a Docker engine came or went, a GPU appeared.
+    /// The node changed: a Docker engine started or stopped, a GPU appeared.
     Inventory {
         inventory: Inventory,
     },
-    /// A data connection that was asked for could not be made.
+    /// A requested data connection could not be opened.
     DialFailed {
         error: String,
     },
@@ -99,7 +99,7 @@ pub enum ToRunner {
         node_name: String,
         now_ms: i64,
     },
-    /// The host will not talk to this runner; it should not hurry to try again.
+    /// The host rejects this runner, which should back off before it retries.
     Refused {
         reason: String,
     },
@@ -136,13 +136,13 @@ pub enum ToRunner {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "question")]
 pub enum InstanceCommand {
-    /// A page of them.
+    /// Lists one page of snapshots.
     ListSnapshots {
         /// Only older ones than this tag. A runner that does not know it answers with all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         before: Option<u64>,
     },
-    /// Makes one and removes what is beyond the instance's policy.
+    /// Creates a snapshot and removes those beyond the instance's policy.
     CreateSnapshot {
         name: Option<String>,
         message: Option<String>,
@@ -183,9 +183,9 @@ pub struct Snapshot {
     pub tag: u64,
     pub name: Option<String>,
     pub message: String,
-    /// What it holds in all, with the image below it.
+    /// Its total size, with the image below it.
     pub size_bytes: u64,
-    /// What it adds to the layers below it.
+    /// The bytes it adds to the layers below it.
     pub own_bytes: u64,
     /// The disk of a living instance is built on it.
     pub in_use: bool,
@@ -197,11 +197,11 @@ pub struct Snapshot {
 pub enum NodeQuery {
     /// The base images in shared storage.
     ListVmImages,
-    /// Whatever machines keep on this node, also those that nobody knows of any more.
+    /// The files that VMs have on this node, including VMs that the host has no row of.
     ListMachines,
-    /// Removes all that a machine keeps. The host has no such instance and never will again; one
-    /// that the runner's ledger still has is given up by its driver, the only writer. One that
-    /// runs is refused with `StartRefused`, unless by `force`.
+    /// Removes all files of a VM. The host has no such instance and never will again; an instance
+    /// that the runner's ledger still has is deleted by its driver, the only writer. A running VM is
+    /// refused with `StartRefused`, unless by `force`.
     DeleteMachine { task_id: InstanceId, force: bool },
 }
 
@@ -220,7 +220,7 @@ pub struct VmImage {
     pub name: VmImageName,
     /// Its disk's file, below the folder of all images.
     pub file: String,
-    /// What it takes in shared storage.
+    /// Its size in shared storage.
     pub size_bytes: u64,
     /// The size of the disk that a machine sees.
     pub virtual_bytes: u64,
@@ -228,11 +228,11 @@ pub struct VmImage {
     pub modified_ms: i64,
 }
 
-/// What one virtual machine keeps on its node.
+/// The files of one virtual machine on its node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     pub task_id: InstanceId,
-    /// What its own files take; base images and what other machines share are not counted.
+    /// The size of its own files; base images and layers shared with other VMs are not counted.
     pub disk_bytes: u64,
     /// Names in its folder.
     pub files: Vec<String>,
@@ -242,7 +242,7 @@ pub struct Machine {
     pub known: bool,
 }
 
-/// What an instance of this node should be.
+/// The intent and specification of one instance of this node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Order {
     pub task_id: InstanceId,
@@ -257,7 +257,7 @@ pub struct StreamOpen {
     pub target: StreamTarget,
 }
 
-/// The runner's answer; after `Opened` only bytes follow.
+/// The runner's response; after `Opened` only bytes follow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "result")]
 pub enum StreamOpened {
@@ -305,7 +305,7 @@ impl InstanceReply {
         self
     }
 
-    /// What is answered in place of an answer that does not fit a message.
+    /// Creates the failure that replaces a reply that does not fit a message.
     pub fn too_large(bytes: usize) -> Self {
         let (code, message, hint) = too_large(bytes);
         Self::Failed { code, message, hint }
@@ -322,7 +322,7 @@ impl NodeReply {
         self
     }
 
-    /// What is answered in place of an answer that does not fit a message.
+    /// Creates the failure that replaces a reply that does not fit a message.
     pub fn too_large(bytes: usize) -> Self {
         let (code, message, hint) = too_large(bytes);
         Self::Failed { code, message, hint }
@@ -354,6 +354,6 @@ fn bound_failure(message: &mut String, hint: &mut Option<String>) {
 }
 
 fn too_large(bytes: usize) -> (FailureCode, String, Option<String>) {
-    let message = format!("the node's answer has {bytes} bytes, more than a message can hold");
-    (FailureCode::Internal, message, Some("the node's log has its name".to_owned()))
+    let message = format!("the node's response has {bytes} bytes, more than a message can hold");
+    (FailureCode::Internal, message, Some("see the runner's log for its name".to_owned()))
 }

@@ -130,7 +130,7 @@ impl ServerCertVerifier for PinnedCa {
     }
 }
 
-/// What a person can do about a failed handshake.
+/// Returns the hint for a failed handshake.
 pub(crate) fn advice(error: &io::Error) -> &'static str {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     match tls {
@@ -143,7 +143,7 @@ pub(crate) fn advice(error: &io::Error) -> &'static str {
             "the host's certificate is not valid at the time of this machine's clock; set the clocks of both (timedatectl set-ntp true), and restart the host if its clock was wrong at its start"
         }
         Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-            "that host is not the one this machine was invited by; check the address or make a new join token"
+            "the host's certificate is not from the CA in this node's join token; check the address or create a new join token"
         }
         Some(Error::AlertReceived(AlertDescription::CertificateExpired)) => {
             "this machine's certificate has expired by the host's clock; set the clocks of both (timedatectl set-ntp true), or join again with a new token (kohakuriver runner --rejoin --join TOKEN)"
@@ -151,7 +151,7 @@ pub(crate) fn advice(error: &io::Error) -> &'static str {
         Some(Error::AlertReceived(_)) => {
             "the host refused this machine's certificate; join again with a new token"
         }
-        _ => "is that really the host's link port (8001)?",
+        _ => "check that the address is the host's link port (8001)",
     }
 }
 

@@ -22,9 +22,9 @@ use kohakuriver_runner_link::protocol::{
 };
 use proptest::prelude::*;
 
-/// One character whose JSON is as long as any: six bytes for one.
+/// A character with the longest JSON: six bytes for one.
 const WORST: &str = "\u{1}";
-/// What may be left of a frame beside a message at its bounds.
+/// The bytes of a frame that a message at its bounds must leave free.
 const RESERVE: usize = 64 * 1024;
 
 fn id() -> InstanceId {
@@ -115,7 +115,7 @@ fn repository(at: usize, text: &str) -> RepositoryPattern {
     serde_json::from_value(serde_json::Value::String(format!("docker.io/{text}"))).unwrap()
 }
 
-/// A machine that says the most of everything.
+/// An inventory with every text at its longest.
 fn largest_inventory(text: &str) -> Inventory {
     let identity = |n: u32| format!("{n:0>60}");
     let gpu = |index: u32| Gpu {
@@ -219,7 +219,7 @@ proptest! {
     }
 
     #[test]
-    fn failures_in_place_of_answers_fit_a_small_frame(text in texts(), bytes: usize) {
+    fn failures_in_place_of_replies_fit_a_small_frame(text in texts(), bytes: usize) {
         let code = FailureCode::Internal;
         let failed = InstanceReply::Failed { code, message: text.clone(), hint: Some(text.clone()) };
         let of_node = NodeReply::Failed { code, message: text.clone(), hint: Some(text) };
@@ -235,7 +235,7 @@ proptest! {
 }
 
 #[test]
-fn questions_and_openings_fit_a_small_frame() {
+fn commands_and_stream_opens_fit_a_small_frame() {
     let command = InstanceCommand::CreateSnapshot {
         name: Some("n".repeat(63)),
         message: Some("\u{10ffff}".repeat(500)),
@@ -247,7 +247,7 @@ fn questions_and_openings_fit_a_small_frame() {
 }
 
 #[test]
-fn lists_of_snapshots_of_the_first_build_are_read() {
+fn snapshot_lists_of_the_first_build_are_read() {
     let all = InstanceCommand::ListSnapshots { before: None };
     let text = r#"{"question":"list_snapshots"}"#;
     assert_eq!(serde_json::from_str::<InstanceCommand>(text).unwrap(), all);

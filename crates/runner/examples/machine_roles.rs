@@ -1,5 +1,5 @@
-//! What the machines' backend starts, for its tests: becomes QEMU on the node, and is the agent in
-//! the guest.
+//! The executable of the QEMU backend's tests: becomes QEMU on the node, and is the agent in the
+//! guest.
 
 use std::path::Path;
 

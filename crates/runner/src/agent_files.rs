@@ -1,4 +1,4 @@
-//! What the agent in an instance is given: its executable, its settings, its host key.
+//! Files for the agent in an instance: its executable, its settings, its host key.
 //!
 //! The runner writes these and the container reads them; the container's own directory (`run/`)
 //! is never written to from here.
@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::layout::{AGENT_NAME, Layout};
 use kohakuriver_durable as durable;
 
-/// The name the instance's own programs see.
+/// Returns the hostname inside the instance.
 pub fn hostname(spec: &InstanceSpec, id: InstanceId) -> String {
     match &spec.name {
         Some(name) => name.as_str().to_owned(),
@@ -99,7 +99,7 @@ pub fn written_hostname(layout: &Layout, id: InstanceId) -> io::Result<String> {
     Ok(config.hostname)
 }
 
-/// What a guest's agent and this runner both know, made once in the instance's life.
+/// Returns the secret shared with a guest's agent, created once in the instance's life.
 pub fn guest_secret(layout: &Layout, id: InstanceId) -> io::Result<GuestSecret> {
     let path = layout.etc(id).join(GUEST_SECRET_FILE);
     match fs::read_to_string(&path) {
@@ -152,7 +152,7 @@ mod tests {
     use crate::plan::tests::order;
 
     #[test]
-    fn the_host_key_is_made_once_and_kept() {
+    fn host_key_is_created_once() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path(), dir.path());
         let order = order(Intent::created());
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_agent_is_replaced_only_where_it_differs() {
+    fn agent_is_replaced_only_if_it_differs() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path(), dir.path());
         let executable = dir.path().join("exe");
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unnamed_instance_is_called_after_its_id() {
+    fn unnamed_instance_is_named_after_its_id() {
         let order = order(Intent::created());
         let id = InstanceId::from_u64(7_398_213_345_412_345_856);
         assert_eq!(hostname(&order.spec, id), "vps-12345856");

@@ -37,15 +37,14 @@ use tokio::net::{TcpStream, UnixStream};
 const SSH_BUFFER: usize = 512 * 1024;
 /// The agent itself gives up on a port sooner.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
-/// A machine whose QEMU was killed says no goodbye: a connection that it does not answer on for
-/// this long is over.
+/// A VM whose QEMU was killed closes no connection: one that is silent for this long is over.
 const SILENCE: Duration = Duration::from_secs(30);
-/// One that runs answers within milliseconds.
+/// A running agent answers within milliseconds.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// By the time the eighth is sent, the kernel has asked again for the first.
 const MOST_ATTEMPTS: usize = 8;
 
-/// Where an instance's agent is reached.
+/// The address of an instance's agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AgentAddress {
     /// A container's: the directory of its socket.
@@ -62,30 +61,30 @@ pub enum AgentError {
     Slow,
     #[error(transparent)]
     Proof(#[from] ProofError),
-    #[error("the instance's agent gave an answer that is none")]
+    #[error("the instance's agent sent an invalid response")]
     Answer(#[from] WireError),
     #[error("{0}")]
     Refused(String),
     #[error("the instance is not on this node")]
     NotHere,
-    #[error("nothing of ours is inside: its console is all there is (kohakuriver terminal attach)")]
+    #[error("this VM has no agent: use its console (kohakuriver terminal attach)")]
     NoAgent,
 }
 
-/// Opens a stream to `target`; from then on it carries bytes.
+/// Opens a stream of bytes to `target`.
 pub async fn open(agent: &AgentAddress, target: &StreamTarget) -> Result<Socket, AgentError> {
     within(OPEN_LIMIT, ask(agent, target)).await
 }
 
-/// Whether the agent is up.
+/// Checks that the agent is up.
 pub async fn ping(agent: &AgentAddress) -> Result<(), AgentError> {
     within(Duration::from_secs(2), ask(agent, &StreamTarget::Ping)).await.map(drop)
 }
 
-/// Gives a guest's agent new settings; they count from the next login on.
+/// Sends new settings to a guest's agent; they apply from the next login on.
 ///
 /// # Errors
-/// The agent is not there, or would not have them.
+/// The agent is unreachable or refuses the settings.
 pub async fn send_settings(agent: &AgentAddress, settings: &[u8]) -> Result<(), AgentError> {
     within(OPEN_LIMIT, async {
         let mut stream = ask(agent, &StreamTarget::Settings).await?;
@@ -108,12 +107,14 @@ async fn ask(agent: &AgentAddress, request: &StreamTarget) -> Result<Socket, Age
         AgentAddress::Socket(run_dir) => {
             let stream = connect(run_dir).await.map_err(AgentError::Unreachable)?;
             if *request == StreamTarget::Ssh {
-                // Whoever sends much is woken less often. What the system allows serves as well.
+                // A bulk sender is woken less often. Less than this, where the system limits it, works too.
                 let _ = SockRef::from(&stream).set_send_buffer_size(SSH_BUFFER);
             }
             stream.into()
         }
-        AgentAddress::Guest { address, secret } => reach_guest(*address, secret).await?.into(),
+        AgentAddress::Guest { address, secret } => {
+            connect_guest_retrying(*address, secret).await?.into()
+        }
     };
     write_request(&mut stream, request).await?;
     accepted(read_reply(&mut stream).await?)?;
@@ -129,7 +130,10 @@ fn accepted(reply: StreamReply) -> Result<(), AgentError> {
 
 /// Tries again beside what it has tried, for as long as nothing answers: the kernel asks a second
 /// time only after a second, and a guest that has just come up shall not have to wait for that.
-async fn reach_guest(address: SocketAddr, secret: &GuestSecret) -> Result<TcpStream, AgentError> {
+async fn connect_guest_retrying(
+    address: SocketAddr,
+    secret: &GuestSecret,
+) -> Result<TcpStream, AgentError> {
     let mut attempts = FuturesUnordered::new();
     loop {
         if attempts.len() < MOST_ATTEMPTS {

@@ -1,4 +1,4 @@
-//! What an instance runs on, behind one trait: Docker, QEMU, and a fake in tests.
+//! The trait behind which instances run: Docker, QEMU, and a fake in tests.
 //!
 //! A backend only does what it is told and shows what is there; when to do what is decided in
 //! [`plan`](crate::plan). Every act may be repeated: starting what runs, stopping what rests and
@@ -83,7 +83,7 @@ pub trait Backend: Send + Sync + 'static {
     async fn create_snapshot(
         &self,
         id: InstanceId,
-        wish: &SnapshotWish,
+        wish: &SnapshotSpec,
         keep: u32,
     ) -> Result<Snapshot, BackendError>;
 
@@ -116,7 +116,7 @@ pub trait Backend: Send + Sync + 'static {
     /// How long the agent may take to answer after a start.
     fn boot_limit(&self) -> Duration;
 
-    /// What else people should know of one that runs.
+    /// Returns warnings about a running instance.
     fn remarks(&self, _id: InstanceId) -> Remarks {
         Remarks::default()
     }
@@ -131,8 +131,8 @@ pub trait Backend: Send + Sync + 'static {
     /// the agent nor anything else of ours in the instance has to work.
     async fn attach(&self, id: InstanceId, stream: UnixStream);
 
-    /// What this backend keeps on the node, also of instances that nobody knows of any more.
-    fn kept(&self) -> std::io::Result<Vec<Machine>> {
+    /// Lists the machines with files on the node, including those that no ledger has.
+    fn retained(&self) -> std::io::Result<Vec<Machine>> {
         Ok(Vec::new())
     }
 
@@ -179,9 +179,9 @@ pub struct Remarks {
     pub warning: Option<String>,
 }
 
-/// What a snapshot is to be called.
+/// The name and message of a new snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SnapshotWish {
+pub struct SnapshotSpec {
     pub name: Option<String>,
     pub message: String,
 }
@@ -193,7 +193,7 @@ pub enum Change {
     Everything,
 }
 
-/// Why a backend could not do it. Clonable, because waiters share one pull.
+/// The reason why a backend's operation failed. Clonable, because waiters share one pull.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BackendError {
     #[error("the Docker engine of this node is not available: {reason}")]
@@ -202,27 +202,27 @@ pub enum BackendError {
     ImageNotFound { image: String, reason: String },
     #[error("{what}: {reason}")]
     ImageUnavailable { what: String, reason: String, hint: String },
-    #[error("there is no environment '{name}' in shared storage ({known})")]
+    #[error("no environment '{name}' in shared storage ({known})")]
     EnvironmentNotFound { name: String, known: String },
     #[error("the node's disk is full: {reason}")]
     DiskFull { reason: String },
-    #[error("it has no snapshot {which}")]
+    #[error("the instance has no snapshot {which}")]
     SnapshotNotFound { which: String },
     #[error("snapshot {tag} is in use: the disk of a VPS is built on it")]
     SnapshotInUse { tag: u64 },
-    #[error("it has a snapshot named '{name}' already")]
+    #[error("the instance already has a snapshot named '{name}'")]
     SnapshotNameTaken { name: String },
     #[error(
-        "{} lies beside its disk, in a volume of the engine: no snapshot can hold what is in it, \
-         and a restore would delete it", paths.join(", ")
+        "{} is in an engine volume outside the instance's disk: no snapshot can include it, and a \
+         restore would delete it", paths.join(", ")
     )]
     OutsideDisk { paths: Vec<String> },
     #[error("this node's Docker engine cannot give GPUs to containers: {reason}")]
     NoGpuRuntime { reason: String },
-    /// A machine cannot have the cards it was promised.
-    #[error("this node cannot give it its GPUs: {reason}")]
+    /// A VM's allocated GPUs cannot be attached.
+    #[error("this node cannot attach the GPUs of the VM: {reason}")]
     NoGpu { reason: String },
-    #[error("{by} would not {act} it: {reason}")]
+    #[error("{by} refused to {act} the instance: {reason}")]
     Refused { by: &'static str, act: &'static str, reason: String },
     /// The node cannot run virtual machines, or not this one.
     #[error("{reason}")]
@@ -230,9 +230,9 @@ pub enum BackendError {
     /// The node's owner has not allowed it.
     #[error("{reason}")]
     NotAllowed { reason: String, hint: String },
-    #[error("others of this node could get at it: {reason}")]
+    #[error("this node cannot isolate the instance from others: {reason}")]
     NotContained { reason: String },
-    #[error("{act} did not end within {seconds} s")]
+    #[error("{act} did not finish within {seconds} s")]
     Slow { act: &'static str, seconds: u64 },
 }
 
@@ -267,29 +267,31 @@ impl BackendError {
                  used where the node's owner starts its runner with --allow-local-image"
             }
             Self::EnvironmentNotFound { .. } => {
-                "use one of the names listed, or put NAME-UNIXTIME.tar there"
+                "use a listed name, or put NAME-UNIXTIME.tar into shared storage"
             }
             Self::DiskFull { .. } => {
                 "free space on the node: 'docker system df' and 'du -h' on its data directory show where \
                  it is"
             }
-            Self::SnapshotNotFound { .. } => "kohakuriver vps snapshot list VPS",
+            Self::SnapshotNotFound { .. } => {
+                "list its snapshots: kohakuriver vps snapshot list VPS"
+            }
             Self::SnapshotInUse { .. } => {
                 "delete the VPS that uses it first, or restore it to another snapshot"
             }
             Self::SnapshotNameTaken { .. } => {
-                "take another name, or delete that snapshot first: kohakuriver vps snapshot delete VPS NAME"
+                "choose another name, or delete that snapshot first: kohakuriver vps snapshot delete VPS NAME"
             }
             Self::OutsideDisk { .. } => {
-                "copy it out with 'kohakuriver vps cp', create another VPS of the same image, and copy it \
-                 in there: VPSes that are made now have no such volumes"
+                "copy it out with 'kohakuriver vps cp', create another VPS from the same image, and copy it \
+                 in there: new VPSes have no such volumes"
             }
             Self::NoGpuRuntime { .. } => {
                 "install nvidia-container-toolkit on the node, then run 'nvidia-ctk runtime \
                  configure --runtime=docker' and restart Docker"
             }
             Self::NotContained { .. } => {
-                "'kohakuriver vps restart' tries again; if it stays so, the node's owner looks at its log"
+                "retry with 'kohakuriver vps restart'; if that fails too, the node's owner finds the cause in the runner's log"
             }
             // What to do is in the reason.
             Self::NoGpu { .. } | Self::Refused { .. } | Self::Slow { .. } => return None,

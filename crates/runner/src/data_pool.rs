@@ -1,8 +1,8 @@
-//! Data connections: dialled ahead, idle at the host until it wants a stream.
+//! Data connections, dialed ahead and idle until the host opens a stream.
 //!
 //! ```text
 //!  dialling --connected--> idle --StreamOpen--> (a replacement is dialled) relaying --both done--> gone
-//!     |--failed--> told to the host, tried again    |--closed--> dialled again
+//!     |--failed--> reported to the host, retried    |--closed--> dialled again
 //! ```
 //!
 //! Idle connections belong to one control session; streams that were opened outlive it.
@@ -25,7 +25,7 @@ use crate::streams::{MOST_STREAMS, Streams};
 
 /// Enough for a click that opens a terminal and a file list at once.
 const IDLE: usize = 2;
-/// What one request of the host may ask for.
+/// The most connections that one request of the host may ask for.
 const MOST_EXTRA: u32 = 64;
 
 #[derive(Debug)]
@@ -79,7 +79,7 @@ impl DataPool {
 
 type Taken = (FrameStream<LinkStream>, StreamOpen);
 
-/// The connection came to nothing.
+/// The connection failed.
 struct Lost;
 
 impl Dialler {
@@ -105,7 +105,7 @@ impl Dialler {
             let stream = match connect_data(&identity).await {
                 Ok(stream) => stream,
                 Err(error) => {
-                    // A full queue has told the host already.
+                    // With a full queue, enough failures are being reported already.
                     let _ = self.failures.try_send(error.to_string());
                     return Err(Lost);
                 }
@@ -133,8 +133,8 @@ impl Dialler {
 
 /// Connects one stream to the instance and copies until both sides are done.
 async fn serve(streams: Arc<Streams>, mut frames: FrameStream<LinkStream>, open: StreamOpen) {
-    let Some(_room) = streams.room() else {
-        let error = format!("the node has {MOST_STREAMS} streams open already");
+    let Some(_permit) = streams.try_acquire() else {
+        let error = format!("the node already has {MOST_STREAMS} open streams, its limit");
         let _ = frames.send(&StreamOpened::refused(error)).await;
         return;
     };
@@ -146,7 +146,7 @@ async fn serve(streams: Arc<Streams>, mut frames: FrameStream<LinkStream>, open:
         }
     };
     if let Err(error) = join(frames, agent).await {
-        tracing::debug!(task_id = %open.task_id, %error, "a stream broke");
+        tracing::debug!(task.id = %open.task_id, %error, "a stream broke");
     }
 }
 

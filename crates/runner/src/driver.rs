@@ -1,9 +1,9 @@
-//! One instance's single writer.
+//! Drives one instance as its single writer.
 //!
 //! ```text
-//!  look (ledger, backend) --plan--> step --done--> look again
-//!                            |--rest--> publish, wait for: order | backend event | timer
-//!  engine away: publish nothing, wait, look again      newer order while waiting: give up, look
+//!  inspect (ledger, backend) --plan--> step --done--> inspect again
+//!                               |--rest--> publish, wait for: order | backend event | timer
+//!  engine away: publish nothing, wait, inspect again   newer order while waiting: abandon, inspect
 //! ```
 
 use std::net::IpAddr;
@@ -25,9 +25,9 @@ use crate::observation_board::ObservationBoard;
 use crate::plan::{Failure, PlanInput, Step, plan};
 
 mod bring_up;
-pub mod request;
+pub mod command;
 
-pub use request::Request;
+pub use command::Command;
 
 /// Steps that follow each other without rest, before something must be wrong.
 const MOST_STEPS: u32 = 20;
@@ -36,14 +36,14 @@ const MOST_STEPS: u32 = 20;
 /// all the time, and each start is still far within the limit its agent has to answer.
 pub const STARTS_AT_ONCE: usize = 8;
 
-/// What every driver shares.
+/// The state shared by all drivers.
 pub struct Shared {
     pub backends: Backends,
     pub ledger: Ledger,
     pub layout: Layout,
     pub board: Arc<ObservationBoard>,
-    /// Held while an instance is created and started. More at once would only make each slower.
-    pub room: Semaphore,
+    /// Permits to create and start instances. More at once would only make each slower.
+    pub starts: Semaphore,
     pub shutdown: CancellationToken,
 }
 
@@ -60,18 +60,18 @@ pub struct Driver {
 
 #[derive(Debug, thiserror::Error)]
 enum StepError {
-    #[error("the backend could not do it")]
+    #[error("the backend failed")]
     Backend(#[from] BackendError),
-    #[error("the ledger could not be written")]
+    #[error("cannot write the ledger")]
     Ledger(#[from] LedgerError),
-    #[error("the instance's files could not be written")]
+    #[error("cannot write the instance's files")]
     Files(#[from] std::io::Error),
-    #[error("a newer order came")]
+    #[error("superseded by a newer order")]
     Superseded,
 }
 
 impl StepError {
-    /// What to tell people.
+    /// Returns the failure's code, message and hint.
     fn explain(&self) -> (FailureCode, String, Option<String>) {
         let disk_full = || {
             let hint = "free some space on the node's data directory".to_owned();
@@ -82,7 +82,7 @@ impl StepError {
             Self::Ledger(error) if error.is_disk_full() => disk_full(),
             Self::Files(error) if error.kind() == std::io::ErrorKind::StorageFull => disk_full(),
             Self::Ledger(_) | Self::Files(_) | Self::Superseded => {
-                let hint = "the cause is in the runner's log".to_owned();
+                let hint = "the node's owner finds the cause in the runner's log".to_owned();
                 (FailureCode::Internal, format!("on the node, {self}"), Some(hint))
             }
         }
@@ -108,9 +108,9 @@ impl Driver {
         Self { shared, id, orders, nudges, record, host_key, settings_written }
     }
 
-    /// Runs until the instance is gone or the runner ends. Requests are lent to it: those that wait
-    /// outlive a panic.
-    pub async fn run(mut self, requests: &mut mpsc::Receiver<Request>) {
+    /// Runs until the instance is gone or the runner ends. Borrows the queue of commands, so that
+    /// waiting ones outlive a panic.
+    pub async fn run(mut self, commands: &mut mpsc::Receiver<Command>) {
         let mut retry = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         let mut steps = 0;
         let shutdown = self.shared.shutdown.clone();
@@ -122,7 +122,7 @@ impl Driver {
                     continue;
                 }
                 Ok(Next::Again) => {
-                    tracing::warn!(task_id = %self.id, "the instance does not settle");
+                    tracing::warn!(task.id = %self.id, "the instance does not converge");
                     Some(retry.next(clock::jitter()))
                 }
                 Ok(Next::Wait) => {
@@ -144,16 +144,16 @@ impl Driver {
             };
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                // The fleet keeps the sender for as long as this task runs.
+                // The supervisor holds the sender for as long as this task runs.
                 _ = self.orders.changed() => {}
-                Some(request) = requests.recv() => self.serve(request).await,
+                Some(command) = commands.recv() => self.serve(command).await,
                 () = self.nudges.notified() => {}
                 () = timer => {}
             }
         }
     }
 
-    /// Looks once and does one step.
+    /// Inspects the instance and performs one step.
     async fn advance(&mut self) -> Result<Next, StepError> {
         self.take_order().await?;
         let found = match self.backend().inspect(self.id).await {
@@ -161,8 +161,8 @@ impl Driver {
             Err(error) if error.is_engine_away() && !self.record.attempted => {
                 return self.without_engine(error);
             }
-            Err(error) if self.must_go_unseen(&error) => {
-                tracing::warn!(task_id = %self.id, %error, "removed without having been looked at");
+            Err(error) if self.must_delete_uninspected(&error) => {
+                tracing::warn!(task.id = %self.id, %error, "removing an instance that cannot be inspected");
                 self.backend().remove(self.id).await?;
                 return self.forget().await;
             }
@@ -173,7 +173,7 @@ impl Driver {
             self.write(|record| record.prove(epoch))?;
         }
         let step = plan(&self.view(), found.as_ref());
-        tracing::debug!(task_id = %self.id, ?step, "next step");
+        tracing::debug!(task.id = %self.id, ?step, "next step");
         match step {
             Step::Create => self.create().await?,
             Step::Replace => self.replace().await?,
@@ -182,12 +182,12 @@ impl Driver {
             Step::AwaitAgent { started_at_ms } => self.await_agent(started_at_ms).await?,
             Step::RecordEarlyEnd { exit_code } => self.record_early_end(exit_code).await?,
             Step::RecordOom => {
-                tracing::warn!(task_id = %self.id, "out of memory");
+                tracing::warn!(task.id = %self.id, "out of memory");
                 self.write(Record::ran_out_of_memory)?;
             }
             Step::SettleEnd => {
                 let started = found.and_then(|found| found.started);
-                self.write(|record| record.settled = started)?;
+                self.write(|record| record.exit_is_final = started)?;
             }
             Step::Pause => self.backend().pause(self.id).await?,
             Step::Resume => self.backend().resume(self.id).await?,
@@ -198,7 +198,7 @@ impl Driver {
                 }
                 let backend = self.backend();
                 let stop = backend.stop(self.id);
-                // Whoever has no patience may kill it meanwhile.
+                // A newer order may kill it meanwhile.
                 self.unless_superseded(stop).await??;
             }
             Step::Kill => self.backend().kill(self.id).await?,
@@ -219,8 +219,9 @@ impl Driver {
         Ok(Next::Again)
     }
 
-    /// What describes it on the node is damaged, and it is to be deleted: nothing of it is needed.
-    fn must_go_unseen(&self, error: &BackendError) -> bool {
+    /// Whether to delete the instance without inspecting it: its description on the node is damaged,
+    /// and none of it is needed.
+    fn must_delete_uninspected(&self, error: &BackendError) -> bool {
         self.record.order.intent.desired == Desired::Deleted && !error.is_engine_away()
     }
 
@@ -231,7 +232,7 @@ impl Driver {
         self.shared.ledger.forget(self.id)?;
         self.host_key = None;
         self.publish(Observed::Absent);
-        tracing::info!(task_id = %self.id, "deleted");
+        tracing::info!(task.id = %self.id, "deleted");
         Ok(Next::Gone)
     }
 
@@ -244,7 +245,7 @@ impl Driver {
                 self.shared.ledger.save(&newer)?;
             }
             tracing::info!(
-                task_id = %self.id,
+                task.id = %self.id,
                 desired = ?order.intent.desired,
                 generation = order.intent.generation,
                 "new order"
@@ -283,7 +284,7 @@ impl Driver {
         Ok(Next::Wait)
     }
 
-    /// What it runs on; that never changes.
+    /// Returns the instance's backend, which never changes.
     fn backend(&self) -> Arc<dyn Backend> {
         Arc::clone(self.shared.backends.of(self.record.order.spec.backend()))
     }
@@ -302,7 +303,7 @@ impl Driver {
         });
         match outcome {
             Err(error @ BackendError::Refused { .. }) if up => {
-                tracing::warn!(task_id = %self.id, %error, "the limits wait for the next start");
+                tracing::warn!(task.id = %self.id, %error, "the limits apply at the next start");
                 let why = format!("its new limits apply after a restart: {error}");
                 self.write(|record| record.refuse_resize(why))
             }
@@ -336,7 +337,7 @@ impl Driver {
     /// it still runs is not known while its engine is away.
     fn report_trouble(&self, error: &StepError) {
         let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-        tracing::warn!(task_id = %self.id, %error, cause, "will try again");
+        tracing::warn!(task.id = %self.id, %error, cause, "will try again");
         let ordered = self.record.order.intent.generation;
         let pending = self.shared.board.get(self.id).is_none_or(|seen| {
             let on_its_way =

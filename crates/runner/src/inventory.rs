@@ -1,4 +1,4 @@
-//! What this machine has and how busy it is, read from the kernel and from `nvidia-smi`.
+//! The node's hardware and load, read from the kernel and from `nvidia-smi`.
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -34,7 +34,7 @@ pub fn size() -> (u32, u64) {
     *SIZE
 }
 
-/// What needs nobody's answer but the kernel's.
+/// Detects the hardware that the kernel reports.
 fn detect_machine() -> Inventory {
     let (cores, memory_bytes) = size();
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();

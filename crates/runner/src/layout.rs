@@ -1,11 +1,11 @@
-//! Where everything is on the node, and where it appears inside a container.
+//! The paths of the node's files, and their paths inside a container.
 //!
 //! ```text
 //!  <data>/lock                              one runner at a time
 //!  <data>/agent/kohakuriver                 -> /.kohakuriver/bin  (read-only)
-//!  <data>/images/                           what is known of loaded environments; builds
-//!  <data>/gpus.json                         what NVIDIA's driver told of each card
-//!  <data>/vfio/<id>.json                    what PCI devices of a machine were before
+//!  <data>/images/                           metadata of loaded environments; builds
+//!  <data>/gpus.json                         GPUs as NVIDIA's driver reported them
+//!  <data>/vfio/<id>.json                    earlier drivers of a VM's PCI devices
 //!  <data>/instances/<id>/order.json         the ledger
 //!  <data>/instances/<id>/etc/               -> /.kohakuriver/etc  (read-only; the runner writes)
 //!  <data>/instances/<id>/run/               -> /.kohakuriver/run  (the container writes)
@@ -66,7 +66,7 @@ impl Layout {
         self.instance(id).join("run")
     }
 
-    /// What the container has as `/etc/hosts` and the like.
+    /// Returns the directory of the container's `/etc/hosts` and the like.
     pub fn own(&self, id: InstanceId) -> PathBuf {
         self.instance(id).join("own")
     }

@@ -1,4 +1,4 @@
-//! What the runner must not forget: per instance the newest order and how far it came.
+//! The runner's persistent record: per instance the newest order and how far it was carried out.
 //!
 //! ```text
 //!  order arrives --accept--> attempted (before the backend is asked to create)
@@ -8,7 +8,7 @@
 //! One file per instance, replaced as a whole. It is written before an act whose repetition
 //! would do harm, and after an act that can be seen in the backend.
 //!
-//! A file that cannot be read costs its own instance, not the node: it is set aside, and made anew
+//! A damaged file affects its own instance, not the node: it is set aside, and rebuilt
 //! from the host's next order and what the backend has ([`Record::rebuilt`]).
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ use crate::layout::Layout;
 use crate::plan::{Failure, Limits, PlanInput, StartRecord};
 use kohakuriver_durable as durable;
 
-/// One instance's entry.
+/// The record of one instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     pub order: Order,
@@ -42,15 +42,15 @@ pub struct Record {
     #[serde(default)]
     pub oom: Option<u64>,
     /// The backend's mark of the start whose end is for good.
-    #[serde(default)]
-    pub settled: Option<String>,
+    #[serde(default, rename = "settled")]
+    pub exit_is_final: Option<String>,
     /// The generation whose limits the backend would not apply while it ran.
     #[serde(default)]
     pub resize_refused: Option<u64>,
     /// The backend's mark of the start whose stop was snapshotted, or could not be.
     #[serde(default)]
     pub snapshotted: Option<String>,
-    /// What people should know, and under which generation it came up.
+    /// The warning for users, and the generation in which it came up.
     #[serde(default)]
     pub warning: Option<(u64, String)>,
     /// It was made anew in place of a damaged one: how far the newest start came is to be seen in
@@ -69,7 +69,7 @@ impl Record {
             failure: None,
             disk: None,
             oom: None,
-            settled: None,
+            exit_is_final: None,
             resize_refused: None,
             snapshotted: None,
             warning: None,
@@ -89,11 +89,11 @@ impl Record {
             unproven: true,
             ..Self::new(order, now_ms)
         };
-        record.warn("its record on the node was damaged and has been made anew".to_owned());
+        record.warn("its record on the node was damaged and has been rebuilt".to_owned());
         record
     }
 
-    /// What the backend shows stands in for what was written: a start that can be seen was done.
+    /// Rebuilds the start record from the backend: a start that can be seen was done.
     pub fn prove(&mut self, epoch: Option<String>) {
         self.unproven = false;
         if let Some(epoch) = epoch {
@@ -112,7 +112,7 @@ impl Record {
         true
     }
 
-    /// What is started exists, so its disk was made.
+    /// Records an intended start. A started instance exists, so its disk was made.
     pub fn intend_start(&mut self, epoch: String, before: Option<String>) {
         let intent = self.order.intent;
         self.disk = Some(intent.disk_generation);
@@ -172,7 +172,7 @@ impl Record {
             disk: self.disk,
             oom: self.oom,
             on_oom: spec.on_oom,
-            settled: self.settled.as_deref(),
+            exit_is_final: self.exit_is_final.as_deref(),
             wanted,
             resize_refused: self.resize_refused == Some(intent.generation),
             snapshot_on_stop: spec.snapshots.on_stop,
@@ -252,7 +252,7 @@ impl Ledger {
         LedgerError::Damaged { path: self.file(id), source: serde::de::Error::custom(why) }
     }
 
-    /// Keeps a record that cannot be read, for people, where the next one does not overwrite it.
+    /// Moves a damaged record, for inspection, where the next one does not overwrite it.
     pub fn set_aside(&self, id: InstanceId) -> Result<(), LedgerError> {
         let path = self.file(id);
         match fs::rename(&path, self.aside(id)) {
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_survives_and_older_orders_do_not_win() {
+    fn record_survives_and_ignores_older_orders() {
         let (_dir, ledger) = ledger();
         assert!(ledger.load_all().unwrap().0.is_empty());
         let stop = Intent::created().stop();

@@ -1,16 +1,16 @@
-//! The runner: one process per machine that keeps its instances as the host wishes them.
+//! The runner: one process per node that converges its instances to the host's orders.
 //!
 //! ```text
-//!   host <==== control link ====> session ---- orders ----> fleet: one driver per instance
+//!   host <==== control link ====> session ---- orders ----> supervisor: one driver per instance
 //!                                    ^                          |  ledger (intent, on disk)
 //!                                    |                          |  plan   (pure: what next?)
 //!                                    +---- observation board <--+  backend (Docker)
 //!   host <==== data links ======> data pool ---- agent socket ----> agent inside the instance
 //! ```
 //!
-//! Whatever happens at whatever moment (kill -9, reboot, a link or an engine that goes away),
-//! the driver looks at the ledger and at the backend again and the plan converges to the wish.
-//! The host being away changes nothing for what runs.
+//! After any failure at any moment (kill -9, reboot, a lost link or engine), the driver inspects the
+//! ledger and the backend again and the plan converges to the intent. The absence of the host
+//! changes nothing for running instances.
 
 mod agent_files;
 mod agent_stream;

@@ -1,4 +1,4 @@
-//! One runner per data directory.
+//! Locks the data directory for one runner.
 
 use std::fs::{File, OpenOptions};
 use std::io;

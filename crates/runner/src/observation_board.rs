@@ -1,4 +1,4 @@
-//! The newest observation of every instance, for whoever talks to the host.
+//! The newest observation of every instance, for the session with the host.
 //!
 //! Drivers publish; the session takes what changed since it last looked. A newer observation
 //! replaces an untaken one, so a slow link delays reports but never queues them.
@@ -46,7 +46,7 @@ impl ObservationBoard {
         self.lock().by_task.get(&task).map(|(_, observation)| observation.clone())
     }
 
-    /// What was published after `since`, in order, and the mark to give next time.
+    /// Returns the observations published after `since`, in order, and the mark to pass next time.
     pub fn after(&self, since: u64) -> (u64, Vec<(InstanceId, Observation)>) {
         let entries = self.lock();
         let mut fresh: Vec<_> =

@@ -1,4 +1,4 @@
-//! What to do next for one instance: a pure function of the ledger and of what the backend shows.
+//! Decides the next step of one instance: a pure function of the ledger and of the backend's state.
 //!
 //! ```text
 //!  desired running:   nothing --Create--> created --Start--> running --AwaitAgent--> running, ready
@@ -24,10 +24,10 @@ use serde::{Deserialize, Serialize};
 /// An end is for good when its engine has outlived it by this. Before, the engine itself may be
 /// on its way down and have taken the instance along.
 const SETTLE_MS: i64 = 10_000;
-/// What ends with SIGKILL has this.
+/// The exit code of a process killed with SIGKILL.
 const KILLED_EXIT_CODE: i64 = 137;
 
-/// What the backend has of an instance.
+/// The state of an instance in its backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendState {
     pub life: Lifecycle,
@@ -118,7 +118,7 @@ pub struct PlanInput<'a> {
     pub oom: Option<u64>,
     pub on_oom: OnOom,
     /// The start whose end is for good.
-    pub settled: Option<&'a str>,
+    pub exit_is_final: Option<&'a str>,
     pub wanted: Limits,
     /// The backend has refused these limits while it runs.
     pub resize_refused: bool,
@@ -284,14 +284,14 @@ fn started(view: &PlanInput<'_>, found: &BackendState, epoch: &str, ready: bool)
         Lifecycle::Paused { .. } => Step::Resume,
         Lifecycle::Created => fresh(view, found),
         Lifecycle::Ended { .. }
-            if epoch != found.epoch && view.settled != found.started.as_deref() =>
+            if epoch != found.epoch && view.exit_is_final != found.started.as_deref() =>
         {
             fresh(view, found)
         }
         Lifecycle::Ended { exit_code: Some(KILLED_EXIT_CODE), .. } if found.oom => Step::RecordOom,
         Lifecycle::Ended { exit_code, .. } if !ready => Step::RecordEarlyEnd { exit_code },
         Lifecycle::Ended { finished_at_ms, .. }
-            if view.settled != found.started.as_deref()
+            if view.exit_is_final != found.started.as_deref()
                 && view.now_ms - finished_at_ms >= SETTLE_MS =>
         {
             Step::SettleEnd

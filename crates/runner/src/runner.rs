@@ -57,7 +57,7 @@ pub enum RunnerError {
 
 /// A runner whose instances are being driven; [`Runner::run`] connects it to its host.
 pub struct Runner {
-    fleet: Arc<InstanceSupervisor>,
+    supervisor: Arc<InstanceSupervisor>,
     shared: Arc<Shared>,
     identity: watch::Sender<RunnerIdentity>,
     streams: Arc<Streams>,
@@ -121,13 +121,13 @@ impl Runner {
             ledger,
             layout,
             board: Arc::new(ObservationBoard::default()),
-            room: Semaphore::new(STARTS_AT_ONCE),
+            starts: Semaphore::new(STARTS_AT_ONCE),
             shutdown: CancellationToken::new(),
         });
-        let fleet = InstanceSupervisor::new(Arc::clone(&shared), records, damaged);
-        let streams = Arc::new(Streams::new(Arc::clone(&fleet)));
+        let supervisor = InstanceSupervisor::new(Arc::clone(&shared), records, damaged);
+        let streams = Arc::new(Streams::new(Arc::clone(&supervisor)));
         Ok(Self {
-            fleet,
+            supervisor,
             shared,
             identity: watch::Sender::new(identity),
             streams,
@@ -136,7 +136,7 @@ impl Runner {
         })
     }
 
-    /// What this machine has now.
+    /// Returns the node's current inventory.
     pub async fn inventory(&self) -> Inventory {
         detect_inventory(&self.shared.backends, self.shared.layout.data()).await
     }
@@ -149,7 +149,7 @@ impl Runner {
     /// Serves the host until `shutdown`. Instances run on afterwards.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunnerError> {
         let session = Session::new(
-            Arc::clone(&self.fleet),
+            Arc::clone(&self.supervisor),
             Arc::clone(&self.shared),
             self.identity.clone(),
             Arc::clone(&self.streams),
@@ -157,10 +157,10 @@ impl Runner {
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = session.run() => {}
-            ((), ()) = async { tokio::join!(self.fleet.watch_backend(), self.fleet.report_orphans()) } => {}
+            ((), ()) = async { tokio::join!(self.supervisor.watch_backend(), self.supervisor.report_orphans()) } => {}
         }
         self.shared.shutdown.cancel();
-        self.fleet.finish(FINISH_LIMIT).await;
+        self.supervisor.finish(FINISH_LIMIT).await;
         self.machines.leave();
         tracing::info!("runner stopped; its instances run on");
         Ok(())

@@ -6,7 +6,7 @@
 //!    +---------- wait with backoff <--- silence of 15 s, an error -+
 //! ```
 //!
-//! Nothing here touches an instance: orders go to the fleet, observations come from the board.
+//! Nothing here touches an instance: orders go to the supervisor, observations come from the board.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -33,8 +33,8 @@ use crate::supervisor::InstanceSupervisor;
 
 /// The host said no; it has to be told otherwise first, by a person.
 const REFUSED_WAIT: Duration = Duration::from_secs(30);
-/// What nodes say should be right within a few seconds of a host's return, and fifty that knock
-/// every three seconds are no load.
+/// Observations should be current within a few seconds of a host's return, and fifty nodes that
+/// connect every three seconds are no load.
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
 /// A connection that held this long was a good one.
 const STABLE: Duration = Duration::from_secs(20);
@@ -46,18 +46,18 @@ enum SessionError {
     Link(#[from] LinkError),
     #[error(transparent)]
     Frame(#[from] FrameError),
-    #[error("the host was silent for {} s", SILENCE_LIMIT.as_secs())]
+    #[error("the host sent nothing for {} s", SILENCE_LIMIT.as_secs())]
     Silent,
     #[error("the host refused this node: {reason}")]
     Refused { reason: String },
-    #[error("the host speaks another version of the protocol")]
+    #[error("the host uses another version of the protocol")]
     Unexpected,
-    #[error("this node's certificate cannot be renewed")]
+    #[error("cannot renew this node's certificate")]
     Renewal(#[from] PkiError),
 }
 
 pub struct Session {
-    fleet: Arc<InstanceSupervisor>,
+    supervisor: Arc<InstanceSupervisor>,
     shared: Arc<Shared>,
     identity: watch::Sender<RunnerIdentity>,
     streams: Arc<Streams>,
@@ -66,12 +66,12 @@ pub struct Session {
 
 impl Session {
     pub fn new(
-        fleet: Arc<InstanceSupervisor>,
+        supervisor: Arc<InstanceSupervisor>,
         shared: Arc<Shared>,
         identity: watch::Sender<RunnerIdentity>,
         streams: Arc<Streams>,
     ) -> Self {
-        Self { fleet, shared, identity, streams, inventory: watch::Sender::new(None) }
+        Self { supervisor, shared, identity, streams, inventory: watch::Sender::new(None) }
     }
 
     /// Stays connected for as long as it is polled.
@@ -86,7 +86,7 @@ impl Session {
             let began = Instant::now();
             let Err(error) = self.connect_and_serve(&mut last_trouble).await;
             let trouble = with_causes(&error);
-            // The same trouble is told once, not at every try.
+            // The same error is logged once, not at every attempt.
             if trouble == last_trouble {
                 tracing::debug!(error = trouble, "still not connected to the host");
             } else {
@@ -181,7 +181,7 @@ impl Session {
                     let Some(message) = message? else { continue };
                     match &message {
                         ToRunner::Order(order) => drop(ordered.insert(order.task_id)),
-                        ToRunner::SyncDone => self.fleet.report_strangers(&ordered),
+                        ToRunner::SyncDone => self.supervisor.report_unknown_to_host(&ordered),
                         ToRunner::Welcome { .. }
                         | ToRunner::Refused { .. }
                         | ToRunner::HeartbeatAck
@@ -227,21 +227,21 @@ impl Session {
     ) -> Result<(), SessionError> {
         match message {
             ToRunner::InstanceCommand { request, task_id, command } => {
-                let (fleet, answers) = (Arc::clone(&self.fleet), answers.clone());
+                let (supervisor, answers) = (Arc::clone(&self.supervisor), answers.clone());
                 tokio::spawn(async move {
-                    let answer = fleet.ask(task_id, command).await;
+                    let answer = supervisor.execute(task_id, command).await;
                     // The session may be over; then nobody waits for it.
                     let _ = answers.send(ToHost::InstanceReply { request, answer }).await;
                 });
             }
             ToRunner::NodeQuery { request, query } => {
-                let (fleet, answers) = (Arc::clone(&self.fleet), answers.clone());
+                let (supervisor, answers) = (Arc::clone(&self.supervisor), answers.clone());
                 tokio::spawn(async move {
-                    let answer = fleet.ask_node(query).await;
+                    let answer = supervisor.query_node(query).await;
                     let _ = answers.send(ToHost::NodeReply { request, answer }).await;
                 });
             }
-            ToRunner::Order(order) => self.fleet.order(*order),
+            ToRunner::Order(order) => self.supervisor.order(*order),
             ToRunner::DialData { count } => pool.dial(count),
             ToRunner::Certificate { certificate_pem } => self.renewed(certificate_pem)?,
             ToRunner::Refused { reason } => return Err(SessionError::Refused { reason }),
@@ -332,7 +332,7 @@ impl Connection {
             Err(SessionError::Frame(FrameError::TooLarge { bytes, .. })) => {
                 let what = name_of(message);
                 tracing::error!(what, bytes, "a message is too large and was not sent");
-                match in_place_of(message, bytes) {
+                match replacement_of(message, bytes) {
                     Some(instead) => self.try_send(&instead).await,
                     None => Ok(()),
                 }
@@ -347,9 +347,9 @@ impl Connection {
     }
 }
 
-/// What the host hears in place of a message that cannot be sent. Reports and inventories have
-/// bounds that make this impossible, and are told again at the next change.
-fn in_place_of(message: &ToHost, bytes: usize) -> Option<ToHost> {
+/// Returns the replacement of a message that cannot be sent. Reports and inventories have bounds
+/// that make this impossible, and are sent again at the next change.
+fn replacement_of(message: &ToHost, bytes: usize) -> Option<ToHost> {
     match message {
         ToHost::InstanceReply { request, .. } => Some(ToHost::InstanceReply {
             request: *request,

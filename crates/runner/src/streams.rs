@@ -1,4 +1,4 @@
-//! Streams into this node's instances, whoever asks for them.
+//! Streams into this node's instances, requested by the host or locally.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::supervisor::InstanceSupervisor;
 /// Each that the host is not in this process for costs two sockets and, while idle, a few KiB.
 pub const MOST_STREAMS: usize = 4096;
 
-/// The streams of this node, whatever session of the link they came from.
+/// The streams of this node, of any session of the link.
 pub struct Streams {
-    fleet: Arc<InstanceSupervisor>,
-    room: Arc<Semaphore>,
+    supervisor: Arc<InstanceSupervisor>,
+    permits: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Streams {
@@ -27,29 +27,29 @@ impl fmt::Debug for Streams {
 }
 
 impl Streams {
-    pub(crate) fn new(fleet: Arc<InstanceSupervisor>) -> Self {
-        Self { fleet, room: Arc::new(Semaphore::new(MOST_STREAMS)) }
+    pub(crate) fn new(supervisor: Arc<InstanceSupervisor>) -> Self {
+        Self { supervisor, permits: Arc::new(Semaphore::new(MOST_STREAMS)) }
     }
 
-    /// The right to relay one more stream.
-    pub fn room(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.room).try_acquire_owned().ok()
+    /// Returns the permit for one more stream, or `None` at the limit.
+    pub fn try_acquire(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).try_acquire_owned().ok()
     }
 
-    /// Opens a stream; from then on it carries the target's bytes.
+    /// Opens a stream of the target's bytes.
     ///
     /// # Errors
     /// The instance is not there, or its agent refused.
     pub async fn open(&self, open: &StreamOpen) -> Result<Socket, AgentError> {
         let id = open.task_id;
-        let backend = self.fleet.backend(id).ok_or(AgentError::NotHere)?;
+        let backend = self.supervisor.backend(id).ok_or(AgentError::NotHere)?;
         if open.target == StreamTarget::Attach {
             let (near, far) = UnixStream::pair().map_err(AgentError::Unreachable)?;
             tokio::spawn(async move { backend.attach(id, far).await });
             return Ok(near.into());
         }
         if open.target == StreamTarget::Settings {
-            let error = "an instance's settings come from its node alone";
+            let error = "only its node may send an instance's settings";
             return Err(AgentError::Refused(error.to_owned()));
         }
         let agent = backend.agent(id).ok_or(AgentError::NoAgent)?;

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::backend::{Backend, Change};
 use crate::clock;
-use crate::driver::{Request, Shared, request};
+use crate::driver::{Command, Shared, command};
 use crate::ledger::{LedgerError, Record};
 
 mod keeper;
@@ -27,7 +27,7 @@ mod keeper;
 use keeper::Keeper;
 
 /// Events say what happened; this is for what no event told.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
 
 pub struct InstanceSupervisor {
     shared: Arc<Shared>,
@@ -37,42 +37,42 @@ pub struct InstanceSupervisor {
     damaged: Mutex<HashSet<InstanceId>>,
 }
 
-/// Requests waiting for one instance; more are somebody's loop.
-const REQUESTS: usize = 16;
+/// Commands waiting for one instance; more come from a client in a loop.
+const COMMANDS: usize = 16;
 
 struct Handle {
     kind: BackendKind,
     orders: watch::Sender<Order>,
-    requests: mpsc::Sender<Request>,
+    commands: mpsc::Sender<Command>,
     nudges: Arc<Notify>,
 }
 
 fn not_done(message: String) -> NodeReply {
-    let hint = Some("the cause is in the runner's log".to_owned());
+    let hint = Some("the node's owner finds the cause in the runner's log".to_owned());
     NodeReply::Failed { code: FailureCode::Internal, message, hint }
 }
 
 impl InstanceSupervisor {
-    /// Takes up everything the ledger knows.
+    /// Starts a driver for every record of the ledger.
     pub fn new(
         shared: Arc<Shared>,
         records: Vec<Record>,
         damaged: HashMap<InstanceId, LedgerError>,
     ) -> Arc<Self> {
         for (id, error) in &damaged {
-            tracing::error!(task_id = %id, %error, "a record is damaged; the host's next order makes it anew");
+            tracing::error!(task.id = %id, %error, "a record is damaged; the host's next order rebuilds it");
         }
-        let fleet = Arc::new(Self {
+        let supervisor = Arc::new(Self {
             shared,
             tracker: TaskTracker::new(),
             drivers: Mutex::default(),
             damaged: Mutex::new(damaged.into_keys().collect()),
         });
         for record in records {
-            let mut drivers = fleet.lock();
-            fleet.drive(&mut drivers, record);
+            let mut drivers = supervisor.lock();
+            supervisor.drive(&mut drivers, record);
         }
-        fleet
+        supervisor
     }
 
     /// Hands an order to its driver; older ones than it has are ignored there.
@@ -98,45 +98,45 @@ impl InstanceSupervisor {
         }
         if let Err(error) = self.shared.ledger.set_aside(id) {
             // The host orders again when the runner is back.
-            return tracing::error!(task_id = %id, %error, "a damaged record cannot be set aside");
+            return tracing::error!(task.id = %id, %error, "cannot set a damaged record aside");
         }
-        tracing::warn!(task_id = %id, "a damaged record is made anew; the old one is order.json.damaged");
+        tracing::warn!(task.id = %id, "rebuilding a damaged record; the old one is order.json.damaged");
         damaged.remove(&id);
         self.drive(&mut drivers, Record::rebuilt(order, clock::now_ms()));
     }
 
-    /// Has something done once, and waits for what came of it.
-    pub async fn ask(&self, id: InstanceId, command: InstanceCommand) -> InstanceReply {
-        let known = self.lock().get(&id).map(|handle| (handle.kind, handle.requests.clone()));
+    /// Runs a command on an instance and returns its reply.
+    pub async fn execute(&self, id: InstanceId, command: InstanceCommand) -> InstanceReply {
+        let known = self.lock().get(&id).map(|handle| (handle.kind, handle.commands.clone()));
         if let InstanceCommand::ListSnapshots { before } = command {
             let kind = known.map_or(BackendKind::Docker, |(kind, _)| kind);
-            let listed = request::list(&**self.shared.backends.of(kind), id, before).await;
-            return listed.unwrap_or_else(|error| request::failed(&error));
+            let listed = command::list(&**self.shared.backends.of(kind), id, before).await;
+            return listed.unwrap_or_else(|error| command::failed(&error));
         }
         let gone = || InstanceReply::Failed {
             code: FailureCode::Disappeared,
-            message: "it is not on this node".to_owned(),
+            message: "the instance is not on this node".to_owned(),
             hint: None,
         };
-        let Some((_, requests)) = known else {
+        let Some((_, commands)) = known else {
             return gone();
         };
         let (reply, answer) = oneshot::channel();
-        if requests.try_send(Request { command, reply }).is_err() {
+        if commands.try_send(Command { command, reply }).is_err() {
             return InstanceReply::Failed {
                 code: FailureCode::Internal,
-                message: "it has too much to do".to_owned(),
-                hint: Some("try again in a while".to_owned()),
+                message: "the instance has too many waiting commands".to_owned(),
+                hint: Some("try again in a few seconds".to_owned()),
             };
         }
         answer.await.unwrap_or_else(|_| gone())
     }
 
-    /// What this node keeps of virtual machines.
-    pub async fn ask_node(&self, query: NodeQuery) -> NodeReply {
+    /// Answers a query about this node's VMs.
+    pub async fn query_node(&self, query: NodeQuery) -> NodeReply {
         match query {
             NodeQuery::ListVmImages => self.shared.backends.qemu.images(),
-            NodeQuery::ListMachines => match self.shared.backends.qemu.kept() {
+            NodeQuery::ListMachines => match self.shared.backends.qemu.retained() {
                 Ok(mut machines) => {
                     let drivers = self.lock();
                     for machine in &mut machines {
@@ -156,18 +156,18 @@ impl InstanceSupervisor {
     /// Removes a machine that the host has no row of. Its driver does it, if it has one.
     async fn delete_machine(&self, id: InstanceId, force: bool) -> NodeReply {
         let qemu = &self.shared.backends.qemu;
-        let kept = qemu.kept().unwrap_or_default().into_iter().find(|kept| kept.task_id == id);
-        let Some(kept) = kept else {
+        let found = qemu.retained().unwrap_or_default().into_iter().find(|vm| vm.task_id == id);
+        let Some(vm) = found else {
             return NodeReply::Failed {
                 code: FailureCode::Disappeared,
-                message: "there is no such machine on this node".to_owned(),
+                message: "no such VM on this node".to_owned(),
                 hint: None,
             };
         };
-        if kept.pid.is_some() && !force {
+        if vm.pid.is_some() && !force {
             return NodeReply::Failed {
                 code: FailureCode::StartRefused,
-                message: "the machine runs".to_owned(),
+                message: "the VM is running".to_owned(),
                 hint: None,
             };
         }
@@ -189,14 +189,14 @@ impl InstanceSupervisor {
                 let _ = self.shared.ledger.forget(id);
             }
         }
-        NodeReply::Deleted { freed_bytes: kept.disk_bytes }
+        NodeReply::Deleted { freed_bytes: vm.disk_bytes }
     }
 
-    /// Passes the backend's hints on until the runner ends.
+    /// Forwards the backends' hints to the drivers until the runner ends.
     pub async fn watch_backend(&self) {
         let backends = &self.shared.backends;
         let mut events = stream::select(backends.docker.events(), backends.qemu.events());
-        let mut ticks = tokio::time::interval(LOOK_AGAIN);
+        let mut ticks = tokio::time::interval(POLL_INTERVAL);
         loop {
             let change = tokio::select! {
                 () = self.shared.shutdown.cancelled() => return,
@@ -210,27 +210,27 @@ impl InstanceSupervisor {
         }
     }
 
-    /// Tells of instances that a backend has and the ledger does not know. They stay:
-    /// somebody's disk may be the only copy.
+    /// Logs instances that a backend has and the ledger does not. They stay: a user's disk may be
+    /// the only copy.
     pub async fn report_orphans(&self) {
         for backend in self.shared.backends.all() {
             for (id, _) in backend.list().await.unwrap_or_default() {
                 if !self.lock().contains_key(&id) {
-                    tracing::warn!(task_id = %id, "an instance of this node is in no ledger; it is left alone");
+                    tracing::warn!(task.id = %id, "an instance of this node is not in the ledger; left unchanged");
                 }
             }
         }
     }
 
-    /// Tells of instances that the host did not mention: it has forgotten them, or it is another
-    /// host than before. They run on: somebody's disk may be the only copy.
-    pub fn report_strangers(&self, ordered: &HashSet<InstanceId>) {
+    /// Logs instances that the host did not order: it has lost them, or it is another host than
+    /// before. They run on: a user's disk may be the only copy.
+    pub fn report_unknown_to_host(&self, ordered: &HashSet<InstanceId>) {
         let drivers = self.lock();
         let living = drivers.iter().filter(|(_, handle)| !handle.orders.is_closed());
         for id in living.map(|(id, _)| id).filter(|id| !ordered.contains(id)) {
             tracing::warn!(
-                task_id = %id,
-                "the host does not know this instance; it is left as it is"
+                task.id = %id,
+                "the host does not know this instance; left unchanged"
             );
         }
     }
@@ -241,7 +241,7 @@ impl InstanceSupervisor {
         let _ = tokio::time::timeout(limit, self.tracker.wait()).await;
     }
 
-    /// What an instance of this node runs on.
+    /// Returns the backend of an instance of this node.
     pub fn backend(&self, id: InstanceId) -> Option<Arc<dyn Backend>> {
         let kind = self.lock().get(&id)?.kind;
         Some(Arc::clone(self.shared.backends.of(kind)))
@@ -268,15 +268,15 @@ impl InstanceSupervisor {
         let (id, kind) = (record.order.task_id, record.order.spec.backend());
         let (orders, receiver) = watch::channel(record.order.clone());
         let nudges = Arc::new(Notify::new());
-        let (requests, asked) = mpsc::channel(REQUESTS);
+        let (commands, asked) = mpsc::channel(COMMANDS);
         let keeper = Keeper {
             shared: Arc::clone(&self.shared),
             orders: receiver,
-            requests: asked,
+            commands: asked,
             nudges: Arc::clone(&nudges),
         };
         self.tracker.spawn(keeper.run(record));
-        drivers.insert(id, Handle { kind, orders, requests, nudges });
+        drivers.insert(id, Handle { kind, orders, commands, nudges });
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Handle>> {

@@ -1,4 +1,4 @@
-//! What every backend must do, checked on the fake and on the machine's real Docker.
+//! The contract of every backend, checked on the fake and on the node's real Docker.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,7 +13,7 @@ use kohakuriver_runner_link::protocol::Order;
 
 use super::docker::{ContainerSettings, DockerBackend, DockerConfig};
 use super::fake::FakeBackend;
-use super::{Backend, BackendError, Change, Lifecycle, SnapshotWish};
+use super::{Backend, BackendError, Change, Lifecycle, SnapshotSpec};
 use crate::agent_files;
 use crate::agent_stream;
 use crate::layout::Layout;
@@ -201,7 +201,7 @@ async fn freezing_and_resizing(backend: &dyn Backend, order: &Order) {
     }
 }
 
-/// What a machine cannot have while it runs. From running, and ends ended.
+/// Checks what a VM refuses while it runs. Starts with it running and leaves it ended.
 async fn refusing_while_it_runs(backend: &dyn Backend, order: &Order) {
     let id = order.task_id;
     let mut spec = order.spec.clone();
@@ -227,11 +227,11 @@ async fn refusing_while_it_runs(backend: &dyn Backend, order: &Order) {
 /// From ended, and ends running on the disk of a snapshot.
 async fn snapshots(backend: &dyn Backend, order: &Order) {
     let id = order.task_id;
-    let wish = SnapshotWish { name: Some("first".to_owned()), message: "a \"b\" $c".to_owned() };
+    let wish = SnapshotSpec { name: Some("first".to_owned()), message: "a \"b\" $c".to_owned() };
     let first = backend.create_snapshot(id, &wish, 0).await.unwrap();
     assert_eq!((first.name.as_deref(), first.message.as_str()), (Some("first"), "a \"b\" $c"));
-    let second = backend.create_snapshot(id, &SnapshotWish::default(), 0).await.unwrap();
-    let third = backend.create_snapshot(id, &SnapshotWish::default(), 2).await.unwrap();
+    let second = backend.create_snapshot(id, &SnapshotSpec::default(), 0).await.unwrap();
+    let third = backend.create_snapshot(id, &SnapshotSpec::default(), 2).await.unwrap();
     let tags = async || -> Vec<u64> {
         backend.list_snapshots(id).await.unwrap().iter().map(|snapshot| snapshot.tag).collect()
     };
@@ -352,7 +352,7 @@ async fn a_chain_of_snapshots_is_flattened_and_loses_nothing() {
     for round in 0..11 {
         running(&node, &order).await;
         inside(id, &format!("echo {round} >>/root/rounds"));
-        let made = node.backend.create_snapshot(id, &SnapshotWish::default(), 2).await.unwrap();
+        let made = node.backend.create_snapshot(id, &SnapshotSpec::default(), 2).await.unwrap();
         let name = format!("kohakuriver-snapshot/vps-{id}:{}", made.tag);
         let inspect = ["inspect", "--format", "{{len .RootFS.Layers}}", &name];
         let layers = Command::new("docker").args(inspect).output().unwrap();
@@ -491,7 +491,7 @@ async fn the_engine_is_really_asked_for_the_cards_and_the_numa_node() {
 }
 
 #[tokio::test]
-async fn a_card_the_engine_cannot_give_is_refused_with_what_to_install() {
+async fn gpu_without_engine_support_is_refused_with_install_hint() {
     let node = Node::new();
     node.install();
     let mut order = fresh_order(IMAGE);

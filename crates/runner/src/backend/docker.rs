@@ -1,24 +1,24 @@
 //! Docker containers, over the engine's HTTP API.
 //!
 //! ```text
-//!  client      one connection per request; finds out again who it talks to after a failure
-//!  settings    what the node's owner decides
+//!  client      one connection per request; probes the engine again after a failure
+//!  settings    limits and permissions set by the node's owner
 //!  image       registry, environment tarball or base environment -> image id, without VOLUMEs
-//!  base_image  the base environment, built where nobody else made one
-//!  create_body what the engine is asked for when a container is created
+//!  base_image  the base environment, built where none is configured
+//!  create_body the request that creates a container
 //!  container   create, start, pause, stop, kill, resize, remove, inspect
 //!  network     the containers' own bridge and the border around it
-//!  resolver    whom a container asks for names, where an older version made it
+//!  resolver    the nameservers of a container that an older version made
 //!  own_files   /etc/hosts, resolv.conf and hostname, kept over starts and in snapshots
 //!  shared_storage  /shared without set-user-id files
 //!  found       from the engine's answer to what the plan needs, and the kernel's count of OOM kills
 //!  attach      a program in a container without the agent
-//!  vet         what on an instance's disk would make the engine hang
-//!  orphans     what an engine that was killed in the middle of a start left running
+//!  vet         refuses disks that would make the engine hang
+//!  orphans     processes left by an engine that was killed during a start
 //!  snapshot    commit, list, delete
 //!  flatten     one layer in place of a chain
-//!  leftovers   what of that was cut off or is not used any more, cleared away
-//!  events      what changed, as hints
+//!  leftovers   removes interrupted and unused snapshots
+//!  events      changes, as hints
 //! ```
 //!
 //! Labels say what is ours: nothing else is ever touched.
@@ -37,7 +37,7 @@ use tokio::net::UnixStream;
 
 use crate::agent_files;
 use crate::agent_stream::AgentAddress;
-use crate::backend::{Backend, BackendError, BackendState, Change, Limits, Progress, SnapshotWish};
+use crate::backend::{Backend, BackendError, BackendState, Change, Limits, Progress, SnapshotSpec};
 use crate::layout::Layout;
 
 mod allowed;
@@ -67,7 +67,7 @@ pub use settings::ContainerSettings;
 #[cfg(test)]
 pub(crate) use tarball::pack as pack_tar;
 
-/// What the Docker backend needs to know of its node.
+/// The node's configuration for the Docker backend.
 #[derive(Clone, Debug)]
 pub struct DockerConfig {
     pub layout: Layout,
@@ -108,7 +108,7 @@ impl DockerBackend {
         Self { engine, config, images, network, allowed, shared, leftovers }
     }
 
-    /// What must be so before a container is made or started.
+    /// Sets up the isolation that a container needs before it is created or started.
     async fn enclose(&self) -> Result<(), BackendError> {
         if let Err(error) = self.shared.ensure() {
             tracing::debug!(%error, "set-user-id files in shared storage have their effect");
@@ -201,7 +201,7 @@ impl Backend for DockerBackend {
     async fn create_snapshot(
         &self,
         id: InstanceId,
-        wish: &SnapshotWish,
+        wish: &SnapshotSpec,
         keep: u32,
     ) -> Result<Snapshot, BackendError> {
         let _committing = self.leftovers.commit(id).await;

@@ -21,14 +21,14 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, broadcast, watch};
 
 use super::{
-    Backend, BackendError, BackendState, Change, Lifecycle, Limits, Progress, SnapshotWish,
+    Backend, BackendError, BackendState, Change, Lifecycle, Limits, Progress, SnapshotSpec,
 };
 use crate::agent_files;
 use crate::agent_stream::AgentAddress;
 use crate::clock::now_ms;
 use crate::layout::Layout;
 
-/// What goes wrong.
+/// A fault to inject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     EngineAway,
@@ -42,7 +42,7 @@ pub enum Fault {
     NotContained,
     /// Looking at an instance panics.
     InspectPanics,
-    /// What describes an instance cannot be read.
+    /// The description of an instance cannot be read.
     Damaged,
 }
 
@@ -57,10 +57,10 @@ pub struct FakeBackend {
     go_on: Notify,
 }
 
-/// What an instance has on the node.
+/// A part of an instance on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Thing {
-    /// What a disk is about to be made from.
+    /// The source of a disk that is about to be created.
     Promise,
     Disk,
     Tap,
@@ -103,7 +103,7 @@ impl FakeBackend {
         self.go_on.notify_one();
     }
 
-    /// What there is of the one instance that such a test has.
+    /// Watches the parts of the test's only instance.
     pub fn things(&self) -> watch::Receiver<BTreeSet<Thing>> {
         self.things.subscribe()
     }
@@ -189,7 +189,7 @@ impl FakeBackend {
     fn save(
         &self,
         id: InstanceId,
-        wish: &SnapshotWish,
+        wish: &SnapshotSpec,
         keep: u32,
     ) -> Result<Snapshot, BackendError> {
         let mut state = self.reachable()?;
@@ -416,7 +416,7 @@ impl Backend for FakeBackend {
     async fn create_snapshot(
         &self,
         id: InstanceId,
-        wish: &SnapshotWish,
+        wish: &SnapshotSpec,
         keep: u32,
     ) -> Result<Snapshot, BackendError> {
         self.step().await;

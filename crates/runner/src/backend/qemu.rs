@@ -45,22 +45,22 @@ use tokio_util::sync::CancellationToken;
 use crate::agent_files;
 use crate::agent_stream::AgentAddress;
 use crate::backend::{
-    Backend, BackendError, BackendState, Change, Limits, Progress, Remarks, SnapshotWish,
+    Backend, BackendError, BackendState, Change, Limits, Progress, Remarks, SnapshotSpec,
 };
 use crate::clock;
 use crate::layout::Layout;
 
 mod console;
-mod cut;
+mod detached;
 mod devices;
 mod host;
-mod kept;
 mod live;
 mod make;
 mod net;
 mod oom;
 mod record;
 mod rest;
+mod retained;
 mod run;
 mod snapshot;
 
@@ -68,7 +68,7 @@ use host::Host;
 use live::Live;
 use record::MachineDir;
 
-/// What the QEMU backend needs to know of its node.
+/// The node's configuration for the QEMU backend.
 #[derive(Clone, Debug)]
 pub struct QemuConfig {
     pub layout: Layout,
@@ -77,7 +77,7 @@ pub struct QemuConfig {
     pub settings: MachineSettings,
 }
 
-/// What an operator may choose for the machines of a node.
+/// The operator's settings for the VMs of a node.
 #[derive(Clone, Debug)]
 pub struct MachineSettings {
     pub accel: AccelWish,
@@ -85,7 +85,7 @@ pub struct MachineSettings {
     pub bridge: BridgeName,
     /// Where their addresses come from.
     pub subnet: Subnet,
-    /// What guests reach where the runner is not root.
+    /// The networks that guests may reach where the runner is not root.
     pub outward: Outward,
     /// How long a guest may take to power off before it is ended.
     pub stop_grace: Duration,
@@ -112,7 +112,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const STALLED: &str = "it stands still: the node's disk is full, or cannot be written; it goes on \
     by itself when there is space";
 
-type Retaking = tokio::task::JoinHandle<Option<()>>;
+type Reattaching = tokio::task::JoinHandle<Option<()>>;
 
 /// Cheap to clone: everything is shared.
 #[derive(Clone, Debug)]
@@ -127,8 +127,8 @@ struct Shared {
     images: ImageStore,
     host: Host,
     live: Mutex<HashMap<InstanceId, Arc<Live>>>,
-    /// Who asks machines that did not answer again.
-    retaking: Mutex<HashMap<InstanceId, Retaking>>,
+    /// The tasks that retry connecting to QEMUs that did not answer.
+    reattaching: Mutex<HashMap<InstanceId, Reattaching>>,
     /// Layers that are about to be built on, and by whom.
     promised: Mutex<HashMap<InstanceId, String>>,
     /// Held while addresses are chosen, and while layers are begun or collected.
@@ -171,7 +171,7 @@ impl QemuBackend {
             images,
             host,
             live: Mutex::default(),
-            retaking: Mutex::default(),
+            reattaching: Mutex::default(),
             promised: Mutex::default(),
             making: tokio::sync::Mutex::default(),
             agent_disk: tokio::sync::Mutex::default(),
@@ -205,8 +205,8 @@ impl QemuBackend {
         self.shared.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn retaking(&self) -> MutexGuard<'_, HashMap<InstanceId, Retaking>> {
-        self.shared.retaking.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reattaching(&self) -> MutexGuard<'_, HashMap<InstanceId, Reattaching>> {
+        self.shared.reattaching.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The machines whose directories are there.
@@ -291,7 +291,7 @@ impl Backend for QemuBackend {
     }
 
     async fn resize(&self, id: InstanceId, spec: &InstanceSpec) -> Result<(), BackendError> {
-        if self.live(id).is_some() || self.stray(id).is_some() {
+        if self.live(id).is_some() || self.unmanaged(id).is_some() {
             let reason = "a running machine keeps its processors and its memory".to_owned();
             return Err(BackendError::Refused { by: "QEMU", act: "resize", reason });
         }
@@ -331,7 +331,7 @@ impl Backend for QemuBackend {
     async fn create_snapshot(
         &self,
         id: InstanceId,
-        wish: &SnapshotWish,
+        wish: &SnapshotSpec,
         keep: u32,
     ) -> Result<Snapshot, BackendError> {
         self.freeze(id, wish, keep).await
@@ -376,7 +376,7 @@ impl Backend for QemuBackend {
         let machine = self.dir(id).machine().ok().flatten();
         Remarks {
             address: machine
-                .and_then(|machine| self.shared.host.net.shown(machine.address))
+                .and_then(|machine| self.shared.host.net.displayed(machine.address))
                 .map(Into::into),
             warning: self.trouble(id).or_else(|| self.shared.host.warning()),
         }
@@ -400,8 +400,8 @@ impl Backend for QemuBackend {
         }
     }
 
-    fn kept(&self) -> io::Result<Vec<protocol::Machine>> {
-        self.ids()?.into_iter().map(|id| self.kept_of(id)).collect()
+    fn retained(&self) -> io::Result<Vec<protocol::Machine>> {
+        self.ids()?.into_iter().map(|id| self.retained_of(id)).collect()
     }
 
     fn images(&self) -> NodeReply {
@@ -430,10 +430,10 @@ impl QemuBackend {
         Err(BackendError::Refused { by: "QEMU", act, reason })
     }
 
-    /// What is wrong with a machine that runs, or why it does not.
+    /// Returns the fault of a running VM, or the reason why it does not run.
     fn trouble(&self, id: InstanceId) -> Option<String> {
         if let Some(live) = self.live(id) {
-            return live.is_stalled().then(|| STALLED.to_owned()).or_else(|| live.cut());
+            return live.is_stalled().then(|| STALLED.to_owned()).or_else(|| live.detached());
         }
         let dir = self.dir(id);
         let newest = dir.started().map(|(_, mark)| mark)?;
@@ -441,7 +441,7 @@ impl QemuBackend {
         Some(ended.reason).filter(|reason| !reason.is_empty())
     }
 
-    /// Who attaches to a machine that is being made has seen it announced, and waits for it.
+    /// Waits for a VM that is being started: a client may attach as soon as it is announced.
     async fn live_soon(&self, id: InstanceId) -> Option<Arc<Live>> {
         let deadline = tokio::time::Instant::now() + START_LIMIT;
         loop {

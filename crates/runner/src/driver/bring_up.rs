@@ -13,7 +13,7 @@ use crate::backend::BackendError;
 use crate::clock;
 use crate::ledger::Record;
 
-/// One that has used up its time before this runner came is asked for this long at least.
+/// The least time to wait for an agent, also of a start that an earlier runner waited for.
 const LEAST_WAIT: Duration = Duration::from_secs(5);
 
 impl Driver {
@@ -24,7 +24,7 @@ impl Driver {
         let outcome = self.prepare_and_create().await;
         match outcome {
             Err(StepError::Backend(error)) if !error.is_engine_away() || !self.record.attempted => {
-                tracing::warn!(task_id = %self.id, error = %error, "create failed");
+                tracing::warn!(task.id = %self.id, error = %error, "create failed");
                 if self.record.attempted {
                     // What a failed create left must not be taken for the instance's disk.
                     self.backend().remove(self.id).await?;
@@ -46,7 +46,7 @@ impl Driver {
         let prepare = backend.prepare(&order, &progress);
         let image = self.unless_superseded(prepare).await??;
         self.provisioning("creating");
-        let _turn = shared.room.acquire().await;
+        let _turn = shared.starts.acquire().await;
         self.write(|record| record.attempted = true)?;
         backend.create(&order, &image).await?;
         Ok(())
@@ -81,7 +81,7 @@ impl Driver {
         agent_files::write_instance_files(&self.shared.layout, &self.record.order)?;
         self.write(|record| record.intend_start(epoch, before))?;
         let (shared, backend) = (Arc::clone(&self.shared), self.backend());
-        let _turn = shared.room.acquire().await;
+        let _turn = shared.starts.acquire().await;
         let started = match backend.permits(&self.record.order.spec) {
             Ok(()) => backend.start(self.id).await,
             Err(error) => Err(error),
@@ -90,7 +90,7 @@ impl Driver {
             Ok(()) => self.write(Record::confirm_start),
             Err(error) if error.is_engine_away() => Err(error.into()),
             Err(error) => {
-                tracing::warn!(task_id = %self.id, error = %error, "start failed");
+                tracing::warn!(task.id = %self.id, error = %error, "start failed");
                 self.record_failure(error.code(), error.to_string(), error.hint(), false)
             }
         }
@@ -139,18 +139,19 @@ impl Driver {
         match answered {
             Ok(true) => {
                 self.write(Record::agent_answered)?;
-                tracing::info!(task_id = %self.id, started_at_ms, "running");
+                tracing::info!(task.id = %self.id, started_at_ms, "running");
                 Ok(())
             }
             Ok(false) => Ok(()),
             Err(BackendError::Slow { .. }) => {
                 let log = self.backend().log_tail(self.id).await;
                 let seconds = limit.as_secs();
-                let message = format!("its agent did not answer within {seconds} s{}", said(&log));
+                let message =
+                    format!("the agent did not answer within {seconds} s{}", last_output(&log));
                 self.record_failure(FailureCode::AgentSilent, message, None, false)
             }
             Err(error @ (BackendError::NotContained { .. } | BackendError::NotAllowed { .. })) => {
-                tracing::warn!(task_id = %self.id, error = %error, "start failed");
+                tracing::warn!(task.id = %self.id, error = %error, "start failed");
                 self.record_failure(error.code(), error.to_string(), error.hint(), false)
             }
             Err(error) => Err(error.into()),
@@ -163,7 +164,8 @@ impl Driver {
     ) -> Result<(), StepError> {
         let log = self.backend().log_tail(self.id).await;
         let code = exit_code.map_or_else(String::new, |code| format!(" with exit code {code}"));
-        let message = format!("it ended right after its start{code}{}", said(&log));
+        let message =
+            format!("the instance ended right after its start{code}{}", last_output(&log));
         self.record_failure(FailureCode::StartRefused, message, None, false)
     }
 
@@ -183,6 +185,6 @@ impl Driver {
     }
 }
 
-fn said(log: &str) -> String {
-    if log.is_empty() { String::new() } else { format!("; it last said: {log}") }
+fn last_output(log: &str) -> String {
+    if log.is_empty() { String::new() } else { format!("; its last output: {log}") }
 }

@@ -8,14 +8,14 @@ use crate::backend::fake::{FakeBackend, Fault};
 use crate::plan::tests::order;
 use crate::supervisor::InstanceSupervisor;
 
-mod cuts;
+mod interruptions;
 
 struct World {
     _dir: tempfile::TempDir,
     layout: Layout,
     backend: Arc<FakeBackend>,
     shared: Arc<Shared>,
-    fleet: Arc<InstanceSupervisor>,
+    supervisor: Arc<InstanceSupervisor>,
 }
 
 impl World {
@@ -31,12 +31,12 @@ impl World {
     fn within(dir: tempfile::TempDir) -> Self {
         let layout = Layout::new(dir.path().join("data"), dir.path().join("shared"));
         let backend = FakeBackend::new(layout.clone());
-        let (shared, fleet) = runner(&layout, &backend);
-        Self { _dir: dir, layout, backend, shared, fleet }
+        let (shared, supervisor) = runner(&layout, &backend);
+        Self { _dir: dir, layout, backend, shared, supervisor }
     }
 
     fn order(&self, intent: Intent) {
-        self.fleet.order(order(intent));
+        self.supervisor.order(order(intent));
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&Observation) -> bool) -> Observation {
@@ -75,8 +75,8 @@ impl World {
     /// Kills this runner's tasks wherever they are, and starts another on the same machine.
     fn crash(&mut self) {
         self.shared.shutdown.cancel();
-        let (shared, fleet) = runner(&self.layout, &self.backend);
-        (self.shared, self.fleet) = (shared, fleet);
+        let (shared, supervisor) = runner(&self.layout, &self.backend);
+        (self.shared, self.supervisor) = (shared, supervisor);
     }
 }
 
@@ -88,13 +88,13 @@ fn runner(layout: &Layout, backend: &Arc<FakeBackend>) -> (Arc<Shared>, Arc<Inst
         ledger,
         layout: layout.clone(),
         board: Arc::default(),
-        room: Semaphore::new(STARTS_AT_ONCE),
+        starts: Semaphore::new(STARTS_AT_ONCE),
         shutdown: CancellationToken::new(),
     });
-    let fleet = InstanceSupervisor::new(Arc::clone(&shared), records, damaged);
-    let watching = Arc::clone(&fleet);
+    let supervisor = InstanceSupervisor::new(Arc::clone(&shared), records, damaged);
+    let watching = Arc::clone(&supervisor);
     tokio::spawn(async move { watching.watch_backend().await });
-    (shared, fleet)
+    (shared, supervisor)
 }
 
 #[tokio::test]
@@ -199,7 +199,7 @@ async fn each_failure_has_its_code_and_a_restart_tries_again() {
 }
 
 #[tokio::test]
-async fn what_an_absent_engine_keeps_from_happening_is_said_and_done_when_it_is_back() {
+async fn order_blocked_by_absent_engine_is_reported_and_done_later() {
     let world = World::new();
     world.order(Intent::created());
     world.until_running(1).await;
@@ -297,22 +297,22 @@ async fn what_an_engine_took_along_comes_back_with_it() {
 async fn new_limits_apply_while_it_runs_or_a_warning_says_when() {
     let world = World::new();
     let mut newest = order(Intent::created());
-    world.fleet.order(newest.clone());
+    world.supervisor.order(newest.clone());
     world.until_running(1).await;
     newest.spec.cores = 2;
     newest.intent = newest.intent.update();
-    world.fleet.order(newest.clone());
+    world.supervisor.order(newest.clone());
     world.until_running(2).await;
     assert_eq!(world.backend.acts(), ["create", "start", "resize"]);
 
     world.backend.fault(Fault::ResizeRefused, true);
     newest.spec.cores = 1;
     newest.intent = newest.intent.update();
-    world.fleet.order(newest.clone());
+    world.supervisor.order(newest.clone());
     let seen = world.until("warned", |seen| seen.generation == 3 && seen.warning.is_some()).await;
     assert!(matches!(seen.state, Observed::Running { .. }), "{seen:?}");
     newest.intent = newest.intent.restart();
-    world.fleet.order(newest);
+    world.supervisor.order(newest);
     let seen = world
         .until("restarted", |seen| {
             seen.generation == 4 && matches!(seen.state, Observed::Running { .. })
@@ -322,15 +322,15 @@ async fn new_limits_apply_while_it_runs_or_a_warning_says_when() {
 }
 
 async fn ask(world: &World, command: InstanceCommand) -> InstanceReply {
-    world.fleet.ask(InstanceId::from_u64(7), command).await
+    world.supervisor.execute(InstanceId::from_u64(7), command).await
 }
 
 #[tokio::test]
-async fn snapshots_are_made_listed_restored_and_go_with_their_instance() {
+async fn snapshots_are_created_listed_restored_and_deleted() {
     let world = World::new();
     let mut newest = order(Intent::created());
     newest.spec.snapshots.keep = 2;
-    world.fleet.order(newest.clone());
+    world.supervisor.order(newest.clone());
     world.until_running(1).await;
     let create = || InstanceCommand::CreateSnapshot { name: None, message: Some("m".to_owned()) };
     for _ in 0..3 {
@@ -349,17 +349,17 @@ async fn snapshots_are_made_listed_restored_and_go_with_their_instance() {
     let task_id = InstanceId::from_u64(7);
     newest.intent = newest.intent.restore();
     newest.spec.snapshot = Some(SnapshotRef { task_id, tag: 1 });
-    world.fleet.order(newest.clone());
+    world.supervisor.order(newest.clone());
     world.until_failed(FailureCode::SnapshotNotFound).await;
     assert!(!world.backend.acts().contains(&"remove"));
     newest.intent = newest.intent.restore();
     newest.spec.snapshot = Some(SnapshotRef { task_id, tag: 3 });
-    world.fleet.order(newest.clone());
+    world.supervisor.order(newest.clone());
     world.until_running(3).await;
     assert!(world.backend.acts().ends_with(&["remove", "create", "start"]));
 
     newest.intent = newest.intent.delete();
-    world.fleet.order(newest);
+    world.supervisor.order(newest);
     world.until("absent", |seen| seen.state == Observed::Absent).await;
     let InstanceReply::Snapshots { snapshots, .. } =
         ask(&world, InstanceCommand::ListSnapshots { before: None }).await
@@ -370,7 +370,7 @@ async fn snapshots_are_made_listed_restored_and_go_with_their_instance() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_kept_from_others_does_not_run_and_comes_up_once_it_can() {
+async fn instance_without_isolation_starts_once_isolated() {
     let world = World::new();
     world.backend.fault(Fault::NotContained, true);
     let intent = Intent::created();

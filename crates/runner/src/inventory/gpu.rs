@@ -1,4 +1,4 @@
-//! The GPUs of this node: one list, whoever has which of them now.
+//! The GPUs of this node in one list, independent of which driver or VM has them now.
 //!
 //! ```text
 //!   nvidia-smi: what NVIDIA's driver has --.
@@ -44,21 +44,21 @@ pub async fn detect(data: &Path) -> Vec<Gpu> {
         if fresh != book
             && let Err(error) = fresh.save(&data)
         {
-            tracing::warn!(%error, "the book of this node's GPUs cannot be written");
+            tracing::warn!(%error, "cannot write gpus.json");
         }
         Ok::<_, VfioError>(sight.gpus(all, &fresh))
     });
     match detected.await {
         Ok(Ok(gpus)) => gpus,
         Ok(Err(error)) => {
-            tracing::warn!(%error, "this node's PCI devices cannot be read");
+            tracing::warn!(%error, "cannot read this node's PCI devices");
             listed
         }
         Err(_) => listed,
     }
 }
 
-/// What gives this node's cards to machines.
+/// Returns the VFIO access to this node's GPUs.
 pub fn devices(data: &Path) -> Vfio {
     Vfio::new(data.join("vfio"), Roots::default())
 }
@@ -66,10 +66,10 @@ pub fn devices(data: &Path) -> Vfio {
 /// A card that was promised and is not there.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
-    #[error("this node has its GPU {0} no more: kohakuriver node status shows what it has")]
+    #[error("this node no longer has GPU {0}: list its GPUs with 'kohakuriver node status'")]
     Gone(String),
     #[error(transparent)]
-    Look(#[from] VfioError),
+    Inspect(#[from] VfioError),
 }
 
 /// Where the cards of a machine are. Displays that are in no list but in a card's group, such as
@@ -108,7 +108,7 @@ pub fn runtime() -> GpuRuntime {
     if found { GpuRuntime::Ready } else { GpuRuntime::Missing }
 }
 
-/// What the kernel shows, and what the journal says is with machines.
+/// The kernel's PCI devices, and the GPUs that the journal assigns to VMs.
 struct Sight {
     pci: Pci,
     held: BTreeMap<PciAddress, InstanceId>,
@@ -176,10 +176,12 @@ impl Sight {
         let with_machine = gpu.is_with_vfio() && self.held.contains_key(&gpu.address);
         match gpu.driver.as_deref() {
             _ if with_machine => None,
-            Some("vfio-pci") => Some("was given to vfio-pci by hand".to_owned()),
-            Some("nvidia") => Some("is not listed by nvidia-smi: dmesg there says why".to_owned()),
-            Some(other) => Some(format!("is with the driver {other} instead of nvidia")),
-            None => Some("has no driver: modprobe nvidia there, and see dmesg".to_owned()),
+            Some("vfio-pci") => Some("was bound to vfio-pci by hand".to_owned()),
+            Some("nvidia") => Some("is not listed by nvidia-smi: see dmesg on the node".to_owned()),
+            Some(other) => Some(format!("is bound to driver {other} instead of nvidia")),
+            None => {
+                Some("has no driver: run 'modprobe nvidia' on the node, and see dmesg".to_owned())
+            }
         }
     }
 }

@@ -111,7 +111,7 @@ impl Machine {
             Step::RecordOom => self.write(Record::ran_out_of_memory),
             Step::SettleEnd => {
                 let started = self.found().started.clone();
-                self.write(|record| record.settled = started)
+                self.write(|record| record.exit_is_final = started)
             }
             Step::Pause => self.act(|machine| {
                 let Lifecycle::Running { started_at_ms } = machine.found().life else {
@@ -467,7 +467,7 @@ fn a_stop_makes_one_snapshot_where_that_is_the_policy() {
 }
 
 #[test]
-fn a_container_that_somebody_removed_is_not_replaced_by_an_empty_one() {
+fn externally_removed_container_is_not_replaced_by_an_empty_one() {
     let mut machine = Machine::new(Intent::created());
     machine.run();
     machine.backend = None;

@@ -1,4 +1,4 @@
-//! Keeps an instance driven: after a panic another driver goes on with what the ledger says.
+//! Restarts an instance's driver after a panic, from the ledger.
 //!
 //! ```text
 //!  record --> driver --gone--> end
@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::clock;
-use crate::driver::{Driver, Request, Shared};
+use crate::driver::{Command, Driver, Shared};
 use crate::ledger::Record;
 
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -26,11 +26,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// A driver that ran this long is well again.
 const STABLE: Duration = Duration::from_secs(300);
 
-/// What outlives the drivers of one instance.
+/// The state that outlives the drivers of one instance.
 pub struct Keeper {
     pub shared: Arc<Shared>,
     pub orders: watch::Receiver<Order>,
-    pub requests: mpsc::Receiver<Request>,
+    pub commands: mpsc::Receiver<Command>,
     pub nudges: Arc<Notify>,
 }
 
@@ -43,12 +43,12 @@ impl Keeper {
             let began = Instant::now();
             let driver = Driver::new(shared, record.clone(), orders, Arc::clone(&self.nudges));
             // Its state is on disk and is read again; what it shares is behind locks.
-            let ended = AssertUnwindSafe(driver.run(&mut self.requests)).catch_unwind().await;
+            let ended = AssertUnwindSafe(driver.run(&mut self.commands)).catch_unwind().await;
             let Err(panic) = ended else { return };
             let text = panic.downcast_ref::<&str>().copied();
             let error = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
             let id = record.order.task_id;
-            tracing::error!(task_id = %id, error, "the driver of an instance panicked; another goes on");
+            tracing::error!(task.id = %id, error, "the driver of an instance panicked; starting another");
             self.report();
             if began.elapsed() >= STABLE {
                 backoff.reset();
@@ -67,7 +67,7 @@ impl Keeper {
         let state = Observed::Blocked {
             code: FailureCode::Internal,
             message: "the runner failed while it worked on this, and tries again".to_owned(),
-            hint: Some("the cause is in the runner's log".to_owned()),
+            hint: Some("the node's owner finds the cause in the runner's log".to_owned()),
         };
         let known = self.shared.board.get(order.task_id);
         // What has reached its order keeps its last report.
@@ -91,7 +91,7 @@ impl Keeper {
             // It was never written: nothing was begun.
             Ok(None) => before,
             Err(error) => {
-                tracing::error!(task_id = %id, %error, "its record cannot be read");
+                tracing::error!(task.id = %id, %error, "cannot read the instance's record");
                 let _ = self.shared.ledger.set_aside(id);
                 Record::rebuilt(self.orders.borrow().clone(), clock::now_ms())
             }

@@ -25,7 +25,7 @@ fn image(changes: &[&str]) -> (String, Tag) {
     (name.clone(), Tag(name))
 }
 
-/// What a command in the instance prints.
+/// Runs a command in the instance and returns its output.
 fn said(id: InstanceId, command: &str) -> String {
     docker(&["exec", &format!("kohakuriver-vps-{id}"), "/bin/sh", "-c", command])
 }
@@ -134,7 +134,7 @@ async fn volumes_of_an_image_are_in_snapshots_and_copies() {
     let health = docker(&["inspect", "--format", health, &format!("kohakuriver-vps-{id}")]);
     assert!(health.contains("NONE"), "{health}");
     assert_eq!(said(id, "mkdir -p /data; echo 1 >/data/state; echo 1 >/root/state; echo $A"), "b");
-    let made = node.backend.create_snapshot(id, &SnapshotWish::default(), 0).await.unwrap();
+    let made = node.backend.create_snapshot(id, &SnapshotSpec::default(), 0).await.unwrap();
     assert!(made.own_bytes > 0 && made.own_bytes < 1 << 20, "{made:?}");
     said(id, "echo 2 >/data/state; echo 2 >/root/state");
     node.backend.remove(id).await.unwrap();
@@ -176,7 +176,7 @@ async fn data_in_volumes_of_old_containers_is_not_lost() {
     assert_eq!(volumes(id), "/data");
     said(id, "echo 1 >/data/state");
     assert_eq!(node.backend.outside(id).await.unwrap(), ["/data"]);
-    let refused = node.backend.create_snapshot(id, &SnapshotWish::default(), 0).await.unwrap_err();
+    let refused = node.backend.create_snapshot(id, &SnapshotSpec::default(), 0).await.unwrap_err();
     assert!(refused.to_string().contains("/data") && refused.hint().is_some(), "{refused}");
     assert_eq!(said(id, "cat /data/state"), "1");
 
@@ -229,7 +229,7 @@ async fn edits_of_etc_files_outlive_restart_snapshot_and_copy() {
     }
     // Also of one that is started again while it runs.
     node.backend.start(id).await.unwrap();
-    let made = node.backend.create_snapshot(id, &SnapshotWish::default(), 0).await.unwrap();
+    let made = node.backend.create_snapshot(id, &SnapshotSpec::default(), 0).await.unwrap();
     said(id, "echo '10.8.8.8 later' >>/etc/hosts");
     node.backend.remove(id).await.unwrap();
     order.intent = order.intent.restore();

@@ -1,4 +1,4 @@
-//! What is left of snapshots on a real engine, and cleared away at rest.
+//! Leftovers of snapshots on a real engine are removed at rest.
 
 use super::*;
 
@@ -21,7 +21,7 @@ async fn deleted_snapshot_goes_with_the_last_vps_made_from_it() {
     let (first, mut second) = (fresh_order(IMAGE), fresh_order(IMAGE));
     let (id, copy) = (first.task_id, second.task_id);
     made(&node, &first).await;
-    let saved = node.backend.create_snapshot(id, &SnapshotWish::default(), 0).await.unwrap();
+    let saved = node.backend.create_snapshot(id, &SnapshotSpec::default(), 0).await.unwrap();
     let name = format!("kohakuriver-snapshot/vps-{id}:{}", saved.tag);
     let image = docker(&["image", "inspect", "--format", "{{.Id}}", &name]);
     assert!(image.starts_with("sha256:"), "{image}");

@@ -112,7 +112,7 @@ async fn running(node: &MachineNode, order: &Order) {
     answers(&node.backend, order.task_id).await;
 }
 
-/// What a command in the guest prints.
+/// Runs a command in the guest and returns its output.
 async fn said(node: &MachineNode, id: InstanceId, argv: &[&str]) -> String {
     let agent = node.backend.agent(id).unwrap();
     let stream = agent_stream::open(&agent, &StreamTarget::Exec).await.unwrap();
@@ -143,7 +143,7 @@ async fn machines_keep_the_contract() {
 }
 
 #[tokio::test]
-async fn a_running_machine_is_taken_up_by_the_next_runner_and_its_own_end_is_told_right() {
+async fn running_vm_is_adopted_by_the_next_runner_with_its_exit() {
     let mut node = MachineNode::new().await;
     let order = machine();
     let id = order.task_id;
@@ -163,7 +163,7 @@ async fn a_running_machine_is_taken_up_by_the_next_runner_and_its_own_end_is_tol
     let off = ExecStart { argv: vec![Word::from("poweroff")], ..ExecStart::default() };
     write(&mut stream, &ExecInput::Start(off)).await.unwrap();
     let told = tokio::time::timeout(PATIENCE, events.next()).await;
-    assert_eq!(told.expect("it was told"), Some(Change::Instance(id)));
+    assert_eq!(told.expect("the end is reported"), Some(Change::Instance(id)));
     let ended = life(&node.backend, id).await;
     assert!(matches!(ended, Some(Lifecycle::Ended { exit_code: Some(0), .. })), "{ended:?}");
     assert!(!before.is_alive(), "nothing is left of it");
@@ -179,22 +179,22 @@ async fn killed_qemu_is_noticed_by_its_runner() {
     assert_eq!(events.next().await, Some(Change::Everything));
     node.process(id).kill();
     let told = tokio::time::timeout(PATIENCE, events.next()).await;
-    assert_eq!(told.expect("it was told"), Some(Change::Instance(id)));
+    assert_eq!(told.expect("the end is reported"), Some(Change::Instance(id)));
     let ended = life(&node.backend, id).await;
     assert!(matches!(ended, Some(Lifecycle::Ended { exit_code: Some(137), .. })), "{ended:?}");
 }
 
 #[tokio::test]
-async fn a_live_snapshot_has_the_disk_of_its_moment_and_the_machine_goes_on() {
+async fn live_snapshot_saves_the_disk_and_vm_runs_on() {
     let node = MachineNode::new().await;
     let mut order = machine();
     let id = order.task_id;
     running(&node, &order).await;
     let put = |text: &str| format!("echo {text} >/root/x; sync");
     said(&node, id, &["sh", "-c", &put("one")]).await;
-    let first = node.backend.create_snapshot(id, &SnapshotWish::default(), 0).await.unwrap();
+    let first = node.backend.create_snapshot(id, &SnapshotSpec::default(), 0).await.unwrap();
     said(&node, id, &["sh", "-c", &put("two")]).await;
-    node.backend.create_snapshot(id, &SnapshotWish::default(), 0).await.unwrap();
+    node.backend.create_snapshot(id, &SnapshotSpec::default(), 0).await.unwrap();
     said(&node, id, &["sh", "-c", &put("three")]).await;
     node.backend.stop(id).await.unwrap();
     node.backend.start(id).await.unwrap();
@@ -212,7 +212,7 @@ async fn a_live_snapshot_has_the_disk_of_its_moment_and_the_machine_goes_on() {
 }
 
 #[tokio::test]
-async fn the_console_is_shared_and_remembers() {
+async fn console_is_shared_and_has_a_backlog() {
     let node = MachineNode::new().await;
     let order = machine();
     running(&node, &order).await;
@@ -232,7 +232,9 @@ async fn the_console_is_shared_and_remembers() {
         let mut seen = String::new();
         while !seen.contains("on-42-it") {
             let next = tokio::time::timeout(PATIENCE, reader.next()).await;
-            if let ExecOutput::Stdout(piece) = next.expect("it is said").unwrap().unwrap() {
+            if let ExecOutput::Stdout(piece) =
+                next.expect("the console printed it").unwrap().unwrap()
+            {
                 seen.push_str(&String::from_utf8_lossy(&piece));
             }
         }
@@ -250,7 +252,7 @@ async fn the_console_is_shared_and_remembers() {
 }
 
 #[tokio::test]
-async fn a_start_that_qemu_refuses_says_why_and_leaves_nothing() {
+async fn start_that_qemu_refuses_has_reason_and_leaves_nothing() {
     let node = MachineNode::new().await;
     let order = machine();
     let id = order.task_id;
@@ -269,13 +271,13 @@ async fn a_start_that_qemu_refuses_says_why_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_made_is_refused_before_anything_is() {
+async fn impossible_vm_is_refused_before_anything_is_created() {
     let node = MachineNode::new().await;
     let mut order = machine();
     order.spec.image = ImageSource::VmImage { name: "nowhere".parse().unwrap() };
     let missing = node.backend.prepare(&order, &|_, _| {}).await.unwrap_err();
     assert_eq!(missing.code(), FailureCode::ImageUnavailable);
-    assert!(missing.to_string().contains("micro"), "what there is, is told: {missing}");
+    assert!(missing.to_string().contains("micro"), "existing images are listed: {missing}");
     let mut order = machine();
     order.spec.vm_disk_bytes = Some(1 << 20);
     agent_files::write_instance_files(&node.layout, &order).unwrap();
@@ -286,7 +288,7 @@ async fn what_cannot_be_made_is_refused_before_anything_is() {
 }
 
 #[tokio::test]
-async fn a_qemu_that_does_not_answer_can_be_killed_and_keeps_nothing() {
+async fn silent_qemu_can_be_killed_and_leaves_nothing() {
     let mut node = MachineNode::new().await;
     let order = machine();
     let id = order.task_id;
@@ -296,14 +298,14 @@ async fn a_qemu_that_does_not_answer_can_be_killed_and_keeps_nothing() {
     nix::sys::signal::kill(pid, nix::sys::signal::SIGSTOP).unwrap();
     node.restart().await;
     assert!(node.backend.inspect(id).await.unwrap().unwrap().is_running());
-    let refused = node.backend.create_snapshot(id, &SnapshotWish::default(), 0).await;
+    let refused = node.backend.create_snapshot(id, &SnapshotSpec::default(), 0).await;
     assert!(refused.is_err(), "what may be written is not taken for what rests");
     node.backend.kill(id).await.unwrap();
     assert!(!process.is_alive());
     let ended = life(&node.backend, id).await;
     assert!(matches!(ended, Some(Lifecycle::Ended { exit_code: Some(137), .. })), "{ended:?}");
 
-    // Whoever asked the old one again leaves the next one alone.
+    // The reattaching task of the old process leaves the next one alone.
     node.backend.start(id).await.unwrap();
     answers(&node.backend, id).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -316,14 +318,14 @@ async fn a_qemu_that_does_not_answer_can_be_killed_and_keeps_nothing() {
 }
 
 #[tokio::test]
-async fn a_restore_that_was_given_up_leaves_no_layer() {
+async fn abandoned_restore_leaves_no_layer() {
     let node = MachineNode::new().await;
     let mut order = machine();
     let id = order.task_id;
     agent_files::write_instance_files(&node.layout, &order).unwrap();
     let image = node.backend.prepare(&order, &|_, _| {}).await.unwrap();
     node.backend.create(&order, &image).await.unwrap();
-    let saved = node.backend.create_snapshot(id, &SnapshotWish::default(), 0).await.unwrap();
+    let saved = node.backend.create_snapshot(id, &SnapshotSpec::default(), 0).await.unwrap();
     order.spec.snapshot = Some(SnapshotRef { task_id: id, tag: saved.tag });
     let layer = node.backend.prepare(&order, &|_, _| {}).await.unwrap();
     let layer = node.layout.machines_dir().join("layers").join(layer);
@@ -335,7 +337,7 @@ async fn a_restore_that_was_given_up_leaves_no_layer() {
 }
 
 #[tokio::test]
-async fn a_disk_that_was_saved_often_is_made_one_layer_and_loses_nothing() {
+async fn often_snapshotted_disk_is_flattened_without_loss() {
     let node = MachineNode::new().await;
     let order = machine();
     let id = order.task_id;
@@ -343,7 +345,7 @@ async fn a_disk_that_was_saved_often_is_made_one_layer_and_loses_nothing() {
     for round in 0..10 {
         let write = format!("echo {round} >>/root/rounds; sync");
         said(&node, id, &["sh", "-c", &write]).await;
-        node.backend.create_snapshot(id, &SnapshotWish::default(), 2).await.unwrap();
+        node.backend.create_snapshot(id, &SnapshotSpec::default(), 2).await.unwrap();
     }
     node.backend.stop(id).await.unwrap();
     node.backend.start(id).await.unwrap();
@@ -365,7 +367,7 @@ async fn a_disk_that_was_saved_often_is_made_one_layer_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn what_a_removal_or_a_creation_that_was_cut_off_left_is_cleared_away() {
+async fn leftovers_of_interrupted_removals_and_creates_are_removed() {
     let mut node = MachineNode::new().await;
     let order = machine();
     running(&node, &order).await;

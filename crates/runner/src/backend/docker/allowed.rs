@@ -1,12 +1,12 @@
-//! What the node's owner lets containers have beyond what all have: to be privileged, and mounts.
-//! Nothing, unless the runner was started with `--allow-privileged` or `--allow-mount`.
+//! The permissions that the node's owner grants containers: to be privileged, and mounts. None,
+//! unless the runner was started with `--allow-privileged` or `--allow-mount`.
 //!
 //! ```text
 //!  create, start: permits -- the source is inside an allowed path, and no part of it is a link
 //!  running:       verify  -- what the engine has mounted is what is there
 //! ```
 //!
-//! The engine follows links when it mounts, a moment after this was looked at. Whoever may write in
+//! The engine follows links when it mounts, a moment after this check. A user who may write in
 //! an allowed path, such as another VPS with a mount of it, could put one there in between. So it is
 //! looked at again before the container counts as running, and one that got something else is ended.
 
@@ -68,7 +68,7 @@ impl Allowed {
     pub fn permits(&self, spec: &InstanceSpec) -> Result<(), BackendError> {
         if spec.privileged && !self.privileged {
             let reason = "this node lets no VPS be privileged".to_owned();
-            let hint = "its owner starts the runner with --allow-privileged".to_owned();
+            let hint = "the node's owner can start the runner with --allow-privileged".to_owned();
             return Err(BackendError::NotAllowed { reason, hint });
         }
         spec.mounts.iter().try_for_each(|mount| self.permits_mount(mount))
@@ -81,17 +81,17 @@ impl Allowed {
         };
         let source = Path::new(text);
         if !self.mounts.iter().any(|place| source.starts_with(place)) {
-            let hint = "its owner starts the runner with --allow-mount PATH; `kohakuriver node status` shows what is allowed";
+            let hint = "the node's owner can start the runner with --allow-mount PATH; `kohakuriver node status` lists allowed mounts";
             return refused(format!("this node lets no VPS mount {text}"), hint);
         }
         if !self.is_root {
-            // It could not look whether the engine has mounted what was meant.
-            let reason = "the runner of this node is not root, so nothing can be mounted here";
+            // It could not check that the engine has mounted the intended source.
+            let reason = "the runner of this node is not root and cannot verify mounts";
             return refused(reason.to_owned(), "run the runner as root");
         }
         if self.own.iter().any(|own| source.starts_with(own) || own.starts_with(source)) {
-            let reason = format!("{text} has KohakuRiver's own state in it, or is part of it");
-            return refused(reason, "mount what you need of it instead");
+            let reason = format!("{text} contains KohakuRiver's own state, or is part of it");
+            return refused(reason, "mount a directory without it instead");
         }
         match open_plainly(source).and_then(|fd| stat(&fd)) {
             Ok(stat) if matches!(stat.st_mode & S_IFMT, S_IFDIR | S_IFREG) => Ok(()),
@@ -101,13 +101,13 @@ impl Allowed {
             }
             Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => {
                 let hint = match source.canonicalize() {
-                    Ok(real) => format!("name what it leads to: {}", real.display()),
-                    Err(_) => "it leads nowhere".to_owned(),
+                    Ok(real) => format!("mount its target instead: {}", real.display()),
+                    Err(_) => "its target does not exist".to_owned(),
                 };
-                refused(format!("{text} is a link, or lies behind one"), &hint)
+                refused(format!("{text} is a symbolic link, or is behind one"), &hint)
             }
             Err(error) => {
-                refused(format!("{text} cannot be mounted: {error}"), "make it on the node first")
+                refused(format!("{text} cannot be mounted: {error}"), "create it on the node first")
             }
         }
     }
@@ -133,8 +133,10 @@ impl Allowed {
             if !matches!(is_same, Ok(true)) {
                 tracing::warn!(source, target, ?is_same, "a container has mounted something else");
                 return Err(BackendError::NotAllowed {
-                    reason: format!("what is at {target} is not the node's {source}"),
-                    hint: "somebody has put a link in its way on the node".to_owned(),
+                    reason: format!("the mount at {target} is not the node's {source}"),
+                    hint:
+                        "check its path on the node for a new symbolic link, then restart the VPS"
+                            .to_owned(),
                 });
             }
         }
@@ -233,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_runners_own_state_and_what_is_no_directory_are_in_no_container() {
+    fn runner_state_and_special_files_cannot_be_mounted() {
         let node = Node::new();
         for own in ["data", "data/runner", "data/runner/instances", "data/host"] {
             assert!(node.mount(own).unwrap_err().contains("KohakuRiver's own state"), "{own}");

@@ -17,7 +17,7 @@ use super::shared_job::Reporter;
 use crate::backend::BackendError;
 use kohakuriver_durable as durable;
 
-/// What people miss first in a minimal system.
+/// Packages that users miss first in a minimal system.
 const PACKAGES: &str = "bash,ca-certificates,procps,iproute2,iputils-ping,less,nano,sudo,curl,\
                         rsync,openssh-client";
 const DIR_PREFIX: &str = "build-";
@@ -74,7 +74,7 @@ pub async fn build(images: &Path, reporter: &Reporter) -> Result<Build, BackendE
     bootstrap.run(&step).await.map(|()| build).map_err(|error| failed(&error.to_string()))
 }
 
-/// What builds of earlier runners left.
+/// Removes files left by builds of earlier runners.
 fn clear_old(images: &Path) {
     for entry in fs::read_dir(images).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(DIR_PREFIX) {

@@ -82,7 +82,7 @@ impl Engine {
         }
     }
 
-    /// What an error means where the act itself cannot be at fault; forgets an engine that is away.
+    /// Maps an error of an operation that cannot be at fault itself; drops the connection to an engine that is down.
     pub fn failure(&self, error: Error) -> BackendError {
         self.refused("do", error)
     }

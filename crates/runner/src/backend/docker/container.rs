@@ -1,4 +1,4 @@
-//! One container per instance, found again by its name and its labels.
+//! The container of each instance, identified by its name and labels.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -22,7 +22,7 @@ use super::create_body::{LABEL_MANAGED, LABEL_NODE, LABEL_TASK, body};
 use super::found;
 use super::network::ContainerNetwork;
 use super::orphans;
-use super::own_files::{Made, OwnFiles, kept};
+use super::own_files::{Made, OwnFiles, saved};
 use super::vet;
 use crate::agent_files;
 use crate::backend::{BackendError, BackendState, Lifecycle, Limits};
@@ -48,7 +48,7 @@ pub async fn create(
     match docker.create_container(Some(options), body(config, order, image)).await {
         Ok(created) => {
             for warning in created.warnings {
-                tracing::debug!(task_id = %order.task_id, warning, "Docker warned at create");
+                tracing::debug!(task.id = %order.task_id, warning, "Docker warned at create");
             }
             Ok(())
         }
@@ -68,7 +68,7 @@ async fn refresh_own_files(
     let (own, made) = own_files(config, servers, id)?;
     match found.life {
         Lifecycle::Running { .. } | Lifecycle::Paused { .. } => return Ok(()),
-        Lifecycle::Created => kept::take(engine, docker, id, &own, &made).await?,
+        Lifecycle::Created => saved::restore(engine, docker, id, &own, &made).await?,
         Lifecycle::Ended { .. } => {}
     }
     own.refresh(&made).map_err(|error| unwritable(&error))
@@ -88,9 +88,9 @@ fn own_files(
 
 fn unwritable(error: &std::io::Error) -> BackendError {
     if error.kind() == std::io::ErrorKind::StorageFull {
-        return BackendError::DiskFull { reason: "its data directory has no room".to_owned() };
+        return BackendError::DiskFull { reason: "the runner's data directory is full".to_owned() };
     }
-    let reason = format!("its files in the runner's data directory cannot be written: {error}");
+    let reason = format!("cannot write its files in the runner's data directory: {error}");
     BackendError::Refused { by: "this node", act: "start", reason }
 }
 

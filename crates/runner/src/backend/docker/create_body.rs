@@ -1,4 +1,4 @@
-//! What the engine is asked for when a container is created. Pure.
+//! Builds the request that creates a container. Pure.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -26,8 +26,8 @@ const LABEL_NAME: &str = "kohakuriver.name";
 /// Docker's 64 MiB make PyTorch's data loaders fail; memory used there counts to the limit anyway.
 const SHM_BYTES: u64 = 1 << 30;
 const PROPAGATION: MountBindOptionsPropagationEnum = MountBindOptionsPropagationEnum::RPRIVATE;
-/// What root in a VPS may do; nothing else, whatever the engine's defaults are. docs/containment.md
-/// has what each is for. Not among them, though Docker gives it: `MKNOD`.
+/// The capabilities of root in a VPS, independent of the engine's defaults. docs/containment.md has
+/// the reason for each. Docker's default `MKNOD` is not among them.
 const CAPABILITIES: [&str; 13] = [
     "AUDIT_WRITE",
     "CHOWN",
@@ -179,8 +179,8 @@ fn own_files(config: &DockerConfig, order: &Order) -> impl Iterator<Item = Mount
         .map(move |(file, target)| bind(&own.path(file), target, false))
 }
 
-/// One that was asked for. What is mounted inside its source on the node is not part of it, now or
-/// later: the node's owner has allowed a directory, not what others put there.
+/// Builds a requested mount. Mounts inside its source on the node are not part of it, now or later:
+/// the node's owner has allowed a directory, not other filesystems mounted there.
 fn extra(mount: &MountWish) -> Mount {
     let alone = MountBindOptions { propagation: Some(PROPAGATION), ..MountBindOptions::default() };
     Mount {
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_is_asked_for_with_nothing_of_the_nodes_and_only_the_reviewed_rights() {
+    fn container_has_nothing_of_the_node_and_only_reviewed_rights() {
         let order = order(Intent::created());
         let host = sent(&order)["HostConfig"].clone();
         assert_eq!(host["CapDrop"], serde_json::json!(["ALL"]));
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_operator_asked_for_comes_on_top_and_nothing_of_it_by_itself() {
+    fn extra_permissions_are_added_only_if_requested() {
         let mut order = order(Intent::created());
         order.spec.privileged = true;
         order.spec.mounts = ["/data/sets:/sets:ro", "/data/hosts:/etc/hosts"]

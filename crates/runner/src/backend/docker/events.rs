@@ -43,7 +43,7 @@ pub fn stream(engine: Arc<Engine>, node: &NodeName) -> BoxStream<'static, Change
     .boxed()
 }
 
-/// Passes events on until the engine goes away; an error means that nobody listens any more.
+/// Forwards events until the engine goes away; an error means that the receiver is gone.
 async fn listen(
     engine: &Engine,
     labels: &[String],

@@ -1,4 +1,4 @@
-//! One image with one layer in place of a chain, by export and import.
+//! Flattens an image's chain of layers into one, by export and import.
 
 use std::collections::HashMap;
 
@@ -70,7 +70,7 @@ pub async fn flatten(
     outcome.map_err(|reason| BackendError::Refused { by: "Docker", act: "flatten", reason })
 }
 
-/// What a crash may have left.
+/// Removes the helper container that a crash may have left.
 pub async fn remove_helper(
     engine: &Engine,
     docker: &Docker,

@@ -90,7 +90,7 @@ fn oom_kills(root: &Path, cgroups: &str) -> u64 {
         .sum()
 }
 
-/// What a specification comes to here.
+/// Returns the limits of a specification on this backend.
 pub fn limits(spec: &InstanceSpec) -> Limits {
     wanted(spec.cores, spec.memory_bytes.unwrap_or(0), spec.pids_limit)
 }

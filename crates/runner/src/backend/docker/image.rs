@@ -52,7 +52,7 @@ pub struct Images {
     jobs: Arc<Jobs>,
 }
 
-/// What a loaded environment was made from.
+/// The source of a loaded environment.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Loaded {
     file: String,
@@ -117,7 +117,7 @@ impl Images {
             }
             ImageSource::VmImage { name } => Err(BackendError::ImageUnavailable {
                 what: format!("{name} is an image of virtual machines"),
-                reason: "a container cannot be made of it".to_owned(),
+                reason: "a container cannot start from it".to_owned(),
                 hint: "leave --image out".to_owned(),
             }),
         }

@@ -1,7 +1,7 @@
-//! Clears away what snapshots that were cut off, and deleted ones that were still used, have left.
+//! Removes leftovers of interrupted snapshots, and of deleted ones that were still in use.
 //!
 //! ```text
-//!  flattening cut off by a crash      --> the helper container of that instance
+//!  flattening, ended by a crash       --> the helper container of that instance
 //!  snapshot deleted while a container of another VPS was made from it
 //!                                     --> an image under another name, when the last container goes
 //!  flattened, and what images were built on --> an image without a name
@@ -22,7 +22,7 @@ use super::client::Engine;
 use super::snapshot::{self, LABEL_DEPTH};
 use crate::backend::BackendError;
 
-/// What may be left. After a start of the runner that is everything.
+/// The leftovers that may exist. After a start of the runner that is everything.
 #[derive(Debug)]
 pub struct Leftovers {
     /// Instances that have no helper container.

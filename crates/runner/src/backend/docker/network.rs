@@ -39,7 +39,7 @@ use crate::backend::BackendError;
 
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 const BRIDGE_ICC: &str = "com.docker.network.bridge.enable_icc";
-/// How soon rules that somebody flushed are back.
+/// The longest time until flushed rules are restored.
 const GUARD_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
@@ -138,7 +138,7 @@ impl ContainerNetwork {
         self.known.lock().await.id = None;
     }
 
-    /// What is not as contained as it should be.
+    /// Returns the part of the isolation that is missing.
     pub async fn warning(&self) -> Option<String> {
         let known = self.known.lock().await;
         known.warning.clone().or_else(|| known.unpinned.clone())
@@ -162,7 +162,7 @@ impl ContainerNetwork {
         };
         let Err(reason) = pinned else { return Ok(()) };
         if self.known.lock().await.warning.is_some() {
-            tracing::warn!(task_id = %id, reason, "a container's port is not pinned to it");
+            tracing::warn!(task.id = %id, reason, "a container's port is not pinned to it");
             return Ok(());
         }
         Err(BackendError::NotContained { reason })
@@ -178,7 +178,7 @@ impl ContainerNetwork {
     ) -> Result<(), BackendError> {
         self.ensure(engine, config).await?;
         let docker = engine.docker().await?;
-        tracing::info!(task_id = %id, "connecting the container to its network again");
+        tracing::info!(task.id = %id, "connecting the container to its network again");
         self.connect(engine, &docker, id).await
     }
 
@@ -306,8 +306,8 @@ impl ContainerNetwork {
         border.guard(subnet, gateway).await.map_err(open)
     }
 
-    /// Connects what runs without the network that it was made for: somebody has disconnected it.
-    /// Answers how many. The error is a sentence.
+    /// Connects running containers that were disconnected from the network they were made for.
+    /// Returns how many. The error is a sentence.
     async fn plug_all_in(
         &self,
         engine: &Engine,
@@ -322,7 +322,7 @@ impl ContainerNetwork {
             if !self.lacks(mode, networks.as_ref()) {
                 continue;
             }
-            tracing::warn!(task_id = %id, "a VPS was disconnected from its network; it is connected again");
+            tracing::warn!(task.id = %id, "a VPS was disconnected from its network; it is connected again");
             let connected = self.connect(engine, docker, id).await;
             connected.map_err(|error| format!("VPS {id} has no network: {error}"))?;
             plugged += 1;

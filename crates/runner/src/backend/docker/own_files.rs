@@ -4,8 +4,8 @@
 //! would be lost. Ours are files of the instance on the node, mounted in their places:
 //!
 //! ```text
-//!  instances/<id>/own/{hosts,resolv.conf,hostname}  what the container has; it can write them
-//!                     made.json                     what they would be if nobody had edited them
+//!  instances/<id>/own/{hosts,resolv.conf,hostname}  mounted into the container, which can write them
+//!                     made.json                     their contents without edits in the container
 //!  /.kohakuriver/kept/ on the disk                  the same four, put there for each snapshot
 //! ```
 //!
@@ -24,14 +24,14 @@ use serde::{Deserialize, Serialize};
 use self::merge::merge;
 use kohakuriver_durable as durable;
 
-pub mod kept;
 mod merge;
+pub mod saved;
 
 /// File, and where the container has it.
 pub const FILES: [(&str, &str); 3] =
     [("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname")];
 const NOTE: &str = "made.json";
-/// What is longer is left as it is, and in no snapshot.
+/// A longer file is left unchanged, and is in no snapshot.
 const LONGEST: u64 = 2 << 20;
 /// Where a machine has its own name, whatever its address is today.
 const OWN_ADDRESS: &str = "127.0.1.1";
@@ -129,7 +129,7 @@ impl OwnFiles {
         durable::write(&note, &serde_json::to_vec(made).unwrap_or_default(), 0o600)
     }
 
-    /// Takes over what a snapshot has kept, under the name of this instance.
+    /// Adopts the files of a snapshot, under the name of this instance.
     fn adopt(&self, kept: &[(String, Vec<u8>)], made: &Made) -> io::Result<()> {
         let content = |name: &str| {
             let found = kept.iter().find(|(file, _)| file == name)?;
@@ -160,7 +160,9 @@ impl OwnFiles {
                 Content::Absent => {}
                 Content::Other => {
                     let path = self.path(name).display().to_string();
-                    return Err(io::Error::other(format!("{path} is no text of less than 2 MiB")));
+                    return Err(io::Error::other(format!(
+                        "{path} is not a text file of less than 2 MiB"
+                    )));
                 }
             }
         }

@@ -11,11 +11,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 const ENGINE: &str = "127.0.0.11";
-/// What is longer nobody made for us.
+/// A longer file was not made by the runner or the engine.
 const LONGEST: u64 = 64 * 1024;
 
 /// Puts the nameservers in the engine's place in a container's `resolv.conf`, which the engine
-/// keeps on the node and makes anew at every start. What somebody in the container wrote stays.
+/// stores on the node and rewrites at every start. Edits made in the container stay.
 pub fn ask_outside(path: &Path, servers: &[Ipv4Addr]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     // The container can write the file. It cannot put a link in its place; nor will we follow one.

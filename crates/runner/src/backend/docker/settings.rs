@@ -1,18 +1,18 @@
-//! What a node's owner decides about its containers.
+//! The settings of a node's containers, chosen by its owner.
 
 use std::path::PathBuf;
 
 use kohakuriver_model::{Registry, RepositoryPattern};
 use kohakuriver_vm::network::{BridgeName, Prefix, Subnet};
 
-/// What an operator may choose for the containers of a node.
+/// The operator's settings for the containers of a node.
 #[derive(Clone, Debug)]
 pub struct ContainerSettings {
-    /// What Docker and the kernel call their network.
+    /// The name of their network in Docker and the kernel.
     pub network: BridgeName,
     /// `None`: Docker chooses.
     pub subnet: Option<Subnet>,
-    /// What they shall not reach besides what nobody's may.
+    /// Addresses denied to them in addition to those always denied.
     pub denied: Vec<Prefix>,
     /// Programs gain nothing from set-user-id files: no `sudo`, no `su`.
     pub no_new_privileges: bool,
@@ -24,8 +24,7 @@ pub struct ContainerSettings {
     pub registries: Vec<Registry>,
     /// Repositories whose images are used as the node has them, and never pulled.
     pub local_images: Vec<RepositoryPattern>,
-    /// What the base environment is made from. `None`: it is built on the node, and no registry
-    /// is asked.
+    /// The image of the base environment. `None`: it is built on the node without any registry.
     pub default_image: Option<String>,
 }
 

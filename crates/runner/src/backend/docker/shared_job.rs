@@ -72,7 +72,7 @@ impl Drop for Job {
 }
 
 impl Jobs {
-    /// Waits for the work named `key`, starting it where nobody has.
+    /// Waits for the work named `key`, starting it unless it is already running.
     pub async fn run<F>(
         &self,
         key: &str,
@@ -95,7 +95,7 @@ impl Jobs {
                 return Err(BackendError::ImageUnavailable {
                     what: "preparing the image stopped".to_owned(),
                     reason: "the work ended without a result".to_owned(),
-                    hint: "try again, and look at the runner's log".to_owned(),
+                    hint: "try again; the runner's log has the cause".to_owned(),
                 });
             }
         }

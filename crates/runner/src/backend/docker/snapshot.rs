@@ -23,8 +23,8 @@ use kohakuriver_runner_link::protocol::Snapshot;
 use super::client::{Engine, status};
 use super::container;
 use super::flatten::{self, Target};
-use super::own_files::{OwnFiles, kept};
-use crate::backend::{BackendError, SnapshotWish};
+use super::own_files::{OwnFiles, saved};
+use crate::backend::{BackendError, SnapshotSpec};
 use crate::clock;
 
 const LABEL_NAME: &str = "kohakuriver.snapshot_name";
@@ -38,7 +38,7 @@ fn repository(id: InstanceId) -> String {
     format!("kohakuriver-snapshot/vps-{id}")
 }
 
-/// What the engine calls it.
+/// Returns the engine's name of a snapshot.
 pub fn reference(snapshot: SnapshotRef) -> String {
     target(snapshot).reference()
 }
@@ -59,7 +59,7 @@ pub async fn create(
     engine: &Engine,
     own: &OwnFiles,
     id: InstanceId,
-    wish: &SnapshotWish,
+    wish: &SnapshotSpec,
     keep: u32,
 ) -> Result<Snapshot, BackendError> {
     let docker = engine.patient().await?;
@@ -69,8 +69,8 @@ pub async fn create(
     if !paths.is_empty() {
         return Err(BackendError::OutsideDisk { paths });
     }
-    if kept::has(&container, own) {
-        kept::put(engine, &docker, id, own).await?;
+    if saved::has(&container, own) {
+        saved::save(engine, &docker, id, own).await?;
     }
     let image = container.image.unwrap_or_default();
     let depth = docker.inspect_image(&image).await.map_or(0, |image| depth_of(&image));
@@ -103,7 +103,7 @@ pub async fn create(
         .ok_or_else(|| BackendError::SnapshotNotFound { which: tag.to_string() })
 }
 
-fn labels(wish: &SnapshotWish, depth: u32) -> HashMap<String, String> {
+fn labels(wish: &SnapshotSpec, depth: u32) -> HashMap<String, String> {
     HashMap::from([
         (LABEL_DEPTH.to_owned(), depth.to_string()),
         (LABEL_NAME.to_owned(), wish.name.clone().unwrap_or_default()),
@@ -118,8 +118,8 @@ fn depth_of(image: &ImageInspect) -> u32 {
     depth.unwrap_or(0).min(DEEPEST)
 }
 
-/// One layer in place of a chain. It is made from the committed image, so the instance was frozen no
-/// longer than for the commit.
+/// Flattens a snapshot's chain of layers. It works on the committed image, so the instance is frozen
+/// only for the commit.
 async fn flatten_snapshot(
     engine: &Engine,
     docker: &Docker,
@@ -154,7 +154,7 @@ async fn prune(
 ) -> Result<(), BackendError> {
     for tag in tags(engine, docker, id).await?.into_iter().skip(keep) {
         if let Err(error) = delete(engine, id, tag).await {
-            tracing::debug!(task_id = %id, tag, %error, "an old snapshot stays");
+            tracing::debug!(task.id = %id, tag, %error, "an old snapshot stays");
         }
     }
     Ok(())
@@ -224,8 +224,8 @@ pub async fn delete(engine: &Engine, id: InstanceId, tag: u64) -> Result<(), Bac
     }
 }
 
-/// What containers of others are built on is kept under another name until the last of them goes: a
-/// forced removal would take the image from under those that do not run, which could never be saved again.
+/// Deletes all snapshots of an instance. One that other containers are built on gets another name until the last
+/// of them is removed: a forced removal would take the image from stopped ones, which could never be saved again.
 pub async fn delete_all(engine: &Engine, id: InstanceId) -> Result<(), BackendError> {
     let docker = engine.patient().await?;
     remove_helper(engine, id).await?;

@@ -1,4 +1,4 @@
-//! What on an instance's disk would make the engine hang.
+//! Detects files on an instance's disk that would make the engine hang.
 //!
 //! At a start the engine reads users and groups from the container's disk. Where one of these files
 //! is a named pipe, it waits in there for ever: for the container all acts stop, its own removal

@@ -26,13 +26,13 @@ use tokio::time::timeout;
 const MOST_LOG: u64 = 4 << 20;
 const KEPT_LOG: u64 = 1 << 20;
 const OLD_LOG: &str = "console.old.log";
-/// What somebody who attaches sees of what was said before.
+/// The bytes of earlier output that a new client sees.
 const BACKLOG: u64 = 16 << 10;
 const LAST_LINES: usize = 12;
 const TYPE_LIMIT: Duration = Duration::from_secs(2);
 const START_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// Pieces that somebody slow may be behind before they miss some.
+/// Pieces by which a slow client may be behind before it misses some.
 const PIECES: usize = 256;
 
 /// The console of one running machine.
@@ -116,7 +116,7 @@ impl Console {
     }
 }
 
-/// Tells somebody that there is no console now, and what it said last.
+/// Sends a client the console's last output and the notice that it is closed.
 pub async fn refuse(dir: &Path, stream: UnixStream) {
     let (read, mut writer) = stream.into_split();
     let mut reader = FrameReader::<_, ExecInput>::new(read, &[]);
@@ -137,7 +137,7 @@ async fn listen(mut read: OwnedReadHalf, said: broadcast::Sender<Bytes>, dir: Pa
         length += count as u64;
         if length > MOST_LOG {
             if let Err(error) = cut(&dir) {
-                tracing::warn!(%error, "a console's log cannot be cut");
+                tracing::warn!(%error, "cannot truncate a console's log");
             }
             length = 0;
         }

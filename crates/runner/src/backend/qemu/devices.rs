@@ -1,6 +1,6 @@
-//! The node's GPUs in the hands of machines: taken before QEMU starts, given back when it is gone.
+//! The node's GPUs for VMs: attached before QEMU starts, released when it is gone.
 //!
-//! What happens to them is `kohakuriver_vm::vfio`'s; which ones they are, the inventory's.
+//! `kohakuriver_vm::vfio` binds them; the inventory identifies them.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -38,18 +38,18 @@ impl Devices {
         self.wait(move |this| this.take_now(id, &gpus, user)).await
     }
 
-    pub async fn give_back(&self, id: InstanceId) -> Result<(), BackendError> {
+    pub async fn release(&self, id: InstanceId) -> Result<(), BackendError> {
         self.wait(move |this| this.vfio.give_back(id).map_err(|e| refused(&e))).await
     }
 
-    /// Gives back what belongs to no living machine. `false`: something is left.
+    /// Releases devices of VMs that are gone. Returns `false` if some are left.
     pub async fn repair(&self, living: &[InstanceId]) -> bool {
         let living: BTreeSet<InstanceId> = living.iter().copied().collect();
         let outcome = self.wait(move |this| Ok(this.vfio.repair(&living))).await;
         let Ok(errors) = outcome else { return false };
         for error in &errors {
             let error = with_cause(error);
-            tracing::error!(error, "GPUs of an ended machine are not given back");
+            tracing::error!(error, "cannot release the GPUs of an ended VM");
         }
         errors.is_empty()
     }
@@ -61,15 +61,15 @@ impl Devices {
         user: Option<u32>,
     ) -> Result<Vec<String>, BackendError> {
         let places = gpu::places(&self.data, &self.vfio, gpus).map_err(|error| match error {
-            FindError::Look(error) => refused(&error),
+            FindError::Inspect(error) => refused(&error),
             FindError::Gone(_) => BackendError::NoGpu { reason: error.to_string() },
         })?;
         let given = self.vfio.take(id, &places).map_err(|error| refused(&error))?;
         for node in user.iter().flat_map(|_| &given.nodes) {
             if let Err(error) = chown(node, user.map(Uid::from_raw), None) {
                 let reason = format!("{} cannot be given to QEMU: {error}", node.display());
-                if let Err(kept) = self.vfio.give_back(id) {
-                    tracing::error!(task_id = %id, error = with_cause(&kept), "GPUs are not given back");
+                if let Err(error) = self.vfio.give_back(id) {
+                    tracing::error!(task.id = %id, error = with_cause(&error), "cannot release GPUs");
                 }
                 return Err(BackendError::NoGpu { reason });
             }

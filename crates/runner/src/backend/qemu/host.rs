@@ -1,4 +1,4 @@
-//! What the node gives machines: QEMU, an accelerator, processors and memory.
+//! The node's resources for VMs: QEMU, an accelerator, processors and memory.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -33,7 +33,7 @@ struct Known {
     at: Instant,
 }
 
-/// What changes when the answer may.
+/// Signs whose change may change the result of detection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Signs {
     qemu: Option<SystemTime>,
@@ -79,7 +79,7 @@ impl Host {
         })
     }
 
-    /// What people should know of machines here.
+    /// Returns the warning about VMs on this node.
     pub fn warning(&self) -> Option<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.as_ref()?.outcome.as_ref().ok()?.1.warning.clone()
@@ -134,7 +134,7 @@ impl Host {
     }
 }
 
-/// What a specification comes to here: without a limit of cores, a processor for each of the node.
+/// Returns the limits of a specification; without a limit of cores, a processor for each of the node.
 pub fn limits(spec: &InstanceSpec) -> MachineLimits {
     let (cores, _) = inventory::size();
     let cores = match (&spec.numa, spec.cores) {

@@ -1,4 +1,4 @@
-//! One running QEMU: it is listened to until it is gone, and its end is written down.
+//! Follows a running QEMU until it is gone, and records its end.
 //!
 //! ```text
 //!  launched | adopted --> watched --guest off, panic--> verdict written --quit--> gone
@@ -6,7 +6,7 @@
 //!                            '--killed, crashed--> gone --> what the machine had around it goes
 //! ```
 //!
-//! A guest that ended by itself leaves its QEMU behind, frozen, until somebody has read how it
+//! A guest that ended by itself leaves its QEMU behind, frozen, until a runner has read how it
 //! ended: the runner that is there, or the next one. So no end is missed and none is guessed.
 
 use std::os::unix::process::ExitStatusExt;
@@ -30,8 +30,8 @@ use super::record::MachineDir;
 
 /// A QEMU that runs has its sockets.
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
-/// One that was just started makes them before anything that takes long, on a node that may be busy; if
-/// it ends instead, that is noticed.
+/// A new QEMU creates its sockets before anything slow, on a node that may be busy; if it ends instead,
+/// that is noticed.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// Between two presses of the power button: one that comes too early in a boot is not heard.
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
@@ -39,7 +39,7 @@ const PRESS_AGAIN: Duration = Duration::from_secs(5);
 const GO_ON_AGAIN: Duration = Duration::from_secs(5);
 /// QEMU writes back what it holds of the disk.
 const QUIT_LIMIT: Duration = Duration::from_secs(10);
-/// What a process that was ended by force has.
+/// The exit code of a killed process.
 const KILLED: i64 = 137;
 
 pub struct Live {
@@ -50,10 +50,10 @@ pub struct Live {
     gone: watch::Sender<bool>,
     stalled: AtomicBool,
     /// Why it has no network.
-    cut: Mutex<Option<String>>,
+    detached: Mutex<Option<String>>,
 }
 
-/// What a guest's own end means.
+/// The outcome of a guest's own end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Verdict {
     exit_code: i64,
@@ -91,8 +91,8 @@ impl Live {
             }
         };
         let (gone, stalled) = (watch::Sender::new(false), AtomicBool::new(false));
-        let cut = Mutex::default();
-        let live = Arc::new(Self { qmp, console, process, dir, gone, stalled, cut });
+        let detached = Mutex::default();
+        let live = Arc::new(Self { qmp, console, process, dir, gone, stalled, detached });
         Ok(Started { live, child })
     }
 
@@ -120,7 +120,7 @@ impl Live {
         self.wait_until(Instant::now() + QUIT_LIMIT).await;
     }
 
-    /// One that is about to be gone: waits until it is, so that nobody meets what it leaves.
+    /// Waits until a QEMU that is about to end is gone, so that no caller meets its leftovers.
     pub async fn settle(&self) {
         if !self.process.is_alive() {
             let _ = timeout(QUIT_LIMIT, self.wait_gone()).await;
@@ -173,23 +173,23 @@ impl Live {
         self.process
     }
 
-    /// Why it has no network, if so.
-    pub fn cut(&self) -> Option<String> {
-        self.cut.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Returns the reason why the VM is detached from its network, if it is.
+    pub fn detached(&self) -> Option<String> {
+        self.detached.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// `true`: that is news.
-    pub fn set_cut(&self, reason: Option<String>) -> bool {
-        let mut cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = *cut != reason;
-        *cut = reason;
-        news
+    /// Sets the reason; returns whether it changed.
+    pub fn set_detached(&self, reason: Option<String>) -> bool {
+        let mut detached = self.detached.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = *detached != reason;
+        *detached = reason;
+        changed
     }
 
-    /// Listens until QEMU is gone. `changed` is told of what people should know meanwhile.
+    /// Follows QEMU until it is gone. Calls `changed` when a warning changes.
     async fn listen(&self, changed: &(dyn Fn() + Send + Sync)) {
         let mut events = self.qmp.events();
-        // What happened before anybody listened.
+        // Events from before the subscription are missed.
         let mut state = self.look().await;
         loop {
             match state {
@@ -242,16 +242,16 @@ impl Live {
     }
 }
 
-/// What a machine's QEMU is at.
+/// The state of a VM's QEMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Runs,
-    /// Its disk cannot be written: it stands still until it is told to go on.
+    /// Its disk cannot be written: it is paused until it is resumed.
     Stalled,
     Over(Verdict),
 }
 
-/// One that was just connected to.
+/// A QEMU that was just connected to.
 pub struct Started {
     pub live: Arc<Live>,
     child: Option<Child>,
@@ -284,7 +284,7 @@ const POWERED_OFF: Verdict = Verdict { exit_code: 0, reason: "the guest powered 
 const PANICKED: Verdict = Verdict { exit_code: 1, reason: "the guest's kernel panicked" };
 const BROKEN: Verdict = Verdict { exit_code: 1, reason: "the guest cannot be run any further" };
 
-/// What an event says about the guest's end. Those of QEMU itself (quit, a signal) say nothing.
+/// Returns the guest's end that an event reports. Ends of QEMU itself (quit, a signal) report none.
 fn judge(event: &Event) -> Option<Verdict> {
     let text = |key: &str| event.data.get(key).and_then(Value::as_str);
     match event.name.as_str() {

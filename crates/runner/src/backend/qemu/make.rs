@@ -33,7 +33,7 @@ const GONE: &str = ".gone-";
 /// How the layers of images begin.
 const IMAGE: &str = "image-";
 const LIST_LIMIT: Duration = Duration::from_secs(5);
-/// What a machine writes while it boots for the first time, with room to spare.
+/// Bytes that a VM writes during its first boot, with a margin.
 const FIRST_WRITES: u64 = 256 << 20;
 
 impl QemuBackend {
@@ -125,7 +125,7 @@ impl QemuBackend {
         self.shared.promised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the image of a layer says about booting it.
+    /// Returns the boot metadata of a layer's image.
     pub(super) fn image_of(&self, base: &str) -> Result<ImageMeta, BackendError> {
         let path = self.shared.disks.layer_dir(base).join(META_FILE);
         let meta = read(&path).map_err(files)?;
@@ -192,7 +192,7 @@ impl QemuBackend {
         for id in self.ids().map_err(files)? {
             let dir = self.dir(id);
             // One that runs has an address, also where the record of that is damaged.
-            let runs = self.live(id).is_some() || self.stray(id).is_some();
+            let runs = self.live(id).is_some() || self.unmanaged(id).is_some();
             let machine = if runs { dir.machine() } else { dir.readable_machine() };
             if let Some(machine) = machine.map_err(files)? {
                 taken.insert(machine.address);
@@ -204,9 +204,9 @@ impl QemuBackend {
     /// Removes a machine that does not run.
     pub(super) async fn unmake(&self, id: InstanceId) -> Result<(), BackendError> {
         let _making = self.shared.making.lock().await;
-        self.give_back(id).await?;
+        self.release(id).await?;
         let dir = self.dir(id);
-        // A removal that is cut off is one: what is left has another name, and goes at the next start.
+        // An interrupted removal counts as done: the rest has another name, and goes at the next start.
         let gone = self.shared.disks.disks_dir().join(format!("{GONE}{id}"));
         let cut = self.shared.disks.cut().clone();
         let removed = tokio::task::spawn_blocking(move || {
@@ -225,7 +225,7 @@ impl QemuBackend {
         Ok(())
     }
 
-    /// Removes what removals and creations that were cut off left.
+    /// Removes leftovers of interrupted removals and creations.
     pub(super) fn sweep_disks(&self) -> io::Result<()> {
         for entry in fs::read_dir(self.shared.disks.disks_dir())? {
             let entry = entry?;
@@ -248,10 +248,10 @@ impl QemuBackend {
     pub(super) async fn collect(&self) {
         let listing = self.listing().await;
         if listing.is_none() {
-            tracing::debug!("the images cannot be listed now: no layer of one is collected");
+            tracing::debug!("cannot list images; their layers are not collected");
         }
         if let Err(error) = self.collect_but(listing.as_ref()) {
-            tracing::warn!(%error, "layers that nothing is built on are left for now");
+            tracing::warn!(%error, "cannot remove unused layers; retried later");
             self.leave_untidy();
         }
     }
@@ -297,6 +297,8 @@ fn image_error(name: &VmImageName, error: &ImageError) -> BackendError {
     BackendError::ImageUnavailable {
         what: format!("VM image {name} cannot be used"),
         reason: error.to_string(),
-        hint: error.hint().unwrap_or_else(|| "kohakuriver qemu image list".to_owned()),
+        hint: error
+            .hint()
+            .unwrap_or_else(|| "list the images: kohakuriver qemu image list".to_owned()),
     }
 }

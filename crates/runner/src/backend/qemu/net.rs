@@ -49,20 +49,20 @@ impl Net {
     /// where QEMU's own network gives all guests the same one.
     pub fn free_address(&self, taken: &BTreeSet<Ipv4Addr>) -> Result<Ipv4Addr, BackendError> {
         self.config.subnet.allocate(taken).ok_or_else(|| BackendError::NoMachine {
-            reason: format!("every address of {} belongs to a machine", self.config.subnet),
+            reason: format!("every address of {} is in use by a VM", self.config.subnet),
             hint:
                 "delete machines that nobody needs, or start the runner with a larger --vm-subnet"
                     .to_owned(),
         })
     }
 
-    /// Who a machine's QEMU is; root gives each its own.
+    /// Returns the user of a VM's QEMU; root gives each its own.
     pub fn user(&self, address: Ipv4Addr) -> Option<u32> {
         self.bridge.as_ref().map(|_| FIRST_USER + (u32::from(address) & 0xffff))
     }
 
-    /// What the machine's address is to people.
-    pub fn shown(&self, address: Ipv4Addr) -> Option<Ipv4Addr> {
+    /// Returns the VM's address if clients can use it.
+    pub fn displayed(&self, address: Ipv4Addr) -> Option<Ipv4Addr> {
         self.bridge.as_ref().map(|_| address)
     }
 
@@ -99,7 +99,7 @@ impl Net {
         self.bridge.is_some()
     }
 
-    /// A change of this network device may have cut a machine off.
+    /// Whether a change of this network device may have detached a VM.
     pub fn concerns(&self, device: &str) -> bool {
         self.bridge.as_ref().is_some_and(|bridge| bridge.concerns(device))
     }
@@ -110,30 +110,30 @@ impl Net {
         Some(Plugged { id, address: machine.address, uid, qemu })
     }
 
-    /// Those that somebody cut off.
-    pub async fn cut_off(&self, machines: &[Plugged]) -> Result<Vec<Plugged>, BackendError> {
+    /// Returns the VMs that are detached from the network.
+    pub async fn detached(&self, machines: &[Plugged]) -> Result<Vec<Plugged>, BackendError> {
         let Some(bridge) = &self.bridge else { return Ok(Vec::new()) };
         bridge.cut_off(machines).await.map_err(|error| refused(&error))
     }
 
-    /// Plugs one of these in again.
-    pub async fn mend(&self, machine: Plugged) -> Result<(), BackendError> {
+    /// Attaches a detached VM again.
+    pub async fn repair(&self, machine: Plugged) -> Result<(), BackendError> {
         let Some(bridge) = &self.bridge else { return Ok(()) };
         bridge.mend(machine).await.map_err(|error| refused(&error))
     }
 
-    /// Removes what belongs to no living machine, and mends what the others have. `false`: devices
-    /// may be left.
+    /// Removes devices of VMs that are gone, and repairs those of the others. Returns `false` if
+    /// devices may be left.
     pub async fn sweep(&self, living: &[InstanceId]) -> bool {
         let Some(bridge) = &self.bridge else { return true };
         let swept = bridge.sweep(living).await;
         match &swept {
             Ok(gone) if gone.is_empty() => {}
             Ok(gone) => tracing::info!(?gone, "network devices of ended machines removed"),
-            Err(error) => tracing::warn!(%error, "network devices cannot be looked through"),
+            Err(error) => tracing::warn!(%error, "cannot inspect network devices"),
         }
         if let Err(error) = bridge.repair().await {
-            tracing::warn!(%error, "the machines' network is not whole");
+            tracing::warn!(%error, "cannot repair the VMs' network");
         }
         swept.is_ok()
     }
@@ -147,7 +147,7 @@ fn refused(error: &NetworkError) -> BackendError {
         source = cause.source();
     }
     BackendError::NoMachine {
-        reason: format!("the machine gets no network: {reason}"),
+        reason: format!("cannot connect the VM to its network: {reason}"),
         hint: "'kohakuriver qemu check' on the node shows what is missing".to_owned(),
     }
 }

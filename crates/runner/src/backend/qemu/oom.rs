@@ -1,7 +1,7 @@
 //! Whether the node's kernel killed a QEMU for lack of memory: its own log says so.
 //!
-//! A process that was killed for memory looks like one that somebody killed, and its cgroup counts
-//! kills without saying whose. The log names the process, and only the kernel writes such a record.
+//! A process killed for lack of memory looks like one killed by an operator, and its cgroup counts
+//! kills without naming the process. The log names it, and only the kernel writes such a record.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -21,15 +21,15 @@ const FACILITIES: u32 = 3;
 pub fn was_killed(process: Process) -> bool {
     let log = File::options().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg");
     match log {
-        Ok(log) => records(log).any(|record| tells_of(&record, process)),
+        Ok(log) => records(log).any(|record| reports_kill_of(&record, process)),
         Err(error) => {
-            tracing::debug!(%error, "the kernel's log cannot be read");
+            tracing::debug!(%error, "cannot read the kernel's log");
             false
         }
     }
 }
 
-/// One read gives one record; the last is followed by an error.
+/// Reads the log's records, one per read; the last is followed by an error.
 fn records(mut log: File) -> impl Iterator<Item = String> {
     let mut buffer = vec![0; MOST_BYTES];
     std::iter::from_fn(move || {
@@ -50,7 +50,7 @@ fn records(mut log: File) -> impl Iterator<Item = String> {
 }
 
 /// `PRIORITY,NUMBER,MICROSECONDS,FLAGS;MESSAGE`, see Documentation/ABI/testing/dev-kmsg.
-fn tells_of(record: &str, process: Process) -> bool {
+fn reports_kill_of(record: &str, process: Process) -> bool {
     let Some((head, message)) = record.split_once(';') else { return false };
     let mut fields = head.split(',');
     let priority = fields.next().and_then(|field| field.parse::<u32>().ok());
@@ -75,16 +75,16 @@ mod tests {
     #[test]
     fn only_the_kernels_own_word_about_this_very_process_counts() {
         let process = Process { pid: 14304, start_time: 2_555_000 };
-        let told = |record: &str| tells_of(record, process);
+        let reported = |record: &str| reports_kill_of(record, process);
         let rest =
             "Killed process 14304 (qemu-system-x86) total-vm:207068kB, UID:0 oom_score_adj:0";
-        assert!(told(&format!("3,991,25558531146,-;Memory cgroup out of memory: {rest}\n")));
-        assert!(told(&format!("3,991,25558531146,-,caller=T1;Out of memory: {rest}")));
+        assert!(reported(&format!("3,991,25558531146,-;Memory cgroup out of memory: {rest}\n")));
+        assert!(reported(&format!("3,991,25558531146,-,caller=T1;Out of memory: {rest}")));
         // Written by a program; before it was started; of another; of another kind.
-        assert!(!told(&format!("11,991,25558531146,-;Out of memory: {rest}")));
-        assert!(!told(&format!("3,991,25549999999,-;Out of memory: {rest}")));
-        assert!(!told("3,991,25558531146,-;Out of memory: Killed process 1430 (qemu)"));
-        assert!(!told("3,991,25558531146,-;oom-kill:task=qemu,pid=14304,uid=0"));
-        assert!(!told("nonsense") && !told(";") && !told("3;Out of memory: "));
+        assert!(!reported(&format!("11,991,25558531146,-;Out of memory: {rest}")));
+        assert!(!reported(&format!("3,991,25549999999,-;Out of memory: {rest}")));
+        assert!(!reported("3,991,25558531146,-;Out of memory: Killed process 1430 (qemu)"));
+        assert!(!reported("3,991,25558531146,-;oom-kill:task=qemu,pid=14304,uid=0"));
+        assert!(!reported("nonsense") && !reported(";") && !reported("3;Out of memory: "));
     }
 }

@@ -1,7 +1,7 @@
-//! What is written of a machine, in its directory.
+//! The files of a VM's directory.
 //!
 //! ```text
-//!  machine.json   how it was made: written before its disk, so a disk without one is nobody's
+//!  machine.json   how it was made: written before its disk, so a disk without one belongs to no VM
 //!  started        the process that became its QEMU (kohakuriver_vm::launch)
 //!  ended.json     how that process ended
 //! ```
@@ -81,7 +81,7 @@ pub struct Ended {
     pub oom: bool,
 }
 
-/// One machine's directory.
+/// A VM's directory.
 #[derive(Clone, Debug)]
 pub struct MachineDir(pub PathBuf);
 
@@ -99,7 +99,7 @@ impl MachineDir {
     pub fn readable_machine(&self) -> io::Result<Option<Machine>> {
         match self.machine() {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                tracing::error!(%error, "a machine's record is damaged; the machine is left as it is");
+                tracing::error!(%error, "a VM's record is damaged; the VM is left unchanged");
                 Ok(None)
             }
             other => other,
@@ -142,7 +142,7 @@ impl MachineDir {
         Ok(ended)
     }
 
-    /// How the latest start ended, as far as somebody wrote it down.
+    /// Returns how the latest start ended, if that was recorded.
     pub fn known_end(&self) -> Option<Ended> {
         let started = self.started().map(|(_, mark)| mark).unwrap_or_default();
         self.ended().filter(|ended| ended.started == started)
@@ -152,7 +152,7 @@ impl MachineDir {
         read(&self.0.join(ENDED)).ok().flatten()
     }
 
-    /// What it is now, its start's mark, and how it ended.
+    /// Returns its lifecycle state, its start's mark, and how it ended.
     pub fn life(&self) -> io::Result<(Lifecycle, Option<String>, Option<Ended>)> {
         let Some((process, mark)) = self.started() else {
             return Ok((Lifecycle::Created, None, None));
@@ -172,7 +172,7 @@ impl MachineDir {
     }
 }
 
-/// One snapshot of a machine.
+/// A snapshot of a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotFile {
     pub name: Option<String>,

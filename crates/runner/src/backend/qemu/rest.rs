@@ -1,4 +1,4 @@
-//! Clears away what steps that were given up, cut off by a crash, or failed have left.
+//! Removes leftovers of steps that were abandoned, interrupted by a crash, or failed.
 //!
 //! ```text
 //!  driver at rest --tidy--> of one machine: promise, half-made disk, snapshot that was begun, old
@@ -28,7 +28,7 @@ use crate::backend::BackendError;
 
 /// Images come and go without an event; the layer of one that is gone is found by then.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-/// What could not be removed a moment ago is not asked for faster.
+/// The pause before leftovers that could not be removed are retried.
 const SWEEP_AGAIN: Duration = Duration::from_secs(5);
 
 impl QemuBackend {
@@ -42,16 +42,16 @@ impl QemuBackend {
         let dir = self.dir(id);
         match dir.machine().map_err(files)? {
             None if dir.path().try_exists().map_err(files)? => return self.unmake(id).await,
-            None if self.owes(id) => self.give_back(id).await?,
+            None if self.owes(id) => self.release(id).await?,
             None => {}
             Some(mut machine) => {
                 self.settle(&dir, &mut machine)?;
-                if self.live(id).is_none() && self.stray(id).is_none() {
+                if self.live(id).is_none() && self.unmanaged(id).is_none() {
                     // A QEMU that runs may open its old disk again by its name.
                     let disks = &self.shared.disks;
                     disks.drop_old_disks(dir.path(), &machine.disk).map_err(files)?;
                     if self.owes(id) || has_traces(&dir).map_err(files)? {
-                        self.give_back(id).await?;
+                        self.release(id).await?;
                     }
                 }
             }
@@ -105,7 +105,7 @@ impl QemuBackend {
         }
         let _making = self.shared.making.lock().await;
         if let Err(error) = self.sweep_disks() {
-            tracing::warn!(%error, "what was left of removed machines stays for now");
+            tracing::warn!(%error, "cannot remove leftovers of removed VMs; retried later");
             self.leave_untidy();
         }
         self.collect().await;

@@ -42,7 +42,7 @@ const MOST_LAYERS: usize = 8;
 const QEMU_LOG: &str = "qemu.log";
 const AGENT_DISK: &str = "agent-";
 /// Between two tries to reach a QEMU that does not answer.
-const RETAKE: Duration = Duration::from_secs(5);
+const REATTACH: Duration = Duration::from_secs(5);
 const KILL_LIMIT: Duration = Duration::from_secs(20);
 const UEFI_DIRS: [&str; 4] =
     ["/usr/share/OVMF", "/usr/share/edk2/ovmf", "/usr/share/edk2/x64", "/usr/share/qemu"];
@@ -72,7 +72,7 @@ impl QemuBackend {
             Err(error) => {
                 // One that came up and does not answer must not keep what is given back.
                 self.end_stray(id).await?;
-                self.clear_away(id).await;
+                self.release_resources(id).await;
                 Err(error)
             }
         }
@@ -97,7 +97,7 @@ impl QemuBackend {
                     self.collect().await;
                 }
                 // A long chain is slower and as good.
-                Err(error) => tracing::warn!(%error, "a machine's layers are not made one"),
+                Err(error) => tracing::warn!(%error, "cannot flatten a VM's layers"),
             }
         }
         Ok(())
@@ -179,13 +179,13 @@ impl QemuBackend {
         let (this, left) = (self.clone(), self.shared.left.clone());
         tokio::spawn(async move {
             let clear = || async {
-                this.clear_away(id).await;
+                this.release_resources(id).await;
                 let mut lives = this.lock();
                 if lives.get(&id).is_some_and(|newest| Arc::ptr_eq(newest, &live)) {
                     lives.remove(&id);
                 }
             };
-            // Nobody may be listening.
+            // Without a subscriber this fails, which is fine.
             let changed = || drop(this.shared.events.send(Change::Instance(id)));
             if left.run_until_cancelled(started.follow(&changed, clear)).await.is_some() {
                 changed();
@@ -194,26 +194,26 @@ impl QemuBackend {
         let _ = self.shared.events.send(Change::Instance(id));
     }
 
-    /// Gives back what a machine that does not run had around it.
-    pub(super) async fn give_back(&self, id: InstanceId) -> Result<(), BackendError> {
+    /// Releases the network and the devices of a VM that does not run.
+    pub(super) async fn release(&self, id: InstanceId) -> Result<(), BackendError> {
         let removed = remove_traces(&self.dir(id)).map_err(files);
-        // Until it is proven: whoever gives this up half-way leaves it to the next look.
+        // Until all is released: a call that is dropped half-way leaves the rest to the next check.
         self.owing().insert(id);
         let (net, devices) = (&self.shared.host.net, &self.shared.host.devices);
-        let (unplugged, returned) = (net.unplug(id).await, devices.give_back(id).await);
+        let (unplugged, returned) = (net.unplug(id).await, devices.release(id).await);
         unplugged.and(returned)?;
         self.owing().remove(&id);
         removed
     }
 
-    async fn clear_away(&self, id: InstanceId) {
-        if let Err(error) = self.give_back(id).await {
-            tracing::error!(task_id = %id, %error, "not all that a machine had is given back; that is tried again");
+    async fn release_resources(&self, id: InstanceId) {
+        if let Err(error) = self.release(id).await {
+            tracing::error!(task.id = %id, %error, "cannot release all resources of a VM; will retry");
         }
     }
 
-    /// A QEMU that runs and that nobody follows: it did not answer when it was started or found.
-    pub(super) fn stray(&self, id: InstanceId) -> Option<Process> {
+    /// Returns a running QEMU that is not followed: it did not answer when it was started or found.
+    pub(super) fn unmanaged(&self, id: InstanceId) -> Option<Process> {
         if self.live(id).is_some() { None } else { self.process(id) }
     }
 
@@ -224,16 +224,16 @@ impl QemuBackend {
     /// Ends a QEMU that cannot be asked to end.
     pub(super) async fn end_stray(&self, id: InstanceId) -> Result<(), BackendError> {
         // Whoever asks it again must not take the next one for it, nor clear away what that has.
-        let asking = self.retaking().remove(&id);
+        let asking = self.reattaching().remove(&id);
         if let Some(asking) = asking {
             asking.abort();
             let _ = asking.await;
             if self.process(id).is_none() {
-                return self.give_back(id).await;
+                return self.release(id).await;
             }
         }
-        let Some(process) = self.stray(id) else { return Ok(()) };
-        tracing::warn!(task_id = %id, pid = process.pid, "a QEMU that does not answer is killed");
+        let Some(process) = self.unmanaged(id) else { return Ok(()) };
+        tracing::warn!(task.id = %id, pid = process.pid, "killing a QEMU that does not answer");
         process.kill();
         let deadline = tokio::time::Instant::now() + KILL_LIMIT;
         while process.is_alive() {
@@ -247,19 +247,19 @@ impl QemuBackend {
         }
         let ended = self.dir(id).write_ended(Some(137), "its QEMU did not answer", false);
         ended.map_err(files)?;
-        self.give_back(id).await
+        self.release(id).await
     }
 
-    /// Takes up what an earlier runner left: running machines, and what dead ones had.
+    /// Adopts the state that an earlier runner left: running VMs, and resources of dead ones.
     pub async fn adopt(&self) {
         if self.shared.disks.disks_dir().exists()
             && let Err(error) = self.sweep_disks()
         {
-            tracing::warn!(%error, "what was left of removed machines stays for now");
+            tracing::warn!(%error, "cannot remove leftovers of removed VMs; retried later");
             self.leave_untidy();
         }
         let ids = self.ids().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the machines of this node cannot be listed");
+            tracing::warn!(%error, "cannot list the VMs of this node");
             Vec::new()
         });
         let mut living = Vec::new();
@@ -272,12 +272,12 @@ impl QemuBackend {
             self.settle_living(id, &dir).await;
             match Live::connect(dir, None).await {
                 Ok(started) => {
-                    tracing::info!(task_id = %id, "a running machine is taken up");
+                    tracing::info!(task.id = %id, "a running VM is adopted");
                     self.follow(id, started);
                 }
                 Err(error) => {
-                    tracing::warn!(task_id = %id, error, "a running QEMU does not answer");
-                    self.retake(id);
+                    tracing::warn!(task.id = %id, error, "a running QEMU does not answer");
+                    self.reattach(id);
                 }
             }
         }
@@ -302,28 +302,28 @@ impl QemuBackend {
         // It may have left the guest's filesystems frozen.
         GuestAgent::thaw_at(&dir.path().join(RUN_DIR)).await;
         if let Err(error) = self.settle(dir, &mut machine) {
-            tracing::warn!(task_id = %id, %error, "a snapshot that was cut off is not finished");
+            tracing::warn!(task.id = %id, %error, "cannot finish an interrupted snapshot");
         }
     }
 
-    /// Asks a QEMU that does not answer again and again, until it does or is gone.
-    fn retake(&self, id: InstanceId) {
+    /// Retries connecting to a QEMU that does not answer, until it does or is gone.
+    fn reattach(&self, id: InstanceId) {
         let (this, left) = (self.clone(), self.shared.left.clone());
         let asking = tokio::spawn(left.run_until_cancelled_owned(async move {
-            while this.stray(id).is_some() {
-                tokio::time::sleep(RETAKE).await;
+            while this.unmanaged(id).is_some() {
+                tokio::time::sleep(REATTACH).await;
                 if let Ok(started) = Live::connect(this.dir(id), None).await {
-                    tracing::info!(task_id = %id, "a running machine is taken up after all");
+                    tracing::info!(task.id = %id, "a running VM is adopted after a retry");
                     this.follow(id, started);
                     return;
                 }
             }
             if this.live(id).is_none() {
-                this.clear_away(id).await;
+                this.release_resources(id).await;
             }
             let _ = this.shared.events.send(Change::Instance(id));
         }));
-        self.retaking().insert(id, asking);
+        self.reattaching().insert(id, asking);
     }
 
     fn write_seed(&self, id: InstanceId, dir: &MachineDir, network_config: &str) -> io::Result<()> {
@@ -333,8 +333,8 @@ impl QemuBackend {
         for name in [CONFIG_FILE, HOST_KEY_FILE, GUEST_SECRET_FILE] {
             settings.push((name.to_owned(), fs::read(etc.join(name))?));
         }
-        // cloud-init writes them into the guest's files, where nobody would take them back. Those
-        // that come and go with accounts and shares are the agent's alone.
+        // cloud-init writes them into the guest's files, from where nothing removes them. Keys that
+        // come and go with accounts and shares are the agent's alone.
         let record = Ledger::new(self.shared.config.layout.clone()).load(id);
         let access = record.map_err(io::Error::other)?.and_then(|record| record.order.spec.ssh);
         let seed = Seed {
@@ -367,15 +367,15 @@ impl QemuBackend {
         Some(AgentAddress::Guest { address, secret })
     }
 
-    /// Best effort, and nobody waits for it: a guest that cannot be reached now has them at its
-    /// next start.
+    /// Sends new settings to the guest's agent in the background; an unreachable guest gets them at
+    /// its next start.
     pub(super) fn send_settings(&self, id: InstanceId) {
         let Some(agent) = self.live(id).and_then(|_| self.agent_address(id)) else { return };
         let path = self.shared.config.layout.etc(id).join(CONFIG_FILE);
         let Ok(settings) = fs::read(path) else { return };
         tokio::spawn(async move {
             if let Err(error) = agent_stream::send_settings(&agent, &settings).await {
-                tracing::warn!(task_id = %id, %error, "the guest's agent did not take new settings");
+                tracing::warn!(task.id = %id, %error, "cannot send new settings to the guest's agent");
             }
         });
     }
@@ -475,7 +475,7 @@ fn give_files(dir: &MachineDir, disk: &str, user: Option<u32>) -> io::Result<()>
     Ok(())
 }
 
-/// What a process that is not root needs to open `/dev/kvm`.
+/// Returns the group that a process without root needs to open `/dev/kvm`.
 fn kvm_group(accel: VmAccel) -> Option<u32> {
     let about = fs::metadata("/dev/kvm").ok().filter(|_| accel == VmAccel::Kvm)?;
     (about.mode() & 0o060 == 0o060).then(|| about.gid())

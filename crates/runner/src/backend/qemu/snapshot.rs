@@ -1,4 +1,4 @@
-//! Snapshots of machines: the disk as it is becomes a layer, and the machine goes on over it.
+//! Snapshots of VMs: the current disk becomes a layer, and the VM continues on top of it.
 //!
 //! ```text
 //!  stopped:  link -> next disk -> record                      (kohakuriver_vm::disk)
@@ -23,7 +23,7 @@ use serde_json::json;
 use super::live::{self, Live};
 use super::record::{Machine, MachineDir, SnapshotFile, read};
 use super::{QemuBackend, disk, files};
-use crate::backend::{BackendError, SnapshotWish};
+use crate::backend::{BackendError, SnapshotSpec};
 use crate::clock;
 use kohakuriver_durable as durable;
 
@@ -68,7 +68,7 @@ impl QemuBackend {
     pub(super) async fn freeze(
         &self,
         id: InstanceId,
-        wish: &SnapshotWish,
+        wish: &SnapshotSpec,
         keep: u32,
     ) -> Result<Snapshot, BackendError> {
         let dir = self.dir(id);
@@ -76,7 +76,7 @@ impl QemuBackend {
         let Some(mut machine) = dir.machine().map_err(files)? else {
             return Err(refused("it has no disk".to_owned()));
         };
-        if self.stray(id).is_some() {
+        if self.unmanaged(id).is_some() {
             return Err(refused("its QEMU does not answer".to_owned()));
         }
         let disks = &self.shared.disks;
@@ -232,7 +232,7 @@ impl QemuBackend {
         Ok(())
     }
 
-    /// What snapshots of whatever machine are built on.
+    /// Returns the layers that snapshots of any VM are built on.
     pub(super) fn snapshot_layers(&self) -> io::Result<BTreeSet<String>> {
         let mut layers = BTreeSet::new();
         let owners = match fs::read_dir(self.snapshots_root()) {

@@ -1,4 +1,4 @@
-//! What NVIDIA's driver told of each card, by the card's place: `<data>/gpus.json`.
+//! The GPUs as NVIDIA's driver reported them, by PCI address: `<data>/gpus.json`.
 
 use std::fs;
 use std::io;

@@ -83,7 +83,7 @@ fn identities(gpus: &[Gpu]) -> Vec<(u32, &str)> {
 }
 
 #[test]
-fn without_an_iommu_the_list_is_that_of_nvidia_smi() {
+fn gpu_list_without_iommu_is_that_of_nvidia_smi() {
     let sight = Machine::new(false).sight();
     let gpus = sight.gpus(both(), &Book::default().updated(&both(), &sight.pci));
     assert_eq!(identities(&gpus), [(0, A100), (1, H100)]);
@@ -93,7 +93,7 @@ fn without_an_iommu_the_list_is_that_of_nvidia_smi() {
 }
 
 #[test]
-fn others_come_after_those_of_nvidia_and_the_boards_own_display_is_none() {
+fn other_gpus_follow_nvidia_ones_without_the_boards_display() {
     let sight = Machine::new(true).sight();
     let gpus = sight.gpus(both(), &Book::default());
     assert_eq!(identities(&gpus), [(0, A100), (1, H100), (2, "PCI-0000:03:00.0")]);
@@ -109,7 +109,7 @@ fn others_come_after_those_of_nvidia_and_the_boards_own_display_is_none() {
 }
 
 #[test]
-fn a_card_that_a_machine_has_keeps_its_identity_and_everybodys_numbers() {
+fn gpu_of_a_vm_keeps_its_identity_and_all_indexes() {
     let machine = Machine::new(true);
     let book = Book::default().updated(&both(), &machine.sight().pci);
     book.save(machine.data()).unwrap();
@@ -126,7 +126,7 @@ fn a_card_that_a_machine_has_keeps_its_identity_and_everybodys_numbers() {
 }
 
 #[test]
-fn a_known_card_that_no_container_can_have_says_why() {
+fn known_gpu_unfit_for_containers_has_a_reason() {
     let machine = Machine::new(true);
     let book = Book::default().updated(&both(), &machine.sight().pci);
     let why = |driver: Option<&str>| {
@@ -134,13 +134,13 @@ fn a_known_card_that_no_container_can_have_says_why() {
         machine.sight().gpus(vec![both().remove(1)], &book)[0].no_container.clone().unwrap()
     };
     assert!(why(Some("vfio-pci")).contains("by hand"));
-    assert!(why(Some("nouveau")).contains("nouveau instead of nvidia"));
+    assert!(why(Some("nouveau")).contains("driver nouveau instead of nvidia"));
     assert!(why(Some("nvidia")).contains("not listed by nvidia-smi"));
     assert!(why(None).contains("modprobe nvidia"));
 }
 
 #[test]
-fn a_card_that_was_moved_or_replaced_is_not_taken_for_the_old_one() {
+fn moved_or_replaced_gpu_is_not_the_old_one() {
     let machine = Machine::new(true);
     let pci = machine.sight().pci;
     let book = Book::default().updated(&both(), &pci);
@@ -158,7 +158,7 @@ fn a_card_that_was_moved_or_replaced_is_not_taken_for_the_old_one() {
 }
 
 #[test]
-fn a_machines_cards_are_found_by_identity_with_what_is_in_no_list() {
+fn gpus_of_a_vm_are_found_by_identity_with_unlisted_functions() {
     let machine = Machine::new(true);
     let pci = machine.sight().pci;
     Book::default().updated(&both(), &pci).save(machine.data()).unwrap();

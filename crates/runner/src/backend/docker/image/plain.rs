@@ -43,7 +43,7 @@ pub fn vet(image: &ImageInspect, what: &str) -> Result<(), BackendError> {
     Err(BackendError::ImageUnavailable {
         what: format!("{what} cannot be used"),
         reason: format!("its configuration has {bytes} bytes, {LARGEST_CONFIG} are allowed"),
-        hint: "make it with fewer or shorter variables and labels".to_owned(),
+        hint: "build it with fewer or shorter variables and labels".to_owned(),
     })
 }
 
@@ -51,7 +51,7 @@ pub fn is_plain(image: &ImageInspect) -> bool {
     image.config.as_ref().and_then(|config| config.volumes.as_ref()).is_none_or(Vec::is_empty)
 }
 
-/// What an image without VOLUMEs is called.
+/// Returns the name of an image without VOLUMEs.
 pub fn name_of(id: &str) -> Target {
     let tag = id.trim_start_matches("sha256:").to_owned();
     let helper = format!("kohakuriver-flatten-{tag}");
@@ -84,7 +84,7 @@ pub async fn make(
     let made = inspect(engine, &docker, &target.reference()).await?;
     made.filter(is_plain).and_then(|made| made.id).ok_or_else(|| BackendError::ImageUnavailable {
         what: "the image's VOLUMEs cannot be made part of the disk".to_owned(),
-        reason: "the engine made no image without them".to_owned(),
+        reason: "the engine created no image without them".to_owned(),
         hint: "use an image without VOLUME".to_owned(),
     })
 }
@@ -120,7 +120,7 @@ async fn inspect(
     }
 }
 
-/// What `docker save` writes, without the layers.
+/// Builds the archive that `docker save` writes, without the layers.
 fn archive(image: &ImageInspect, layers: &[String], target: &Target) -> Vec<u8> {
     let config = ImageConfig { volumes: None, ..image.config.clone().unwrap_or_default() };
     // One line for each layer: sizes of layers are read by it.

@@ -34,7 +34,7 @@ use kohakuriver_durable as durable;
 /// A registry that says nothing for this long is not going to.
 const PULL_SILENCE: Duration = Duration::from_secs(120);
 
-/// What came of a reference.
+/// The resolution of a reference.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Pulled {
     reference: String,

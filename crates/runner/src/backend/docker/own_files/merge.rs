@@ -1,5 +1,4 @@
-//! What a file becomes when we would write it differently than last time, and somebody has edited it
-//! since.
+//! Merges a file that the runner would write differently than last time, and that was edited since.
 //!
 //! Lines of ours that changed are exchanged where they still stand; everything else is the editor's. A
 //! line of ours that the editor has removed or changed stays so.

@@ -11,7 +11,7 @@ use kohakuriver_runner_link::protocol::Order;
 
 use super::*;
 use crate::backend::qemu::{MachineSettings, QemuConfig};
-use crate::backend::{Backend, SnapshotWish};
+use crate::backend::{Backend, SnapshotSpec};
 use crate::layout::Layout;
 use crate::plan::tests::order;
 
@@ -145,13 +145,13 @@ impl Node {
         self.backend.make(order, &layer).await
     }
 
-    /// What the driver asks for, one thing after the other.
+    /// Performs one operation of the driver.
     async fn perform(&self, act: Act) -> Result<(), BackendError> {
         let backend = &self.backend;
         match act {
             Act::Create => self.make(&self.order(None)).await,
             Act::Snapshot => {
-                let wish = SnapshotWish::default();
+                let wish = SnapshotSpec::default();
                 backend.create_snapshot(ID, &wish, 2).await.map(drop)
             }
             Act::DeleteSnapshot => match self.tags().first() {
@@ -180,13 +180,13 @@ impl Node {
         }
     }
 
-    /// What the driver and the backend do at rest.
+    /// Performs the work of driver and backend at rest.
     async fn rest(&self) {
         self.backend.tidy(ID).await.unwrap();
         self.backend.sweep().await;
     }
 
-    /// What is there and should not be, or the other way round.
+    /// Checks that nothing is left over and nothing is missing.
     fn fault(&self, written: bool) -> Result<(), String> {
         let (backend, disks) = (&self.backend, &self.backend.shared.disks);
         let mut tops = backend.snapshot_layers().unwrap();
@@ -306,7 +306,7 @@ async fn disks_cut_at_any_change_are_what_their_records_say() {
 }
 
 #[tokio::test]
-async fn layer_promised_to_a_superseded_restore_goes_with_its_snapshot() {
+async fn layer_of_superseded_restore_goes_with_its_snapshot() {
     let node = Node::with_machine().await;
     let tag = node.tags()[0];
     let layer = node.backend.choose_layer(&node.order(Some(tag)), &|_, _| {}).await.unwrap();

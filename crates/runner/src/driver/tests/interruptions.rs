@@ -1,4 +1,4 @@
-//! Whatever is superseded by whatever, or cut off by a crash, at any step: at rest the node has what
+//! Any order superseded by any other, or interrupted by a crash, at any step: at rest the node has what
 //! the ledger says and nothing else.
 
 use std::collections::BTreeSet;
@@ -72,13 +72,14 @@ impl Play {
             Act::Pause => intent.pause(),
             Act::Delete => intent.delete(),
             Act::Snapshot => {
-                let fleet = Arc::clone(&self.world.fleet);
+                let supervisor = Arc::clone(&self.world.supervisor);
                 let command = InstanceCommand::CreateSnapshot { name: None, message: None };
-                self.saving = Some(tokio::spawn(async move { fleet.ask(ID, command).await }));
+                self.saving =
+                    Some(tokio::spawn(async move { supervisor.execute(ID, command).await }));
                 return;
             }
         };
-        self.world.fleet.order(self.newest.clone());
+        self.world.supervisor.order(self.newest.clone());
     }
 
     /// Waits until the newest order is at its end.

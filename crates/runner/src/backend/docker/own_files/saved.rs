@@ -19,7 +19,7 @@ const PLACE: &str = ".kohakuriver/kept";
 /// All of them, with what a tar has around them.
 const LARGEST: usize = 4 * (LONGEST as usize) + (64 << 10);
 
-/// Whether a container has them at all; older ones do not.
+/// Checks that a container has them; older ones do not.
 pub fn has(answer: &ContainerInspectResponse, own: &OwnFiles) -> bool {
     FILES.iter().any(|(file, target)| {
         let source = own.path(file).to_string_lossy().into_owned();
@@ -29,8 +29,8 @@ pub fn has(answer: &ContainerInspectResponse, own: &OwnFiles) -> bool {
     })
 }
 
-/// Puts them on the container's disk, running or not.
-pub async fn put(
+/// Saves the files on the container's disk, running or not.
+pub async fn save(
     engine: &Engine,
     docker: &Docker,
     id: InstanceId,
@@ -48,8 +48,8 @@ pub async fn put(
     put.map_err(|error| engine.refused("save", error))
 }
 
-/// Takes them over from the disk of a container that was never started.
-pub async fn take(
+/// Restores the files from the disk of a container that was never started.
+pub async fn restore(
     engine: &Engine,
     docker: &Docker,
     id: InstanceId,

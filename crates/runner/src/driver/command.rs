@@ -1,5 +1,5 @@
-//! What is done once on request, between steps: the same writer does it, so no snapshot meets a
-//! removal half-way.
+//! Executes snapshot commands between steps: in the instance's single writer, so that no snapshot
+//! races a removal.
 
 use kohakuriver_model::InstanceId;
 use kohakuriver_model::bounds::MAX_SNAPSHOTS;
@@ -7,19 +7,19 @@ use kohakuriver_runner_link::protocol::{InstanceCommand, InstanceReply, Order};
 use tokio::sync::oneshot;
 
 use super::{Driver, StepError};
-use crate::backend::{Backend, BackendError, SnapshotWish};
+use crate::backend::{Backend, BackendError, SnapshotSpec};
 
-/// A question, and where its answer goes. Nobody may be waiting any more.
+/// A command and the channel of its reply, whose caller may have timed out.
 #[derive(Debug)]
-pub struct Request {
+pub struct Command {
     pub command: InstanceCommand,
     pub reply: oneshot::Sender<InstanceReply>,
 }
 
 impl Driver {
-    pub(super) async fn serve(&mut self, request: Request) {
-        let answer = self.answer(request.command).await.unwrap_or_else(|error| failed(&error));
-        let _ = request.reply.send(answer);
+    pub(super) async fn serve(&mut self, command: Command) {
+        let answer = self.answer(command.command).await.unwrap_or_else(|error| failed(&error));
+        let _ = command.reply.send(answer);
     }
 
     async fn answer(&mut self, command: InstanceCommand) -> Result<InstanceReply, BackendError> {
@@ -30,9 +30,10 @@ impl Driver {
                 let message = message.unwrap_or_default();
                 let keep = self.record.order.spec.snapshots.keep;
                 let known = backend.list_snapshots(self.id).await?;
-                let kept = known.len();
-                if kept >= MAX_SNAPSHOTS {
-                    let reason = format!("it has {kept} snapshots already: delete some first");
+                let count = known.len();
+                if count >= MAX_SNAPSHOTS {
+                    let reason =
+                        format!("it already has {count} snapshots, the limit: delete some first");
                     return Err(BackendError::Refused { by: "the node", act: "snapshot", reason });
                 }
                 if let Some(name) = &name
@@ -40,9 +41,9 @@ impl Driver {
                 {
                     return Err(BackendError::SnapshotNameTaken { name: name.clone() });
                 }
-                let wish = SnapshotWish { name, message };
-                let snapshot = backend.create_snapshot(self.id, &wish, keep).await?;
-                tracing::info!(task_id = %self.id, tag = snapshot.tag, "snapshot made");
+                let spec = SnapshotSpec { name, message };
+                let snapshot = backend.create_snapshot(self.id, &spec, keep).await?;
+                tracing::info!(task.id = %self.id, tag = snapshot.tag, "snapshot made");
                 Ok(InstanceReply::Created { snapshot })
             }
             InstanceCommand::DeleteSnapshot { tag } => {
@@ -62,27 +63,27 @@ impl Driver {
             && self.record.disk.is_none_or(|disk| disk < intent.disk_generation)
     }
 
-    /// A stop is not held up by a snapshot that cannot be made: it is said instead.
+    /// Creates the snapshot of a stop. A failure becomes a warning and does not delay the stop.
     pub(super) async fn snapshot_on_stop(
         &mut self,
         started: Option<String>,
     ) -> Result<(), StepError> {
-        let wish = SnapshotWish { name: None, message: "made at stop".to_owned() };
+        let spec = SnapshotSpec { name: None, message: "made at stop".to_owned() };
         let keep = self.record.order.spec.snapshots.keep;
-        let made = self.backend().create_snapshot(self.id, &wish, keep).await;
+        let made = self.backend().create_snapshot(self.id, &spec, keep).await;
         let trouble = match made {
             Ok(_) => None,
             Err(error) if error.is_engine_away() => return Err(error.into()),
             Err(error) => {
-                tracing::warn!(task_id = %self.id, %error, "no snapshot at stop");
-                Some(format!("no snapshot was made at this stop: {error}"))
+                tracing::warn!(task.id = %self.id, %error, "cannot create a snapshot at stop");
+                Some(format!("no snapshot was created at this stop: {error}"))
             }
         };
         self.write(|record| record.stop_snapshotted(started, trouble))
     }
 }
 
-/// Needs no turn: it changes nothing.
+/// Lists snapshots. Changes nothing, so it does not wait for the driver.
 pub async fn list(
     backend: &dyn Backend,
     id: InstanceId,

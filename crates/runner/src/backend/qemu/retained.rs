@@ -1,4 +1,4 @@
-//! What the node keeps for machines: base images, and each machine's own files.
+//! Lists the files of VMs on the node: base images, and each VM's own files.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use kohakuriver_runner_link::protocol::{self, NodeReply, VmImage};
 
 use super::QemuBackend;
 
-/// Names told of one machine; it has a handful.
+/// File names reported per VM; it has a handful.
 const MOST_FILES: usize = 50;
 
 impl QemuBackend {
@@ -24,7 +24,7 @@ impl QemuBackend {
                 };
             }
         };
-        let told = images.into_iter().map(|image| VmImage {
+        let listed = images.into_iter().map(|image| VmImage {
             file: format!("{}/{}", image.name, kohakuriver_vm::command::DISK),
             name: image.name,
             size_bytes: image.size_bytes,
@@ -32,11 +32,11 @@ impl QemuBackend {
             modified_ms: i64::try_from(image.modified_ms).unwrap_or(i64::MAX),
         });
         let dir = self.shared.images.dir().display().to_string();
-        NodeReply::VmImages { dir, images: told.collect() }
+        NodeReply::VmImages { dir, images: listed.collect() }
     }
 
-    /// One machine's own files; what it shares with others is not counted.
-    pub(super) fn kept_of(&self, task_id: InstanceId) -> io::Result<protocol::Machine> {
+    /// Lists one VM's own files; files shared with others are not counted.
+    pub(super) fn retained_of(&self, task_id: InstanceId) -> io::Result<protocol::Machine> {
         let dir = self.dir(task_id);
         let (mut disk_bytes, mut files) = (0, Vec::new());
         for entry in fs::read_dir(dir.path())? {

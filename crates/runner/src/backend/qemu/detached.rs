@@ -1,4 +1,4 @@
-//! Machines that were cut off from their network: noticed when the kernel tells of it, and mended.
+//! Repairs VMs that are detached from their network, when the kernel reports a change of a device.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,12 +11,13 @@ use super::QemuBackend;
 use super::live::Live;
 use crate::backend::Change;
 
-/// What belongs together comes together, and whoever undoes what we do is not followed faster.
+/// Debounce: related changes arrive within this window, and an external process that undoes repairs is not chased
+/// faster.
 const GATHER: Duration = Duration::from_millis(200);
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 impl QemuBackend {
-    /// Keeps running machines plugged in until the runner lets go of them.
+    /// Keeps running VMs attached to the network until the runner releases them.
     pub(super) fn keep_plugged(&self) {
         if !self.shared.host.net.has_bridge() {
             return;
@@ -24,22 +25,22 @@ impl QemuBackend {
         let changes = match DeviceChanges::subscribe() {
             Ok(changes) => changes,
             Err(error) => {
-                tracing::warn!(%error, "changes of network devices are not heard of");
+                tracing::warn!(%error, "cannot watch network devices");
                 return;
             }
         };
         let (this, left) = (self.clone(), self.shared.left.clone());
         tokio::spawn(left.run_until_cancelled_owned(async move {
             if let Err(error) = this.watch_devices(changes).await {
-                tracing::warn!(%error, "changes of network devices are not heard of any more");
+                tracing::warn!(%error, "stopped watching network devices");
             }
         }));
     }
 
     async fn watch_devices(&self, mut changes: DeviceChanges) -> std::io::Result<()> {
         loop {
-            // At first as well: nobody listened while there was no runner.
-            let whole = self.plug_in_again().await;
+            // At first as well: changes were missed while there was no runner.
+            let whole = self.reattach_all().await;
             let changed = async {
                 loop {
                     let names = changes.next().await?;
@@ -59,8 +60,8 @@ impl QemuBackend {
         }
     }
 
-    /// Looks at every machine that runs. `false`: one is cut off still.
-    async fn plug_in_again(&self) -> bool {
+    /// Reattaches every running VM. Returns `false` if one is still detached.
+    async fn reattach_all(&self) -> bool {
         let all: Vec<(InstanceId, Arc<Live>)> =
             self.lock().iter().map(|(id, live)| (*id, Arc::clone(live))).collect();
         let net = &self.shared.host.net;
@@ -72,26 +73,26 @@ impl QemuBackend {
             return true;
         }
         let mut reasons = BTreeMap::new();
-        let cut_off = net.cut_off(&machines).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "machines' network devices cannot be looked at");
+        let detached = net.detached(&machines).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot inspect VMs' network devices");
             Vec::new()
         });
-        for machine in cut_off.into_iter().filter(|machine| machine.qemu.is_alive()) {
+        for machine in detached.into_iter().filter(|machine| machine.qemu.is_alive()) {
             let id = machine.id;
-            match net.mend(machine).await {
-                // It is gone, and so is what it had.
+            match net.repair(machine).await {
+                // The VM is gone, and so are its devices.
                 _ if !machine.qemu.is_alive() => {}
                 Ok(()) => {
-                    tracing::warn!(task_id = %id, "somebody removed or changed a running machine's network device; it is put right");
+                    tracing::warn!(task.id = %id, "a running VM's network device was removed or changed; repaired");
                 }
                 Err(error) => {
-                    tracing::error!(task_id = %id, %error, "a running machine is cut off");
+                    tracing::error!(task.id = %id, %error, "a running VM is detached from its network");
                     reasons.insert(id, error.to_string());
                 }
             }
         }
         for (id, live) in &all {
-            if live.set_cut(reasons.get(id).cloned()) {
+            if live.set_detached(reasons.get(id).cloned()) {
                 let _ = self.shared.events.send(Change::Instance(*id));
             }
         }
