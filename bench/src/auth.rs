@@ -1,5 +1,5 @@
-//! What logging in costs: a request that shows who sends it against one to a host where nobody
-//! logs in, and a log-in against its Argon2id alone.
+//! The cost of authentication: a request with a credential against one to a host without accounts,
+//! and a login against its Argon2id alone.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::sample::Line;
 
 const REQUESTS: usize = 2000;
 const LOGINS: usize = 20;
-/// More than the host remembers what a request showed.
+/// More than the host's cache of credentials holds.
 const FORGOTTEN: Duration = Duration::from_secs(6);
 
 pub fn run() -> Vec<Line> {

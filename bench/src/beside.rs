@@ -1,20 +1,20 @@
-//! A VPS with OpenSSH's own server in it, beside our agent.
+//! A VPS that runs OpenSSH's server beside the agent.
 
 use std::path::PathBuf;
 
 use kohakuriver_e2e::{DEBIAN, Server, Site, Sshd};
 
-/// Dropping it stops and removes everything.
+/// A VPS with two SSH servers. Dropping it stops and removes everything.
 pub struct Beside {
     pub site: Site,
     _server: Server,
-    /// Opens both servers.
+    /// The key that both servers accept.
     pub key: PathBuf,
     pub sshd: Sshd,
 }
 
 impl Beside {
-    /// The VPS is called `web`.
+    /// Starts the VPS, which is called `web`.
     pub fn start() -> Self {
         let mut site = Site::new();
         let server = site.up();

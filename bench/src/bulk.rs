@@ -1,4 +1,4 @@
-//! One gigabyte out of an instance and into it: through gateway and agent, with OpenSSH's sshd in
+//! Copies of one gigabyte out of an instance and into it: through gateway and agent, with OpenSSH's sshd in
 //! the same container reached directly, and with that sshd as its own jump host, which is the same
 //! work done by OpenSSH alone.
 

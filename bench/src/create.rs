@@ -1,4 +1,4 @@
-//! From nothing to the first command inside: ours, and `docker run` with OpenSSH's sshd.
+//! The time from creation to the first command inside: a VPS, and `docker run` with OpenSSH's sshd.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Running a program in an instance, and a key's way to the screen and back.
+//! Running a program in an instance, and the echo time of a key.
 
 use std::io::{Read, Write};
 use std::process::Command;
@@ -44,7 +44,7 @@ pub fn run() -> Vec<Line> {
     vec![docker, ours, ssh_direct, ssh_ours, direct, through]
 }
 
-/// Types one letter after the other into a shell, and waits for each to come back.
+/// Types letters into a shell one at a time, and waits for each echo.
 fn echoes(command: &mut Command) -> Vec<Duration> {
     let (mut keyboard, _terminal) = Terminal::raw(command);
     // The shell's greeting and prompt come first.

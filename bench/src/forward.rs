@@ -1,5 +1,5 @@
-//! Forwarded ports: bytes a second, the way of one byte and back, and what a thousand open
-//! connections cost.
+//! Forwarded ports: throughput, the round trip of one byte, and the cost of a thousand open
+//! connections.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,7 +15,7 @@ const ROUNDS: usize = 10;
 const BYTES: usize = 2_000_000_000;
 const PINGS: usize = 3000;
 const CONNECTIONS: usize = 1000;
-/// Sends back what it gets; the letter g asks for BYTES bytes.
+/// Echoes its input; the letter g requests BYTES bytes.
 const SERVICE: &str = "perl -MIO::Socket::INET -e '$SIG{CHLD} = \"IGNORE\"; $l = IO::Socket::INET->new(Listen => 2000, LocalPort => 7000, ReuseAddr => 1); \
     while (1) { $c = $l->accept or next; if (fork) { close $c; next } $c->blocking(1); \
     setsockopt($c, 6, 1, pack(\"l\", 1)); $b = \"x\" x 262144; \
@@ -80,7 +80,7 @@ fn measure(site: &Site, what: &str, pids: Option<(u32, u32)>) -> Vec<Line> {
     lines
 }
 
-/// What a thousand open connections cost, and whether a stalled one slows another.
+/// Measures the cost of a thousand open connections, and whether a stalled one slows another.
 fn crowd(place: &str, host: u32, runner: u32) -> Vec<Line> {
     let before = (resident(host), resident(runner));
     let mut open: Vec<_> = (0..CONNECTIONS).map(|_| open(place)).collect();
@@ -122,7 +122,7 @@ fn download(place: &str) {
     }
 }
 
-/// Resident memory in KiB.
+/// Returns resident memory in KiB.
 fn resident(pid: u32) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process");

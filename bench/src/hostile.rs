@@ -1,6 +1,6 @@
-//! One account does its worst for a minute: what another account's requests take meanwhile, and
-//! what the host holds at most. The attacker and the node are a
-//! process of their own on the same processors.
+//! An attack by one account for a minute: the latency of another account's requests meanwhile, and
+//! the host's peak memory. The attacker and the node are a process of their own on the same
+//! processors.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::sample::Line;
 
 const ATTACK: Duration = Duration::from_secs(60);
 
-/// The argument by which this executable is the attacker.
+/// The argument that runs this executable as the attacker.
 pub const ATTACKER: &str = "attacker-of-hostile";
 
 pub fn run() -> Vec<Line> {

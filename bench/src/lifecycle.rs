@@ -1,5 +1,5 @@
-//! Acts on a living VPS by command, from typing to told, beside the same call to Docker by hand on
-//! a plain container of the same image.
+//! Operations on a running VPS, from the command to its result, beside the same call to Docker on a
+//! plain container of the same image.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use kohakuriver_e2e::{DEBIAN, Site, run as run_command};
 use crate::sample::{Line, timed};
 
 const ROUNDS: usize = 15;
-/// What a snapshot has to save.
+/// The content that a snapshot has to save.
 const DATA: &str = "head -c 200000000 /dev/urandom >/root/data";
 
 pub fn run() -> Vec<Line> {

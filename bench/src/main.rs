@@ -1,9 +1,9 @@
-//! Side-by-side measurements: what a person waits for with KohakuRiver and with the plain tools,
-//! in one run, in turns, so that both meet the same machine in the same mood.
+//! Side-by-side measurements: the waiting times of KohakuRiver and of the plain tools, in one run,
+//! alternating, so that both run under the same conditions.
 //!
-//! `kohakuriver-bench [NAME...]` runs all or the named ones and prints a table of medians. Needs
-//! what the end-to-end tests need, and `scripts/e2e-images.sh --with-debian`. `make bench` sees
-//! to all of it. These are figures to read, never tests with a time limit.
+//! `kohakuriver-bench [NAME...]` runs all or the named ones and prints a table of medians. It needs
+//! the requirements of the end-to-end tests, and `scripts/e2e-images.sh --with-debian`. `make
+//! bench` provides all of them. The results are figures to read, never tests with a time limit.
 
 mod audit;
 mod auth;
@@ -28,7 +28,7 @@ use std::process::ExitCode;
 
 use sample::Line;
 
-/// A measurement by its name on the command line.
+/// A measurement and its name on the command line.
 type Bench = (&'static str, fn() -> Vec<Line>);
 
 const BENCHES: [Bench; 15] = [

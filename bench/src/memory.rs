@@ -1,7 +1,7 @@
 //! Idle memory of host, runner and agents.
 //!
-//! Resident memory counts pages of the executable that all of them share; what an agent costs
-//! "of its own" is what is private to its process (`Private_*` of `/proc/PID/smaps_rollup`).
+//! Resident memory counts pages of the executable that all of them share; an agent's own cost is
+//! the memory private to its process (`Private_*` of `/proc/PID/smaps_rollup`).
 
 use std::fs;
 use std::process::Command;
@@ -33,7 +33,7 @@ pub fn run() -> Vec<Line> {
     ]
 }
 
-/// Makes that many VPSes and waits for them.
+/// Creates that many VPSes and waits for them.
 pub fn many(site: &Site, count: usize) {
     for number in 0..count {
         let name = format!("many-{number}");
@@ -47,7 +47,7 @@ fn main_process(container: &str) -> u32 {
     text.trim().parse().expect("a pid is a number")
 }
 
-/// The sum of these fields of a file in `/proc/PID`, which are in KiB.
+/// Sums fields of a file in `/proc/PID`, which are in KiB.
 fn mebibytes(pid: u32, file: &str, fields: &[&str]) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).expect("the process lives");
     let kibibytes: f64 = text

@@ -1,7 +1,8 @@
-//! A host that comes back to a node with a thousand instances: how long until what it says is right.
+//! A host that reconnects to a node with a thousand instances: the time until its statuses are
+//! right.
 //!
-//! The node is words only, so that what is measured is the host: a thousand orders out, a thousand
-//! reports in, each that tells something new written to disk.
+//! The node is a fake, so that only the host is measured: a thousand commands out, a thousand
+//! reports in, each changed one written to disk.
 
 use std::time::{Duration, Instant};
 

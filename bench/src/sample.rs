@@ -1,15 +1,15 @@
-//! Samples, their median and spread, and the line that shows them.
+//! Samples, their median and spread, and the line that prints them.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// One row of the result: what was measured, in which unit, and how it spread.
+/// A row of the result: name, unit, and spread.
 #[derive(Debug)]
 pub struct Line {
     what: String,
     unit: &'static str,
     samples: Vec<f64>,
-    /// What it is compared with, and the ratio of the medians.
+    /// The reference measurement, and the ratio of the medians.
     against: Option<(String, f64)>,
 }
 
@@ -58,7 +58,7 @@ impl fmt::Display for Line {
     }
 }
 
-/// How long `work` took.
+/// Measures the duration of `work`.
 pub fn timed(work: impl FnOnce()) -> Duration {
     let began = Instant::now();
     work();

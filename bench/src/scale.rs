@@ -1,4 +1,4 @@
-//! Many at once: two hundred creates on one node, and what the host answers meanwhile.
+//! Two hundred concurrent creates on one node, and the host's response times meanwhile.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ pub fn run() -> Vec<Line> {
     ]
 }
 
-/// One plain request.
+/// Sends one plain request.
 fn get(site: &Site, path: &str) -> String {
     use std::io::{Read, Write};
     let mut stream =

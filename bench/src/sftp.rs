@@ -1,4 +1,4 @@
-//! Files: sftp of one large and of many small ones, and `vps cp` beside it.
+//! Files: sftp of one large file and of many small ones, and `vps cp` beside it.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! How long the executable takes to start at all.
+//! The startup time of the executable.
 
 use std::process::Command;
 

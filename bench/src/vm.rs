@@ -1,5 +1,5 @@
-//! Virtual machines: from nothing to the first login, beside a QEMU command written by hand that
-//! boots the same image in the same way; what a machine costs its node.
+//! Virtual machines: from creation to the first login, beside a QEMU command written by hand that
+//! boots the same image in the same way; the cost of a virtual machine for its node.
 
 use std::fs;
 use std::net::TcpListener;
@@ -68,7 +68,7 @@ pub fn run() -> Vec<Line> {
     lines
 }
 
-/// Where `scripts/bench.sh` puts images.
+/// The directory where `scripts/bench.sh` puts images.
 fn store() -> PathBuf {
     let executable = std::env::current_exe().expect("a program knows its own file");
     executable.ancestors().nth(3).expect("it is three levels below").join("vm-images")
@@ -82,14 +82,14 @@ fn create(site: &Site, key: &Path) {
     site.kr(&[&arguments[..], &size].concat()).ok();
 }
 
-/// A machine that somebody started by hand.
+/// A virtual machine that was started by hand.
 struct ByHand {
     qemu: Child,
     dir: tempfile::TempDir,
 }
 
 impl ByHand {
-    /// Returns when sshd lets in.
+    /// Returns when sshd accepts a login.
     fn boot(site: &Path, image: &Image, key: &Path, public: &str) -> Self {
         let dir = tempfile::tempdir_in(site).expect("the site is writable");
         let disk = dir.path().join("disk.qcow2");
@@ -178,7 +178,7 @@ fn futures_of<T>(work: impl Future<Output = T>) -> T {
     runtime.expect("a runtime").block_on(work)
 }
 
-/// Disks over the image, one after the other.
+/// Creates disks over the image, one after the other.
 fn overlays(site: &Path, image: &Image) -> Line {
     let disks = Disks::new(site.join("overlays"));
     disks.prepare().expect("the site is writable");
@@ -195,14 +195,14 @@ fn overlays(site: &Path, image: &Image) -> Line {
     Line::millis("an overlay disk", &samples)
 }
 
-/// What a QEMU has in memory beside its guest's, in MiB. What several processes share counts in
-/// parts (PSS).
+/// QEMU's memory beside its guest's, in MiB. Shared memory counts proportionally (PSS).
 #[derive(Default)]
 struct Beyond {
     all: f64,
     /// Translated code. There is none under KVM.
     translated: f64,
-    /// QEMU's program, its libraries and what it has of an image's files: every machine's the same.
+    /// QEMU's program, its libraries and cached parts of an image's files: the same for every
+    /// virtual machine.
     files: f64,
 }
 
@@ -234,12 +234,13 @@ impl Beyond {
     }
 }
 
-/// Permissions, offset, device, inode, and a file's path; the heap and stacks have names in brackets.
+/// Parses permissions, offset, device, inode, and a file's path; the heap and stacks have names in
+/// brackets.
 fn is_anonymous(header: &str) -> bool {
     header.split_whitespace().nth(4).is_none_or(|path| path.starts_with('['))
 }
 
-/// Milliseconds of processor time for each second of the clock, over ten.
+/// Measures milliseconds of processor time per second, over ten seconds.
 fn processor_share(server: &Server) -> f64 {
     const SECONDS: u64 = 10;
     let used = || {

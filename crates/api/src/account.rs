@@ -1,11 +1,11 @@
-//! Accounts and what lets people in.
+//! Accounts and their credentials.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A password or token: read and written as text, and never shown.
+/// A password or token: serialized as text and hidden from debug output.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct Secret(pub String);
@@ -16,15 +16,15 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Answer of `GET /api/auth/status`.
+/// Response of `GET /api/auth/status`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct AuthStatus {
     pub auth_enabled: bool,
     pub session_expire_hours: Option<u32>,
-    /// Nobody administrates this cluster yet: the host has printed an invitation.
+    /// Whether the cluster has no admin yet; the host has printed an invitation for the first one.
     #[serde(default)]
     pub needs_setup: bool,
-    /// One can log in by OpenID Connect: open `/api/auth/oidc/start`.
+    /// Whether users can log in by OpenID Connect, at `/api/auth/oidc/start`.
     #[serde(default)]
     pub oidc: bool,
 }
@@ -39,7 +39,7 @@ pub struct User {
     /// `viewer`, `user`, `operator` or `admin`.
     pub role: String,
     pub created_at: Option<String>,
-    /// Logs in by OpenID Connect.
+    /// Whether the account logs in by OpenID Connect.
     #[serde(default)]
     pub external: bool,
 }
@@ -63,7 +63,7 @@ pub struct Register {
 pub struct ChangePassword {
     pub old_password: Secret,
     pub new_password: Secret,
-    /// All API tokens and registered SSH keys go too.
+    /// Whether to delete all API tokens and registered SSH keys too.
     #[serde(default)]
     pub end_tokens: bool,
 }
@@ -72,37 +72,37 @@ pub struct ChangePassword {
 pub struct ResetPassword {
     pub token: Secret,
     pub new_password: Secret,
-    /// All API tokens and registered SSH keys go too.
+    /// Whether to delete all API tokens and registered SSH keys too.
     #[serde(default)]
     pub end_tokens: bool,
 }
 
-/// Answer to whoever has logged in. The session is in the cookie.
+/// Response to a login or registration. The cookie contains the login session.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct LoggedIn {
     pub message: String,
     pub user: User,
 }
 
-/// It is done.
+/// Confirmation of a completed request.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Note {
     pub message: String,
 }
 
-/// An API token, without the token.
+/// An API token without its secret.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Token {
     pub id: i64,
     pub name: String,
-    /// The most it may be used for; never more than its owner is.
+    /// Highest role that the token grants; never above its owner's role.
     #[serde(default)]
     pub role: String,
     pub created_at: String,
     #[serde(default)]
     pub expires_at: Option<String>,
     pub last_used: Option<String>,
-    /// The token that made it, and takes it along when it is revoked.
+    /// Id of the token that created this one; revoking that token revokes this one too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_with: Option<i64>,
 }
@@ -110,15 +110,15 @@ pub struct Token {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct CreateToken {
     pub name: String,
-    /// One's own unless given.
+    /// Role of the token; the caller's role by default.
     #[serde(default)]
     pub role: Option<String>,
-    /// For ever unless given.
+    /// Lifetime in hours; unlimited by default.
     #[serde(default)]
     pub expires_hours: Option<u32>,
 }
 
-/// A new API token. It is shown only now.
+/// A new API token. No later response contains its secret.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CreatedToken {
     pub id: i64,
@@ -129,7 +129,7 @@ pub struct CreatedToken {
     pub created_at: String,
     #[serde(default)]
     pub expires_at: Option<String>,
-    /// It was made with a token, and is revoked when that one is.
+    /// Whether the token was created with another token and is revoked with it.
     #[serde(default)]
     pub ends_with_caller: bool,
 }
@@ -139,7 +139,7 @@ pub struct CreatedToken {
 pub struct UserKey {
     pub id: i64,
     pub fingerprint: String,
-    /// For example `ssh-ed25519`.
+    /// Algorithm, for example `ssh-ed25519`.
     pub kind: String,
     pub comment: String,
     pub line: String,
@@ -148,7 +148,7 @@ pub struct UserKey {
 
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AddUserKey {
-    /// One OpenSSH public key line.
+    /// Public key as one OpenSSH line.
     pub key: String,
 }
 
@@ -158,7 +158,7 @@ pub struct CreateInvitation {
     pub role: String,
     pub group_id: Option<i64>,
     pub max_usage: u32,
-    /// 1 to 720.
+    /// Hours until the invitation expires, 1 to 720; 72 by default.
     pub expires_hours: u32,
 }
 
@@ -171,7 +171,7 @@ impl Default for CreateInvitation {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Invitation {
     pub id: i64,
-    /// Whole in the answer that makes it; later its beginning, to tell it from others.
+    /// The whole token in the response that creates it; later only its first characters.
     pub token: Secret,
     pub role: String,
     pub group_id: Option<i64>,
@@ -184,7 +184,7 @@ pub struct Invitation {
     pub created_at: String,
 }
 
-/// The most that somebody, or a group together, may hold; null means no limit.
+/// Limits of an account, or of a group's members together; null means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Quota {
@@ -192,13 +192,13 @@ pub struct Quota {
     pub cores: Option<u64>,
     pub memory_bytes: Option<u64>,
     pub gpus: Option<u64>,
-    /// Within the last 30 days.
+    /// GPU hours within the last 30 days.
     pub gpu_hours: Option<u64>,
-    /// Of virtual machines.
+    /// Total disk size of virtual machines, in bytes.
     pub disk_bytes: Option<u64>,
 }
 
-/// What is held, in the quota's units.
+/// Current usage, in the units of the quota.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Held {
@@ -210,7 +210,7 @@ pub struct Held {
     pub disk_bytes: u64,
 }
 
-/// A quota and what is held of it, one's own and those of one's groups.
+/// Quota and usage of an account and of its groups.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct QuotaUse {
     pub quota: Quota,
@@ -225,7 +225,7 @@ pub struct GroupQuotaUse {
     pub held: Held,
 }
 
-/// What of an account is to be another.
+/// Changes to an account; omitted fields keep their values.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct UpdateUser {
@@ -238,11 +238,11 @@ pub struct UpdateUser {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct CreateReset {
-    /// 24 unless given.
+    /// Hours until the token expires; 24 by default.
     pub expires_hours: Option<u32>,
 }
 
-/// A token with which somebody sets a new password, once.
+/// A token that sets a new password once.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PasswordReset {
     pub token: Secret,
@@ -253,9 +253,10 @@ pub struct PasswordReset {
 pub struct Group {
     pub id: i64,
     pub name: String,
-    /// Of all members together.
+    /// Quota of all members together.
     pub quota: Quota,
-    /// What each request of a member may be at most to need no operator; null: all need one.
+    /// Largest request of a member that needs no operator's approval; null means that every request
+    /// needs one.
     pub auto_approve: Option<Quota>,
     pub members: Vec<Member>,
 }
@@ -276,7 +277,7 @@ pub struct CreateGroup {
 pub struct UpdateGroup {
     pub quota: Option<Quota>,
     pub auto_approve: Option<Quota>,
-    /// Takes the rule away: every request needs an operator again.
+    /// Whether to remove `auto_approve`, so that every request needs an operator's approval.
     pub no_auto_approve: bool,
 }
 
@@ -295,62 +296,63 @@ pub struct AuditEntry {
     pub actor: String,
     pub actor_id: Option<i64>,
     pub address: String,
-    /// Such as `vps.stop`.
+    /// Action, for example `vps.stop`.
     pub action: String,
     pub object: String,
-    /// `ok`, or the code of the refusal.
+    /// `ok`, or the error code of the response.
     pub result: String,
     pub detail: String,
-    /// Covers this entry and, by the one before it, all earlier ones.
+    /// Hash of this entry and of the previous entry's hash, and thereby of all earlier entries.
     pub hash: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AuditVerified {
     pub intact: bool,
-    /// Entries that are there and are as they were written.
+    /// Number of entries that are unchanged.
     pub entries: u64,
-    /// Entries that were removed for their age or for the log's size; the log says which.
+    /// Number of entries that were removed because of their age or the log's size; the log records
+    /// these removals.
     #[serde(default)]
     pub pruned: u64,
-    /// Worth noting elsewhere: it proves all entries up to now.
+    /// Hash of the last entry. A copy stored elsewhere proves all entries up to it.
     pub last_hash: Option<String>,
-    /// The first entry that is not as it was written.
+    /// Sequence number of the first entry that was changed.
     pub broken_at: Option<i64>,
 }
 
-/// Asks for a certificate that opens one VPS's SSH for minutes.
+/// Request for a certificate that permits SSH logins to one VPS for a few minutes.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AskSshCertificate {
-    /// One line as in a `.pub` file; its private half stays where it is.
+    /// Public key as one line of a `.pub` file; the private key stays with the caller.
     pub public_key: String,
 }
 
 /// An OpenSSH user certificate.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SshCertificate {
-    /// The line of a `-cert.pub` file.
+    /// Content of a `-cert.pub` file.
     pub certificate: String,
-    /// From then on it opens nothing; what it has opened stays.
+    /// Time from which the certificate permits no new login; open sessions continue.
     pub expires_at: String,
-    /// The VPS it is for.
+    /// The VPS that the certificate is valid for.
     pub principal: String,
-    /// Why it may be refused all the same, such as a node's wrong clock.
+    /// Reason why the VPS may still refuse the certificate, such as a wrong clock of the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
 }
 
-/// What a command line shows for the session that its browser has got for it.
+/// Proof by which a command line collects the login session that its browser obtained.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct OidcHandover {
     pub code: Secret,
-    /// Its SHA-256 was the challenge at the start.
+    /// Value whose SHA-256 was the challenge at the start.
     pub verifier: Secret,
 }
 
-/// The code that a command line and the host's page both show before the browser hands a session
-/// over: `XXXXX-XXXXX`, 50 of the 256 bits of the challenge. A link made by somebody else has
-/// another challenge, and finding one with the same code takes 2^50 tries in ten minutes.
+/// Returns the code that a command line and the host's page both display before the browser hands a
+/// session over: `XXXXX-XXXXX`, 50 of the 256 bits of the challenge. An attacker's link has another
+/// challenge, and finding one with the same code takes 2^50 tries in ten minutes.
 pub fn handover_code(challenge: &str) -> String {
     // No I, L, O and U, which are read as other characters or as words.
     const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
@@ -369,7 +371,7 @@ pub fn handover_code(challenge: &str) -> String {
     format!("{}-{}", head.iter().collect::<String>(), tail.iter().collect::<String>())
 }
 
-/// The cookie's value, for a command line.
+/// Value of the session cookie, for a command line.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct OidcSession {
     pub session: Secret,
@@ -380,7 +382,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_handover_code_is_ten_plain_digits_of_the_challenge() {
+    fn handover_code_is_ten_digits_of_the_challenge() {
         assert_eq!(handover_code(&"A".repeat(43)), "00000-00000");
         let code = handover_code("zZ9-_aB0cDxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
         assert_eq!(code, "KSXYZ-T1MW3");

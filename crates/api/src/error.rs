@@ -1,16 +1,16 @@
-//! What every refused request answers.
+//! The body of every error response.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// An error for people (`detail`, `hint`) and for programs (`code`).
+/// An error: text for users (`detail`, `hint`) and a stable `code` for programs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
-    /// What went wrong, one sentence.
+    /// Description of the failure, in one sentence.
     pub detail: String,
-    /// Stable and short, for example `not_found`.
+    /// Error code, short and stable, for example `not_found`.
     pub code: String,
-    /// What to do, often the next command to type.
+    /// Next step, often a command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }

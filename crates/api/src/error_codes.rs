@@ -3,7 +3,7 @@
 //! docs/reference/errors.md is generated from this table. The host asserts in its tests that it
 //! answers no other code.
 
-/// One error code.
+/// An error code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorCode {
     pub code: &'static str,

@@ -1,23 +1,23 @@
-//! Files of a VPS. Names that are no text are shown with what cannot be shown replaced; such files
-//! are reached with `kohakuriver vps cp`.
+//! Files of a VPS. In file names that are not valid UTF-8, invalid bytes are replaced; `kohakuriver
+//! vps cp` reaches such files.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Answer of `GET /api/fs/{task}/list`.
+/// Response of `GET /api/fs/{task}/list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FsList {
     pub path: String,
-    /// The first thousand by name.
+    /// The first 1000 entries, sorted by name.
     pub entries: Vec<FsEntry>,
-    /// The directory above, null of `/`.
+    /// The parent directory; null for `/`.
     pub parent: Option<String>,
-    /// There are more than `entries` shows.
+    /// Whether the directory has more than `entries` contains.
     #[serde(default)]
     pub truncated: bool,
 }
 
-/// One file of a directory.
+/// A directory entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FsEntry {
     pub name: String,
@@ -25,23 +25,23 @@ pub struct FsEntry {
     /// `file`, `directory`, `symlink` or `other`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Bytes, -1 of what is no file.
+    /// Size in bytes; -1 for an entry that is not a file.
     pub size: i64,
     pub mtime: String,
-    /// `rwxr-xr-x`
+    /// Permission bits, for example `rwxr-xr-x`.
     pub permissions: String,
 }
 
-/// Answer of `GET /api/fs/{task}/read`.
+/// Response of `GET /api/fs/{task}/read`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FsContent {
     pub path: String,
     pub content: String,
-    /// `utf-8` or `base64`.
+    /// Encoding of `content`: `utf-8` or `base64`.
     pub encoding: String,
-    /// Of the whole file.
+    /// Size of the whole file in bytes.
     pub size: u64,
-    /// `content` is only its beginning.
+    /// Whether `content` is only the beginning of the file.
     pub truncated: bool,
 }
 
@@ -49,16 +49,16 @@ pub struct FsContent {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FsWrite {
     pub path: String,
-    /// At most 50 MiB, decoded.
+    /// New content; at most 50 MiB after decoding.
     pub content: String,
-    /// `utf-8`, or `base64` for what is no text.
+    /// Encoding of `content`: `utf-8`, or `base64` for binary data.
     #[serde(default = "utf8")]
     pub encoding: String,
     #[serde(default = "yes")]
     pub create_parents: bool,
 }
 
-/// Answer of `POST /api/fs/{task}/write` and `PUT /api/fs/{task}/raw`.
+/// Response of `POST /api/fs/{task}/write` and `PUT /api/fs/{task}/raw`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FsWritten {
     pub path: String,
@@ -70,7 +70,7 @@ pub struct FsWritten {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FsMkdir {
     pub path: String,
-    /// Also make what is missing above it, and be content where it is there.
+    /// Whether to create missing parent directories and accept an existing directory.
     #[serde(default = "yes")]
     pub parents: bool,
 }
@@ -84,14 +84,14 @@ pub struct FsRename {
     pub overwrite: bool,
 }
 
-/// Answer of `mkdir` and `delete`.
+/// Response of `mkdir` and `delete`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FsDone {
     pub message: String,
     pub path: String,
 }
 
-/// Answer of `rename`.
+/// Response of `rename`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FsRenamed {
     pub message: String,
@@ -99,22 +99,22 @@ pub struct FsRenamed {
     pub destination: String,
 }
 
-/// Answer of `GET /api/fs/{task}/stat`.
+/// Response of `GET /api/fs/{task}/stat`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FsStat {
     pub path: String,
     /// `file`, `directory`, `symlink` or `other`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Bytes, -1 of what is no file.
+    /// Size in bytes; -1 for an entry that is not a file.
     pub size: i64,
     pub mtime: String,
     pub permissions: String,
-    /// A name, or a number where there is none.
+    /// Name of the owner, or the user id where no name is known.
     pub owner: String,
     pub is_readable: bool,
     pub is_writable: bool,
-    /// By the name's end; nobody has looked into it.
+    /// Whether the file name's extension suggests binary content; the content is not inspected.
     pub is_binary: bool,
 }
 

@@ -1,8 +1,9 @@
-//! The wire types of the HTTP API, shared by host and command line.
+//! Types of the HTTP API, shared by host and command line.
 //!
-//! Paths and field names are those of the original system, so that its clients keep working;
-//! what is new follows the same style. Ids are strings in JSON. Times are ISO 8601 with a zone.
-//! Unknown request fields are ignored, because existing clients send some that mean nothing here.
+//! Paths and field names are those of the original system, so that its clients continue to work;
+//! new fields follow the same style. Ids are strings in JSON. Times are ISO 8601 with a zone.
+//! Unknown request fields are ignored, because existing clients send fields that have no meaning
+//! here.
 
 pub mod account;
 pub mod error;
@@ -47,15 +48,15 @@ pub use vps::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Answer of `GET /api/auth/ca`: who signs this host's certificate.
+/// Response of `GET /api/auth/ca`: the CA that signed this host's certificate.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CaCertificate {
     pub ca_pem: String,
-    /// SHA-256 of the certificate, hex.
+    /// SHA-256 of the certificate in hexadecimal.
     pub fingerprint: String,
 }
 
-/// Answer of `GET /api/health`.
+/// Response of `GET /api/health`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Health {
     pub status: String,
@@ -63,18 +64,18 @@ pub struct Health {
     pub nodes_online: u32,
     pub nodes_total: u32,
     pub vps_running: u32,
-    /// The newest state of every node, in the original's shape: samples of lists.
+    /// Latest state of every node, in the original API's form: each value is a list of samples.
     #[serde(default)]
     pub nodes: Vec<Vec<Node>>,
     #[serde(default)]
     pub aggregate: Vec<HealthAggregate>,
-    /// For admins: the folder of the host's own files, on its machine.
+    /// Directory of the host's files on its machine; only admins receive it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<String>,
 }
 
 impl Health {
-    /// That it answers, and nothing of what it has.
+    /// Returns a response that contains the version and no information about the cluster.
     pub fn alive(version: &str) -> Self {
         Self {
             status: "ok".to_owned(),
@@ -89,7 +90,7 @@ impl Health {
     }
 }
 
-/// The cluster as one machine.
+/// Totals over all nodes of the cluster.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct HealthAggregate {

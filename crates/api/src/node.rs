@@ -1,16 +1,16 @@
-//! Nodes and the tokens that let them join.
+//! Nodes, and the tokens with which they join.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A node as `/api/nodes` lists it. Fields up to `runner_version` are the original API's.
+/// A node as `GET /api/nodes` returns it. Fields up to `runner_version` are the original API's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Node {
     pub hostname: String,
-    /// Kept for old clients; runners have no URL, they dial out.
+    /// Always present for existing clients; a runner has no URL because it dials the host.
     pub url: String,
     pub total_cores: u32,
     pub cores_in_use: u32,
@@ -18,8 +18,8 @@ pub struct Node {
     /// `online` or `offline`.
     pub status: String,
     pub last_heartbeat: Option<String>,
-    /// `{"0": {"cores": [0, 1], "memory_bytes": 1}, "numa_nodes": [{"id": 0, "cpu_count": 2,
-    /// "memory_total_mb": 1}]}`; empty where nothing is known.
+    /// NUMA layout: `{"0": {"cores": [0, 1], "memory_bytes": 1}, "numa_nodes": [{"id": 0,
+    /// "cpu_count": 2, "memory_total_mb": 1}]}`; empty where the layout is unknown.
     pub numa_topology: BTreeMap<String, serde_json::Value>,
     pub gpu_info: Vec<GpuInfo>,
     pub cpu_percent: f32,
@@ -28,50 +28,50 @@ pub struct Node {
     pub memory_total_bytes: u64,
     pub current_avg_temp: f32,
     pub current_max_temp: f32,
-    /// Whether virtual machines can run here.
+    /// Whether the node can run virtual machines.
     pub vm_capable: bool,
-    /// Those behind an IOMMU, where virtual machines can run.
+    /// GPUs behind an IOMMU, on nodes that can run virtual machines.
     pub vfio_gpus: Vec<VfioGpu>,
     pub runner_version: Option<String>,
 
     pub node_id: String,
-    /// Memory promised to VPSes.
+    /// Memory allocated to VPSes, in bytes.
     pub memory_allocated_bytes: u64,
-    /// None: the Docker engine works. Otherwise why not.
+    /// Why the Docker engine cannot be used; null where it works.
     pub docker_error: Option<String>,
     pub docker_version: Option<String>,
-    /// What is not as contained here as it should be.
+    /// Why containers on this node are less isolated than they should be.
     pub docker_warning: Option<String>,
-    /// VPSes may be privileged here.
+    /// Whether VPSes on this node may be privileged.
     pub allows_privileged: bool,
-    /// VPSes may have mounts of these paths, and of what is inside them.
+    /// Paths that VPSes may mount; each includes its subdirectories.
     pub allowed_mounts: Vec<String>,
-    /// Registries whose images VPSes may have here; null: its runner is older and does not say.
+    /// Registries whose images VPSes may use; null where the runner's version does not report them.
     pub allowed_registries: Option<Vec<String>>,
-    /// Repositories whose images are used as the node has them, and never pulled; `*` stands for
-    /// everything below.
+    /// Repositories whose local images are used as they are and never pulled; `*` matches
+    /// everything below a prefix.
     pub local_images: Vec<String>,
-    /// None: virtual machines can run here. Otherwise why not.
+    /// Why the node cannot run virtual machines; null where it can.
     pub vm_error: Option<String>,
-    /// QEMU's.
+    /// QEMU's version.
     pub vm_version: Option<String>,
-    /// What runs a virtual machine's instructions: `kvm`, or `tcg` (emulated).
+    /// Accelerator of virtual machines: `kvm`, or `tcg` (emulation).
     pub vm_accel: Option<String>,
-    /// Why virtual machines are slower here than they could be.
+    /// Why virtual machines run slower on this node than they could.
     pub vm_warning: Option<String>,
     pub vps_count: u32,
-    /// The node's clock minus the host's, milliseconds, when it last said hello.
+    /// The node's clock minus the host's in milliseconds, measured when the node last connected.
     pub clock_skew_ms: i64,
     pub os: String,
     pub kernel: String,
     pub joined_at: Option<String>,
-    /// It takes no new work.
+    /// Whether the node accepts no new VPSes.
     pub drained: bool,
     pub labels: BTreeMap<String, String>,
-    /// VPSes that are up without a limit of cores; they share all cores with everybody.
+    /// Number of active VPSes without a CPU limit; they share all cores with every other VPS.
     pub vps_without_core_limit: u32,
     pub load_1m: f32,
-    /// Whether its Docker engine can give GPUs to containers.
+    /// Whether the node's Docker engine can give GPUs to containers.
     pub gpu_runtime: bool,
 }
 
@@ -83,41 +83,41 @@ pub struct GpuInfo {
     pub uuid: String,
     pub pci_address: String,
     pub memory_total_bytes: u64,
-    /// A VPS holds it.
+    /// Whether a VPS has allocated the GPU.
     pub taken: bool,
-    /// `pci_address` and memory under the original's names.
+    /// Same as `pci_address`; this and the memory field have the original API's names.
     pub pci_bus_id: String,
     pub memory_total_mib: f64,
-    /// It is with vfio-pci, for a virtual machine.
+    /// Whether the GPU is bound to vfio-pci, for a virtual machine.
     pub vfio_bound: bool,
-    /// Why no container can have it now, as the rest of a sentence.
+    /// Why containers cannot use the GPU now, as a clause without a capital letter.
     pub unusable: Option<String>,
 }
 
-/// A GPU as virtual machines see it. Fields up to `iommu_group_peers` are the original API's.
+/// A GPU as virtual machines use it. Fields up to `iommu_group_peers` are the original API's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct VfioGpu {
     pub gpu_id: u32,
     pub pci_address: String,
     pub name: String,
-    /// Four hexadecimal digits, as are `device_id`'s.
+    /// Four hexadecimal digits, like `device_id`.
     pub vendor_id: String,
     pub device_id: String,
     pub iommu_group: Option<u32>,
-    /// Its sound, which goes with it.
+    /// PCI address of the GPU's audio function, which is passed through together with it.
     pub audio_pci: Option<String>,
-    /// PCI addresses of the GPUs that go with it.
+    /// PCI addresses of the GPUs in the same IOMMU group, which are passed through together.
     pub iommu_group_peers: Vec<String>,
 
     pub uuid: String,
-    /// A VPS holds it.
+    /// Whether a VPS has allocated the GPU.
     pub taken: bool,
-    /// Why it cannot be given to a virtual machine.
+    /// Why the GPU cannot be given to a virtual machine.
     pub refusal: Option<String>,
 }
 
-/// How a node was at one moment of the last hour.
+/// A node's usage at one moment of the last hour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct HealthSample {
@@ -129,17 +129,17 @@ pub struct HealthSample {
     pub load_1m: f32,
 }
 
-/// Answer of `GET /api/nodes/{name}/health`.
+/// Response of `GET /api/nodes/{name}/health`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct NodeHealth {
     pub hostname: String,
     pub status: String,
-    /// The last hour as the host heard it, oldest first; a gap is a time of silence.
+    /// Samples of the last hour, oldest first; a gap means that the node did not report.
     pub samples: Vec<HealthSample>,
 }
 
-/// Body of `PATCH /api/nodes/{name}/labels`: null removes a label.
+/// Body of `PATCH /api/nodes/{name}/labels`; null removes a label.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LabelChanges {
     pub labels: BTreeMap<String, Option<String>>,
@@ -148,15 +148,15 @@ pub struct LabelChanges {
 /// Body of `POST /api/nodes/tokens`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JoinTokenRequest {
-    /// Seconds until it expires; 3600 unless given, at most 7 days.
+    /// Seconds until the token expires; 3600 by default, at most 604800 (7 days).
     #[serde(default)]
     pub ttl_seconds: Option<u64>,
-    /// Address the runner should dial, `host:port`, if not the one the host knows.
+    /// Address that the runner dials, `host:port`, where it differs from the one the host knows.
     #[serde(default)]
     pub address: Option<String>,
 }
 
-/// Answer of `POST /api/nodes/tokens`; the only time the token is shown.
+/// Response of `POST /api/nodes/tokens`, the only one that contains the token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JoinToken {
     pub token: String,

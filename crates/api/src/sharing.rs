@@ -1,9 +1,9 @@
-//! Shares and offers: what others let an account have, and what it answers.
+//! Shares and offers between accounts.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Body of `PUT /api/vps/{task}/shares`: either a user or a group.
+/// Body of `PUT /api/vps/{task}/shares`; names either a user or a group.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SetShare {
     #[serde(default)]
@@ -21,45 +21,45 @@ pub struct SetOwner {
     pub user: String,
 }
 
-/// Answer of `POST /api/vps/{task}/assign`.
+/// Response of `POST /api/vps/{task}/assign`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Assigned {
     pub message: String,
-    /// A number here, as existing clients know it.
+    /// Id of the VPS as a number, for existing clients.
     pub task_id: u64,
     pub assigned_users: Vec<i64>,
 }
 
-/// Answer of `GET /api/vps/{task}/assignments`.
+/// Response of `GET /api/vps/{task}/assignments`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Assignments {
-    /// A number here, as existing clients know it.
+    /// Id of the VPS as a number, for existing clients.
     pub task_id: u64,
     pub assignments: Vec<Assignment>,
 }
 
-/// A user whom a VPS is shared with.
+/// A user with a share of a VPS.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Assignment {
     pub user_id: i64,
     pub username: String,
-    /// The user name again, where the caller may not read displayed names.
+    /// Display name; the user name where the caller may not read display names.
     pub display_name: String,
     pub assigned_at: String,
     #[serde(default)]
     pub level: String,
-    /// What the user answered: `offered` (nothing yet), `taken` or `declined`.
+    /// The user's response: `offered` (none yet), `taken` or `declined`.
     #[serde(default)]
     pub state: String,
 }
 
-/// Answer of `GET /api/vps/shares`: what others let the caller have.
+/// Response of `GET /api/vps/shares`: shares and offers that the caller has received.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Received {
-    /// What is shared with the caller, newest first.
+    /// Shares that the caller has received, newest first.
     pub shares: Vec<ReceivedShare>,
-    /// What others offer to give to the caller, newest first.
+    /// VPSes that are offered to the caller, newest first.
     pub offers: Vec<ReceivedOffer>,
 }
 
@@ -70,38 +70,38 @@ pub struct ReceivedShare {
     pub task_id: String,
     pub name: Option<String>,
     pub owner_username: Option<String>,
-    /// What the caller can call it now: an alias, `NAME.OWNER`, or its id.
+    /// Reference by which the caller can name the VPS now: an alias, `NAME.OWNER`, or its id.
     pub reference: String,
     /// `view`, `use` or `manage`.
     pub level: String,
-    /// The groups by which it reaches the caller.
+    /// Groups through which the caller has the share.
     pub groups: Vec<String>,
-    /// `offered` (not answered yet), `taken` or `declined`.
+    /// The caller's response: `offered` (none yet), `taken` or `declined`.
     pub state: String,
     pub shared_at: String,
 }
 
-/// A VPS that its owner, or an admin, offers to the caller.
+/// A VPS that its owner or an admin offers to the caller.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct ReceivedOffer {
     pub task_id: String,
     pub name: Option<String>,
     pub owner_username: Option<String>,
-    /// What the caller can call it: `NAME.OWNER`, or its id.
+    /// Reference by which the caller can name the VPS: `NAME.OWNER`, or its id.
     pub reference: String,
     /// The account that made the offer.
     pub offered_by: String,
     pub offered_at: String,
-    /// When the offer ends by itself.
+    /// Time at which the offer expires.
     pub expires_at: String,
     /// `docker` or `qemu`.
     pub vps_backend: String,
-    /// What it counts against the caller's quota while it runs; 0 = no limit.
+    /// Cores that count against the caller's quota while the VPS runs; 0 means no limit.
     pub required_cores: u32,
     pub required_memory_bytes: Option<u64>,
     pub gpu_count: u32,
-    /// Of a virtual machine.
+    /// Disk size of a virtual machine, in bytes.
     pub disk_bytes: Option<u64>,
 }
 
@@ -109,7 +109,7 @@ pub struct ReceivedOffer {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct TakeShare {
-    /// What the caller will call it; `NAME.OWNER` without one.
+    /// Name by which the caller will refer to the VPS; `NAME.OWNER` by default.
     #[serde(rename = "as", skip_serializing_if = "Option::is_none")]
     pub alias: Option<String>,
 }

@@ -8,33 +8,33 @@ use utoipa::ToSchema;
 #[serde(default)]
 pub struct Snapshot {
     pub tag: String,
-    /// A number, as the original sends it here.
+    /// Id of the VPS as a number, as the original API sends it.
     pub task_id: u64,
-    /// The second since 1970 it was made in; the tag as a number.
+    /// Creation time in seconds since 1970; the tag as a number.
     pub timestamp: u64,
-    /// Bytes, with the image below it.
+    /// Size in bytes, including the image below it.
     pub size: u64,
     pub created_at: String,
 
     pub name: Option<String>,
     pub message: String,
-    /// Bytes it adds to what is below it.
+    /// Bytes that the snapshot adds to the layers below it.
     pub own_size: u64,
-    /// The disk of a VPS is built on it, so it cannot be deleted now.
+    /// Whether a VPS's disk is built on the snapshot, so that it cannot be deleted now.
     pub in_use: bool,
 }
 
-/// Answer of `GET /api/vps/snapshots/{task}`.
+/// Response of `GET /api/vps/snapshots/{task}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct SnapshotList {
     pub task_id: u64,
-    /// Newest first.
+    /// Snapshots, newest first.
     pub snapshots: Vec<Snapshot>,
     pub count: u64,
 }
 
-/// Answer of `POST /api/vps/snapshots/{task}`.
+/// Response of `POST /api/vps/snapshots/{task}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SnapshotCreated {
     pub message: String,
@@ -42,14 +42,14 @@ pub struct SnapshotCreated {
     pub snapshot: Snapshot,
 }
 
-/// Answer of `GET /api/vps/snapshots/{task}/latest`.
+/// Response of `GET /api/vps/snapshots/{task}/latest`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LatestSnapshot {
     pub task_id: u64,
     pub tag: String,
 }
 
-/// Answer of `DELETE /api/vps/snapshots/{task}` and `.../{tag}`.
+/// Response of `DELETE /api/vps/snapshots/{task}` and `.../{tag}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SnapshotsDeleted {
     pub message: String,

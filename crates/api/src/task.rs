@@ -1,22 +1,22 @@
-//! The task object: a VPS as `/api/status/{id}`, `/api/vps` and `/api/vps/status` show it.
+//! The task object: a VPS as `/api/status/{id}`, `/api/vps` and `/api/vps/status` return it.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A task. Fields up to `completed_at` are the original API's; the rest is ours.
+/// A task. Fields up to `completed_at` are the original API's; later fields are additions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Task {
     pub task_id: String,
-    /// `vps` (or `command`, later).
+    /// Always `vps`; `command` is reserved.
     pub task_type: String,
     pub batch_id: Option<String>,
     pub name: Option<String>,
     pub owner_id: Option<i64>,
     pub owner_username: Option<String>,
-    /// The users it is shared with, whatever the level.
+    /// Users with a share of any level.
     pub assignees: Vec<Assignee>,
     pub approval_status: Option<String>,
     pub approved_by_id: Option<i64>,
@@ -26,26 +26,26 @@ pub struct Task {
     pub command: String,
     pub arguments: Vec<String>,
     pub env_vars: BTreeMap<String, String>,
-    /// 0 = no limit.
+    /// CPU cores; 0 means no limit.
     pub required_cores: u32,
     pub required_gpus: Vec<u32>,
     pub required_memory_bytes: Option<u64>,
     pub target_numa_node_id: Option<u32>,
-    /// One of the status words, for example `running`.
+    /// Status, for example `running`.
     pub status: String,
     pub assigned_node: Option<String>,
     pub container_name: Option<String>,
     pub docker_image_name: Option<String>,
     pub docker_privileged: bool,
     pub docker_mount_dirs: Vec<String>,
-    /// 0 = a VPS without SSH.
+    /// SSH port; 0 for a VPS without SSH.
     pub ssh_port: Option<u32>,
-    /// `docker` or `qemu`.
+    /// Backend: `docker` or `qemu`.
     pub vps_backend: String,
     pub vm_image: Option<String>,
-    /// For example `20G`.
+    /// Disk size, for example `20G`.
     pub vm_disk_size: Option<String>,
-    /// A virtual machine's address on its node.
+    /// IP address of a virtual machine on its node.
     pub vm_ip: Option<String>,
     pub stdout_path: String,
     pub stderr_path: String,
@@ -55,54 +55,58 @@ pub struct Task {
     pub started_at: Option<String>,
     pub completed_at: Option<String>,
 
-    /// Grows with every change of this task; pass it as `?since=` to wait for the next one.
+    /// Revision, which grows with every change of the task; pass it as `?since=` to wait for the
+    /// next change.
     pub revision: u64,
-    /// What it should be: `running`, `paused`, `stopped`, `killed` or `deleted`.
+    /// Desired state: `running`, `paused`, `stopped`, `killed` or `deleted`.
     pub desired: String,
-    /// What is under way: `starting`, `stopping`, `killing`, `pausing`, `resuming`, `restarting`,
-    /// `restoring`, `updating`, `deleting`.
+    /// Operation in progress: `starting`, `stopping`, `killing`, `pausing`, `resuming`,
+    /// `restarting`, `restoring`, `updating` or `deleting`.
     pub transition: Option<String>,
-    /// When that was asked.
+    /// Time at which the operation in progress was requested.
     pub transition_since: Option<String>,
-    /// What provisioning is doing, for example `pulling debian:12`.
+    /// Provisioning step in progress, for example `pulling debian:12`.
     pub progress: Option<String>,
     pub progress_percent: Option<u8>,
-    /// For programs, where `status` is `failed`.
+    /// Error code, where `status` is `failed`.
     pub error_code: Option<String>,
     pub error_hint: Option<String>,
-    /// The instance's SSH host key, one OpenSSH public key line.
+    /// SSH host key of the instance, as one OpenSSH public key line.
     pub ssh_host_key: Option<String>,
     pub pids_limit: Option<u32>,
-    /// Something to know while all is as wished, such as limits that wait for the next start.
+    /// Condition that does not prevent the VPS from running, such as limits that apply from the
+    /// next start.
     pub warning: Option<String>,
-    /// The GPUs' own identities, in the order of `required_gpus`.
+    /// UUIDs of the GPUs, in the order of `required_gpus`.
     pub gpu_uuids: Vec<String>,
-    /// The snapshot its disk was made from, `<task id>:<tag>`.
+    /// Snapshot that the disk was created from, `<task id>:<tag>`.
     pub from_snapshot: Option<String>,
     pub snapshot_on_stop: bool,
     pub keep_snapshots: u32,
-    /// `end` or `keep`; empty for a virtual machine, whose own kernel decides.
+    /// Behavior when the kernel kills a process for lack of memory: `end` or `keep`. Empty for a
+    /// virtual machine, whose own kernel decides.
     pub on_oom: String,
-    /// With whom it is shared, and how much of it.
+    /// Shares of the VPS, with their levels.
     pub shares: Vec<Share>,
-    /// What the caller is to it: `owner`, `view`, `use`, `manage`, or their role.
+    /// The caller's access: `owner`, `view`, `use`, `manage`, or the caller's role.
     pub access: Option<String>,
-    /// Of a request: the node that was asked for.
+    /// Requested node, while the request waits for approval.
     pub requested_node: Option<String>,
-    /// Of a request: how many GPUs were asked for.
+    /// Requested number of GPUs, while the request waits for approval.
     pub gpu_count: Option<u32>,
-    /// What the caller calls it: its name where it is theirs or belongs to no account, the alias
-    /// under which they took it, `NAME.OWNER` of another's, or its id where it has no name.
+    /// Reference by which the caller can name the VPS: its name where the caller or no account owns
+    /// it, the alias under which the caller took a share, `NAME.OWNER` of another account's VPS, or
+    /// its id where it has no name.
     pub reference: String,
-    /// Of a VPS that is shared with the caller: whether they took the share.
+    /// Whether the caller took the share, for a VPS that is shared with the caller.
     pub taken: Option<bool>,
-    /// The account it is offered to; present for accounts that may give the VPS away.
+    /// Account that the VPS is offered to; only callers that may transfer the VPS receive it.
     pub offered_to: Option<String>,
-    /// Of a request: what an approval of exactly this names, as `?revision=`.
+    /// Revision that an approval passes as `?revision=` to approve exactly this request.
     pub approval_revision: Option<String>,
 }
 
-/// A user whom a VPS is shared with.
+/// A user with a share of a VPS.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Assignee {
     pub id: i64,
@@ -114,11 +118,11 @@ pub struct Assignee {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Share {
-    /// `user` or `group`.
+    /// Recipient: `user` or `group`.
     pub kind: String,
     pub name: String,
-    /// `view`, `use` or `manage`.
+    /// Level: `view`, `use` or `manage`.
     pub level: String,
-    /// What the user answered: `offered` (nothing yet), `taken` or `declined`. Empty for a group.
+    /// The user's response: `offered` (none yet), `taken` or `declined`. Empty for a group.
     pub state: String,
 }

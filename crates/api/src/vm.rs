@@ -1,33 +1,33 @@
-//! Base images of virtual machines, and what machines keep on their nodes.
+//! Base images of virtual machines, and the files of virtual machines on their nodes.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Answer of `GET /api/vm/images/{hostname}`.
+/// Response of `GET /api/vm/images/{hostname}`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct VmImages {
     pub images: Vec<VmImage>,
-    /// Where they are on the node.
+    /// Directory of the images on the node.
     pub images_dir: String,
 }
 
-/// A base image as the node sees it.
+/// A base image that the node can use.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct VmImage {
     pub name: String,
-    /// Below `images_dir`.
+    /// File name inside `images_dir`.
     pub filename: String,
-    /// What it takes in shared storage.
+    /// Size in shared storage, in bytes.
     pub size_bytes: u64,
-    /// Seconds since 1970.
+    /// Modification time in seconds since 1970.
     pub modified_at: f64,
-    /// The disk that a machine made of it has at least.
+    /// Smallest disk of a virtual machine that starts from the image, in bytes.
     pub virtual_size_bytes: u64,
 }
 
-/// Answer of `GET /api/vps/vm-instances`.
+/// Response of `GET /api/vps/vm-instances`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct VmInstances {
@@ -35,23 +35,23 @@ pub struct VmInstances {
     pub summary: VmSummary,
 }
 
-/// The machines of one node.
+/// Virtual machines of one node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct VmNode {
     pub hostname: String,
     /// `online` or `unreachable`.
     pub status: String,
-    /// Null where the node could not be asked.
+    /// Virtual machines; null where the node did not respond.
     pub instances: Option<Vec<VmInstance>>,
     pub instances_dir: Option<String>,
     pub total_disk_usage_bytes: u64,
-    /// Why the node could not be asked.
+    /// Reason why the node did not respond.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// What one machine keeps on its node.
+/// Files of one virtual machine on its node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct VmInstance {
@@ -60,14 +60,14 @@ pub struct VmInstance {
     pub files: Vec<String>,
     pub qemu_running: bool,
     pub qemu_pid: Option<u32>,
-    /// Whether the node's runner knows it.
+    /// Whether the node's runner has a record of the virtual machine.
     pub in_task_store: bool,
-    /// The VPS's status, or `orphaned` where there is no such VPS.
+    /// Status of the VPS; `orphaned` where the VPS does not exist.
     pub db_status: String,
     pub task_metadata: Option<VmTask>,
 }
 
-/// The VPS that a machine belongs to.
+/// The VPS that the virtual machine belongs to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct VmTask {
@@ -90,7 +90,7 @@ pub struct VmSummary {
     pub total_disk_usage_bytes: u64,
 }
 
-/// Answer of `DELETE /api/vps/vm-instances/{task}`.
+/// Response of `DELETE /api/vps/vm-instances/{task}`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct VmInstanceDeleted {

@@ -10,76 +10,79 @@ use utoipa::ToSchema;
 pub struct CreateVps {
     #[serde(default)]
     pub name: Option<String>,
-    /// 0 = no limit.
+    /// CPU cores; 0 means no limit.
     #[serde(default = "one")]
     pub required_cores: i64,
     #[serde(default)]
     pub required_gpus: Option<Vec<u32>>,
-    /// A container's limit; a virtual machine's memory, unless `memory_mb` says it.
+    /// Memory in bytes: a container's limit, or a virtual machine's memory where `memory_mb` is not
+    /// given.
     #[serde(default)]
     pub required_memory_bytes: Option<i64>,
-    /// None: placement chooses.
+    /// Node to run on; the host chooses by default.
     #[serde(default)]
     pub target_hostname: Option<String>,
     #[serde(default)]
     pub target_numa_node_id: Option<u32>,
-    /// An environment of shared storage.
+    /// Environment of the shared storage.
     #[serde(default)]
     pub container_name: Option<String>,
-    /// An image of a registry; excludes `container_name`.
+    /// Registry image; excludes `container_name`.
     #[serde(default)]
     pub registry_image: Option<String>,
-    /// `disabled` (no SSH), `none` (SSH with the image's own keys only), `upload`, `generate`.
+    /// SSH access: `disabled` (default), `none` (SSH with the image's own keys only), `upload` or
+    /// `generate`.
     #[serde(default = "disabled")]
     pub ssh_key_mode: String,
-    /// For `upload`: one or several lines of `authorized_keys`.
+    /// Public keys for `upload`: one or more lines of `authorized_keys`.
     #[serde(default)]
     pub ssh_public_key: Option<String>,
-    /// `docker` (unless given, or `from_vps` is a virtual machine) or `qemu`.
+    /// Backend: `docker` (default, unless `from_vps` is a virtual machine) or `qemu`.
     #[serde(default)]
     pub vps_backend: Option<String>,
-    /// Base image of a virtual machine; `debian-12` unless given.
+    /// Base image of a virtual machine; `debian-12` by default.
     #[serde(default)]
     pub vm_image: Option<String>,
-    /// Size of a virtual machine's disk, for example `20G`; a plain number means GB. 20G unless
-    /// given.
+    /// Disk size of a virtual machine, for example `20G`; a plain number means GB. `20G` by
+    /// default.
     #[serde(default)]
     pub vm_disk_size: Option<String>,
-    /// A virtual machine's memory in MB; 4096 unless it or `required_memory_bytes` is given.
+    /// Memory of a virtual machine in MB; 4096 by default, unless `required_memory_bytes` is given.
     #[serde(default)]
     pub memory_mb: Option<i64>,
     #[serde(default)]
     pub env_vars: BTreeMap<String, String>,
     #[serde(default)]
     pub pids_limit: Option<u32>,
-    /// So many GPUs, whichever are free; instead of `required_gpus`.
+    /// Number of GPUs, of which the host picks free ones; replaces `required_gpus`.
     #[serde(default)]
     pub gpu_count: Option<u32>,
-    /// Only nodes that carry all of these labels.
+    /// Labels that the node must have.
     #[serde(default)]
     pub node_labels: BTreeMap<String, String>,
-    /// Its disk is a copy of this VPS's snapshot, on the node that has it: an id, a unique id
-    /// prefix or a name. Excludes both images.
+    /// VPS whose snapshot the disk is copied from, on the node that has the snapshot: an id, a
+    /// unique id prefix or a name. Excludes both images.
     #[serde(default)]
     pub from_vps: Option<String>,
-    /// Which snapshot of `from_vps`: a tag, a name, or the newest where it is left out.
+    /// Snapshot of `from_vps`: a tag or a name; the newest by default.
     #[serde(default)]
     pub from_snapshot: Option<String>,
     /// Whether each stop makes a snapshot.
     #[serde(default)]
     pub snapshot_on_stop: Option<bool>,
-    /// The oldest snapshots beyond this many go; 0 keeps all, 5 unless given.
+    /// Number of snapshots to retain; older ones are deleted. 0 retains all; 5 by default.
     #[serde(default)]
     pub keep_snapshots: Option<u32>,
-    /// `end` (unless given): the VPS ends as `killed_oom` when the kernel kills one of its
-    /// processes for lack of memory. `keep`: only that process is gone.
+    /// Behavior when the kernel kills a process for lack of memory: `end` (default) stops the VPS
+    /// as `killed_oom`, `keep` continues without that process.
     #[serde(default)]
     pub on_oom: Option<String>,
-    /// Root inside is root of the node. For operators, on nodes whose owner allows it.
+    /// Whether root in the VPS has all rights of the node's root. Only for operators, on nodes
+    /// whose owner allows it.
     #[serde(default)]
     pub privileged: Option<bool>,
-    /// Paths of the node, each `SOURCE:TARGET` or `SOURCE:TARGET:ro`. For operators, on nodes whose
-    /// owner allows these sources.
+    /// Mounts of the node's paths, each `SOURCE:TARGET` or `SOURCE:TARGET:ro`. Only for operators,
+    /// on nodes whose owner allows these sources.
     #[serde(default)]
     pub additional_mounts: Option<Vec<String>>,
 }
@@ -124,14 +127,14 @@ impl Default for CreateVps {
     }
 }
 
-/// Body of `PATCH /api/vps/{task}`: what is left out stays as it is.
+/// Body of `PATCH /api/vps/{task}`; omitted fields keep their values.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct UpdateVps {
-    /// 0 = no limit.
+    /// CPU cores; 0 means no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub required_cores: Option<i64>,
-    /// 0 = no limit.
+    /// Memory in bytes; 0 means no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub required_memory_bytes: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -142,10 +145,10 @@ pub struct UpdateVps {
     pub keep_snapshots: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_oom: Option<String>,
-    /// Lines of public keys that may log in from now on.
+    /// Public keys to add, one a line; they are valid from the next login.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub add_ssh_keys: Option<String>,
-    /// Keys that may no longer: fingerprints, comments, or the keys themselves.
+    /// Keys to remove: fingerprints, comments, or the keys themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remove_ssh_keys: Option<Vec<String>>,
 }
@@ -153,15 +156,15 @@ pub struct UpdateVps {
 /// A public key that may log in to a VPS.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SshKey {
-    /// `SHA256:...`, as ssh-keygen shows it.
+    /// Fingerprint as ssh-keygen prints it, `SHA256:...`.
     pub fingerprint: String,
     pub algorithm: String,
     pub comment: String,
     pub public_key: String,
 }
 
-/// Answer of `POST /api/vps/create`. With `?wait=false` it comes at once, `status` `assigning`;
-/// without it, when the VPS runs.
+/// Response of `POST /api/vps/create`. With `?wait=false` it is sent at once, with `status`
+/// `assigning`; otherwise when the VPS runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CreatedVps {
     pub message: String,
@@ -171,15 +174,15 @@ pub struct CreatedVps {
     pub ssh_port: u32,
     pub assigned_node: AssignedNode,
     pub status: String,
-    /// What the original's clients read here.
+    /// The runner's response in the original API's form.
     #[serde(default)]
     pub runner_response: RunnerResponse,
-    /// A virtual machine's address on its node, where it has one already.
+    /// IP address of a virtual machine on its node, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm_ip: Option<String>,
-    /// The VPS itself.
+    /// The created VPS.
     pub task: crate::Task,
-    /// Only for `generate`, only here, never stored.
+    /// Private key for `generate`. It is never stored, and no later response contains it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh_private_key: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -190,7 +193,7 @@ pub struct CreatedVps {
 pub struct RunnerResponse {
     pub success: bool,
     pub ssh_port: u32,
-    /// Empty for a virtual machine.
+    /// Name of the container; empty for a virtual machine.
     pub container_name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm_ip: Option<String>,
@@ -202,26 +205,26 @@ pub struct AssignedNode {
     pub url: Option<String>,
 }
 
-/// Answer of every act on a VPS.
+/// Response of every operation on a VPS.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Message {
     pub message: String,
     pub task_id: String,
 }
 
-/// One thing that happened to a VPS.
+/// An event of a VPS.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
-    /// Grows; unique in the cluster.
+    /// Event id, increasing and unique in the cluster.
     pub id: i64,
     pub task_id: String,
     pub at: String,
-    /// What was asked (`create`, `stop`, `kill`, `restart`, `restore`, `pause`, `resume`, `update`,
-    /// `delete`, `snapshot`, ...) or seen (`running`, `paused`, `stopped`, `failed`, `oom`, `lost`,
-    /// `found`, `deleted`).
+    /// Requested operation (`create`, `stop`, `kill`, `restart`, `restore`, `pause`, `resume`,
+    /// `update`, `delete`, `snapshot`, ...) or observation (`running`, `paused`, `stopped`,
+    /// `failed`, `oom`, `lost`, `found`, `deleted`).
     pub kind: String,
-    /// Who asked, as far as known, or `node NAME`, or `host`.
+    /// Account that made the request, as far as known, or `node NAME`, or `host`.
     pub actor: String,
-    /// For people; may be empty.
+    /// Details as text; may be empty.
     pub detail: String,
 }

@@ -1,4 +1,4 @@
-//! The HTTP API as the commands call it.
+//! The client of the HTTP API.
 
 mod accounts;
 mod approval;
@@ -42,14 +42,14 @@ pub use probe::{Probe, takes_connections};
 pub use session::Session;
 pub use stream::{Socket, Stream};
 
-/// A machine that does not take a connection in this time is as good as off.
+/// The connect timeout: a host that takes longer counts as unreachable.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// The host answers everything at once, except where it is asked to wait.
+/// The response timeout of requests that do not ask the host to wait.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// Who asks, for the events of a VPS.
+/// The header that names the caller, for the events of a VPS.
 const ASKER: &str = "x-kohakuriver-user";
 
-/// The host, reached on first use. Clones use the same way.
+/// The host, connected on first use. Clones share the connection.
 #[derive(Clone, Debug)]
 pub struct Api {
     address: Address,
@@ -59,37 +59,38 @@ pub struct Api {
     way: Arc<OnceCell<Way>>,
 }
 
-/// How the host can know who asks.
+/// The credential that requests present.
 #[derive(Clone, Debug)]
 struct Person {
-    /// Of the environment.
+    /// A token from the environment.
     token: Option<Token>,
     folder: Option<PathBuf>,
     insecure: bool,
 }
 
 /// A client and the address that answered. Plain requests name that address and never the host's
-/// name: a host refuses names it cannot know, so that no web page can have a browser reach it.
-/// By https the name is the certificate's, and proxies want to hear it.
+/// name: a host refuses unknown names, so that no web page can have a browser send requests to it.
+/// By https the name is the certificate's, and proxies require it.
 #[derive(Debug)]
 struct Way {
     client: Client,
     address: SocketAddr,
-    /// Where the API is: `http://10.0.0.5:8000`.
+    /// The base URL of the API: `http://10.0.0.5:8000`.
     base: String,
-    /// What `Host` says.
+    /// The value of the `Host` header.
     authority: String,
     tls: Option<Tls>,
     bearer: Option<HeaderValue>,
 }
 
-/// One request.
+/// A request.
 struct Call<'a, B = ()> {
     method: Method,
     path: &'a str,
     query: &'a [(&'a str, String)],
     body: Option<&'a B>,
-    /// None: as long as it takes. Keep-alive probes still find out that the host is gone.
+    /// The response timeout. `None` waits without limit; keep-alive probes still detect a host that
+    /// is gone.
     limit: Option<Duration>,
 }
 
@@ -122,7 +123,7 @@ impl Api {
         api
     }
 
-    /// The token for this host, of the environment or from a log-in.
+    /// Returns the token for this host, from the environment or from a login.
     pub fn token(&self) -> Result<Option<Token>, CommandError> {
         if let Some(token) = &self.person.token {
             return Ok(Some(token.clone()));
@@ -131,22 +132,22 @@ impl Api {
         Ok(credentials::load(folder, &self.place())?.map(|known| known.token))
     }
 
-    /// Its name or address.
+    /// Returns the host's name or address.
     pub fn host(&self) -> &str {
         self.address.as_str()
     }
 
-    /// Whether what goes to the host is encrypted.
+    /// Returns whether the connection to the host is encrypted.
     pub fn is_https(&self) -> bool {
         self.address.is_https()
     }
 
-    /// What to give another of our processes as `--host`.
+    /// Returns the value of `--host` for another process of this program.
     pub fn url(&self) -> String {
         self.address.url(self.port)
     }
 
-    /// `host:port`, for people.
+    /// Returns `host:port` for messages.
     pub fn place(&self) -> String {
         format!("{}:{}", self.address.bracketed(), self.port)
     }
@@ -205,7 +206,7 @@ impl Api {
         Err(self.refusal(status, &bytes))
     }
 
-    /// An answer of success, with names that are names.
+    /// Parses a successful response and checks its names.
     fn read<T: DeserializeOwned + Checked>(
         &self,
         status: StatusCode,
@@ -217,13 +218,18 @@ impl Api {
         })?;
         answer.check().map_err(|invalid| {
             let (what, place) = (invalid.what, self.place());
-            CommandError::distrusted(format!("the host {place} sent an invalid {what}: {:?}", invalid.text))
-                .hint("nothing of its answer was used; see `kohakuriver version`, or ask the host's operator")
+            CommandError::distrusted(format!(
+                "the host {place} sent an invalid {what}: {:?}",
+                invalid.text
+            ))
+            .hint(
+                "its response was discarded; see `kohakuriver version`, or ask the host's operator",
+            )
         })?;
         Ok(answer)
     }
 
-    /// What an answer other than success says.
+    /// Builds the error of an unsuccessful response.
     fn refusal(&self, status: StatusCode, body: &[u8]) -> CommandError {
         let Ok(body) = serde_json::from_slice::<ErrorBody>(body) else {
             return self.stranger(status);
@@ -234,7 +240,7 @@ impl Api {
             _ if body.code == "log_in_again" => CommandError::log_in_again(body),
             _ if body.code == "https_only" => {
                 let url = self.url().replacen("http:", "https:", 1);
-                CommandError::usage(format!("the host {} speaks https only", self.place()))
+                CommandError::usage(format!("the host {} accepts https only", self.place()))
                     .hint(format!("--host {url}, or KOHAKURIVER_HOST={url}"))
             }
             // The node was reached, and what is asked for is not there.
@@ -258,9 +264,7 @@ impl Api {
                 "everybody between here and {} could read your token: it is not sent over http",
                 self.place()
             ))
-            .hint(format!(
-                "--host {url}; or KOHAKURIVER_INSECURE=1 where nobody else is on the network"
-            )));
+            .hint(format!("--host {url}; or KOHAKURIVER_INSECURE=1 on a network that you trust")));
         }
         let tls = if self.is_https() { Some(self.tls(self.trust.client()?)?) } else { None };
         let authority = if self.is_https() { self.place() } else { address.to_string() };
@@ -286,7 +290,7 @@ impl Api {
         };
         let client = client
             .build()
-            .map_err(|error| CommandError::request(format!("cannot speak HTTP: {error}")))?;
+            .map_err(|error| CommandError::request(format!("cannot use HTTP: {error}")))?;
         let bearer = token.as_ref().and_then(Token::bearer);
         Ok(Way { client, address, base: format!("{scheme}://{authority}"), authority, tls, bearer })
     }
@@ -307,11 +311,8 @@ impl Api {
         if let (Some(tls), Some(cause)) = (&way.tls, connection::tls_error(error)) {
             return tls.witness.explain(cause, &self.url());
         }
-        let reason = if error.is_timeout() {
-            "it did not answer in time".to_owned()
-        } else {
-            innermost(error)
-        };
+        let reason =
+            if error.is_timeout() { "no response in time".to_owned() } else { innermost(error) };
         // Where not even a connection stood, the host knows of nothing.
         CommandError { maybe_done: !error.is_connect(), ..self.not_reached(&reason) }
     }
@@ -324,7 +325,7 @@ impl Api {
 
     fn redirected(&self, headers: &HeaderMap) -> CommandError {
         let failure = CommandError::request(format!(
-            "what answers at {} is no KohakuRiver host, but sends elsewhere",
+            "the server at {} is no KohakuRiver host: it redirects",
             self.place()
         ));
         let to = headers.get(LOCATION).and_then(|to| to.to_str().ok()?.parse::<http::Uri>().ok());
@@ -336,7 +337,7 @@ impl Api {
 
     fn stranger(&self, status: StatusCode) -> CommandError {
         CommandError::request(format!(
-            "what answers at {} is not a KohakuRiver host of this version (HTTP {})",
+            "the server at {} is not a KohakuRiver host of this version (HTTP {})",
             self.place(),
             status.as_u16()
         ))
@@ -344,7 +345,7 @@ impl Api {
     }
 }
 
-/// The cause at the bottom is the one people know, for example "connection refused".
+/// Returns the innermost cause, which is the one users know, for example "connection refused".
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {

@@ -1,4 +1,4 @@
-//! `kohakuriver approval`: what people ask for, and an operator's answers.
+//! `kohakuriver approval`: requests, and an operator's decisions on them.
 
 mod approve;
 mod list;
@@ -14,20 +14,20 @@ use crate::vps;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum ApprovalCommand {
-    /// List what waits for a decision
+    /// List the requests that wait for a decision.
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
-    /// Show one request in detail
+    /// Show one request in detail.
     Show(ShowArgs),
-    /// Agree: each gets what it asks for now, or says what is missing
+    /// Approve requests and start their VPSes.
     Approve(approve::ApproveArgs),
-    /// Refuse, and say why
+    /// Reject requests, with a reason.
     Reject(reject::RejectArgs),
 }
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct ShowArgs {
-    /// Id or name
+    /// Id or name of a request.
     #[arg(value_name = "REQUEST", add = ArgValueCandidates::new(complete::requests))]
     request: VpsRef,
 }
@@ -49,5 +49,5 @@ fn with_list_hint(failure: CommandError) -> CommandError {
     if failure.kind != Kind::NotFound {
         return failure;
     }
-    failure.hint("`kohakuriver approval list` shows what waits")
+    failure.hint("`kohakuriver approval list` shows the waiting requests")
 }

@@ -1,4 +1,4 @@
-//! Questions whose answers are words: names, and passwords that nobody sees.
+//! Prompts for text and for hidden passwords.
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 
@@ -8,10 +8,10 @@ use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
 use crate::error::CommandError;
 use crate::ui::printable;
 
-/// A longer line is no password, but a file that was piped in by mistake.
+/// The longest password; a longer line is a file that was piped in by mistake.
 const LONGEST: usize = 4096;
 
-/// A line of text, shown while it is typed. `flag` says it beforehand.
+/// Asks for a line of text, which is echoed. `flag` is the option that replaces the prompt.
 pub fn line(question: &str, flag: &str) -> Result<String, CommandError> {
     at_terminal(question, flag)?;
     show(&format!("{question}: "));
@@ -24,7 +24,7 @@ pub fn line(question: &str, flag: &str) -> Result<String, CommandError> {
     Ok(answer.trim().to_owned())
 }
 
-/// A password, which the terminal does not show.
+/// Asks for a password, which is not echoed.
 pub fn secret(question: &str, flag: &str) -> Result<Secret, CommandError> {
     at_terminal(question, flag)?;
     show(&format!("{question}: "));
@@ -37,7 +37,7 @@ pub fn secret(question: &str, flag: &str) -> Result<Secret, CommandError> {
     answer
 }
 
-/// A password that is new: typed twice.
+/// Asks for a new password, typed twice.
 pub fn new_secret(question: &str, flag: &str) -> Result<Secret, CommandError> {
     let first = secret(question, flag)?;
     if secret("the same again", flag)? != first {
@@ -46,12 +46,12 @@ pub fn new_secret(question: &str, flag: &str) -> Result<Secret, CommandError> {
     Ok(first)
 }
 
-/// The first line of standard input, for scripts.
+/// Reads the first line of standard input, for scripts.
 pub fn secret_from_stdin() -> Result<Secret, CommandError> {
     secret_line(&mut io::stdin().lock())
 }
 
-/// The next line of an input.
+/// Reads the next line of an input.
 pub fn secret_line(input: &mut impl BufRead) -> Result<Secret, CommandError> {
     let mut text = Vec::new();
     let mut input = input.take(LONGEST as u64 + 1);
@@ -84,8 +84,8 @@ fn unreadable(error: &io::Error) -> CommandError {
     CommandError::request(format!("cannot read the answer: {error}"))
 }
 
-/// No echo, no signals, no lines: until dropped. Ctrl-C comes as a byte, so that it cannot end
-/// the process while the terminal hides what is typed.
+/// A terminal without echo, signals and line editing until it is dropped. Ctrl-C arrives as a byte,
+/// so that it cannot end the process while echo is off.
 #[derive(Debug)]
 struct Hidden {
     before: Termios,
@@ -125,7 +125,7 @@ fn read_hidden(input: &mut impl Read) -> Result<Secret, CommandError> {
                 return Err(CommandError::interrupted("nothing was answered"));
             }
             0x04 => break,
-            0x08 | 0x7f => rub_out(&mut typed),
+            0x08 | 0x7f => remove_last_char(&mut typed),
             // Ctrl-U.
             0x15 => typed.clear(),
             other if typed.len() < LONGEST => typed.push(other),
@@ -135,8 +135,8 @@ fn read_hidden(input: &mut impl Read) -> Result<Secret, CommandError> {
     String::from_utf8(typed).map(Secret).map_err(|_| CommandError::usage("that is no text"))
 }
 
-/// The last character, however many bytes it has.
-fn rub_out(typed: &mut Vec<u8>) {
+/// Removes the last character, of any number of bytes.
+fn remove_last_char(typed: &mut Vec<u8>) {
     while let Some(byte) = typed.pop() {
         if byte & 0b1100_0000 != 0b1000_0000 {
             return;
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_correct_a_password_do_so_unseen() {
+    fn password_editing_keys_are_not_echoed() {
         assert_eq!(typed("hunter2\r"), Ok("hunter2".to_owned()));
         assert_eq!(typed("hux\u{7f}nter2\nrest"), Ok("hunter2".to_owned()));
         assert_eq!(typed("h\u{fc}\u{7f}unter2\n"), Ok("hunter2".to_owned()));
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn ctrl_c_and_the_end_of_input_end_the_question() {
+    fn ctrl_c_and_end_of_input_end_the_prompt() {
         assert_eq!(typed("hun\u{3}"), Err(Kind::Interrupted));
         assert_eq!(typed("\u{4}"), Err(Kind::Interrupted));
         assert_eq!(typed("hun"), Err(Kind::Interrupted));

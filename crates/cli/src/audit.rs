@@ -1,4 +1,4 @@
-//! `kohakuriver audit`: who did what.
+//! `kohakuriver audit`: the log of all actions.
 
 mod export;
 mod list;
@@ -9,12 +9,12 @@ use crate::error::CommandError;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum AuditCommand {
-    /// List the newest entries
+    /// List the newest entries.
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
-    /// Check that no entry was changed or taken out
+    /// Check that no entry was changed or removed.
     Verify(verify::VerifyArgs),
-    /// Write all entries, a line of JSON each, oldest first
+    /// Write all entries as JSON lines, oldest first.
     Export(export::ExportArgs),
 }
 

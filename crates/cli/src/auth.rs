@@ -1,4 +1,4 @@
-//! `kohakuriver auth`: who one is to a host, and everybody's accounts there.
+//! `kohakuriver auth`: logging in, and the accounts of a host.
 
 mod again;
 mod browser;
@@ -24,42 +24,42 @@ pub use login::is_somebody;
 use crate::context::Context;
 use crate::error::CommandError;
 
-/// What somebody can be, from least to most.
+/// The roles of an account, lowest first.
 const ROLES: [&str; 4] = ["viewer", "user", "operator", "admin"];
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum AuthCommand {
-    /// Log in to a host, and stay so on this machine
+    /// Log in to a host and stay logged in on this machine.
     Login(login::LoginArgs),
-    /// Be nobody to the host again
+    /// Log out.
     Logout(logout::LogoutArgs),
-    /// Show who you are to the host
+    /// Show the account you are logged in as.
     #[command(visible_alias = "status")]
     Whoami(whoami::WhoamiArgs),
-    /// Make your account with an invitation, and log in
+    /// Create your account with an invitation, and log in.
     Register(register::RegisterArgs),
-    /// Choose another password
+    /// Change your password.
     Passwd(passwd::PasswdArgs),
-    /// Choose a password with the token an admin gave you
+    /// Set a new password with a reset token from an admin.
     Reset(passwd::ResetArgs),
-    /// Make, list and revoke tokens for programs
+    /// Create, list and revoke API tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Add, list and remove your SSH keys
+    /// Add, list and remove your SSH keys.
     #[command(subcommand)]
     Key(key::KeyCommand),
-    /// Invite people
+    /// Create an invitation for new accounts.
     Invite(invite::InviteArgs),
-    /// List and revoke invitations
+    /// List and revoke invitations.
     Invitations(invitations::InvitationsArgs),
-    /// List the accounts
+    /// List the accounts.
     Users(users::UsersArgs),
-    /// Show and change one account
+    /// Show and change one account.
     #[command(subcommand)]
     User(user::UserCommand),
-    /// Show and set how much somebody may hold
+    /// Show and set the quota of an account.
     Quota(Box<quota::QuotaArgs>),
-    /// Manage groups, what they may hold, and what needs no approval in them
+    /// Manage groups, their quotas and their rules for automatic approval.
     #[command(subcommand)]
     Group(group::GroupCommand),
 }

@@ -1,5 +1,5 @@
-//! Answers the shell's Tab key: commands and options from the parser, VPSes and nodes from the
-//! host. It says nothing rather than make anybody wait.
+//! Completion for the shell's Tab key: commands and options from the parser, VPSes and nodes from
+//! the host. It returns nothing rather than delay the shell.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use crate::error::CommandError;
 use crate::reference::VpsRef;
 use crate::ui::{Output, one_line, printable};
 
-/// The name people type.
+/// The name of the program as users type it.
 pub const PROGRAM: &str = "kohakuriver";
-/// What the shell's script sets when it asks.
+/// The variable that the shell's script sets for a completion.
 pub const VARIABLE: &str = "COMPLETE";
-/// Longer feels like a hung shell.
+/// The time limit of a completion; a longer one feels like a hung shell.
 const LIMIT: Duration = Duration::from_millis(200);
 
-/// Answers and ends the process if the shell asked for completions; otherwise does nothing. Call
-/// it first thing in `main`, before any thread or output. `root` builds the whole command line.
+/// Completes and ends the process if the shell asked for completions; otherwise does nothing. Call
+/// it first in `main`, before any thread or output. `root` builds the whole command line.
 pub fn complete_if_asked(root: impl Fn() -> clap::Command) {
     if std::env::var_os(VARIABLE).is_none() {
         return;
@@ -46,7 +46,7 @@ pub fn nodes() -> Vec<CompletionCandidate> {
         .collect()
 }
 
-/// All accounts for who may list them; for others, whom they meet in the VPSes they know of.
+/// Lists all accounts for callers who may list them, and for others the accounts of visible VPSes.
 pub fn users() -> Vec<CompletionCandidate> {
     let users = ask(async |context| match context.api.users().await {
         Ok(users) => Ok(users.into_iter().map(|user| (user.username, user.role)).collect()),
@@ -55,7 +55,7 @@ pub fn users() -> Vec<CompletionCandidate> {
     users.into_iter().map(named).collect()
 }
 
-/// The same of groups.
+/// Lists groups by the same rule.
 pub fn groups() -> Vec<CompletionCandidate> {
     let groups = ask(async |context| match context.api.groups().await {
         Ok(groups) => Ok(groups.into_iter().map(|group| (group.name, String::new())).collect()),
@@ -64,7 +64,7 @@ pub fn groups() -> Vec<CompletionCandidate> {
     groups.into_iter().map(named).collect()
 }
 
-/// Who owns these VPSes, and whom they are shared with.
+/// Collects the owners of these VPSes and the accounts or groups they are shared with.
 fn met(tasks: &[Task], kind: &str) -> Vec<(String, String)> {
     let owners = tasks.iter().filter_map(|task| task.owner_username.as_ref());
     let owners = owners.filter(|_| kind == "user");
@@ -78,12 +78,12 @@ fn named((name, help): (String, String)) -> CompletionCandidate {
     CompletionCandidate::new(name).help((!help.is_empty()).then(|| help.into()))
 }
 
-/// What waits for an operator.
+/// Lists requests that wait for an operator.
 pub fn requests() -> Vec<CompletionCandidate> {
     vps(&ask(async |context| context.api.pending().await))
 }
 
-/// The first node that answers speaks for all: images are in shared storage.
+/// Lists the base images of the first node that answers: images are in shared storage.
 pub fn vm_images() -> Vec<CompletionCandidate> {
     let images = ask(async |context| {
         let nodes = context.api.nodes().await?;
@@ -96,35 +96,35 @@ pub fn vm_images() -> Vec<CompletionCandidate> {
     images.into_iter().map(|image| CompletionCandidate::new(image.name)).collect()
 }
 
-/// What is shared with the caller, whatever they answered.
+/// Lists shares that the caller has received, in any state.
 pub fn shares() -> Vec<CompletionCandidate> {
     let shares = ask(async |context| Ok(context.api.received().await?.shares));
     let help = |share: &ReceivedShare| format!("to {}, {}", share.level, share.state);
     shares.iter().filter_map(|share| candidate(&share.reference, help(share))).collect()
 }
 
-/// What is offered to the caller.
+/// Lists VPSes that are offered to the caller.
 pub fn offers() -> Vec<CompletionCandidate> {
     let offers = ask(async |context| Ok(context.api.received().await?.offers));
     let help = |offer: &ReceivedOffer| format!("offered by {}", offer.offered_by);
     offers.iter().filter_map(|offer| candidate(&offer.reference, help(offer))).collect()
 }
 
-/// Own ones under their names, others as `NAME.OWNER`: another's name never completes to one's
-/// own.
+/// Lists the caller's VPSes by name and others as `NAME.OWNER`: another account's name never
+/// completes to one of the caller's.
 fn vps(tasks: &[Task]) -> Vec<CompletionCandidate> {
     let one = |task: &Task| candidate(crate::vps::called(task), task.status.clone());
     tasks.iter().filter_map(one).collect()
 }
 
-/// Only what a command takes; a host says what it likes, and a shell reads what we print.
+/// Returns a candidate if a command accepts it: the host is not trusted with the shell's input.
 fn candidate(reference: &str, help: String) -> Option<CompletionCandidate> {
     let reference: VpsRef = reference.parse().ok()?;
     let help = one_line(&printable(&help));
     Some(CompletionCandidate::new(reference.as_str()).help(Some(help.into())))
 }
 
-/// Nothing on any trouble: an error message has no place in the middle of a command line.
+/// Returns nothing on any error: an error message must not appear in the middle of a command line.
 fn ask<T>(question: impl AsyncFnOnce(&Context) -> Result<Vec<T>, CommandError>) -> Vec<T> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return Vec::new();
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn completion_offers_what_a_command_takes_and_nothing_else() {
+    fn completion_offers_only_accepted_values() {
         let task = |reference: &str, taken| Task {
             reference: reference.to_owned(),
             taken,
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_not_list_accounts_is_offered_whom_they_meet() {
+    fn completion_without_account_list_offers_visible_accounts() {
         let share = |kind: &str, name: &str| Share {
             kind: kind.to_owned(),
             name: name.to_owned(),

@@ -15,7 +15,7 @@ Examples:
   echo 'source <(kohakuriver completion zsh)' >> ~/.zshrc
   kohakuriver completion fish > ~/.config/fish/completions/kohakuriver.fish")]
 pub struct CompletionArgs {
-    /// bash, zsh or fish
+    /// Shell: bash, zsh or fish.
     #[arg(value_parser = ["bash", "zsh", "fish"])]
     shell: String,
 }

@@ -9,13 +9,13 @@ use crate::ui::{Fit, Grid, Tone};
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum ConfigCommand {
-    /// Show every setting, its value and who set it
+    /// Show every setting, its value and its source.
     #[command(after_help = "\
 Examples:
   kohakuriver config show
   KOHAKURIVER_HOST=gpu-01 kohakuriver config show --json")]
     Show,
-    /// Print where the configuration file is
+    /// Print the path of the configuration file.
     #[command(after_help = "\
 Examples:
   kohakuriver config path
@@ -67,7 +67,7 @@ fn show(context: &Context) {
 
 fn path(context: &Context) -> Result<(), CommandError> {
     let Some(path) = settings::config_path(&|name| std::env::var(name).ok()) else {
-        return Err(CommandError::usage("there is no home folder to look for the file in")
+        return Err(CommandError::usage("there is no home directory for the configuration file")
             .hint("set HOME, or KOHAKURIVER_CONFIG to the file's path"));
     };
     if context.out.json {

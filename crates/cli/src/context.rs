@@ -1,4 +1,4 @@
-//! What every command is given.
+//! The arguments that all commands share.
 
 use crate::GlobalArgs;
 use crate::api::Api;
@@ -6,7 +6,7 @@ use crate::error::CommandError;
 use crate::settings::Settings;
 use crate::ui::Output;
 
-/// Settings, output and the way to the host, which is only built when it is first used.
+/// Settings, output and the client of the host, which connects on first use.
 #[derive(Debug)]
 pub struct Context {
     pub settings: Settings,

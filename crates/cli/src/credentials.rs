@@ -1,4 +1,4 @@
-//! Whom the hosts take the person for: one token for each host, in a file only they can read.
+//! Stored credentials: one token for each host, in a file that only its owner can read.
 //!
 //! ```toml
 //! ["gpu1:8000"]
@@ -20,31 +20,31 @@ use crate::settings::Token;
 
 const FILE: &str = "credentials.toml";
 
-/// What is known of one host.
+/// The credential for one host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credential {
     pub token: Token,
-    /// Who that is, for people.
+    /// The user name, for messages.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// By which the host knows the token that this machine got at its log-in.
+    /// The host's id of the token that this machine got at its login.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<i64>,
 }
 
 type All = BTreeMap<String, Credential>;
 
-/// Where they are kept.
+/// Returns the path of the file.
 pub fn path(folder: &Path) -> PathBuf {
     folder.join(FILE)
 }
 
-/// The credential for the host at `place`, a `host:port`.
+/// Returns the credential for the host at `place`, a `host:port`.
 pub fn load(folder: &Path, place: &str) -> Result<Option<Credential>, CommandError> {
     Ok(read(&path(folder))?.remove(&place.to_ascii_lowercase()))
 }
 
-/// Keeps it, in place of what was kept for that host.
+/// Stores the credential in place of the previous one for that host.
 pub fn store(folder: &Path, place: &str, credential: Credential) -> Result<(), CommandError> {
     let path = path(folder);
     let mut all = read(&path)?;
@@ -52,7 +52,7 @@ pub fn store(folder: &Path, place: &str, credential: Credential) -> Result<(), C
     write(folder, &path, &all)
 }
 
-/// Forgets it. Whether there was one.
+/// Removes the credential. Returns whether it existed.
 pub fn remove(folder: &Path, place: &str) -> Result<bool, CommandError> {
     let path = path(folder);
     let mut all = read(&path)?;
@@ -80,8 +80,8 @@ fn read(path: &Path) -> Result<All, CommandError> {
     toml::from_str(&text).map_err(|error| {
         let before = error.span().map_or(0, |span| span.start).min(text.len());
         let line = text.as_bytes()[..before].iter().filter(|byte| **byte == b'\n').count() + 1;
-        CommandError::usage(format!("{shown}:{line} makes no sense"))
-            .hint(format!("mend it, or remove it and log in again: rm {shown}"))
+        CommandError::usage(format!("{shown}:{line} is invalid"))
+            .hint(format!("correct it, or remove it and log in again: rm {shown}"))
     })
 }
 
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn each_host_has_its_own_until_it_is_forgotten() {
+    fn credential_is_stored_per_host_until_removed() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("fresh");
         assert_eq!(load(&folder, "gpu1:8000").unwrap(), None);
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_others_can_read_or_that_makes_no_sense_is_refused_without_quoting_it() {
+    fn readable_or_invalid_file_is_refused_without_quoting_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = path(folder.path());
         store(folder.path(), "gpu1:8000", credential("hunter2", None)).unwrap();

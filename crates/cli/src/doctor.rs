@@ -1,4 +1,4 @@
-//! `kohakuriver doctor`: what is wrong or unsafe, on this machine and at the host, and what to do.
+//! `kohakuriver doctor`: problems and risks of this machine and of the host, with their remedies.
 
 mod cluster;
 pub mod data;
@@ -18,14 +18,14 @@ use finding::{Finding, State};
 #[command(after_help = "\
 Nothing is changed. Run it on your own machine for what concerns you; on the host's machine, as
 root, it looks at the data directory too; as an admin, at the audit log.
-Ends with 1 if anything is bad; `warn` is worth a look.
+Ends with 1 if anything is bad; `warn` needs attention.
 
 Examples:
   kohakuriver doctor
   kohakuriver doctor --json | jq '.[] | select(.state != \"ok\")'")]
 pub struct DoctorArgs {
-    /// Where the host or runner of this machine keeps its state [default: where the host says, or
-    /// /var/lib/kohakuriver as root]
+    /// Data directory of this machine's host or runner [default: as reported by the host, or
+    /// /var/lib/kohakuriver as root].
     #[arg(long, value_name = "DIR", env = "KOHAKURIVER_DATA_DIR")]
     data_dir: Option<PathBuf>,
 }
@@ -33,10 +33,10 @@ pub struct DoctorArgs {
 pub async fn run(context: &Context, args: &DoctorArgs) -> Result<(), CommandError> {
     let told = data::told(context).await;
     let (data, elsewhere) = data::choose(args.data_dir.clone(), told, &context.api.place());
-    let mut findings = here::look(context, &data);
-    findings.extend(data::look(&data));
+    let mut findings = here::inspect(context, &data);
+    findings.extend(data::inspect(&data));
     findings.extend(elsewhere.filter(|_| data.join("host").exists()));
-    findings.extend(host::look(context).await);
+    findings.extend(host::inspect(context).await);
     if context.out.json {
         context.out.json(&findings);
     } else {
@@ -66,6 +66,6 @@ fn print(context: &Context, findings: &[Finding]) {
     let count = |state| findings.iter().filter(|finding| finding.state == state).count();
     context.out.note(match (count(State::Bad), count(State::Warn)) {
         (0, 0) => "all is well".to_owned(),
-        (bad, warn) => format!("{bad} bad, {warn} worth a look"),
+        (bad, warn) => format!("{bad} bad, {warn} to check"),
     });
 }

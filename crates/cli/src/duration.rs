@@ -1,6 +1,6 @@
-//! How long something lasts, as people write it.
+//! Durations as users write them.
 
-/// `90`, `90s`, `30m`, `1h`, `2d`, `1w`: seconds.
+/// Parses `90`, `90s`, `30m`, `1h`, `2d`, `1w` into seconds.
 pub fn seconds(text: &str) -> Result<u64, String> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(split);
@@ -16,7 +16,7 @@ pub fn seconds(text: &str) -> Result<u64, String> {
     number.checked_mul(size).ok_or_else(|| "nothing lasts that long".to_owned())
 }
 
-/// The same where only whole hours are counted: `72h`, `90d`.
+/// Parses a duration in whole hours: `72h`, `90d`.
 pub fn hours(text: &str) -> Result<u32, String> {
     let seconds = seconds(text)?;
     if seconds == 0 || !seconds.is_multiple_of(3600) {

@@ -1,43 +1,43 @@
-//! How a command fails: one sentence, one hint, one exit code.
+//! Errors of commands: one sentence, one hint, one exit code.
 
 use kohakuriver_api::ErrorBody;
 
-/// Which exit code.
+/// The kind of a failure, which decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The host, or a node, said no.
+    /// The host or a node refused the request.
     Request,
-    /// 404: often an answer more than an error.
+    /// 404: often a result rather than an error.
     NotFound,
-    /// 401: the host must know who asks, and does not.
+    /// 401: the request needs a valid credential.
     LogIn,
-    /// The host knows who asks, and wants to see them log in for this.
+    /// The credential is valid, and the request needs a new login.
     LogInAgain,
-    /// The host knows the VPS and cannot get there now; asking again may help.
+    /// The VPS exists and is not reachable now; a retry may succeed.
     Unavailable,
     Usage,
-    /// Nobody answered; asking again may help.
+    /// The host did not answer; a retry may succeed.
     Unreachable,
-    /// Somebody answered who may not be the host.
+    /// The peer did not prove to be the host.
     Distrusted,
     Interrupted,
-    /// The reader of standard output has gone: the end, and no error.
+    /// The reader of standard output has gone: the command ends without an error.
     ReaderGone,
-    /// A program this one needs is not installed.
+    /// A required program is not installed.
     MissingProgram,
-    /// Everything is said already.
+    /// All errors are reported already.
     Reported,
-    /// A program in a VPS ended with this code, which becomes ours.
+    /// A program in a VPS ended with this code, which becomes the exit code.
     Program(u8),
 }
 
-/// A failed command.
+/// The error of a command.
 #[derive(Clone, Debug)]
 pub struct CommandError {
     pub kind: Kind,
     pub message: String,
     pub hint: Option<String>,
-    /// The request may have been carried out although no answer came.
+    /// Whether the request may have been executed although no response arrived.
     pub maybe_done: bool,
 }
 
@@ -74,17 +74,17 @@ impl CommandError {
         Self::new(Kind::MissingProgram, message)
     }
 
-    /// For commands that reported each of several failures where it happened.
+    /// Returns the error of a command that reported each failure where it happened.
     pub fn reported() -> Self {
         Self::new(Kind::Reported, "")
     }
 
-    /// Nothing failed here: a program in a VPS did.
+    /// Returns the exit code of a program in a VPS, which is not a failure of this program.
     pub fn program(code: u8) -> Self {
         Self::new(Kind::Program(code), "")
     }
 
-    /// Standard output was not written.
+    /// Returns the error of a failed write to standard output.
     pub fn output(error: &std::io::Error) -> Self {
         use std::io::ErrorKind::{BrokenPipe, QuotaExceeded, StorageFull};
         if error.kind() == BrokenPipe {
@@ -122,12 +122,12 @@ impl CommandError {
         self
     }
 
-    /// Whether asking again in a moment may help.
+    /// Returns whether a retry may succeed.
     pub fn may_pass(&self) -> bool {
         matches!(self.kind, Kind::Unreachable | Kind::Unavailable)
     }
 
-    /// Whether trying the next of several VPSes makes no sense any more.
+    /// Returns whether the remaining VPSes of the command cannot succeed either.
     pub fn ends_all(&self) -> bool {
         matches!(self.kind, Kind::Interrupted | Kind::Unreachable | Kind::Distrusted | Kind::LogIn)
     }

@@ -1,8 +1,8 @@
-//! The keys that are for us: a tilde at the beginning of a line and one more, as in ssh.
+//! Escape sequences as in ssh: a tilde at the beginning of a line and one more key.
 
 use bytes::Bytes;
 
-/// What the person wants of us.
+/// The action of an escape sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     Detach,
@@ -28,8 +28,7 @@ impl Default for Keys {
 }
 
 impl Keys {
-    /// Splits what was typed into what is for the VPS and what is for us. Nothing behind a
-    /// command is read.
+    /// Splits the input into bytes for the VPS and an action. Input after an action is not read.
     pub fn read(&mut self, typed: &[u8]) -> (Bytes, Option<Command>) {
         let mut passed = Vec::with_capacity(typed.len());
         for byte in typed {
@@ -78,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tilde_counts_at_the_beginning_of_a_line_only() {
+    fn tilde_escapes_only_at_line_start() {
         assert_eq!(read(&["~d"]), (String::new(), Some(Command::Detach)));
         assert_eq!(read(&["ls\r", "~", ".", "x"]), ("ls\r".into(), Some(Command::HangUp)));
         assert_eq!(read(&["cd ~/x~.\r"]), ("cd ~/x~.\r".into(), None));

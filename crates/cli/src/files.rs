@@ -1,4 +1,4 @@
-//! The few files the client keeps: keys, known hosts, the ssh configuration.
+//! Files of the client: keys, known hosts, the ssh configuration.
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use crate::error::CommandError;
 use crate::identity;
 use crate::ssh::shell_word;
 
-/// The home folder.
+/// Returns the home directory.
 pub fn home() -> Result<PathBuf, CommandError> {
     match std::env::var_os("HOME").filter(|home| !home.is_empty()) {
         Some(home) => Ok(PathBuf::from(home)),
@@ -19,7 +19,7 @@ pub fn home() -> Result<PathBuf, CommandError> {
     }
 }
 
-/// The folder for what can be made again.
+/// Returns the cache directory, whose content can be created again.
 pub fn cache() -> Result<PathBuf, CommandError> {
     let root = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
         Some(path) => PathBuf::from(path),
@@ -28,7 +28,7 @@ pub fn cache() -> Result<PathBuf, CommandError> {
     Ok(root.join("kohakuriver"))
 }
 
-/// Makes a folder only its owner can enter, unless it exists.
+/// Creates a directory that only its owner can enter, unless it exists.
 pub fn private_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
@@ -41,7 +41,7 @@ pub fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)
 }
 
-/// Replaces a file in one step: readers see the old or the new content, never half.
+/// Replaces a file atomically: readers see the old or the new content.
 pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{:016x}", rand::random::<u64>()));
@@ -52,12 +52,12 @@ pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     result
 }
 
-/// A file that was not written, with what to do about it.
+/// Returns the error of a file that was not written, with a remedy.
 pub fn unwritable(path: &Path, error: &io::Error) -> CommandError {
     refused(path, "written", error)
 }
 
-/// The same of one that was not read.
+/// Returns the error of a file that was not read.
 pub fn unreadable(path: &Path, error: &io::Error) -> CommandError {
     refused(path, "read", error)
 }
@@ -77,8 +77,8 @@ fn refused(path: &Path, done: &str, error: &io::Error) -> CommandError {
     }
 }
 
-/// What to do where something below the home folder belongs to root, as files do that a command
-/// with sudo has made. Above it that is as it should be.
+/// Returns the remedy where something below the home directory belongs to root, as files that a
+/// command with sudo has created. Above the home directory that is normal.
 fn roots(
     path: &Path,
     home: &Path,
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_of_root_below_home_is_named_with_the_command() {
+    fn file_of_root_below_home_is_named_with_remedy() {
         let home = Path::new("/home/ann");
         let owner = |path: &Path| match path.to_str()? {
             "/home/ann" | "/home/ann/.cache" | "/srv/x" => Some(4242),

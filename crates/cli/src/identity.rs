@@ -1,12 +1,12 @@
-//! Who asks, as far as this machine knows. A courtesy for the list of events, not a proof.
+//! The caller's name as this machine knows it, for the list of events; it proves nothing.
 
 use kohakuriver_net::passwd;
 use nix::unistd::{Uid, gethostname};
 
-/// The longest the host takes.
+/// The longest name that the host accepts.
 const LONGEST: usize = 64;
 
-/// The name of the person at this machine.
+/// Returns the user's name on this machine.
 pub fn login() -> Option<String> {
     let set = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
     set("USER")
@@ -14,18 +14,18 @@ pub fn login() -> Option<String> {
         .or_else(|| passwd::account_of(Uid::current().as_raw()).map(|account| account.name))
 }
 
-/// The name of a user of this machine, or the number.
+/// Returns a user's name on this machine, or the number.
 pub fn name_of(user: u32) -> String {
     passwd::account_of(user).map_or_else(|| user.to_string(), |account| account.name)
 }
 
-/// What this machine calls itself.
+/// Returns this machine's host name.
 pub fn machine() -> String {
     let name = gethostname().ok().and_then(|name| name.into_string().ok());
     printable(name.as_deref().unwrap_or("unknown"))
 }
 
-/// `login@machine`, fit for a header.
+/// Returns `login@machine` as a valid header value.
 pub fn asker() -> String {
     let login = login().unwrap_or_else(|| Uid::current().to_string());
     printable(&format!("{login}@{}", machine()))
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_a_machine_is_called_the_header_is_valid() {
+    fn header_is_valid_for_every_host_name() {
         assert_eq!(printable("jo@gpu-01"), "jo@gpu-01");
         assert_eq!(printable("j\u{f6}rg x\r\n@h"), "jrgx@h");
         assert_eq!(printable(&"a".repeat(99)).len(), 64);

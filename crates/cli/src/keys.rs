@@ -1,6 +1,6 @@
-//! SSH keys: finding the user's own, making a new pair for one VPS.
+//! SSH keys: finding the user's keys, and creating a pair for one VPS.
 //!
-//! A private key is made here and never leaves this machine; the host only sees public keys.
+//! Private keys are created here and never leave this machine; the host receives only public keys.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use russh::keys::{Algorithm, PrivateKey, PublicKey};
 use crate::error::CommandError;
 use crate::files;
 
-/// The public keys of `~/.ssh/id_*.pub` that OpenSSH would offer, in file order.
+/// Returns the public keys of `~/.ssh/id_*.pub` that OpenSSH would offer, in file order.
 pub fn discover(ssh_folder: &Path) -> Vec<String> {
     let mut keys: Vec<String> = Vec::new();
     for path in public_files(ssh_folder) {
@@ -27,7 +27,7 @@ pub fn discover(ssh_folder: &Path) -> Vec<String> {
     keys
 }
 
-/// `id_*.pub`, sorted.
+/// Lists `id_*.pub`, sorted.
 fn public_files(ssh_folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(ssh_folder).into_iter().flatten().flatten();
     let is_public = |path: &PathBuf| {
@@ -69,7 +69,7 @@ pub fn public_key(line: &str) -> Result<String, CommandError> {
     Ok(line.to_owned())
 }
 
-/// What stands before the key's type, as in `from="10.0.0.*" ssh-ed25519 AAAA...`.
+/// Returns the options before the key's type, as in `from="10.0.0.*" ssh-ed25519 AAAA...`.
 fn options_of(line: &str) -> Option<&str> {
     let is_type = |word: &str| {
         ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-"].iter().any(|start| word.starts_with(start))
@@ -79,7 +79,7 @@ fn options_of(line: &str) -> Option<&str> {
     (!is_type(options)).then_some(options)
 }
 
-/// The keys of a file the user named.
+/// Reads the keys of a file that the user named.
 pub fn public_key_file(path: &Path) -> Result<String, CommandError> {
     let shown = path.display();
     let text = fs::read_to_string(path).map_err(|error| files::unreadable(path, &error))?;
@@ -89,7 +89,7 @@ pub fn public_key_file(path: &Path) -> Result<String, CommandError> {
     })
 }
 
-/// One or several keys, a line each.
+/// Parses one or more keys, one per line.
 pub fn public_keys(text: &str) -> Result<String, CommandError> {
     let is_key = |line: &str| !line.is_empty() && !line.starts_with('#');
     let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| is_key(line));
@@ -110,22 +110,23 @@ pub fn public_keys(text: &str) -> Result<String, CommandError> {
     Ok(keys.join("\n"))
 }
 
-/// Where the key made for a VPS is kept.
+/// Returns the path of the key created for a VPS.
 pub fn made_for(ssh_folder: &Path, id: &str) -> PathBuf {
     ssh_folder.join(format!("id-kohakuriver-{id}"))
 }
 
-/// The keys ssh offers by itself, as far as they exist.
+/// Returns the keys that ssh offers by default, as far as they exist.
 fn defaults(ssh_folder: &Path) -> Vec<PathBuf> {
     let names = ["id_ed25519", "id_ed25519_sk", "id_ecdsa", "id_ecdsa_sk", "id_rsa"].into_iter();
     names.map(|name| ssh_folder.join(name)).filter(|path| path.exists()).collect()
 }
 
-/// The private keys to name to ssh besides those it is given anyway, `named`. Naming one turns its
-/// own default keys off, so these are named too; what its agent has is tried all the same.
+/// Returns the private keys to pass to ssh besides `named`. Passing one disables ssh's default
+/// keys, so these are passed too; keys of the ssh agent are still tried.
 ///
-/// Keys are uploaded from all of `$HOME/.ssh/id_*.pub`; ssh looks for five names in the home folder
-/// that the system's user database has. None where it finds the uploaded ones by itself.
+/// Keys are uploaded from all of `$HOME/.ssh/id_*.pub`; ssh searches five names in the home
+/// directory of the system's user database. Returns none where ssh finds the uploaded keys by
+/// itself.
 pub fn for_ssh(ssh_folder: &Path, named: Vec<PathBuf>) -> Vec<PathBuf> {
     let own = nix::unistd::Uid::current().as_raw();
     let home = kohakuriver_net::passwd::account_of(own).map(|account| account.home.join(".ssh"));
@@ -152,18 +153,18 @@ fn identities(uploaded: &Path, searched: &Path, mut named: Vec<PathBuf>) -> Vec<
     named
 }
 
-/// A new pair on disk. Unless it is kept, dropping it removes the files again.
+/// A new key pair on disk. Dropping it removes the files, unless it is retained.
 #[derive(Debug)]
 pub struct MadeKey {
     path: PathBuf,
-    /// Waits for the VPS's id to get its name.
+    /// Whether the name waits for the VPS's id.
     provisional: bool,
     kept: bool,
     pub public: String,
 }
 
 impl MadeKey {
-    /// Makes an Ed25519 pair at `wanted`, or in `~/.ssh` under a passing name.
+    /// Creates an Ed25519 pair at `wanted`, or in `~/.ssh` under a temporary name.
     pub fn create(ssh_folder: &Path, wanted: Option<&Path>) -> Result<Self, CommandError> {
         let path = match wanted {
             Some(path) => path.to_owned(),
@@ -194,7 +195,7 @@ impl MadeKey {
         Ok(made)
     }
 
-    /// Gives the pair its lasting name, which the VPS's id decides.
+    /// Gives the pair its final name, which the VPS's id decides.
     pub fn name_after(&mut self, ssh_folder: &Path, id: &str) -> Result<(), CommandError> {
         if !self.provisional {
             return Ok(());
@@ -251,7 +252,7 @@ mod tests {
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti a@b";
 
     #[test]
-    fn only_valid_public_keys_of_the_user_are_found() {
+    fn key_search_finds_only_valid_public_keys() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
         write("id_ed25519.pub", &format!("{ED25519}\n"));
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_made_key_is_private_renamed_and_removed_unless_kept() {
+    fn new_key_is_private_renamed_and_removed_unless_retained() {
         let folder = tempfile::tempdir().unwrap();
         let ssh = folder.path().join(".ssh");
         let mut key = MadeKey::create(&ssh, None).unwrap();
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_key_is_never_taken_for_a_public_one() {
+    fn private_key_is_refused_as_public_key() {
         let failure = public_keys("-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n").unwrap_err();
         assert!(failure.message.contains("private key"), "{}", failure.message);
         assert!(public_keys("# only a comment\n").is_err());
@@ -314,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn uploaded_keys_are_named_to_ssh_where_it_does_not_look() {
+    fn uploaded_keys_outside_ssh_defaults_are_passed_to_ssh() {
         let (ours, system) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (ours, system) = (ours.path(), system.path());
         let write = |folder: &Path, name: &str| {

@@ -1,4 +1,4 @@
-//! The client commands of `kohakuriver`: everything a person types that is not a server.
+//! The client commands of `kohakuriver`: every command that is not a server.
 //!
 //! Standard output is data only, so that it can be piped; progress, questions, notes and errors
 //! go to standard error. With `--json` the output is the API's object or array and nothing else.
@@ -61,7 +61,7 @@ pub use ui::{Fit, Grid, Output, Progress, Tone, ago_ms};
 use context::Context;
 use error::CommandError;
 
-/// For the root command's `--help`.
+/// The text of the root command's `--help`.
 pub const AFTER_HELP: &str = "\
 Settings: flags, then KOHAKURIVER_HOST, KOHAKURIVER_PORT and KOHAKURIVER_SSH_PROXY_PORT, then the
 file that `kohakuriver config path` names, then localhost, 8000 and 8002. KOHAKURIVER_TOKEN says
@@ -79,17 +79,17 @@ Examples:
   kohakuriver ssh web                              go there
   kohakuriver vps list                             see what runs";
 
-/// Options every client command takes, before or after the command's name.
+/// Options of every client command, before or after the command's name.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct GlobalArgs {
-    /// Host to talk to: a name, an address, or one of them as http:// or https://host:port
-    /// [env: KOHAKURIVER_HOST]
+    /// Host: a name, an address, or one of them as http:// or https://host:port [env:
+    /// KOHAKURIVER_HOST].
     #[arg(short = 'H', long, global = true, value_name = "HOST", help_heading = "Global options")]
     pub host: Option<String>,
-    /// Port of its API [env: KOHAKURIVER_PORT]
+    /// Port of the host's API [env: KOHAKURIVER_PORT].
     #[arg(short = 'P', long, global = true, value_name = "PORT", help_heading = "Global options")]
     pub port: Option<u16>,
-    /// Print the API's JSON instead of text
+    /// Print the API's JSON instead of text.
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
 }
@@ -97,53 +97,53 @@ pub struct GlobalArgs {
 /// The client commands.
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum ClientCommand {
-    /// Create, list and manage VPSes
+    /// Create, list and manage VPSes.
     #[command(subcommand)]
     Vps(vps::VpsCommand),
-    /// Open a terminal in a VPS that survives lost connections
+    /// Open a terminal in a VPS that survives lost connections.
     Connect(connect::ConnectArgs),
-    /// Log in to a VPS with your own ssh
+    /// Log in to a VPS with your own ssh.
     Ssh(ssh::SshArgs),
-    /// Reach services in a VPS through local ports
+    /// Forward local ports to services in a VPS.
     Forward(forward::ForwardArgs),
-    /// Run programs in a VPS, without SSH
+    /// Run programs in a VPS, without SSH.
     #[command(subcommand)]
     Terminal(terminal::TerminalCommand),
-    /// Log in, and manage accounts
+    /// Log in, and manage accounts.
     #[command(subcommand)]
     Auth(auth::AuthCommand),
-    /// Decide on what people ask for
+    /// List, approve and reject requests.
     #[command(subcommand)]
     Approval(approval::ApprovalCommand),
-    /// Read and check the log of who did what
+    /// Read and verify the audit log.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
-    /// Manage the machines that run VPSes
+    /// Manage nodes.
     #[command(subcommand)]
     Node(node::NodeCommand),
-    /// What the executable's own `qemu` asks the host.
+    /// The host's part of the executable's `qemu` command.
     #[command(skip)]
     Qemu(QemuCommand),
-    /// Show the cluster at a glance
+    /// Show the state of the cluster.
     Status(status::StatusArgs),
-    /// Look for what is wrong or unsafe, here and at the host
+    /// Check this machine and the host for problems and risks.
     Doctor(doctor::DoctorArgs),
-    /// Show the versions of this program and of the host
+    /// Show the versions of this program and of the host.
     Version(version::VersionArgs),
-    /// Show where the settings come from
+    /// Show the settings and their sources.
     #[command(subcommand)]
     Config(config::ConfigCommand),
-    /// Print the completion script of a shell
+    /// Print the completion script of a shell.
     Completion(completion::CompletionArgs),
-    /// Carry one SSH connection: what ssh's ProxyCommand runs
+    /// Forward one SSH connection, as ssh's ProxyCommand.
     #[command(hide = true)]
     SshProxy(ssh::proxy::ProxyArgs),
-    /// Have a fresh certificate for one VPS: what ssh runs before it connects
+    /// Get a new certificate for one VPS before ssh connects.
     #[command(hide = true)]
     SshCert(ssh::certificate::CertificateArgs),
 }
 
-/// Runs one client command to its end. The returned code is what the process should end with.
+/// Runs one client command to its end. Returns the exit code of the process.
 pub fn run(global: GlobalArgs, command: ClientCommand) -> ExitCode {
     let out = Output::new(global.json);
     match execute(&global, command, out) {
@@ -152,7 +152,7 @@ pub fn run(global: GlobalArgs, command: ClientCommand) -> ExitCode {
     }
 }
 
-/// The end of a process that has done its work: a failure if its output was not written.
+/// Ends a process that has done its work: fails if its output was not written.
 pub fn output_written() -> ExitCode {
     match stdout::finish() {
         Ok(()) => ExitCode::SUCCESS,
@@ -160,7 +160,7 @@ pub fn output_written() -> ExitCode {
     }
 }
 
-/// The command line, or the process's end: help, the version, or what is wrong with it.
+/// Parses the command line, or ends the process with help, the version or a usage error.
 ///
 /// # Errors
 /// There is nothing to run.

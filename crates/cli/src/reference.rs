@@ -1,4 +1,4 @@
-//! What people type to mean one VPS.
+//! References to a VPS on the command line.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,8 +6,7 @@ use std::str::FromStr;
 use kohakuriver_api::Task;
 use kohakuriver_model::{InstanceName, QualifiedName};
 
-/// An id, the beginning of an id, a name, or another's `NAME.OWNER`; the host finds out which VPS
-/// that is.
+/// An id, the beginning of an id, a name, or another account's `NAME.OWNER`; the host resolves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VpsRef(String);
 
@@ -18,7 +17,7 @@ pub struct VpsRef(String);
 pub struct NotAReference;
 
 impl VpsRef {
-    /// The one reference that never means another VPS.
+    /// Returns the reference that never matches another VPS.
     pub fn of(task: &Task) -> Self {
         Self(task.task_id.clone())
     }
@@ -53,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_changes_a_path_is_a_reference() {
+    fn reference_cannot_change_a_path() {
         for bad in [
             "", "..", "a/b", "a?b", "-x", "A", "12a", "%2e", "a b", "web.", ".ann", "a.b/c", "a..b",
         ] {

@@ -1,4 +1,4 @@
-//! Which host, on which ports, and who said so: flags, then environment, then file, then default.
+//! Settings and their sources: flags, then environment, then file, then default.
 
 mod address;
 mod file;
@@ -14,14 +14,14 @@ pub use token::Token;
 use crate::GlobalArgs;
 use crate::error::CommandError;
 
-/// How environment variables are looked up; tests bring their own.
+/// Reads an environment variable; tests pass their own.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 const DEFAULT_HOST: &str = "localhost";
 const DEFAULT_PORT: u16 = 8000;
 const DEFAULT_SSH_PROXY_PORT: u16 = 8002;
 
-/// Who set a value.
+/// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     Flag(&'static str),
@@ -54,17 +54,17 @@ pub struct Settings {
     pub host: Setting<Address>,
     pub port: Setting<u16>,
     pub ssh_proxy_port: Setting<u16>,
-    /// Where the configuration file is, with whom the person trusts and is known to; None
-    /// without a home.
+    /// The path of the configuration file, beside which trust and credentials are stored. `None`
+    /// without a home directory.
     pub folder: Option<PathBuf>,
-    /// Of the environment: it beats one that is kept.
+    /// The token of the environment, which takes precedence over a stored one.
     pub token: Option<Token>,
-    /// Whether a token may go over the network in the clear.
+    /// Whether a token may be sent over the network without encryption.
     pub insecure: bool,
 }
 
 impl Settings {
-    /// Puts the four layers together.
+    /// Merges the four sources.
     pub fn load(flags: &GlobalArgs, lookup: Lookup<'_>) -> Result<Self, CommandError> {
         let path = config_path(lookup);
         let file = match &path {
@@ -129,7 +129,8 @@ impl Settings {
     }
 }
 
-/// Where the configuration file is, whether it exists or not; None without a home.
+/// Returns the path of the configuration file, whether it exists or not. `None` without a home
+/// directory.
 pub fn config_path(lookup: Lookup<'_>) -> Option<PathBuf> {
     let set = |name| lookup(name).filter(|text| !text.is_empty()).map(PathBuf::from);
     set("KOHAKURIVER_CONFIG").or_else(|| {
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_inside_the_host_beats_what_is_set_less_directly() {
+    fn port_in_host_overrides_less_direct_settings() {
         let (_folder, path) = with_file("host = \"http://file:3\"\nport = 4\n");
         let flag = |host: &str| GlobalArgs { host: Some(host.to_owned()), ..GlobalArgs::default() };
         let environment = [("KOHAKURIVER_CONFIG", path.as_str()), ("KOHAKURIVER_PORT", "5")];
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_read_from_the_environment_and_shown_to_nobody() {
+    fn token_of_environment_is_never_printed() {
         let settings = load(&GlobalArgs::default(), &[("KOHAKURIVER_TOKEN", "hunter2")]).unwrap();
         assert_eq!(settings.token, Some("hunter2".parse().unwrap()));
         assert!(!format!("{settings:?}").contains("hunter2"));
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_variable_that_is_no_port_is_a_usage_error() {
+    fn invalid_port_variable_is_a_usage_error() {
         let failure = load(&GlobalArgs::default(), &[("KOHAKURIVER_PORT", "http")]).unwrap_err();
         assert_eq!(failure.exit_code(), 2);
         assert!(failure.message.contains("KOHAKURIVER_PORT"));

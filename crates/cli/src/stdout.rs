@@ -1,4 +1,4 @@
-//! Standard output: the only way to it, and the end of a command whose output is lost.
+//! Writes to standard output, and ends a command whose output is lost.
 //!
 //! The first write that fails is remembered here and ends the command at its next step: quietly
 //! where the reader has gone (`| head`), as SIGPIPE ends other programs, and with an error for
@@ -16,11 +16,11 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::error::CommandError;
 
-/// The first error of this process.
+/// The first write error of this process.
 static LOST: Mutex<Option<CommandError>> = Mutex::new(None);
 static NOTIFY: Notify = Notify::const_new();
 
-/// The descriptor, for those that ask what it is or hand it on. Nothing is written to it.
+/// The descriptor, for callers that inspect it or pass it on. They write nothing to it.
 #[expect(clippy::disallowed_methods, reason = "the one place")]
 pub fn descriptor() -> Stdout {
     io::stdout()
@@ -30,10 +30,10 @@ pub fn is_terminal() -> bool {
     descriptor().is_terminal()
 }
 
-/// Writes all of it. A failure is also the command's: see [`failed`] and [`finish`].
+/// Writes all bytes. A failure is also the command's: see [`failed`] and [`finish`].
 ///
 /// # Errors
-/// Standard output takes no more, now or since an earlier write.
+/// Standard output accepts no more, now or since an earlier write.
 pub fn write(bytes: &[u8]) -> io::Result<()> {
     if LOST.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
         return Err(io::ErrorKind::BrokenPipe.into());
@@ -41,10 +41,10 @@ pub fn write(bytes: &[u8]) -> io::Result<()> {
     write_all(descriptor().as_fd(), bytes).inspect_err(note)
 }
 
-/// Writes what `print` prints by the library's own handle, as clap prints its help.
+/// Writes the output of `print` with the library's own handle, as clap prints its help.
 ///
 /// # Errors
-/// What kept it from being written.
+/// The error of the write.
 pub fn printed(print: impl FnOnce() -> io::Result<()>) -> Result<(), CommandError> {
     let written = print().and_then(|()| descriptor().flush());
     written.map_err(|error| CommandError::output(&error))
@@ -77,7 +77,8 @@ pub async fn reader_gone() -> CommandError {
     }
 }
 
-/// The kernel reports errors and hang-ups unasked; a file or a terminal that stays reports nothing.
+/// Polls without events: the kernel reports errors and hang-ups anyway, and nothing for a file or
+/// an open terminal.
 fn has_hung_up() -> bool {
     let stdout = descriptor();
     loop {
@@ -94,10 +95,10 @@ fn has_hung_up() -> bool {
     }
 }
 
-/// The end of the command's output.
+/// Ends the command's output.
 ///
 /// # Errors
-/// Some of it was not written.
+/// Some output was not written.
 pub fn finish() -> Result<(), CommandError> {
     // Some file systems say only here that there was no room.
     if let Ok(copy) = descriptor().as_fd().try_clone_to_owned()
@@ -118,7 +119,7 @@ fn note(error: &io::Error) {
     NOTIFY.notify_waiters();
 }
 
-/// Straight to the descriptor: the library's buffer would hold back what has no newline.
+/// Writes directly to the descriptor: the library's buffer would hold back text without a newline.
 pub fn write_all(fd: BorrowedFd<'_>, mut data: &[u8]) -> io::Result<()> {
     while !data.is_empty() {
         match nix::unistd::write(fd, data) {

@@ -1,8 +1,8 @@
-//! Whose word this machine takes for who a host is, when it is reached by https.
+//! Trust in a host that is reached by https.
 //!
-//! A host's own CA is pinned: one file for each host, in the configuration folder, and then no
-//! other CA is believed for that host. Without a pin the system's roots are asked. Both are read
-//! only when https is used: they cost what a command without it shall not pay.
+//! A host's own CA is pinned: one file for each host, in the configuration directory, and then no
+//! other CA is trusted for that host. Without a pin the system's roots apply. Both are read only
+//! for https, so that other commands do not pay their cost.
 
 mod verifier;
 
@@ -26,21 +26,21 @@ pub use verifier::{RecordingVerifier, is_of_the_issuer};
 
 const PINS: &str = "ca";
 
-/// What is believed of one host.
+/// The trust in one host.
 #[derive(Clone, Debug)]
 pub struct Trust {
-    /// Where its CA is pinned, whether it is or not; None without a home.
+    /// The path of the pinned CA, whether it exists or not. `None` without a home directory.
     pin: Option<PathBuf>,
 }
 
 impl Trust {
-    /// For the host at `place`, a `host:port`.
+    /// Reads the trust for the host at `place`, a `host:port`.
     pub fn new(folder: Option<&Path>, place: &str) -> Self {
         let name = format!("{}.pem", place.to_ascii_lowercase());
         Self { pin: folder.map(|folder| folder.join(PINS).join(name)) }
     }
 
-    /// Believes this CA from now on, and no other.
+    /// Trusts this CA from now on, and no other.
     pub fn pin(&self, ca_pem: &str) -> Result<(), CommandError> {
         let ca =
             certificate(ca_pem).ok_or_else(|| CommandError::request("this is no certificate"))?;
@@ -57,12 +57,12 @@ impl Trust {
             .map_err(|error| files::unwritable(path, &error))
     }
 
-    /// Whether a CA is believed already.
+    /// Returns whether a CA is pinned.
     pub fn is_pinned(&self) -> bool {
         self.pin.as_ref().is_some_and(|path| path.exists())
     }
 
-    /// How to speak TLS there, and a witness of what it shows.
+    /// Returns a TLS configuration for the host, and a verifier that records its certificates.
     pub fn client(&self) -> Result<(Arc<ClientConfig>, Arc<RecordingVerifier>), CommandError> {
         let pinned = self.pinned()?;
         let is_pinned = pinned.is_some();
@@ -76,7 +76,7 @@ impl Trust {
         Ok((config(&witness)?, witness))
     }
 
-    /// The fingerprint of the CA that is believed, for others who shall believe it.
+    /// Returns the fingerprint of the trusted CA, for other programs that shall trust it.
     pub fn pinned_fingerprint(&self) -> Option<String> {
         let pem = std::fs::read_to_string(self.pin.as_ref()?).ok()?;
         certificate(&pem).map(|ca| fingerprint(&ca))
@@ -99,13 +99,13 @@ impl Trust {
     }
 }
 
-/// How to find out what a host shows, believing nothing yet.
+/// Returns a TLS configuration that records the host's certificates without trusting any.
 pub fn looking() -> Result<(Arc<ClientConfig>, Arc<RecordingVerifier>), CommandError> {
     let witness = Arc::new(RecordingVerifier::of_anybody());
     Ok((config(&witness)?, witness))
 }
 
-/// The fingerprint of a CA, if it is the one whose word this chain is.
+/// Returns the fingerprint of a CA if it signed this chain.
 pub fn fingerprint_if_signed(
     chain: &[CertificateDer<'static>],
     ca_pem: &str,
@@ -124,7 +124,7 @@ pub fn fingerprint_if_signed(
     Ok(fingerprint)
 }
 
-/// As hosts print it, and join tokens carry it.
+/// Formats a fingerprint as hosts print it and join tokens contain it.
 pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     HEXLOWER.encode(&Sha256::digest(certificate))
 }
@@ -140,7 +140,7 @@ fn provider() -> Arc<CryptoProvider> {
 fn config(witness: &Arc<RecordingVerifier>) -> Result<Arc<ClientConfig>, CommandError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(|error| CommandError::request(format!("cannot speak TLS: {error}")))?
+        .map_err(|error| CommandError::request(format!("cannot use TLS: {error}")))?
         .dangerous()
         .with_custom_certificate_verifier(witness.clone())
         .with_no_client_auth();
@@ -148,7 +148,7 @@ fn config(witness: &Arc<RecordingVerifier>) -> Result<Arc<ClientConfig>, Command
     Ok(Arc::new(config))
 }
 
-/// One that cannot be read is left out, as every program does with these.
+/// Skips a certificate that cannot be parsed, as other programs do.
 fn systems_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();

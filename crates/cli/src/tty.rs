@@ -1,4 +1,4 @@
-//! The person's terminal: raw mode, size, and standard streams that block nobody.
+//! The user's terminal: raw mode, size, and non-blocking standard streams.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
@@ -13,18 +13,18 @@ use tokio::sync::mpsc;
 use crate::stdout;
 
 const BLOCK: usize = 32 * 1024;
-/// What is sent where the environment does not say.
+/// The terminal type where the environment names none.
 const DEFAULT_TERM: &str = "xterm-256color";
 
 nix::ioctl_read_bad!(window_size, libc::TIOCGWINSZ, libc::winsize);
 
-/// Whether standard input and output are one person's.
+/// Returns whether standard input and output are the same user's terminal.
 pub fn is_interactive() -> bool {
     io::stdin().is_terminal() && stdout::is_terminal()
 }
 
-/// The kind of terminal, for the program at the other end.
-/// The locale variables of this process, for a program that writes to this terminal.
+/// Returns the terminal type, for the program at the other end.
+/// Returns the locale variables of this process, for a program that writes to this terminal.
 pub fn locale() -> Vec<(String, String)> {
     let is_locale = |name: &str| name == "LANG" || name.starts_with("LC_");
     std::env::vars_os()
@@ -37,7 +37,7 @@ pub fn term() -> String {
     std::env::var("TERM").ok().filter(|term| !term.is_empty()).unwrap_or(DEFAULT_TERM.to_owned())
 }
 
-/// The terminal's size, or zeros where there is none.
+/// Returns the terminal's size, or zeros where there is no terminal.
 #[expect(unsafe_code, reason = "TIOCGWINSZ has no safe wrapper")]
 pub fn size() -> Size {
     let mut found = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
@@ -74,8 +74,8 @@ impl Drop for Raw {
     }
 }
 
-/// What is typed or piped in. The channel's end is the end of input. The thread that reads may
-/// wait for ever and ends with the process.
+/// Returns a channel of the input. It closes at the end of input. The reading thread may wait
+/// forever and ends with the process.
 pub fn read_input() -> mpsc::Receiver<Bytes> {
     let (sender, receiver) = mpsc::channel(2);
     thread::spawn(move || {
@@ -97,8 +97,7 @@ pub fn read_input() -> mpsc::Receiver<Bytes> {
     receiver
 }
 
-/// One of the standard outputs, written by a thread of its own: a reader that pauses must not
-/// keep signals from being seen.
+/// A standard output with a writer thread, so that a paused reader does not block signals.
 #[derive(Debug)]
 pub struct Outlet {
     queue: Option<mpsc::Sender<Bytes>>,
@@ -137,7 +136,7 @@ impl Outlet {
     /// Waits until everything is written.
     ///
     /// # Errors
-    /// What kept it from being written.
+    /// The error of the write.
     pub async fn finish(mut self) -> io::Result<()> {
         drop(self.queue.take());
         let Some(thread) = self.thread.take() else {
@@ -151,7 +150,7 @@ impl Outlet {
     }
 }
 
-/// For what is written while raw, in front of a program's output.
+/// Writes text to standard error in raw mode, before a program's output.
 pub fn write_now(text: &str) {
     let mut stderr = io::stderr();
     let _ = stderr.write_all(text.as_bytes());

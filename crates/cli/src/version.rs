@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::ui::Panel;
 
-/// The versions should show at once, also where the host is off.
+/// The timeout: the versions are printed at once, also where the host is off.
 const HOST_LIMIT: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args, Clone, Debug)]

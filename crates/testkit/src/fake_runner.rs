@@ -1,4 +1,4 @@
-//! A runner made of words only: it joins, connects and answers orders as the test wishes.
+//! A runner without a node: it joins, connects and answers commands as the test configures.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -29,27 +29,27 @@ use tokio::task::JoinHandle;
 
 use crate::TestHost;
 
-/// What the fake makes of an order.
+/// The fake's behavior for a command.
 #[derive(Clone, Debug)]
 pub enum Reaction {
-    /// Does what is asked, at once.
+    /// Executes the command at once.
     Obey,
-    /// Says nothing.
+    /// Sends no response.
     Ignore,
-    /// Reports this instead of running.
+    /// Reports this state instead of running.
     Fail(Observed),
 }
 
-/// Where its machines are.
+/// The directory of its virtual machines.
 const MACHINE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
 
-/// The folder that a machine nobody owns has left on every fake that runs machines.
+/// The directory of a virtual machine without a VPS, on every fake that runs virtual machines.
 pub const ORPHAN: InstanceId = InstanceId::from_u64(1_234_567_890_123_456_789);
 
 /// The bytes of a stream into an instance, after it was opened.
 pub type AgentStream = Prefixed<LinkStream>;
 type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
-/// What is at the other end of each stream.
+/// The service behind each stream.
 type Agent = Arc<dyn Fn(StreamOpen, AgentStream) -> Serving + Send + Sync>;
 
 /// A connected fake.
@@ -62,7 +62,7 @@ pub struct FakeRunner {
     task: JoinHandle<Result<()>>,
 }
 
-/// A machine of 8 cores and 16 GiB in two NUMA nodes, with two GPUs.
+/// A node of 8 cores and 16 GiB in two NUMA nodes, with two GPUs.
 pub fn inventory() -> Inventory {
     let docker = DockerState::Ready { version: "27".to_owned() };
     let gpu = |index: u32| Gpu {
@@ -87,7 +87,7 @@ pub fn inventory() -> Inventory {
     }
 }
 
-/// The same machine with QEMU, which has to emulate, and an IOMMU that has both GPUs in one group.
+/// The same node with QEMU under emulation, and an IOMMU with both GPUs in one group.
 pub fn vm_inventory() -> Inventory {
     let vm = VmState::Ready {
         version: "10.0".to_owned(),
@@ -113,7 +113,7 @@ impl FakeRunner {
         Self::join_as(host, name, reaction, inventory()).await
     }
 
-    /// Joins as a machine that has this.
+    /// Joins as a node with this hardware.
     pub async fn join_as(
         host: &TestHost,
         name: &str,
@@ -127,7 +127,7 @@ impl FakeRunner {
         Self::connect_as(host, identity, reaction, Vec::new(), inventory, None).await
     }
 
-    /// Joins as a node that does what is asked, and whose streams `agent` serves.
+    /// Joins as a node that executes commands, and whose streams `agent` serves.
     pub async fn join_with_agent<F>(
         host: &TestHost,
         name: &str,
@@ -141,7 +141,8 @@ impl FakeRunner {
         Self::join_by(&host.join_token().await?, name, &dir, host.now_ms(), agent).await
     }
 
-    /// As [`Self::join_with_agent`], for a host that may be another process. `dir` keeps the identity.
+    /// Joins as [`Self::join_with_agent`] does, to a host that may be another process. `dir` stores
+    /// the identity.
     pub async fn join_by<F>(
         token: &JoinToken,
         name: &str,
@@ -158,7 +159,7 @@ impl FakeRunner {
         Self::hello(identity, now_ms, Reaction::Obey, seen, inventory(), Some(agent)).await
     }
 
-    /// Connects with an identity from before, having seen `seen` of its instances.
+    /// Connects with an existing identity, after `seen` of its instances.
     pub async fn connect(
         host: &TestHost,
         identity: RunnerIdentity,
@@ -220,12 +221,12 @@ impl FakeRunner {
         Ok(Self { identity, silent, orders, reports, task })
     }
 
-    /// The newest order for a task.
+    /// Returns the newest command for a task.
     pub fn order(&self, task_id: InstanceId) -> Option<Order> {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner).get(&task_id).cloned()
     }
 
-    /// Reports something nobody asked about.
+    /// Reports a state without a command.
     pub async fn report(
         &self,
         task_id: InstanceId,
@@ -237,19 +238,19 @@ impl FakeRunner {
         Ok(self.reports.send(ToHost::Observation { task_id, observation }).await?)
     }
 
-    /// From now on it does and answers nothing, as a node that hangs. Its streams go on.
+    /// Stops executing and answering commands, as a node that hangs. Its streams continue.
     pub fn fall_silent(&self) {
         self.silent.store(true, Ordering::SeqCst);
     }
 
-    /// The link drops; instances would run on.
+    /// Drops the link; instances would continue to run.
     pub async fn disconnect(self) -> RunnerIdentity {
         self.task.abort();
         let _ = self.task.await;
         self.identity
     }
 
-    /// Whether the host has ended the connection.
+    /// Returns whether the host has ended the connection.
     pub fn is_disconnected(&self) -> bool {
         self.task.is_finished()
     }
@@ -308,7 +309,7 @@ async fn serve(mut control: Control, node: Node, mut queue: mpsc::Receiver<ToHos
     }
 }
 
-/// Keeps names of snapshots, as an engine would keep images.
+/// Records names of snapshots, as an engine would store images.
 fn answer(
     known: &mut HashMap<InstanceId, Vec<Snapshot>>,
     task_id: InstanceId,
@@ -336,7 +337,7 @@ fn answer(
     }
 }
 
-/// One image, a folder for every machine that was ordered, and one that nobody owns.
+/// Returns one image, a directory for every commanded virtual machine, and one without a VPS.
 fn answer_node(
     orders: &Mutex<HashMap<InstanceId, Order>>,
     orphaned: &mut bool,
@@ -409,8 +410,7 @@ fn react(reaction: &Reaction, order: &Order) -> Option<Observation> {
     })
 }
 
-/// A data connection: to `agent`, or to one that sends back what it gets, behind the name of what
-/// was asked for.
+/// Serves a data connection: `agent`, or an echo preceded by the name of the requested target.
 async fn data(identity: RunnerIdentity, agent: Option<Agent>) -> Result<()> {
     let mut frames = FrameStream::new(connect_data(&identity).await?);
     let open: StreamOpen = frames.receive().await?;

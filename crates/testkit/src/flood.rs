@@ -1,5 +1,5 @@
-//! One account that does its worst: everything that lasts is opened as often as the host lets it,
-//! is sent what nothing takes, and reads nothing of what comes back.
+//! An attack by one account: opens as many lasting connections as the host permits, sends data that
+//! no service reads, and reads no response.
 //!
 //! The attacker and the node, whose instance takes nothing, are a process of their own: the memory and
 //! processor time of the process under test are the host's.
@@ -26,7 +26,7 @@ use tokio::time::{sleep, timeout};
 use crate::{FakeRunner, Person, TestHost};
 
 const ZEROES: &[u8] = &[0; 1024 * 1024];
-/// Half of a text that takes as much memory again when it is read.
+/// Half of a text that takes as much memory again when it is parsed.
 const ESCAPES: &[u8] = b"\\u00e9\\u00e9\\u00e9\\u00e9\\u00e9\\u00e9\\u00e9\\u00e9\\u00e9\\u00e9";
 const SOCKETS: usize = 48;
 const CONNECTIONS: u32 = 30;
@@ -34,7 +34,7 @@ const STREAMS: usize = 400;
 const JUMPS: usize = 40;
 const SSH_CLIENTS: usize = 3;
 
-/// The environment variable that hands the other process its join token.
+/// The environment variable that passes the join token to the other process.
 const JOIN: &str = "KOHAKURIVER_TESTKIT_JOIN";
 
 /// The attacked host, the attacking account and its instance.
@@ -52,16 +52,16 @@ pub struct Target {
 #[derive(Debug)]
 pub struct Siege {
     pub host: TestHost,
-    /// The account whose requests are timed meanwhile.
+    /// The account whose requests are timed during the attack.
     pub alice: Person,
     target: Target,
-    /// Ends at the end of its input.
+    /// The attacker's process, which ends at the end of its input.
     attacker: Child,
     _dir: tempfile::TempDir,
 }
 
 impl Siege {
-    /// Starts a host with accounts, and the node's process, in which an instance of the attacker's takes
+    /// Starts a host with accounts, and the node's process, in which the attacker's instance reads
     /// nothing. `arguments` are those by which this executable calls [`attack`].
     pub async fn prepare(arguments: &[&str]) -> Result<Self> {
         kohakuriver_net::raise_file_limit()?;
@@ -98,14 +98,14 @@ impl Siege {
         Ok(Self { host, alice, target, attacker, _dir: dir })
     }
 
-    /// Begins the attack, which goes on until [`Siege::end`].
+    /// Begins the attack, which continues until [`Siege::end`].
     pub async fn begin(&mut self) -> Result<()> {
         let target = format!("{}\n", serde_json::to_string(&self.target)?);
         let input = self.attacker.stdin.as_mut().context("the attack has ended")?;
         input.write_all(target.as_bytes()).await.context("the attacker's process is gone")
     }
 
-    /// Ends the attack and waits for the attacker's end.
+    /// Ends the attack and waits for the attacker's exit.
     pub async fn end(&mut self) -> Result<()> {
         drop(self.attacker.stdin.take());
         let status = self.attacker.wait().await?;
@@ -114,7 +114,7 @@ impl Siege {
     }
 }
 
-/// The other process: a node whose instances take nothing, then the attack on the target that
+/// Runs the other process: a node whose instances read nothing, then the attack on the target that
 /// [`Siege::begin`] sends, until the end of input.
 ///
 /// # Errors
@@ -140,13 +140,13 @@ pub async fn attack() -> Result<()> {
     Ok(())
 }
 
-/// Everything the attacker does at once.
+/// Runs all attacks concurrently.
 struct Attack {
     tasks: JoinSet<()>,
     ssh: Vec<Child>,
 }
 
-/// A line of `/proc/self/status` in bytes, such as `VmRSS`: what this process holds.
+/// Returns a line of `/proc/self/status` in bytes, such as `VmRSS` of this process.
 pub fn memory(field: &str) -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|line| line.starts_with(field)).context("no such line")?;
@@ -180,7 +180,7 @@ impl Attack {
         Ok(flood)
     }
 
-    /// Does it again each time the host has ended it.
+    /// Repeats the attack each time the host has ended it.
     fn repeat<F>(&mut self, target: &Target, act: impl Fn(Target) -> F + Send + 'static)
     where
         F: Future<Output = Result<()>> + Send,
@@ -194,7 +194,7 @@ impl Attack {
         });
     }
 
-    /// A client of OpenSSH whose SOCKS port leads through the gateway, and connections by it.
+    /// Runs OpenSSH's client with a SOCKS port through the gateway, and connections to it.
     fn jumps(&mut self, target: &Target, number: usize) -> Result<()> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
@@ -228,7 +228,7 @@ async fn send(target: &Target, line: &str, more: &str) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Sends for as long as anything is taken; then waits for the host to end it.
+/// Sends while data is accepted; then waits for the host to end the connection.
 async fn push(mut stream: TcpStream) -> Result<()> {
     while let Ok(sent) = timeout(Duration::from_secs(5), stream.write_all(ZEROES)).await {
         sent?;
@@ -245,7 +245,7 @@ async fn ended(stream: TcpStream) -> Result<()> {
     }
 }
 
-/// The head of a masked WebSocket message; its mask is zero, so its bytes are as they are.
+/// Returns the head of a masked WebSocket message; its mask is zero, so its bytes are unchanged.
 fn message(bytes: u64) -> Vec<u8> {
     let mut head = vec![0x82, 0xff];
     head.extend_from_slice(&bytes.to_be_bytes());
@@ -253,7 +253,8 @@ fn message(bytes: u64) -> Vec<u8> {
     head
 }
 
-/// Many connections by one socket to a service that takes nothing, or one message that never ends.
+/// Opens many connections by one socket to a service that reads nothing, or one message that never
+/// ends.
 async fn forward(target: Target, whole: bool) -> Result<()> {
     let upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -285,7 +286,7 @@ async fn forward(target: Target, whole: bool) -> Result<()> {
     }
 }
 
-/// Reads nothing, and notices an end only by its own writes failing.
+/// Reads nothing, and notices an end only by its own failed writes.
 async fn idle(stream: TcpStream) -> Result<()> {
     stream.readable().await?;
     sleep(Duration::from_secs(20)).await;

@@ -1,6 +1,6 @@
-//! What tests of the host need: a real host on free ports with a clock of the test's own
-//! ([`TestHost`]), a provider for logging in ([`OidcProvider`]), and a runner that says what the test tells it to ([`FakeRunner`]), over the
-//! real link with real certificates.
+//! Test support for the host: a real host on free ports with a clock of the test's own
+//! ([`TestHost`]), a provider for logging in ([`OidcProvider`]), and a runner that the test
+//! controls ([`FakeRunner`]), over the real link with real certificates.
 
 mod fake_runner;
 mod flood;

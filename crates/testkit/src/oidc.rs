@@ -1,6 +1,6 @@
-//! A small OpenID Connect provider that keeps to the specification: PKCE, a client secret, ID
-//! tokens signed with its key. It agrees to everything at once, behaves as providers that people
-//! have ([`Behavior`]), and lies when it is told to.
+//! A small OpenID Connect provider that follows the specification: PKCE, a client secret, ID tokens
+//! signed with its key. It agrees to every request at once, imitates the behavior of real providers
+//! ([`Behavior`]), and sends false claims when the test asks for them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,38 +19,38 @@ use reqwest::redirect::Policy;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// Who logs in at the provider, and what it says wrongly.
+/// The account at the provider, and the false claims to send.
 #[derive(Clone, Debug, Default)]
 struct Person {
-    /// Of the ID token, `sub` among them.
+    /// Claims of the ID token, including `sub`.
     claims: Value,
-    /// Of the UserInfo endpoint.
+    /// Claims of the UserInfo endpoint.
     user_info: Value,
     lie: Option<&'static str>,
 }
 
-/// What one provider does and others do not.
+/// Differences between providers.
 #[derive(Clone, Debug, Default)]
 pub struct Behavior {
-    /// The scopes it has; any other is refused. `None`: all, and it announces none.
+    /// The supported scopes; any other is refused. `None` supports all and announces none.
     pub scopes: Option<&'static [&'static str]>,
     /// The scopes of this client, where it has fewer than the provider.
     pub client_scopes: Option<&'static [&'static str]>,
-    /// The ways of client authentication that it announces.
+    /// The announced methods of client authentication.
     pub auth_methods: Option<&'static [&'static str]>,
-    /// The client is registered for its secret in the form and not for Basic.
+    /// Whether the client sends its secret in the form and not by Basic.
     pub secret_in_form: bool,
-    /// It calls itself by a name with a slash at its end.
+    /// Whether the issuer ends in a slash.
     pub slash: bool,
-    /// Its audience is a list with others in it.
+    /// Whether the audience is a list with other entries.
     pub several_audiences: bool,
-    /// It publishes keys of other kinds too.
+    /// Whether it publishes keys of other kinds too.
     pub odd_keys: bool,
-    /// Whether it has a UserInfo endpoint, and with which status that answers.
+    /// The status of the UserInfo endpoint, if it has one.
     pub user_info: Option<u16>,
 }
 
-/// The provider, while its runtime lives.
+/// The provider, which runs as long as its runtime.
 #[derive(Debug)]
 pub struct OidcProvider {
     pub issuer: String,
@@ -61,7 +61,7 @@ pub struct OidcProvider {
     codes: Mutex<HashMap<String, HashMap<String, String>>>,
 }
 
-/// What it gave the host.
+/// The grant that the host received.
 pub const CLIENT_SECRET: &str = "client secret";
 const ACCESS_TOKEN: &str = "access-token";
 
@@ -87,19 +87,19 @@ impl OidcProvider {
         Ok(provider)
     }
 
-    /// Who logs in from now on.
+    /// Sets the account that logs in.
     pub fn be(&self, subject: &str, name: &str, groups: &[&str]) {
         let claims = json!({"sub": subject, "preferred_username": name, "groups": groups});
         self.claim(claims, Value::Null);
     }
 
-    /// What it claims from now on, in the ID token and at the UserInfo endpoint.
+    /// Sets the claims of the ID token and of the UserInfo endpoint.
     pub fn claim(&self, claims: Value, user_info: Value) {
         *self.person.lock().unwrap_or_else(PoisonError::into_inner) =
             Person { claims, user_info, lie: None };
     }
 
-    /// How it behaves from now on.
+    /// Sets the provider's behavior.
     pub fn behave(&self, behavior: Behavior) {
         *self.behavior.lock().unwrap_or_else(PoisonError::into_inner) = behavior;
     }
@@ -108,13 +108,13 @@ impl OidcProvider {
         self.behavior.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// As it calls itself.
+    /// Returns the issuer.
     fn name(&self) -> String {
         format!("{}{}", self.issuer, if self.behavior().slash { "/" } else { "" })
     }
 
-    /// What it says wrongly from now on: `issuer`, `audience`, `party`, `expired`, `nonce`, `key`,
-    /// `unsigned`.
+    /// Sets the false part of the next responses: `issuer`, `audience`, `party`, `expired`,
+    /// `nonce`, `key`, `unsigned`.
     pub fn lie(&self, lie: &'static str) {
         self.person.lock().unwrap_or_else(PoisonError::into_inner).lie = Some(lie);
     }
@@ -158,7 +158,7 @@ async fn user_info(
     (status.unwrap_or(StatusCode::NOT_FOUND), Json(person.user_info))
 }
 
-/// Agrees at once, as a provider does whose session still lives.
+/// Agrees at once, as a provider with an open session does.
 async fn authorize(
     State(provider): State<Arc<OidcProvider>>,
     Query(asked): Query<HashMap<String, String>>,
@@ -260,7 +260,7 @@ async fn keys(State(provider): State<Arc<OidcProvider>>) -> Json<Value> {
     }
 }
 
-/// A browser that follows nobody by itself, so that a test sees each step, and keeps its
+/// A browser that follows no redirect by itself, so that a test sees each step, and stores its
 /// cookies.
 #[derive(Debug)]
 pub struct Browser {
@@ -274,7 +274,7 @@ impl Browser {
         Ok(Self { http, cookies: HashMap::new() })
     }
 
-    /// Where it is sent to, or what it is told.
+    /// Returns the redirect's target, or the page's text.
     pub async fn open(&mut self, url: &str) -> Result<(u16, String)> {
         self.send(self.http.get(url)).await
     }
@@ -294,8 +294,7 @@ impl Browser {
         }
     }
 
-    /// Presses the button of a page's only form, as a page of `origin` would. Answers as
-    /// [`Self::open`] does.
+    /// Submits a page's only form, as a page of `origin` would. Returns the same as [`Self::open`].
     pub async fn press(&mut self, page: &str, origin: Option<&str>) -> Result<(u16, String)> {
         let (_, html) = self.open(page).await?;
         let after = |mark: &str| {
@@ -316,7 +315,7 @@ impl Browser {
         self.send(request).await
     }
 
-    /// The whole way to the provider and back to the callback, which is not opened.
+    /// Follows the login to the provider and back to the callback, which is not opened.
     pub async fn go(&mut self, start: &str) -> Result<String> {
         let (status, provider) = self.open(start).await?;
         anyhow::ensure!(status == 303, "{provider}");

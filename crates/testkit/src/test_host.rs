@@ -20,11 +20,11 @@ pub struct TestHost {
     dir: tempfile::TempDir,
     config: HostConfig,
     http: reqwest::Client,
-    /// What requests show where people log in; the first admin's.
+    /// The credential of requests on a host with accounts: the first admin's.
     token: Option<String>,
 }
 
-/// Somebody with an account on a [`TestHost`].
+/// An account on a [`TestHost`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Person {
     pub id: i64,
@@ -32,10 +32,10 @@ pub struct Person {
     pub token: String,
 }
 
-/// What everybody's password is here.
+/// The password of every test account.
 pub const PASSWORD: &str = "correct horse";
 
-/// What the API answered.
+/// The API's response.
 #[derive(Debug)]
 #[must_use]
 pub struct Answer {
@@ -44,7 +44,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The text at `key`, empty where there is none.
+    /// Returns the text at `key`, empty where it is absent.
     pub fn text(&self, key: &str) -> &str {
         self.body[key].as_str().unwrap_or_default()
     }
@@ -55,7 +55,7 @@ impl TestHost {
         Self::start_with(|_| {}).await
     }
 
-    /// A host with other settings.
+    /// Starts a host with other settings.
     pub async fn start_with(configure: impl FnOnce(&mut HostConfig)) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let mut config = config(dir.path());
@@ -98,12 +98,12 @@ impl TestHost {
         Clock::Manual(self.clock.clone()).now_ms()
     }
 
-    /// Lets time pass for the host.
+    /// Advances the host's clocks.
     pub fn advance(&self, by: Duration) {
         self.clock.advance(by);
     }
 
-    /// Sets the host's wall clock, without any time passing.
+    /// Sets the host's wall clock and leaves its monotonic clock.
     pub fn step_clock(&self, by_ms: i64) {
         self.clock.step(by_ms);
     }
@@ -132,7 +132,7 @@ impl TestHost {
         self.send(self.http.delete(self.url(path))).await
     }
 
-    /// Makes an account of that role, with a token to use it.
+    /// Creates an account of that role, with a token.
     pub async fn person(&self, name: &str, role: &str) -> Result<Person> {
         let invited = self.post("/api/auth/invitations", json!({"role": role})).await?;
         self.register(name, invited.text("token")).await
@@ -155,7 +155,7 @@ impl TestHost {
         Ok(Person { id, name: name.to_owned(), token: token.context("a token")? })
     }
 
-    /// A request as somebody; as nobody without one.
+    /// Sends a request as an account, or anonymously.
     pub async fn ask(
         &self,
         who: Option<&Person>,
@@ -173,17 +173,17 @@ impl TestHost {
         answer(request).await
     }
 
-    /// As [`Self::ask`], for a GET.
+    /// Sends a GET request as [`Self::ask`] does.
     pub async fn get_as(&self, who: &Person, path: &str) -> Result<Answer> {
         self.ask(Some(who), "GET", path, None).await
     }
 
-    /// As [`Self::ask`], for a POST.
+    /// Sends a POST request as [`Self::ask`] does.
     pub async fn post_as(&self, who: &Person, path: &str, body: Value) -> Result<Answer> {
         self.ask(Some(who), "POST", path, Some(&body)).await
     }
 
-    /// Changes an entry of the audit log behind the host's back.
+    /// Changes an entry of the audit log directly in the database.
     pub async fn break_audit(&self, seq: i64) -> Result<()> {
         use sqlx::Connection;
         let url = format!("sqlite://{}", self.dir.path().join("host.db").display());
@@ -207,7 +207,7 @@ impl TestHost {
         Ok(())
     }
 
-    /// Leaves an instance as a version left it that knew no certificates.
+    /// Changes an instance to the form of a version without certificates.
     pub async fn forget_ssh_ca(&self, id: &str) -> Result<()> {
         use sqlx::Connection;
         let url = format!("sqlite://{}", self.dir.path().join("host.db").display());
@@ -236,8 +236,7 @@ impl TestHost {
         Ok(())
     }
 
-    /// Asks for a connection to become something else, and goes away again; answers the status
-    /// and the code of a refusal.
+    /// Requests an upgrade and closes the connection; returns the status and the error code.
     pub async fn knock(
         &self,
         who: Option<&Person>,
@@ -263,13 +262,13 @@ impl TestHost {
         Ok((status, body["code"].as_str().unwrap_or_default().to_owned()))
     }
 
-    /// The id of what is called so, if there is such a thing.
+    /// Returns the id of the VPS with this name, if it exists.
     pub async fn find(&self, text: &str) -> Result<Option<String>> {
         let answer = self.get(&format!("/api/status/{text}")).await?;
         Ok((answer.status == 200).then(|| answer.text("task_id").to_owned()))
     }
 
-    /// Asks until there is no such thing. Bounded.
+    /// Waits until no VPS has this name. Bounded.
     pub async fn wait_gone(&self, text: &str) -> Result<()> {
         for _ in 0..6000 {
             if self.find(text).await?.is_none() {
@@ -280,7 +279,7 @@ impl TestHost {
         anyhow::bail!("it is still there")
     }
 
-    /// A request with headers of the test's choice.
+    /// Sends a request with the test's headers.
     pub async fn get_with(&self, path: &str, header: &str, value: &str) -> Result<Answer> {
         self.send(self.http.get(self.url(path)).header(header, value)).await
     }
@@ -290,7 +289,7 @@ impl TestHost {
         Ok(answer.text("token").parse()?)
     }
 
-    /// Asks until the task's status is `wanted`. Bounded; the answers come by long poll.
+    /// Waits until the task's status is `wanted`. Bounded; responses come by long poll.
     pub async fn wait_for(&self, task: &str, wanted: &str) -> Result<Value> {
         let mut seen = Value::Null;
         for _ in 0..200 {
@@ -317,7 +316,7 @@ impl TestHost {
     }
 }
 
-/// Sends it. What is no JSON, such as a page or a file, is a text.
+/// Sends a request. A body that is no JSON, such as a page or a file, becomes text.
 async fn answer(request: reqwest::RequestBuilder) -> Result<Answer> {
     let response = request.send().await?;
     let status = response.status().as_u16();
@@ -327,7 +326,7 @@ async fn answer(request: reqwest::RequestBuilder) -> Result<Answer> {
     Ok(Answer { status, body })
 }
 
-/// A client that believes this CA and no other.
+/// Returns a client that trusts only this CA.
 fn trusting(ca: &Path) -> Result<reqwest::Client> {
     let pem = std::fs::read_to_string(ca)?;
     let start = pem.find("-----BEGIN CERTIFICATE").context("the CA has a certificate")?;

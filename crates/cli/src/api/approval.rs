@@ -1,4 +1,4 @@
-//! The routes of requests that wait for an operator, and of who else has a VPS.
+//! The routes of approval requests, shares and offers.
 
 use kohakuriver_api::{Received, Rejected, SetOwner, SetShare, TakeShare, Task};
 use reqwest::Method;
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Api, Call};
 use crate::error::CommandError;
 
-/// Whom a VPS is shared with.
+/// The recipient of a share.
 #[derive(Clone, Copy, Debug)]
 pub enum With<'a> {
     User(&'a str),
@@ -15,7 +15,7 @@ pub enum With<'a> {
 }
 
 impl<'a> With<'a> {
-    /// The API's word, and the name.
+    /// Returns the API's kind, and the name.
     pub fn pair(self) -> (&'static str, &'a str) {
         match self {
             Self::User(name) => ("user", name),
@@ -29,7 +29,7 @@ impl Api {
         self.get("/api/tasks/pending-approval").await
     }
 
-    /// Approves what was shown with this revision; without one, whatever it is now.
+    /// Approves the request at this revision; without one, at its current revision.
     pub async fn approve(&self, id: &str, revision: Option<&str>) -> Result<Value, CommandError> {
         let query: Vec<_> =
             revision.map(|revision| ("revision", revision.to_owned())).into_iter().collect();
@@ -71,7 +71,7 @@ impl Api {
         self.send(Call::new(Method::DELETE, &format!("/api/vps/{id}/owner"))).await
     }
 
-    /// What others share with the caller and offer to the caller.
+    /// Returns the shares and offers that the caller has received.
     pub async fn received(&self) -> Result<Received, CommandError> {
         self.get("/api/vps/shares").await
     }

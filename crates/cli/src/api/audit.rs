@@ -7,22 +7,22 @@ use reqwest::{Method, Response};
 use super::{Api, Call};
 use crate::error::CommandError;
 
-/// What a refusal may have.
+/// The largest body of an error.
 const LONGEST_REFUSAL: usize = 64 * 1024;
 
 impl Api {
-    /// Newest first; oldest first with `after`. `query`: actor, action, object, before, after,
-    /// since, limit.
+    /// Returns entries, newest first; oldest first with `after`. `query`: actor, action, object,
+    /// before, after, since, limit.
     pub async fn audit(&self, query: &[(&str, String)]) -> Result<Vec<AuditEntry>, CommandError> {
         self.send(Call { query, ..Call::new(Method::GET, "/api/audit") }).await
     }
 
-    /// Walks the whole log, which may be long.
+    /// Verifies the whole log, which may take long.
     pub async fn verify_audit(&self) -> Result<AuditVerified, CommandError> {
         self.send(Call { limit: None, ..Call::new(Method::GET, "/api/audit/verify") }).await
     }
 
-    /// All of it, oldest first, a line of JSON each: read block by block with [`Api::more`].
+    /// Streams all entries, oldest first, as JSON lines; read them with [`Api::more`].
     pub async fn export_audit(&self) -> Result<Response, CommandError> {
         let way = self.way.get_or_try_init(|| self.find_way()).await?;
         let mut request = way.client.get(format!("{}/api/audit/export", way.base));
@@ -44,7 +44,7 @@ impl Api {
         Err(self.refusal(status, &body))
     }
 
-    /// The next block of a long answer.
+    /// Returns the next block of a streamed response.
     pub async fn more(&self, answer: &mut Response) -> Result<Option<bytes::Bytes>, CommandError> {
         let way = self.way.get_or_try_init(|| self.find_way()).await?;
         answer.chunk().await.map_err(|error| self.unreachable(way, &error))

@@ -1,4 +1,4 @@
-//! Getting to know a host that has a CA of its own: what logging in by https begins with.
+//! Trust in a host with a CA of its own, which login by https establishes first.
 
 use std::sync::Arc;
 
@@ -20,9 +20,9 @@ use crate::trust;
 const LONGEST_ANSWER: usize = 64 * 1024;
 
 impl Api {
-    /// Why this machine does not believe the host, where a person may vouch for it: nobody known
-    /// has signed its certificate, or somebody else than before. `None` where it is believed, and
-    /// where no TLS is spoken.
+    /// The reason why this machine does not trust the host, where the user may decide to: its
+    /// certificate's signer is unknown or differs from before. `None` where the host is trusted,
+    /// and without TLS.
     pub async fn doubt(&self) -> Result<Option<CommandError>, CommandError> {
         match self.connect().await {
             Ok(_) => Ok(None),
@@ -35,19 +35,18 @@ impl Api {
         }
     }
 
-    /// The CA that vouches for the host, as the host itself says it, with its fingerprint. What
-    /// the connection showed is checked to be that CA's word; whether the CA is the right one
-    /// nobody but the person can know.
+    /// Fetches the host's CA, as the host itself reports it, with its fingerprint. The chain of the
+    /// connection is verified against that CA; only the user can decide whether it is the right CA.
     pub async fn fetch_ca(&self) -> Result<CaCertificate, CommandError> {
         let tls = self.tls(trust::looking()?)?;
         let address = self.find_address().await?;
         let connection = match timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
             Ok(connected) => connected.map_err(|error| self.not_reached(&plain(&error)))?,
-            Err(_) => return Err(self.not_reached("it did not answer in time")),
+            Err(_) => return Err(self.not_reached("no response in time")),
         };
         let stream = self.shake_hands(&tls, connection).await?;
         let asking = timeout(ANSWER_LIMIT, self.ask_for_ca(TokioIo::new(stream)));
-        let slow = || self.not_reached("it did not answer in time");
+        let slow = || self.not_reached("no response in time");
         let mut answer = asking.await.unwrap_or_else(|_| Err(slow()))?;
         let chain = tls.witness.seen();
         // Computed here: what the host says of itself is not a fact.
@@ -65,7 +64,7 @@ impl Api {
         Ok(answer)
     }
 
-    /// Believes this CA from now on. The answer is a way to the host that does.
+    /// Trusts this CA from now on. Returns a client that does.
     pub fn pin(&self, ca_pem: &str) -> Result<Self, CommandError> {
         self.trust.pin(ca_pem)?;
         Ok(Self { way: Arc::default(), ..self.clone() })

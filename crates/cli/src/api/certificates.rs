@@ -1,4 +1,4 @@
-//! SSH certificates, and whether one needs any.
+//! SSH certificates, and whether they are needed.
 
 use kohakuriver_api::{AskSshCertificate, AuthStatus, SshCertificate};
 use reqwest::Method;
@@ -7,13 +7,13 @@ use super::{Api, Call};
 use crate::error::CommandError;
 
 impl Api {
-    /// Whether people log in to this host.
+    /// Returns whether the host has accounts.
     pub async fn people_log_in(&self) -> Result<bool, CommandError> {
         let status: AuthStatus = self.get("/api/auth/status").await?;
         Ok(status.auth_enabled)
     }
 
-    /// Has a public key of ours signed for one VPS.
+    /// Has a public key signed for one VPS.
     pub async fn ssh_certificate(
         &self,
         id: &str,

@@ -1,6 +1,6 @@
-//! Names and ids in the host's answers, parsed when they arrive: they go on into ssh's
-//! configuration, paths, completions and commands to copy, and a stolen host must not write there.
-//! Text that is only displayed is not looked at here: `ui` frees it of control characters.
+//! Validates names and ids in the host's responses when they arrive: they are used in ssh's
+//! configuration, paths, completions and printed commands, where a compromised host must not inject
+//! text. Text that is only displayed is not validated here: `ui` strips its control characters.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use kohakuriver_api::{
 };
 use kohakuriver_model::{InstanceId, InstanceName, NodeName, QualifiedName, VmImageName};
 
-/// A value that is not what its place says.
+/// A field with an invalid value.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Invalid {
     pub what: &'static str,
@@ -21,10 +21,10 @@ pub struct Invalid {
 
 type Check = Result<(), Invalid>;
 
-/// An answer of the host. Each type says which of its texts are names.
+/// A response of the host. Each type lists its names and ids.
 pub trait Checked {
     /// # Errors
-    /// A name or an id cannot be one.
+    /// A name or an id is invalid.
     fn check(&self) -> Check {
         Ok(())
     }
@@ -42,7 +42,7 @@ impl<T: Checked> Checked for Option<T> {
     }
 }
 
-/// Nothing of these becomes more than text on a terminal, or it is parsed where it is used.
+/// Responses whose text is only displayed, or parsed where it is used.
 macro_rules! only_displayed {
     ($($answer:ty),* $(,)?) => { $(impl Checked for $answer {})* };
 }
@@ -81,32 +81,32 @@ fn name(text: &str) -> Check {
     parsed::<InstanceName>("name of a VPS", text)
 }
 
-/// What a caller calls a VPS; empty of a host from before there was such a thing.
+/// Checks a reference; empty from a host of an older version.
 fn reference(text: &str) -> Check {
     let is_name = text.parse::<InstanceName>().is_ok() || text.parse::<QualifiedName>().is_ok();
     let is_valid = text.is_empty() || is_name || text.parse::<InstanceId>().is_ok();
     require(is_valid, "name of a VPS", text)
 }
 
-/// Empty where there is none.
+/// Checks a value that may be empty.
 fn node(text: &str) -> Check {
     if text.is_empty() { Ok(()) } else { parsed::<NodeName>("name of a node", text) }
 }
 
-/// Looser than what a new account or group may be called: older ones are still listed.
+/// Checks an account or group name, by older and looser rules than those for new names.
 fn account(text: &str) -> Check {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
     let is_valid = text.len() <= 64 && text.bytes().all(plain) && !text.starts_with('-');
     require(is_valid, "name of an account or group", text)
 }
 
-/// `running`, `docker`, `pending_approval`: what hosts of any version use as a word.
+/// Checks a keyword: `running`, `docker`, `pending_approval`, of any version of the host.
 fn word(text: &str) -> Check {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
     require(text.len() <= 32 && text.bytes().all(plain), "word for a state", text)
 }
 
-/// What is printed to be copied into a shell.
+/// Checks text that is printed to be copied into a shell.
 fn token(text: &str) -> Check {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-~+/=:@[]".contains(&b);
     let is_valid = !text.is_empty() && text.bytes().all(plain) && !text.starts_with('-');
@@ -197,7 +197,7 @@ impl Checked for SnapshotCreated {
 
 impl Checked for SnapshotsDeleted {}
 
-/// It becomes a part of a request's path.
+/// Checks a segment of a request's path.
 fn tag(text: &str) -> Check {
     let is_valid = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     require(is_valid, "tag of a snapshot", text)
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_a_host_gives_pass_and_others_do_not() {
+    fn valid_names_of_hosts_pass_and_others_do_not() {
         assert_eq!(task().check(), Ok(()));
         let bad = "web\n    ProxyCommand touch PWNED\nHost zzz";
         let of = || Some(bad.to_owned());

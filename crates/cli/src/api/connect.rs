@@ -1,4 +1,4 @@
-//! Which of a name's addresses to use.
+//! Selects one of a name's addresses.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,10 +8,10 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-/// How long an address is preferred to the next one, as RFC 8305 advises.
+/// The delay before the next address is tried, as RFC 8305 advises.
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// The first address that takes a connection; each but the first joins the race a little later.
+/// Connects to the first address that accepts; each further address starts a little later.
 pub async fn first_that_answers(
     addresses: &[SocketAddr],
     limit: Duration,
@@ -29,7 +29,7 @@ pub async fn first_that_answers(
             sleep(wait).await;
             match timeout(limit, TcpStream::connect(address)).await {
                 Ok(connected) => connected.map(|_| address),
-                Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "it did not answer in time")),
+                Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no response in time")),
             }
         });
     }
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_address_that_refuses_does_not_hide_one_that_answers() {
+    async fn refusing_address_does_not_hide_a_working_one() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let good = listener.local_addr().unwrap();
         let gone = {

@@ -1,4 +1,4 @@
-//! One connection to the host, by TLS where it speaks that.
+//! A connection to the host, with TLS where the host requires it.
 
 use std::io;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use super::{Api, CONNECT_LIMIT, Way, plain};
 use crate::error::CommandError;
 use crate::trust::RecordingVerifier;
 
-/// Plain, or inside TLS.
+/// A plain or a TLS connection.
 pub type Connection = Either<TcpStream, TlsStream<TcpStream>>;
 
-/// How TLS is spoken with the host.
+/// The TLS parameters of the host.
 #[derive(Debug)]
 pub struct Tls {
     pub config: Arc<ClientConfig>,
@@ -27,12 +27,12 @@ pub struct Tls {
 }
 
 impl Api {
-    /// A connection to the host, and the way it took.
+    /// Opens a connection to the host, and returns the client that was used.
     pub(super) async fn connect(&self) -> Result<(Connection, &Way), CommandError> {
         let way = self.way.get_or_try_init(|| self.find_way()).await?;
         let connected = match timeout(CONNECT_LIMIT, TcpStream::connect(way.address)).await {
             Ok(connected) => connected,
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "it did not answer in time")),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no response in time")),
         };
         let connection = connected.map_err(|error| self.not_reached(&plain(&error)))?;
         let _ = connection.set_nodelay(true);
@@ -57,7 +57,7 @@ impl Api {
                 Some(cause) => tls.witness.explain(cause, &self.url()),
                 None => self.not_reached(&plain(&error)),
             }),
-            Err(_) => Err(self.not_reached("it did not answer in time")),
+            Err(_) => Err(self.not_reached("no response in time")),
         }
     }
 
@@ -73,7 +73,7 @@ impl Api {
     }
 }
 
-/// TLS's own error, however deep it is wrapped.
+/// Finds the TLS error in a chain of causes.
 pub fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {

@@ -47,17 +47,18 @@ impl Api {
         self.delete(&format!("/api/nodes/{name}"), force).await
     }
 
-    /// The base images of virtual machines that a node sees.
+    /// Lists the base images of a node.
     pub async fn vm_images(&self, node: &str) -> Result<VmImages, CommandError> {
         self.get(&format!("/api/vm/images/{node}")).await
     }
 
-    /// What virtual machines keep on all nodes.
+    /// Lists the files of virtual machines on all nodes.
     pub async fn vm_instances(&self) -> Result<VmInstances, CommandError> {
         self.get("/api/vps/vm-instances").await
     }
 
-    /// `node`: needed where no VPS has this id. Removing large files takes its time.
+    /// Deletes a virtual machine's files. `node` is required where no VPS has this id. Removing
+    /// large files takes long.
     pub async fn delete_vm_instance(
         &self,
         id: &str,

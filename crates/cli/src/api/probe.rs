@@ -1,4 +1,4 @@
-//! Looking at the host itself rather than at what it has: for `kohakuriver doctor`.
+//! Probes of the host itself, for `kohakuriver doctor`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,15 +11,16 @@ use rustls::pki_types::CertificateDer;
 use super::{ANSWER_LIMIT, Api};
 use crate::error::CommandError;
 
-/// What one question told besides its answer.
+/// The properties of a connection and response.
 #[derive(Debug)]
 pub struct Probe {
     pub health: Health,
     /// The address that answered.
     pub address: SocketAddr,
-    /// The host's clock minus this machine's, to about a second; None where a proxy tells none.
+    /// The host's clock minus this machine's, to about a second. `None` where a proxy omits the
+    /// date.
     pub skew_seconds: Option<i64>,
-    /// What it showed, its own certificate first; empty without TLS.
+    /// The certificate chain, the host's own first; empty without TLS.
     pub certificates: Vec<CertificateDer<'static>>,
 }
 
@@ -48,7 +49,7 @@ impl Api {
     }
 }
 
-/// Zero where the answer's time lies within the question's.
+/// Returns zero where the response's time lies between the request's start and end.
 fn skew(date: &str, before: Timestamp, after: Timestamp) -> Option<i64> {
     let host = jiff::fmt::rfc2822::parse(date).ok()?.timestamp().as_second();
     // The header has whole seconds.
@@ -56,7 +57,7 @@ fn skew(date: &str, before: Timestamp, after: Timestamp) -> Option<i64> {
     Some(if host < first { host - first } else { (host - last).max(0) })
 }
 
-/// Whether anybody takes a connection there.
+/// Returns whether the port accepts connections.
 pub async fn takes_connections(address: SocketAddr, limit: Duration) -> bool {
     let connecting = tokio::net::TcpStream::connect(address);
     matches!(tokio::time::timeout(limit, connecting).await, Ok(Ok(_)))
@@ -67,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clocks_that_agree_have_no_skew_however_long_the_answer_took() {
+    fn slow_response_causes_no_clock_skew() {
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         let date = "Thu, 01 Jan 2026 00:00:10 GMT";
         let skew = |before: &str, after: &str| skew(date, at(before), at(after));

@@ -1,4 +1,4 @@
-//! Logging in: a name and a password for a session, and a session for a token that is kept.
+//! Login: a session from a password, and a stored token from a session.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::settings::Token;
 
 const COOKIE_NAME: &str = "kohakuriver_session";
 
-/// A session that was just begun: its cookie. Nothing keeps it.
+/// The cookie of a new session, which is not stored.
 #[derive(Clone, Debug)]
 pub struct Session(HeaderValue);
 
@@ -47,7 +47,7 @@ impl Api {
         self.begin("/api/auth/password/reset", &[], body).await
     }
 
-    /// All sessions end but the one this begins.
+    /// Changes the password and ends all sessions but the new one.
     pub async fn change_password(
         &self,
         body: &ChangePassword,
@@ -55,7 +55,7 @@ impl Api {
         self.begin("/api/auth/password", &[], body).await
     }
 
-    /// The session that a browser has got for this process.
+    /// Collects the session that a browser has obtained for this process.
     pub async fn session_of_browser(
         &self,
         handover: &OidcHandover,
@@ -79,7 +79,7 @@ impl Api {
         Ok((LoggedIn { message: String::new(), user }, session))
     }
 
-    /// An API token of whoever has logged in.
+    /// Creates an API token of the session's account.
     pub async fn token_of(
         &self,
         session: &Session,
@@ -89,7 +89,7 @@ impl Api {
         Ok(self.exchange(path, &[], Some(body), Some(session)).await?.0)
     }
 
-    /// Registers an SSH key of whoever has logged in.
+    /// Registers an SSH key of the session's account.
     pub async fn add_user_key_of(
         &self,
         session: &Session,
@@ -104,23 +104,23 @@ impl Api {
         self.exchange::<(), serde_json::Value>(path, &[], None, Some(session)).await.map(|_| ())
     }
 
-    /// A way to the host that shows this token and no other.
+    /// Returns a client that presents this token and no other.
     pub fn with_token(&self, token: &Token) -> Self {
         let person = Person { token: Some(token.clone()), ..self.person.clone() };
         Self { person, way: Arc::default(), ..self.clone() }
     }
 
-    /// Whether the host is known by a CA of its own.
+    /// Returns whether the host is trusted by a CA of its own.
     pub fn is_pinned(&self) -> bool {
         self.trust.is_pinned()
     }
 
-    /// The fingerprint of that CA.
+    /// Returns the fingerprint of that CA.
     pub fn pinned_fingerprint(&self) -> Option<String> {
         self.trust.pinned_fingerprint()
     }
 
-    /// Refuses to send what others on the way must not read.
+    /// Refuses to send a secret over an unencrypted network.
     pub async fn may_be_told_secrets(&self) -> Result<(), CommandError> {
         let way = self.way.get_or_try_init(|| self.find_way()).await?;
         if self.is_https() || way.address.ip().is_loopback() || self.person.insecure {
@@ -132,7 +132,7 @@ impl Api {
             self.place()
         ))
         .hint(format!(
-            "kohakuriver auth login {url}; or KOHAKURIVER_INSECURE=1 where nobody else is on the network"
+            "kohakuriver auth login {url}; or KOHAKURIVER_INSECURE=1 on a network that you trust"
         )))
     }
 
@@ -146,12 +146,12 @@ impl Api {
         let (answer, cookie) = self.exchange(path, query, Some(body), None).await?;
         let session = cookie.ok_or_else(|| {
             CommandError::request(format!("the host {} began no session", self.place()))
-                .hint("is there a proxy in between that takes cookies out?")
+                .hint("check for a proxy that removes cookies")
         })?;
         Ok((answer, session))
     }
 
-    /// A request that says who asks by a session, and an answer that may begin one.
+    /// Sends a request with a session's cookie. The response may begin a new session.
     async fn exchange<B: Serialize, T: DeserializeOwned + Checked>(
         &self,
         path: &str,
@@ -184,7 +184,7 @@ impl Api {
     }
 }
 
-/// What to send back of `kohakuriver_session=...; HttpOnly; ...`.
+/// Returns the cookie of `kohakuriver_session=...; HttpOnly; ...`.
 fn session_of(header: &HeaderValue) -> Option<Session> {
     let pair = header.to_str().ok()?.split(';').next()?.trim();
     let (name, secret) = pair.split_once('=')?;
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_sessions_cookie_is_sent_back_and_nobody_sees_it() {
+    fn only_session_cookie_is_sent_and_never_printed() {
         let of = |text: &'static str| session_of(&HeaderValue::from_static(text));
         let session = of("kohakuriver_session=hunter2; HttpOnly; Path=/").unwrap();
         assert_eq!(session.0, "kohakuriver_session=hunter2");

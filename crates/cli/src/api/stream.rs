@@ -1,4 +1,4 @@
-//! Streams into VPSes: a connection to the host that becomes one, and terminals' WebSockets.
+//! Streams into VPSes: upgraded connections, and the WebSockets of terminals.
 
 use std::time::Duration;
 
@@ -21,21 +21,21 @@ use crate::error::CommandError;
 use crate::identity;
 
 const PROTOCOL: &str = "kohakuriver-stream";
-/// The host gives up on an instance after 15 s.
+/// The timeout of an upgrade; the host's timeout for an instance is 15 s.
 const OPEN_LIMIT: Duration = Duration::from_secs(20);
-/// A refusal is a sentence and a hint.
+/// The largest body of an error, which is a sentence and a hint.
 const LONGEST_REFUSAL: usize = 64 * 1024;
 
 pub type Socket = WebSocketStream<Connection>;
 
-/// An open stream into a VPS. Some of it may have arrived right behind the host's answer.
+/// An open stream into a VPS. Its first bytes may have arrived with the host's response.
 pub type Stream = Prefixed<Connection>;
 
 impl Api {
     /// Opens a stream to `target` in the VPS.
     pub async fn stream(&self, vps: &str, target: &StreamTarget) -> Result<Stream, CommandError> {
         let path = format!("/api/vps/{vps}/stream?{}", query(target));
-        let slow = || self.not_reached("it did not answer in time");
+        let slow = || self.not_reached("no response in time");
         timeout(OPEN_LIMIT, self.upgrade(&path)).await.unwrap_or_else(|_| Err(slow()))
     }
 
@@ -97,7 +97,7 @@ impl Api {
                 Err(error) => Err(self.not_reached(&super::innermost(&error))),
             }
         };
-        let slow = || self.not_reached("it did not answer in time");
+        let slow = || self.not_reached("no response in time");
         timeout(OPEN_LIMIT, attempt).await.unwrap_or_else(|_| Err(slow()))
     }
 }

@@ -1,4 +1,4 @@
-//! The way to a host that speaks https, with a host of few words.
+//! Tests of connections by https, against a minimal host.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::GlobalArgs;
 const HEALTH: &str =
     r#"{"status":"ok","version":"9","nodes_online":0,"nodes_total":0,"vps_running":0}"#;
 
-/// A CA, as hosts make them.
+/// Creates a CA as hosts do.
 struct Ca {
     pem: String,
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
@@ -56,14 +56,14 @@ impl Ca {
     }
 }
 
-/// Answers the few requests of these tests, and remembers their heads.
+/// Answers the requests of these tests, and records their heads.
 struct Fake {
     port: u16,
     heads: Arc<Mutex<Vec<String>>>,
 }
 
 impl Fake {
-    /// `says`: what it calls its CA.
+    /// The CA that the host claims to have.
     async fn start(tls: Option<TlsAcceptor>, says: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -140,7 +140,7 @@ fn api(folder: &Path, host: &str, variables: &[(&str, &str)]) -> Api {
 }
 
 #[tokio::test]
-async fn a_host_that_nobody_vouches_for_is_refused_until_a_person_does() {
+async fn host_of_unknown_ca_is_refused_until_user_trusts_it() {
     let (folder, ca) = (tempfile::tempdir().unwrap(), Ca::new());
     let fake = Fake::start(Some(ca.server("127.0.0.1")), &ca.pem).await;
     let url = format!("https://127.0.0.1:{}", fake.port);
@@ -166,7 +166,7 @@ async fn a_host_that_nobody_vouches_for_is_refused_until_a_person_does() {
 }
 
 #[tokio::test]
-async fn a_host_whose_ca_is_another_one_than_before_is_refused_in_strong_words() {
+async fn host_with_changed_ca_is_refused_with_warning() {
     let (folder, ca) = (tempfile::tempdir().unwrap(), Ca::new());
     let fake = Fake::start(Some(ca.server("127.0.0.1")), &ca.pem).await;
     let api = api(folder.path(), &format!("https://127.0.0.1:{}", fake.port), &[]);
@@ -174,11 +174,11 @@ async fn a_host_whose_ca_is_another_one_than_before_is_refused_in_strong_words()
     let failure = api.health().await.unwrap_err();
     assert!(failure.message.contains("not the host that this machine knows"), "{failure:?}");
     assert!(failure.message.contains(&ca.fingerprint()), "{failure:?}");
-    assert!(failure.hint.unwrap().contains("somebody may be in between"));
+    assert!(failure.hint.unwrap().contains("may be intercepted"));
 }
 
 #[tokio::test]
-async fn a_ca_that_has_not_signed_what_is_shown_is_not_taken_for_the_hosts() {
+async fn ca_that_did_not_sign_the_chain_is_refused() {
     let (folder, ca) = (tempfile::tempdir().unwrap(), Ca::new());
     let fake = Fake::start(Some(ca.server("127.0.0.1")), &Ca::new().pem).await;
     let here = api(folder.path(), &format!("https://127.0.0.1:{}", fake.port), &[]);
@@ -192,18 +192,18 @@ async fn a_ca_that_has_not_signed_what_is_shown_is_not_taken_for_the_hosts() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_name_says_for_which() {
+async fn certificate_for_another_name_reports_its_names() {
     let (folder, ca) = (tempfile::tempdir().unwrap(), Ca::new());
     let fake = Fake::start(Some(ca.server("river.lab")), &ca.pem).await;
     let here = api(folder.path(), &format!("https://127.0.0.1:{}", fake.port), &[]);
     let here = here.pin(&ca.pem).unwrap();
     let failure = here.health().await.unwrap_err();
     assert!(failure.message.ends_with("not for that name but for: river.lab"), "{failure:?}");
-    assert!(here.doubt().await.is_err(), "for a name nobody can vouch");
+    assert!(here.doubt().await.is_err(), "no trust for another name");
 }
 
 #[tokio::test]
-async fn http_and_https_taken_for_one_another_are_named() {
+async fn mixed_up_http_and_https_are_reported() {
     let (folder, ca) = (tempfile::tempdir().unwrap(), Ca::new());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -215,7 +215,7 @@ async fn http_and_https_taken_for_one_another_are_named() {
     });
     let here = api(folder.path(), &format!("https://127.0.0.1:{port}"), &[]);
     let failure = here.health().await.unwrap_err();
-    assert!(failure.message.ends_with("does not speak TLS"), "{failure:?}");
+    assert!(failure.message.ends_with("does not use TLS"), "{failure:?}");
     assert!(failure.hint.unwrap().ends_with(&format!("--host http://127.0.0.1:{port}")));
 
     let https = Fake::start(Some(ca.server("127.0.0.1")), "").await;
@@ -244,14 +244,14 @@ async fn a_token_goes_with_every_kind_of_request() {
     let mut echoed = String::new();
     stream.read_to_string(&mut echoed).await.unwrap();
     assert_eq!(echoed, "first and more", "over TLS, with a half-close");
-    assert!(here.session_socket("7").await.is_err(), "the fake speaks no WebSocket");
+    assert!(here.session_socket("7").await.is_err(), "the fake has no WebSocket");
     assert!(fake.head().contains("authorization: bearer secret\r\n"));
     here.fetch_ca().await.unwrap();
-    assert!(!fake.head().contains("authorization"), "not to who is not known yet");
+    assert!(!fake.head().contains("authorization"), "an untrusted host gets no credential");
 }
 
 #[tokio::test]
-async fn the_token_of_a_log_in_is_for_its_host_only_and_the_environments_beats_it() {
+async fn login_token_is_for_its_host_and_environment_overrides_it() {
     let folder = tempfile::tempdir().unwrap();
     let fake = Fake::start(None, "").await;
     let host = format!("127.0.0.1:{}", fake.port);
@@ -267,7 +267,7 @@ async fn the_token_of_a_log_in_is_for_its_host_only_and_the_environments_beats_i
 }
 
 #[tokio::test]
-async fn a_token_does_not_go_over_the_network_in_the_clear() {
+async fn token_is_not_sent_over_network_unencrypted() {
     let folder = tempfile::tempdir().unwrap();
     let token = ("KOHAKURIVER_TOKEN", "secret");
     let failure = api(folder.path(), "192.0.2.1", &[token]).health().await.unwrap_err();

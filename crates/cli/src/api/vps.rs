@@ -1,5 +1,5 @@
-//! The routes of VPSes and their snapshots. References and snapshot words are checked where they
-//! are parsed, so they can stand in a path.
+//! The routes of VPSes and their snapshots. References and snapshot names are validated where they
+//! are parsed, so they are safe in a path.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use reqwest::Method;
 use super::{Api, Call};
 use crate::error::CommandError;
 
-/// How long one question for news may stay open; the host allows at most 30.
+/// How long one long poll may stay open; the host allows at most 30 seconds.
 const POLL_SECONDS: u64 = 25;
 
 impl Api {
@@ -28,8 +28,9 @@ impl Api {
         self.get(&format!("/api/status/{reference}")).await
     }
 
-    /// As [`Self::task`], for a command that goes inside. The plain name of another account's VPS
-    /// is not enough for that: what is typed or copied there is for whom its user means.
+    /// Returns a task as [`Self::task`] does, for a command that opens a session in it. The plain
+    /// name of another account's VPS is refused: text that is typed or copied there is for the
+    /// user's own VPS.
     pub async fn task_to_enter(&self, reference: &str) -> Result<Task, CommandError> {
         let task = self.task(reference).await?;
         let is_id = reference.bytes().all(|b| b.is_ascii_digit());
@@ -45,7 +46,7 @@ impl Api {
             .hint(format!("name it {}, or by its id", task.reference)))
     }
 
-    /// Waits for a revision after `since`, or answers the same one after a while.
+    /// Waits for a revision after `since`, or returns the same one after the poll's timeout.
     pub async fn task_after(&self, reference: &str, since: u64) -> Result<Task, CommandError> {
         let query = [("since", since.to_string()), ("timeout", POLL_SECONDS.to_string())];
         let path = format!("/api/status/{reference}");
@@ -98,19 +99,19 @@ impl Api {
         self.get(&format!("/api/vps/{reference}/keys")).await
     }
 
-    /// Oldest first, the newest `limit` of them.
+    /// Returns the newest `limit` events, oldest first.
     pub async fn events(&self, reference: &str, limit: u32) -> Result<Vec<Event>, CommandError> {
         let query = [("limit", limit.to_string())];
         let path = format!("/api/vps/{reference}/events");
         self.send(Call { query: &query, ..Call::new(Method::GET, &path) }).await
     }
 
-    /// Newest first.
+    /// Returns snapshots, newest first.
     pub async fn snapshots(&self, reference: &str) -> Result<SnapshotList, CommandError> {
         self.get(&format!("/api/vps/snapshots/{reference}")).await
     }
 
-    /// Answers when it is made: a large disk takes many minutes.
+    /// Creates a snapshot and waits for it: a large disk takes many minutes.
     pub async fn create_snapshot(
         &self,
         id: &str,
@@ -129,7 +130,7 @@ impl Api {
         self.post(&format!("/api/vps/snapshots/{id}/{which}/restore")).await
     }
 
-    /// Removing layers of a large disk takes its time.
+    /// Deletes a snapshot. Removing layers of a large disk takes long.
     pub async fn delete_snapshot(
         &self,
         id: &str,

@@ -22,13 +22,13 @@ Examples:
   kohakuriver approval approve web.ann --revision 3f0c2a9b7d1e8c45
   kohakuriver approval approve $(kohakuriver approval list --json | jq -r '.[].task_id')")]
 pub struct ApproveArgs {
-    /// Ids or names
+    /// Ids or names of requests.
     #[arg(required = true, value_name = "REQUEST", add = ArgValueCandidates::new(complete::requests))]
     requests: Vec<VpsRef>,
-    /// Approve only what `kohakuriver approval show` printed with this revision; for one request
+    /// Approve only the revision that `kohakuriver approval show` printed; for a single request.
     #[arg(long, value_name = "REVISION")]
     revision: Option<String>,
-    /// Do not ask
+    /// Do not ask for confirmation.
     #[arg(short, long)]
     yes: bool,
 }
@@ -58,7 +58,7 @@ pub async fn run(context: &Context, args: &ApproveArgs) -> Result<(), CommandErr
     troubles.end()
 }
 
-/// Nothing, where the operator says no.
+/// Returns nothing where the operator declines.
 async fn approve(
     context: &Context,
     args: &ApproveArgs,
@@ -77,7 +77,7 @@ async fn approve(
     Ok(Some((answer, called(&task).to_owned())))
 }
 
-/// What will be taken, in one line.
+/// Describes the resources of the request in one line.
 fn summary(task: &Task) -> String {
     let images = [&task.vm_image, &task.docker_image_name];
     let image = images.into_iter().flatten().next().map(|image| format!(", of {image}"));

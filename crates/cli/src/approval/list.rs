@@ -56,7 +56,7 @@ fn grid(tasks: &[Task], now: Timestamp) -> Grid {
     grid
 }
 
-/// How many.
+/// Counts the GPUs of a request.
 pub fn gpus(task: &Task) -> String {
     match task.gpu_count {
         Some(count) => count.to_string(),
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gpus_are_counted_whether_they_are_named_or_not() {
+    fn gpus_are_counted_with_and_without_ids() {
         let named = Task { required_gpus: vec![0, 3], ..Task::default() };
         let any = Task { gpu_count: Some(4), ..Task::default() };
         assert_eq!((gpus(&named), gpus(&any)), ("2".to_owned(), "4".to_owned()));

@@ -14,10 +14,10 @@ use crate::vps::{ErrorReporter, called, print_json};
 Examples:
   kohakuriver approval reject web --reason 'please ask for at most 2 GPUs'")]
 pub struct RejectArgs {
-    /// Ids or names
+    /// Ids or names of requests.
     #[arg(required = true, value_name = "REQUEST", add = ArgValueCandidates::new(complete::requests))]
     requests: Vec<VpsRef>,
-    /// What the person is told
+    /// Reason, which the requester can read.
     #[arg(short, long, value_name = "TEXT")]
     reason: Option<String>,
 }

@@ -15,7 +15,7 @@ Examples:
   kohakuriver audit export audit.ndjson
   kohakuriver audit export | gzip > audit.ndjson.gz")]
 pub struct ExportArgs {
-    /// A file that does not exist yet [default: standard output]
+    /// File to create; it must not exist yet [default: standard output].
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
 }
@@ -48,7 +48,7 @@ pub async fn run(context: &Context, args: &ExportArgs) -> Result<(), CommandErro
     Ok(())
 }
 
-/// Half a log is none: it has its name only once it is whole.
+/// The file gets its name only once the log is complete.
 struct Part<'a> {
     file: File,
     temporary: PathBuf,
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_has_its_name_when_it_is_whole_and_is_nobody_elses() {
+    fn exported_log_is_renamed_when_complete_and_private() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         drop(Part::create(&path).unwrap());

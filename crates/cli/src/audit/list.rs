@@ -12,11 +12,11 @@ use crate::error::CommandError;
 use crate::ui::{Fit, Grid, Progress, Tone, at, one_line};
 use crate::wait::{self, RetryBudget};
 
-/// How often is looked for new entries.
+/// The interval between two requests for new entries.
 const PAUSE: Duration = Duration::from_secs(3);
-/// At most so many at once; what is older than that is fetched with further looks.
+/// The most entries of one request; older ones are fetched with further requests.
 const NEWS_LIMIT: u32 = 200;
-/// The columns where lines come one by one and their widths are not known beforehand.
+/// The column widths for lines that are printed one at a time, before all widths are known.
 const TIME_WIDTH: usize = 19;
 const WHO_WIDTH: usize = 16;
 const FROM_WIDTH: usize = 15;
@@ -33,27 +33,27 @@ Examples:
   kohakuriver audit list --action auth.login --follow
   kohakuriver audit list --json | jq -r '.[] | select(.result != \"ok\").actor'")]
 pub struct ListArgs {
-    /// Only what this person did
+    /// Only actions of this account.
     #[arg(long, value_name = "NAME")]
     actor: Option<String>,
-    /// Only this, for example vps.delete
+    /// Only this action, for example vps.delete.
     #[arg(long, value_name = "ACTION")]
     action: Option<String>,
-    /// Only what was done to this
+    /// Only actions on this object.
     #[arg(long, value_name = "OBJECT")]
     object: Option<String>,
-    /// Only what was done within this time, or since then: 2h, 7d, 2026-01-31, 2026-01-31T12:00Z
+    /// Only entries since a time or within a duration: 2h, 7d, 2026-01-31, 2026-01-31T12:00Z.
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<Since>,
-    /// The newest so many
+    /// Number of entries, newest first.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
-    /// Print new ones as they come, until Ctrl-C
+    /// Print new entries as they arrive, until Ctrl-C.
     #[arg(short, long)]
     follow: bool,
 }
 
-/// A moment, or a time before now.
+/// A point in time, or a duration before now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Since {
     Ago(SignedDuration),
@@ -135,13 +135,13 @@ async fn follow(context: &Context, query: Vec<(&str, String)>) -> Result<(), Com
     }
 }
 
-/// The number of the newest entry of all.
+/// Returns the sequence number of the newest entry.
 async fn newest(context: &Context) -> Result<i64, CommandError> {
     let page = look(context, &[("limit", "1".to_owned())]).await?;
     Ok(page.first().map_or(0, |entry| entry.seq))
 }
 
-/// Waits for entries behind one, oldest first.
+/// Waits for entries after a sequence number, and returns them oldest first.
 async fn behind(
     context: &Context,
     query: &[(&str, String)],
@@ -212,7 +212,7 @@ fn grid(entries: &[AuditEntry]) -> Grid {
     grid
 }
 
-/// To what, and what more there is to say.
+/// Joins the object and the details.
 fn what(entry: &AuditEntry) -> String {
     let words = [one_line(&entry.object), one_line(&entry.detail)];
     words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(": ")

@@ -30,6 +30,6 @@ pub async fn run(context: &Context) -> Result<(), CommandError> {
         return Ok(());
     }
     let which = found.broken_at.map_or_else(|| "an entry".to_owned(), |seq| format!("entry {seq}"));
-    Err(CommandError::request(format!("{which} of the audit log is not as it was written"))
+    Err(CommandError::request(format!("{which} of the audit log was changed"))
         .hint("compare `kohakuriver audit export` with one you kept elsewhere"))
 }

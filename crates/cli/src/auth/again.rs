@@ -1,5 +1,5 @@
-//! Logging in once more, for what this machine's token is not enough for: a session of the same
-//! person, that ends right afterwards.
+//! Logs in again for requests that this machine's token does not permit: a session of the same
+//! account that ends right afterwards.
 
 use kohakuriver_api::Login;
 
@@ -11,15 +11,15 @@ use crate::error::CommandError;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct AgainArgs {
-    /// Read your password from standard input, if it is asked for
+    /// Read your password from standard input, where one is needed.
     #[arg(long)]
     pub password_stdin: bool,
-    /// Log in with your browser instead of a password, at the host's OpenID Connect provider
+    /// Log in with your browser at the host's OpenID Connect provider instead of with a password.
     #[arg(long, conflicts_with = "password_stdin")]
     pub browser: bool,
 }
 
-/// Begins a session of the person that this machine is logged in as.
+/// Opens a session of the account that this machine is logged in as.
 pub async fn log_in(context: &Context, args: &AgainArgs) -> Result<Session, CommandError> {
     let me = context.api.me().await?.username;
     if args.browser {
@@ -41,7 +41,7 @@ pub async fn log_in(context: &Context, args: &AgainArgs) -> Result<Session, Comm
     Ok(context.api.log_in(&Login { username: me, password }).await?.1)
 }
 
-/// Ends it, or says that it goes on.
+/// Ends the session, or warns that it stays open.
 pub async fn end(context: &Context, session: &Session) {
     if let Err(failure) = context.api.end(session).await {
         context.out.note(format!("note: the session was not ended: {}", failure.message));

@@ -1,8 +1,7 @@
-//! Logging in by a browser, where the host's people have their accounts with an OpenID Connect
-//! provider: the browser goes there and comes back to a port of this machine with a code, which
-//! only this process can change for a session. Before that, a page of the host shows a short code
-//! that this process shows too, and waits for a button: so that a link made by an attacker, who
-//! waits on a port of their own, hands nothing over unseen.
+//! Login with a browser, for accounts of an OpenID Connect provider. The browser returns to a port
+//! of this machine with a code, which only this process can exchange for a session. Before that, a
+//! page of the host displays a short code that this process prints too, and waits for a
+//! confirmation, so that an attacker's link cannot hand a session over unnoticed.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -22,12 +21,12 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::wait;
 
-/// The host forgets a log-in that takes longer.
+/// The host drops a login that takes longer.
 const PATIENCE: Duration = Duration::from_secs(600);
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 const LONGEST_REQUEST: usize = 16 * 1024;
 
-/// Begins a session by the person's browser.
+/// Opens a session with the user's browser.
 pub async fn log_in(context: &Context, api: &Api) -> Result<(LoggedIn, Session), CommandError> {
     api.may_be_told_secrets().await?;
     let broken = |error: io::Error| {
@@ -45,8 +44,8 @@ pub async fn log_in(context: &Context, api: &Api) -> Result<(LoggedIn, Session),
     context.out.note(format!("press the button there if the page shows this code: {code}"));
     open(&url);
     let waiting = async {
-        timeout(PATIENCE, come_back(&listener)).await.map_err(|_| {
-            CommandError::request("nobody came back from the browser")
+        timeout(PATIENCE, wait_for_code(&listener)).await.map_err(|_| {
+            CommandError::request("the browser login was not completed in time")
                 .hint("where this machine has none: kohakuriver auth login --token-stdin")
         })
     };
@@ -56,7 +55,7 @@ pub async fn log_in(context: &Context, api: &Api) -> Result<(LoggedIn, Session),
     api.session_of_browser(&handover).await
 }
 
-/// Where there is a screen, its browser opens by itself.
+/// Opens the browser by itself where there is a display.
 fn open(url: &str) {
     let has_screen =
         ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|name| std::env::var_os(name).is_some());
@@ -69,8 +68,8 @@ fn open(url: &str) {
     }
 }
 
-/// Waits for a request that brings a code. Whatever else asks is told that there is nothing.
-async fn come_back(listener: &TcpListener) -> String {
+/// Waits for a request with a code. Other requests receive 404.
+async fn wait_for_code(listener: &TcpListener) -> String {
     loop {
         let Ok((mut stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -95,7 +94,7 @@ async fn come_back(listener: &TcpListener) -> String {
     }
 }
 
-/// A request as far as its empty line.
+/// Reads a request up to its empty line.
 async fn head(stream: &mut TcpStream) -> io::Result<String> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 1024];
@@ -109,7 +108,7 @@ async fn head(stream: &mut TcpStream) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The code in `GET /?code=... HTTP/1.1`.
+/// Returns the code of `GET /?code=... HTTP/1.1`.
 fn code_of(head: &str) -> Option<&str> {
     let target = head.lines().next()?.strip_prefix("GET /?")?.split(' ').next()?;
     let code = target.split('&').find_map(|pair| pair.strip_prefix("code="))?;

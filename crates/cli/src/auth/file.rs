@@ -1,5 +1,5 @@
-//! Makes a host the usual one in the configuration file. What else is written there, comments
-//! too, stays as it is.
+//! Makes a host the default in the configuration file, and preserves its other content and
+//! comments.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::error::CommandError;
 use crate::{files, settings};
 
-/// A file of settings can hold nothing that is secret, but others need not change it.
+/// The mode of the configuration file: it contains no secrets, but other users need not change it.
 const MODE: u32 = 0o600;
 
 pub fn set_host(url: &str) -> Result<(), CommandError> {
@@ -32,7 +32,7 @@ fn write(path: &Path, url: &str) -> Result<(), CommandError> {
         .map_err(|error| files::unwritable(path, &error))
 }
 
-/// The port goes: it is in the URL, and the one that stands there may be of another host.
+/// Removes the port: the URL contains it, and the existing value may belong to another host.
 fn with_host(text: &str, url: &str) -> String {
     let host = format!("host = \"{url}\"");
     let mut written = false;

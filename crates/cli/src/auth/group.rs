@@ -1,4 +1,4 @@
-//! `kohakuriver auth group`: people who share a quota, and what needs no approval for them.
+//! `kohakuriver auth group`: accounts that share a quota and a rule for automatic approval.
 
 use clap_complete::ArgValueCandidates;
 use kohakuriver_api::{Group, Quota, UpdateGroup};
@@ -13,47 +13,47 @@ use crate::vps::print_json;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum GroupCommand {
-    /// List groups, their members and what they allow
+    /// List groups, their members and their limits.
     #[command(visible_alias = "ls")]
     List,
-    /// Make a group
+    /// Create a group.
     Create(NameArgs),
-    /// Delete a group; its members stay
+    /// Delete a group; its members stay.
     #[command(visible_alias = "rm")]
     Delete(DeleteArgs),
-    /// Put people into a group
+    /// Add accounts to a group.
     Add(MemberArgs),
-    /// Take people out of a group
+    /// Remove accounts from a group.
     Remove(MemberArgs),
-    /// Show and set how much all members together may hold
+    /// Show and set the quota of all members together.
     Quota(Box<QuotaArgs>),
-    /// What members get at once, without an operator
+    /// Set the requests of members that need no operator's approval.
     AutoApprove(Box<AutoApproveArgs>),
 }
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct NameArgs {
-    /// Its name
+    /// Name of the group.
     #[arg(value_name = "GROUP", value_parser = kohakuriver_model::account::group_name)]
     group: String,
 }
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct DeleteArgs {
-    /// The group
+    /// Name of the group.
     #[arg(value_name = "GROUP", add = ArgValueCandidates::new(complete::groups))]
     group: String,
-    /// Do not ask
+    /// Do not ask for confirmation.
     #[arg(short, long)]
     yes: bool,
 }
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct MemberArgs {
-    /// The group
+    /// Name of the group.
     #[arg(value_name = "GROUP", add = ArgValueCandidates::new(complete::groups))]
     group: String,
-    /// People
+    /// User names.
     #[arg(required = true, value_name = "USER", add = ArgValueCandidates::new(complete::users))]
     users: Vec<String>,
 }
@@ -65,7 +65,7 @@ Examples:
   kohakuriver auth group quota students --cores 64 --memory 256G --gpus 4
   kohakuriver auth group quota students --gpus none               no limit any more")]
 pub struct QuotaArgs {
-    /// The group
+    /// Name of the group.
     #[arg(value_name = "GROUP", add = ArgValueCandidates::new(complete::groups))]
     group: String,
     #[command(flatten)]
@@ -81,12 +81,12 @@ Examples:
   kohakuriver auth group auto-approve students --instances 1 --cores 4 --memory 8G --gpus 0
   kohakuriver auth group auto-approve students --off")]
 pub struct AutoApproveArgs {
-    /// The group
+    /// Name of the group.
     #[arg(value_name = "GROUP", add = ArgValueCandidates::new(complete::groups))]
     group: String,
     #[command(flatten)]
     limits: LimitArgs,
-    /// An operator decides on everything again
+    /// Require an operator's approval for every request again.
     #[arg(long)]
     off: bool,
 }
@@ -107,7 +107,7 @@ pub async fn run(context: &Context, command: GroupCommand) -> Result<(), Command
     }
 }
 
-/// The group of that name.
+/// Finds a group by its name.
 pub async fn find(context: &Context, name: &str) -> Result<Group, CommandError> {
     let groups = context.api.groups().await?;
     groups.into_iter().find(|group| group.name == name).ok_or_else(|| {
@@ -213,7 +213,7 @@ async fn quota(context: &Context, args: &QuotaArgs) -> Result<(), CommandError> 
 
 async fn auto_approve(context: &Context, args: &AutoApproveArgs) -> Result<(), CommandError> {
     if args.off == args.limits.any() {
-        return Err(CommandError::usage("say what needs no approval, or --off, and not both")
+        return Err(CommandError::usage("give the limits, or --off, and not both")
             .hint("for example --instances 1 --cores 4 --memory 8G --gpus 0"));
     }
     let group = find(context, &args.group).await?;

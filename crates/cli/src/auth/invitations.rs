@@ -23,13 +23,13 @@ pub struct InvitationsArgs {
 
 #[derive(clap::Subcommand, Clone, Debug)]
 enum InvitationsCommand {
-    /// List them
+    /// List invitations.
     #[command(visible_alias = "ls")]
     List,
-    /// Let nobody in by it any more; who is in stays
+    /// Revoke invitations; accounts created with them stay.
     #[command(visible_alias = "rm")]
     Revoke {
-        /// Ids
+        /// Ids of invitations.
         #[arg(required = true, value_name = "ID")]
         ids: Vec<i64>,
     },

@@ -22,16 +22,16 @@ Examples:
   kohakuriver auth invite --role operator --expires 1d
   kohakuriver auth invite --group students --uses 20 --expires 2w")]
 pub struct InviteArgs {
-    /// What they will be
+    /// Role of the new accounts.
     #[arg(long, default_value = "user", value_parser = PossibleValuesParser::new(ROLES))]
     role: String,
-    /// The group they will be in
+    /// Group of the new accounts.
     #[arg(long, value_name = "GROUP", add = ArgValueCandidates::new(complete::groups))]
     group: Option<String>,
-    /// How many people it is for
+    /// Number of accounts that may use it.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     uses: u32,
-    /// How long it can be used
+    /// How long it is valid.
     #[arg(long, value_name = "TIME", default_value = "72h", value_parser = duration::hours)]
     expires: u32,
 }
@@ -55,8 +55,8 @@ pub async fn run(context: &Context, args: &InviteArgs) -> Result<(), CommandErro
     let token = made.token.0;
     context.out.line(&token);
     let people = match args.uses {
-        1 => "whoever gets it".to_owned(),
-        count => format!("up to {count} people"),
+        1 => "its holder".to_owned(),
+        count => format!("up to {count} accounts"),
     };
     let group = args.group.as_ref().map(|name| format!(" of {name}")).unwrap_or_default();
     let lasts = until(&made.expires_at, Timestamp::now());

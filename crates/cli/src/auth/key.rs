@@ -1,4 +1,4 @@
-//! `kohakuriver auth key`: the SSH keys by which the gateway knows a person.
+//! `kohakuriver auth key`: SSH keys that the gateway accepts for an account.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -14,17 +14,17 @@ use crate::keys;
 use crate::ui::{Fit, Grid, Tone};
 use crate::vps::print_json;
 
-/// More than anybody's keys.
+/// More than all keys of one user.
 const LONGEST: u64 = 256 * 1024;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum KeyCommand {
-    /// Let the gateway know you by more keys
+    /// Register SSH keys for the gateway.
     Add(AddArgs),
-    /// List your keys
+    /// List your keys.
     #[command(visible_alias = "ls")]
     List,
-    /// Be known by a key no longer; sessions that it opened end
+    /// Remove a key and end the sessions it opened.
     #[command(visible_alias = "rm")]
     Remove(RemoveArgs),
 }
@@ -42,7 +42,7 @@ Examples:
 A key has no end, so it takes more than a token that ends, such as this machine's, to add one: you
 are asked for your password.")]
 pub struct AddArgs {
-    /// File of public keys; - reads standard input [default: all ~/.ssh/id_*.pub]
+    /// File of public keys; - reads standard input [default: all ~/.ssh/id_*.pub].
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
     #[command(flatten)]
@@ -51,7 +51,7 @@ pub struct AddArgs {
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct RemoveArgs {
-    /// Ids, fingerprints or comments, as `auth key list` shows them
+    /// Ids, fingerprints or comments, as `auth key list` prints them.
     #[arg(required = true, value_name = "KEY")]
     keys: Vec<String>,
 }
@@ -100,7 +100,7 @@ async fn add(context: &Context, args: &AddArgs) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Registers a key for each line; begins a session where this machine's token is not enough.
+/// Registers a key for each line; opens a session where this machine's token is not sufficient.
 async fn register(
     context: &Context,
     args: &AddArgs,
@@ -185,7 +185,7 @@ fn find<'a>(known: &'a [UserKey], word: &str) -> Result<&'a UserKey, CommandErro
     match found.as_slice() {
         [only] => Ok(only),
         [] => Err(CommandError::request(format!("you have no key '{word}'"))
-            .hint("`kohakuriver auth key list` shows those you have")),
+            .hint("`kohakuriver auth key list` shows your SSH keys")),
         several => {
             let names: Vec<_> = several.iter().map(|key| key.fingerprint.as_str()).collect();
             Err(CommandError::request(format!("several of your keys are '{word}'"))

@@ -1,44 +1,44 @@
-//! Amounts that a quota has: as flags, and as people read them.
+//! The limits of a quota, as flags and as text.
 
 use kohakuriver_api::{Held, Quota};
 use kohakuriver_model::Memory;
 
-/// The flags, of which each leaves what it does not name.
+/// Flags of a quota; limits that are not given stay unchanged.
 #[derive(clap::Args, Clone, Debug, Default)]
 #[group(skip)]
 pub struct LimitArgs {
-    /// VPSes that exist, running or not: a number, or none for no limit
+    /// VPSes that exist, running or not: a number, or none for no limit.
     #[arg(long, value_name = "N", value_parser = number)]
     instances: Option<Limit>,
-    /// Cores of what runs
+    /// Cores of running VPSes.
     #[arg(long, value_name = "N", value_parser = number)]
     cores: Option<Limit>,
-    /// Memory of what runs, for example 64G
+    /// Memory of running VPSes, for example 64G.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<Limit>,
-    /// GPUs of what runs
+    /// GPUs of running VPSes.
     #[arg(long, value_name = "N", value_parser = number)]
     gpus: Option<Limit>,
-    /// GPUs times hours, within the last 30 days
+    /// GPU hours within the last 30 days.
     #[arg(long, value_name = "N", value_parser = number)]
     gpu_hours: Option<Limit>,
-    /// Disks of virtual machines that exist, for example 500G
+    /// Disks of existing virtual machines, for example 500G.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     disk: Option<Limit>,
 }
 
-/// A number, or explicitly none.
+/// A number, or explicitly no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit(Option<u64>);
 
 impl LimitArgs {
-    /// Whether any flag was given.
+    /// Returns whether any flag was given.
     pub fn any(&self) -> bool {
         let all = [self.instances, self.cores, self.memory, self.gpus, self.gpu_hours, self.disk];
         all.iter().any(Option::is_some)
     }
 
-    /// What the quota becomes.
+    /// Returns the quota with the given flags applied.
     pub fn apply(&self, old: Quota) -> Quota {
         let pick = |new: Option<Limit>, old| new.map_or(old, |Limit(limit)| limit);
         Quota {
@@ -72,7 +72,7 @@ fn size(text: &str) -> Result<Limit, String> {
     }
 }
 
-/// What, how much is held, and the most. One to a row.
+/// Lists each resource with its usage and its limit, one per row.
 pub fn rows(quota: &Quota, held: &Held) -> [(&'static str, String, Option<String>); 6] {
     let plain = |number: u64| number.to_string();
     let bytes = |number: u64| Memory::from_bytes(number).to_string();
@@ -86,7 +86,7 @@ pub fn rows(quota: &Quota, held: &Held) -> [(&'static str, String, Option<String
     ]
 }
 
-/// `4 cores, 8G of memory`; `anything` where nothing is limited.
+/// Formats limits as `4 cores, 8G of memory`, or as `anything` without any.
 pub fn words(quota: &Quota) -> String {
     let count = |number: Option<u64>, one: &str, many: &str| {
         number.map(|number| format!("{number} {}", if number == 1 { one } else { many }))
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_changes_its_own_limit_and_no_other() {
+    fn flag_changes_only_its_own_limit() {
         let old = Quota { cores: Some(8), gpus: Some(1), ..Quota::default() };
         let flags = LimitArgs {
             cores: Some(Limit(Some(4))),

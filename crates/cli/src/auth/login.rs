@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::credentials::Credential;
 use crate::error::CommandError;
 
-/// Whom a host takes somebody for who has shown nothing it knows.
+/// The user name that a host reports for a request without a valid credential.
 const NOBODY: &str = "_anonymous";
 
 #[derive(clap::Args, Clone, Debug)]
@@ -27,16 +27,16 @@ Examples:
 pub struct LoginArgs {
     #[command(flatten)]
     place: PlaceArgs,
-    /// Your name there [default: asks]
+    /// User name on the host [default: asks].
     #[arg(short, long, value_name = "NAME")]
     username: Option<String>,
-    /// Read the password from standard input
+    /// Read the password from standard input.
     #[arg(long)]
     password_stdin: bool,
-    /// Read a token from standard input, and keep that one
+    /// Read a token from standard input, and store it for this machine.
     #[arg(long, conflicts_with_all = ["username", "password_stdin", "browser"])]
     token_stdin: bool,
-    /// Log in with a browser, at the OpenID Connect provider of the host
+    /// Log in with a browser at the host's OpenID Connect provider.
     #[arg(long, conflicts_with_all = ["username", "password_stdin"])]
     browser: bool,
 }
@@ -50,7 +50,7 @@ pub async fn run(context: &Context, args: &LoginArgs) -> Result<(), CommandError
             context.out.json(&status);
         } else {
             context.out.note(format!(
-                "nobody logs in to {}: whoever reaches it may do everything",
+                "{} has no accounts: every client has full access",
                 place.api.place()
             ));
         }
@@ -72,7 +72,7 @@ pub async fn run(context: &Context, args: &LoginArgs) -> Result<(), CommandError
     }
     if status.needs_setup {
         return Err(CommandError::request(format!(
-            "nobody has an account at {} yet, not even an admin",
+            "{} has no accounts yet, not even an admin",
             place.api.place()
         ))
         .hint(
@@ -105,7 +105,7 @@ async fn with_token(context: &Context, place: &LoginTarget) -> Result<(), Comman
     let user = place.api.with_token(&token).me().await?;
     if user.username == NOBODY {
         return Err(CommandError::request(format!(
-            "the host {} does not know that token, or it has expired",
+            "the host {} does not accept this token; it may have expired",
             place.api.place()
         ))
         .hint("`kohakuriver auth token create NAME` makes one where you are logged in"));
@@ -116,7 +116,7 @@ async fn with_token(context: &Context, place: &LoginTarget) -> Result<(), Comman
     Ok(())
 }
 
-/// Says who one is now.
+/// Prints the account that this machine is logged in as.
 pub fn welcome(context: &Context, place: &LoginTarget, user: &User) {
     if context.out.json {
         context.out.json(user);
@@ -126,7 +126,7 @@ pub fn welcome(context: &Context, place: &LoginTarget, user: &User) {
     context.out.line(format!("logged in to {} as {name} ({role})", place.api.place()));
 }
 
-/// Whether that is anybody.
+/// Returns whether the account is not the anonymous one.
 pub fn is_somebody(user: &User) -> bool {
     user.username != NOBODY
 }

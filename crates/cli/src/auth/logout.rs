@@ -21,7 +21,7 @@ pub async fn run(context: &Context) -> Result<(), CommandError> {
     let Some(known) = credentials::load(folder, &at)? else {
         context.out.note(format!("this machine was not logged in to {at}"));
         if context.settings.token.is_some() {
-            context.out.hint("KOHAKURIVER_TOKEN says who you are: unset KOHAKURIVER_TOKEN");
+            context.out.hint("KOHAKURIVER_TOKEN is still in use: unset KOHAKURIVER_TOKEN");
         }
         return Ok(());
     };

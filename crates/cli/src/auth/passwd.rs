@@ -19,10 +19,10 @@ Examples:
   kohakuriver auth passwd --end-tokens
   printf '%s\\n%s\\n' \"$OLD\" \"$NEW\" | kohakuriver auth passwd --password-stdin")]
 pub struct PasswdArgs {
-    /// Read the old password and then the new one from standard input, a line each
+    /// Read the old and then the new password from standard input, one per line.
     #[arg(long)]
     password_stdin: bool,
-    /// Also revoke all your API tokens and remove all your SSH keys; this machine gets a new token
+    /// Also revoke all your API tokens and remove all your SSH keys; this machine gets a new token.
     #[arg(long)]
     end_tokens: bool,
 }
@@ -37,13 +37,13 @@ Examples:
 pub struct ResetArgs {
     #[command(flatten)]
     place: PlaceArgs,
-    /// What the admin gave you
+    /// Reset token from an admin.
     #[arg(long, value_name = "TOKEN")]
     token: String,
-    /// Read the password you want from standard input
+    /// Read the new password from standard input.
     #[arg(long)]
     password_stdin: bool,
-    /// Also revoke all your API tokens and remove all your SSH keys
+    /// Also revoke all your API tokens and remove all your SSH keys.
     #[arg(long)]
     end_tokens: bool,
 }

@@ -1,4 +1,4 @@
-//! The host one logs in to: found, believed, and afterwards remembered with a token.
+//! The host that a login is for: found, trusted, and stored with a token.
 
 use kohakuriver_api::{CreateToken, LoggedIn};
 
@@ -11,28 +11,28 @@ use crate::identity;
 use crate::settings::{Setting, Settings, Source};
 use crate::{GlobalArgs, duration};
 
-/// Where a URL names no port.
+/// The port of a URL that has none.
 const DEFAULT_PORT: u16 = 8000;
-/// How long a machine stays logged in unless one says otherwise.
+/// How long a machine stays logged in by default.
 const USUAL_HOURS: u32 = 90 * 24;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct PlaceArgs {
-    /// The host, which becomes this machine's usual one: https://host:port
+    /// Host, which becomes this machine's default: https://host:port.
     #[arg(value_name = "URL")]
     url: Option<String>,
-    /// Believe a host whose own CA has this fingerprint, without asking
+    /// Trust a host whose own CA has this fingerprint, without asking.
     #[arg(long, value_name = "SHA256", value_parser = fingerprint)]
     fingerprint: Option<String>,
-    /// Believe a host that is new to this machine, whatever its fingerprint
+    /// Trust a host that is new to this machine, whatever its fingerprint.
     #[arg(short, long)]
     yes: bool,
-    /// How long this machine stays logged in
+    /// How long this machine stays logged in.
     #[arg(long, value_name = "TIME", default_value = "90d", value_parser = duration::hours)]
     expires: u32,
 }
 
-/// A host one can log in to.
+/// A host that accepts logins.
 pub struct LoginTarget {
     pub api: Api,
     settings: Settings,
@@ -41,7 +41,7 @@ pub struct LoginTarget {
 }
 
 impl LoginTarget {
-    /// Gets to know the host, if need be with the person's word for it.
+    /// Establishes trust in the host, with the user's confirmation where it is needed.
     pub async fn find(context: &Context, args: &PlaceArgs) -> Result<Self, CommandError> {
         let settings = match &args.url {
             Some(url) => settings(context, url)?,
@@ -51,7 +51,7 @@ impl LoginTarget {
         Ok(Self { api, settings, named: args.url.is_some(), expires: args.expires })
     }
 
-    /// The host that is used already.
+    /// Returns the host that is in use already.
     pub fn usual(context: &Context) -> Result<Self, CommandError> {
         let place = Self {
             api: context.api.clone(),
@@ -63,12 +63,12 @@ impl LoginTarget {
         Ok(place)
     }
 
-    /// The same, where a log-in would end nowhere: the host must have log-ins.
+    /// Returns the same, and fails where the host has no accounts.
     pub async fn with_accounts(context: &Context, args: &PlaceArgs) -> Result<Self, CommandError> {
         let place = Self::find(context, args).await?;
         if !place.api.auth_status().await?.auth_enabled {
             return Err(CommandError::request(format!(
-                "the host {} has no accounts: whoever reaches it may do everything",
+                "the host {} has no accounts: every client has full access",
                 place.api.place()
             ))
             .hint("accounts begin with `kohakuriver host --auth`"));
@@ -76,8 +76,8 @@ impl LoginTarget {
         Ok(place)
     }
 
-    /// Keeps what lets this machine in from now on: a token of its own, made with the session,
-    /// which then ends.
+    /// Stores the credential of this machine: a token of its own, created with the session, which
+    /// then ends.
     pub async fn keep_session(
         &self,
         context: &Context,
@@ -104,7 +104,7 @@ impl LoginTarget {
         .await
     }
 
-    /// Keeps a token for this host, in place of the one that was kept.
+    /// Stores a token for this host in place of the previous one.
     pub async fn keep(
         &self,
         context: &Context,
@@ -137,18 +137,18 @@ impl LoginTarget {
         Ok(())
     }
 
-    /// Fails before anything is asked where nothing could be kept.
+    /// Fails before any question where no credential could be stored.
     pub fn check_folder(&self) -> Result<(), CommandError> {
         self.settings.folder.as_ref().map(|_| ()).ok_or_else(no_folder)
     }
 
-    /// Makes it this machine's usual host, where there is nobody to be.
+    /// Makes the host this machine's default where it has no accounts.
     pub fn remember(&self) -> Result<(), CommandError> {
         if self.named { file::set_host(&self.api.url()) } else { Ok(()) }
     }
 }
 
-/// Says what else ended with a token of this machine.
+/// Reports which tokens ended together with this machine's token.
 pub fn note_derived(context: &Context, answer: &serde_json::Value) {
     let said = answer["message"].as_str().unwrap_or_default();
     if let Some(more) = said.strip_prefix("Token revoked, and ") {
@@ -161,7 +161,8 @@ pub fn no_folder() -> CommandError {
         .hint("set HOME, or KOHAKURIVER_CONFIG to the configuration file's path")
 }
 
-/// As if the URL had been given with `--host`, but with no port that was set for another host.
+/// Applies the URL as if it were given with `--host`, but without a port that was set for another
+/// host.
 fn settings(context: &Context, url: &str) -> Result<Settings, CommandError> {
     let flags = GlobalArgs { host: Some(url.to_owned()), ..GlobalArgs::default() };
     let mut settings = Settings::load(&flags, &|name| std::env::var(name).ok())?;
@@ -186,7 +187,7 @@ async fn believe(context: &Context, api: Api, args: &PlaceArgs) -> Result<Api, C
                 api.url(),
                 ca.fingerprint
             ))
-            .hint("somebody may be in between: ask the host's operator"));
+            .hint("the connection may be intercepted: ask the host's operator"));
         }
         return api.pin(&ca.ca_pem);
     }
@@ -212,7 +213,7 @@ async fn believe(context: &Context, api: Api, args: &PlaceArgs) -> Result<Api, C
         .hint("its operator finds the fingerprint in the first lines of `kohakuriver host`"))
 }
 
-/// 64 hexadecimal digits, as people copy them: with colons, in capitals.
+/// Parses 64 hexadecimal digits, also with colons and in capitals.
 fn fingerprint(text: &str) -> Result<String, String> {
     let digits: String =
         text.chars().filter(|c| *c != ':').map(|c| c.to_ascii_lowercase()).collect();
@@ -227,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fingerprint_is_read_as_openssl_prints_it() {
+    fn fingerprint_is_parsed_as_openssl_prints_it() {
         let plain = "0f".repeat(32);
         assert_eq!(fingerprint(&plain), Ok(plain.clone()));
         assert_eq!(fingerprint(&["0F"; 32].join(":")), Ok(plain.clone()));

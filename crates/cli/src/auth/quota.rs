@@ -21,7 +21,7 @@ Examples:
   kohakuriver auth quota ann --cores 16 --memory 64G --gpu-hours 200
   kohakuriver auth quota ann --gpus none               no limit any more")]
 pub struct QuotaArgs {
-    /// Whose; with flags it becomes another [default: yours]
+    /// User name; flags change its quota [default: yours].
     #[arg(value_name = "NAME", add = ArgValueCandidates::new(complete::users))]
     name: Option<String>,
     #[command(flatten)]
@@ -31,7 +31,7 @@ pub struct QuotaArgs {
 pub async fn run(context: &Context, args: &QuotaArgs) -> Result<(), CommandError> {
     let report = match &args.name {
         None if args.limits.any() => {
-            return Err(CommandError::usage("say whose quota that shall be")
+            return Err(CommandError::usage("the account of the quota is missing")
                 .hint("kohakuriver auth quota NAME, with the same flags"));
         }
         None => context.api.quota().await?,
@@ -54,7 +54,7 @@ pub async fn run(context: &Context, args: &QuotaArgs) -> Result<(), CommandError
     Ok(())
 }
 
-/// A row to each limit, one's own and then the groups'.
+/// Lists one row per limit, the account's and then its groups'.
 pub fn grid(report: &QuotaUse) -> Grid {
     let mut grid = Grid::new(&[
         ("WHAT", Fit::Whole),
@@ -69,7 +69,7 @@ pub fn grid(report: &QuotaUse) -> Grid {
     grid
 }
 
-/// Of a group only what it limits says something.
+/// Skips the resources that a group does not limit.
 fn add(grid: &mut Grid, whose: &str, quota: &Quota, held: &Held) {
     for (what, held, limit) in rows(quota, held) {
         if !whose.is_empty() && limit.is_none() {

@@ -19,16 +19,16 @@ Examples:
 pub struct RegisterArgs {
     #[command(flatten)]
     place: PlaceArgs,
-    /// The invitation
+    /// Invitation token.
     #[arg(long, value_name = "TOKEN")]
     token: String,
-    /// The name you want [default: asks]
+    /// User name [default: asks].
     #[arg(short, long, value_name = "NAME", value_parser = kohakuriver_model::account::user_name)]
     username: Option<String>,
-    /// How you are shown to others [default: the name]
+    /// Display name [default: the user name].
     #[arg(long, value_name = "TEXT")]
     display_name: Option<String>,
-    /// Read the password you want from standard input
+    /// Read the new password from standard input.
     #[arg(long)]
     password_stdin: bool,
 }
@@ -51,7 +51,9 @@ pub async fn run(context: &Context, args: &RegisterArgs) -> Result<(), CommandEr
     if let Err(failure) = place.keep_session(context, &logged_in, &session).await {
         // The invitation is used up: trying it again would not help.
         let name = &logged_in.user.username;
-        context.out.note(format!("the account {name} is made, but this machine is not logged in"));
+        context
+            .out
+            .note(format!("the account {name} is created, but this machine is not logged in"));
         return Err(failure.or_hint(|| "kohakuriver auth login".to_owned()));
     }
     welcome(context, &place, &logged_in.user);

@@ -1,4 +1,4 @@
-//! `kohakuriver auth token`: what lets programs, and this command line, in.
+//! `kohakuriver auth token`: API tokens of programs and of this command line.
 
 use clap::builder::PossibleValuesParser;
 use jiff::Timestamp;
@@ -15,12 +15,12 @@ use crate::vps::print_json;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum TokenCommand {
-    /// Make a token
+    /// Create a token.
     Create(CreateArgs),
-    /// List your tokens
+    /// List your tokens.
     #[command(visible_alias = "ls")]
     List,
-    /// End tokens
+    /// Revoke tokens.
     #[command(visible_alias = "rm")]
     Revoke(RevokeArgs),
 }
@@ -37,16 +37,16 @@ Examples:
 
 A token that is made with a token, such as this machine's, is revoked when that one is.")]
 pub struct CreateArgs {
-    /// What it is for
+    /// Name of the token.
     #[arg(value_name = "NAME")]
     name: String,
-    /// What it may do, at most what you may [default: what you may]
+    /// Role of the token, at most yours [default: your role].
     #[arg(long, value_parser = PossibleValuesParser::new(ROLES))]
     role: Option<String>,
-    /// How long it lasts: 72h, 90d [default: until it is revoked]
+    /// Lifetime: 72h, 90d [default: until it is revoked].
     #[arg(long, value_name = "TIME", value_parser = duration::hours)]
     expires: Option<u32>,
-    /// Log in once more for it: it then does not end with this machine's token
+    /// Log in again to create it, so that it does not end with this machine's token.
     #[arg(long)]
     log_in: bool,
     #[command(flatten)]
@@ -55,7 +55,7 @@ pub struct CreateArgs {
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct RevokeArgs {
-    /// Ids or names, as `auth token list` shows them
+    /// Ids or names, as `auth token list` prints them.
     #[arg(required = true, value_name = "TOKEN")]
     tokens: Vec<String>,
 }
@@ -89,7 +89,7 @@ async fn create(context: &Context, args: CreateArgs) -> Result<(), CommandError>
     };
     context
         .out
-        .note(format!("token '{}' ({}) {lasts}; it is not shown again", made.name, made.role));
+        .note(format!("token '{}' ({}) {lasts}; it is not printed again", made.name, made.role));
     if made.ends_with_caller {
         context.out.note(
             "note: it was made with this machine's token and ends with it: at the next \
@@ -115,7 +115,7 @@ async fn list(context: &Context) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// The id of the one this machine shows.
+/// Returns the id of this machine's token.
 fn here(context: &Context) -> Result<Option<i64>, CommandError> {
     match &context.settings.folder {
         Some(folder) if context.settings.token.is_none() => {
@@ -185,7 +185,7 @@ async fn revoke(context: &Context, args: &RevokeArgs) -> Result<(), CommandError
     Ok(())
 }
 
-/// By id, or by a name that only one has.
+/// Finds a token by its id, or by a name that is unique.
 fn find<'a>(known: &'a [Token], word: &str) -> Result<&'a Token, CommandError> {
     let named: Vec<&Token> = known.iter().filter(|token| token.name == word).collect();
     if let [only] = named.as_slice() {
@@ -197,7 +197,7 @@ fn find<'a>(known: &'a [Token], word: &str) -> Result<&'a Token, CommandError> {
     }
     let failure = match named.len() {
         0 => CommandError::request(format!("you have no token '{word}'"))
-            .hint("`kohakuriver auth token list` shows those you have"),
+            .hint("`kohakuriver auth token list` shows your tokens"),
         count => {
             let ids: Vec<_> = named.iter().map(|token| token.id.to_string()).collect();
             CommandError::request(format!("{count} of your tokens are called '{word}'"))
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_found_by_id_or_by_a_name_that_only_one_has() {
+    fn token_is_found_by_id_or_unique_name() {
         let known = [token(1, "cli"), token(2, "cli"), token(3, "backup"), token(4, "1")];
         assert_eq!(find(&known, "backup").unwrap().id, 3);
         assert_eq!(find(&known, "2").unwrap().id, 2);

@@ -1,4 +1,4 @@
-//! `kohakuriver auth user`: one account, as an admin sees it.
+//! `kohakuriver auth user`: an admin's view of one account.
 
 use clap::builder::PossibleValuesParser;
 use clap_complete::ArgValueCandidates;
@@ -15,24 +15,24 @@ use crate::ui::{Panel, ago, until};
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum UserCommand {
-    /// Show an account, its groups and what it holds
+    /// Show an account, its groups and its usage.
     Show(NameArgs),
-    /// Make somebody a viewer, user, operator or admin
+    /// Set an account's role.
     Role(RoleArgs),
-    /// Let somebody in no longer; whoever is in is put out within seconds
+    /// Disable an account; its open sessions end within seconds.
     Disable(AskArgs),
-    /// Let somebody in again
+    /// Enable an account again.
     Enable(NameArgs),
-    /// Delete an account; its name may be used again, its id never
+    /// Delete an account; its name may be used again, its id never.
     #[command(visible_alias = "rm")]
     Delete(AskArgs),
-    /// Make a token with which somebody chooses a new password
+    /// Create a token that sets a new password.
     Reset(ResetArgs),
 }
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct NameArgs {
-    /// Whose account
+    /// User name.
     #[arg(value_name = "NAME", add = ArgValueCandidates::new(complete::users))]
     name: String,
 }
@@ -47,20 +47,20 @@ pub struct NameArgs {
 Examples:
   kohakuriver auth user role ann operator")]
 pub struct RoleArgs {
-    /// Whose account
+    /// User name.
     #[arg(value_name = "NAME", add = ArgValueCandidates::new(complete::users))]
     name: String,
-    /// What they are from now on
+    /// New role.
     #[arg(value_parser = PossibleValuesParser::new(ROLES))]
     role: String,
 }
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct AskArgs {
-    /// Whose account
+    /// User name.
     #[arg(value_name = "NAME", add = ArgValueCandidates::new(complete::users))]
     name: String,
-    /// Do not ask
+    /// Do not ask for confirmation.
     #[arg(short, long)]
     yes: bool,
 }
@@ -73,10 +73,10 @@ Examples:
   kohakuriver auth user reset ann
   kohakuriver auth user reset ann --expires 2h")]
 pub struct ResetArgs {
-    /// Whose account
+    /// User name.
     #[arg(value_name = "NAME", add = ArgValueCandidates::new(complete::users))]
     name: String,
-    /// How long it can be used [default: what the host says]
+    /// How long the token is valid [default: set by the host].
     #[arg(long, value_name = "TIME", value_parser = duration::hours)]
     expires: Option<u32>,
 }

@@ -1,4 +1,4 @@
-//! `kohakuriver auth users`, and how an account is found by its name.
+//! `kohakuriver auth users`, and finding an account by its name.
 
 use jiff::Timestamp;
 use kohakuriver_api::User;
@@ -58,7 +58,7 @@ pub fn log_in(user: &User) -> &'static str {
     if user.external { "OpenID" } else { "password" }
 }
 
-/// The account of that name.
+/// Finds an account by its name.
 pub async fn find(context: &Context, name: &str) -> Result<User, CommandError> {
     let users = context.api.users().await?;
     let by_name = users.iter().position(|user| user.username == name);
@@ -70,7 +70,7 @@ pub async fn find(context: &Context, name: &str) -> Result<User, CommandError> {
 }
 
 fn unknown(name: &str) -> CommandError {
-    let failure = CommandError::request(format!("nobody here is called '{name}'"))
+    let failure = CommandError::request(format!("there is no account '{name}'"))
         .hint("`kohakuriver auth users` shows all accounts");
     CommandError { kind: Kind::NotFound, ..failure }
 }

@@ -26,8 +26,8 @@ pub async fn run(context: &Context) -> Result<(), CommandError> {
             return Ok(());
         }
         let mut panel = Panel::default();
-        panel.add("host", api.url()).add("user", "nobody logs in there");
-        panel.add("role", "whoever reaches it may do everything").print(context.out);
+        panel.add("host", api.url()).add("user", "none: accounts are off");
+        panel.add("role", "every client has full access").print(context.out);
         return Ok(());
     }
     let user = match api.me().await {
@@ -56,18 +56,18 @@ fn kept(context: &Context) -> Result<Option<Credential>, CommandError> {
     }
 }
 
-/// Which token it is, and for how long.
+/// Describes this machine's token and its remaining lifetime.
 async fn token(context: &Context) -> Result<(Tone, String), CommandError> {
     if context.settings.token.is_some() {
         return Ok((Tone::Plain, "of KOHAKURIVER_TOKEN".to_owned()));
     }
     let Some(id) = kept(context)?.and_then(|known| known.id) else {
-        return Ok((Tone::Plain, "made elsewhere, kept on this machine".to_owned()));
+        return Ok((Tone::Plain, "created elsewhere, stored on this machine".to_owned()));
     };
     // A courtesy: a token of a lower role may not be allowed to list.
     let tokens = context.api.tokens().await.unwrap_or_default();
     let Some(token) = tokens.into_iter().find(|token| token.id == id) else {
-        return Ok((Tone::Plain, "kept on this machine".to_owned()));
+        return Ok((Tone::Plain, "stored on this machine".to_owned()));
     };
     let name = token.name;
     let Some(end) = token.expires_at else {
@@ -85,7 +85,7 @@ fn not_logged_in(context: &Context) -> Result<CommandError, CommandError> {
     let told = context.settings.token.is_some();
     let failure = match (told, kept(context)?) {
         (true, _) => {
-            CommandError::request(format!("{at} does not know the token of KOHAKURIVER_TOKEN"))
+            CommandError::request(format!("{at} does not accept the token of KOHAKURIVER_TOKEN"))
                 .hint("unset KOHAKURIVER_TOKEN, or give it another")
         }
         (false, Some(_)) => CommandError::request(format!(

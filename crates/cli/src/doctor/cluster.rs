@@ -1,4 +1,4 @@
-//! What the host says of its nodes, its admins and its log, as far as one may know.
+//! Checks of nodes, admins and the audit log, as far as the account may read them.
 
 use kohakuriver_api::{AuditVerified, Node, Task, User};
 
@@ -7,7 +7,7 @@ use super::host::clock;
 use crate::context::Context;
 use crate::error::CommandError;
 
-pub async fn look(context: &Context) -> Vec<Finding> {
+pub async fn inspect(context: &Context) -> Vec<Finding> {
     let mut findings = match context.api.nodes().await {
         Ok(nodes) => judge_nodes(&nodes),
         // The log-in's finding says it.
@@ -22,7 +22,7 @@ pub async fn look(context: &Context) -> Vec<Finding> {
     findings
 }
 
-/// What one may not know, or what this host does not have, is no finding.
+/// Drops responses that the account may not read or the host does not offer.
 fn known<T>(answer: Result<T, CommandError>) -> Option<T> {
     answer.ok()
 }
@@ -83,7 +83,7 @@ fn judge_nodes(nodes: &[Node]) -> Vec<Finding> {
     findings
 }
 
-/// VPSes whose node does not do, or cannot be told, what was asked of it.
+/// Finds VPSes whose node cannot execute the requested operation.
 fn judge_tasks(tasks: &[Task]) -> Option<Finding> {
     const MOST_NAMED: usize = 5;
     let is_stuck = |task: &&Task| {
@@ -99,8 +99,11 @@ fn judge_tasks(tasks: &[Task]) -> Option<Finding> {
         .collect();
     let more = if stuck.len() > MOST_NAMED { " ..." } else { "" };
     let message = first.error_message.as_deref().unwrap_or("no reason is known");
-    let found =
-        format!("{} do not get on: {}{more}; the first: {message}", stuck.len(), names.join(" "));
+    let found = format!(
+        "{} make no progress: {}{more}; the first: {message}",
+        stuck.len(),
+        names.join(" ")
+    );
     let advice = first.error_hint.clone();
     Some(Finding::warn(
         "vps",
@@ -116,7 +119,7 @@ fn judge_admins(users: &[User]) -> Finding {
     match admins.len() {
         0 => Finding::bad(
             "admins",
-            "nobody is an admin",
+            "there is no active admin",
             "start the host again: it prints an invitation",
         ),
         _ => Finding::ok("admins", admins.join(" ")),
@@ -130,7 +133,7 @@ fn judge_log(found: &AuditVerified) -> Finding {
     let which = found.broken_at.map_or_else(|| "an entry".to_owned(), |seq| format!("entry {seq}"));
     Finding::bad(
         "audit log",
-        format!("{which} is not as it was written"),
+        format!("{which} was changed"),
         "compare `kohakuriver audit export` with one you kept elsewhere",
     )
 }

@@ -1,4 +1,4 @@
-//! The data directory of a host or runner, where this machine has one.
+//! Checks of the data directory of this machine's host or runner.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -16,10 +16,10 @@ use super::host::LIMIT;
 use crate::context::Context;
 
 const HOST_FILES: &str = "host's files";
-/// Below this nothing can be relied on.
+/// The free space below which nothing works reliably.
 const LEAST_FREE: u64 = 1 << 30;
 
-/// One directory for everything: `host/`, `runner/` and `shared/` inside.
+/// Returns the data directory, which contains `host/`, `runner/` and `shared/`.
 pub fn directory(given: Option<PathBuf>) -> PathBuf {
     given.unwrap_or_else(|| {
         if Uid::effective().is_root() {
@@ -32,7 +32,7 @@ pub fn directory(given: Option<PathBuf>) -> PathBuf {
     })
 }
 
-/// Where the host keeps its files: of this machine, as far as it is reached here and tells.
+/// Returns the host's data directory, where the host runs on this machine and reports it.
 pub async fn told(context: &Context) -> Option<PathBuf> {
     // An answer, or the lack of one, is a finding of the host's own check.
     let probe = timeout(LIMIT, context.api.probe()).await.ok()?.ok()?;
@@ -43,7 +43,7 @@ pub async fn told(context: &Context) -> Option<PathBuf> {
     Some(PathBuf::from(health.data_dir?).parent()?.to_owned())
 }
 
-/// The data directory to look at, and a warning where that may be another cluster's.
+/// Selects the data directory to inspect, and warns where it may be another cluster's.
 pub fn choose(
     given: Option<PathBuf>,
     told: Option<PathBuf>,
@@ -78,12 +78,12 @@ fn is_same(one: &Path, other: &Path) -> bool {
     real(one) == real(other)
 }
 
-/// Whether a runner of this machine has joined a cluster.
+/// Returns whether a runner of this machine has joined a cluster.
 pub fn is_node(data: &Path) -> bool {
     data.join("runner/identity.json").exists()
 }
 
-pub fn look(data: &Path) -> Vec<Finding> {
+pub fn inspect(data: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
     let host = data.join("host");
     if host.exists() {
@@ -110,7 +110,7 @@ pub fn look(data: &Path) -> Vec<Finding> {
     findings
 }
 
-/// Records of instances that cannot be read, one finding for each; nothing where none are kept.
+/// Reports each instance record that cannot be read.
 fn damaged_records(runner: &Path) -> Vec<Finding> {
     const CHECK: &str = "node's records";
     let is_json = |path: &Path| {
@@ -125,10 +125,8 @@ fn damaged_records(runner: &Path) -> Vec<Finding> {
             if record.exists() && !is_json(&record) {
                 findings.push(Finding::bad(
                     CHECK,
-                    format!("{} is damaged: VPS {id} is out of reach", record.display()),
-                    format!(
-                        "see what kohakuriver vps status {id} says; vps delete {id} removes it"
-                    ),
+                    format!("{} is damaged: VPS {id} is not reachable", record.display()),
+                    format!("see kohakuriver vps status {id}; vps delete {id} removes it"),
                 ));
             } else if name == "order.json" && aside.exists() {
                 findings.push(Finding::warn(
@@ -142,7 +140,7 @@ fn damaged_records(runner: &Path) -> Vec<Finding> {
     findings
 }
 
-/// Whoever reads these is the cluster's admin.
+/// Checks the host's files: their reader has the cluster admin's rights.
 fn host_files(host: &Path) -> Finding {
     let shown = host.display();
     let mode = fs::metadata(host).map_or(0, |kept| kept.permissions().mode() & 0o777);
@@ -156,14 +154,10 @@ fn host_files(host: &Path) -> Finding {
     let entries = match fs::read_dir(host) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            return Finding::warn(
-                HOST_FILES,
-                format!("{shown} was not looked into"),
-                "run it as root",
-            );
+            return Finding::warn(HOST_FILES, format!("{shown} was not checked"), "run it as root");
         }
         Err(error) => {
-            return Finding::bad(HOST_FILES, format!("{shown}: {error}"), "is its disk all right?");
+            return Finding::bad(HOST_FILES, format!("{shown}: {error}"), "check its disk");
         }
     };
     let open = entries
@@ -209,9 +203,9 @@ mod tests {
     }
 
     #[test]
-    fn the_files_of_a_host_and_a_node_are_nobody_elses() {
+    fn files_of_host_and_node_are_private() {
         let data = tempfile::tempdir().unwrap();
-        assert!(look(data.path()).is_empty(), "no host, no node");
+        assert!(inspect(data.path()).is_empty(), "no host, no node");
         let (host, runner) = (data.path().join("host"), data.path().join("runner"));
         fs::create_dir(&host).unwrap();
         fs::create_dir(&runner).unwrap();
@@ -222,7 +216,7 @@ mod tests {
             for (path, mode) in [&host, &database, &identity].into_iter().zip(modes) {
                 set(path, mode);
             }
-            look(data.path()).iter().take(2).map(|found| found.state).collect::<Vec<_>>()
+            inspect(data.path()).iter().take(2).map(|found| found.state).collect::<Vec<_>>()
         };
         assert_eq!(states([0o700, 0o600, 0o600]), [State::Ok, State::Ok]);
         assert_eq!(states([0o755, 0o600, 0o600]), [State::Bad, State::Ok]);
@@ -232,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn data_directory_of_another_host_is_not_taken_for_this_ones() {
+    fn data_directory_of_another_host_is_reported() {
         let path = |text: &str| Some(PathBuf::from(text));
         let of = |given, told| {
             let (data, warning) = choose(given, told, "127.0.0.1:8000");
@@ -248,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_records_are_named_with_their_vps() {
+    fn damaged_records_are_reported_with_their_vps() {
         let data = tempfile::tempdir().unwrap();
         let runner = data.path().join("runner");
         let files = [

@@ -1,4 +1,4 @@
-//! Who gets in: accounts on or off, and from where the host can be reached.
+//! Exposure of the host: accounts on or off, and the networks it is reachable from.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
@@ -12,7 +12,7 @@ use crate::context::Context;
 const OFF_ADVICE: &str =
     "start it with --auth, or on loopback only; accounts begin with the invitation it prints";
 
-pub async fn look(context: &Context, probe: &Probe) -> Vec<Finding> {
+pub async fn inspect(context: &Context, probe: &Probe) -> Vec<Finding> {
     let status = match context.api.auth_status().await {
         Ok(status) => status,
         Err(failure) => return vec![Finding::of("accounts", State::Bad, failure)],
@@ -23,7 +23,7 @@ pub async fn look(context: &Context, probe: &Probe) -> Vec<Finding> {
     if status.needs_setup {
         return vec![Finding::warn(
             "accounts",
-            "on, but nobody is an admin yet",
+            "on, but there is no admin yet",
             "use the invitation the host printed: kohakuriver auth register --token TOKEN",
         )];
     }
@@ -38,14 +38,10 @@ fn who(user: &User) -> Finding {
     if crate::auth::is_somebody(user) {
         return Finding::ok("log-in", format!("you are {} ({})", user.username, user.role));
     }
-    Finding::warn(
-        "log-in",
-        "the host does not know who you are, so that some things were not looked at",
-        "kohakuriver auth login",
-    )
+    Finding::warn("log-in", "not logged in, so some checks were skipped", "kohakuriver auth login")
 }
 
-/// Without accounts, whoever reaches the host may do everything.
+/// Judges a host without accounts, where every client has full access.
 async fn open(address: SocketAddr) -> Finding {
     if !address.ip().is_loopback() {
         return judge_open(Some(address));
@@ -61,7 +57,7 @@ async fn open(address: SocketAddr) -> Finding {
 
 fn judge_open(reached: Option<SocketAddr>) -> Finding {
     match reached {
-        None => Finding::ok("accounts", "off: whoever uses this machine may do everything"),
+        None => Finding::ok("accounts", "off: every user of this machine has full access"),
         Some(address) => Finding::bad(
             "accounts",
             format!(
@@ -72,8 +68,8 @@ fn judge_open(reached: Option<SocketAddr>) -> Finding {
     }
 }
 
-/// This machine's address on its network. Nothing is sent: the system only looks up the way to
-/// an address that is nobody's.
+/// Returns this machine's address on its network. Nothing is sent: the system only determines the
+/// route to a documentation address.
 fn own_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
@@ -86,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_without_accounts_is_bad_only_where_others_reach_it() {
+    fn host_without_accounts_is_bad_only_if_exposed() {
         assert_eq!(judge_open(None).state, State::Ok);
         let found = judge_open(Some("10.0.0.5:8000".parse().unwrap()));
         assert_eq!(found.state, State::Bad);

@@ -1,4 +1,4 @@
-//! One thing that was looked at.
+//! The result of one check.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use crate::error::CommandError;
 #[serde(rename_all = "lowercase")]
 pub enum State {
     Ok,
-    /// Works, and is worth a look.
+    /// Works, and needs attention.
     Warn,
     /// Does not work, or is not safe.
     Bad,
@@ -26,11 +26,11 @@ impl State {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Of what, for programs too.
+    /// The name of the check, stable for programs.
     pub check: &'static str,
     pub state: State,
     pub found: String,
-    /// What to do.
+    /// The remedy.
     pub advice: Option<String>,
 }
 
@@ -47,7 +47,7 @@ impl Finding {
         Self { state: State::Bad, ..Self::warn(check, found, advice) }
     }
 
-    /// What kept it from being looked at.
+    /// Returns the finding of a check that failed.
     pub fn of(check: &'static str, state: State, failure: CommandError) -> Self {
         Self { check, state, found: failure.message, advice: failure.hint }
     }

@@ -1,4 +1,4 @@
-//! This machine: the person's files, the programs that are needed, what nodes need.
+//! Checks of this machine: the user's files, required programs, and requirements of a node.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +14,7 @@ use crate::files;
 const DOCKER: &str = "/var/run/docker.sock";
 const KVM: &str = "/dev/kvm";
 
-pub fn look(context: &Context, data: &Path) -> Vec<Finding> {
+pub fn inspect(context: &Context, data: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(folder) = &context.settings.folder {
         findings.push(config(folder));
@@ -36,7 +36,7 @@ pub fn look(context: &Context, data: &Path) -> Vec<Finding> {
     findings
 }
 
-/// The folder of settings, pinned CAs and tokens: what others can read there is theirs too.
+/// Checks the directory of settings, pinned CAs and tokens: secrets readable by others are lost.
 fn config(folder: &Path) -> Finding {
     let Ok(kept) = fs::metadata(folder) else {
         return Finding::ok("configuration", format!("none yet ({})", folder.display()));
@@ -81,7 +81,7 @@ fn ssh_keys(folder: &Path) -> Finding {
     }
 }
 
-/// The mode of a file that not only its owner can read or write.
+/// Returns the mode of a file that other users can read or write.
 pub fn open_to_others(path: &Path) -> Option<u32> {
     let mode = fs::metadata(path).ok()?.permissions().mode() & 0o777;
     (mode & 0o077 != 0).then_some(mode)
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_key_that_others_can_read_is_named() {
+    fn private_key_readable_by_others_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let key = folder.path().join("id-kohakuriver-7");
         fs::write(&key, "").unwrap();

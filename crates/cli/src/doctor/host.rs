@@ -1,4 +1,4 @@
-//! The host, as this machine reaches it.
+//! Checks of the host from this machine.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use crate::api::{Probe, takes_connections};
 use crate::context::Context;
 use crate::error::Kind;
 
-/// As long as a person waits for one line.
+/// The timeout of each check.
 pub const LIMIT: Duration = Duration::from_secs(3);
-/// More than an answer on its way.
+/// The clock skew that a response's delay can explain.
 const SKEW_SECONDS: i64 = 5;
-/// Certificates and tokens are not what they seem to be then.
+/// The clock skew from which certificates and tokens are misjudged.
 const BAD_SKEW_SECONDS: i64 = 60;
-/// A certificate of the host's own CA is made anew long before.
+/// The remaining seconds from which a certificate needs attention; the host's own CA renews earlier.
 const SOON: i64 = 14 * 86_400;
 
-pub async fn look(context: &Context) -> Vec<Finding> {
+pub async fn inspect(context: &Context) -> Vec<Finding> {
     let api = &context.api;
     let probe = match api.probe().await {
         Ok(probe) => probe,
@@ -35,8 +35,8 @@ pub async fn look(context: &Context) -> Vec<Finding> {
     findings.push(tls(context, &probe));
     findings.extend(probe.skew_seconds.map(|skew| clock("clock", "the host's clock", skew)));
     findings.push(gateway(context, probe.address).await);
-    findings.extend(exposure::look(context, &probe).await);
-    findings.extend(cluster::look(context).await);
+    findings.extend(exposure::inspect(context, &probe).await);
+    findings.extend(cluster::inspect(context).await);
     findings
 }
 
@@ -56,7 +56,7 @@ fn tls(context: &Context, probe: &Probe) -> Finding {
     let api = &context.api;
     if !api.is_https() {
         if probe.address.ip().is_loopback() {
-            return Finding::ok("tls", "plain http, which does not leave this machine");
+            return Finding::ok("tls", "plain http, within this machine");
         }
         return Finding::bad(
             "tls",
@@ -92,7 +92,7 @@ fn judge_certificate(
     }
 }
 
-/// How far a clock is from another.
+/// Judges the difference between two clocks.
 pub fn clock(check: &'static str, whose: &str, skew_seconds: i64) -> Finding {
     let (far, way) = (skew_seconds.abs(), if skew_seconds > 0 { "ahead of" } else { "behind" });
     if far <= SKEW_SECONDS {
@@ -109,11 +109,11 @@ pub fn clock(check: &'static str, whose: &str, skew_seconds: i64) -> Finding {
 async fn gateway(context: &Context, api: SocketAddr) -> Finding {
     let port = context.settings.ssh_proxy_port.value;
     if takes_connections(SocketAddr::new(api.ip(), port), LIMIT).await {
-        return Finding::ok("ssh gateway", format!("port {port} takes connections"));
+        return Finding::ok("ssh gateway", format!("port {port} accepts connections"));
     }
     Finding::warn(
         "ssh gateway",
-        format!("port {port} takes no connections from here"),
+        format!("port {port} accepts no connections from here"),
         "`kohakuriver ssh` works all the same; for ssh -J open the port, or set KOHAKURIVER_SSH_PROXY_PORT",
     )
 }
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clocks_and_versions_are_judged_by_how_far_they_are_apart() {
+    fn clocks_and_versions_are_judged_by_difference() {
         let state = |skew| clock("clock", "the clock", skew).state;
         assert_eq!([state(0), state(-5)], [State::Ok, State::Ok]);
         assert_eq!([state(6), state(-60)], [State::Warn, State::Warn]);

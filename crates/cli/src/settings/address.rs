@@ -1,9 +1,9 @@
-//! The host as people write it.
+//! The host's address as users write it.
 
 use std::fmt;
 use std::net::Ipv6Addr;
 
-/// A name or an address, without brackets, and whether TLS is spoken there.
+/// A name or an address, without brackets, and whether to use TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     name: String,
@@ -19,7 +19,7 @@ pub enum AddressError {
 }
 
 impl Address {
-    /// As it is, for connecting.
+    /// Returns the name without brackets, for connecting.
     pub fn as_str(&self) -> &str {
         &self.name
     }
@@ -28,7 +28,7 @@ impl Address {
         self.https
     }
 
-    /// For URLs and for `host:port`: IPv6 in brackets.
+    /// Returns the name for URLs and `host:port`: IPv6 in brackets.
     pub fn bracketed(&self) -> String {
         match self.name.parse::<Ipv6Addr>() {
             Ok(_) => format!("[{}]", self.name),
@@ -36,7 +36,7 @@ impl Address {
         }
     }
 
-    /// What [`parse`] reads back as the same host and port.
+    /// Returns text that [`parse`] reads back as the same host and port.
     pub fn url(&self, port: u16) -> String {
         let scheme = if self.https { "https" } else { "http" };
         format!("{scheme}://{}:{port}", self.bracketed())
@@ -52,8 +52,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// Understands `name`, `1.2.3.4`, `::1`, `[::1]`, each with `:port` and with `http://` or
-/// `https://`.
+/// Parses `name`, `1.2.3.4`, `::1`, `[::1]`, each with `:port` and with `http://` or `https://`.
 pub fn parse(text: &str) -> Result<(Address, Option<u16>), AddressError> {
     let malformed = || AddressError::Malformed(text.to_owned());
     let rest = text.trim();

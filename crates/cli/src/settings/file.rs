@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::error::CommandError;
 use crate::files;
 
-/// Everything it may say. Unknown keys are refused, so that a misspelt one is not ignored.
+/// The content of the file. Unknown keys are errors, so that a misspelled one is not ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigFile {
@@ -17,7 +17,7 @@ pub struct ConfigFile {
     pub ssh_proxy_port: Option<u16>,
 }
 
-/// Reads it; a file that does not exist says nothing.
+/// Reads the file; a file that does not exist is empty.
 pub fn read(path: &Path) -> Result<ConfigFile, CommandError> {
     let shown = path.display();
     let text = match std::fs::read_to_string(path) {

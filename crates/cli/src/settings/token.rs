@@ -1,4 +1,4 @@
-//! What proves to the host who a person is.
+//! The token of a user.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,10 +6,10 @@ use std::str::FromStr;
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 
-/// Real ones have about 50 characters.
+/// The longest token; real ones have about 50 characters.
 const LONGEST: usize = 1024;
 
-/// An API token or a session's. Fit for a header, and never shown.
+/// An API token or a session's token. It is valid in a header and hidden from debug output.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Token(String);
@@ -19,7 +19,7 @@ pub struct Token(String);
 pub struct TokenError;
 
 impl Token {
-    /// For the header `Authorization`.
+    /// Returns the value of the `Authorization` header.
     pub fn bearer(&self) -> Option<HeaderValue> {
         let mut value = HeaderValue::try_from(format!("Bearer {}", self.0)).ok()?;
         value.set_sensitive(true);

@@ -1,4 +1,4 @@
-//! Checks what a host shows, and remembers it, for the person who has to decide.
+//! Verifies a host's certificate, and records it for the user's decision.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 use super::{fingerprint, provider};
 use crate::error::CommandError;
 
-/// More than any chain has.
+/// The longest recorded chain.
 const MOST_CERTIFICATES: usize = 16;
 
 #[derive(Debug)]
@@ -24,9 +24,9 @@ pub struct RecordingVerifier {
 
 #[derive(Debug)]
 enum Judge {
-    /// Like every client. `None` believes nobody.
+    /// Verifies like every client. `None` trusts no certificate.
     Strict(Option<Arc<WebPkiServerVerifier>>),
-    /// Whoever it is: judged afterwards.
+    /// Accepts any certificate, which is judged afterwards.
     Deferred,
 }
 
@@ -49,10 +49,10 @@ impl RecordingVerifier {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What became of TLS with the host at `url`, for the person.
+    /// Describes the TLS failure with the host at `url`.
     pub fn explain(&self, error: &Error, url: &str) -> CommandError {
         if matches!(error, Error::InvalidMessage(_)) {
-            return CommandError::distrusted(format!("what answers at {url} does not speak TLS"))
+            return CommandError::distrusted(format!("the server at {url} does not use TLS"))
                 .hint(format!("if it is the host: --host {}", url.replacen("https", "http", 1)));
         }
         let Error::InvalidCertificate(reason) = error else {
@@ -87,7 +87,7 @@ impl RecordingVerifier {
             ));
         }
         CommandError::distrusted(format!(
-            "nobody this machine trusts vouches for {url}: its CA has the fingerprint {shown}"
+            "{url} is signed by a CA that this machine does not trust; its fingerprint is {shown}"
         ))
         .hint(format!(
             "if the host showed that fingerprint at its start: kohakuriver auth login {url}"
@@ -95,7 +95,7 @@ impl RecordingVerifier {
     }
 }
 
-/// Whether it is about who vouches for a certificate, and not about its name or time.
+/// Returns whether the error concerns the issuer of a certificate, and not its name or time.
 pub fn is_of_the_issuer(error: &Error) -> bool {
     let Error::InvalidCertificate(reason) = error else { return false };
     !matches!(
@@ -108,7 +108,7 @@ pub fn is_of_the_issuer(error: &Error) -> bool {
     )
 }
 
-/// `DnsName("river.lab")` and `IpAddress(10.0.0.5)` as people write them.
+/// Formats `DnsName("river.lab")` and `IpAddress(10.0.0.5)` as users write them.
 fn plain(name: &str) -> &str {
     let inner = name.split_once('(').map_or(name, |(_, inner)| inner);
     inner.trim_matches(|c| matches!(c, '"' | ')'))

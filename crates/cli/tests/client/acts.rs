@@ -1,4 +1,4 @@
-//! Acts on VPSes: stop, kill, pause, resume, restart, update, delete.
+//! Operations on VPSes: stop, kill, pause, resume, restart, update, delete.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,7 +8,7 @@ use crate::support::{Answer, Host, Sandbox, task};
 use crate::{ID, stdout_json};
 
 #[test]
-fn stop_acts_on_all_and_reports_the_one_that_fails() {
+fn stop_acts_on_all_and_reports_each_failure() {
     let asked = AtomicUsize::new(0);
     let host = Host::start(move |request| match request.path.as_str() {
         "/api/status/absent" => Answer::not_found(),
@@ -66,7 +66,7 @@ fn delete_waits_until_it_is_gone() {
     assert!(host.saw(&format!("DELETE /api/vps/{ID}?force=false")));
 }
 
-/// A host where an act is under way at the first look and done at the second.
+/// A host where an operation is in progress at the first poll and done at the second.
 fn acting(transition: &'static str, before: &'static str, after: &'static str) -> Host {
     let asked = AtomicUsize::new(0);
     Host::start(move |request| match (request.method.as_str(), request.target.contains("since")) {
@@ -82,7 +82,7 @@ fn acting(transition: &'static str, before: &'static str, after: &'static str) -
 }
 
 #[test]
-fn kill_pause_and_resume_wait_for_their_own_end() {
+fn kill_pause_and_resume_wait_for_their_own_status() {
     for (act, path, transition, before, after) in [
         ("kill", format!("/api/kill/{ID}"), "killing", "running", "killed"),
         ("pause", format!("/api/vps/pause/{ID}"), "pausing", "running", "paused"),
@@ -108,7 +108,7 @@ fn kill_pause_and_resume_wait_for_their_own_end() {
 }
 
 #[test]
-fn a_pause_that_ends_elsewhere_is_a_failure() {
+fn pause_with_another_final_status_fails() {
     let host = acting("pausing", "running", "killed_oom");
     let ran = Sandbox::new().run(&host, &["vps", "pause", "web"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (1, ""));
@@ -139,7 +139,7 @@ fn an_update_sends_only_what_changes() {
 }
 
 #[test]
-fn an_update_that_waits_for_a_restart_says_so_and_ends_with_1() {
+fn update_that_needs_restart_reports_it_and_ends_with_1() {
     let host = Host::start(|request| match request.method.as_str() {
         "PATCH" => Answer::accepted(ID),
         _ => {
@@ -154,7 +154,7 @@ fn an_update_that_waits_for_a_restart_says_so_and_ends_with_1() {
     assert!(ran.stderr.contains("hint: `kohakuriver vps restart web`"), "{}", ran.stderr);
 }
 
-/// A host whose node cannot do what is asked of it now.
+/// A host whose node cannot execute the request now.
 fn blocked(transition: &'static str) -> Host {
     Host::start(move |request| match request.method.as_str() {
         "GET" => {
@@ -172,7 +172,7 @@ fn blocked(transition: &'static str) -> Host {
 }
 
 #[test]
-fn what_is_in_the_way_of_a_delete_ends_the_waiting() {
+fn obstacle_of_delete_ends_the_wait() {
     let ran = Sandbox::new().run(&blocked("deleting"), &["vps", "delete", "web", "--yes"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (1, ""));
     assert!(ran.stderr.contains("still deleting: the Docker engine"), "{}", ran.stderr);
@@ -180,7 +180,7 @@ fn what_is_in_the_way_of_a_delete_ends_the_waiting() {
 }
 
 #[test]
-fn a_delete_does_not_take_an_older_error_for_its_own() {
+fn delete_ignores_older_errors() {
     let asked = AtomicUsize::new(0);
     let host = Host::start(move |request| match request.method.as_str() {
         "DELETE" => Answer::accepted(ID),
@@ -202,7 +202,7 @@ fn a_delete_does_not_take_an_older_error_for_its_own() {
 }
 
 #[test]
-fn watching_prints_again_only_what_looks_different() {
+fn watch_prints_only_changes() {
     let looks = AtomicUsize::new(0);
     let host = Host::start(move |request| {
         if !request.target.contains("since=") {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::support::{Answer, Host, Sandbox, error_body, task};
 use crate::{ID, KEY, stdout_json};
 
-/// A host where a VPS takes three looks until it is `end`.
+/// A host where a VPS takes three polls until its status is `end`.
 fn creating(end: &'static str) -> Host {
     let looks = AtomicUsize::new(0);
     Host::start(move |request| {
@@ -89,7 +89,7 @@ fn ssh_uploads_the_keys_people_have() {
 }
 
 #[test]
-fn a_create_that_fails_leaves_nothing_behind() {
+fn failed_create_leaves_no_files() {
     let host = creating("failed");
     let sandbox = Sandbox::new();
     let ran = sandbox.run(&host, &["vps", "create", "--gen-ssh-key", "--json"]);
@@ -136,7 +136,7 @@ fn ctrl_c_while_creating_keeps_the_vps_and_its_key() {
 }
 
 #[test]
-fn a_key_the_host_may_have_taken_is_kept_and_one_it_never_saw_is_not() {
+fn key_is_retained_only_where_host_may_have_received_it() {
     let broken = Host::start(|_| Answer::nothing());
     let sandbox = Sandbox::new();
     let ran = sandbox.run(&broken, &["vps", "create", "--ssh"]);
@@ -158,7 +158,7 @@ fn a_key_the_host_may_have_taken_is_kept_and_one_it_never_saw_is_not() {
 }
 
 #[test]
-fn everything_about_gpus_labels_snapshots_and_memory_is_sent() {
+fn create_sends_gpus_labels_snapshots_and_memory() {
     let sandbox = Sandbox::new();
     let sent = |args: &[&str]| {
         let host = creating("running");

@@ -35,7 +35,7 @@ fn events_are_a_table_or_an_array() {
     assert!(ran.stderr.contains("hint: "), "{}", ran.stderr);
 }
 
-/// A VPS that lives for two looks and is deleted then; its events stay.
+/// A VPS that exists for two polls and is deleted then; its events stay.
 fn short_life() -> Host {
     let looks = AtomicUsize::new(0);
     Host::start(move |request| {
@@ -54,7 +54,7 @@ fn short_life() -> Host {
 }
 
 #[test]
-fn following_prints_each_event_once_and_ends_with_the_vps() {
+fn follow_prints_each_event_once_and_ends_with_vps() {
     let sandbox = Sandbox::new();
     let ran = sandbox.run(&short_life(), &["vps", "events", "web", "--follow"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);

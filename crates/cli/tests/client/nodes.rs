@@ -21,7 +21,7 @@ fn node() -> Value {
 }
 
 #[test]
-fn a_list_and_a_status_show_what_is_left_to_give() {
+fn node_list_and_status_show_free_capacity() {
     let host = Host::start(|request| match request.path.as_str() {
         "/api/nodes" => Answer::ok(json!([node()])),
         _ => Answer::ok(node()),
@@ -41,7 +41,7 @@ fn a_list_and_a_status_show_what_is_left_to_give() {
 }
 
 #[test]
-fn draining_says_what_stays_and_can_wait_for_it() {
+fn drain_reports_remaining_vpses_and_can_wait_for_them() {
     let looks = AtomicUsize::new(0);
     let host = Host::start(move |request| match request.path.as_str() {
         "/api/vps/status" => {

@@ -1,4 +1,4 @@
-//! Standard output that takes nothing: a full disk, and a reader that has gone.
+//! Standard output that accepts nothing: a full disk, and a reader that has gone.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, pipe};
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::ID;
 use crate::support::{Answer, Host, Ran, Request, Sandbox, task};
 
-/// Every command here writes something.
+/// The commands of these tests, each of which prints text.
 const COMMANDS: &[&[&str]] = &[
     &["--help"],
     &["--version"],
@@ -160,7 +160,7 @@ fn output_to_closed_pipe_ends_every_command_quietly() {
 }
 
 #[test]
-fn closed_pipe_ends_a_watch_that_has_nothing_to_write() {
+fn closed_pipe_ends_idle_watch() {
     let host = Host::start(answer);
     for args in [
         &["vps", "status", "web", "--watch"][..],
@@ -177,7 +177,7 @@ fn closed_pipe_ends_a_watch_that_has_nothing_to_write() {
     }
 }
 
-/// How it ends, which takes it a moment at most; a minute, and it never does.
+/// Waits for the process's end, which takes a moment; after a minute it counts as hung.
 fn end(mut child: Child, args: &[&str]) -> Ran {
     let deadline = Instant::now() + Duration::from_secs(60);
     while child.try_wait().unwrap().is_none() {

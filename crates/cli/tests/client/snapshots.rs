@@ -45,7 +45,7 @@ fn a_list_shows_what_each_snapshot_costs() {
 }
 
 #[test]
-fn a_snapshot_is_made_with_its_name_and_message() {
+fn snapshot_create_sends_name_and_message() {
     let host = host();
     let args = ["vps", "snapshot", "create", "web", "--name", "clean", "-m", "a & b"];
     let ran = Sandbox::new().run(&host, &args);
@@ -65,7 +65,7 @@ fn a_snapshot_is_made_with_its_name_and_message() {
 }
 
 #[test]
-fn words_are_resolved_before_anything_is_deleted() {
+fn snapshot_names_are_resolved_before_any_delete() {
     let host = host();
     let sandbox = Sandbox::new();
     let args =
@@ -85,7 +85,7 @@ fn words_are_resolved_before_anything_is_deleted() {
 }
 
 #[test]
-fn nothing_that_loses_a_disk_happens_unasked() {
+fn operations_that_lose_a_disk_ask_for_confirmation() {
     let host = host();
     for args in [
         &["vps", "snapshot", "restore", "web"][..],
@@ -101,7 +101,7 @@ fn nothing_that_loses_a_disk_happens_unasked() {
 }
 
 #[test]
-fn restoring_names_the_snapshot_by_tag_and_waits() {
+fn restore_sends_snapshot_tag_and_waits() {
     let sandbox = Sandbox::new();
     let path = format!("POST /api/vps/snapshots/{ID}");
     for (word, tag) in [(None, "1750003600"), (Some("clean"), "1750000000")] {

@@ -90,7 +90,7 @@ fn ssh_config_is_understood_by_ssh() {
 }
 
 #[test]
-fn names_of_other_machines_stay_out_of_ssh_config() {
+fn names_of_other_hosts_stay_out_of_ssh_config() {
     let host = Host::start(|_| {
         let of = |id: &str, reference: &str, access: &str, taken: Option<bool>| {
             let name = reference.split('.').next().unwrap();
@@ -140,7 +140,7 @@ fn names_of_other_machines_stay_out_of_ssh_config() {
     assert_eq!(wrong.code, 2, "{}", wrong.stderr);
 }
 
-/// A gateway for one connection: answers, echoes until the client's half ends, says goodbye.
+/// A gateway for one connection: responds, echoes until the client's half ends, then closes.
 fn gateway(answer: &'static str) -> (u16, std::thread::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -164,7 +164,7 @@ fn gateway(answer: &'static str) -> (u16, std::thread::JoinHandle<String>) {
 }
 
 #[test]
-fn ssh_proxy_carries_bytes_and_keeps_half_closes() {
+fn ssh_proxy_forwards_bytes_and_half_closes() {
     let (port, served) = gateway("SUCCESS\nSSH-2.0-x\n");
     let sandbox = Sandbox::new();
     let port = port.to_string();

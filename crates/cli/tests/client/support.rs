@@ -1,4 +1,4 @@
-//! A host of canned answers and a place to run the client in.
+//! A host with canned responses, and a directory to run the client in.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
@@ -10,15 +10,15 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-/// What the client asked.
+/// A request of the client.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: String,
-    /// Without the query.
+    /// The path without the query.
     pub path: String,
     pub target: String,
     pub body: String,
-    /// As sent, names in lower case.
+    /// The headers as sent, names in lower case.
     pub headers: Vec<(String, String)>,
 }
 
@@ -29,7 +29,7 @@ impl Request {
     }
 }
 
-/// What it is answered.
+/// A canned response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -46,7 +46,7 @@ impl Answer {
         Self { status: 0, body: String::new() }
     }
 
-    /// What a host says of every act.
+    /// Returns the response to an operation.
     pub fn accepted(id: &str) -> Self {
         Self { status: 202, body: json!({"message": "ok", "task_id": id}).to_string() }
     }
@@ -60,7 +60,7 @@ pub fn error_body(detail: &str) -> Value {
     json!({"detail": detail, "code": "test"})
 }
 
-/// A VPS as the API shows it.
+/// Returns a VPS as the API does.
 pub fn task(id: &str, name: &str, status: &str, revision: u64) -> Value {
     json!({
         "task_id": id, "task_type": "vps", "name": name, "status": status, "revision": revision,
@@ -70,7 +70,7 @@ pub fn task(id: &str, name: &str, status: &str, revision: u64) -> Value {
     })
 }
 
-/// The host. It serves until the test process ends.
+/// The host, which serves until the test process ends.
 #[derive(Debug)]
 pub struct Host {
     pub port: u16,
@@ -100,7 +100,7 @@ impl Host {
         Self { port, log }
     }
 
-    /// Whether a request began like this, for example `DELETE /api/vps/7?force=true`.
+    /// Returns whether a request began like this, for example `DELETE /api/vps/7?force=true`.
     pub fn saw(&self, start: &str) -> bool {
         self.find(start).is_some()
     }
@@ -156,13 +156,13 @@ fn write(mut stream: &TcpStream, answer: &Answer) {
     let _ = stream.write_all(text.as_bytes());
 }
 
-/// A home folder of its own, so that the client finds nothing of the person who runs the tests.
+/// A home directory of its own, so that the client finds no files of the user who runs the tests.
 #[derive(Debug)]
 pub struct Sandbox {
     folder: tempfile::TempDir,
 }
 
-/// How a run ended.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Ran {
     pub code: i32,
@@ -207,7 +207,7 @@ impl Sandbox {
     }
 }
 
-/// The example beside this test: cargo builds it for `cargo test`.
+/// Returns the example beside this test, which cargo builds for `cargo test`.
 fn client() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.ancestors().nth(2).unwrap().join("examples/client");
