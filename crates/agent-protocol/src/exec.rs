@@ -1,4 +1,4 @@
-//! One program in an instance.
+//! The exec protocol: runs one program in an instance.
 //!
 //! ```text
 //!  client                         agent
@@ -24,7 +24,7 @@ use crate::frame::{FrameError, Message, json, put, put_json};
 /// Bytes of standard input that may be under way, sent and not yet taken by the program.
 pub const STDIN_WINDOW: usize = 256 * 1024;
 
-/// What to run.
+/// The program to run and its surroundings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecStart {
     /// The program, looked up in PATH, and its arguments. Empty: the user's login shell.
@@ -36,7 +36,7 @@ pub struct ExecStart {
     /// The client's own LANG and LC_*, used where the image has such a locale.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub locale: Vec<(String, String)>,
-    /// Where it starts; without it, the user's home.
+    /// The working directory; the user's home by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workdir: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,7 +52,7 @@ pub struct Tty {
     pub size: Size,
 }
 
-/// Of a terminal, in characters. Zero means "not known", as it does to the kernel.
+/// The size of a terminal, in characters. Zero means "not known", as it does to the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Size {
     pub rows: u16,
@@ -68,7 +68,7 @@ pub enum Word {
 }
 
 impl Word {
-    /// How many bytes it has.
+    /// Returns the number of bytes.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
@@ -121,7 +121,7 @@ pub enum ExecExit {
 }
 
 impl ExecExit {
-    /// What a shell would make of it.
+    /// Returns the exit code that a shell would report.
     pub fn code(self) -> i32 {
         match self {
             Self::Code(code) => code,
@@ -130,7 +130,7 @@ impl ExecExit {
     }
 }
 
-/// Why nothing ran.
+/// The reason that the program did not start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecFailed {
     /// 127 where there is no such program, 126 where it cannot be started, as shells have it.

@@ -12,11 +12,11 @@
 //!                           <----  Found, Probed, Link, Done
 //! ```
 //!
-//! A client may send requests ahead: answers come in the order of the requests. Whoever does must
+//! A client may send requests ahead: answers come in the order of the requests. Such a client must
 //! read answers while it sends, because the agent waits until each is taken. Every request may
 //! also be answered with `Failed`, which ends its answer; what still comes of a failed write's
 //! data is read and dropped, and the stream goes on. A client that stops in the middle of a write
-//! says `Abort` or goes away.
+//! sends `Abort` or disconnects.
 //!
 //! A write goes to a *partial file* beside its target ([`partial_name`]) and is renamed when it
 //! is whole, so a reader sees the old content or the new and never half. A partial file of a
@@ -45,7 +45,7 @@ pub const CHUNK: usize = 256 * 1024;
 /// How deep directories may lie in each other where a whole tree is gone through.
 pub const MAX_DEPTH: usize = 512;
 
-/// What is wanted of the agent. Paths are absolute.
+/// A request to the agent. Paths are absolute.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum Ask {
@@ -59,8 +59,8 @@ pub enum Ask {
         /// Of what a symlink leads to, not of the symlink.
         follow: bool,
     },
-    /// What is at a path, and what a broken-off write has left beside it. A path where nothing is
-    /// is an answer, no failure.
+    /// The entry at a path, and the partial file of an interrupted write beside it. An absent path
+    /// is a successful answer.
     Probe {
         path: Word,
     },
@@ -91,12 +91,12 @@ pub enum Ask {
         to: Word,
         overwrite: bool,
     },
-    /// What is not there is deleted already.
+    /// Deleting an absent path succeeds.
     Delete {
         path: Word,
         recursive: bool,
     },
-    /// Also replaces what is no directory.
+    /// Replaces an existing entry unless it is a directory.
     Symlink {
         path: Word,
         target: Word,
@@ -145,7 +145,7 @@ pub enum FilesInput {
     Abort,
 }
 
-/// Why a request failed, for programs.
+/// The machine-readable reason of a failed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
@@ -163,7 +163,7 @@ pub enum Code {
     /// The partial file is not what the client takes it for: it should begin again.
     Stale,
     Aborted,
-    /// Anything else the kernel said, and codes of newer agents.
+    /// Any other error of the kernel, and codes of newer agents.
     #[serde(other)]
     Other,
 }
@@ -172,18 +172,18 @@ pub enum Code {
 #[error("{message}")]
 pub struct Failed {
     pub code: Code,
-    /// One line for people.
+    /// A human-readable line.
     pub message: String,
 }
 
-/// Something that a walk could not look into.
+/// An entry that a walk could not read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missed {
     pub name: Word,
     pub failed: Failed,
 }
 
-/// What is at a path.
+/// The result of [`Ask::Probe`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probed {
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -46,7 +46,7 @@ impl From<FrameError> for std::io::Error {
     }
 }
 
-/// One direction of a framed protocol.
+/// A message of one direction of a framed protocol.
 pub trait Message: Sized {
     /// Appends the message as a frame. Data is split by the code that makes it.
     ///
@@ -85,7 +85,7 @@ pub(crate) fn json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, FrameError>
 /// Takes one whole message off the front of `buffer`, if one is there.
 ///
 /// # Errors
-/// The bytes are none of this protocol; nothing after them can be understood either.
+/// The bytes are not of this protocol, so the rest of the stream cannot be decoded either.
 pub fn take<M: Message>(buffer: &mut BytesMut) -> Result<Option<M>, FrameError> {
     let Some((header, _)) = buffer.split_at_checked(HEADER) else {
         return Ok(None);
@@ -102,7 +102,7 @@ pub fn take<M: Message>(buffer: &mut BytesMut) -> Result<Option<M>, FrameError> 
     M::decode(kind, buffer.split_to(length).freeze()).map(Some)
 }
 
-/// How many bytes the message at the front of `buffer` still lacks, as far as that is known.
+/// Returns how many bytes the message at the front of `buffer` still lacks, as far as known.
 pub fn missing(buffer: &[u8]) -> usize {
     match buffer.split_at_checked(HEADER) {
         Some((header, payload)) => {
@@ -113,7 +113,7 @@ pub fn missing(buffer: &[u8]) -> usize {
     }
 }
 
-/// Every message of `bytes`, for tests and fuzzing; a cut one at the end is left out.
+/// Decodes all messages of `bytes`, for tests and fuzzing; a truncated last one is left out.
 ///
 /// # Errors
 /// As for a message that cannot be taken.
@@ -137,11 +137,11 @@ pub async fn write<W: AsyncWrite + Unpin, M: Message>(
     stream.flush().await
 }
 
-/// How long the other side may go on talking when everything has been said.
+/// How long the peer may keep sending after the last message.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Says the last message and ends the stream so that it arrives: a connection that is closed while
-/// something of the other side's is unread is reset, and what was sent last is lost with it.
+/// Sends the last message and closes the stream so that it arrives: closing a connection with
+/// unread input resets it, and the last bytes sent are lost with it.
 pub async fn finish<R, W, I, O>(reader: &mut FrameReader<R, I>, writer: &mut W, last: &O)
 where
     R: AsyncRead + Unpin,
@@ -170,11 +170,11 @@ impl<R: AsyncRead + Unpin, M: Message> FrameReader<R, M> {
         Self { stream, buffer: BytesMut::from(early), message: PhantomData }
     }
 
-    /// The next message, or `None` at an end between two. May be dropped at any await without
-    /// losing bytes.
+    /// Returns the next message, or `None` if the stream ends between two. Cancel safe: dropping
+    /// the future loses no bytes.
     ///
     /// # Errors
-    /// The stream failed, or carried something else.
+    /// The stream failed, or its bytes are not of this protocol.
     pub async fn next(&mut self) -> Result<Option<M>, FrameError> {
         loop {
             if let Some(message) = take(&mut self.buffer)? {

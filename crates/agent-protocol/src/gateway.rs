@@ -4,7 +4,7 @@
 /// `REQUEST_TUNNEL `, the longest name and a token of 64 digits, the newline included.
 pub const MAX_GREETING: usize = 160;
 
-/// The reference of the instance and the token, if the line is a request.
+/// Returns the reference of the instance and the token, if the line is a request.
 pub fn tunnel_request(line: &[u8]) -> Option<(&str, Option<&str>)> {
     let text = std::str::from_utf8(line).ok()?.strip_prefix("REQUEST_TUNNEL ")?;
     let mut words = text.split_ascii_whitespace();

@@ -62,7 +62,7 @@ impl TryFrom<RawReply> for StreamReply {
     }
 }
 
-/// Why a line could not be exchanged.
+/// The reason that a line could not be exchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
     #[error("the agent connection failed")]

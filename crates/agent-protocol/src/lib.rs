@@ -1,8 +1,8 @@
-//! What is said on a stream into an instance.
+//! The protocols on a stream into an instance.
 //!
 //! A stream runs from a client over the host and the runner to the agent inside the instance.
-//! Everyone on the way only copies bytes; what the bytes mean is between the two ends and is
-//! written down here:
+//! Host and runner only copy bytes; their meaning is agreed between the two ends and defined
+//! here:
 //!
 //! ```text
 //!  target      the bytes that follow
@@ -17,7 +17,7 @@
 //!  settings    new settings for a guest's agent, from the runner alone   [greeting]
 //! ```
 //!
-//! The way to a guest's agent is a TCP connection, which begins with a proof [proof].
+//! A guest's agent is connected to by TCP; the connection begins with a proof [proof].
 //!
 //! Everything a peer sends is bounded before it is believed, and nothing here does input or
 //! output except where a function says so: the codecs take bytes and give messages.

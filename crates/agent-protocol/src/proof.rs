@@ -1,19 +1,19 @@
 //! The proof with which every connection to a guest's agent begins.
 //!
-//! A virtual machine's agent listens on a TCP port of the guest, so anybody there can connect to
-//! it, and whoever had the guest's address could pose as it. Both ends therefore prove that they
-//! hold the instance's secret before either says anything else:
+//! A virtual machine's agent listens on a TCP port of the guest, so any process there can connect
+//! to it, and any machine with the guest's address could pose as it. Both ends therefore prove that
+//! they hold the instance's secret before either sends anything else:
 //!
 //! ```text
 //!  runner                                      agent
 //!                         <----  MAGIC, nonce A
-//!    nonce R, HMAC(runner's label, A, R)  ---->        wrong: closed without a word
+//!    nonce R, HMAC(runner's label, A, R)  ---->        wrong: closed without a reply
 //!                         <----  HMAC(agent's label, A, R)
 //!    (wrong: closed)                                   from here on the usual greeting
 //! ```
 //!
-//! The nonces are fresh, so nothing that was heard can be used again; the labels differ, so
-//! nothing one end says can be said back to it. The connection is not encrypted: it never leaves
+//! The nonces are fresh, so a recorded proof cannot be replayed; the labels differ, so a proof
+//! cannot be reflected to its sender. The connection is not encrypted: it never leaves
 //! the machine, and who could listen there is root.
 
 use std::fmt;
@@ -38,7 +38,7 @@ const LENGTH: usize = 32;
 type Nonce = [u8; LENGTH];
 type Tag = [u8; LENGTH];
 
-/// What the runner and one instance's agent know and nobody else.
+/// The secret that only the runner and one instance's agent know.
 ///
 /// As text it is 64 hexadecimal digits.
 #[derive(Clone, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl GuestSecret {
         Self(rand::random())
     }
 
-    /// The text it is kept as. Not `Display`: it must not get into a message by accident.
+    /// Returns the text form. Not `Display`: it must not get into a message by accident.
     pub fn to_text(&self) -> String {
         use fmt::Write;
         self.0.iter().fold(String::new(), |mut text, byte| {
@@ -92,7 +92,7 @@ fn digit(byte: u8) -> Result<u8, ParseSecretError> {
     u8::try_from(value).map_err(|_| ParseSecretError)
 }
 
-/// Why the other end was not believed.
+/// The reason that the peer was not authenticated.
 #[derive(Debug, thiserror::Error)]
 pub enum ProofError {
     #[error("the connection failed before both ends had proven who they are")]
@@ -108,7 +108,7 @@ pub enum ProofError {
 /// The runner's end: proves the secret, and makes sure that the agent has it too.
 ///
 /// # Errors
-/// The other end is none that knows the secret; not a byte more should be said to it.
+/// The peer does not know the secret; do not send it another byte.
 pub async fn prove_to_agent<S>(stream: &mut S, secret: &GuestSecret) -> Result<(), ProofError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -138,10 +138,10 @@ where
     .await
 }
 
-/// The agent's end: lets in who proves the secret, and then proves it in turn.
+/// The agent's end: verifies the peer's proof, and then proves the secret in turn.
 ///
 /// # Errors
-/// The other end did not; it has been told nothing.
+/// The peer did not prove the secret; nothing has been revealed to it.
 pub async fn admit_runner<S>(stream: &mut S, secret: &GuestSecret) -> Result<(), ProofError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -176,7 +176,7 @@ fn tag(secret: &GuestSecret, label: &[u8], agents: &[u8], runners: &[u8]) -> Tag
         .map_or([0; LENGTH], |mac| mac.finalize().into_bytes().into())
 }
 
-/// Takes the same time whatever is wrong.
+/// Compares in constant time.
 fn verify(secret: &GuestSecret, label: &[u8], agents: &[u8], runners: &[u8], tag: &[u8]) -> bool {
     mac(secret, label, agents, runners).is_some_and(|mac| mac.verify_slice(tag).is_ok())
 }

@@ -13,7 +13,7 @@ fn other_than(secret: &GuestSecret) -> GuestSecret {
     GuestSecret(bytes)
 }
 
-/// What an honest runner says to the given greeting.
+/// Returns an honest runner's reply to the given greeting.
 async fn proof_for(secret: &GuestSecret, greeting: &[u8]) -> Vec<u8> {
     let (mut near, mut far) = duplex(1024);
     near.write_all(greeting).await.unwrap();

@@ -39,7 +39,7 @@ pub struct Attach {
     /// the next free number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
-    /// Only one that exists: for coming back.
+    /// Attach only to an existing session: for reconnecting.
     #[serde(default)]
     pub existing: bool,
     #[serde(default)]
@@ -56,7 +56,7 @@ pub struct Attach {
     /// The client's own LANG and LC_*, for a new session, where the image has such a locale.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub locale: Vec<(String, String)>,
-    /// A random number that tells this client from all others, over all its connections.
+    /// A random number that identifies this client over all its connections.
     pub client: u64,
     /// Where in the session's output this client stopped, if it was here before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,7 +86,7 @@ pub struct SessionInfo {
     pub active_at: u64,
     pub clients: u32,
     pub size: Size,
-    /// What the program called its window, if it did.
+    /// The window title that the program set, or empty.
     #[serde(default)]
     pub title: String,
 }
@@ -114,7 +114,7 @@ pub enum SessionInput {
 pub enum SessionOutput {
     Attached(Attached),
     Output(Bytes),
-    /// What makes a terminal show the session's screen, whatever it showed before.
+    /// Bytes that make a terminal show the session's screen, whatever it showed before.
     Screen(Bytes),
     InputTaken(u64),
     Ended(ExecExit),

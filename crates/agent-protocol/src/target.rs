@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-/// What a stream into an instance leads to.
+/// The target of a stream into an instance.
 ///
 /// An agent lives as long as its instance, over many updates of host and runner: the spelling of
 /// what exists stays as it is.
@@ -13,9 +13,9 @@ pub enum StreamTarget {
     Tcp { port: u16 },
     /// A UDP port on the instance's loopback, for one flow.
     Udp { port: u16 },
-    /// One program, started by the agent.
+    /// A program that the agent starts.
     Exec,
-    /// One program, started by the container engine: works where the agent does not.
+    /// A program that the container engine starts: works where the agent does not.
     Attach,
     /// The agent's terminal sessions.
     Session,
@@ -24,14 +24,14 @@ pub enum StreamTarget {
     /// News of changes below some directories.
     Watch,
     /// New settings for a guest's agent, up to the end of the runner's direction; answered with
-    /// one more line. The host offers it to nobody.
+    /// one more line. The host does not offer it to clients.
     Settings,
-    /// Nothing: the agent answers who it is and closes.
+    /// No stream: the agent identifies itself and closes.
     Ping,
 }
 
 impl StreamTarget {
-    /// The word in messages to people.
+    /// Returns the name used in messages to users.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Ssh => "SSH",

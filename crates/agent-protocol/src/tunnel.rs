@@ -55,7 +55,7 @@ const KINDS: [Kind; 7] =
 
 impl TunnelFrame {
     /// # Errors
-    /// The bytes are no frame.
+    /// The bytes are not a valid frame.
     pub fn decode(mut bytes: Bytes) -> Result<Self, TunnelError> {
         if bytes.len() < HEADER {
             return Err(TunnelError::Short(bytes.len()));

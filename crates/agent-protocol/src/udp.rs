@@ -2,11 +2,11 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// The largest datagram that IPv4 can carry.
+/// The largest payload of a datagram over IPv4.
 pub const MAX_DATAGRAM: usize = 65_507;
 const HEADER: usize = 2;
 
-/// Appends a datagram; one that no network could carry is left out.
+/// Appends a datagram; drops one that is too long for any network.
 pub fn put(out: &mut BytesMut, datagram: &[u8]) {
     if let Ok(length) = u16::try_from(datagram.len()) {
         out.reserve(HEADER + datagram.len());

@@ -1,4 +1,4 @@
-//! News of changes below some directories.
+//! Change events below some directories.
 //!
 //! ```text
 //!  client                       agent
@@ -8,8 +8,8 @@
 //!                      <----  Failed, and the end of the stream
 //! ```
 //!
-//! The client ends it by closing the stream. News are collected for a moment and told once; a
-//! client that is slower than the changes is told that some were lost, and looks for itself.
+//! The client ends it by closing the stream. Events are debounced; a client that is slower than
+//! the changes receives `Lost` and must read the directories again.
 
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -31,7 +31,7 @@ pub enum WatchInput {
 #[serde(rename_all = "snake_case")]
 pub enum Method {
     Inotify,
-    /// Looking again and again, where there are more directories than the kernel tells about.
+    /// Repeated scans, where there are more directories than the kernel can watch.
     Polling,
 }
 
@@ -65,7 +65,7 @@ pub struct Change {
 pub enum WatchOutput {
     Watching(Watching),
     Change(Change),
-    /// There were more changes than could be told.
+    /// Some changes were dropped.
     Lost,
     Failed(Failed),
 }

@@ -17,7 +17,7 @@ pub const SOCKET_FILE: &str = "agent.sock";
 /// A configuration holds keys and an environment: a larger file is a mistake, not a configuration.
 pub(crate) const MAX_CONFIG_BYTES: u64 = 4 * 1024 * 1024;
 
-/// What the runner tells the agent about its instance.
+/// The settings that the runner gives the agent for its instance.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AgentConfig {

@@ -1,4 +1,4 @@
-//! One program for a client of the exec protocol.
+//! Runs one program for a client of the exec protocol.
 //!
 //! ```text
 //!  Start --started--> running --child ended, output at its end--> Exit, closed
@@ -40,7 +40,7 @@ const START_DEADLINE: Duration = Duration::from_secs(10);
 const BLOCK: usize = 32 * 1024;
 /// How long a program may go on writing after its client has gone.
 const HANG_UP_GRACE: Duration = Duration::from_secs(5);
-/// What a terminal takes for the end of input.
+/// The byte that a terminal reads as the end of input.
 const END_OF_TRANSMISSION: &[u8] = &[4];
 
 type Reader = FrameReader<SocketReader, ExecInput>;
@@ -216,8 +216,8 @@ impl Running {
         Ok(())
     }
 
-    /// Only while the program lives: its process group is its own, and its number not yet
-    /// somebody else's.
+    /// Signals the process group only while the program lives: afterwards the kernel may reuse its
+    /// number.
     fn signal(&self, signal: Signal) {
         let group = Pid::from_raw(self.child.pid.cast_signed());
         if let Err(error) = killpg(group, signal) {

@@ -1,13 +1,13 @@
-//! What parses bytes from outside, for fuzz targets alone.
+//! Entry points of the parsers of untrusted bytes, for fuzz targets alone.
 
 use kohakuriver_agent_protocol::exec::Size;
 
-/// One SFTP packet: its kind, then its fields.
+/// Parses an SFTP packet: its kind, then its fields.
 pub fn sftp_packet(bytes: &[u8]) {
     crate::sftp::parse(bytes);
 }
 
-/// What a program writes to its terminal; the first two bytes are a size.
+/// Interprets output of a program in a terminal; the first two bytes are a size.
 pub fn terminal_output(bytes: &[u8]) {
     if let [rows, cols, output @ ..] = bytes {
         crate::session::show(output, Size { rows: u16::from(*rows), cols: u16::from(*cols) });

@@ -1,4 +1,4 @@
-//! What every program in the instance starts with, whichever door its user came in by.
+//! Starts programs in the instance, with the same environment for every kind of session.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,12 +21,12 @@ const MOST_MESSAGE: usize = 4096;
 /// Starts programs that no SSH client asked for.
 #[derive(Debug)]
 pub(crate) struct Launcher {
-    /// What every program starts with: [`base_environment`].
+    /// The environment of every program: [`base_environment`].
     pub env: BTreeMap<OsString, OsString>,
     pub children: Arc<Children>,
 }
 
-/// What to start, in a user's words.
+/// A program to start, as the client requested it.
 #[derive(Debug, Default)]
 pub(crate) struct SpawnRequest {
     /// Empty: the login shell.

@@ -8,7 +8,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// What programs get where neither image nor client names a locale. It needs no files.
+/// The locale where neither image nor client names one. It needs no files.
 pub(crate) const DEFAULT: &str = "C.UTF-8";
 const BUILT_IN: [&str; 4] = ["C", "POSIX", "C.UTF-8", "C.utf8"];
 const FOLDER: &str = "/usr/lib/locale";

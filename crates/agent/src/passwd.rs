@@ -8,7 +8,7 @@ pub(crate) use kohakuriver_net::passwd::{group_names, user_names};
 
 use crate::process::Identity;
 
-/// What a user without a working shell of its own gets, in this order.
+/// Shells for a user without a working one of its own, in order of preference.
 const SHELLS: [&str; 3] = ["/bin/bash", "/bin/sh", "/usr/bin/sh"];
 const BUSYBOX: &str = "/bin/busybox";
 

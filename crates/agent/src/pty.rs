@@ -1,4 +1,4 @@
-//! Terminals, whoever asked for them: an SSH client, `terminal exec`, a session.
+//! Terminals for SSH clients, `terminal exec` and sessions.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,7 +23,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::sys;
 
-/// What a client asked of its terminal.
+/// A client's request for a terminal.
 #[derive(Debug, Clone)]
 pub(crate) struct PtyRequest {
     pub term: String,
@@ -77,7 +77,7 @@ pub(crate) fn open(request: &PtyRequest, uid: u32) -> io::Result<NewPty> {
 /// More than the kernel holds of what was written to a terminal and has not been read.
 const MOST_LEFT_BEHIND: usize = 1024 * 1024;
 
-/// What the programs in a terminal write, up to the end of the one that it was opened for.
+/// The output of the programs in a terminal, up to the end of the one that it was opened for.
 ///
 /// Other processes may keep the terminal open for as long as they like, so its end of file is not waited for. What the
 /// program wrote before it ended has arrived in the terminal by then: a read that finds nothing has seen all of it.

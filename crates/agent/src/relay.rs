@@ -103,7 +103,7 @@ pub(crate) async fn udp(mut stream: Socket, port: u16) {
     }
 }
 
-/// IPv4, unless only IPv6's loopback has somebody on that port.
+/// Opens an IPv4 socket, unless only IPv6's loopback has a listener on that port.
 async fn open_flow(port: u16) -> io::Result<UdpSocket> {
     let four = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     four.connect((Ipv4Addr::LOCALHOST, port)).await?;
@@ -115,7 +115,7 @@ async fn open_flow(port: u16) -> io::Result<UdpSocket> {
     Ok(six)
 }
 
-/// Whether somebody has bound the port: then we cannot.
+/// Returns whether the port is bound, by trying to bind it.
 async fn listens(address: impl Into<std::net::IpAddr>, port: u16) -> bool {
     matches!(
         UdpSocket::bind((address.into(), port)).await,

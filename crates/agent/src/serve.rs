@@ -35,7 +35,7 @@ const MAX_STREAMS: usize = 4096;
 /// Each is a process of a few megabytes.
 const MAX_HELPERS: usize = 64;
 
-/// What to run with; [`AgentOptions::new`] gives what an instance uses.
+/// The options of the agent; [`AgentOptions::new`] returns those of an instance.
 #[derive(Debug, Clone)]
 pub struct AgentOptions {
     pub config_dir: PathBuf,
@@ -100,7 +100,7 @@ pub fn run_with(options: AgentOptions) -> Result<(), AgentError> {
         .block_on(serve(options))
 }
 
-/// What every connection is served with.
+/// The state that all connections share.
 pub(crate) struct Agent {
     config_dir: PathBuf,
     is_guest: bool,

@@ -31,7 +31,7 @@ use live::Session;
 
 pub(crate) use client::serve;
 
-/// How long a session nobody named waits for somebody to come back.
+/// How long an unnamed session without clients waits for a client to reconnect.
 const UNNAMED_WAIT: Duration = Duration::from_secs(24 * 3600);
 /// A program that ignores the hang-up is killed.
 const HANG_UP_GRACE: Duration = Duration::from_secs(5);
@@ -105,7 +105,7 @@ fn end(session: &Arc<Session>) {
     });
 }
 
-/// Ends the session, if a day from now still nobody has come back.
+/// Ends the session if no client has reconnected within [`UNNAMED_WAIT`].
 fn end_if_forgotten(session: &Arc<Session>) {
     let session = Arc::clone(session);
     tokio::spawn(async move {

@@ -31,7 +31,7 @@ pub(crate) fn take_controlling_terminal() -> io::Result<()> {
     Ok(())
 }
 
-/// Undoes what whoever started us chose to ignore: a shell cannot trap a signal that it was started with ignored.
+/// Restores signals that the parent process ignored: a shell cannot trap a signal that it was started with ignored.
 #[expect(unsafe_code, reason = "changing a disposition could break a handler that relies on it")]
 pub(crate) fn default_signals() {
     for signal in [
@@ -50,7 +50,7 @@ pub(crate) fn default_signals() {
     }
 }
 
-/// Lets a file that may not grow any more be an error for whoever writes, and not the end of this process.
+/// Ignores `SIGXFSZ`, so that writing beyond the file size limit is an error and does not end this process.
 #[expect(unsafe_code, reason = "changing a disposition could break a handler that relies on it")]
 pub(crate) fn outlive_file_size_limit() {
     // SAFETY: called before any other thread exists; nothing here handles that signal.

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use support::{Instance, text, write_config};
 
-/// An instance that admits nobody's key, and the certificates of the CA in its folder.
+/// An instance without authorized keys that accepts certificates of the CA in its folder.
 fn trusting() -> Instance {
     let instance = Instance::start_with(|config| config.authorized_keys.clear());
     make_key(&instance.path("ca"));

@@ -172,7 +172,7 @@ fn a_cut_transfer_goes_on_where_it_was() {
 }
 
 /// A file that others open in vain until this is dropped, as on a file server that is gone. (The kernel waits for 45
-/// seconds for whoever has a lease.)
+/// seconds for the holder of a lease.)
 struct Stuck {
     _file: std::fs::File,
 }

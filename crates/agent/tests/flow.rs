@@ -1,4 +1,4 @@
-//! One connection, several channels: whoever does not read keeps nobody else waiting.
+//! Flow control of one connection: a channel that does not read does not stall the others.
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{Instance, free_port, noise, text, wait_until};
 
-/// What is held up here is held up for good; a busy computer takes its time with the rest.
+/// Long enough for a busy computer; a stalled channel stalls for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
 const BULK: usize = 24 * 1024 * 1024;
 

@@ -24,7 +24,7 @@ impl Drop for Background {
     }
 }
 
-/// Greets whoever connects.
+/// Listens and greets each client that connects.
 fn greeter() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

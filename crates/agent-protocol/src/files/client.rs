@@ -38,7 +38,7 @@ pub fn split<S: AsyncRead + AsyncWrite>(stream: S) -> (Orders<WriteHalf<S>>, Ans
     (Orders { stream: write, pending: BytesMut::new() }, Answers::new(read))
 }
 
-/// Sends requests. What is small waits for more, or for [`Orders::flush`].
+/// Sends requests. Small messages are buffered until more arrive or until [`Orders::flush`].
 #[derive(Debug)]
 pub struct Orders<W> {
     stream: W,
@@ -106,10 +106,10 @@ impl<R: AsyncRead + Unpin> Answers<R> {
         Self { frames: FrameReader::new(stream, &[]) }
     }
 
-    /// The next message. May be dropped at its await without losing anything.
+    /// Returns the next message. Cancel safe: dropping the future loses nothing.
     ///
     /// # Errors
-    /// The stream ended or carried something else, or what came was a failure.
+    /// The stream ended, its bytes are not of this protocol, or the answer is a failure.
     pub async fn next(&mut self) -> Result<FilesOutput, ClientError> {
         match self.frames.next().await? {
             Some(FilesOutput::Failed(failed)) => Err(failed.into()),
@@ -119,7 +119,7 @@ impl<R: AsyncRead + Unpin> Answers<R> {
     }
 }
 
-/// What a client expects of an answer. Everything else is [`ClientError::Unexpected`].
+/// Conversions to the expected kind of answer. Any other kind is [`ClientError::Unexpected`].
 impl FilesOutput {
     /// # Errors
     /// It is something else.
@@ -149,7 +149,7 @@ impl FilesOutput {
         Ok(size)
     }
 
-    /// The next piece of a file that is read, `None` at its end.
+    /// Returns the next chunk of a file that is read, `None` at its end.
     ///
     /// # Errors
     /// It is something else.

@@ -29,7 +29,7 @@ pub struct Entry {
     pub uid: u32,
     pub gid: u32,
     pub mtime: Time,
-    /// Where a symlink leads.
+    /// The target of a symlink.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Word>,
     /// The owner's name, where it was asked for alone and has one.
@@ -37,11 +37,11 @@ pub struct Entry {
     pub owner: Option<String>,
 }
 
-/// What a broken-off write has left.
+/// The partial file of an interrupted write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partial {
     pub size: u64,
-    /// Of what it is made of.
+    /// The modification time of its source.
     pub mtime: Time,
 }
 

@@ -1,5 +1,5 @@
-//! Paths: what a request may name, decided by the text alone. What a path really leads to is
-//! looked at again by the agent, when it is open.
+//! Lexical checks of the paths in requests. The agent checks the real path again once the file
+//! is open.
 
 use std::ffi::{OsStr, OsString};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -84,8 +84,8 @@ pub fn check_real(real: &Path) -> Result<(), PathError> {
     if is_forbidden(real) { Err(PathError::Forbidden) } else { Ok(()) }
 }
 
-/// What a file is called as long as it is not whole: `.name.kr-part`. A name that leaves no room
-/// for that is shortened, and told from others by its hash.
+/// Returns the name of a partial file: `.name.kr-part`. A name too long for that is shortened and
+/// made unique by its hash.
 pub fn partial_name(name: &OsStr) -> OsString {
     let room = MAX_NAME - PARTIAL_END.len() - 1;
     let mut partial = OsString::from(".");

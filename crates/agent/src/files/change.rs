@@ -77,7 +77,7 @@ pub(super) fn delete(path: Word, recursive: bool) -> Outcome<()> {
     remove(&place.folder, &place.name, UnlinkatFlags::RemoveDir).map_err(fail)
 }
 
-/// One directory whose content goes.
+/// A directory whose content is being deleted.
 struct Level {
     folder: OwnedFd,
     items: ReadDir,

@@ -34,7 +34,7 @@ impl From<Errno> for Broken {
     }
 }
 
-/// What becomes of the process: a client that goes away is no error.
+/// Returns the process's result: a client that disconnects is no error.
 pub(crate) fn ended(result: Result<(), Broken>) -> io::Result<()> {
     match result {
         Ok(()) | Err(Broken::Gone | Broken::Frame(FrameError::Cut)) => Ok(()),

@@ -1,4 +1,4 @@
-//! What the kernel's errors mean to the person who asked.
+//! Translates the kernel's errors to failures of the files protocol.
 
 use std::io;
 use std::path::Path;
@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 pub(crate) type Outcome<T> = Result<T, Failed>;
 
-/// What could not be done with `path`.
+/// Returns the failure of an operation on `path`.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "the kernel knows more than people need told apart"

@@ -1,4 +1,4 @@
-//! What is there, and what is in it.
+//! Reads entries, directories and trees.
 
 use std::collections::BinaryHeap;
 use std::ffi::{OsStr, OsString};
@@ -120,7 +120,7 @@ fn first_names(path: Word, limit: usize) -> Outcome<(File, Vec<OsString>, bool)>
     Ok((folder, names.into_sorted_vec(), more))
 }
 
-/// One directory of a walk.
+/// A directory of a walk.
 struct Level {
     folder: OwnedFd,
     items: ReadDir,

@@ -133,7 +133,7 @@ impl ResolvedPath {
         Err(failed(Errno::ELOOP, path))
     }
 
-    /// What is there, symlinks not followed.
+    /// Returns the status of the entry, symlinks not followed.
     pub fn stat(&self) -> Option<FileStat> {
         stat_in(&self.folder, &self.name).ok()
     }

@@ -24,10 +24,10 @@ use super::place::{
     Found, ResolvedPath, check_disk, handle, kind_of, make_directories, path_of, stat_in,
 };
 
-/// What a new file gets where nobody says.
+/// The mode of a new file where the request has none.
 const NEW_FILE: u32 = 0o644;
 const NEW_DIRECTORY: Mode = Mode::from_bits_truncate(0o755);
-/// Somebody who makes and removes partial files in a circle does not keep us longer.
+/// Bounds the retries against a process that keeps creating and removing partial files.
 const ATTEMPTS: u32 = 8;
 
 pub(super) fn write(channel: &mut FilesChannel, order: Write) -> Result<(), Broken> {
@@ -92,7 +92,7 @@ struct Partial {
     /// Locked, so that two writers of one file do not mix.
     file: Flock<File>,
     size: u64,
-    /// What is at the target now.
+    /// The status of the existing target.
     replaced: Option<FileStat>,
 }
 

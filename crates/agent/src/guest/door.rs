@@ -14,11 +14,11 @@ use tokio::time::sleep;
 use crate::serve::Agent;
 
 const BIND_RETRY: Duration = Duration::from_secs(1);
-/// Connections that have proven nothing yet, each for as long as the proof may take. The oldest
-/// makes room: whoever fills them all cannot keep the runner out for long.
+/// The maximum of connections without a proof yet, each for as long as the proof may take. A new one
+/// evicts the oldest, so a client that fills them all cannot block the runner for long.
 const MOST_UNPROVEN: usize = 32;
 
-/// Serves whoever proves to be the runner, for ever.
+/// Accepts connections for ever and serves those that prove to be the runner.
 pub(crate) async fn serve(agent: Arc<Agent>, secret: GuestSecret, port: u16) {
     let listener = bind(port).await;
     tracing::info!(port, "waiting for the runner");

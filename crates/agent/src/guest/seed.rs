@@ -16,7 +16,7 @@ use crate::config::CONFIG_FILE;
 
 const LABEL: &[u8; 11] = b"CIDATA     ";
 const SECTOR: usize = 512;
-/// Ours is a megabyte or two; a larger one of that label is somebody else's.
+/// Our seed is a megabyte or two; a larger disk of that label is not ours.
 const MOST_DISK: u64 = 16 * 1024 * 1024;
 const MOST_FILES: usize = 16;
 const MOST_FILE: u64 = 4 * 1024 * 1024;

@@ -1,7 +1,7 @@
 //! Sockets in the file system, opened with a user's rights and no others.
 //!
 //! The socket is made here, and connected or bound in a forked child that has become the user and then ends: both share
-//! it. The kernel checks the child's rights, and shows the child's user to whoever is on the other side. A thread with
+//! it. The kernel checks the child's rights, and shows the child's user to the peer. A thread with
 //! other credentials would do too, but the user could signal it, and it is part of this process.
 
 use std::ffi::CString;
@@ -37,7 +37,7 @@ pub(crate) fn connect_as(
     UnixStream::from_std(std::os::unix::net::UnixStream::from(made))
 }
 
-/// Listens on a socket that nobody but the user can connect to, in a new private directory if one is named.
+/// Listens on a socket that only the user can connect to, in a new private directory if one is named.
 pub(crate) fn listen_as(
     children: &Children,
     identity: Identity,

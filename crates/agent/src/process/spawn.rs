@@ -17,7 +17,7 @@ use crate::sys;
 /// Larger than the default 64 KiB, so that a fast writer is woken less often. Only filled pages cost memory.
 const PIPE_BYTES: usize = 256 * 1024;
 
-/// Who a child runs as.
+/// The user and groups that a child runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub uid: u32,

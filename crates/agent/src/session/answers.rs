@@ -1,4 +1,4 @@
-//! What terminals send by themselves, told from what people type.
+//! Separates the replies that terminals send by themselves from typed input.
 //!
 //! A program asks the terminal (where the cursor is, what it can do, which colors it has) and
 //! every terminal of a session answers, and reports its focus. None of that is typing.
@@ -45,7 +45,7 @@ impl Divider {
         self.begun.len()
     }
 
-    /// What began like an answer and did not go on was typed: a lone Escape, for one.
+    /// Returns an unfinished reply as typed input: a lone Escape, for one.
     pub fn give_up(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.begun)
     }

@@ -1,4 +1,4 @@
-//! What the terminal emulator does not model and programs use: line drawing, the scroll region.
+//! Terminal features that programs use and the emulator does not model: line drawing, the scroll region.
 //!
 //! Curses programs without a UTF-8 locale draw their lines with the letters of another character
 //! set. The emulator knows one set alone, so it is given the lines as characters of Unicode. The
@@ -68,13 +68,13 @@ impl Charsets {
         translated
     }
 
-    /// What gives a terminal that was reset the scroll region of this one. It moves the cursor.
+    /// Returns the bytes that set this scroll region in a terminal that was reset. They move the cursor.
     pub fn region(&self) -> Vec<u8> {
         let bounds = self.region.as_deref();
         bounds.map_or_else(Vec::new, |bounds| [b"\x1b[", bounds, b"r"].concat())
     }
 
-    /// What gives a terminal that was reset the character sets of this one.
+    /// Returns the bytes that set these character sets in a terminal that was reset.
     pub fn sets(&self) -> Vec<u8> {
         let [first, second] = self.sets.graphics;
         let mut sequence = Vec::new();

@@ -1,4 +1,4 @@
-//! One client's connection to a session.
+//! A client's connection to a session.
 
 use std::io;
 use std::sync::Arc;
@@ -251,7 +251,7 @@ impl Typist<'_> {
         Ok(self.session.input_of(self.client))
     }
 
-    /// What began like an answer is one no more.
+    /// Treats an unfinished reply of the terminal as typed input.
     async fn give_up(&mut self) -> io::Result<u64> {
         let typed = self.divider.give_up();
         self.pass_on(Kind::Typed, &typed).await?;

@@ -1,4 +1,4 @@
-//! One session: a program in a terminal, what it wrote last, and who looks on.
+//! A running session: a program in a terminal, its latest output, and its clients.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use crate::pty::{self, Master, TerminalOutput};
 /// Output kept for clients that come back.
 const KEPT: usize = 512 * 1024;
 /// How far the program may run ahead of the client that is best served: less than what is kept,
-/// so that nobody's only client misses anything.
+/// so that a session's only client misses nothing.
 const AHEAD: u64 = 128 * 1024;
 const BLOCK: usize = 16 * 1024;
 /// Clients whose input is still counted after they went.
@@ -31,7 +31,8 @@ const MOST_INPUTS: usize = 16;
 
 pub(super) struct Session {
     pub name: String,
-    /// Somebody chose the name: the session is there to be come back to.
+    /// A user chose the name: the session is retained without clients, unless the last one was
+    /// lost and ephemeral.
     pub named: bool,
     user: String,
     created_at: u64,
@@ -65,7 +66,7 @@ struct Client {
     replaced: CancellationToken,
 }
 
-/// What a client has to be told next.
+/// The next message to a client.
 pub(super) enum Next {
     Output(Vec<u8>),
     /// It fell behind what is kept: this is where it goes on, after a picture.
@@ -230,7 +231,7 @@ impl Session {
         self.lock().clients.len()
     }
 
-    /// What a client at `position` has to be told. It is expected to be told it.
+    /// Returns the next message to a client at `position`. The caller must send it.
     pub fn next(&self, client: u64, position: &mut u64) -> Next {
         let mut state = self.lock();
         let end = state.ring.end();

@@ -1,4 +1,4 @@
-//! What a session's terminal shows, so that somebody who comes later can be shown the same.
+//! The screen of a session's terminal, so that clients that attach later see the same.
 
 use std::num::NonZeroU16;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -58,7 +58,7 @@ impl Screen {
         self.parser.as_ref().is_some_and(|parser| parser.screen().alternate_screen())
     }
 
-    /// What makes a terminal show this screen, the lines above it first.
+    /// Returns the bytes that make a terminal show this screen, the lines above it first.
     pub fn picture(&mut self) -> Vec<u8> {
         let (region, sets) = (self.charsets.region(), self.charsets.sets());
         let mut picture = b"\x1b[!p\x1b[?1049l\x1b[H\x1b[2J".to_vec();
@@ -128,7 +128,7 @@ mod tests {
         screen.parser.as_ref().unwrap().screen().contents()
     }
 
-    /// What another terminal shows after the picture.
+    /// Replays the picture in another terminal and returns its content.
     fn shown(screen: &mut Screen) -> (String, usize, Screen) {
         let mut other = Screen::new(SIZE);
         other.process(b"what was there before\r\n\x1b[31;5mand its colours");

@@ -1,4 +1,4 @@
-//! What clients are told about a file.
+//! The attributes of a file in SFTP responses.
 
 use std::fs::Metadata;
 use std::io::Write;

@@ -31,7 +31,7 @@ pub(super) const OFFERED: [(&str, &str); 11] = [
     ("users-groups-by-id@openssh.com", "1"),
 ];
 
-/// What a client may send, read and write at once, and have open.
+/// Writes the limits of packets, reads, writes and open handles.
 pub(super) fn limits(body: &mut Body<'_>) {
     for limit in [MAX_PACKET, MAX_DATA, MAX_DATA, MAX_HANDLES] {
         body.u64(limit as u64);

@@ -1,4 +1,4 @@
-//! What is open, and what is done to files, with the rights of the process.
+//! Open handles and operations on files, with the rights of the process.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, ReadDir};
@@ -15,7 +15,7 @@ use nix::unistd::{Gid, Uid, fchown, fchownat};
 use super::output::{Code, Refusal};
 use super::request::{OpenFlags, SetAttributes};
 
-/// As many as a process may have open files where nobody raised it.
+/// The usual default limit of open files per process.
 pub(crate) const MAX_HANDLES: usize = 1000;
 
 /// Something open.
@@ -25,7 +25,7 @@ pub(super) enum Open {
     Directory { path: PathBuf, entries: ReadDir },
 }
 
-/// What is open, by handle.
+/// The open files and directories, by handle.
 #[derive(Debug, Default)]
 pub(super) struct Handles {
     open: HashMap<u32, Open>,
@@ -122,7 +122,7 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<(), Refusal> {
     Ok(fs::rename(from, to)?)
 }
 
-/// What attributes are set on.
+/// The file whose attributes are set.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Target<'a> {
     File(&'a File),

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// What relative paths and `~` mean.
+/// The base of relative paths and `~`.
 #[derive(Debug)]
 pub(crate) struct Origin {
     /// Empty: the process's own working directory.

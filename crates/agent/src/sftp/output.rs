@@ -1,4 +1,4 @@
-//! What clients are answered, collected until it is worth a system call.
+//! Buffers responses until they are worth a system call.
 
 use std::io;
 
@@ -83,7 +83,7 @@ impl Default for Output {
 }
 
 impl Output {
-    /// What there is; it is gone with this.
+    /// Takes the buffered bytes.
     pub fn take(&mut self) -> &[u8] {
         &self.bytes[..std::mem::take(&mut self.end)]
     }

@@ -1,4 +1,4 @@
-//! What clients send.
+//! Parses requests of SFTP clients.
 
 /// A packet that cannot be understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl OpenFlags {
     }
 }
 
-/// One request; names and data are where they arrived.
+/// A request; names and data borrow from the input buffer.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Request<'a> {
     Open {

@@ -18,7 +18,7 @@ use super::{attributes, extension};
 
 /// OpenSSH's own limit.
 pub(super) const MAX_PACKET: usize = 256 * 1024;
-/// What is read at once: several requests of the usual size, or one of the largest.
+/// Bytes read at once: several requests of the usual size, or one of the largest.
 const INPUT: usize = 2 * MAX_PACKET;
 /// Entries per answer, which then stays far below any client's limit.
 const ENTRIES: usize = 100;
@@ -26,7 +26,7 @@ const INIT: u8 = 1;
 
 /// A session: what has come in and is not answered yet, what is open, and the answers not yet sent.
 ///
-/// It does no waiting of its own. Whoever has it gives it bytes, lets it work, and sends what it says.
+/// It never waits. The caller feeds it bytes, lets it work, and sends its responses.
 #[derive(Debug)]
 pub(crate) struct Session {
     origin: Arc<Origin>,
@@ -68,7 +68,7 @@ impl Session {
         more
     }
 
-    /// What is to be sent, once.
+    /// Takes the responses to send.
     pub fn answers(&mut self) -> &[u8] {
         self.output.take()
     }
@@ -93,7 +93,7 @@ struct Input {
 }
 
 impl Input {
-    /// What is left is less than a packet when a session has worked, so there is always some.
+    /// Returns the free space. After work, less than a packet is left, so it is never empty.
     fn space(&mut self) -> &mut [u8] {
         self.bytes.copy_within(self.first..self.end, 0);
         self.end -= self.first;

@@ -16,14 +16,14 @@ use crate::passwd::{self, User};
 /// sshd has no limit, but a login must not read a disk image.
 const MAX_KEYS_FILE: u64 = 256 * 1024;
 
-/// What let somebody in that others can take back.
+/// The credential that admitted a login, for checks of later revocation.
 #[derive(Debug)]
 pub(super) enum Entry {
     /// A key that the settings have.
     Key(PublicKey),
     /// A certificate of this account's.
     Certificate(Option<UserId>),
-    /// A key of the user's own file, which whoever is in can write.
+    /// A key of the user's own file, which any process of the user can write.
     Own,
 }
 
@@ -45,7 +45,7 @@ pub(super) fn authorize(
     own.lines().any(|line| line_allows(line, key)).then_some((user, Entry::Own))
 }
 
-/// Whether what let somebody in still would. Settings that cannot be read say nothing.
+/// Returns whether the credential is still accepted. Unreadable settings revoke nothing.
 pub(super) fn still_admits(config_dir: &Path, entry: &Entry) -> bool {
     let Ok(config) = AgentConfig::read(config_dir) else { return true };
     let lines = &config.authorized_keys;
@@ -85,7 +85,7 @@ pub(super) fn is_forgeable(algorithm: &Algorithm) -> bool {
     matches!(algorithm, Algorithm::Rsa { hash: None })
 }
 
-/// What the settings say now.
+/// Returns the authorized keys of the current settings.
 fn injected(config_dir: &Path) -> Vec<String> {
     match AgentConfig::read(config_dir) {
         Ok(config) => config.authorized_keys,
@@ -98,7 +98,7 @@ fn injected(config_dir: &Path) -> Vec<String> {
 
 /// Whether the line is exactly a key, and this one.
 ///
-/// A line with options restricts its key in ways that are not honoured here, so it admits nobody.
+/// A line with options restricts its key in ways that are not honored here, so it is ignored.
 fn line_allows(line: &str, key: &PublicKey) -> bool {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') {
@@ -114,7 +114,7 @@ fn line_allows(line: &str, key: &PublicKey) -> bool {
     PublicKey::from_openssh(line).is_ok_and(|listed| listed.key_data() == key.key_data())
 }
 
-/// The user's own authorized_keys, if nobody else could have written it.
+/// Returns the user's own authorized_keys, if no other user could have written it.
 fn own_keys(user: &User) -> Option<String> {
     let directory = user.home.join(".ssh");
     let trusted = |meta: &std::fs::Metadata| {

@@ -10,7 +10,7 @@ use kohakuriver_model::{People, TrustedCa, UserId};
 use russh::keys::ssh_key::Certificate;
 use russh::keys::{HashAlg, PublicKey};
 
-/// Why a certificate admits nobody.
+/// The reason that a certificate is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("nobody's certificates are accepted here")]
@@ -23,7 +23,7 @@ pub(super) enum Refusal {
     OtherInstance,
     #[error("it is not valid now, or its signature is wrong")]
     Invalid,
-    /// What is not understood might forbid this very login.
+    /// Critical options are not interpreted, and one might forbid this very login.
     #[error("it has restrictions")]
     Restricted,
     #[error("whom it is for may not enter this VPS")]
@@ -100,7 +100,7 @@ mod tests {
         TrustedCa { key: line, principal: "vps-7".to_owned() }
     }
 
-    /// One that is right in every way, but for what the test changes.
+    /// Returns a valid certificate, but for the test's change.
     fn signed(ca: &PrivateKey, principal: &str, change: impl FnOnce(&mut Builder)) -> Certificate {
         let mut builder =
             Builder::new([7; 16], key().public_key().key_data().clone(), NOW - 300, NOW + 300)

@@ -1,4 +1,4 @@
-//! What a session runs, as whom and with which environment.
+//! The program, user and environment of a session.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -12,7 +12,7 @@ use crate::process::ProcessSpec;
 const MAX_ENV_VARS: usize = 256;
 const MAX_ENV_BYTES: usize = 64 * 1024;
 
-/// What a client asked to run.
+/// The kind of program that a client requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Program {
     /// The login shell.

@@ -12,7 +12,7 @@ use tokio::task::yield_now;
 use super::window::Window;
 
 const BLOCK: usize = 64 * 1024;
-/// What a program says at once and is more than this may have more behind it.
+/// Output larger than this is likely to be followed by more.
 const SMALL: usize = 4 * 1024;
 
 /// Sends what `source` says until its end.

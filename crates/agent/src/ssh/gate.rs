@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 #[derive(Debug)]
 pub(super) struct Gate<S> {
     stream: S,
-    /// What was read of the stream before.
+    /// The bytes already read from the stream.
     taken: Bytes,
     logged_in: Arc<AtomicBool>,
     deadline: Option<Pin<Box<Sleep>>>,

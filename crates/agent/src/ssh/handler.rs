@@ -27,7 +27,7 @@ use crate::pty::{PtyRequest, window_size};
 
 const MAX_TERM: usize = 128;
 
-/// One SSH connection: answers requests in order and hands the work to one task per channel.
+/// An SSH connection: answers requests in order and hands the work to one task per channel.
 pub(super) struct Connection {
     server: Arc<SshServer>,
     peer: Peer,

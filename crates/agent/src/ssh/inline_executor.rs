@@ -77,7 +77,7 @@ struct One<F, T> {
     work: Option<F>,
     result: Option<T>,
     tell: Option<oneshot::Sender<T>>,
-    /// Also when nobody waits for it any more.
+    /// Held until the work ends, even if its caller no longer waits.
     _taken: Arc<[OwnedSemaphorePermit; 2]>,
 }
 

@@ -30,7 +30,7 @@ const UNPRIVILEGED: u16 = 1024;
 /// Waited after an accept that failed: out of descriptors, most likely.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// What a listener is cancelled by.
+/// The key by which a listener is cancelled.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Name {
     Tcp { address: String, port: u32 },
@@ -91,7 +91,7 @@ impl Listeners {
     }
 
     /// Listens on the loopback addresses, whatever address was asked for: a VPS's own ports are not for others by way
-    /// of somebody's forward. Returns the port.
+    /// of a client's forward. Returns the port.
     pub fn listen_tcp(
         &mut self,
         user: &User,
@@ -124,7 +124,7 @@ impl Listeners {
         self.open.remove(&Name::Tcp { address: address.to_owned(), port }).is_some()
     }
 
-    /// Listens on a socket that belongs to the user and that nobody else can connect to.
+    /// Listens on a socket that belongs to the user and that only this user can connect to.
     pub fn listen_socket(
         &mut self,
         user: &Arc<User>,
@@ -238,7 +238,7 @@ impl Accepting {
     }
 }
 
-/// What is needed to turn a connection into a channel.
+/// The state needed to turn a connection into a channel.
 struct Forward {
     purpose: Purpose,
     handle: Handle,

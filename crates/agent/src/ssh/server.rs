@@ -37,7 +37,7 @@ const MAX_CONNECTIONS: usize = 128;
 const LOGIN_DEADLINE: Duration = Duration::from_secs(30);
 /// Clients offer every key they hold, and the library counts each offer that is turned down as an attempt.
 const MAX_AUTH_ATTEMPTS: usize = 64;
-/// How soon somebody is cut whom the settings do not have any more.
+/// How often connections are checked for revoked credentials.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Messages between the library and a channel's task, which always takes them at once (see [`super::flow`]).
 const CHANNEL_BUFFER: usize = 128;
@@ -91,7 +91,7 @@ pub(crate) enum Peer {
     },
 }
 
-/// What all SSH connections of the instance share.
+/// The state that all SSH connections of the instance share.
 #[derive(Debug)]
 pub(crate) struct SshServer {
     fast: Arc<Config>,
@@ -196,7 +196,7 @@ impl SshServer {
     }
 }
 
-/// Cuts a connection when what let somebody in does so no more.
+/// Disconnects a connection once its credential is revoked.
 async fn cut_once_revoked(
     config_dir: PathBuf,
     entry: Arc<OnceLock<Entry>>,
@@ -213,8 +213,8 @@ async fn cut_once_revoked(
     cut.cancel();
 }
 
-/// One of the connections there may be. After the last the agent, which is multiplied by the number of instances, is as
-/// small again as before the first.
+/// A slot of the connection limit. After the last connection the agent shrinks to its idle memory again, because there
+/// is one agent per instance.
 struct Slot(Option<OwnedSemaphorePermit>);
 
 impl Drop for Slot {

@@ -35,10 +35,10 @@ use crate::process::{self, Exit, Output, Started, Terminal};
 use crate::pty::{self, Master, PtyRequest, TerminalOutput, window_size};
 
 const STDERR: u32 = 1;
-/// What shells answer for a command that cannot be started.
+/// The exit code that shells return for a command that cannot be started.
 const NOT_STARTED: i32 = 127;
 
-/// What the client asked to run, with all it asked before.
+/// The requested program, with the requests that preceded it.
 #[derive(Debug)]
 pub(super) struct Start {
     pub user: Arc<User>,

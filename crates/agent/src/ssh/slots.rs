@@ -27,7 +27,7 @@ impl Slots {
     }
 }
 
-/// One of the connection's channels, for as long as it lives.
+/// A slot of the connection's channel limit, held while the channel lives.
 #[derive(Debug)]
 pub(super) struct ChannelSlot(Slots);
 

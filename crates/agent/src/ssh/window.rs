@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use russh::ChannelId;
 use russh::server::Handle;
 
-/// What a channel may send before anything is consumed: more than a person or an editor has in flight.
+/// Bytes that a channel may send before any are consumed: more than a person or an editor has in flight.
 pub(super) const INITIAL: u32 = 256 * 1024;
 /// 80 MB/s at 50 ms.
 const LARGEST: u32 = 4 * 1024 * 1024;
@@ -76,7 +76,7 @@ impl Drop for Account {
     }
 }
 
-/// One channel's window.
+/// The receive window of a channel.
 #[derive(Debug)]
 pub(super) struct Window {
     channel: ChannelId,

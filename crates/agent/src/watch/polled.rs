@@ -13,7 +13,7 @@ use super::News;
 use crate::files::Outcome;
 use crate::files::place::{Found, check_disk, enter, handle, kind_of, stat_in};
 
-/// What is remembered of them is a few megabytes.
+/// Bounds the remembered state to a few megabytes.
 const MAX_FILES: usize = 20_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

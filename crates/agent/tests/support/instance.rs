@@ -34,7 +34,7 @@ impl Instance {
         Self::start_in(tempfile::tempdir().unwrap(), change)
     }
 
-    /// What a container looks like that was restarted: the socket file is there, nobody listens.
+    /// Starts as in a restarted container: the socket file exists and has no listener.
     pub fn start_with_stale_socket() -> Self {
         let dir = tempfile::tempdir().unwrap();
         drop(UnixListener::bind(dir.path().join(SOCKET_FILE)).unwrap());
@@ -150,7 +150,7 @@ pub fn agent_program() -> PathBuf {
     program
 }
 
-/// A port that nobody uses now.
+/// Returns a port that is free now.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -172,7 +172,7 @@ fn read_line(stream: &mut UnixStream) -> String {
     String::from_utf8(line).unwrap()
 }
 
-/// What the runner does: TCP connections become streams of the agent.
+/// Stands in for the runner: forwards TCP connections to streams of the agent.
 fn relay(socket: PathBuf, request: String) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
