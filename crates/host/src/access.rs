@@ -1,13 +1,14 @@
-//! Who may do what: the only module that makes the proof which acting functions ask for.
+//! Authorization: the only module that makes the [`Authorized`] value which acting functions
+//! require.
 //!
 //! ```text
-//!  request -> accounts: who is it -> routes: what the path asks for -> handler
-//!          -> authorize: what somebody is to this instance -> Authorized -> the act
+//!  request -> accounts: which account is it -> routes: the role that the path needs -> handler
+//!          -> authorize: the account's relation to this instance -> Authorized -> the act
 //! ```
 //!
-//! [`policy`] is the table of acts on instances, [`routes`] that of the paths. Where nobody logs
-//! in, everybody is the one user; the host listens on loopback only then, unless its operator
-//! said otherwise.
+//! [`policy`] is the table of acts on instances, [`routes`] that of the paths. With authentication
+//! off, every caller has the rights of an admin; the host then listens on loopback only, unless its
+//! operator chose otherwise.
 
 pub mod origin;
 pub mod policy;
@@ -28,12 +29,12 @@ use crate::host::App;
 pub use policy::Permission;
 use policy::Verdict;
 
-/// What proved who somebody is, to be looked at again while they go on.
+/// The credential that identified a caller, for later checks of whether it still holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential {
-    /// The SHA-256 of a session's id, in hex.
+    /// A login session, by the SHA-256 of its id in hex.
     Session(String),
-    /// Of an API token.
+    /// An API token, by the SHA-256 of its secret in hex.
     Token(String),
     /// A registered SSH key, by its fingerprint.
     Key(String),
@@ -41,40 +42,40 @@ pub enum Credential {
     Certificate,
 }
 
-/// Somebody with an account.
+/// An authenticated account, as one caller uses it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     pub id: UserId,
     pub username: String,
-    /// What they may be here: less than they are where their token says so.
+    /// The role in effect: lower than the account's own where the token says so.
     pub role: Role,
     pub proof: Credential,
-    /// When the proof is none any more.
+    /// When the credential expires.
     pub expires_ms: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Principal {
-    /// Nobody logs in here. `claimed_name`: who the program says it is run by; nobody has checked it.
+    /// Authentication is off. `claimed_name` is the user name that the client sent, unchecked.
     AuthDisabled {
         claimed_name: Option<String>,
     },
-    /// One should log in here, and this one has not.
+    /// Authentication is on, and the caller has not logged in.
     Anonymous,
     Account(Arc<Account>),
 }
 
-/// Who asks, for the length of one request or connection.
+/// The principal and origin of one request or connection.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub who: Principal,
-    /// Where they come from, if that is known.
+    /// The address of the client, if it is known.
     pub address: Option<IpAddr>,
-    /// The instance it turned out to be about, for the audit log.
+    /// The instance that the request turned out to be about, for the audit log.
     touched: Arc<OnceLock<InstanceId>>,
 }
 
-/// The name a program of ours gives for the person who runs it.
+/// The name that our command line sends for the user that runs it.
 const USER_HEADER: &str = "x-kohakuriver-user";
 
 impl Caller {
@@ -82,7 +83,7 @@ impl Caller {
         Self { who, address, touched: Arc::default() }
     }
 
-    /// Where nobody logs in.
+    /// Makes the caller of a request where authentication is off.
     pub fn everybody(headers: &HeaderMap, address: Option<IpAddr>) -> Self {
         let claimed_name = headers
             .get(USER_HEADER)
@@ -96,12 +97,13 @@ impl Caller {
         Self::new(Principal::AuthDisabled { claimed_name }, address)
     }
 
-    /// The host, where it acts by itself: it keeps what it has told instances up to date.
+    /// Makes the caller for the host's own acts: updates of the keys and accounts that instances
+    /// know.
     pub fn host() -> Self {
         Self::new(Principal::AuthDisabled { claimed_name: Some("host".to_owned()) }, None)
     }
 
-    /// A way in that tells nothing of who uses it.
+    /// Makes the caller of a connection that carries no credential.
     pub fn unnamed(app: &App, address: Option<IpAddr>) -> Self {
         let who = if app.config.auth.enabled {
             Principal::Anonymous
@@ -111,14 +113,14 @@ impl Caller {
         Self::new(who, address)
     }
 
-    /// For histories.
+    /// Returns the name for histories.
     pub fn name(&self) -> String {
         match &self.who {
             Principal::AuthDisabled { claimed_name } => {
                 claimed_name.clone().unwrap_or_else(|| "anonymous".to_owned())
             }
             Principal::Anonymous => "anonymous".to_owned(),
-            // An account from before the name was reserved is not taken for the system.
+            // An account from before the name was reserved must not be mistaken for the system.
             Principal::Account(person) if is_reserved_name(&person.username) => {
                 format!("account {}", person.username)
             }
@@ -126,7 +128,7 @@ impl Caller {
         }
     }
 
-    /// Their account, if they have one here.
+    /// Returns the caller's account, if there is one.
     pub fn person(&self) -> Option<&Account> {
         match &self.who {
             Principal::Account(person) => Some(person),
@@ -146,14 +148,15 @@ impl Caller {
         }
     }
 
-    /// What they may know of. Those who run the cluster stop and inspect by plain names, too.
+    /// Returns which instances the caller may know of. Operators also stop and inspect those of
+    /// other accounts by plain name.
     pub fn scope(&self) -> Scope {
         let all = self.role() >= Role::Operator;
         Scope { me: self.user_id(), all, others_by_name: all }
     }
 
-    /// The same, for going inside: whoever types a plain name means their own, and must not hand
-    /// what they type or copy to another account that has a VPS of that name.
+    /// Returns the same for opening a session: a plain name means the caller's own VPS, so that
+    /// input or copied files never go to another account's VPS of that name.
     pub fn scope_to_enter(&self) -> Scope {
         Scope { others_by_name: self.person().is_none(), ..self.scope() }
     }
@@ -162,10 +165,10 @@ impl Caller {
         self.touched.get().copied()
     }
 
-    /// Whether they have at least this role.
+    /// Checks that the caller has at least this role.
     ///
     /// # Errors
-    /// They have not; the answer is the same for everything that asks for it.
+    /// The caller has a lower role; the answer is the same for every act that needs it.
     pub fn require(&self, role: Role) -> Result<(), Denied> {
         if self.role() >= role {
             return Ok(());
@@ -181,13 +184,14 @@ impl Caller {
 impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Infallible;
 
-    /// The guard has put it there. Without one it is nobody, who may do nothing.
+    /// Takes the caller that the guard has put there. Without a guard it is anonymous and may do
+    /// nothing.
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         Ok(parts.extensions.get().cloned().unwrap_or_else(|| Self::new(Principal::Anonymous, None)))
     }
 }
 
-/// Why somebody may not.
+/// The reasons for which an act is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Denied {
     #[error("Not authenticated")]
@@ -196,14 +200,14 @@ pub enum Denied {
     Role { needed: Role },
     #[error("you may see this VPS, but not {what}")]
     Act { what: &'static str },
-    /// They must not learn that it exists.
+    /// The caller must not learn that the instance exists.
     #[error("hidden")]
     Hidden,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Proof that a caller may do something with one instance. Only [`authorize`] makes it.
+/// Proof that a caller may do one act on one instance. Only [`authorize`] makes it.
 #[derive(Debug)]
 pub struct Authorized {
     task_id: InstanceId,
@@ -220,7 +224,7 @@ impl Authorized {
     }
 }
 
-/// The one decision about an instance, or a request for one.
+/// Decides whether the caller may act on an instance, or on a request for one.
 ///
 /// # Errors
 /// The caller may not do this.
@@ -253,7 +257,7 @@ async fn verdict(
     Ok(relation.map_or(Verdict::Hide, |relation| policy::on_instance(person.role, relation, wish)))
 }
 
-/// Whether somebody who is in may stay, asked again when anything about accounts has changed.
+/// Checks again whether a caller with an open session may go on, after any change of accounts.
 pub async fn still_authorized(
     app: &App,
     caller: &Caller,
@@ -261,21 +265,21 @@ pub async fn still_authorized(
     task_id: InstanceId,
 ) -> bool {
     let Principal::Account(person) = &caller.who else { return true };
-    // A database that fails now says nothing about anybody's rights.
+    // A failing database says nothing about the caller's rights.
     let Ok(role) = app.accounts.role_now(app, person).await else { return true };
     let Some(role) = role else { return false };
     let person = Account { role, ..person.as_ref().clone() };
     !matches!(verdict(app, &person, wish, task_id).await, Ok(Verdict::Forbid | Verdict::Hide))
 }
 
-/// Returns whether the caller of a running request still has the role that the request needs.
+/// Checks again whether the caller of a running request has the role that the request needs.
 pub async fn still_has_role(app: &App, caller: &Caller, least: Role) -> bool {
     let Principal::Account(person) = &caller.who else { return true };
     let Ok(role) = app.accounts.role_now(app, person).await else { return true };
     role.is_some_and(|role| role >= least)
 }
 
-/// What somebody is to all that is shared with them, for lists.
+/// Returns whether a relation that is known already permits an act, for lists.
 pub fn may(caller: &Caller, relation: Relation, wish: Permission) -> bool {
     match &caller.who {
         Principal::AuthDisabled { .. } => true,

@@ -1,8 +1,8 @@
-//! Who somebody is: sessions, tokens, passwords.
+//! Authentication: login sessions, tokens, passwords.
 //!
-//! Every secret is 256 random bits and known here by its SHA-256 only. What a request shows is
-//! remembered for a moment, so that an authenticated request costs a look into a table; any
-//! change of accounts empties it.
+//! Every secret is 256 random bits and stored by its SHA-256 only. The account of a credential is
+//! cached for a moment, so that an authenticated request costs one table lookup; any change of
+//! accounts empties the cache.
 
 mod password;
 mod throttle;
@@ -34,17 +34,17 @@ use crate::oidc::OidcConfig;
 pub use password::{PasswordError, Passwords};
 pub use throttle::{Slow, Throttle};
 
-/// The session's cookie, as existing clients know it.
+/// The session's cookie, by the name that existing clients know.
 pub const COOKIE_NAME: &str = "kohakuriver_session";
-/// In the audit log.
+/// The action's name in the audit log.
 pub const LOG_IN: &str = "auth.login";
-/// How long what a request showed is believed without looking again.
+/// How long a cached credential counts without another look-up.
 const REMEMBERED_MS: i64 = 5_000;
 const MOST_REMEMBERED: usize = 1024;
-/// The invitation of the first admin.
+/// The name of the first admin's invitation.
 const SETUP_LIFE: Duration = Duration::from_secs(24 * 3600);
 
-/// How people log in here.
+/// The configuration of authentication.
 #[derive(Clone, Debug)]
 pub struct AuthConfig {
     pub enabled: bool,
@@ -52,7 +52,7 @@ pub struct AuthConfig {
     /// How long a request waits for an operator before it is rejected.
     pub request_life: Duration,
     pub oidc: Option<OidcConfig>,
-    /// How long credentials of an account that has no password count after its last log-in at the
+    /// How long credentials of an account without a password count after its last log-in at the
     /// OpenID Connect provider.
     pub provider_life: Duration,
 }
@@ -70,15 +70,15 @@ impl Default for AuthConfig {
     }
 }
 
-/// What all requests share about accounts.
+/// The shared state of authentication.
 #[derive(Debug)]
 pub struct Accounts {
     pub passwords: Passwords,
     pub throttle: Throttle,
-    /// How much of what strangers do is written down.
+    /// Bounds how many entries unauthenticated clients can make in the audit log.
     pub strangers: Throttle,
     remembered: Mutex<HashMap<(Kind, [u8; 32]), Remembered>>,
-    /// Counts changes of accounts, shares and keys, for those who are in already.
+    /// Counts changes of accounts, shares and keys, for the sessions that are open.
     changed: watch::Sender<u64>,
 }
 
@@ -91,11 +91,11 @@ enum Kind {
 #[derive(Clone, Debug)]
 struct Remembered {
     person: Arc<Account>,
-    /// By the steady clock.
+    /// When it was cached, by the steady clock.
     until_ms: i64,
 }
 
-/// Why nobody was logged in.
+/// The reasons for which a log-in fails.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
     #[error("nobody logs in on this host: authentication is off")]
@@ -118,10 +118,10 @@ pub enum LoginError {
     Store(#[from] StoreError),
 }
 
-/// A session that was just begun.
+/// A session that has just begun.
 #[derive(Debug)]
 pub struct Session {
-    /// For the cookie; nothing here keeps it.
+    /// The cookie's value; the host does not store it.
     pub secret: String,
     pub user: UserRow,
     pub life: Duration,
@@ -140,7 +140,7 @@ impl Default for Accounts {
 }
 
 impl Accounts {
-    /// Something about accounts, shares or keys is another now: nothing remembered counts.
+    /// Invalidates the cache and has open sessions checked, after accounts, shares or keys changed.
     pub fn changed(&self) {
         self.lock().clear();
         self.changed.send_modify(|count| *count += 1);
@@ -154,7 +154,8 @@ impl Accounts {
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who sends this request. A cookie that is none does not stop a token from being one.
+    /// Identifies the caller of a request. An invalid cookie does not prevent a valid bearer token
+    /// from being accepted.
     ///
     /// # Errors
     /// The database failed.
@@ -178,7 +179,7 @@ impl Accounts {
         Ok(Caller::new(Principal::Anonymous, address))
     }
 
-    /// Whose token this is.
+    /// Identifies the account that a token belongs to.
     pub async fn of_token(
         &self,
         app: &App,
@@ -204,7 +205,7 @@ impl Accounts {
         {
             return Ok(Some(known.person.clone()));
         }
-        // A change after this moment must not be missed by what is remembered below.
+        // A change after this moment must not be missed by the entry that is cached below.
         let seen = *self.changed.borrow();
         let hash = HEXLOWER.encode(&digest);
         let found = match kind {
@@ -231,7 +232,8 @@ impl Accounts {
         Ok(Some(person))
     }
 
-    /// What somebody who is in may be now; `None` where what let them in does so no more.
+    /// Returns the role that the account of an open session has now; `None` if its credential has
+    /// been revoked.
     pub async fn role_now(&self, app: &App, person: &Account) -> Result<Option<Role>, StoreError> {
         let now_ms = app.clock.now_ms();
         let whole = |user: UserRow| AuthenticatedUser { role: user.role, expires_ms: None, user };
@@ -251,11 +253,11 @@ impl Accounts {
         Ok(found.filter(counts).map(|found| found.role))
     }
 
-    /// Begins a session for whoever knows the password, and writes it down.
+    /// Checks a name and password, begins a session and records it.
     ///
     /// # Errors
     /// The password is wrong, there is no such account, it is disabled, or there were too many
-    /// tries. The first two look and last the same.
+    /// tries. The first two cannot be distinguished, by text or by time.
     pub async fn log_in(
         &self,
         app: &App,
@@ -282,7 +284,7 @@ impl Accounts {
         Ok(session)
     }
 
-    /// Makes the account that an invitation is for, and logs it in.
+    /// Creates the account that an invitation is for, and logs it in.
     pub async fn register(
         &self,
         app: &App,
@@ -293,7 +295,7 @@ impl Accounts {
         require_on(app)?;
         self.throttle.admit("", address, app.clock.steady_ms())?;
         let name = user_name(&wish.username).map_err(PasswordError::from)?;
-        // Hashing is work; only somebody with an invitation may ask for it.
+        // Hashing is costly, so it needs a valid invitation.
         app.store.check_invitation(&digest(invitation), app.clock.now_ms()).await?;
         let hashed = self.passwords.hash(wish.password.0).await?;
         let new = NewUser {
@@ -309,7 +311,7 @@ impl Accounts {
         begin_session(app, user).await
     }
 
-    /// Puts a new password in the place of one that the person knows. All their sessions end.
+    /// Replaces the password after checking the current one. All sessions of the account end.
     pub async fn change_password(
         &self,
         app: &App,
@@ -326,8 +328,8 @@ impl Accounts {
         self.set_password(app, person.id, new_password.0, end_tokens).await
     }
 
-    /// Makes a link with which somebody sets a new password, once, while `by` is an admin. Answers
-    /// its secret.
+    /// Creates a single-use secret for setting a new password, valid while `by` is an admin.
+    /// Returns the secret.
     pub async fn create_reset(
         &self,
         app: &App,
@@ -350,7 +352,7 @@ impl Accounts {
         let ResetPassword { token: Secret(secret), new_password: Secret(new), end_tokens } = wish;
         require_on(app)?;
         self.throttle.admit("", address, app.clock.steady_ms())?;
-        // Checked first: a link that was used up for a bad password would be lost.
+        // Checked before the link is redeemed, so that a bad password does not use it up.
         password::check(&new)?;
         let user = app.store.take_password_reset(&digest(&secret), app.clock.now_ms()).await?;
         self.set_password(app, user.ok_or(LoginError::NoReset)?, new, end_tokens).await
@@ -373,8 +375,8 @@ impl Accounts {
         begin_session(app, user).await
     }
 
-    /// An invitation for the first admin, in the place of earlier ones; `None` where there is
-    /// one, or nobody logs in here.
+    /// Creates an invitation for the first admin, which replaces earlier ones. Returns `None` if
+    /// there is an admin, or authentication is off.
     pub async fn setup_invitation(&self, app: &App) -> Result<Option<String>, StoreError> {
         if !app.config.auth.enabled || app.store.has_admin().await? {
             return Ok(None);
@@ -395,8 +397,8 @@ impl Accounts {
     }
 }
 
-/// When a credential of this account ends that would end at `expires_ms` by itself; the outer
-/// `None` where it has ended. Accounts that live at a provider have to log in there now and then.
+/// Returns when a credential ends that would expire at `expires_ms` by itself; the outer `None` if
+/// it has ended. Accounts of a provider have to log in there from time to time.
 pub fn counts_until(app: &App, user: &UserRow, expires_ms: Option<i64>) -> Option<Option<i64>> {
     let provider_end_ms = user.provider_end_ms(millis(app.config.auth.provider_life));
     let end_ms = expires_ms.into_iter().chain(provider_end_ms).min();
@@ -408,7 +410,7 @@ fn require_on(app: &App) -> Result<(), LoginError> {
     if app.config.auth.enabled { Ok(()) } else { Err(LoginError::Off) }
 }
 
-/// Begins a session for somebody who has proven who they are.
+/// Begins a session for an account that has proven its identity.
 pub async fn begin_session(app: &App, user: UserRow) -> Result<Session, LoginError> {
     let session = new_session(app, user);
     app.store.create_session(&session.row(&digest(&session.secret), app)).await?;
@@ -426,19 +428,20 @@ impl Session {
     }
 }
 
-/// 256 random bits as existing clients expect them: 64 lower-case hexadecimal digits.
+/// Returns 256 random bits as existing clients expect them: 64 lower-case hexadecimal digits.
 pub fn new_secret() -> String {
     let mut bytes = [0; 32];
     rand::rng().fill_bytes(&mut bytes);
     HEXLOWER.encode(&bytes)
 }
 
-/// What is kept of a secret.
+/// Returns the SHA-256 of a secret, the form in which it is stored.
 pub fn digest(secret: &str) -> String {
     HEXLOWER.encode(&Sha256::digest(secret))
 }
 
-/// Enough to tell a secret from others, and too little to guess it.
+/// Returns a prefix of a secret: long enough to distinguish it from others, too short to guess the
+/// rest.
 pub fn shown(secret: &str) -> String {
     secret.get(..8).unwrap_or_default().to_owned()
 }
@@ -447,12 +450,12 @@ pub fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
 }
 
-/// Only what can be one is looked up.
+/// Returns whether the text has the form of a secret; only such texts are looked up.
 pub fn is_secret(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// A cookie's value, from however many cookies and headers of them there are.
+/// Returns a cookie's value, from any number of cookies and headers.
 pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers
         .get_all(COOKIE)
@@ -464,7 +467,7 @@ pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
         .map(|(_, value)| value)
 }
 
-/// The token of a request that shows one.
+/// Returns the bearer token of a request, if there is one.
 pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, secret) = value.split_once(' ')?;

@@ -1,7 +1,6 @@
-//! The way into the audit log: many write, one task appends, as many entries at a time as have
-//! come together.
+//! Appends to the audit log: many tasks queue entries, one task writes them in batches.
 //!
-//! A request that changes something is answered when its entry is in the log, or counted where its
+//! A request that changes anything is answered when its entry is in the log, or counted if its
 //! sender makes too many ([`fold`]). Beginnings and ends of sessions do not wait.
 
 mod fold;
@@ -19,15 +18,15 @@ use crate::supervise;
 
 use fold::Fold;
 
-/// Entries on their way; who waits makes no more of them.
+/// The queue's length; a task that waits for its entry queues no more of them.
 const QUEUE: usize = 4096;
 const AT_ONCE: usize = 256;
-/// A longer detail is somebody's wish to fill the disk.
+/// The bound of a detail, so that callers cannot fill the disk with long ones.
 const LONGEST: usize = 500;
-/// How often entries that were counted are looked for.
+/// How often counted entries that are due are written.
 const DUE_EVERY: Duration = Duration::from_secs(5);
 
-/// What is to be written down.
+/// An entry to write.
 #[derive(Clone, Debug, Default)]
 pub struct Entry<'a> {
     pub action: &'a str,
@@ -37,7 +36,7 @@ pub struct Entry<'a> {
     pub detail: String,
 }
 
-/// One entry, and whom to tell that it is there.
+/// A queued entry, and the sender to notify once it is stored.
 type Queued = (NewAudit, Option<oneshot::Sender<()>>);
 
 #[derive(Debug)]
@@ -56,7 +55,7 @@ impl Audit {
         let close = tokio_util::sync::CancellationToken::new();
         let fold = Arc::new(std::sync::Mutex::new(Fold::default()));
         let writer = Arc::new(Writer { store, fold: fold.clone(), clock: clock.clone() });
-        // Entries that wait outlive a panic of the task that writes them.
+        // Queued entries outlive a panic of the task that writes them.
         let (entries, end) = (Arc::new(Mutex::new(entries)), close.clone());
         let task = move || {
             let (writer, entries, end) = (writer.clone(), entries.clone(), end.clone());
@@ -66,7 +65,7 @@ impl Audit {
         Self { queue, fold, clock, writer: Mutex::new(Some(writer)), close }
     }
 
-    /// Writes an entry, and waits until it is there.
+    /// Writes an entry, and waits until it is stored.
     pub async fn record(&self, caller: &Caller, entry: Entry<'_>) {
         let Some(entry) = self.admit(self.complete(caller, entry)) else { return };
         let (tell, told) = oneshot::channel();
@@ -77,7 +76,7 @@ impl Audit {
         }
     }
 
-    /// Writes an entry some time soon.
+    /// Queues an entry and returns at once.
     pub fn note(&self, caller: &Caller, entry: Entry<'_>) {
         let Some(entry) = self.admit(self.complete(caller, entry)) else { return };
         if let Err(error) = self.queue.try_send((entry, None)) {
@@ -89,7 +88,7 @@ impl Audit {
         self.fold.lock().unwrap_or_else(PoisonError::into_inner).admit(entry)
     }
 
-    /// Writes what is queued, and ends.
+    /// Writes the queue, and ends the task.
     pub async fn finish(&self) {
         self.close.cancel();
         if let Some(writer) = self.writer.lock().await.take() {
@@ -97,10 +96,10 @@ impl Audit {
         }
     }
 
-    /// An entry as it is stored.
+    /// Completes an entry with caller and time, as it is stored.
     pub fn complete(&self, caller: &Caller, entry: Entry<'_>) -> NewAudit {
         let name = match &caller.who {
-            // Nobody has checked it.
+            // The name has not been checked.
             Principal::AuthDisabled { claimed_name: Some(claimed_name) } => {
                 format!("{claimed_name} (not logged in)")
             }
@@ -130,7 +129,7 @@ fn bounded(mut text: String) -> String {
     text
 }
 
-/// The task that appends.
+/// The state of the task that appends.
 struct Writer {
     store: Store,
     fold: Arc<std::sync::Mutex<Fold>>,
@@ -180,7 +179,7 @@ impl Writer {
             return;
         }
         let Err(error) = self.store.append_audit(&batch).await else { return };
-        // What was done is done. The log of the host is the next best place.
+        // The acts have taken effect. The host's own log is the next best place for them.
         tracing::error!(%error, "the audit log cannot be written");
         for entry in &batch {
             tracing::error!(

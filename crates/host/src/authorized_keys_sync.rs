@@ -1,15 +1,15 @@
-//! What instances are told about people: whose certificates they trust, which accounts may enter,
-//! whatever a certificate says, and which keys these have registered, so that stock
+//! Keeps the SSH access of instances current: the certificates they trust, the accounts that may
+//! enter (even with a valid certificate), and the keys that these have registered, so that stock
 //! `ssh -J alice@host:8002 root@vps` works.
 //!
 //! ```text
-//!  a key, share, group or account changes -> a moment's pause -> refresh: which instances were
-//!     told something else? -> each its next generation, as if somebody had changed its keys
+//!  a key, share, group or account changes -> debounce -> refresh: which instances have
+//!     other data? -> each gets its next generation, as if its keys had been edited
 //! ```
 //!
-//! Nothing here cuts anybody who came by the host: [`crate::sessions::registry`] does that, at once. This is
-//! about the next login, and about who came to a VPS's port 22 past the host: its agent cuts them when
-//! it is told.
+//! This ends no session that came through the host: [`crate::sessions::registry`] does, at once. It
+//! is about the next login, and about logins to a VPS's port 22 past the host: the agent ends those
+//! when it receives the update.
 
 mod choice;
 
@@ -27,14 +27,14 @@ use crate::accounts;
 use crate::host::App;
 use crate::instances::{self, InstanceError};
 
-/// What happens together is told together.
+/// Debounce: changes within this window are sent as one update.
 const PAUSE: Duration = Duration::from_millis(200);
-/// What could not be told is tried again after this.
+/// The delay until failed updates are sent again.
 const AGAIN: Duration = Duration::from_secs(30);
-/// How long somebody who wants in waits for the node to hear of it.
+/// How long a caller waits for the node to apply an update.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
 
-/// Fills in what an instance that is about to be made is told.
+/// Fills in the SSH access of an instance that is about to be created.
 pub async fn prepare(
     app: &App,
     access: &mut SshAccess,
@@ -55,14 +55,14 @@ pub async fn prepare(
     Ok(())
 }
 
-/// Brings one instance up to date that was made while accounts may have changed.
+/// Updates one instance that was created while accounts may have changed.
 pub async fn catch_up(app: &App, id: InstanceId) {
     if let Err(error) = refresh(app, Some(id)).await {
         tracing::warn!(task.id = %id, %error, "registered keys were not compared");
     }
 }
 
-/// Keeps all instances up to date for as long as a host with accounts runs.
+/// Updates all instances whenever accounts change, for as long as a host with authentication runs.
 pub async fn keep_fresh(app: Arc<App>, shutdown: CancellationToken) {
     let mut changes = app.accounts.changes();
     loop {
@@ -76,12 +76,12 @@ pub async fn keep_fresh(app: Arc<App>, shutdown: CancellationToken) {
             _ = changes.changed() => tokio::time::sleep(PAUSE).await,
             () = tokio::time::sleep(AGAIN), if told.is_err() => {}
         }
-        // What came during the pause is in what is read next.
+        // Changes during the pause are part of the next read.
         changes.mark_unchanged();
     }
 }
 
-/// Compares what instances were told with what is so now, and tells those that differ.
+/// Compares the access that instances have with the current one, and updates those that differ.
 async fn refresh(app: &App, only: Option<InstanceId>) -> Result<(), InstanceError> {
     if !app.config.auth.enabled {
         return Ok(());
@@ -117,14 +117,14 @@ async fn refresh(app: &App, only: Option<InstanceId>) -> Result<(), InstanceErro
         }
         match change(app, row.id, detail, set).await {
             Ok(_) | Err(InstanceError::NotNow { .. } | InstanceError::Leaving { .. }) => {}
-            // One that cannot be told must not keep it from the others.
+            // An instance that cannot be updated must not delay the others.
             Err(error) => failed = Some(error),
         }
     }
     failed.map_or(Ok(()), Err)
 }
 
-/// The accounts that may enter each instance.
+/// Returns the accounts that may enter each instance.
 async fn wanted(
     app: &App,
     only: Option<InstanceId>,
@@ -140,8 +140,8 @@ async fn wanted(
     Ok(wanted)
 }
 
-/// Has an instance from before there were certificates trust ours, and waits until its node has
-/// heard of it. Answers whether it has.
+/// Makes an instance from before certificates trust this host's, and waits until its node has
+/// applied that. Returns whether it has.
 pub async fn trust(app: &App, row: &InstanceRow) -> Result<bool, InstanceError> {
     let trusted = app.ssh_ca.trusted_by(row.id);
     if row.spec.ssh.as_ref().is_none_or(|ssh| ssh.trusted_ca.as_ref() == Some(&trusted)) {

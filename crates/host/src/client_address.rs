@@ -1,29 +1,29 @@
-//! Where a request comes from, and whether nobody on the way could read it.
+//! The origin of a request: the client's address, and whether its connection is encrypted.
 //!
-//! A proxy says both in headers, as anybody can: they are believed only when the connection is
-//! from a trusted proxy, and only as far as trusted proxies wrote them. Each appends the address
-//! it was reached from, so the list is read from its end: the first address that is no trusted
-//! proxy is the client.
+//! A proxy passes both in headers, which any client can forge: they count only on connections from
+//! a trusted proxy, and only the parts that trusted proxies wrote. Each proxy appends the address
+//! of its peer, so the list is read from its end: the first address that is no trusted proxy is the
+//! client.
 
 use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderMap;
 use ipnet::IpNet;
 
-/// Extension of every request: who sent it, as far as that is known.
+/// Request extension: the client's address, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
 
-/// Extension of every request: whether it came by TLS, to this host or to a trusted proxy.
+/// Request extension: whether the request came by TLS, to this host or to a trusted proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Secure(pub bool);
 
-/// Whether the connection's other end may speak for others.
+/// Returns whether the peer's forwarding headers count.
 pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|network| network.contains(&address))
 }
 
-/// What to believe of a request that `peer` sent.
+/// Determines the origin of a request that `peer` sent.
 pub fn origin(
     peer: IpAddr,
     over_tls: bool,
@@ -42,7 +42,7 @@ pub fn origin(
     };
     let mut client = peer;
     for hop in hops {
-        // What cannot be read says nothing, and neither does what stands before it.
+        // An entry that cannot be parsed proves nothing, and neither do those before it.
         let Some(hop) = hop else { break };
         client = hop;
         if !is_trusted(hop, trusted) {
@@ -56,7 +56,7 @@ pub fn origin(
     (ClientAddress(client), Secure(over_tls || secure))
 }
 
-/// The elements of a list that may be spread over several headers, the last one first.
+/// Returns the elements of a list that may be spread over several headers, the last one first.
 fn from_the_end<'a>(
     headers: &'a HeaderMap,
     name: &'static str,
@@ -69,7 +69,7 @@ fn from_the_end<'a>(
         .map(str::trim)
 }
 
-/// `for=192.0.2.60;proto=https`, each value perhaps quoted.
+/// Finds a parameter in `for=192.0.2.60;proto=https`; values may be quoted.
 fn parameter<'a>(hop: &'a str, name: &str) -> Option<&'a str> {
     hop.split(';').find_map(|pair| {
         let (key, value) = pair.split_once('=')?;
@@ -77,7 +77,7 @@ fn parameter<'a>(hop: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-/// `10.0.0.1`, `10.0.0.1:80`, `::1`, `[::1]`, `[::1]:80`.
+/// Parses `10.0.0.1`, `10.0.0.1:80`, `::1`, `[::1]` or `[::1]:80`.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let parsed = bare.parse().ok();
@@ -155,7 +155,7 @@ mod tests {
         let value = "for=127.0.0.1, For=\"[2001:db8::7]:4711\";proto=https;by=x";
         assert_eq!(from("::1", &header(value)), ("2001:db8::7".to_owned(), true));
         assert_eq!(from("::1", &header("for=_hidden")), ("::1".to_owned(), false));
-        // One that writes the other header passes this one on as a client wrote it.
+        // A proxy that writes the other header passes this one on as the client sent it.
         let both = [("forwarded", "for=127.0.0.1"), ("x-forwarded-for", "203.0.113.7")];
         assert_eq!(from("::1", &both).0, "203.0.113.7");
     }

@@ -1,8 +1,8 @@
-//! The only place of the host that asks what time it is.
+//! The host's clocks, and the only place that reads the time.
 //!
-//! There are two answers. The wall clock is what people read and what is stored; it is set back and
-//! forth. The steady clock only measures durations within one run: whatever is kept in memory until
-//! it is old (throttles, log-ins under way, silence of a node) goes by that one.
+//! There are two. The wall clock is for display and storage; it may be set back and forth. The
+//! steady clock measures durations within one run: values in memory that expire by age (throttles,
+//! log-ins in progress, silence of a node) use it.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -17,7 +17,7 @@ pub enum Clock {
 }
 
 impl Clock {
-    /// Milliseconds since 1970, by the wall clock.
+    /// Returns milliseconds since 1970, by the wall clock.
     pub fn now_ms(&self) -> i64 {
         match self {
             Self::System => SystemTime::now()
@@ -27,7 +27,7 @@ impl Clock {
         }
     }
 
-    /// Milliseconds by the clock that is never set.
+    /// Returns milliseconds by the steady clock, which is never set.
     pub fn steady_ms(&self) -> i64 {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         match self {
@@ -37,7 +37,7 @@ impl Clock {
     }
 }
 
-/// Clocks that stand still until a test moves them.
+/// Clocks that only a test advances.
 #[derive(Debug)]
 pub struct ManualClock {
     wall_ms: AtomicI64,
@@ -49,20 +49,20 @@ impl ManualClock {
         Self { wall_ms: AtomicI64::new(now_ms), steady_ms: AtomicI64::new(0) }
     }
 
-    /// Lets time pass.
+    /// Advances both clocks.
     pub fn advance(&self, by: Duration) {
         let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         self.wall_ms.fetch_add(by_ms, Ordering::SeqCst);
         self.steady_ms.fetch_add(by_ms, Ordering::SeqCst);
     }
 
-    /// Sets the wall clock, as a person or NTP does, without any time passing.
+    /// Sets the wall clock, as an operator or NTP does, without any time passing.
     pub fn step(&self, by_ms: i64) {
         self.wall_ms.fetch_add(by_ms, Ordering::SeqCst);
     }
 }
 
-/// ISO 8601 with zone, as the API writes times.
+/// Formats a time as the API does: ISO 8601 with zone.
 pub(crate) fn iso(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map(|time| time.to_string()).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! What the host is told at its start.
+//! The host's configuration.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,25 +11,25 @@ use kohakuriver_store::{AuditLimits, EventLimits};
 use crate::accounts::AuthConfig;
 use crate::https::HttpsMode;
 
-/// The host's settings; the executable fills them from flags.
+/// The host's settings; the executable fills them in from flags.
 #[derive(Clone, Debug)]
 pub struct HostConfig {
-    /// Holds the database, the CA and the gateway's key. One host per directory.
+    /// The directory of the database, the CA and the gateway's key. One host per directory.
     pub data_dir: PathBuf,
-    /// Where API and gateway listen. Anything but loopback is the caller's to have allowed.
+    /// Where API and gateway listen. The caller decides whether anything but loopback is allowed.
     pub bind: IpAddr,
     pub port: u16,
     pub ssh_port: u16,
-    /// Names of this machine under which programs and pages may reach the API.
+    /// Names of this computer by which programs and pages may address the API.
     pub names: Vec<String>,
     /// Whether and how API and pages are served by TLS.
     pub https: HttpsMode,
-    /// Whose word on where a request came from is believed.
+    /// Proxies whose forwarding headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Where runners dial in. Mutual TLS, so it may listen everywhere.
+    /// Where runners connect. It uses mutual TLS, so it may listen on every address.
     pub link_bind: IpAddr,
     pub link_port: u16,
-    /// What join tokens tell runners to dial.
+    /// The address in join tokens, which runners connect to.
     pub link_address: HostAddress,
     /// How long a silent node's instances keep their last status before they are `lost`.
     pub lost_after: Duration,
@@ -38,7 +38,7 @@ pub struct HostConfig {
     pub deadlines: Deadlines,
 }
 
-/// How much history the database keeps.
+/// How much history the database retains.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct History {
     pub audit: AuditLimits,
@@ -48,17 +48,17 @@ pub struct History {
 /// Deadlines for peers that have not logged in or that stall a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
-    /// From the SSH connection to the end of its login, where the client has shown no key of an
-    /// account.
+    /// From accepting the SSH connection to the end of its login, if the client has offered no key
+    /// of an account.
     pub ssh_login: Duration,
-    /// The same where it has: its user may be typing the key's passphrase.
+    /// The same if it has: its user may be typing the key's passphrase.
     pub ssh_passphrase: Duration,
     /// From the connection, or the last response, to the end of a request's head.
     pub request_head: Duration,
-    /// Until a request's body is there, where the host reads it whole; elsewhere until its next
-    /// piece.
+    /// For receiving a request's body, where the host reads it whole; elsewhere, for its next
+    /// chunk.
     pub request_body: Duration,
-    /// How long a client may take nothing of a response.
+    /// How long a client may receive nothing of a response.
     pub response: Duration,
 }
 

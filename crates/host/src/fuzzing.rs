@@ -1,4 +1,4 @@
-//! What parses a stranger's bytes before anybody has logged in, for fuzz targets alone.
+//! Entry points for fuzz targets: the parsers of bytes from unauthenticated clients.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,7 +9,7 @@ use crate::access::origin::is_foreign_page;
 use crate::accounts;
 use crate::client_address::{ClientAddress, Secure, origin};
 
-/// The headers of a request, a line each: who it says it is, where it says it comes from.
+/// Parses the headers of a request, one per line: its forwarding headers and credentials.
 pub fn request_head(bytes: &[u8]) {
     let mut headers = HeaderMap::new();
     for line in bytes.split(|byte| *byte == b'\n').take(100) {

@@ -1,4 +1,4 @@
-//! The SSH gateway: one port, two ways in, told apart by the first bytes.
+//! The SSH gateway: one port, two protocols, distinguished by their first bytes.
 //!
 //! ```text
 //!  "SSH-2.0-..."          an SSH server that only jumps (ssh -J host:8002 root@name)   [jump]
@@ -6,13 +6,13 @@
 //!  silence                the client waits for the server's name: an SSH client         [jump]
 //! ```
 //!
-//! Where people log in, a jump asks for a key that its owner has registered, or for a certificate
-//! that this host has signed (which opens the way to its one instance), and a tunnel for an API
-//! token. Either way the encryption of the inner SSH session runs from the person's machine to the
-//! agent inside the instance; the gateway sees ciphertext.
+//! With authentication on, a jump needs a registered key, or a certificate that this host has
+//! signed (valid for one instance), and a tunnel needs an API token. Either way the inner SSH
+//! session is encrypted from the user's computer to the agent inside the instance; the gateway sees
+//! ciphertext.
 //!
-//! From its first byte to the end of its login a client has [`Deadlines::ssh_login`], and until then
-//! its connection may have to make way for another ([`Slots`]).
+//! A client must finish its login within [`Deadlines::ssh_login`] of its first byte; until then its
+//! connection may be closed in favor of another ([`Slots`]).
 
 mod jump;
 mod login;
@@ -40,18 +40,18 @@ use login::Login;
 #[cfg(doc)]
 use crate::config::Deadlines;
 
-/// A connection costs a thread. A hundred forks of one machine may log in at once.
+/// Each connection costs a thread. A hundred forks of one computer may log in at once.
 const BOUNDS: Bounds =
     Bounds { strangers: 512, strangers_of_one: 128, known: 4096, known_of_one: 128 };
-/// Clients of the tunnel speak first, and at once. Some of SSH wait for the server's name.
+/// Tunnel clients send first, and at once. Some SSH clients wait for the server's version line.
 const SILENCE_LIMIT: Duration = Duration::from_millis(200);
 
-/// The jump server's settings, with the host key of `data_dir`.
+/// Returns the jump server's settings, with the host key of `data_dir`.
 pub fn ssh_configs(data_dir: &Path) -> Result<Arc<jump::Configs>, KeyError> {
     jump::configs(data_dir).map(Arc::new)
 }
 
-/// Accepts until told to stop.
+/// Accepts connections until the shutdown.
 pub async fn serve(
     app: Arc<App>,
     listener: TcpListener,
@@ -80,7 +80,7 @@ pub async fn serve(
     }
 }
 
-/// A connection, for as long as it stands.
+/// An accepted connection, for as long as it is open.
 #[derive(Clone, Debug)]
 struct Client {
     address: IpAddr,
@@ -101,13 +101,13 @@ async fn route(app: Arc<App>, stream: TcpStream, client: Client, configs: Arc<ju
     }
 }
 
-/// `SSH-` and `REQUEST_TUNNEL` differ in their first byte; both servers check the rest.
+/// Peeks at the first byte. `SSH-` and `REQUEST_TUNNEL` differ in it; both servers check the rest.
 async fn first_byte(stream: &TcpStream) -> std::io::Result<Option<u8>> {
     let mut byte = [0];
     Ok((stream.peek(&mut byte).await? > 0).then_some(byte[0]))
 }
 
-/// For a client whose account has too many connections of this port.
+/// Returns the message for a client whose account has too many connections to this port.
 fn too_many(full: Full) -> String {
     match full {
         Full::Holder => {

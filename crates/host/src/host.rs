@@ -37,26 +37,26 @@ use crate::{
     sessions,
 };
 
-/// After this, connections that are still open are cut.
+/// The time that open connections have to end at the stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
-/// Takes some milliseconds of one thread.
+/// The interval of returning free memory. It takes some milliseconds of one thread.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
 
 /// A WebSocket may hold a message of a megabyte in each direction.
 const MAX_SOCKETS: usize = 1024;
 const MAX_SOCKETS_OF_ONE: usize = 32;
 
-/// Bodies of files as JSON. A larger one than an account's share has all of it.
+/// Bytes of files as JSON. A body larger than an account's share takes all of it.
 const BODY_BYTES: usize = 128 * 1024 * 1024;
 const BODY_BYTES_OF_ONE: usize = 48 * 1024 * 1024;
-/// What may wait in this process for instances that take nothing, of all accounts and of each.
+/// Bytes that may wait in this process for stalled instances, of all accounts and of each.
 const WAITING_BYTES: usize = 96 * 1024 * 1024;
 const WAITING_BYTES_OF_ONE: usize = 16 * 1024 * 1024;
 
 const PRUNE_EVERY_MS: i64 = 3600 * 1000;
 
-/// Everything requests share.
+/// The state that all requests share.
 #[derive(Debug)]
 pub struct App {
     pub config: HostConfig,
@@ -64,7 +64,7 @@ pub struct App {
     pub ca: Ca,
     pub ssh_ca: SshCa,
     pub accounts: Accounts,
-    /// How fast each account may share and offer.
+    /// The rate limit of each account's shares and offers.
     pub sharing_pace: Pace,
     pub oidc: Option<Oidc>,
     pub audit: Arc<Audit>,
@@ -73,20 +73,20 @@ pub struct App {
     pub changes: Changes,
     pub clock: Clock,
     pub started: Seen,
-    /// Tells this cluster's ids from another's.
+    /// Distinguishes this cluster's ids from another's.
     pub cluster: u16,
     pub tasks: TaskTracker,
-    /// Ends what would otherwise go on for as long as its client likes.
+    /// Ends requests that would otherwise last as long as their client likes.
     pub shutdown: CancellationToken,
-    /// Requests of the API that are answered now.
+    /// Requests of the API in progress.
     pub requests: http::Requests,
-    /// WebSockets.
+    /// Open WebSockets.
     pub sockets: Limit,
-    /// Streams into instances, whichever way they came in.
+    /// Open streams into instances, by all protocols.
     pub streams: Limit,
-    /// Bodies of requests and responses that are whole in memory.
+    /// Request and response bodies that are whole in memory.
     pub bodies: ByteLimit,
-    /// Bytes on their way into instances that have not been taken there yet.
+    /// Bytes on their way into instances that these have not received yet.
     pub waiting: ByteLimit,
 }
 
@@ -121,14 +121,14 @@ pub struct Host {
 }
 
 impl Host {
-    /// Opens everything and listens; nothing is half started when this fails.
+    /// Opens all files and ports, and starts to serve. On failure, nothing has been started.
     pub async fn start(mut config: HostConfig, clock: Clock) -> Result<Self, StartError> {
         let lock = lock_data_dir(&config)?;
         let http = listen(config.bind, config.port, "the API", "--port").await?;
         let ssh = listen(config.bind, config.ssh_port, "the SSH gateway", "--ssh-port").await?;
         let link =
             listen(config.link_bind, config.link_port, "the runners' link", "--link-port").await?;
-        // Port 0 asks for any free one; what was got is what tokens and clients must hear.
+        // Port 0 means any free one; tokens and clients need the actual one.
         let bound = |listener: &TcpListener| listener.local_addr().map(|a| a.port()).unwrap_or(0);
         config.port = bound(&http);
         config.ssh_port = bound(&ssh);
@@ -184,7 +184,7 @@ impl Host {
         let shutdown = app.shutdown.clone();
         let tls = people.as_ref().map(HttpsServer::config);
         let supervisor = Supervisor::new(app.tasks.clone(), shutdown.clone());
-        // What each run of a task takes with it.
+        // The handles that each run of a task gets.
         let shared = || (app.clone(), shutdown.clone());
         let (bind, link_bind) = (app.config.bind, app.config.link_bind);
         let (port, ssh_port, link_port) =
@@ -228,63 +228,63 @@ impl Host {
         Ok(Self { app, shutdown, _lock: lock })
     }
 
-    /// Where the API listens.
+    /// Returns the address of the API.
     pub fn api_address(&self) -> SocketAddr {
         SocketAddr::new(self.app.config.bind, self.app.config.port)
     }
 
-    /// What comes before that address in a link.
+    /// Returns the scheme of the API's URL.
     pub fn scheme(&self) -> &'static str {
         if self.app.config.https == HttpsMode::Off { "http" } else { "https" }
     }
 
-    /// Where people find the API and the pages. A host that listens on every address is called
-    /// what its runners call it.
+    /// Returns the URL of the API and the pages. A host that listens on every address uses the name
+    /// that its runners use.
     pub fn api_url(&self) -> String {
         let HostConfig { bind, port, link_address, .. } = &self.app.config;
         let host = if bind.is_unspecified() { link_address.host.clone() } else { bind.to_string() };
         format!("{}://{}", self.scheme(), HostAddress { host, port: *port })
     }
 
-    /// The fingerprint that people compare, where this host's own CA signs what they are shown.
+    /// Returns the fingerprint for users to compare, if this host's own CA signs its certificate.
     pub fn people_fingerprint(&self) -> Option<String> {
         (self.app.config.https == HttpsMode::OwnCa).then(|| self.app.ca.fingerprint())
     }
 
-    /// An invitation for the first admin, where people log in and there is none.
+    /// Creates an invitation for the first admin, if authentication is on and there is no admin.
     pub async fn setup_invitation(&self) -> Result<Option<String>, StoreError> {
         self.app.accounts.setup_invitation(&self.app).await
     }
 
-    /// Where the SSH gateway listens.
+    /// Returns the address of the SSH gateway.
     pub fn ssh_address(&self) -> SocketAddr {
         SocketAddr::new(self.app.config.bind, self.app.config.ssh_port)
     }
 
-    /// Where runners dial in.
+    /// Returns the address that runners connect to.
     pub fn link_address(&self) -> &HostAddress {
         &self.app.config.link_address
     }
 
-    /// A token for a runner that the caller starts itself, which may take up the node of that
-    /// name where there is one.
+    /// Creates a token for a runner in this process, which may rejoin the node of that name if
+    /// there is one.
     pub async fn create_join_token(&self, name: &NodeName) -> Result<JoinToken, StoreError> {
         let ttl = Duration::from_secs(60);
         let (token, _) = join::create_token(&self.app, ttl, None, Some(name), None).await?;
         Ok(token)
     }
 
-    /// Says that a node's runner is in this process.
+    /// Registers a node's runner as part of this process.
     pub fn set_local(&self, node: &NodeId, local: Arc<dyn LocalNode>) {
         self.app.runners.set_local(node, local);
     }
 
-    /// Whether a runner's identity is of this cluster.
+    /// Returns whether a runner's identity is from this cluster.
     pub fn issued(&self, identity: &RunnerIdentity) -> bool {
         identity.ca_pem == self.app.ca.certificate_pem()
     }
 
-    /// Whether the host knows this node; a runner whose node was removed must join again.
+    /// Returns whether the host knows this node; a runner whose node was removed must join again.
     pub async fn knows(&self, node: &NodeId) -> Result<bool, StoreError> {
         Ok(self.app.store.lookup_node_name(node).await?.is_some())
     }
@@ -301,7 +301,7 @@ impl Host {
     }
 }
 
-/// The lock is the kernel's, so it is gone with the process however it dies.
+/// Locks the data directory. The kernel releases the lock when the process ends, however it ends.
 fn lock_data_dir(config: &HostConfig) -> Result<Flock<fs::File>, StartError> {
     let path = config.data_dir.clone();
     let failed = |source| StartError::DataDir { path: path.clone(), source };
@@ -332,8 +332,8 @@ async fn listen(
     })
 }
 
-/// The next connection of a port. Where descriptors run out, one that has not said who it is makes
-/// way.
+/// Accepts the next connection. If file descriptors run out, an unauthenticated connection is
+/// closed.
 pub async fn accept(listener: &TcpListener, what: &str, slots: &Slots) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
@@ -348,8 +348,8 @@ pub async fn accept(listener: &TcpListener, what: &str, slots: &Slots) -> (TcpSt
     }
 }
 
-/// Out of file descriptors or the like: say so and do not spin. What concerns one connection alone
-/// is over with it.
+/// Logs a failed accept, and delays the next one if descriptors or memory ran out, so that the loop
+/// does not spin. Other errors concern one connection alone.
 pub async fn accept_failed(what: &str, error: &io::Error) {
     if is_exhausted(error) {
         tracing::warn!(%error, "accepting a {what} connection failed");
@@ -359,13 +359,13 @@ pub async fn accept_failed(what: &str, error: &io::Error) {
     }
 }
 
-/// Whether no connection can be accepted before something is given back.
+/// Returns whether no connection can be accepted until resources are released.
 fn is_exhausted(error: &io::Error) -> bool {
     use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
     error.raw_os_error().is_none_or(|code| [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(&code))
 }
 
-/// Gives back what streams and bodies have held, some seconds after there were any.
+/// Returns the free memory of ended streams and requests to the kernel, some seconds later.
 async fn return_memory(app: Arc<App>, shutdown: CancellationToken) {
     let mut seen = 0;
     loop {
@@ -381,8 +381,8 @@ async fn return_memory(app: Arc<App>, shutdown: CancellationToken) {
     }
 }
 
-/// Wakes waiters when a node has been silent for so long that its instances' status changes, and
-/// writes that into their history. Old history goes.
+/// Wakes waiters and records an event when a node has been silent for so long that the status of
+/// its instances changes. Also removes old history.
 async fn watch_silence(app: Arc<App>, shutdown: CancellationToken) {
     let mut seen = std::collections::HashMap::new();
     let mut prune_at = app.clock.steady_ms();
@@ -415,7 +415,7 @@ async fn watch_silence(app: Arc<App>, shutdown: CancellationToken) {
         };
         for node in nodes {
             let now_seen = present::is_node_seen(&app, &node.id);
-            // A host that starts takes every node for seen.
+            // A starting host assumes that every node is online.
             if seen.insert(node.id.clone(), now_seen).unwrap_or(true) == now_seen {
                 continue;
             }
@@ -431,8 +431,8 @@ async fn watch_silence(app: Arc<App>, shutdown: CancellationToken) {
     }
 }
 
-/// Has rights checked again where the term of an account at its provider ended between two moments:
-/// its registered keys leave the VPSes then.
+/// Has rights checked again if the term of an account at its provider ended between two times: its
+/// registered keys must leave the VPSes then.
 async fn lapse(app: &App, after_ms: i64, until_ms: i64) {
     let term_ms = accounts::millis(app.config.auth.provider_life);
     match app.store.has_lapsed(after_ms - term_ms, until_ms - term_ms).await {
@@ -442,7 +442,7 @@ async fn lapse(app: &App, after_ms: i64, until_ms: i64) {
     }
 }
 
-/// Rejects what nobody has decided on for too long.
+/// Rejects requests that were not decided in time.
 async fn expire_requests(app: &App, now_ms: i64) {
     let life = app.config.auth.request_life;
     let days = life.as_secs() / (24 * 3600);
@@ -455,7 +455,7 @@ async fn expire_requests(app: &App, now_ms: i64) {
     }
 }
 
-/// The same event for every instance that may be alive there.
+/// Records an event for every instance that may be running on the node.
 async fn record_silence(app: &App, node: &NodeRow, seen: bool) -> Result<(), StoreError> {
     let (kind, detail) = if seen {
         ("found", format!("node '{}' is back", node.name))

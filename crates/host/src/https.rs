@@ -1,8 +1,8 @@
-//! TLS for people: browsers and command lines. Runners have their own (`kohakuriver-runner-link`).
+//! TLS for clients: browsers and command lines. Runners have their own (`kohakuriver-runner-link`).
 //!
-//! The certificate is either the host's own, signed by the CA that runners know too, or two files
-//! that something else renews. What a handshake shows can be exchanged at any time; connections
-//! that stand keep what they were shown.
+//! The certificate is either the host's own, signed by the CA that runners trust too, or read from
+//! two files that another program renews. It can be replaced at any time; open connections continue
+//! with the one of their handshake.
 
 mod files;
 mod own;
@@ -23,10 +23,10 @@ use crate::host::App;
 use files::Files;
 use own::Own;
 
-/// How often files are looked at, and whether it is time for another certificate of our own.
+/// The interval of checking the files, or whether our own certificate needs a successor.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How people's connections are protected.
+/// The protection of client connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum HttpsMode {
     /// Plain HTTP: on loopback, or behind a proxy.
@@ -54,7 +54,7 @@ pub enum TlsError {
     Setup(#[source] rustls::Error),
 }
 
-/// What handshakes show at the moment.
+/// The certificate that handshakes present.
 #[derive(Debug)]
 struct Shown(RwLock<Arc<CertifiedKey>>);
 
@@ -70,14 +70,14 @@ impl ResolvesServerCert for Shown {
     }
 }
 
-/// Where what is shown comes from.
+/// The source of the certificate.
 #[derive(Debug)]
 enum Source {
     Own(Own),
     Files(Files),
 }
 
-/// The settings of the API's port, and what keeps them fresh.
+/// The TLS settings of the API's port, and the source that keeps their certificate current.
 #[derive(Debug)]
 pub struct HttpsServer {
     config: Arc<ServerConfig>,
@@ -87,7 +87,7 @@ pub struct HttpsServer {
 }
 
 impl HttpsServer {
-    /// `None` where the host speaks plain HTTP.
+    /// Loads the certificate. Returns `None` if the host serves plain HTTP.
     pub fn new(host: &HostConfig, ca: &Ca, now_ms: i64) -> Result<Option<Self>, TlsError> {
         let (source, first, names) = match &host.https {
             HttpsMode::Off => return Ok(None),
@@ -113,17 +113,17 @@ impl HttpsServer {
         Ok(Some(Self { config: Arc::new(config), shown, source, names }))
     }
 
-    /// For the API's port.
+    /// Returns the settings for the API's port.
     pub fn config(&self) -> Arc<ServerConfig> {
         self.config.clone()
     }
 
-    /// What the certificate says this machine is called, beyond what it was told.
+    /// Returns the DNS names in the certificate files, in addition to the configured ones.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// Shows new certificates as they come, until told to stop.
+    /// Presents new certificates as they appear, until the shutdown.
     pub async fn keep_fresh(&mut self, app: Arc<App>, shutdown: CancellationToken) {
         loop {
             tokio::select! {

@@ -1,4 +1,4 @@
-//! Join tokens, and the machines that come with one.
+//! Join tokens, and the enrollment of nodes that present one.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use tokio::time::timeout;
 use crate::accounts::digest;
 use crate::host::App;
 
-/// The longest a token may live.
+/// The longest lifetime of a token.
 pub const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 
 const NEW_TOKEN: &str = "on the host: kohakuriver node token create";
 
-/// Makes a token and when it expires. `readmits`: it may also take up the node of this name, for
-/// a machine that has lost its half of the membership. `by`: the admin that makes it.
+/// Creates a token, and returns it with its expiry. `readmits`: it may also rejoin the node of this
+/// name, for a computer that has lost its identity. `by`: the admin that creates it.
 pub async fn create_token(
     app: &App,
     ttl: Duration,
@@ -40,7 +40,7 @@ pub async fn create_token(
     Ok((JoinToken { address, ca_fingerprint: app.ca.fingerprint(), secret }, now_ms + ttl_ms))
 }
 
-/// Serves one machine that wants to join.
+/// Serves one enrollment.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(app: &App, mut frames: FrameStream<S>) {
     let request = match timeout(HANDSHAKE_LIMIT, frames.receive::<EnrollRequest>()).await {
         Ok(Ok(request)) => request,
@@ -69,7 +69,7 @@ async fn admit(app: &App, request: EnrollRequest) -> Result<EnrollReply, EnrollR
     let refuse =
         |reason: String, hint: &str| EnrollReply::Refused { reason, hint: hint.to_owned() };
     let now_ms = app.clock.now_ms();
-    // Before the token is used up, so that it still works once the clock is right.
+    // Checked before the token is redeemed, so that it still works once the clock is right.
     check_clock(request.now_ms, now_ms)?;
     let id =
         NodeId::new(format!("n-{}", random_text().to_ascii_lowercase().replace(['_', '-'], "0")));
@@ -104,7 +104,7 @@ async fn admit(app: &App, request: EnrollRequest) -> Result<EnrollReply, EnrollR
     }
 }
 
-/// A machine whose clock is far off would log, build and expire things at wrong times.
+/// Refuses a computer whose clock is far off: it would log, build and expire at wrong times.
 fn check_clock(runner_ms: i64, host_ms: i64) -> Result<(), EnrollReply> {
     let skew_ms = runner_ms.saturating_sub(host_ms);
     if skew_ms.abs() <= MAX_CLOCK_SKEW_MS {
@@ -118,7 +118,7 @@ fn check_clock(runner_ms: i64, host_ms: i64) -> Result<(), EnrollReply> {
     })
 }
 
-/// 128 random bits.
+/// Returns 128 random bits as text.
 fn random_text() -> String {
     let mut bytes = [0u8; 16];
     rand::rng().fill_bytes(&mut bytes);

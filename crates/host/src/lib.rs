@@ -1,4 +1,4 @@
-//! The host: the truth, the HTTP API, the SSH gateway and the runners' link.
+//! The host: cluster state, the HTTP API, the SSH gateway and the runners' link.
 //!
 //! ```text
 //!   http (:8000) ──┐                      ┌── store (SQLite)
@@ -7,13 +7,13 @@
 //!     (:8001)
 //! ```
 //!
-//! A request changes the *intent* in the store and wakes the node's link, nothing else; the
-//! runner converges and reports what it sees; the *status* people read is computed from both.
-//! So a crash between any two steps loses nothing: the next hello tells both sides everything.
+//! A request changes the *intent* in the store and wakes the node's link, nothing else; the runner
+//! converges and reports its observation; the *status* that clients read is computed from both. So
+//! a crash between any two steps loses nothing: the next hello synchronizes both sides.
 //!
-//! To add an endpoint: wire types in `kohakuriver-api`, a handler with its `#[utoipa::path]` in
-//! the resource's file under `http/`, a line in that file's `routes()`. The OpenAPI document is
-//! made from the same macro, so it cannot drift.
+//! To add an endpoint: wire types in `kohakuriver-api`, a handler with its `#[utoipa::path]` in the
+//! resource's file under `http/`, a line in that file's `routes()`, and a row in
+//! `access/routes.rs`. The OpenAPI document is generated from the same macro, so it cannot drift.
 
 mod access;
 mod accounts;

@@ -1,8 +1,9 @@
-//! How much of the host one caller may hold at once: requests, streams, SSH connections, bytes.
+//! Limits how much of the host one caller may hold at once: requests, streams, SSH connections,
+//! bytes.
 //!
-//! A bound on the sum alone lets one account take all of it from the others, so each thing that
-//! lasts is counted twice: over all callers, and for the caller that holds it. Where the host has
-//! no accounts, and before a caller has logged in, the caller is a network address.
+//! With a bound on the sum alone, one account could take all of it from the others, so each
+//! long-lived resource is counted twice: over all callers, and for the caller that holds it. Where
+//! authentication is off, and before a caller has logged in, the caller is a network address.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -13,13 +14,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::access::{Caller, Principal};
 
-/// Whose share of a limit something counts against.
+/// The caller whose share of a limit is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Holder {
     Account(UserId),
-    /// An IPv4 address, or a /64 of IPv6: a machine has as many addresses in there as it likes.
+    /// An IPv4 address, or a /64 of IPv6, all of which a single computer may use.
     Network(IpAddr),
-    /// Programs of this machine, where the host has no accounts.
+    /// Programs on this computer, where authentication is off.
     Here,
 }
 
@@ -34,7 +35,7 @@ impl Holder {
     }
 }
 
-/// What an address is counted as.
+/// Returns the address under which a client is counted.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -44,16 +45,16 @@ pub fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Which of the two bounds is reached.
+/// The bound that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
     /// The caller's own.
     Holder,
-    /// That of all callers together.
+    /// The bound of all callers together.
     All,
 }
 
-/// Things that are counted over all callers and for each.
+/// A resource counted over all callers and for each.
 #[derive(Clone, Debug)]
 pub struct Limit {
     all: usize,
@@ -64,12 +65,12 @@ pub struct Limit {
 #[derive(Debug, Default)]
 struct Counts {
     all: usize,
-    /// How many were ever given out or given back.
+    /// How many were ever taken or released.
     turns: u64,
     of: HashMap<Holder, usize>,
 }
 
-/// The right to one of them. Dropping it gives it back.
+/// A unit of a limit. Dropping it releases the unit.
 #[derive(Debug)]
 pub struct Permit {
     holder: Holder,
@@ -77,12 +78,14 @@ pub struct Permit {
 }
 
 impl Limit {
-    /// `each` is a caller's share of `all`; programs of this machine may take all where the host
-    /// has no accounts.
+    /// Makes a limit. `each` is a caller's share of `all`; programs on this computer may take all
+    /// if authentication is off.
     pub fn new(all: usize, each: usize) -> Self {
         Self { all, each, counts: Arc::default() }
     }
 
+    /// Takes one unit.
+    ///
     /// # Errors
     /// A bound is reached.
     pub fn take(&self, holder: Holder) -> Result<Permit, Full> {
@@ -100,7 +103,7 @@ impl Limit {
         Ok(Permit { holder, counts: self.counts.clone() })
     }
 
-    /// Changes with every one that is taken or given back.
+    /// Returns a counter that changes with every unit taken or released.
     pub fn turns(&self) -> u64 {
         lock(&self.counts).turns
     }
@@ -124,8 +127,8 @@ impl Drop for Permit {
     }
 }
 
-/// Bytes that wait in the host's memory for a peer that has not taken them yet, bounded for all
-/// callers and for each.
+/// Bytes that wait in the host's memory for a peer to receive them, bounded for all callers and for
+/// each.
 #[derive(Clone, Debug)]
 pub struct ByteLimit {
     all: Arc<Semaphore>,
@@ -141,7 +144,7 @@ pub struct Bytes {
     each: usize,
 }
 
-/// Bytes that are held. Dropping it gives them back.
+/// Held bytes. Dropping the value releases them.
 #[derive(Debug)]
 pub struct HeldBytes {
     _own: Option<OwnedSemaphorePermit>,
@@ -155,7 +158,7 @@ impl ByteLimit {
 
     pub fn of(&self, holder: Holder) -> Bytes {
         let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        // Shares that are held by no stream any more.
+        // Drops shares that no stream holds any more.
         of.retain(|_, own| Arc::strong_count(own) > 1);
         let own = of.entry(holder).or_insert_with(|| Arc::new(Semaphore::new(self.each))).clone();
         Bytes { all: self.all.clone(), own, each: self.each }
@@ -167,13 +170,13 @@ impl Bytes {
     pub async fn hold(&self, bytes: usize) -> HeldBytes {
         let count = self.count(bytes);
         // The caller's own share first, so that waiting for it takes nothing from others. Neither
-        // is ever closed, which would be the only error.
+        // semaphore is ever closed, which would be the only error.
         let own = self.own.clone().acquire_many_owned(count).await.ok();
         let all = self.all.clone().acquire_many_owned(count).await.ok();
         HeldBytes { _own: own, _all: all }
     }
 
-    /// As [`Self::hold`], without waiting.
+    /// Does the same without waiting.
     pub fn try_hold(&self, bytes: usize) -> Option<HeldBytes> {
         let count = self.count(bytes);
         let own = self.own.clone().try_acquire_many_owned(count).ok()?;
@@ -181,7 +184,7 @@ impl Bytes {
         Some(HeldBytes { _own: Some(own), _all: Some(all) })
     }
 
-    /// Whether most of the share, or of what there is for all callers, is taken.
+    /// Returns whether most of the share, or of the sum, is taken.
     pub fn is_scarce(&self) -> bool {
         let little = self.each / 2;
         self.own.available_permits() < little || self.all.available_permits() < little

@@ -1,5 +1,4 @@
-//! Logging in by OpenID Connect: authorization code flow with PKCE, against whatever provider
-//! the lab has.
+//! Login by OpenID Connect: authorization code flow with PKCE, with any provider.
 //!
 //! ```text
 //!  browser --start--> host --302--> provider ... the person logs in there ... --302--> callback
@@ -7,14 +6,14 @@
 //!  of a command line: callback --303--> page with a code and a button --POST--> its port
 //! ```
 //!
-//! Between start and callback the host remembers what it sent, for minutes, and the browser a
-//! cookie that says it was the one: a link to the callback that another browser began logs nobody
-//! in. Groups become a role by the operator's mapping, anew at every log-in.
+//! Between start and callback the host remembers the parameters for some minutes, and the browser a
+//! cookie that binds it to them: opening the callback of a login that another browser began logs no
+//! account in. Groups become a role by the operator's mapping, anew at every login.
 //!
-//! A start asks nobody anything, and a provider where one is logged in answers by itself. So a
-//! link may have been made by an attacker who listens on the port that it names. The session
-//! therefore goes to a command line only after the person has pressed a button on a page of this
-//! host, which shows the code that the command line shows too (`kohakuriver_api::handover_code`).
+//! A start needs no consent, and a provider with a login session may redirect by itself. So an
+//! attacker may have made the link, and listen on the port that it names. Therefore the session
+//! goes to a command line only after the user has pressed a button on a page of this host, which
+//! displays the same code as the command line (`kohakuriver_api::handover_code`).
 
 mod account;
 mod claims;
@@ -38,11 +37,11 @@ use provider::{Provider, ProviderError};
 pub use claims::printable;
 pub use config::{OidcConfig, is_safe as is_safe_url};
 
-/// Lifetime of a login in progress: a person takes minutes at most.
+/// The lifetime of a login in progress; users take minutes at most.
 const PENDING_LIFE: Duration = Duration::from_secs(600);
-/// More at once are strangers'; the oldest give way.
+/// The bound on logins in progress; beyond it the oldest are dropped.
 const MOST_PENDING: usize = 1000;
-/// How long a command line may take to fetch what its browser has got for it.
+/// How long a command line may take to fetch the session that its browser has obtained.
 const HANDOVER_LIFE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +64,7 @@ pub enum OidcError {
 }
 
 impl OidcError {
-    /// The next step, where there is one.
+    /// Returns the next step, if there is one.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Off => Some("log in with a password: kohakuriver auth login"),
@@ -83,16 +82,16 @@ impl OidcError {
     }
 }
 
-/// Where a command line waits for its browser.
+/// The command line that waits for its browser.
 #[derive(Clone, Debug)]
 pub struct Waiting {
-    /// On the person's own machine.
+    /// The port on the user's own computer.
     pub port: u16,
-    /// SHA-256 of what it will show, base64url.
+    /// SHA-256 of the verifier that it will present, base64url.
     pub challenge: String,
 }
 
-/// A log-in between start and callback.
+/// A login between start and callback.
 #[derive(Debug)]
 struct Pending {
     browser: String,
@@ -101,7 +100,7 @@ struct Pending {
     waiting: Option<Waiting>,
 }
 
-/// A log-in whose person has not yet said that a command line may have it.
+/// A login that the user has not yet confirmed for a command line.
 #[derive(Clone, Debug)]
 struct Unconfirmed {
     browser: String,
@@ -110,7 +109,7 @@ struct Unconfirmed {
     waiting: Waiting,
 }
 
-/// What a browser has got for a command line.
+/// A session that a browser has obtained for a command line.
 #[derive(Debug)]
 struct Handover {
     session: String,
@@ -126,27 +125,27 @@ pub struct Oidc {
     handovers: Expiring<Handover>,
 }
 
-/// Where to send the browser, and what it has to keep.
+/// The URL to send the browser to, and the cookie it must store.
 #[derive(Debug)]
 pub struct Started {
     pub url: String,
     pub browser: String,
 }
 
-/// A person whom the provider sent back.
+/// The result of a callback.
 #[derive(Debug)]
 pub enum Arrived {
-    /// The session is the browser's own.
+    /// The session belongs to the browser itself.
     Browser { session: Box<Session> },
-    /// The browser is to show the page that `ticket` opens.
+    /// The browser must display the confirmation page of `ticket`.
     CommandLine { ticket: String, username: String },
 }
 
-/// What the page asks the person.
+/// The contents of the confirmation page.
 #[derive(Debug)]
 pub struct Question {
     pub username: String,
-    /// As the command line shows it.
+    /// The code that the command line displays.
     pub code: String,
     pub port: u16,
 }
@@ -163,10 +162,10 @@ impl Oidc {
         }
     }
 
-    /// Begins a log-in.
+    /// Begins a login.
     ///
     /// # Errors
-    /// The provider cannot be asked where people log in.
+    /// The provider's login endpoint cannot be determined.
     pub async fn start(&self, app: &App, waiting: Option<Waiting>) -> Result<Started, OidcError> {
         let (state, nonce, verifier) = (new_secret(), new_secret(), new_secret());
         let browser = new_secret();
@@ -186,7 +185,7 @@ impl Oidc {
         Ok(Started { url, browser })
     }
 
-    /// Takes a person back from the provider. `browser` is what the browser's cookie says.
+    /// Handles the callback from the provider. `browser` is the value of the browser's cookie.
     pub async fn arrive(
         &self,
         app: &App,
@@ -212,7 +211,7 @@ impl Oidc {
         Ok(Arrived::CommandLine { ticket, username })
     }
 
-    /// What to ask before a command line gets its session; asking twice changes nothing.
+    /// Returns the contents of the confirmation page. It may be called repeatedly.
     pub fn question(
         &self,
         app: &App,
@@ -226,15 +225,15 @@ impl Oidc {
         Ok(Question { username, code, port: waiting.port })
     }
 
-    /// Begins the session of a command line, after the button was pressed. Returns where the
-    /// browser brings the code for it, and the account's name.
+    /// Confirms a command line's login, after the button was pressed. Returns the URL that passes
+    /// the code to it, and the account's name.
     pub async fn confirm(
         &self,
         app: &App,
         ticket: &str,
         browser: Option<&str>,
     ) -> Result<(String, String), OidcError> {
-        // Looked at before it is taken: a stranger's request must not use it up.
+        // Checked before it is taken: another client's request must not use it up.
         self.question(app, ticket, browser)?;
         let entry = self.unconfirmed.take(ticket, app.clock.steady_ms());
         let Unconfirmed { user, waiting, .. } = entry.ok_or(OidcError::Unknown)?;
@@ -248,8 +247,8 @@ impl Oidc {
         Ok((format!("http://127.0.0.1:{}/?code={code}", waiting.port), username))
     }
 
-    /// Gives a command line its session, once, if it is the one that began: the SHA-256 of what
-    /// it shows is what it announced.
+    /// Gives a command line its session, once, if it began the login: the SHA-256 of the verifier
+    /// must match the announced one.
     pub fn hand_over(&self, app: &App, code: &str, verifier: &str) -> Result<String, OidcError> {
         let entry = self.handovers.take(code, app.clock.steady_ms());
         let shown = BASE64URL_NOPAD.encode(&Sha256::digest(verifier));
@@ -262,7 +261,7 @@ fn same(shown: Option<&str>, known: &str) -> bool {
     shown.is_some_and(|shown| shown.as_bytes().ct_eq(known.as_bytes()).into())
 }
 
-/// A bounded table whose entries are good once, and for a while by the steady clock.
+/// A bounded table of single-use entries that expire by the steady clock.
 #[derive(Debug)]
 struct Expiring<T> {
     life_ms: i64,
@@ -278,7 +277,7 @@ impl<T> Expiring<T> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an entry; the oldest gives way where there are too many.
+    /// Adds an entry; if there are too many, the oldest is dropped.
     fn insert(&self, key: String, value: T, now_ms: i64) {
         let mut entries = self.lock();
         entries.retain(|_, (until_ms, _)| *until_ms > now_ms);

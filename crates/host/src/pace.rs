@@ -1,20 +1,20 @@
-//! How fast an account may share and offer: a bucket for each, which fills again with time.
+//! The rate limit of shares and offers: a bucket for each account, which refills with time.
 //!
-//! Each act reaches another account, and a wrong name tells that there is no such account. Neither
-//! can be done in bulk.
+//! Each act affects another account, and an error for a wrong name reveals that there is no such
+//! account. Neither can be done in bulk.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use kohakuriver_model::UserId;
 
-/// What a full bucket holds.
+/// The capacity of a bucket.
 const BURST: i64 = 120;
-/// How long one of it takes to come back.
+/// The time in which a bucket regains one unit.
 const REFILL_MS: i64 = 5_000;
-/// A share or an offer, for each receiver.
+/// The cost of a share or an offer, for each receiver.
 pub const ACT: i64 = 1;
-/// A name or number that is no account's.
+/// The cost of a name or id without an account.
 pub const WRONG_NAME: i64 = 10;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -23,14 +23,15 @@ pub struct Slow {
     pub seconds: i64,
 }
 
-/// When each bucket will be full again. Accounts are few, and a full bucket is forgotten.
+/// The time at which each bucket will be full again. Accounts are few, and full buckets are
+/// dropped.
 #[derive(Debug, Default)]
 pub struct Pace {
     full_at: Mutex<HashMap<UserId, i64>>,
 }
 
 impl Pace {
-    /// Takes `cost` out of the account's bucket.
+    /// Takes `cost` from the account's bucket.
     ///
     /// # Errors
     /// It holds less.

@@ -1,13 +1,13 @@
-//! Connections that a port has accepted, and which of them goes when there are too many.
+//! The accepted connections of a port, and the choice of which to close when there are too many.
 //!
 //! ```text
-//!  accepted -> stranger --logged in--> known
-//!                 \ bound reached: the oldest stranger of the network that has most is closed
+//!  accepted -> unauthenticated --logged in--> known
+//!       \ bound reached: the oldest of the network that has most is closed
 //! ```
 //!
-//! A new connection always gets in. A peer that opens many and says nothing on them loses its own
-//! oldest ones, and neither waits in the accept loop nor takes what others need: a login takes
-//! less time than it takes to push out the connection that it comes by.
+//! A new connection is always accepted. A peer that opens many without logging in loses its own
+//! oldest ones, and neither waits in the accept loop nor takes slots from others: a login takes
+//! less time than pushing out its connection would.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -20,25 +20,25 @@ use tokio_util::sync::CancellationToken;
 use crate::client_address::is_trusted;
 use crate::limits::{Full, Holder, network};
 
-/// How many connections of each kind a port holds.
+/// The number of connections of each kind that a port holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub strangers: usize,
-    /// Of one network. Trusted proxies speak for many, and so does this machine: for them only the
-    /// sum counts.
+    /// Unauthenticated ones of one network. Trusted proxies and this computer act for many clients,
+    /// so only the sum counts for them.
     pub strangers_of_one: usize,
     pub known: usize,
-    /// Of one account, or of one network where the host has no accounts.
+    /// Of one account, or of one network where authentication is off.
     pub known_of_one: usize,
 }
 
-/// How often at most it is logged that connections make way.
+/// The interval at which closed connections are logged at most.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// All connections of a port.
+/// The connections of a port.
 #[derive(Clone, Debug)]
 pub struct Slots {
-    /// The port, for the log.
+    /// The port's name, for the log.
     what: &'static str,
     bounds: Bounds,
     proxies: Arc<Vec<IpNet>>,
@@ -48,10 +48,10 @@ pub struct Slots {
 #[derive(Debug, Default)]
 struct Table {
     last: u64,
-    /// How many had to make way since that was logged, and when it was.
+    /// The connections closed since the last log line, and when that was.
     closed: u64,
     logged: Option<Instant>,
-    /// The oldest first.
+    /// Unauthenticated connections, the oldest first.
     strangers: BTreeMap<u64, Stranger>,
     known: HashMap<u64, Holder>,
     known_of: HashMap<Holder, usize>,
@@ -63,7 +63,7 @@ struct Stranger {
     closed: CancellationToken,
 }
 
-/// One connection's place. Dropping it gives it back.
+/// The slot of one connection. Dropping it releases the slot.
 #[derive(Debug)]
 pub struct Slot {
     number: u64,
@@ -77,7 +77,7 @@ impl Slots {
         Self { what, bounds, proxies: Arc::new(proxies), table: Arc::default() }
     }
 
-    /// Takes a connection in. Where that is one too many, an older stranger is closed.
+    /// Adds a connection. If that is one too many, an older unauthenticated one is closed.
     pub fn enter(&self, peer: IpAddr) -> Slot {
         let counted = !peer.is_loopback() && !is_trusted(peer, &self.proxies);
         let closed = CancellationToken::new();
@@ -99,7 +99,8 @@ impl Slots {
         Slot { number, table: self.table.clone(), bounds: self.bounds, closed }
     }
 
-    /// Closes a stranger, so that descriptors become free. Tells whether there was one.
+    /// Closes an unauthenticated connection, so that descriptors become free. Returns whether there
+    /// was one.
     pub fn shed(&self) -> bool {
         lock(&self.table).close_one().is_some()
     }
@@ -119,7 +120,7 @@ impl Table {
         }
     }
 
-    /// Of the network that has most of them, the oldest. Tells which network that was.
+    /// Closes the oldest connection of the network that has most of them. Returns that network.
     fn close_one(&mut self) -> Option<IpAddr> {
         let mut counts: HashMap<IpAddr, usize> = HashMap::new();
         for stranger in self.strangers.values() {
@@ -144,12 +145,12 @@ fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
 }
 
 impl Slot {
-    /// Waits until the connection has to make way.
+    /// Waits until the connection must be closed.
     pub async fn closed(&self) {
         self.closed.cancelled().await;
     }
 
-    /// Counts the connection for `holder` from now on, and closes it for no other's sake any more.
+    /// Counts the connection for `holder` from now on; it is no longer closed in favor of others.
     ///
     /// # Errors
     /// There are too many such connections.
@@ -158,7 +159,7 @@ impl Slot {
         if table.known.get(&self.number) == Some(&holder) {
             return Ok(());
         }
-        // It has made way already.
+        // The connection is being closed already.
         if self.closed.is_cancelled() {
             return Err(Full::All);
         }

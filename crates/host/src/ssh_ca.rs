@@ -1,9 +1,9 @@
-//! The host's CA for people's SSH certificates: who is logged in needs no key of their own.
+//! The CA for users' SSH certificates: a logged-in account needs no key of its own.
 //!
-//! A certificate names the one instance it is for (its principal, `vps-<id>`) and who holds it (its
-//! key id). It counts for five minutes from now on, long enough to connect with; what stands by
-//! then is cut by [`crate::sessions::registry`], not by the certificate. It also counts for the five minutes
-//! before now: a node's clock may be that far behind, and as far ahead.
+//! A certificate names one instance (its principal, `vps-<id>`) and its holder (its key id). It is
+//! valid for five minutes from now on, long enough to connect; sessions that are open by then are
+//! ended by [`crate::sessions::registry`], not by the certificate. It is also valid for the five
+//! minutes before now: a node's clock may be that far behind, and as far ahead.
 
 use std::path::Path;
 
@@ -15,16 +15,16 @@ use russh::keys::{Algorithm, HashAlg, PrivateKey, PublicKey};
 use crate::ssh_keys::{self, KeyError};
 
 const FILE: &str = "ssh_user_ca_ed25519_key";
-/// How long one counts, and how wrong a clock may be, in seconds.
+/// The validity of a certificate, and the tolerated clock error, in seconds.
 pub const LIFE: i64 = 5 * 60;
-/// What an ordinary key may do too. X11 is nothing that our SSH servers have.
+/// The rights of an ordinary key. Our SSH servers have no X11.
 const EXTENSIONS: [&str; 4] =
     ["permit-agent-forwarding", "permit-port-forwarding", "permit-pty", "permit-user-rc"];
 
-/// Signs, and knows its own signature again.
+/// The CA's key. Signs certificates and verifies its own signatures.
 pub struct SshCa {
     key: PrivateKey,
-    /// Its public half, for instances.
+    /// The public key, for instances.
     line: String,
 }
 
@@ -34,10 +34,10 @@ impl std::fmt::Debug for SshCa {
     }
 }
 
-/// Who asks for a certificate.
+/// The holder of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder<'a> {
-    /// `None` where nobody logs in.
+    /// `None` if authentication is off.
     pub id: Option<UserId>,
     pub name: &'a str,
 }
@@ -45,21 +45,21 @@ pub struct Holder<'a> {
 /// A fresh certificate.
 #[derive(Clone, Debug)]
 pub struct Signed {
-    /// One line, as OpenSSH's files have it.
+    /// One line in OpenSSH's file format.
     pub line: String,
     pub principal: String,
     pub expires_ms: i64,
     pub serial: u64,
 }
 
-/// What a certificate says, once it is known to be one of ours.
+/// The claims of a verified certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
     pub user: UserId,
     pub instance: InstanceId,
 }
 
-/// Why nothing was signed.
+/// The reasons for which a key is not signed.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
     #[error("that is not an OpenSSH public key")]
@@ -80,13 +80,14 @@ impl SshCa {
         Ok(Self { key, line })
     }
 
-    /// What an instance is told.
+    /// Returns the key and principal that an instance trusts.
     pub fn trusted_by(&self, instance: InstanceId) -> TrustedCa {
         let principal = TrustedCa::principal_of(instance);
         TrustedCa { key: self.line.trim_end().to_owned(), principal }
     }
 
-    /// Signs whatever key its holder names. They may enter the instance: the caller has asked.
+    /// Signs the holder's public key. The caller has checked that the holder may enter the
+    /// instance.
     pub fn sign(
         &self,
         public_key: &str,
@@ -122,7 +123,8 @@ impl SshCa {
         Ok(Signed { line, principal, expires_ms: (now + LIFE) * 1000, serial })
     }
 
-    /// Who holds this certificate, if we signed it for a person and it is valid now.
+    /// Returns the account and instance of a certificate, if this CA signed it for an account and
+    /// it is valid now.
     pub fn shown(&self, certificate: &Certificate, now_ms: i64) -> Option<Shown> {
         let ca = self.key.public_key();
         let seconds = u64::try_from(now_ms.div_euclid(1000)).ok()?;
@@ -151,7 +153,7 @@ fn is_signed(algorithm: &Algorithm) -> bool {
     )
 }
 
-/// For logs, and for the gateway. A name that nobody has proven is never taken for a user.
+/// Formats the key id, for logs and the gateway. An unproven name is never taken for an account.
 fn key_id(holder: &Holder<'_>) -> String {
     match holder.id {
         Some(id) => format!("user {} {}", id.0, holder.name),

@@ -1,5 +1,5 @@
-//! The SSH keys that the host itself has: one made here on first use, and kept in its data
-//! directory for nobody else to read.
+//! The host's own SSH keys, generated on first use and stored in its data directory, readable by
+//! the host only.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,8 @@ pub enum KeyError {
     Key { path: PathBuf, source: russh::keys::Error },
 }
 
-/// Reads a private key, or makes an Ed25519 one. A file that is no key is an error, never replaced.
+/// Reads a private key, or generates an Ed25519 one. A file that holds no key is an error, and
+/// never replaced.
 pub fn load_or_create(path: &Path) -> Result<PrivateKey, KeyError> {
     let file = |source| KeyError::File { path: path.to_owned(), source };
     let key = |source| KeyError::Key { path: path.to_owned(), source };

@@ -1,8 +1,7 @@
-//! Long-lived tasks of the host: one that panics is told, and runs again.
+//! Supervises the host's long-lived tasks: a task that panics is logged and restarted.
 //!
-//! Revoking access, keeping keys up to date and writing the audit log are such tasks. A task that
-//! ended silently would leave the host serving without them; so they are spawned here and nowhere
-//! else.
+//! Revoking access, updating keys and writing the audit log are such tasks. If one ended silently,
+//! the host would continue without it; so they are spawned only here.
 
 use std::any::Any;
 use std::io;
@@ -18,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 const FIRST_WAIT: Duration = Duration::from_millis(50);
-/// Nothing is revoked for longer than this by a task that panics again and again.
+/// The longest delay before a restart, so that revocation is never suspended for longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// One that ran this long is well again.
+/// A task that ran this long restarts without a delay again.
 const STABLE: Duration = Duration::from_secs(60);
 
 /// Spawns tasks that run until the host stops.
@@ -35,10 +34,11 @@ impl Supervisor {
         Self { tasks, shutdown }
     }
 
-    /// As [`Self::keep`], for a task that accepts connections: each run has a listener on the port.
+    /// Does the same as [`Self::keep`] for a task that accepts connections: each run has a listener
+    /// on the port.
     ///
     /// # Errors
-    /// The port cannot be listened on in that way.
+    /// The listener cannot be duplicated.
     pub fn keep_listening<F>(
         &self,
         name: &'static str,
@@ -62,8 +62,8 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Runs what `task` makes until the shutdown. It begins anew after each panic, and after an end
-    /// that came before the shutdown.
+    /// Runs the task that `task` makes until the shutdown. It is restarted after a panic, and after
+    /// an end before the shutdown.
     pub fn keep<F>(&self, name: &'static str, task: impl Fn() -> F + Send + Sync + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -72,7 +72,7 @@ impl Supervisor {
     }
 }
 
-/// As [`Supervisor::keep`], for callers with a task of their own.
+/// Does the same as [`Supervisor::keep`], for callers that spawn the task themselves.
 pub async fn keep_running<F>(name: &'static str, shutdown: CancellationToken, task: impl Fn() -> F)
 where
     F: Future<Output = ()>,
@@ -80,7 +80,7 @@ where
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     loop {
         let began = Instant::now();
-        // What it shares with others is behind locks that are taken again after a panic.
+        // Its shared state is behind locks that are recovered after a panic.
         let ended = AssertUnwindSafe(async { task().await }).catch_unwind().await;
         match ended {
             Ok(()) if shutdown.is_cancelled() => return,
@@ -104,7 +104,7 @@ where
     }
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 fn reason(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")

@@ -1,15 +1,15 @@
-//! Whether a request is from a web page of somebody else.
+//! Detects requests that come from a foreign web page.
 
 use http::HeaderMap;
 use http::header::{HOST, ORIGIN};
 
-/// Whether the request is from a web page of somebody else: one that names another origin, or,
-/// where nobody logs in, one that reaches us under a name that an attacker's DNS points at this
-/// machine. `secure`: it came by TLS, to this host or to a trusted proxy. `names` are this
-/// machine's own.
+/// Returns whether the request comes from a foreign web page: one that names another origin, or,
+/// with authentication off, one that reaches this host under a name that an attacker's DNS points
+/// at it. `secure`: the request came by TLS, to this host or to a trusted proxy. `names` are this
+/// host's own.
 ///
-/// With logging in, such a page has no cookie of ours: a browser keeps it for the name it was set
-/// under. So people may reach the host by names that it does not know.
+/// With authentication on, such a page has no cookie of ours, because a browser keeps a cookie for
+/// the name it was set under. So clients may use names that the host does not know.
 pub fn is_foreign_page(headers: &HeaderMap, secure: bool, names: &[String], log_in: bool) -> bool {
     let host = headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !log_in && !is_ours(host, names) {
@@ -21,10 +21,10 @@ pub fn is_foreign_page(headers: &HeaderMap, secure: bool, names: &[String], log_
     }
 }
 
-/// Whether a page of this origin came from this host: the same name and port, and by https where
-/// the request did. A page that came by plain http may have been written by anybody on the way, and
-/// some browsers send it the cookies of the https host. The other way round, https before a plain
-/// request is a proxy that does TLS and does not say so.
+/// Returns whether a page of this origin came from this host: the same name and port, and by https
+/// where the request did. A page that came by plain http may have been altered on the way, and some
+/// browsers send it the cookies of the https host. The other way round, an https origin with a
+/// plain request, is a proxy that ends TLS without saying so.
 fn is_own_origin(origin: &str, host: &str, secure: bool) -> bool {
     let (port, authority) = match origin.split_once("://") {
         Some(("https", authority)) => ("443", authority),
@@ -34,7 +34,7 @@ fn is_own_origin(origin: &str, host: &str, secure: bool) -> bool {
     with_port(authority, port).eq_ignore_ascii_case(&with_port(host, port))
 }
 
-/// `river` and `river:443` are one place for a browser that speaks https.
+/// Adds the scheme's port: `river` and `river:443` are the same authority for https.
 fn with_port(authority: &str, default: &str) -> String {
     let after_address = authority.rsplit(']').next().unwrap_or(authority);
     match after_address.contains(':') {
@@ -43,8 +43,8 @@ fn with_port(authority: &str, default: &str) -> String {
     }
 }
 
-/// A page can only name its own domain in `Host`, so an address, `localhost` and the names that
-/// this machine has for itself are safe.
+/// Returns whether the name is this host's. A page can only put its own domain in `Host`, so an
+/// address, `localhost` and the host's own names are safe.
 fn is_ours(host: &str, names: &[String]) -> bool {
     let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,

@@ -1,7 +1,8 @@
-//! The table: who may do what. Pure, and the only place where it is decided.
+//! The table of permissions. Pure, and the only place where they are decided.
 //!
-//! Acts on the cluster ask for a role ([`super::routes`]), and so does making an instance: a user,
-//! for one that reaches into its node ([`to_create`]) an operator. Acts on an instance ask what somebody is to it as well:
+//! Acts on the cluster need a role ([`super::routes`]). So does creating an instance: a user, or an
+//! operator for an instance with access to its node ([`to_create`]). Acts on an instance also
+//! depend on the account's relation to it:
 //!
 //! ```text
 //!  wish       owner   manage   use   view   operator   admin
@@ -13,26 +14,26 @@
 //!  Share        x        -      -     -        -         x     shares, offers to another owner
 //! ```
 //!
-//! A viewer sees, and no more, whatever is shared with or owned by them. An operator runs the
-//! cluster but has no business inside other people's instances; one who must get in is given a
-//! share by its owner or an admin. So sharing and giving are not an operator's to do, and neither
-//! is adding an SSH key: the right to grant access would be access. What somebody may not see does
-//! not exist for them.
+//! A viewer sees and no more, even an instance that it owns. An operator runs the cluster but has
+//! no access to the inside of other accounts' instances; to get in, it needs a share from the owner
+//! or an admin. So sharing, giving away and adding an SSH key are not an operator's acts either:
+//! the right to grant access would be access. An instance that an account may not see does not
+//! exist for it.
 
 use kohakuriver_model::{InstanceSpec, Role, ShareLevel};
 use kohakuriver_store::Relation;
 
-/// What somebody wants with an instance.
+/// An act on an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Permission {
     See,
-    /// Get inside: SSH, terminals, forwards, files.
+    /// Open a session inside: SSH, terminals, forwards, files.
     Enter,
-    /// Read what may hold passwords: its environment, the contents of its snapshots.
+    /// Read data that may hold passwords: the environment, the contents of snapshots.
     Secrets,
     Change,
     Delete,
-    /// Let others have it.
+    /// Grant or hand over access.
     Share,
 }
 
@@ -42,22 +43,22 @@ impl Permission {
         [Self::See, Self::Enter, Self::Secrets, Self::Change, Self::Delete, Self::Share];
 }
 
-/// The answer.
+/// The outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Allow,
-    /// They know that it is there, and may not do this.
+    /// The account knows that the instance exists, and may not do this.
     Forbid,
-    /// For them there is no such thing.
+    /// The account must not learn that the instance exists.
     Hide,
 }
 
-/// What an act on an instance asks for.
+/// The requirements of one act.
 struct Need {
     role: Role,
-    /// The least share that is enough; `None`: only the owner's.
+    /// The lowest share that is enough; `None`: the owner only.
     level: Option<ShareLevel>,
-    /// Whether operators may do it to anybody's.
+    /// Whether operators may do it to every instance.
     operator: bool,
 }
 
@@ -73,13 +74,14 @@ const fn need(wish: Permission) -> Need {
     }
 }
 
-/// Who may have such an instance made. One that is privileged, or sees directories of its node, is
-/// nothing that an approval or a group's rule lets others have; the node's owner has a say besides.
+/// Returns the role that may have such an instance created. A privileged one, or one that mounts
+/// directories of its node, cannot be permitted by an approval or a group's rule, and the node's
+/// owner must allow it as well.
 pub fn to_create(spec: &InstanceSpec) -> Role {
     if spec.is_unconfined() { Role::Operator } else { Role::User }
 }
 
-/// Decides on an act on one instance.
+/// Decides on one act on one instance.
 pub fn on_instance(role: Role, relation: Relation, wish: Permission) -> Verdict {
     let visible = role >= Role::Operator
         || (role >= Role::Viewer && (relation.owner || relation.level.is_some()));
@@ -98,7 +100,7 @@ pub fn on_instance(role: Role, relation: Relation, wish: Permission) -> Verdict 
 mod tests {
     use super::*;
 
-    /// The table of this module's text, as people read it.
+    /// The table of this module's documentation.
     const TABLE: &str = "
         See          x        x      x     x        x         x
         Enter        x        x      x     -        -         x

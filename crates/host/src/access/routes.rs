@@ -1,5 +1,5 @@
-//! What each path of the API asks for. A path without a row here answers nobody, and fails the
-//! test that walks all of them.
+//! The requirements of each path of the API. A path without a row here is refused, and fails the
+//! test that checks all of them.
 
 use http::Method;
 use kohakuriver_model::Role;
@@ -7,43 +7,42 @@ use kohakuriver_model::Role;
 use super::policy::Permission;
 use crate::accounts::LOG_IN;
 
-/// What a path asks for before its handler runs.
+/// The check before a path's handler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// Nothing: it is how one logs in, or says no more than that this is a KohakuRiver host.
+    /// None: the path is for logging in, or reveals only that this is a KohakuRiver host.
     Public,
     Role(Role),
-    /// At least a viewer; its handler then asks for the proof that this is allowed with the
-    /// instance that the path names.
+    /// At least a viewer; the handler then calls `authorize` for the instance that the path names.
     Instance(Permission),
 }
 
-/// Which requests the audit log has.
+/// How a request is recorded in the audit log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audit {
     No,
-    /// Written before the answer goes out. The action's name.
+    /// Recorded under this name of the action, before the response is sent.
     Act(&'static str),
 }
 
-/// How long a request goes on. Whatever it is, one whose caller loses the right to it ends within
-/// seconds.
+/// How long a request may last. Any request ends within seconds once its caller loses the right to
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
-    /// Answered from what the host knows; ended after a minute.
+    /// Answered from the host's own data; ended after a minute.
     Brief,
-    /// Waits for something, or sends for as long as there is something to send.
+    /// Waits for an event, or sends for as long as there is data.
     Held,
-    /// Takes bytes for as long as its client has some.
+    /// Receives for as long as the client has data.
     Upload,
-    /// Turns its connection into a stream, which `enter` registers.
+    /// Turns its connection into a stream, which `open_session` registers.
     Stream,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     pub method: &'static str,
-    /// As the router writes it.
+    /// The path, in the router's syntax.
     pub path: &'static str,
     pub rule: Rule,
     pub audit: Audit,
@@ -63,7 +62,7 @@ impl Row {
         self.lasting(Life::Stream)
     }
 
-    /// What every caller of it is at least.
+    /// Returns the least role of every caller.
     pub const fn least_role(&self) -> Role {
         match self.rule {
             Rule::Public => Role::Anony,
@@ -161,7 +160,8 @@ pub const ROWS: &[Row] = &[
     act("DELETE", "/api/vps/{task}/shares", SHARE, "vps.unshare"),
     act("POST", "/api/vps/{task}/owner", SHARE, "vps.give"),
     act("DELETE", "/api/vps/{task}/owner", SHARE, "vps.give.withdraw"),
-    // By whom it reaches: the handlers look among what is theirs to answer, and nowhere else.
+    // The handlers authorize these by the receiver: they search only the shares and offers made to
+    // it.
     get("/api/vps/shares", VIEWER),
     act("POST", "/api/vps/shares/{task}/take", VIEWER, "vps.share.take"),
     act("POST", "/api/vps/shares/{task}/decline", VIEWER, "vps.share.decline"),
@@ -201,7 +201,7 @@ pub const ROWS: &[Row] = &[
     act("DELETE", "/api/fs/{task}/delete", ENTER, "file.delete").held(),
     act("POST", "/api/fs/{task}/write", ENTER, "file.write").held(),
     act("PUT", "/api/fs/{task}/raw", ENTER, "file.write").lasting(Life::Upload),
-    // Ways in. Their beginnings and ends are written down where they are made.
+    // Sessions. Their beginnings and ends are recorded where they are opened.
     get("/api/vps/{task}/stream", ENTER).stream(),
     get("/ws/task/{task}/terminal", ENTER).stream(),
     get("/ws/task/{task}/session", ENTER).stream(),
@@ -209,24 +209,24 @@ pub const ROWS: &[Row] = &[
     get("/ws/fs/{task}/watch", ENTER).stream(),
 ];
 
-/// Method and path of every row, for the test that walks all of them.
+/// Returns method and path of every row, for the test that checks all of them.
 pub fn policy_rows() -> impl Iterator<Item = (&'static str, &'static str)> {
     ROWS.iter().map(|row| (row.method, row.path))
 }
 
-/// Those of the rows whose requests go on, for the test that takes away their right.
+/// Returns the rows of long-lived requests, for the test that revokes their right.
 pub fn lasting_rows() -> impl Iterator<Item = (&'static str, &'static str)> {
     let lasting = ROWS.iter().filter(|row| row.life != Life::Brief);
     lasting.map(|row| (row.method, row.path))
 }
 
-/// The row of a request; HEAD asks for what GET does.
+/// Returns the row of a request; HEAD is treated as GET.
 pub fn find(method: &Method, path: &str) -> Option<&'static Row> {
     let method = if method == Method::HEAD { "GET" } else { method.as_str() };
     ROWS.iter().find(|row| row.method == method && row.path == path)
 }
 
-/// The methods that a path has rows for.
+/// Returns the methods that a path has rows for.
 pub fn methods(path: &str) -> Vec<&'static str> {
     ROWS.iter().filter(|row| row.path == path).map(|row| row.method).collect()
 }

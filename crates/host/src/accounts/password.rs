@@ -1,5 +1,5 @@
-//! Passwords, as Argon2id: slow on purpose, so off the threads that serve everybody, and only a
-//! few at a time.
+//! Password hashing by Argon2id. It is slow on purpose, so it runs off the threads that serve
+//! requests, a few hashes at a time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,13 +11,13 @@ use kohakuriver_model::AccountError;
 use subtle::ConstantTimeEq;
 use tokio::sync::{OnceCell, Semaphore};
 
-/// As existing clients know it.
+/// The minimum that existing clients know.
 const SHORTEST: usize = 8;
-/// Nobody types more, and hashing it is work that a stranger could ask for.
+/// Longer than any typed password; hashing is work that an unauthenticated client could cause.
 const LONGEST: usize = 1024;
-/// Each takes 19 MiB and a processor for some 30 ms.
+/// Each hash takes 19 MiB and a processor for some 30 ms.
 const AT_ONCE: usize = 2;
-/// How long their memory is kept for the next ones.
+/// How long the memory of a hash is retained for the next ones.
 const KEPT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
@@ -32,12 +32,12 @@ pub enum PasswordError {
     Hash,
 }
 
-/// The right to hash.
+/// The limits and memory of hashing.
 #[derive(Debug)]
 pub struct Passwords {
     slots: Semaphore,
     memory: Memory,
-    /// A hash of nothing, so that an unknown name takes as long as a wrong password.
+    /// A hash of no account, so that an unknown name takes as long as a wrong password.
     dummy: OnceCell<String>,
 }
 
@@ -48,8 +48,8 @@ impl Default for Passwords {
     }
 }
 
-/// Argon2's memory, kept while log-ins follow each other: to get 19 MiB from the kernel, page by page,
-/// takes more than half as long as to hash in them.
+/// Argon2's memory, retained between log-ins in succession: getting 19 MiB from the kernel, page by
+/// page, takes more than half as long as hashing in them.
 #[derive(Clone, Debug, Default)]
 struct Memory(Arc<Mutex<Kept>>);
 
@@ -64,7 +64,7 @@ impl Memory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this is the password of that hash. Work.
+    /// Returns whether the password matches the hash. Takes some 30 ms of a processor.
     fn verify(&self, password: &[u8], hash: &str) -> Option<bool> {
         let hash = PasswordHash::new(hash).ok()?;
         let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok()?;
@@ -81,7 +81,7 @@ impl Memory {
         Some(bool::from(output.ct_eq(expected.as_bytes())))
     }
 
-    /// Gives it back to the kernel, unless it is used again in the meantime.
+    /// Releases the memory to the kernel after a while, unless it is used again in the meantime.
     fn keep_a_while(&self) {
         let seen = {
             let mut kept = self.lock();
@@ -99,7 +99,7 @@ impl Memory {
     }
 }
 
-/// Whether it may be one.
+/// Checks the length of a new password.
 pub fn check(password: &str) -> Result<(), PasswordError> {
     if password.chars().count() < SHORTEST {
         return Err(PasswordError::Short);
@@ -117,7 +117,7 @@ impl Passwords {
         .await?
     }
 
-    /// Takes as long where there is no hash.
+    /// Checks a password. Takes as long where there is no hash.
     pub async fn verify(
         &self,
         password: String,

@@ -1,15 +1,15 @@
-//! How often somebody may try to log in: a bucket of tries for each account and each address,
-//! which fills again with time. On the host's own clock, so that tests need not wait.
+//! Throttles log-ins: each account and each address has a bucket of tries that refills with time.
+//! It uses the host's clock, so that tests need not wait.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-/// Tries at once, and how long it takes to have one more.
+/// The size of a bucket, and the time in which it regains one try.
 const PER_ACCOUNT: (i64, i64) = (10, 6_000);
-/// A lab may sit behind one address.
+/// A whole lab may be behind one address.
 const PER_ADDRESS: (i64, i64) = (30, 2_000);
-/// More than a lab has; strangers who name others push out the fullest buckets.
+/// More accounts than a lab has; where clients try more names, the fullest buckets are dropped.
 const MOST_BUCKETS: usize = 10_000;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Slow {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Account(String),
-    /// IPv6 by its /64, which one machine has all of.
+    /// An IPv6 address counts by its /64, which a single computer may own entirely.
     Address(u128),
 }
 
@@ -59,8 +59,8 @@ impl Throttle {
         Ok(())
     }
 
-    /// Who has got in may forget how often they tried. Their address gets back this one try: with
-    /// an account of one's own nobody guesses at those of others for ever.
+    /// Resets the account's bucket after a successful log-in. The address regains only this one
+    /// try, so that an account of one's own does not allow endless guesses at others.
     pub fn forgive(&self, account: &str, address: Option<IpAddr>) {
         let mut buckets = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
         for (key, (_, refill_ms)) in keys(account, address) {
@@ -77,7 +77,7 @@ impl Throttle {
 fn keys(account: &str, address: Option<IpAddr>) -> Vec<(Key, (i64, i64))> {
     let mut keys = Vec::with_capacity(2);
     if !account.is_empty() {
-        // Longer ones are no accounts, and would fill memory.
+        // Longer names are no accounts, and would fill memory.
         let name = account.chars().take(50).collect::<String>().to_lowercase();
         keys.push((Key::Account(name), PER_ACCOUNT));
     }

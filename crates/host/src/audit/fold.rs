@@ -1,4 +1,4 @@
-//! Bounds how fast one actor fills the audit log, and loses nothing but the single times.
+//! Bounds how fast one actor fills the audit log; only the times of single entries are lost.
 //!
 //! Within a minute an actor's first entries are written as they are. Further ones are counted, and
 //! written at the end of that minute as one entry for each action, object and result:
@@ -16,12 +16,13 @@ use std::collections::{BTreeMap, HashMap};
 use kohakuriver_store::NewAudit;
 
 const WINDOW_MS: i64 = 60_000;
-/// Entries of one actor that a minute has singly. A person at work needs a tenth of it.
+/// The number of an actor's entries that are written singly each minute. Interactive work needs a
+/// tenth of it.
 const SINGLE: u32 = 120;
-/// Groups that one actor's further entries are counted in.
+/// The number of groups in which an actor's further entries are counted.
 const GROUPS: usize = 100;
 
-/// What every actor has written lately.
+/// The recent entries of every actor.
 #[derive(Debug, Default)]
 pub struct Fold {
     actors: HashMap<String, Window>,
@@ -42,7 +43,7 @@ struct Counted {
 }
 
 impl Fold {
-    /// Returns the entry where it is to be written now, and counts it where it is not.
+    /// Returns the entry if it is to be written now, and counts it otherwise.
     pub fn admit(&mut self, entry: NewAudit) -> Option<NewAudit> {
         let window = self.actors.entry(entry.actor.clone()).or_insert_with(|| Window {
             from_ms: entry.at_ms,
@@ -65,8 +66,8 @@ impl Fold {
         None
     }
 
-    /// Ends the windows that are over, and returns what was counted in them. A clock that was set
-    /// back ends them too.
+    /// Ends the windows that are over, and returns the entries counted in them. A clock that was
+    /// set back ends them too.
     pub fn due(&mut self, now_ms: i64) -> Vec<NewAudit> {
         let is_over = |window: &Window| !(0..WINDOW_MS).contains(&(now_ms - window.from_ms));
         let mut due = Vec::new();
@@ -77,7 +78,7 @@ impl Fold {
         due
     }
 
-    /// Everything that was counted so far, for a host that stops.
+    /// Returns everything that was counted so far, for a host that stops.
     pub fn rest(&mut self, now_ms: i64) -> Vec<NewAudit> {
         let mut due = Vec::new();
         for window in self.actors.values_mut() {

@@ -1,7 +1,7 @@
-//! Which registered keys go into one VPS: all of them, up to a bound on their number and bytes.
+//! Chooses the registered keys of one VPS: all of them, up to a bound on their number and bytes.
 //!
-//! Where they are too many, each account's first key comes before any account's second: an account
-//! with many keys takes the place of its own, not of the owner's.
+//! If there are too many, each account's first key comes before any account's second, so that an
+//! account with many keys displaces its own, not the owner's.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -15,16 +15,16 @@ use crate::instances::keys;
 /// The registered keys of all accounts, with short comments; each account's within its bound.
 #[derive(Debug)]
 pub struct Keys {
-    /// A number that grows with each key, and its line.
+    /// Each key's id, which grows with age, and its line.
     by_account: HashMap<UserId, Vec<(i64, String)>>,
-    /// Keys that an account has beyond its bound, from before there was one.
+    /// The number of keys beyond an account's bound, from before there was one.
     beyond: HashMap<UserId, usize>,
 }
 
 /// The keys of one VPS.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Chosen {
-    /// By the age of keys.
+    /// By age, the oldest first.
     pub lines: Vec<String>,
     pub left_out: usize,
 }
@@ -47,7 +47,7 @@ impl Keys {
         Self { by_account, beyond }
     }
 
-    /// Chooses those of these accounts.
+    /// Chooses the keys of these accounts.
     pub fn of(&self, people: &BTreeSet<UserId>) -> Chosen {
         let accounts: Vec<_> = people.iter().filter_map(|user| self.by_account.get(user)).collect();
         let all: usize = accounts.iter().map(|keys| keys.len()).sum();
@@ -69,8 +69,8 @@ impl Keys {
     }
 }
 
-/// The accounts of one VPS, up to the bound. Those beyond it cannot log in, which the log says:
-/// no cluster is known that has as many.
+/// Bounds the accounts of one VPS. Those beyond the bound cannot log in, which is logged: no known
+/// cluster has as many.
 pub fn people(mut people: BTreeSet<UserId>) -> People {
     if people.len() > MAX_PEOPLE {
         tracing::warn!(accounts = people.len(), limit = MAX_PEOPLE, "a VPS has too many accounts");

@@ -1,11 +1,11 @@
 //! An SSH server that only jumps: `ssh -J you@host:8002 root@<name or id>`.
 //!
-//! Every forwarded connection is relayed by a task of its own, and may be sent as much as it has
-//! passed on: one that is stuck keeps no other of the same SSH connection waiting. All of one client
-//! is done by one thread (see [`thread`]), but what asks the store: that is the host's own runtime's.
+//! Every forwarded connection is relayed by a task of its own with its own window, so a stalled one
+//! does not delay the others of the same SSH connection. All work of one client runs on one thread
+//! (see [`thread`]), except store queries, which run on the host's runtime.
 //!
-//! A connection is in the registry of [`presence`](crate::sessions::registry) from its login on, so it opens
-//! nothing new after its key or account is gone.
+//! A connection is in the [registry](crate::sessions::registry) from its login on, so it opens
+//! nothing new after its key or account is revoked.
 
 use std::borrow::Cow;
 use std::io;
@@ -46,34 +46,33 @@ use crate::sessions::registry::{Guard, Right};
 use crate::sessions::streams::InstanceStream;
 use crate::ssh_keys::{self, KeyError};
 
-/// Connections one SSH client may have open through the gateway.
+/// The bound on open jumps of one SSH connection.
 const MAX_CHANNELS: usize = 64;
 
-/// Shells of one connection at once. Each gets a text and ends.
+/// The bound on concurrent shells of one connection. Each gets a text and ends.
 const MAX_SHELLS: usize = 4;
 
-/// Messages on the way to a jump's relay. A full queue would hold up the connection, but the
-/// window is full first unless a client sends less than 32 bytes at a time.
+/// The queue of messages to a jump's relay. A full queue would block the connection, but the window
+/// is full first unless a client sends less than 32 bytes at a time.
 const CHANNEL_BUFFER: usize = MAX_WINDOW as usize / 32;
 
-/// Reasons of RFC 4254, section 5.1.
+/// Failure reasons of RFC 4254, section 5.1.
 const CONNECT_FAILED: u32 = 2;
 const RESOURCE_SHORTAGE: u32 = 4;
-/// Characters of a refusal's text.
+/// The longest text of a refusal, in characters.
 const LONGEST_REASON: usize = 400;
 
-/// How long the instance may take for what has come before its client went away.
+/// How long the instance may take to receive the client's last bytes after the client has left.
 const LAST_BYTES_LIMIT: Duration = Duration::from_secs(5);
 
 /// A few packets of the usual size.
 const READ_AHEAD: usize = 128 * 1024;
 
-/// Offered alone to an OpenSSH that has one of them: its own order decides and puts
-/// chacha20-poly1305 first, which would cost twice the processor time. What is inside is encrypted
-/// once more anyway.
+/// Offered alone to an OpenSSH that has one of them: its own order would choose chacha20-poly1305,
+/// which costs twice the processor time. The content is encrypted a second time anyway.
 const FAST_CIPHERS: &[cipher::Name] = &[cipher::AES_128_GCM, cipher::AES_256_GCM];
 
-/// For all others, some of which have no GCM or are forbidden it.
+/// Offered to all others, some of which lack GCM or must not use it.
 const ALL_CIPHERS: &[cipher::Name] = &[
     cipher::AES_128_GCM,
     cipher::AES_256_GCM,
@@ -87,11 +86,11 @@ const ALL_CIPHERS: &[cipher::Name] = &[
 const MORE_KEX: &[kex::Name] =
     &[kex::ECDH_SHA2_NISTP256, kex::ECDH_SHA2_NISTP384, kex::ECDH_SHA2_NISTP521];
 
-/// Offered alone to whom knows it: clients that order their algorithms without a look at the keys
-/// they have stored (Go's do) would meet the ECDSA key where they expect this one.
+/// Offered alone to clients that know it: those that order their algorithms without regard to the
+/// keys they have stored (such as Go's) would get the ECDSA key where they expect this one.
 const FAVORED_KEYS: &[Algorithm] = &[Algorithm::Ed25519];
 
-/// How long the client's offer is waited for, on which ours depends: more than a round trip.
+/// How long to wait for the client's version, which decides our offer: more than a round trip.
 const OFFER_WAIT: Duration = Duration::from_millis(700);
 
 /// The server's settings for the two kinds of clients.
@@ -140,7 +139,7 @@ fn config(keys: Vec<PrivateKey>, fast_ciphers: &'static [cipher::Name]) -> Confi
 }
 
 impl Configs {
-    /// For a client that has said something.
+    /// Returns the settings for a client that has sent its version.
     pub async fn of(&self, stream: &TcpStream) -> Arc<Config> {
         match is_openssh(stream).await {
             Ok(true) => self.fast.clone(),
@@ -148,7 +147,7 @@ impl Configs {
         }
     }
 
-    /// For one that waits for the server's name.
+    /// Returns the settings for a client that waits for the server's version.
     pub fn of_silent(&self) -> Arc<Config> {
         self.compatible.clone()
     }
@@ -165,7 +164,7 @@ pub async fn serve(app: Arc<App>, stream: TcpStream, client: Client, config: Arc
     }
 }
 
-/// In the thread and runtime that are this client's alone.
+/// Serves one client on its own thread and runtime.
 async fn serve_here(
     app: Arc<App>,
     main: Handle,
@@ -191,7 +190,7 @@ async fn serve_here(
         relays: relays.clone(),
         logged_in: Some(logged_in),
     };
-    // The library asks for four bytes, then for the rest of each packet.
+    // The library reads four bytes, then the rest of each packet.
     let stream = BufReader::with_capacity(READ_AHEAD, stream);
     let session = async {
         match russh::server::run_stream(config, stream, jump).await {
@@ -215,12 +214,12 @@ async fn serve_here(
         () = revoked => {}
     }
     relays.close();
-    // What has come is passed on, if whom it is for still takes it.
+    // Bytes that have arrived are passed on, if their receiver still accepts them.
     let _ = timeout(LAST_BYTES_LIMIT, relays.wait()).await;
 }
 
-/// Looks at the name the client says first, without taking it. One whose first packet is shorter
-/// than that is not OpenSSH, which sends its line whole.
+/// Peeks at the client's version line. A client whose first packet is shorter than that is not
+/// OpenSSH, which sends the line whole.
 async fn is_openssh(stream: &TcpStream) -> io::Result<bool> {
     const NAME: &[u8] = b"SSH-2.0-OpenSSH_";
     let mut first = [0; NAME.len()];
@@ -228,22 +227,23 @@ async fn is_openssh(stream: &TcpStream) -> io::Result<bool> {
     Ok(&first[..count] == NAME)
 }
 
-/// One client's connection.
+/// The SSH session of one client.
 struct Jump {
     app: Arc<App>,
-    /// The runtime that all of the host shares.
+    /// The host's shared runtime.
     main: Handle,
     client: Client,
-    /// Nobody until a key has said who it is.
+    /// Anonymous until a key or certificate has identified the account.
     caller: Caller,
-    /// The one instance that the certificate they came by is for; `None`: any they may enter.
+    /// The one instance that the client's certificate is for; `None`: any that the account may
+    /// enter.
     only: Option<InstanceId>,
-    /// Open jumps, not all there ever were: one connection may live for days.
+    /// Open jumps, not all there ever were: a connection may last for days.
     slots: Arc<Semaphore>,
-    /// Shells that have been asked for.
+    /// Shells that have been requested.
     shells: usize,
     relays: TaskTracker,
-    /// Takes what tells when the login is revoked.
+    /// Sends the guard that notices when the login is revoked.
     logged_in: Option<oneshot::Sender<Guard>>,
 }
 
@@ -260,7 +260,7 @@ impl Jump {
         asked.await.ok().flatten()
     }
 
-    /// Registers the connection, and asks once more whether the proof counts: no change falls in
+    /// Registers the connection, then checks the credential again, so that no change falls in
     /// between.
     async fn log_in(&mut self, person: Account) -> Auth {
         tracing::info!(user = person.username, proof = ?person.proof, "logged in at the SSH gateway");
@@ -281,15 +281,15 @@ impl Jump {
     }
 }
 
-/// Why a jump is refused, as its client shows it.
+/// Makes the refusal of a jump, as its client displays it.
 fn refusal(code: u32, text: &str) -> ChannelOpenFailure {
-    // The client wrote the name that is in it.
+    // The text contains the name that the client sent.
     let reason = text.chars().filter(|c| !c.is_control()).take(LONGEST_REASON).collect();
     ChannelOpenFailure::Other { code, reason }
 }
 
-/// Opens the way to what a jump is to. A certificate says nothing about other instances than its
-/// own, not even whether there are any.
+/// Opens the stream of a jump. A certificate reveals nothing about instances other than its own,
+/// not even whether they exist.
 async fn enter_by_jump(
     app: Arc<App>,
     caller: Caller,
@@ -312,7 +312,7 @@ async fn enter_by_jump(
     })
 }
 
-/// Carries bytes both ways until both sides are done. The client may send as much as was passed on.
+/// Copies bytes both ways until both sides are done. The client may send as much as was passed on.
 async fn carry(
     mut from_client: ChannelReadHalf,
     to_client: &ChannelWriteHalf<Msg>,
@@ -321,7 +321,7 @@ async fn carry(
     mut window: Window,
 ) -> io::Result<()> {
     let instance = instance.try_map(|stream| match stream {
-        // Known to the runtime that opened it.
+        // The socket is registered with the runtime that opened it.
         Either::Right(socket) => socket.moved().map(Either::Right),
         Either::Left(connection) => Ok(Either::Left(connection)),
     })?;
@@ -331,7 +331,7 @@ async fn carry(
         let mut has_ended = false;
         while !has_ended || !pieces.is_empty() {
             tokio::select! {
-                // All that has come is passed on together.
+                // Everything that has arrived is passed on together.
                 biased;
                 message = from_client.wait(), if !has_ended => match message {
                     Some(ChannelMsg::Data { data }) => pieces.push(data),
@@ -357,7 +357,7 @@ async fn carry(
 impl Handler for Jump {
     type Error = russh::Error;
 
-    /// Enough where nobody logs in: the instance's own SSH server asks for a key.
+    /// Enough with authentication off: the instance's own SSH server requires a key.
     async fn auth_none(&mut self, _user: &str) -> Result<Auth, Self::Error> {
         Ok(if self.caller.who == Principal::Anonymous { Auth::reject() } else { Auth::Accept })
     }
@@ -407,7 +407,7 @@ impl Handler for Jump {
         Ok(self.log_in(person).await)
     }
 
-    /// Whose key it is counts, whatever name is written before the `@`.
+    /// The key decides the account, whatever name is before the `@`.
     async fn auth_publickey(
         &mut self,
         _user: &str,
@@ -464,7 +464,7 @@ impl Handler for Jump {
         Ok(())
     }
 
-    /// A session asks for a shell here. Say what this port is for, and end.
+    /// Accepts a session, so that a shell request can be answered with what this port is for.
     async fn channel_open_session(
         &mut self,
         channel: Channel<Msg>,

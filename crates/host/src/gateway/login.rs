@@ -1,4 +1,4 @@
-//! How long a client of the gateway may take to log in.
+//! The login deadline of gateway connections.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::config::Deadlines;
 
-/// How far the login of one connection is. Clones are of the same connection.
+/// The login stage of one connection. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Login {
     accepted: Instant,
@@ -18,13 +18,13 @@ pub struct Login {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Stranger,
-    /// It has shown a public key of an account; whether it has the private one is open.
+    /// The client has offered a public key of an account; its signature is not checked yet.
     KeyShown,
     Done,
 }
 
 impl Login {
-    /// Counts from now.
+    /// Starts the deadline now.
     pub fn new(deadlines: Deadlines) -> Self {
         let stage = Arc::new(watch::Sender::new(Stage::Stranger));
         Self { accepted: Instant::now(), deadlines, stage }
@@ -46,7 +46,7 @@ impl Login {
         });
     }
 
-    /// Waits until the time is over. Once the login is done, forever.
+    /// Waits until the deadline has passed. Never returns once the login is done.
     pub async fn overdue(&self) {
         let mut stage = self.stage.subscribe();
         loop {

@@ -1,4 +1,5 @@
-//! Who an SSH client is: by a key that somebody has registered, or by a certificate of ours.
+//! Identifies the account of an SSH client, by a registered key or a certificate that this host
+//! signed.
 
 use kohakuriver_model::InstanceId;
 use kohakuriver_store::{StoreError, UserRow};
@@ -9,14 +10,14 @@ use crate::access::{Account, Credential};
 use crate::accounts::counts_until;
 use crate::host::App;
 
-/// Who has registered this key.
+/// Returns the account that has registered this key.
 pub async fn owner_of(app: &App, key: &PublicKey) -> Option<Account> {
     let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
     let user = found(app.store.user_of_key(&fingerprint).await)?;
     person(app, user, Credential::Key(fingerprint))
 }
 
-/// Whose certificate this is, and for which instance, if we have signed it.
+/// Returns the account and instance of a certificate, if this host has signed it.
 pub async fn holder_of(app: &App, certificate: &Certificate) -> Option<(Account, InstanceId)> {
     let shown = app.ssh_ca.shown(certificate, app.clock.now_ms())?;
     let user = found(app.store.lookup_user(shown.user).await)?;
@@ -31,8 +32,8 @@ fn found(looked_up: Result<Option<UserRow>, StoreError>) -> Option<UserRow> {
     })
 }
 
-/// Neither proof says how long they stay: what is revoked cuts them, or the end of the account's
-/// term at its provider.
+/// Makes the account of an SSH login. A key or certificate does not limit how long it lasts; a
+/// revocation or the end of the account's term at its provider does.
 fn person(app: &App, user: UserRow, proof: Credential) -> Option<Account> {
     let expires_ms = counts_until(app, &user, None)?;
     Some(Account { id: user.id, username: user.username, role: user.role, proof, expires_ms })

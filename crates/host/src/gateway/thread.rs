@@ -1,7 +1,7 @@
-//! A thread, with a runtime in it, that is one connection's alone.
+//! A thread with a runtime for a single connection.
 //!
-//! What passes between a session of the SSH library and the relays behind it needs no other
-//! thread to be woken then, and where bytes gather the thread may simply sleep.
+//! Messages between a session of the SSH library and its relays then wake no other thread, and the
+//! thread can sleep while bytes accumulate.
 
 use std::io;
 use std::thread;
@@ -10,10 +10,11 @@ use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// Only what is used of it is memory.
+/// Only the used part of the stack takes memory.
 const STACK: usize = 1024 * 1024;
 
-/// Runs the connection until it is over. Dropping this ends it, and all tasks that it has started.
+/// Runs the connection until it ends. Dropping the future ends the connection and all tasks it has
+/// started.
 pub async fn run<F, C>(connection: C) -> io::Result<()>
 where
     F: Future<Output = ()>,
@@ -22,8 +23,8 @@ where
     let dropped = CancellationToken::new();
     let _dropping = dropped.clone().drop_guard();
     let (tell, told) = oneshot::channel();
-    // The runtime is made in there: where there is no room for the thread it would be dropped in
-    // the caller's, which panics.
+    // The runtime is made inside the thread: if the thread could not be started, it would be
+    // dropped in the caller's runtime, which panics.
     thread::Builder::new().name("ssh-jump".to_owned()).stack_size(STACK).spawn(move || {
         let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
         let ran = runtime.map(|runtime| {
@@ -36,7 +37,7 @@ where
         });
         let _ = tell.send(ran);
     })?;
-    // A panic inside tells nothing, and is an end too.
+    // A panic inside sends nothing, and is an end too.
     told.await.unwrap_or(Ok(()))
 }
 

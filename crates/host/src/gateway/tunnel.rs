@@ -1,6 +1,6 @@
-//! `REQUEST_TUNNEL <id>\n`: the protocol of existing clients and of our own ProxyCommand. Where
-//! people log in, an API token follows the id, if the client is on this machine: the port has no TLS,
-//! and anyone on the way could read the token.
+//! `REQUEST_TUNNEL <id>\n`: the protocol of existing clients and of our own ProxyCommand. With
+//! authentication on, an API token follows the id, if the client is on this computer: the port has
+//! no TLS, so the network in between could read the token.
 
 use std::net::IpAddr;
 
@@ -44,13 +44,14 @@ pub async fn serve(app: &App, mut stream: TcpStream, client: Client) {
     }
 }
 
-/// Clients print it. What a VPS or its node says in it must not move a terminal's cursor there.
+/// Removes control characters: clients print the line, and text of a VPS or its node must not
+/// control the terminal.
 fn error_line(text: &str) -> String {
     let plain = |c: char| if c.is_control() { ' ' } else { c };
     format!("ERROR {}\n", text.chars().map(plain).collect::<String>())
 }
 
-/// Opens what the line asks for.
+/// Opens the stream that the line requests.
 async fn answer(app: &App, line: &[u8], client: &Client) -> Result<OpenSession, String> {
     let Some((text, token)) = tunnel_request(line) else {
         return Err("this is the SSH gateway: use ssh -J, or REQUEST_TUNNEL <id>".to_owned());
@@ -67,12 +68,12 @@ async fn answer(app: &App, line: &[u8], client: &Client) -> Result<OpenSession, 
     Ok(entered)
 }
 
-/// Whether nothing between the client and the host can read along.
+/// Returns whether nothing between the client and the host can read the token.
 fn may_show_token(address: IpAddr) -> bool {
     address.is_loopback()
 }
 
-/// Whoever the token behind the id is of. Without logging in there is none.
+/// Returns the caller that the token identifies. With authentication off there is no token.
 async fn caller(app: &App, token: Option<&str>, nobody: Caller) -> Caller {
     let Some(token) = token.filter(|_| nobody.who == Principal::Anonymous) else { return nobody };
     match app.accounts.of_token(app, token).await {
@@ -85,8 +86,8 @@ async fn caller(app: &App, token: Option<&str>, nobody: Caller) -> Caller {
     }
 }
 
-/// One byte at a time, so that nothing behind the line is taken from the client's SSH. Ends at
-/// the newline or the bound.
+/// Reads one byte at a time, so that the bytes behind the line stay for the relay. Ends at the
+/// newline or the bound.
 async fn read_line(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut line = Vec::with_capacity(MAX_GREETING);
     while line.len() < MAX_GREETING {

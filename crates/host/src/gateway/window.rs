@@ -1,21 +1,21 @@
-//! Flow control of one jump: its window grows as the instance takes what comes, so one that takes
-//! nothing holds little of the host's memory, and one that takes all is as fast as the line.
+//! Flow control of one jump. The window grows as the instance receives, so a stalled instance holds
+//! little of the host's memory, and a fast one reaches the speed of the line.
 
 use crate::limits::{Bytes, HeldBytes};
 
-/// What a jump may be sent before any of it is passed on, at first.
+/// The initial window: the bytes a client may send before any are passed on.
 pub const FIRST_WINDOW: u32 = 128 * 1024;
-/// And at most: 40 MB/s at 50 ms.
+/// The largest window: 40 MB/s at 50 ms.
 pub const MAX_WINDOW: u32 = 2 * 1024 * 1024;
 
-/// How much a client may send on a channel before any more of it is passed on.
+/// The bytes that a client may send on a channel before more are passed on.
 #[derive(Debug)]
 pub struct Window {
     size: usize,
     /// Passed on, and not yet granted again.
     owed: usize,
     waiting: Bytes,
-    /// What the window has grown by.
+    /// The bytes that the window has grown by.
     held: Vec<HeldBytes>,
 }
 
@@ -24,8 +24,9 @@ impl Window {
         Self { size: FIRST_WINDOW as usize, owed: 0, waiting, held: Vec::new() }
     }
 
-    /// Counts what was passed on, and tells what to grant now: half a window at once, so that not
-    /// every packet is answered with one. The window doubles while the account has bytes left.
+    /// Counts bytes that were passed on, and returns the number to grant now: half a window at
+    /// once, so that not every packet causes a message. The window doubles while the account has
+    /// bytes left.
     pub fn passed_on(&mut self, bytes: usize) -> Option<u32> {
         self.owed += bytes;
         if self.owed < self.size / 2 {
@@ -56,7 +57,7 @@ mod tests {
         let limit = ByteLimit::new(8 * MAX_WINDOW as usize, MAX_WINDOW as usize);
         let mut first = Window::new(limit.of(Holder::Account(UserId(1))));
         assert_eq!(first.passed_on(FIRST_WINDOW as usize / 2 - 1), None, "not for every packet");
-        // Granted: what was passed on, and as much again while it grows.
+        // Granted: the bytes passed on, and as many again while it grows.
         assert_eq!(first.passed_on(1), Some(FIRST_WINDOW / 2 + FIRST_WINDOW));
         let mut allowed = 2 * FIRST_WINDOW as usize;
         for _ in 0..100 {
@@ -66,7 +67,7 @@ mod tests {
             assert!(allowed <= MAX_WINDOW as usize);
         }
         assert_eq!(first.size, MAX_WINDOW as usize);
-        // The account's share is nearly used up, and what is left is less than another window.
+        // The account's share is nearly used up, and less than another window is left.
         let mut second = Window::new(limit.of(Holder::Account(UserId(1))));
         assert_eq!(second.passed_on(FIRST_WINDOW as usize), Some(2 * FIRST_WINDOW));
         assert_eq!(second.passed_on(FIRST_WINDOW as usize), Some(FIRST_WINDOW));

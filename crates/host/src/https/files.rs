@@ -1,7 +1,7 @@
-//! A certificate and its key in two files that something else renews.
+//! A certificate and its key in two files that another program renews.
 //!
-//! Whoever writes them writes one after the other. So a change is taken up when the files have
-//! stood still for a moment, and what makes no pair is refused: the old one stays.
+//! The files are written one after the other. So a change is taken up once both have been unchanged
+//! for a moment, and a certificate that does not match its key is refused: the old pair stays.
 
 use std::fs;
 use std::io::Read;
@@ -19,20 +19,20 @@ use super::TlsError;
 /// A chain has a few kilobytes.
 const MAX_BYTES: u64 = 1024 * 1024;
 const DAY_MS: i64 = 24 * 3600 * 1000;
-/// Who renews does so a month ahead; with less left than this, nobody does.
+/// Renewal usually happens a month ahead; with less left than this, it has probably failed.
 const WARN_BEFORE_DAYS: i64 = 14;
 
-/// What tells one version of a file from another.
+/// The metadata that distinguishes versions of a file.
 type Stamp = Option<(u64, i64, i64, u64)>;
 
-/// The two files, as they were looked at last.
+/// The two files, with their metadata at the last check.
 #[derive(Debug)]
 pub struct Files {
     cert: PathBuf,
     key: PathBuf,
-    /// What was taken up or refused.
+    /// The version that was taken up or refused.
     done: [Stamp; 2],
-    /// What stood there a moment ago.
+    /// The version at the last check.
     seen: [Stamp; 2],
 }
 
@@ -43,7 +43,7 @@ impl Files {
         Ok((Self { cert, key, done: stamps, seen: stamps }, first))
     }
 
-    /// The new pair, when there is one.
+    /// Returns the new pair, if there is one.
     pub fn look(&mut self, now_ms: i64) -> Option<CertifiedKey> {
         let stamps = [stamp(&self.cert), stamp(&self.key)];
         let still = std::mem::replace(&mut self.seen, stamps) == stamps;
@@ -68,7 +68,7 @@ impl Files {
         }
     }
 
-    /// Says when nobody seems to renew it.
+    /// Logs a warning if the certificate is close to its end.
     pub fn warn_of_age(&self, shown: &CertifiedKey, now_ms: i64) {
         let Some(parsed) = parse(shown) else { return };
         let end_ms = parsed.validity().not_after.timestamp().saturating_mul(1000);
@@ -80,7 +80,7 @@ impl Files {
     }
 }
 
-/// The names it is for; of a wildcard, nothing follows about this machine.
+/// Returns the certificate's DNS names; a wildcard tells nothing about this host.
 pub fn dns_names(shown: &CertifiedKey) -> Vec<String> {
     let Some(parsed) = parse(shown) else { return Vec::new() };
     let Ok(Some(names)) = parsed.subject_alternative_name() else {
@@ -97,7 +97,8 @@ fn parse(shown: &CertifiedKey) -> Option<X509Certificate<'_>> {
     X509Certificate::from_der(shown.cert.first()?).ok().map(|(_, parsed)| parsed)
 }
 
-/// Also new when a link leads elsewhere, as those of certbot do after a renewal.
+/// Reads a file's metadata. A link to another target is a new version too, as certbot's are after a
+/// renewal.
 fn stamp(path: &Path) -> Stamp {
     let file = fs::metadata(path).ok()?;
     Some((file.ino(), file.mtime(), file.mtime_nsec(), file.size()))

@@ -1,4 +1,4 @@
-//! A certificate of the host's own CA, for all that this machine is called.
+//! A certificate of the host's own CA, for all names and addresses of this computer.
 
 use std::net::IpAddr;
 
@@ -9,12 +9,12 @@ use rustls::sign::CertifiedKey;
 use super::TlsError;
 use crate::HostConfig;
 
-/// A machine with more has networks that no person comes by.
+/// The bound on names; a computer with more has networks that clients do not use.
 const MAX_NAMES: usize = 64;
-/// Looking through the machine's addresses now and then is enough.
+/// The interval of reading the computer's addresses.
 const ADDRESSES_EVERY_MS: i64 = 30_000;
 
-/// What was issued, and what would make another necessary.
+/// The issued certificate, and the conditions that require another.
 #[derive(Debug)]
 pub struct Own {
     names: Vec<String>,
@@ -30,9 +30,10 @@ impl Own {
         Ok((Self { names, issued_ms: now_ms, renew_at_ms, looked_at_ms: now_ms }, first))
     }
 
-    /// Another certificate, when the old one ends soon or this machine has got other addresses.
+    /// Issues another certificate if the old one ends soon or the computer's addresses have
+    /// changed.
     pub fn look(&mut self, host: &HostConfig, ca: &Ca, now_ms: i64) -> Option<CertifiedKey> {
-        // A clock that was set back makes the certificate one of the future.
+        // After a clock was set back, the certificate may not be valid yet.
         let due = now_ms >= self.renew_at_ms || now_ms < self.issued_ms;
         if !due && (now_ms - self.looked_at_ms).abs() < ADDRESSES_EVERY_MS {
             return None;
@@ -64,7 +65,7 @@ fn issue(ca: &Ca, names: &[String], now_ms: i64) -> Result<(CertifiedKey, i64), 
     Ok((certified, renew_at_ms))
 }
 
-/// Names first: where there are too many, addresses are left out.
+/// Lists names first: if there are too many, addresses are left out.
 fn names(host: &HostConfig) -> Vec<String> {
     let mut names: Vec<String> = host.names.iter().map(|name| name.to_ascii_lowercase()).collect();
     names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
@@ -81,7 +82,7 @@ fn names(host: &HostConfig) -> Vec<String> {
     names
 }
 
-/// This machine's, but for those that mean nothing elsewhere.
+/// Returns the computer's addresses, except those without a meaning on other computers.
 fn addresses() -> Vec<IpAddr> {
     let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! The account behind a provider's identity: made at the first log-in, given its role at each.
+//! The account of a provider's identity: created at the first login, its role updated at each.
 
 use kohakuriver_store::{NewUser, UserError, UserRow};
 
@@ -8,17 +8,17 @@ use super::config::OidcConfig;
 use crate::accounts::LoginError;
 use crate::host::App;
 
-/// Finds or makes the account, with the role that its groups have now.
+/// Finds or creates the account, with the role that its groups have now.
 ///
 /// # Errors
-/// It has no role (any more), is disabled, or no name is left for it.
+/// It has no role (any more), is disabled, or no name is available for it.
 pub async fn log_in(app: &App, config: &OidcConfig, claims: &Claims) -> Result<UserRow, OidcError> {
     let role = config.role(&claims.groups);
     let external = config.identity(&claims.subject);
     let now_ms = app.clock.now_ms();
     let known = app.store.log_in_external(&external, role, now_ms).await;
     if let Some(user) = known.map_err(LoginError::from)? {
-        // Its role or its last log-in is another now; what it had may be gone.
+        // Its role or its last login has changed; rights that depend on them may be gone.
         app.accounts.changed();
         if role.is_none() {
             return Err(OidcError::NoRole { username: Some(user.username) });
@@ -26,7 +26,7 @@ pub async fn log_in(app: &App, config: &OidcConfig, claims: &Claims) -> Result<U
         return if user.is_active { Ok(user) } else { Err(LoginError::Disabled.into()) };
     }
     let role = role.ok_or(OidcError::NoRole { username: None })?;
-    // A name that is taken belongs to somebody else, whatever the provider calls this one.
+    // The name belongs to another account, whatever the provider calls this user.
     for username in claims.account_names() {
         let new = NewUser {
             display_name: claims.full_name.clone().unwrap_or_else(|| username.clone()),

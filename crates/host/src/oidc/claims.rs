@@ -1,18 +1,18 @@
-//! Reads the claims that a provider makes about a person: pure, since every byte comes from outside.
+//! Parses the claims of a provider. Pure, since every byte comes from outside.
 //!
 //! Providers agree on `sub` and little else. Groups arrive in the ID token or at the UserInfo
-//! endpoint, as a list or as one string, under a name of the operator's choice, which may be a
-//! path (`realm_access.roles`). A claim that is absent is told apart from an empty one: the first
-//! is asked for elsewhere, the second is an answer.
+//! endpoint, as a list or as one string, under a configurable name, which may be a path
+//! (`realm_access.roles`). An absent claim differs from an empty one: the first is looked up
+//! elsewhere, the second is a value.
 
 use kohakuriver_model::account::{is_reserved_name, is_user_name};
 use serde_json::Value;
 
-/// More is a mistake of the provider's; fewer would leave out groups that have a role.
+/// More is a mistake of the provider; a lower bound could leave out groups that have a role.
 const MAX_GROUPS: usize = 10_000;
 const MAX_NAME_CHARS: usize = 100;
 
-/// The identity that a provider vouches for.
+/// The identity that a provider asserts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
     pub subject: String,
@@ -22,7 +22,7 @@ pub struct Claims {
     pub groups: Vec<String>,
 }
 
-/// Why claims cannot be used.
+/// The reasons for which claims cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimsError {
     #[error("the provider's answer names no subject (sub)")]
@@ -37,20 +37,20 @@ pub enum ClaimsError {
     NoGroupList,
 }
 
-/// Whether the ID token leaves out what the UserInfo endpoint may know.
+/// Whether the ID token lacks claims that the UserInfo endpoint may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UserInfoNeed {
-    /// The groups: without an answer no role can be decided.
+    /// The groups: no role can be decided without them.
     Required,
     /// The name only.
     Optional,
     None,
 }
 
-/// Decides whether to ask the UserInfo endpoint too.
+/// Decides whether to query the UserInfo endpoint too.
 ///
 /// # Errors
-/// The ID token says that its list of groups is incomplete, or carries an unusable one.
+/// The ID token marks its list of groups as incomplete, or has an unusable one.
 pub fn user_info_need(id_token: &Value, groups_claim: &str) -> Result<UserInfoNeed, ClaimsError> {
     Ok(if groups(id_token, groups_claim)?.is_none() {
         UserInfoNeed::Required
@@ -62,10 +62,11 @@ pub fn user_info_need(id_token: &Value, groups_claim: &str) -> Result<UserInfoNe
 }
 
 impl Claims {
-    /// Merges an ID token with the UserInfo answer to it. The ID token is signed, so it wins.
+    /// Merges an ID token with the UserInfo response. The ID token is signed, so it takes
+    /// precedence.
     ///
     /// # Errors
-    /// There is no subject, the two have different ones, or the groups cannot be read.
+    /// There is no subject, the two have different ones, or the groups cannot be parsed.
     pub fn read(
         id_token: &Value,
         user_info: Option<&Value>,
@@ -75,7 +76,7 @@ impl Claims {
         if !(1..=255).contains(&subject.len()) {
             return Err(ClaimsError::NoSubject);
         }
-        // OpenID Connect Core 5.3.2: otherwise the answer must not be used.
+        // OpenID Connect Core 5.3.2: otherwise the response must not be used.
         if user_info.is_some_and(|info| text(info, "sub").as_ref() != Some(&subject)) {
             return Err(ClaimsError::OtherSubject);
         }
@@ -94,7 +95,7 @@ impl Claims {
         })
     }
 
-    /// The account name that the provider's names suggest, whether or not it may be given out.
+    /// Derives an account name from the provider's names, whether or not it is available.
     pub fn account_name(&self) -> Option<String> {
         let mail = self.email.as_deref().and_then(|mail| mail.split('@').next());
         let candidates = [self.preferred_username.as_deref(), mail, Some(&self.subject)];
@@ -109,7 +110,7 @@ impl Claims {
         })
     }
 
-    /// Names to try in turn: another account may have the first, and some belong to the host.
+    /// Returns names to try in turn: another account may have the first, and some are reserved.
     pub fn account_names(&self) -> impl Iterator<Item = String> {
         let name = self.account_name();
         let names = name.into_iter().flat_map(|name| {
@@ -122,11 +123,11 @@ impl Claims {
     }
 }
 
-/// The groups of one set of claims; `None` where it has no such claim.
+/// Returns the groups of one set of claims; `None` if it has no such claim.
 fn groups(claims: &Value, path: &str) -> Result<Option<Vec<String>>, ClaimsError> {
     match find(claims, path) {
         None | Some(Value::Null) => {
-            // Entra ID leaves the claim out beyond 200 groups and names a place that has it.
+            // Entra ID leaves the claim out beyond 200 groups and names an endpoint that has it.
             let elsewhere = claims["_claim_names"].get(path).is_some();
             let implied = claims["hasgroups"].as_bool() == Some(true);
             if elsewhere || implied { Err(ClaimsError::Overage) } else { Ok(None) }
@@ -142,8 +143,8 @@ fn groups(claims: &Value, path: &str) -> Result<Option<Vec<String>>, ClaimsError
     }
 }
 
-/// The value at a claim's name, or else at a path of names with dots between them. Names may have
-/// dots themselves (`https://lab.example/groups`), so longer ones are tried first.
+/// Returns the value at a claim's name, or else at a path of names separated by dots. Names may
+/// contain dots (`https://lab.example/groups`), so longer ones are tried first.
 fn find<'a>(claims: &'a Value, path: &str) -> Option<&'a Value> {
     if let Some(found) = claims.get(path) {
         return Some(found);
@@ -158,8 +159,8 @@ fn text(claims: &Value, name: &str) -> Option<String> {
     claims.get(name).and_then(Value::as_str).map(str::to_owned)
 }
 
-/// Foreign text for a person's terminal or page: without control characters and without those
-/// that change the direction of writing, on one line, and not longer than `limit`.
+/// Sanitizes foreign text for a terminal or page: one line, without control characters and without
+/// characters that change the direction of writing, at most `limit` long.
 pub fn printable(text: &str, limit: usize) -> String {
     let is_format = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
     let kept = text.chars().filter(|c| !c.is_control() && !is_format(*c));

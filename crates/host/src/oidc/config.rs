@@ -1,24 +1,24 @@
-//! The settings of log-ins by OpenID Connect, and what follows from them alone.
+//! The configuration of OpenID Connect logins, and values derived from it alone.
 
 use kohakuriver_model::Role;
 use reqwest::Url;
 
-/// How people log in by OpenID Connect.
+/// The configuration of logins by OpenID Connect.
 #[derive(Clone)]
 pub struct OidcConfig {
-    /// As the provider calls itself; its discovery document is below it.
+    /// The issuer as the provider writes it; its discovery document is below it.
     pub issuer: String,
     pub client_id: String,
     pub client_secret: Option<String>,
-    /// Where browsers reach this host, without a slash at the end.
+    /// The URL at which browsers reach this host, without a slash at the end.
     pub public_url: String,
-    /// The claim that lists a person's groups: a name, or a path with dots.
+    /// The claim that lists a user's groups: a name, or a path with dots.
     pub groups_claim: String,
-    /// The scopes to ask for; empty: `profile` and `email`, and `groups` where there is one.
+    /// The scopes to request; empty: `profile` and `email`, and `groups` if the provider has it.
     pub scopes: Vec<String>,
     /// The role of each group; the highest counts.
     pub roles: Vec<(String, Role)>,
-    /// The role of a person in none of them; `None` refuses them.
+    /// The role of a user in none of them; `None` refuses the login.
     pub default_role: Option<Role>,
 }
 
@@ -38,18 +38,18 @@ impl OidcConfig {
         mapped.map(|(_, role)| *role).max().or(self.default_role)
     }
 
-    /// The name under which an account belongs to a person of the provider.
+    /// Returns the name that links an account to a user of the provider.
     pub(super) fn identity(&self, subject: &str) -> String {
         format!("{} {subject}", normalized(&self.issuer))
     }
 }
 
-/// An issuer without the slash that some write at its end, and others do not.
+/// Removes the slash that some configurations write at an issuer's end, and others do not.
 pub(super) fn normalized(issuer: &str) -> &str {
     issuer.trim_end_matches('/')
 }
 
-/// Whether secrets may go there: by https, or on this machine.
+/// Returns whether secrets may be sent to the URL: by https, or to this computer.
 pub fn is_safe(url: &str) -> bool {
     Url::parse(url).is_ok_and(|url| match url.scheme() {
         "https" => true,

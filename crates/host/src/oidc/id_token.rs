@@ -1,4 +1,4 @@
-//! Believes an ID token, or says why not (OpenID Connect Core 1.0, 3.1.3.7).
+//! Verifies ID tokens (OpenID Connect Core 1.0, 3.1.3.7).
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use super::provider::ProviderError;
 
 /// Providers that rotate keys have a handful.
 const MAX_KEYS: usize = 100;
-/// How far the provider's clock and this host's may be apart, in seconds.
+/// The tolerated difference between the provider's clock and this host's, in seconds.
 pub const LEEWAY: u64 = 120;
 /// Google's ID tokens may name it without the scheme (OpenID Connect Core 15.6.2).
 const GOOGLE: &str = "https://accounts.google.com";
@@ -30,14 +30,14 @@ const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::EdDSA,
 ];
 
-/// The provider's published keys. They are read one by one, so that one that is odd, or not for
-/// signatures, does not spoil the others.
+/// The provider's published keys. They are parsed one by one, so that an unknown one, or one that
+/// is not for signatures, does not make the others unusable.
 #[derive(Debug, Deserialize)]
 pub struct KeySet {
     keys: Vec<Value>,
 }
 
-/// What an ID token must be about.
+/// The values that an ID token must have.
 #[derive(Debug)]
 pub struct Expected<'a> {
     pub issuer: &'a str,
@@ -45,7 +45,7 @@ pub struct Expected<'a> {
     pub nonce: &'a str,
 }
 
-/// The claims of an ID token that the provider has signed for this client and this log-in.
+/// Returns the claims of an ID token that the provider has signed for this client and login.
 ///
 /// # Errors
 /// It has not, or the token is too old or not valid yet.
@@ -83,7 +83,7 @@ pub fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Val
     if claims["nonce"].as_str() != Some(expected.nonce) {
         return Err(refused("it is of another log-in"));
     }
-    // Of a token for several, this client must be the party that it was made for.
+    // A token for several audiences must have been issued to this client.
     let several = claims["aud"].as_array().is_some_and(|aud| aud.len() > 1);
     let party = claims.get("azp").and_then(Value::as_str);
     if (several || party.is_some()) && party != Some(expected.client_id) {
@@ -92,7 +92,7 @@ pub fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Val
     Ok(claims)
 }
 
-/// A public key for signatures.
+/// Parses a public key for signatures.
 fn signing_key(key: &Value) -> Option<Jwk> {
     let key: Jwk = serde_json::from_value(key.clone()).ok()?;
     let for_signatures =

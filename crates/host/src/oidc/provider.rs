@@ -27,7 +27,7 @@ use super::id_token::{Expected, KeySet, LEEWAY, verify};
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Documents and tokens are a few KiB.
 const LONGEST_ANSWER: usize = 256 * 1024;
-/// A provider that is set up differently is believed after this, without a restart of the host.
+/// A change of the provider's configuration is seen after this, without a restart of the host.
 const DISCOVERY_LIFE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +53,7 @@ pub enum ProviderError {
 }
 
 impl ProviderError {
-    /// The next step, where there is one.
+    /// Returns the next step, if there is one.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::Unreachable(_) => {
@@ -124,7 +124,7 @@ impl Provider {
         }
     }
 
-    /// Where the browser goes, with the scopes that this provider has.
+    /// Returns the URL to send the browser to, with the scopes that this provider has.
     pub async fn authorize_url(&self, asked: &[(&str, &str)]) -> Result<String, ProviderError> {
         let discovery = self.discovery().await?;
         let scope = scope(&self.scopes, discovery.scopes_supported.as_deref());
@@ -134,8 +134,8 @@ impl Provider {
         Ok(url.into())
     }
 
-    /// Exchanges the code for an ID token, and believes what that says if it is the provider's,
-    /// for this client, and of this log-in.
+    /// Exchanges the code for an ID token, and returns its claims if the provider signed it for
+    /// this client and this login.
     pub async fn redeem(
         &self,
         code: &str,
@@ -157,7 +157,8 @@ impl Provider {
                     tracing::debug!(%error, "UserInfo gave no name");
                     None
                 }
-                // Without the groups, a person of the staff would look like one of nobody's.
+                // Without the groups, a member of the staff would be treated as a member of no
+                // group.
                 Err(error) => return Err(error),
             },
         };
@@ -242,7 +243,7 @@ impl Provider {
         }
         let endpoints = [&found.authorization_endpoint, &found.token_endpoint, &found.jwks_uri];
         for url in endpoints.into_iter().chain(&found.userinfo_endpoint) {
-            // A provider elsewhere has no business with services of this machine.
+            // A remote provider must not direct requests to services of this computer.
             if !is_safe(url) || (is_https(&self.issuer) && !is_https(url)) {
                 return Err(ProviderError::Invalid("its endpoints are not https"));
             }
@@ -283,8 +284,8 @@ fn is_https(url: &str) -> bool {
     Url::parse(url).is_ok_and(|url| url.scheme() == "https")
 }
 
-/// The scopes to ask for. Providers refuse the whole log-in for one they do not know, so `groups`
-/// is asked for only where it is announced.
+/// Returns the scopes to request. Providers refuse the whole login for an unknown one, so `groups`
+/// is requested only if it is announced.
 fn scope(wanted: &[String], supported: Option<&[String]>) -> String {
     let mut scopes = vec!["openid"];
     if wanted.is_empty() {
@@ -301,14 +302,15 @@ fn scope(wanted: &[String], supported: Option<&[String]>) -> String {
 const BASIC: &str = "client_secret_basic";
 const POST: &str = "client_secret_post";
 
-/// How the token endpoint takes the client's secret. Basic is the standard's default (OpenID
-/// Connect Discovery 3), and what clients are registered for where nothing else was chosen.
+/// Returns how the token endpoint accepts the client's secret. Basic is the standard's default
+/// (OpenID Connect Discovery 3), and the usual registration of clients.
 fn secret_method(supported: Option<&[String]>) -> &'static str {
     let has = |method: &str| supported.is_none_or(|known| known.iter().any(|one| one == method));
     if has(BASIC) || !has(POST) { BASIC } else { POST }
 }
 
-/// RFC 6749, 2.3.1: both halves are form-encoded first, so that a colon in one is no separator.
+/// Makes the Basic header. RFC 6749, 2.3.1: both halves are form-encoded first, so that a colon in
+/// one is no separator.
 fn basic(client_id: &str, secret: &str) -> String {
     let encoded = |text: &str| form_encoded(&[("", text)]).split_off(1);
     let pair = format!("{}:{}", encoded(client_id), encoded(secret));
@@ -316,7 +318,7 @@ fn basic(client_id: &str, secret: &str) -> String {
 }
 
 fn form_encoded(form: &[(&str, &str)]) -> String {
-    // The library's own way to write a query is that of a form.
+    // The library encodes a query in the same way as a form.
     Url::parse_with_params("http://form/", form)
         .ok()
         .and_then(|url| url.query().map(str::to_owned))

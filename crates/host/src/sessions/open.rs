@@ -1,5 +1,4 @@
-//! The one way into an instance, whoever comes by whatever door: SSH gateway, terminals, exec,
-//! forwards, files.
+//! Opens sessions inside instances. SSH gateway, terminals, exec, forwards and files all use it.
 
 use kohakuriver_model::{BackendKind, Status};
 use kohakuriver_runner_link::protocol::StreamTarget;
@@ -13,7 +12,7 @@ use crate::present;
 use crate::sessions::registry::{Guard, Right};
 use crate::sessions::streams::{self, InstanceStream, StreamError};
 
-/// Why a way in was refused, in one line for the person at the other end.
+/// The reasons for which a session is refused, in one line for the user.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenSessionError {
     #[error(transparent)]
@@ -33,7 +32,7 @@ pub enum OpenSessionError {
 }
 
 impl OpenSessionError {
-    /// What to type next.
+    /// Returns the command to run next.
     pub fn hint(&self) -> Option<String> {
         let plain = |name: &str| name.trim_matches('\'').to_owned();
         match self {
@@ -65,7 +64,7 @@ impl OpenSessionError {
         }
     }
 
-    /// All of it in one line.
+    /// Returns error and hint in one line.
     pub fn line(&self) -> String {
         match self.hint() {
             Some(hint) => format!("{self}; {hint}"),
@@ -73,7 +72,7 @@ impl OpenSessionError {
         }
     }
 
-    /// Whether it is the asker's mistake, not the node's trouble.
+    /// Returns whether the request was at fault, rather than the node or the host.
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Instance(_)
@@ -85,24 +84,24 @@ impl OpenSessionError {
     }
 }
 
-/// Streams of all callers together.
+/// The bound on the streams of all callers together.
 const MAX_STREAMS: usize = 8192;
-/// Of one account: a stalled one may hold some 400 KiB of the host's memory.
+/// The bound on those of one account: a stalled stream may hold some 400 KiB of the host's memory.
 const MAX_OF_ONE: usize = 256;
 
-/// What streams into instances are counted by.
+/// Returns the limit on streams into instances.
 pub fn stream_limit() -> Limit {
     Limit::new(MAX_STREAMS, MAX_OF_ONE)
 }
 
-/// Somebody inside: the stream, and the right to be there.
+/// An open session: the stream, and the registration that ends it when the right is revoked.
 #[derive(Debug)]
 pub struct OpenSession {
     pub stream: InstanceStream,
     pub guard: Guard,
 }
 
-/// Opens a stream into the instance that `text` means.
+/// Opens a stream into the instance that `text` names.
 pub async fn open_session(
     app: &App,
     caller: &Caller,
@@ -110,7 +109,7 @@ pub async fn open_session(
     target: StreamTarget,
 ) -> Result<OpenSession, OpenSessionError> {
     let id = instances::find_to_enter(app, caller, text).await?;
-    // Before the right is asked for: what is revoked from now on is not missed.
+    // Registered before the right is checked, so that a revocation from now on is not missed.
     let mut guard = app.sessions.register(caller, Right::Enter(id));
     let access =
         authorize(app, caller, Permission::Enter, id).await.map_err(instances::denied(text))?;
@@ -132,8 +131,8 @@ pub async fn open_session(
     Ok(OpenSession { stream, guard })
 }
 
-/// Refuses, where people log in, whoever may not enter, before they are given a socket that could
-/// tell them more.
+/// Refuses a caller that may not open a session, where authentication is on, before it is given a
+/// socket that could reveal more.
 pub async fn admit(app: &App, caller: &Caller, text: &str) -> Result<(), OpenSessionError> {
     if app.config.auth.enabled {
         let id = instances::find_to_enter(app, caller, text).await?;
@@ -142,7 +141,7 @@ pub async fn admit(app: &App, caller: &Caller, text: &str) -> Result<(), OpenSes
     Ok(())
 }
 
-/// Whether one can get into the instance now, whoever one is.
+/// Checks that the instance accepts sessions now, whichever account asks.
 pub fn require_open(
     app: &App,
     row: &InstanceRow,
@@ -155,14 +154,14 @@ pub fn require_open(
     }
     let backend = row.spec.backend();
     match status {
-        // What is lost may well run: what cannot be reached says so itself.
+        // A lost instance may well run; an unreachable one is reported by its stream.
         Status::Running | Status::Lost => Ok(()),
-        // A machine has a console from its first moment on: one can watch it boot, and help one
-        // that never comes up.
+        // A VM has a console from its first moment on: an owner can watch it boot, and repair one
+        // that does not finish booting.
         Status::Assigning if backend == BackendKind::Qemu && *target == StreamTarget::Attach => {
             Ok(())
         }
-        // What would answer is as frozen as the rest: an answer now is better than silence.
+        // Its agent is frozen too: an error now is better than no answer.
         Status::Paused => Err(OpenSessionError::Paused { name }),
         Status::PendingApproval
         | Status::Rejected
@@ -176,7 +175,7 @@ pub fn require_open(
     }
 }
 
-/// What the audit log calls it; `None` for what is no stay.
+/// Returns the target's name in the audit log; `None` for a target that is no session.
 fn words(target: &StreamTarget) -> Option<String> {
     Some(match target {
         StreamTarget::Ssh => "ssh".to_owned(),

@@ -1,11 +1,11 @@
-//! The registry of everything that goes on by a right: streams into instances (terminals, SSH,
-//! forwards, exec, files) and requests that wait or move bytes. Each is asked for its right again
-//! when accounts, shares or keys change, and ends at once when the right is gone. Streams have a
-//! beginning and an end in the audit log.
+//! The registry of everything that depends on a right: streams into instances (terminals, SSH,
+//! forwards, exec, files) and requests that wait or transfer data. Their rights are checked again
+//! when accounts, shares or keys change, and they end at once when the right is revoked. The
+//! beginning and end of streams are recorded in the audit log.
 //!
 //! ```text
-//!  enter, held request -> Guard ... work ... dropped: "end" is written down
-//!                           \ accounts, shares or keys change -> still allowed? no -> cut
+//!  open session, held request -> Guard ... work ... dropped: "end" is recorded
+//!       \ accounts, shares or keys change -> still allowed? no -> revoked
 //! ```
 
 use std::collections::HashMap;
@@ -22,20 +22,20 @@ use crate::clock::Clock;
 use crate::host::App;
 use crate::limits::Permit;
 
-/// What expires by itself, such as a token, is noticed within this.
+/// The delay within which an expired credential, such as a token, ends its sessions.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// What lets something go on.
+/// The right that a session or request depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Right {
-    /// To be inside an instance.
+    /// Having a session inside an instance.
     Enter(InstanceId),
-    /// To have a request answered that asks for a role, and for this of the instance that its
+    /// Having a request answered that needs a role, and this permission on the instance that its
     /// handler found.
     Ask { role: Role, wish: Option<Permission> },
 }
 
-/// All that goes on.
+/// The open sessions and requests.
 #[derive(Debug)]
 pub struct SessionRegistry {
     next: AtomicU64,
@@ -51,13 +51,13 @@ struct Live {
     cut: CancellationToken,
 }
 
-/// One thing that goes on. Dropping it is the end.
+/// One registered session or request. Dropping it ends the registration.
 #[derive(Debug)]
 pub struct Guard {
     registry: Arc<SessionRegistry>,
     number: u64,
     caller: Caller,
-    /// What it is, and in which instance, once it is written down that it began.
+    /// The kind of session and its instance, once its beginning is recorded.
     announced: Option<(String, InstanceId)>,
     since_ms: i64,
     cut: CancellationToken,
@@ -69,7 +69,7 @@ impl SessionRegistry {
         Arc::new(Self { next: AtomicU64::new(0), live: Mutex::default(), audit, clock })
     }
 
-    /// Registers what is about to begin.
+    /// Registers a session or request that is about to begin.
     pub fn register(self: &Arc<Self>, caller: &Caller, right: Right) -> Guard {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let cut = CancellationToken::new();
@@ -96,12 +96,12 @@ impl SessionRegistry {
 }
 
 impl Guard {
-    /// Waits until the right is gone.
+    /// Waits until the right is revoked.
     pub async fn cut(&self) {
         self.cut.cancelled().await;
     }
 
-    /// Does the work until it is done or the right is gone.
+    /// Runs `work`. Returns `None` if the right is revoked before it ends.
     pub async fn during<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
@@ -110,12 +110,12 @@ impl Guard {
         }
     }
 
-    /// Keeps what it was counted by for as long as it goes on.
+    /// Holds the permit of a limit for as long as the session lasts.
     pub fn hold(&mut self, permit: Permit) {
         self.permit = Some(permit);
     }
 
-    /// Writes down that it began, and later that it ended. `what`: `ssh`, `exec` or the like.
+    /// Records the beginning now, and the end when dropped. `what`: `ssh`, `exec` or the like.
     pub fn announce(&mut self, what: String, task_id: InstanceId) {
         self.note("session.begin", what.clone(), task_id);
         self.announced = Some((what, task_id));
@@ -138,10 +138,10 @@ impl Drop for Guard {
     }
 }
 
-/// Cuts what may not go on, for as long as the host runs.
+/// Revokes sessions whose right is gone, until the host stops.
 pub async fn watch(app: Arc<App>, shutdown: CancellationToken) {
     let mut changes = app.accounts.changes();
-    // A run before this one may have taken a change with it when it panicked.
+    // A previous run of this task may have consumed a change before it panicked.
     changes.mark_changed();
     loop {
         let all = tokio::select! {
@@ -150,7 +150,7 @@ pub async fn watch(app: Arc<App>, shutdown: CancellationToken) {
             () = tokio::time::sleep(LOOK_EVERY) => false,
         };
         let now_ms = app.clock.now_ms();
-        // Many forwards of one person to one instance have one answer.
+        // Many forwards of one account to one instance share one answer.
         let mut answers = HashMap::new();
         for live in app.sessions.everybody() {
             let Some(person) = live.caller.person() else { continue };
@@ -169,7 +169,7 @@ pub async fn watch(app: Arc<App>, shutdown: CancellationToken) {
                 }
             };
             if !stays {
-                tracing::info!(user = person.username, right = ?live.right, "a session was cut");
+                tracing::info!(user = person.username, right = ?live.right, "a session's right was revoked");
                 live.cut.cancel();
             }
         }

@@ -1,5 +1,5 @@
-//! Byte streams into instances: over data connections that runners dialled, or, where the runner
-//! is in this process, straight to the agent.
+//! Byte streams into instances, over data connections that runners dialed, or, if the runner is in
+//! this process, directly to the agent.
 
 use std::io;
 use std::time::Duration;
@@ -19,11 +19,11 @@ use crate::access::{Authorized, Permission};
 use crate::host::App;
 use crate::runner_registry::{DataConnection, DataPool};
 
-/// From asking the runner to the first byte; the agent inside has answered by then.
+/// The limit from the command to the runner until the first byte; the agent has answered by then.
 const OPEN_LIMIT: Duration = Duration::from_secs(15);
 
-/// An open way into an instance: a data connection of its node, or its agent's own socket. The
-/// instance may have sent bytes right behind its answer.
+/// A stream into an instance: a data connection of its node, or a socket to its agent. The instance
+/// may have sent bytes right behind its answer.
 pub type InstanceStream = Prefixed<Either<DataConnection, LazyWriteSocket>>;
 
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub enum StreamError {
     Refused(String),
 }
 
-/// Opens a stream to `target`. The proof says which instance, and that its owner agrees.
+/// Opens a stream to `target`. `access` proves that the caller may enter the instance.
 pub async fn open(
     app: &App,
     access: &Authorized,
@@ -78,7 +78,7 @@ async fn open_on_any(
                 return Err(StreamError::NodeOffline { node: name.to_owned() });
             }
         };
-        // An idle connection may have died unnoticed; then the next one is tried.
+        // An idle connection may have died unnoticed, so the next one is tried.
         match ask(connection, &open).await {
             Ok(result) => return result,
             Err(error) => {
@@ -106,8 +106,8 @@ async fn ask(
     })
 }
 
-/// Copies bytes both ways until both sides are done. `first` is what was read of the client's
-/// before.
+/// Copies bytes both ways until both sides are done. `first` has the client's bytes that were read
+/// already.
 pub async fn relay_tcp(
     stream: InstanceStream,
     mut client: TcpStream,
