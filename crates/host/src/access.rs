@@ -49,7 +49,7 @@ pub struct Account {
     pub username: String,
     /// The role in effect: lower than the account's own where the token says so.
     pub role: Role,
-    pub proof: Credential,
+    pub credential: Credential,
     /// When the credential expires.
     pub expires_ms: Option<i64>,
 }
@@ -68,7 +68,7 @@ pub enum Principal {
 /// The principal and origin of one request or connection.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    pub who: Principal,
+    pub principal: Principal,
     /// The address of the client, if it is known.
     pub address: Option<IpAddr>,
     /// The instance that the request turned out to be about, for the audit log.
@@ -79,12 +79,12 @@ pub struct Caller {
 const USER_HEADER: &str = "x-kohakuriver-user";
 
 impl Caller {
-    pub fn new(who: Principal, address: Option<IpAddr>) -> Self {
-        Self { who, address, touched: Arc::default() }
+    pub fn new(principal: Principal, address: Option<IpAddr>) -> Self {
+        Self { principal, address, touched: Arc::default() }
     }
 
     /// Makes the caller of a request where authentication is off.
-    pub fn everybody(headers: &HeaderMap, address: Option<IpAddr>) -> Self {
+    pub fn auth_disabled(headers: &HeaderMap, address: Option<IpAddr>) -> Self {
         let claimed_name = headers
             .get(USER_HEADER)
             .and_then(|value| value.to_str().ok())
@@ -104,47 +104,47 @@ impl Caller {
     }
 
     /// Makes the caller of a connection that carries no credential.
-    pub fn unnamed(app: &App, address: Option<IpAddr>) -> Self {
-        let who = if app.config.auth.enabled {
+    pub fn unauthenticated(app: &App, address: Option<IpAddr>) -> Self {
+        let principal = if app.config.auth.enabled {
             Principal::Anonymous
         } else {
             Principal::AuthDisabled { claimed_name: None }
         };
-        Self::new(who, address)
+        Self::new(principal, address)
     }
 
     /// Returns the name for histories.
     pub fn name(&self) -> String {
-        match &self.who {
+        match &self.principal {
             Principal::AuthDisabled { claimed_name } => {
                 claimed_name.clone().unwrap_or_else(|| "anonymous".to_owned())
             }
             Principal::Anonymous => "anonymous".to_owned(),
             // An account from before the name was reserved must not be mistaken for the system.
-            Principal::Account(person) if is_reserved_name(&person.username) => {
-                format!("account {}", person.username)
+            Principal::Account(account) if is_reserved_name(&account.username) => {
+                format!("account {}", account.username)
             }
-            Principal::Account(person) => person.username.clone(),
+            Principal::Account(account) => account.username.clone(),
         }
     }
 
     /// Returns the caller's account, if there is one.
-    pub fn person(&self) -> Option<&Account> {
-        match &self.who {
-            Principal::Account(person) => Some(person),
+    pub fn account(&self) -> Option<&Account> {
+        match &self.principal {
+            Principal::Account(account) => Some(account),
             Principal::AuthDisabled { .. } | Principal::Anonymous => None,
         }
     }
 
     pub fn user_id(&self) -> Option<UserId> {
-        self.person().map(|person| person.id)
+        self.account().map(|account| account.id)
     }
 
     pub fn role(&self) -> Role {
-        match &self.who {
+        match &self.principal {
             Principal::AuthDisabled { .. } => Role::Admin,
             Principal::Anonymous => Role::Anony,
-            Principal::Account(person) => person.role,
+            Principal::Account(account) => account.role,
         }
     }
 
@@ -157,8 +157,8 @@ impl Caller {
 
     /// Returns the same for opening a session: a plain name means the caller's own VPS, so that
     /// input or copied files never go to another account's VPS of that name.
-    pub fn scope_to_enter(&self) -> Scope {
-        Scope { others_by_name: self.person().is_none(), ..self.scope() }
+    pub fn session_scope(&self) -> Scope {
+        Scope { others_by_name: self.account().is_none(), ..self.scope() }
     }
 
     pub fn touched(&self) -> Option<InstanceId> {
@@ -173,7 +173,7 @@ impl Caller {
         if self.role() >= role {
             return Ok(());
         }
-        Err(if self.who == Principal::Anonymous {
+        Err(if self.principal == Principal::Anonymous {
             Denied::LogIn
         } else {
             Denied::Role { needed: role }
@@ -211,7 +211,7 @@ pub enum Denied {
 #[derive(Debug)]
 pub struct Authorized {
     task_id: InstanceId,
-    wish: Permission,
+    permission: Permission,
 }
 
 impl Authorized {
@@ -219,8 +219,8 @@ impl Authorized {
         self.task_id
     }
 
-    pub fn wish(&self) -> Permission {
-        self.wish
+    pub fn permission(&self) -> Permission {
+        self.permission
     }
 }
 
@@ -231,69 +231,75 @@ impl Authorized {
 pub async fn authorize(
     app: &App,
     caller: &Caller,
-    wish: Permission,
+    permission: Permission,
     task_id: InstanceId,
 ) -> Result<Authorized, Denied> {
     let _ = caller.touched.set(task_id);
-    let verdict = match &caller.who {
+    let verdict = match &caller.principal {
         Principal::AuthDisabled { .. } => Verdict::Allow,
         Principal::Anonymous => return Err(Denied::LogIn),
-        Principal::Account(person) => verdict(app, person, wish, task_id).await?,
+        Principal::Account(account) => verdict(app, account, permission, task_id).await?,
     };
     match verdict {
-        Verdict::Allow => Ok(Authorized { task_id, wish }),
-        Verdict::Forbid => Err(Denied::Act { what: phrase(wish) }),
+        Verdict::Allow => Ok(Authorized { task_id, permission }),
+        Verdict::Forbid => Err(Denied::Act { what: describe(permission) }),
         Verdict::Hide => Err(Denied::Hidden),
     }
 }
 
 async fn verdict(
     app: &App,
-    person: &Account,
-    wish: Permission,
+    account: &Account,
+    permission: Permission,
     task_id: InstanceId,
 ) -> Result<Verdict, StoreError> {
-    let relation = app.store.relation(Some(person.id), task_id).await?;
-    Ok(relation.map_or(Verdict::Hide, |relation| policy::on_instance(person.role, relation, wish)))
+    let relation = app.store.relation(Some(account.id), task_id).await?;
+    Ok(relation
+        .map_or(Verdict::Hide, |relation| policy::on_instance(account.role, relation, permission)))
 }
 
 /// Checks again whether a caller with an open session may go on, after any change of accounts.
 pub async fn still_authorized(
     app: &App,
     caller: &Caller,
-    wish: Permission,
+    permission: Permission,
     task_id: InstanceId,
 ) -> bool {
-    let Principal::Account(person) = &caller.who else { return true };
+    let Principal::Account(account) = &caller.principal else { return true };
     // A failing database says nothing about the caller's rights.
-    let Ok(role) = app.accounts.role_now(app, person).await else { return true };
+    let Ok(role) = app.accounts.role_now(app, account).await else { return true };
     let Some(role) = role else { return false };
-    let person = Account { role, ..person.as_ref().clone() };
-    !matches!(verdict(app, &person, wish, task_id).await, Ok(Verdict::Forbid | Verdict::Hide))
+    let account = Account { role, ..account.as_ref().clone() };
+    !matches!(
+        verdict(app, &account, permission, task_id).await,
+        Ok(Verdict::Forbid | Verdict::Hide)
+    )
 }
 
 /// Checks again whether the caller of a running request has the role that the request needs.
 pub async fn still_has_role(app: &App, caller: &Caller, least: Role) -> bool {
-    let Principal::Account(person) = &caller.who else { return true };
-    let Ok(role) = app.accounts.role_now(app, person).await else { return true };
+    let Principal::Account(account) = &caller.principal else { return true };
+    let Ok(role) = app.accounts.role_now(app, account).await else { return true };
     role.is_some_and(|role| role >= least)
 }
 
 /// Returns whether a relation that is known already permits an act, for lists.
-pub fn may(caller: &Caller, relation: Relation, wish: Permission) -> bool {
-    match &caller.who {
+pub fn may(caller: &Caller, relation: Relation, permission: Permission) -> bool {
+    match &caller.principal {
         Principal::AuthDisabled { .. } => true,
         Principal::Anonymous => false,
-        Principal::Account(person) => {
-            policy::on_instance(person.role, relation, wish) == Verdict::Allow
+        Principal::Account(account) => {
+            policy::on_instance(account.role, relation, permission) == Verdict::Allow
         }
     }
 }
 
-fn phrase(wish: Permission) -> &'static str {
-    match wish {
-        Permission::See => "look at it",
-        Permission::Enter => "get into it: its owner can share it with you at the level 'use'",
+fn describe(permission: Permission) -> &'static str {
+    match permission {
+        Permission::See => "see it",
+        Permission::Enter => {
+            "open sessions in it: its owner can share it with you at the level 'use'"
+        }
         Permission::Secrets => {
             "read this of it: its owner can share it with you at the level 'manage'"
         }

@@ -39,8 +39,8 @@ pub const COOKIE_NAME: &str = "kohakuriver_session";
 /// The action's name in the audit log.
 pub const LOG_IN: &str = "auth.login";
 /// How long a cached credential counts without another look-up.
-const REMEMBERED_MS: i64 = 5_000;
-const MOST_REMEMBERED: usize = 1024;
+const CACHED_MS: i64 = 5_000;
+const MAX_CACHED: usize = 1024;
 /// The name of the first admin's invitation.
 const SETUP_LIFE: Duration = Duration::from_secs(24 * 3600);
 
@@ -77,7 +77,7 @@ pub struct Accounts {
     pub throttle: Throttle,
     /// Bounds how many entries unauthenticated clients can make in the audit log.
     pub strangers: Throttle,
-    remembered: Mutex<HashMap<(Kind, [u8; 32]), Remembered>>,
+    cached: Mutex<HashMap<(Kind, [u8; 32]), CachedAccount>>,
     /// Counts changes of accounts, shares and keys, for the sessions that are open.
     changed: watch::Sender<u64>,
 }
@@ -89,8 +89,8 @@ enum Kind {
 }
 
 #[derive(Clone, Debug)]
-struct Remembered {
-    person: Arc<Account>,
+struct CachedAccount {
+    account: Arc<Account>,
     /// When it was cached, by the steady clock.
     until_ms: i64,
 }
@@ -98,7 +98,7 @@ struct Remembered {
 /// The reasons for which a log-in fails.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
-    #[error("nobody logs in on this host: authentication is off")]
+    #[error("authentication is off on this host")]
     Off,
     #[error("wrong user name or password")]
     Wrong,
@@ -110,7 +110,7 @@ pub enum LoginError {
     Password(#[from] PasswordError),
     #[error(transparent)]
     Invitation(#[from] InvitationError),
-    #[error("this link to set a password is not known here, or it expired")]
+    #[error("this password link is unknown or has expired")]
     NoReset,
     #[error(transparent)]
     User(#[from] UserError),
@@ -133,7 +133,7 @@ impl Default for Accounts {
             passwords: Passwords::default(),
             throttle: Throttle::default(),
             strangers: Throttle::default(),
-            remembered: Mutex::default(),
+            cached: Mutex::default(),
             changed: watch::Sender::new(0),
         }
     }
@@ -150,8 +150,8 @@ impl Accounts {
         self.changed.subscribe()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Kind, [u8; 32]), Remembered>> {
-        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Kind, [u8; 32]), CachedAccount>> {
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Identifies the caller of a request. An invalid cookie does not prevent a valid bearer token
@@ -166,29 +166,29 @@ impl Accounts {
         address: Option<IpAddr>,
     ) -> Result<Caller, StoreError> {
         if !app.config.auth.enabled {
-            return Ok(Caller::everybody(headers, address));
+            return Ok(Caller::auth_disabled(headers, address));
         }
         let shown = [(Kind::Session, cookie(headers, COOKIE_NAME)), (Kind::Token, bearer(headers))];
         for (kind, secret) in shown {
             if let Some(secret) = secret
-                && let Some(person) = self.person(app, kind, secret).await?
+                && let Some(account) = self.account(app, kind, secret).await?
             {
-                return Ok(Caller::new(Principal::Account(person), address));
+                return Ok(Caller::new(Principal::Account(account), address));
             }
         }
         Ok(Caller::new(Principal::Anonymous, address))
     }
 
     /// Identifies the account that a token belongs to.
-    pub async fn of_token(
+    pub async fn account_of_token(
         &self,
         app: &App,
         secret: &str,
     ) -> Result<Option<Arc<Account>>, StoreError> {
-        self.person(app, Kind::Token, secret).await
+        self.account(app, Kind::Token, secret).await
     }
 
-    async fn person(
+    async fn account(
         &self,
         app: &App,
         kind: Kind,
@@ -201,9 +201,9 @@ impl Accounts {
         let (now_ms, steady_ms) = (app.clock.now_ms(), app.clock.steady_ms());
         if let Some(known) = self.lock().get(&(kind, digest))
             && steady_ms < known.until_ms
-            && known.person.expires_ms.is_none_or(|at_ms| now_ms < at_ms)
+            && known.account.expires_ms.is_none_or(|at_ms| now_ms < at_ms)
         {
-            return Ok(Some(known.person.clone()));
+            return Ok(Some(known.account.clone()));
         }
         // A change after this moment must not be missed by the entry that is cached below.
         let seen = *self.changed.borrow();
@@ -214,38 +214,43 @@ impl Accounts {
         };
         let Some(AuthenticatedUser { user, role, expires_ms }) = found else { return Ok(None) };
         let Some(expires_ms) = counts_until(app, &user, expires_ms) else { return Ok(None) };
-        let proof = match kind {
+        let credential = match kind {
             Kind::Session => Credential::Session(hash),
             Kind::Token => Credential::Token(hash),
         };
-        let person =
-            Arc::new(Account { id: user.id, username: user.username, role, proof, expires_ms });
-        let until_ms = steady_ms + REMEMBERED_MS;
-        let mut remembered = self.lock();
-        if remembered.len() >= MOST_REMEMBERED {
-            remembered.clear();
+        let account = Arc::new(Account {
+            id: user.id,
+            username: user.username,
+            role,
+            credential,
+            expires_ms,
+        });
+        let until_ms = steady_ms + CACHED_MS;
+        let mut cached = self.lock();
+        if cached.len() >= MAX_CACHED {
+            cached.clear();
         }
         if *self.changed.borrow() == seen {
-            let entry = Remembered { person: person.clone(), until_ms };
-            remembered.insert((kind, digest), entry);
+            let entry = CachedAccount { account: account.clone(), until_ms };
+            cached.insert((kind, digest), entry);
         }
-        Ok(Some(person))
+        Ok(Some(account))
     }
 
     /// Returns the role that the account of an open session has now; `None` if its credential has
     /// been revoked.
-    pub async fn role_now(&self, app: &App, person: &Account) -> Result<Option<Role>, StoreError> {
+    pub async fn role_now(&self, app: &App, account: &Account) -> Result<Option<Role>, StoreError> {
         let now_ms = app.clock.now_ms();
         let whole = |user: UserRow| AuthenticatedUser { role: user.role, expires_ms: None, user };
-        let found = match &person.proof {
+        let found = match &account.credential {
             Credential::Session(hash) => app.store.session(hash, now_ms).await?,
             Credential::Token(hash) => app.store.token(hash, now_ms).await?,
             Credential::Key(fingerprint) => {
                 let user = app.store.user_of_key(fingerprint).await?;
-                user.filter(|user| user.id == person.id).map(whole)
+                user.filter(|user| user.id == account.id).map(whole)
             }
             Credential::Certificate => {
-                let user = app.store.lookup_user(person.id).await?;
+                let user = app.store.lookup_user(account.id).await?;
                 user.filter(|user| user.is_active).map(whole)
             }
         };
@@ -289,17 +294,17 @@ impl Accounts {
         &self,
         app: &App,
         invitation: &str,
-        wish: Register,
+        request: Register,
         address: Option<IpAddr>,
     ) -> Result<Session, LoginError> {
         require_on(app)?;
         self.throttle.admit("", address, app.clock.steady_ms())?;
-        let name = user_name(&wish.username).map_err(PasswordError::from)?;
+        let name = user_name(&request.username).map_err(PasswordError::from)?;
         // Hashing is costly, so it needs a valid invitation.
         app.store.check_invitation(&digest(invitation), app.clock.now_ms()).await?;
-        let hashed = self.passwords.hash(wish.password.0).await?;
+        let hashed = self.passwords.hash(request.password.0).await?;
         let new = NewUser {
-            display_name: wish.display_name.unwrap_or_else(|| name.clone()),
+            display_name: request.display_name.unwrap_or_else(|| name.clone()),
             username: name,
             role: Role::Anony,
             password: Some(hashed),
@@ -315,17 +320,17 @@ impl Accounts {
     pub async fn change_password(
         &self,
         app: &App,
-        person: &Account,
-        wish: ChangePassword,
+        account: &Account,
+        request: ChangePassword,
         address: Option<IpAddr>,
     ) -> Result<Session, LoginError> {
-        let ChangePassword { old_password: Secret(old), new_password, end_tokens } = wish;
-        self.throttle.admit(&person.username, address, app.clock.steady_ms())?;
-        let user = app.store.lookup_user(person.id).await?.ok_or(LoginError::Wrong)?;
+        let ChangePassword { old_password: Secret(old), new_password, end_tokens } = request;
+        self.throttle.admit(&account.username, address, app.clock.steady_ms())?;
+        let user = app.store.lookup_user(account.id).await?.ok_or(LoginError::Wrong)?;
         if !self.passwords.verify(old, user.password).await? {
             return Err(LoginError::Wrong);
         }
-        self.set_password(app, person.id, new_password.0, end_tokens).await
+        self.set_password(app, account.id, new_password.0, end_tokens).await
     }
 
     /// Creates a single-use secret for setting a new password, valid while `by` is an admin.
@@ -346,10 +351,11 @@ impl Accounts {
     pub async fn reset_password(
         &self,
         app: &App,
-        wish: ResetPassword,
+        request: ResetPassword,
         address: Option<IpAddr>,
     ) -> Result<Session, LoginError> {
-        let ResetPassword { token: Secret(secret), new_password: Secret(new), end_tokens } = wish;
+        let ResetPassword { token: Secret(secret), new_password: Secret(new), end_tokens } =
+            request;
         require_on(app)?;
         self.throttle.admit("", address, app.clock.steady_ms())?;
         // Checked before the link is redeemed, so that a bad password does not use it up.
@@ -385,7 +391,7 @@ impl Accounts {
         let secret = new_secret();
         let new = NewInvitation {
             hash: digest(&secret),
-            shown: shown(&secret),
+            shown: mask_secret(&secret),
             role: Role::Admin,
             group: None,
             max_usage: 1,
@@ -442,7 +448,7 @@ pub fn digest(secret: &str) -> String {
 
 /// Returns a prefix of a secret: long enough to distinguish it from others, too short to guess the
 /// rest.
-pub fn shown(secret: &str) -> String {
+pub fn mask_secret(secret: &str) -> String {
     secret.get(..8).unwrap_or_default().to_owned()
 }
 
@@ -479,7 +485,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_session_is_found_among_other_cookies() {
+    fn session_is_found_among_other_cookies() {
         let mut headers = HeaderMap::new();
         headers.append(COOKIE, "a=b; theme=dark".parse().unwrap());
         headers.append(COOKIE, "x=1;kohakuriver_session=feed ; y=2".parse().unwrap());
@@ -488,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn only_hex_of_the_right_length_is_looked_up() {
+    fn secrets_are_hex_of_the_right_length() {
         assert!(is_secret(&new_secret()));
         for bad in ["", "x", &"g".repeat(64), &"a".repeat(65)] {
             assert!(!is_secret(bad), "{bad:?}");

@@ -68,9 +68,9 @@ impl Audit {
     /// Writes an entry, and waits until it is stored.
     pub async fn record(&self, caller: &Caller, entry: Entry<'_>) {
         let Some(entry) = self.admit(self.complete(caller, entry)) else { return };
-        let (tell, told) = oneshot::channel();
+        let (sender, told) = oneshot::channel();
         let action = entry.action.clone();
-        let sent = self.queue.send((entry, Some(tell))).await.is_ok();
+        let sent = self.queue.send((entry, Some(sender))).await.is_ok();
         if !sent || told.await.is_err() {
             tracing::error!(action, "an entry may be missing from the audit log");
         }
@@ -98,7 +98,7 @@ impl Audit {
 
     /// Completes an entry with caller and time, as it is stored.
     pub fn complete(&self, caller: &Caller, entry: Entry<'_>) -> NewAudit {
-        let name = match &caller.who {
+        let name = match &caller.principal {
             // The name has not been checked.
             Principal::AuthDisabled { claimed_name: Some(claimed_name) } => {
                 format!("{claimed_name} (not logged in)")
@@ -162,8 +162,8 @@ impl Writer {
             }
             let (batch, waiting): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
             self.append(batch).await;
-            for tell in waiting.into_iter().flatten() {
-                let _ = tell.send(());
+            for sender in waiting.into_iter().flatten() {
+                let _ = sender.send(());
             }
         }
         self.append(self.counted(Fold::rest)).await;
@@ -180,7 +180,7 @@ impl Writer {
         }
         let Err(error) = self.store.append_audit(&batch).await else { return };
         // The acts have taken effect. The host's own log is the next best place for them.
-        tracing::error!(%error, "the audit log cannot be written");
+        tracing::error!(%error, "writing the audit log failed");
         for entry in &batch {
             tracing::error!(
                 actor = entry.actor,

@@ -28,11 +28,11 @@ use crate::host::App;
 use crate::instances::{self, InstanceError};
 
 /// Debounce: changes within this window are sent as one update.
-const PAUSE: Duration = Duration::from_millis(200);
+const DEBOUNCE: Duration = Duration::from_millis(200);
 /// The delay until failed updates are sent again.
-const AGAIN: Duration = Duration::from_secs(30);
+const RETRY_AFTER: Duration = Duration::from_secs(30);
 /// How long a caller waits for the node to apply an update.
-const TOLD_WITHIN: Duration = Duration::from_secs(5);
+const APPLY_WITHIN: Duration = Duration::from_secs(5);
 
 /// Fills in the SSH access of an instance that is about to be created.
 pub async fn prepare(
@@ -58,7 +58,7 @@ pub async fn prepare(
 /// Updates one instance that was created while accounts may have changed.
 pub async fn catch_up(app: &App, id: InstanceId) {
     if let Err(error) = refresh(app, Some(id)).await {
-        tracing::warn!(task.id = %id, %error, "registered keys were not compared");
+        tracing::warn!(task.id = %id, %error, "comparing registered keys failed");
     }
 }
 
@@ -66,15 +66,15 @@ pub async fn catch_up(app: &App, id: InstanceId) {
 pub async fn keep_fresh(app: Arc<App>, shutdown: CancellationToken) {
     let mut changes = app.accounts.changes();
     loop {
-        let told = refresh(&app, None).await;
-        if let Err(error) = &told {
-            tracing::warn!(%error, "instances were not told of registered keys; trying again");
+        let result = refresh(&app, None).await;
+        if let Err(error) = &result {
+            tracing::warn!(%error, "updating registered keys failed; trying again");
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
             // The sender lives as long as the host.
-            _ = changes.changed() => tokio::time::sleep(PAUSE).await,
-            () = tokio::time::sleep(AGAIN), if told.is_err() => {}
+            _ = changes.changed() => tokio::time::sleep(DEBOUNCE).await,
+            () = tokio::time::sleep(RETRY_AFTER), if result.is_err() => {}
         }
         // Changes during the pause are part of the next read.
         changes.mark_unchanged();
@@ -90,16 +90,16 @@ async fn refresh(app: &App, only: Option<InstanceId>) -> Result<(), InstanceErro
         Some(id) => app.store.lookup_instance(id).await?.into_iter().collect(),
         None => app.store.list_instances().await?,
     };
-    let mut wanted = wanted(app, only).await?;
+    let mut permitted = permitted(app, only).await?;
     let known = choice::Keys::new(app.store.keys_of_accounts().await?);
     let mut failed = None;
     for row in rows {
-        let people = wanted.remove(&row.id).unwrap_or_default();
+        let people = permitted.remove(&row.id).unwrap_or_default();
         let Some(access) = &row.spec.ssh else { continue };
         let choice::Chosen { lines: keys, left_out } = known.of(&people.0);
         let people = Some(choice::people(people.0));
-        let is_told = access.people_keys == keys && access.people == people;
-        if is_told || row.intent.desired == Desired::Deleted {
+        let is_current = access.people_keys == keys && access.people == people;
+        if is_current || row.intent.desired == Desired::Deleted {
             continue;
         }
         let count = keys.len();
@@ -125,19 +125,19 @@ async fn refresh(app: &App, only: Option<InstanceId>) -> Result<(), InstanceErro
 }
 
 /// Returns the accounts that may enter each instance.
-async fn wanted(
+async fn permitted(
     app: &App,
     only: Option<InstanceId>,
 ) -> Result<HashMap<InstanceId, People>, StoreError> {
-    let mut wanted: HashMap<InstanceId, People> = HashMap::new();
+    let mut permitted: HashMap<InstanceId, People> = HashMap::new();
     let since_ms = app.clock.now_ms() - accounts::millis(app.config.auth.provider_life);
     for person in app.store.people_of(only, since_ms).await? {
         let verdict = policy::on_instance(person.role, person.relation, Permission::Enter);
         if verdict == policy::Verdict::Allow {
-            wanted.entry(person.instance).or_default().0.insert(person.user);
+            permitted.entry(person.instance).or_default().0.insert(person.user);
         }
     }
-    Ok(wanted)
+    Ok(permitted)
 }
 
 /// Makes an instance from before certificates trust this host's, and waits until its node has
@@ -154,7 +154,7 @@ pub async fn trust(app: &App, row: &InstanceRow) -> Result<bool, InstanceError> 
         return Ok(false);
     }
     let access = host_access(app, row.id).await?;
-    let task = instances::wait_for_act(app, &access, TOLD_WITHIN).await?;
+    let task = instances::wait_for_act(app, &access, APPLY_WITHIN).await?;
     Ok(task.transition.is_none())
 }
 

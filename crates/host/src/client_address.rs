@@ -93,7 +93,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_said_there_is_an_answer(
+        fn arbitrary_headers_have_an_origin(
             headers in proptest::collection::vec(
                 ("x-forwarded-for|forwarded|x-forwarded-proto", "[ -~]{0,40}"),
                 0..4,
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strangers_word_on_who_it_is_counts_for_nothing() {
+    fn headers_of_untrusted_peers_are_ignored() {
         let lies = [
             ("x-forwarded-for", "127.0.0.1"),
             ("forwarded", "for=127.0.0.1;proto=https"),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_address_that_is_no_trusted_proxy_is_the_client() {
+    fn client_is_the_last_address_that_is_no_trusted_proxy() {
         for (value, client) in [
             ("203.0.113.7", "203.0.113.7"),
             ("127.0.0.1, 203.0.113.7", "203.0.113.7"),
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_writes_the_standard_header_is_understood() {
+    fn standard_forwarded_header_is_parsed() {
         let header = |value| [("forwarded", value)];
         let value = "for=127.0.0.1, For=\"[2001:db8::7]:4711\";proto=https;by=x";
         assert_eq!(from("::1", &header(value)), ("2001:db8::7".to_owned(), true));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_nearest_proxy_says_of_tls_is_believed() {
+    fn nearest_proxy_decides_whether_tls_was_used() {
         let claimed_name = |value| from("10.0.0.1", &[("x-forwarded-proto", value)]).1;
         assert!(claimed_name("https"));
         assert!(!claimed_name("http"));

@@ -14,9 +14,9 @@
 //! A client must finish its login within [`Deadlines::ssh_login`] of its first byte; until then its
 //! connection may be closed in favor of another ([`Slots`]).
 
+mod identity;
 mod jump;
 mod login;
-mod person;
 mod thread;
 mod tunnel;
 mod window;
@@ -73,7 +73,7 @@ pub async fn serve(
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = slot.closed() => {}
-                () = login.overdue() => tracing::debug!(%peer, "an SSH client did not log in in time"),
+                () = login.overdue() => tracing::debug!(peer.addr = %peer, "SSH login timed out"),
                 () = route(app, stream, client, configs) => {}
             }
         });
@@ -97,7 +97,7 @@ async fn route(app: Arc<App>, stream: TcpStream, client: Client, configs: Arc<ju
         Err(_) => jump::serve(app, stream, client, configs.of_silent()).await,
         Ok(Ok(Some(_))) => tunnel::serve(&app, stream, client).await,
         Ok(Ok(None)) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "an SSH connection ended before its first byte"),
+        Ok(Err(error)) => tracing::debug!(%error, "SSH connection ended before its first byte"),
     }
 }
 
@@ -112,10 +112,12 @@ fn too_many(full: Full) -> String {
     match full {
         Full::Holder => {
             format!(
-                "your account has {} SSH connections open, as many as one may have",
+                "your account has {} open SSH connections, the limit of an account",
                 BOUNDS.known_of_one
             )
         }
-        Full::All => "the host has as many SSH connections as it can; try again later".to_owned(),
+        Full::All => {
+            "the host has reached its limit of SSH connections; try again later".to_owned()
+        }
     }
 }

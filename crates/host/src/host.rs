@@ -103,7 +103,7 @@ pub enum StartError {
     #[error(transparent)]
     Pki(#[from] PkiError),
     #[error(transparent)]
-    HttpsMode(#[from] TlsError),
+    Https(#[from] TlsError),
     #[error("the database in {} cannot be opened", path.display())]
     Store { path: PathBuf, source: StoreError },
     #[error("the gateway's host key cannot be used")]
@@ -146,9 +146,9 @@ impl Host {
             );
         }
         let link_tls = tls::host_config(&ca, ca.issue_host(now_ms)?)?;
-        let people = HttpsServer::new(&config, &ca, now_ms)?;
-        if let Some(people) = &people {
-            config.names.extend_from_slice(people.names());
+        let https = HttpsServer::new(&config, &ca, now_ms)?;
+        if let Some(https) = &https {
+            config.names.extend_from_slice(https.names());
         }
         let gateway_configs =
             gateway::ssh_configs(&config.data_dir).map_err(StartError::GatewayKey)?;
@@ -182,7 +182,7 @@ impl Host {
             waiting: ByteLimit::new(WAITING_BYTES, WAITING_BYTES_OF_ONE),
         });
         let shutdown = app.shutdown.clone();
-        let tls = people.as_ref().map(HttpsServer::config);
+        let tls = https.as_ref().map(HttpsServer::config);
         let supervisor = Supervisor::new(app.tasks.clone(), shutdown.clone());
         // The handles that each run of a task gets.
         let shared = || (app.clone(), shutdown.clone());
@@ -203,12 +203,12 @@ impl Host {
             link_server::serve(each.clone(), listener, link_tls.clone(), end.clone())
         };
         supervisor.keep_listening("link", link, serve).map_err(failed(link_bind, link_port))?;
-        if let Some(people) = people {
-            let people = Arc::new(tokio::sync::Mutex::new(people));
+        if let Some(https) = https {
+            let https = Arc::new(tokio::sync::Mutex::new(https));
             let (each, end) = shared();
             supervisor.keep("certificates", move || {
-                let (people, app, end) = (people.clone(), each.clone(), end.clone());
-                async move { people.lock().await.keep_fresh(app, end).await }
+                let (https, app, end) = (https.clone(), each.clone(), end.clone());
+                async move { https.lock().await.keep_fresh(app, end).await }
             });
         }
         let (each, end) = shared();
@@ -294,7 +294,7 @@ impl Host {
         self.shutdown.cancel();
         self.app.tasks.close();
         if tokio::time::timeout(DRAIN_LIMIT, self.app.tasks.wait()).await.is_err() {
-            tracing::debug!("cutting connections that did not end");
+            tracing::debug!("closing connections that did not end");
         }
         self.app.audit.finish().await;
         self.app.store.close().await;
@@ -398,15 +398,15 @@ async fn watch_silence(app: Arc<App>, shutdown: CancellationToken) {
             lapse(&app, std::mem::replace(&mut pruned_ms, now_ms), now_ms).await;
             let History { audit, events } = app.config.history;
             if let Err(error) = app.store.prune(events, now_ms).await {
-                tracing::warn!(%error, "old events were not removed");
+                tracing::warn!(%error, "removing old events failed");
             }
             match app.store.prune_audit(audit, now_ms).await {
                 Ok(0) => {}
                 Ok(removed) => tracing::info!(removed, "old entries of the audit log were removed"),
-                Err(error) => tracing::warn!(%error, "old audit entries were not removed"),
+                Err(error) => tracing::warn!(%error, "removing old audit entries failed"),
             }
             if let Err(error) = app.store.prune_credentials(now_ms).await {
-                tracing::warn!(%error, "expired sessions were not removed");
+                tracing::warn!(%error, "removing expired sessions failed");
             }
         }
         expire_requests(&app, now_ms).await;
@@ -420,10 +420,10 @@ async fn watch_silence(app: Arc<App>, shutdown: CancellationToken) {
                 continue;
             }
             if !now_seen {
-                tracing::warn!(node.name = %node.name, "node lost: nothing was heard from it");
+                tracing::warn!(node.name = %node.name, "node lost: it is silent");
             }
             if let Err(error) = record_silence(&app, &node, now_seen).await {
-                tracing::warn!(node.name = %node.name, %error, "events were not recorded");
+                tracing::warn!(node.name = %node.name, %error, "recording events failed");
             }
             app.runners.count_change(&node.id);
             app.changes.notify();
@@ -438,7 +438,7 @@ async fn lapse(app: &App, after_ms: i64, until_ms: i64) {
     match app.store.has_lapsed(after_ms - term_ms, until_ms - term_ms).await {
         Ok(false) => {}
         Ok(true) => app.accounts.changed(),
-        Err(error) => tracing::warn!(%error, "accounts of the provider were not checked"),
+        Err(error) => tracing::warn!(%error, "checking accounts of the provider failed"),
     }
 }
 
@@ -446,12 +446,12 @@ async fn lapse(app: &App, after_ms: i64, until_ms: i64) {
 async fn expire_requests(app: &App, now_ms: i64) {
     let life = app.config.auth.request_life;
     let days = life.as_secs() / (24 * 3600);
-    let reason = format!("nobody decided on it within {days} days");
+    let reason = format!("not decided within {days} days");
     let before_ms = now_ms - accounts::millis(life);
     match app.store.expire_requests(before_ms, &reason, now_ms).await {
         Ok(0) => {}
         Ok(_) => app.changes.notify(),
-        Err(error) => tracing::warn!(%error, "old requests were not rejected"),
+        Err(error) => tracing::warn!(%error, "rejecting old requests failed"),
     }
 }
 

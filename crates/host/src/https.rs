@@ -24,7 +24,7 @@ use files::Files;
 use own::Own;
 
 /// The interval of checking the files, or whether our own certificate needs a successor.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// The protection of client connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,23 +48,23 @@ pub enum TlsError {
     NoKey { path: PathBuf },
     #[error("{} and {} do not belong together", cert.display(), key.display())]
     Mismatch { cert: PathBuf, key: PathBuf, source: rustls::Error },
-    #[error("the certificate for people cannot be made")]
+    #[error("cannot issue the HTTPS certificate")]
     Own(#[from] PkiError),
-    #[error("TLS for people cannot be set up")]
+    #[error("cannot set up HTTPS")]
     Setup(#[source] rustls::Error),
 }
 
 /// The certificate that handshakes present.
 #[derive(Debug)]
-struct Shown(RwLock<Arc<CertifiedKey>>);
+struct CurrentCertificate(RwLock<Arc<CertifiedKey>>);
 
-impl Shown {
-    fn exchange(&self, new: CertifiedKey) {
+impl CurrentCertificate {
+    fn replace(&self, new: CertifiedKey) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
     }
 }
 
-impl ResolvesServerCert for Shown {
+impl ResolvesServerCert for CurrentCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
@@ -81,7 +81,7 @@ enum Source {
 #[derive(Debug)]
 pub struct HttpsServer {
     config: Arc<ServerConfig>,
-    shown: Arc<Shown>,
+    current: Arc<CurrentCertificate>,
     source: Source,
     names: Vec<String>,
 }
@@ -102,15 +102,15 @@ impl HttpsServer {
                 (Source::Files(files), first, names)
             }
         };
-        let shown = Arc::new(Shown(RwLock::new(Arc::new(first))));
+        let current = Arc::new(CurrentCertificate(RwLock::new(Arc::new(first))));
         let mut config =
             ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
                 .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
                 .map_err(TlsError::Setup)?
                 .with_no_client_auth()
-                .with_cert_resolver(shown.clone());
+                .with_cert_resolver(current.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Some(Self { config: Arc::new(config), shown, source, names }))
+        Ok(Some(Self { config: Arc::new(config), current, source, names }))
     }
 
     /// Returns the settings for the API's port.
@@ -128,15 +128,15 @@ impl HttpsServer {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(CHECK_EVERY) => {}
             }
             let now_ms = app.clock.now_ms();
             let fresh = match &mut self.source {
-                Source::Own(own) => own.look(&app.config, &app.ca, now_ms),
-                Source::Files(files) => files.look(now_ms),
+                Source::Own(own) => own.check(&app.config, &app.ca, now_ms),
+                Source::Files(files) => files.check(now_ms),
             };
             if let Some(fresh) = fresh {
-                self.shown.exchange(fresh);
+                self.current.replace(fresh);
             }
         }
     }

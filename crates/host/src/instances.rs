@@ -102,7 +102,7 @@ pub async fn find_to_enter(
     caller: &Caller,
     text: &str,
 ) -> Result<InstanceId, InstanceError> {
-    find_in(app, text, caller.scope_to_enter()).await
+    find_in(app, text, caller.session_scope()).await
 }
 
 async fn find_in(app: &App, text: &str, scope: Scope) -> Result<InstanceId, InstanceError> {
@@ -208,7 +208,7 @@ async fn check_approved(
     row: &InstanceRow,
     new: &InstanceSpec,
 ) -> Result<(), InstanceError> {
-    let Some(person) = caller.person().filter(|person| person.role < Role::Operator) else {
+    let Some(person) = caller.account().filter(|person| person.role < Role::Operator) else {
         return Ok(());
     };
     if approval::asks_for_more(&row.spec, new)

@@ -44,24 +44,24 @@ pub async fn create_token(
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(app: &App, mut frames: FrameStream<S>) {
     let request = match timeout(HANDSHAKE_LIMIT, frames.receive::<EnrollRequest>()).await {
         Ok(Ok(request)) => request,
-        Ok(Err(error)) => return tracing::debug!(%error, "a join broke off"),
-        Err(_) => return tracing::debug!("a join took too long"),
+        Ok(Err(error)) => return tracing::debug!(%error, "enrollment ended early"),
+        Err(_) => return tracing::debug!("enrollment timed out"),
     };
     let name = request.node_name.clone();
     let reply = match admit(app, request).await {
         Ok(reply) => {
-            tracing::info!(node.name = %name, "a node joined");
+            tracing::info!(node.name = %name, "node joined");
             reply
         }
         Err(reply) => {
             if let EnrollReply::Refused { reason, .. } = &reply {
-                tracing::warn!(node.name = %name, reason, "a join was refused");
+                tracing::warn!(node.name = %name, reason, "enrollment refused");
             }
             reply
         }
     };
     if let Err(error) = frames.send(&reply).await {
-        tracing::debug!(%error, "a join broke off before its answer");
+        tracing::debug!(%error, "enrollment ended before its response");
     }
 }
 
@@ -75,7 +75,7 @@ async fn admit(app: &App, request: EnrollRequest) -> Result<EnrollReply, EnrollR
         NodeId::new(format!("n-{}", random_text().to_ascii_lowercase().replace(['_', '-'], "0")));
     let sign = |id: &NodeId| {
         app.ca.sign_runner(&request.csr_pem, id, now_ms).map_err(|error| {
-            refuse(format!("the certificate request is no good: {error}"), NEW_TOKEN)
+            refuse(format!("the certificate request is invalid: {error}"), NEW_TOKEN)
         })
     };
     // Also before: a request that cannot be signed must not use the token up.
@@ -97,7 +97,7 @@ async fn admit(app: &App, request: EnrollRequest) -> Result<EnrollReply, EnrollR
                 | RedeemError::Expired
                 | RedeemError::Void
                 | RedeemError::Used { .. } => NEW_TOKEN.to_owned(),
-                RedeemError::Store(_) => "look at the host's log".to_owned(),
+                RedeemError::Store(_) => "see the host's log".to_owned(),
             };
             Err(refuse(error.to_string(), &hint))
         }
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_machine_whose_clock_is_off_is_told_by_how_much() {
+    fn clock_skew_is_refused_with_its_amount() {
         assert!(check_clock(1_000_000, 1_200_000).is_ok());
         let Err(EnrollReply::Refused { reason, hint }) = check_clock(0, 3_600_000) else {
             panic!("an hour off was accepted");

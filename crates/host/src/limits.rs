@@ -26,8 +26,8 @@ pub enum Holder {
 
 impl Holder {
     pub fn of(caller: &Caller) -> Self {
-        match (&caller.who, caller.address) {
-            (Principal::Account(person), _) => Self::Account(person.id),
+        match (&caller.principal, caller.address) {
+            (Principal::Account(account), _) => Self::Account(account.id),
             (Principal::AuthDisabled { .. }, None) => Self::Here,
             (Principal::AuthDisabled { .. }, Some(address)) if address.is_loopback() => Self::Here,
             (_, address) => Self::Network(network(address.unwrap_or(IpAddr::from([0, 0, 0, 0])))),
@@ -136,7 +136,7 @@ pub struct ByteLimit {
     of: Arc<Mutex<HashMap<Holder, Arc<Semaphore>>>>,
 }
 
-/// One caller's share of a [`ByteLimit`].
+/// The share of one caller in a [`ByteLimit`].
 #[derive(Clone, Debug)]
 pub struct Bytes {
     all: Arc<Semaphore>,

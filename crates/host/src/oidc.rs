@@ -48,7 +48,7 @@ const HANDOVER_LIFE: Duration = Duration::from_secs(60);
 pub enum OidcError {
     #[error("this host has no OpenID Connect provider")]
     Off,
-    #[error("this log-in was not begun here, or too long ago")]
+    #[error("this login was not started on this host, or has expired")]
     Unknown,
     #[error("the provider refused: {0}")]
     Refused(String),
@@ -57,7 +57,7 @@ pub enum OidcError {
     /// `username`: the account that had a role before.
     #[error("none of your groups at the provider has a role here")]
     NoRole { username: Option<String> },
-    #[error("the provider gave no user name that an account here can have")]
+    #[error("the provider sent no user name that is valid for an account here")]
     NoName,
     #[error(transparent)]
     Login(#[from] LoginError),
@@ -134,7 +134,7 @@ pub struct Started {
 
 /// The result of a callback.
 #[derive(Debug)]
-pub enum Arrived {
+pub enum Callback {
     /// The session belongs to the browser itself.
     Browser { session: Box<Session> },
     /// The browser must display the confirmation page of `ticket`.
@@ -143,7 +143,7 @@ pub enum Arrived {
 
 /// The contents of the confirmation page.
 #[derive(Debug)]
-pub struct Question {
+pub struct Confirmation {
     pub username: String,
     /// The code that the command line displays.
     pub code: String,
@@ -186,13 +186,13 @@ impl Oidc {
     }
 
     /// Handles the callback from the provider. `browser` is the value of the browser's cookie.
-    pub async fn arrive(
+    pub async fn handle_callback(
         &self,
         app: &App,
         state: &str,
         code: Result<&str, String>,
         browser: Option<&str>,
-    ) -> Result<Arrived, OidcError> {
+    ) -> Result<Callback, OidcError> {
         let entry = self.pending.take(state, app.clock.steady_ms());
         let entry = entry.filter(|entry| same(browser, &entry.browser));
         let entry = entry.ok_or(OidcError::Unknown)?;
@@ -202,27 +202,27 @@ impl Oidc {
         let user = account::log_in(app, &self.config, &claims).await?;
         let Some(waiting) = entry.waiting else {
             let session = Box::new(begin_session(app, user).await?);
-            return Ok(Arrived::Browser { session });
+            return Ok(Callback::Browser { session });
         };
         let (ticket, username) = (new_secret(), user.username);
         let (browser, user) = (entry.browser, user.id);
         let entry = Unconfirmed { browser, user, username: username.clone(), waiting };
         self.unconfirmed.insert(ticket.clone(), entry, app.clock.steady_ms());
-        Ok(Arrived::CommandLine { ticket, username })
+        Ok(Callback::CommandLine { ticket, username })
     }
 
     /// Returns the contents of the confirmation page. It may be called repeatedly.
-    pub fn question(
+    pub fn confirmation(
         &self,
         app: &App,
         ticket: &str,
         browser: Option<&str>,
-    ) -> Result<Question, OidcError> {
+    ) -> Result<Confirmation, OidcError> {
         let entry = self.unconfirmed.get(ticket, app.clock.steady_ms());
         let entry = entry.filter(|entry| same(browser, &entry.browser));
         let Unconfirmed { username, waiting, .. } = entry.ok_or(OidcError::Unknown)?;
         let code = kohakuriver_api::handover_code(&waiting.challenge);
-        Ok(Question { username, code, port: waiting.port })
+        Ok(Confirmation { username, code, port: waiting.port })
     }
 
     /// Confirms a command line's login, after the button was pressed. Returns the URL that passes
@@ -234,7 +234,7 @@ impl Oidc {
         browser: Option<&str>,
     ) -> Result<(String, String), OidcError> {
         // Checked before it is taken: another client's request must not use it up.
-        self.question(app, ticket, browser)?;
+        self.confirmation(app, ticket, browser)?;
         let entry = self.unconfirmed.take(ticket, app.clock.steady_ms());
         let Unconfirmed { user, waiting, .. } = entry.ok_or(OidcError::Unknown)?;
         let user = app.store.lookup_user(user).await.map_err(LoginError::from)?;
@@ -312,7 +312,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_expiring_entry_is_good_once_and_for_a_while() {
+    fn expiring_entry_is_single_use_and_expires() {
         let table = Expiring::new(Duration::from_millis(10));
         for key in ["a", "b"] {
             table.insert(key.to_owned(), key, 0);
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expiring_table_drops_its_oldest_entries() {
+    fn expiring_table_drops_its_oldest_entries() {
         let table = Expiring::new(Duration::from_secs(1));
         for number in 0..=MOST_PENDING {
             table.insert(number.to_string(), number, i64::try_from(number).unwrap() / 10);

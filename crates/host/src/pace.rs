@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_delays_no_account_for_longer() {
+    fn clock_set_back_does_not_delay_longer() {
         let pace = Pace::default();
         pace.admit(UserId(1), BURST, 1_000_000_000).unwrap();
         assert_eq!(pace.admit(UserId(1), ACT, 0), Err(Slow { seconds: 5 }));

@@ -134,7 +134,7 @@ impl Table {
     fn log(&mut self, what: &str, peer: IpAddr) {
         if self.logged.is_none_or(|logged| logged.elapsed() >= LOG_EVERY) {
             let closed = std::mem::take(&mut self.closed);
-            tracing::warn!(%peer, closed, "unauthenticated {what} connections made way for new ones");
+            tracing::warn!(peer.addr = %peer, closed, "closed unauthenticated {what} connections in favor of new ones");
             self.logged = Some(Instant::now());
         }
     }

@@ -45,7 +45,7 @@ pub struct Holder<'a> {
 /// A fresh certificate.
 #[derive(Clone, Debug)]
 pub struct Signed {
-    /// One line in OpenSSH's file format.
+    /// The certificate as a line in OpenSSH's file format.
     pub line: String,
     pub principal: String,
     pub expires_ms: i64,
@@ -54,7 +54,7 @@ pub struct Signed {
 
 /// The claims of a verified certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shown {
+pub struct VerifiedHolder {
     pub user: UserId,
     pub instance: InstanceId,
 }
@@ -62,11 +62,11 @@ pub struct Shown {
 /// The reasons for which a key is not signed.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
-    #[error("that is not an OpenSSH public key")]
+    #[error("not an OpenSSH public key")]
     NoKey,
-    #[error("a key of the kind {0} is not signed: use Ed25519, ECDSA, RSA or a security key")]
+    #[error("keys of type {0} are not supported: use Ed25519, ECDSA, RSA or a security key")]
     Kind(String),
-    #[error("the certificate cannot be made")]
+    #[error("cannot sign the certificate")]
     Broken(#[from] russh::keys::ssh_key::Error),
 }
 
@@ -125,7 +125,7 @@ impl SshCa {
 
     /// Returns the account and instance of a certificate, if this CA signed it for an account and
     /// it is valid now.
-    pub fn shown(&self, certificate: &Certificate, now_ms: i64) -> Option<Shown> {
+    pub fn verify(&self, certificate: &Certificate, now_ms: i64) -> Option<VerifiedHolder> {
         let ca = self.key.public_key();
         let seconds = u64::try_from(now_ms.div_euclid(1000)).ok()?;
         let ours = certificate.signature_key() == ca.key_data()
@@ -138,7 +138,7 @@ impl SshCa {
         }
         let instance = TrustedCa::instance(principal)?;
         let user = certificate.key_id().strip_prefix("user ")?.split(' ').next()?;
-        Some(Shown { user: UserId(user.parse().ok()?), instance })
+        Some(VerifiedHolder { user: UserId(user.parse().ok()?), instance })
     }
 }
 
@@ -185,27 +185,27 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_names_its_holder_and_one_instance_for_minutes() {
+    fn certificate_names_holder_and_instance_for_minutes() {
         let (ca, _dir) = ca();
         let certificate = sign(&ca, Some(UserId(12)), "alice");
         assert_eq!(certificate.key_id(), "user 12 alice");
         assert_eq!(certificate.valid_principals(), [format!("vps-{ID}")]);
         assert_eq!(certificate.valid_before() - certificate.valid_after(), 600);
         assert_eq!(certificate.extensions().iter().count(), EXTENSIONS.len());
-        let shown = Shown { user: UserId(12), instance: ID };
-        assert_eq!(ca.shown(&certificate, NOW_MS), Some(shown));
+        let verify = VerifiedHolder { user: UserId(12), instance: ID };
+        assert_eq!(ca.verify(&certificate, NOW_MS), Some(verify));
         for at_ms in [NOW_MS + LIFE * 1000, NOW_MS - LIFE * 1000 - 1000] {
-            assert_eq!(ca.shown(&certificate, at_ms), None);
+            assert_eq!(ca.verify(&certificate, at_ms), None);
         }
         assert_ne!(sign(&ca, None, "x").serial(), sign(&ca, None, "x").serial());
     }
 
     #[test]
-    fn neither_anothers_signature_nor_an_unproven_name_is_a_user() {
+    fn foreign_signature_and_unproven_name_are_no_account() {
         let (ca, _dir) = ca();
         let (other, _other_dir) = self::ca();
-        assert_eq!(ca.shown(&sign(&other, Some(UserId(1)), "a"), NOW_MS), None);
-        assert_eq!(ca.shown(&sign(&ca, None, "user 1 a"), NOW_MS), None);
+        assert_eq!(ca.verify(&sign(&other, Some(UserId(1)), "a"), NOW_MS), None);
+        assert_eq!(ca.verify(&sign(&ca, None, "user 1 a"), NOW_MS), None);
     }
 
     #[test]
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_a_public_key_is_signed() {
+    fn text_without_a_public_key_is_not_signed() {
         let (ca, _dir) = ca();
         let holder = Holder { id: None, name: "x" };
         for bad in ["", "ssh-ed25519 AAAA", "-----BEGIN OPENSSH PRIVATE KEY-----"] {
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_is_told_a_line_that_it_reads_back() {
+    fn trusted_ca_line_is_parsed_back() {
         let (ca, _dir) = ca();
         let trusted = ca.trusted_by(ID);
         assert_eq!(TrustedCa::parse(&trusted.line()), Some(trusted));

@@ -10,9 +10,9 @@ use russh::keys::{Algorithm, PrivateKey};
 
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    #[error("cannot use {}", path.display())]
+    #[error("cannot read or write {}", path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("{} is not a key", path.display())]
+    #[error("{} is not an SSH private key", path.display())]
     Key { path: PathBuf, source: russh::keys::Error },
 }
 
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_made_once_for_its_owner_alone_and_damage_is_no_reason_for_another() {
+    fn key_is_private_stable_and_never_replaced_when_damaged() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         let made = load_or_create(&path).unwrap();

@@ -55,7 +55,7 @@ impl Supervisor {
             async move {
                 match port.try_clone().and_then(TcpListener::from_std) {
                     Ok(listener) => task(listener).await,
-                    Err(error) => tracing::error!(%error, "a port cannot be listened on"),
+                    Err(error) => tracing::error!(%error, "listening on a port failed"),
                 }
             }
         });

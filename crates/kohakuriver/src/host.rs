@@ -125,7 +125,7 @@ pub async fn start(config: HostConfig) -> Result<Host, Exit> {
                 exit.hint("it is in use already: check kohakuriver status, or use another --data-dir")
             }
             StartError::DataDir { .. } => exit.hint("run as root, or use a writable --data-dir"),
-            StartError::HttpsMode(_) => {
+            StartError::Https(_) => {
                 exit.hint("--tls-cert is the whole chain in PEM, the host's first; --tls-key its key")
             }
             StartError::Pki(PkiError::Clock(_)) => {

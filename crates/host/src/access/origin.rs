@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn where_people_log_in_any_name_will_do_but_not_another_origin() {
+    fn with_authentication_any_host_name_passes_no_other_origin() {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, "river.lab.example".parse().unwrap());
         assert!(!is_foreign_page(&headers, true, &[], true));
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_counts_with_its_scheme_and_port() {
+    fn origin_includes_its_scheme_and_port() {
         for (host, origin, secure, own) in [
             ("river.lab", "https://river.lab", true, true),
             ("river.lab:443", "https://river.lab", true, true),

@@ -5,7 +5,7 @@
 //! depend on the account's relation to it:
 //!
 //! ```text
-//!  wish       owner   manage   use   view   operator   admin
+//!  permission owner   manage   use   view   operator   admin
 //!  See          x        x      x     x        x         x
 //!  Enter        x        x      x     -        -         x     SSH, terminals, forwards, files
 //!  Secrets      x        x      -     -        -         x     environment, snapshots' content
@@ -62,9 +62,9 @@ struct Need {
     operator: bool,
 }
 
-const fn need(wish: Permission) -> Need {
+const fn need(permission: Permission) -> Need {
     use ShareLevel::{Manage, Use, View};
-    match wish {
+    match permission {
         Permission::See => Need { role: Role::Viewer, level: Some(View), operator: true },
         Permission::Enter => Need { role: Role::User, level: Some(Use), operator: false },
         Permission::Secrets => Need { role: Role::User, level: Some(Manage), operator: false },
@@ -82,13 +82,13 @@ pub fn to_create(spec: &InstanceSpec) -> Role {
 }
 
 /// Decides on one act on one instance.
-pub fn on_instance(role: Role, relation: Relation, wish: Permission) -> Verdict {
+pub fn on_instance(role: Role, relation: Relation, permission: Permission) -> Verdict {
     let visible = role >= Role::Operator
         || (role >= Role::Viewer && (relation.owner || relation.level.is_some()));
     if !visible {
         return Verdict::Hide;
     }
-    let need = need(wish);
+    let need = need(permission);
     let shared = need.level.is_some_and(|least| relation.level >= Some(least));
     let allowed = role == Role::Admin
         || (role >= need.role
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_code_says_what_the_table_says() {
+    fn code_matches_the_table() {
         let columns = [
             (Role::User, relation(true, None)),
             (Role::User, relation(false, Some(ShareLevel::Manage))),
@@ -129,17 +129,17 @@ mod tests {
             .filter(|row: &Vec<&str>| !row.is_empty())
             .collect();
         assert_eq!(rows.len(), Permission::ALL.len());
-        for (row, wish) in rows.iter().zip(Permission::ALL) {
-            assert_eq!(row[0], format!("{wish:?}"));
+        for (row, permission) in rows.iter().zip(Permission::ALL) {
+            assert_eq!(row[0], format!("{permission:?}"));
             for ((role, relation), cell) in columns.iter().zip(&row[1..]) {
-                let allowed = on_instance(*role, *relation, wish) == Verdict::Allow;
-                assert_eq!(allowed, *cell == "x", "{wish:?} {role} {relation:?}");
+                let allowed = on_instance(*role, *relation, permission) == Verdict::Allow;
+                assert_eq!(allowed, *cell == "x", "{permission:?} {role} {relation:?}");
             }
         }
     }
 
     #[test]
-    fn what_reaches_into_a_node_is_for_operators() {
+    fn access_to_a_node_needs_an_operator() {
         let plain = InstanceSpec::new(kohakuriver_model::ImageSource::Default);
         let mounts = vec!["/data:/data:ro".parse().unwrap()];
         assert_eq!(to_create(&plain), Role::User);
@@ -149,19 +149,19 @@ mod tests {
 
     #[test]
     fn strangers_learn_nothing_and_viewers_only_look() {
-        for wish in Permission::ALL {
+        for permission in Permission::ALL {
             for role in [Role::Anony, Role::Viewer, Role::User] {
-                assert_eq!(on_instance(role, Relation::default(), wish), Verdict::Hide);
+                assert_eq!(on_instance(role, Relation::default(), permission), Verdict::Hide);
             }
             let everything = relation(true, Some(ShareLevel::Manage));
-            assert_eq!(on_instance(Role::Anony, everything, wish), Verdict::Hide);
-            let viewer = on_instance(Role::Viewer, everything, wish);
-            assert_eq!(viewer == Verdict::Allow, wish == Permission::See);
+            assert_eq!(on_instance(Role::Anony, everything, permission), Verdict::Hide);
+            let viewer = on_instance(Role::Viewer, everything, permission);
+            assert_eq!(viewer == Verdict::Allow, permission == Permission::See);
         }
     }
 
     #[test]
-    fn more_role_and_more_share_never_mean_less() {
+    fn higher_role_or_share_never_permits_less() {
         let levels =
             [None, Some(ShareLevel::View), Some(ShareLevel::Use), Some(ShareLevel::Manage)];
         let rank = |verdict| match verdict {
@@ -169,19 +169,20 @@ mod tests {
             Verdict::Forbid => 1,
             Verdict::Allow => 2,
         };
-        for wish in Permission::ALL {
+        for permission in Permission::ALL {
             for owner in [false, true] {
                 for roles in Role::ALL.windows(2) {
                     for level in levels {
                         let (less, more) = (roles[0], roles[1]);
-                        let at = |role| rank(on_instance(role, relation(owner, level), wish));
-                        assert!(at(less) <= at(more), "{wish:?} {less} {more} {level:?}");
+                        let at = |role| rank(on_instance(role, relation(owner, level), permission));
+                        assert!(at(less) <= at(more), "{permission:?} {less} {more} {level:?}");
                     }
                 }
                 for role in Role::ALL {
                     for pair in levels.windows(2) {
-                        let at = |level| rank(on_instance(role, relation(owner, level), wish));
-                        assert!(at(pair[0]) <= at(pair[1]), "{wish:?} {role} {pair:?}");
+                        let at =
+                            |level| rank(on_instance(role, relation(owner, level), permission));
+                        assert!(at(pair[0]) <= at(pair[1]), "{permission:?} {role} {pair:?}");
                     }
                 }
             }

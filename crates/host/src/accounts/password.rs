@@ -51,16 +51,16 @@ impl Default for Passwords {
 /// Argon2's memory, retained between log-ins in succession: getting 19 MiB from the kernel, page by
 /// page, takes more than half as long as hashing in them.
 #[derive(Clone, Debug, Default)]
-struct Memory(Arc<Mutex<Kept>>);
+struct Memory(Arc<Mutex<RetainedMemory>>);
 
 #[derive(Debug, Default)]
-struct Kept {
+struct RetainedMemory {
     free: Vec<Vec<Block>>,
     uses: u64,
 }
 
 impl Memory {
-    fn lock(&self) -> MutexGuard<'_, Kept> {
+    fn lock(&self) -> MutexGuard<'_, RetainedMemory> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -82,18 +82,18 @@ impl Memory {
     }
 
     /// Releases the memory to the kernel after a while, unless it is used again in the meantime.
-    fn keep_a_while(&self) {
+    fn release_later(&self) {
         let seen = {
-            let mut kept = self.lock();
-            kept.uses += 1;
-            kept.uses
+            let mut retained = self.lock();
+            retained.uses += 1;
+            retained.uses
         };
         let memory = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(KEPT).await;
-            let mut kept = memory.lock();
-            if kept.uses == seen {
-                kept.free = Vec::new();
+            let mut retained = memory.lock();
+            if retained.uses == seen {
+                retained.free = Vec::new();
             }
         });
     }
@@ -135,7 +135,7 @@ impl Passwords {
         };
         let memory = self.memory.clone();
         let right = self.work(move || memory.verify(password.as_bytes(), &hash)).await?;
-        self.memory.keep_a_while();
+        self.memory.release_later();
         Ok(right.ok_or(PasswordError::Hash)? && known)
     }
 
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_the_right_password_of_a_known_account_is_right() {
+    async fn password_verifies_for_its_own_account_only() {
         let passwords = Passwords::default();
         let long = "ä".repeat(100);
         let hash = passwords.hash(long.clone()).await.unwrap();

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_is_tried_ten_times_and_then_every_six_seconds() {
+    fn account_has_ten_tries_then_one_every_six_seconds() {
         let throttle = Throttle::default();
         for last in 0..10 {
             assert_eq!(throttle.admit("Alice", v4(last), 1000), Ok(()));
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_does_not_try_many_accounts() {
+    fn address_cannot_try_many_accounts() {
         let throttle = Throttle::default();
         let mut tries = 0;
         while throttle.admit(&format!("user{tries}"), v4(1), 5).is_ok() {
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gets_in_starts_afresh() {
+    fn successful_login_resets_the_account() {
         let throttle = Throttle::default();
         for _ in 0..9 {
             throttle.admit("alice", v4(1), 0).unwrap();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_an_account_does_not_guess_at_others_for_longer() {
+    fn own_login_does_not_extend_guesses_at_others() {
         let throttle = Throttle::default();
         let mut guesses = 0;
         while throttle.admit(&format!("user{guesses}"), v4(1), 0).is_ok() {

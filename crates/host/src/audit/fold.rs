@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn one_act_among_many_is_written_with_its_object() {
+    fn rare_act_among_many_keeps_its_object() {
         let mut fold = Fold::default();
         for _ in 0..1000 {
             fold.admit(entry(5, "mallory", "vps 1"));

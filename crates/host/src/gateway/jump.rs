@@ -36,7 +36,7 @@ use tokio_util::either::Either;
 use tokio_util::task::TaskTracker;
 
 use super::window::{FIRST_WINDOW, MAX_WINDOW, Window};
-use super::{Client, person, thread};
+use super::{Client, identity, thread};
 use crate::access::{Account, Caller, Principal, still_has_role};
 use crate::host::App;
 use crate::instances::{self, InstanceError};
@@ -176,7 +176,8 @@ async fn serve_here(
         Ok(stream) => stream.coalescing(),
         Err(error) => return tracing::warn!(%error, "an SSH connection was dropped"),
     };
-    let (caller, relays) = (Caller::unnamed(&app, Some(client.address)), TaskTracker::new());
+    let (caller, relays) =
+        (Caller::unauthenticated(&app, Some(client.address)), TaskTracker::new());
     let slots = Arc::new(Semaphore::new(MAX_CHANNELS));
     let (logged_in, guard) = oneshot::channel();
     let jump = Jump {
@@ -204,7 +205,7 @@ async fn serve_here(
     };
     let revoked = async {
         match guard.await {
-            Ok(guard) => guard.cut().await,
+            Ok(guard) => guard.revoked().await,
             Err(_) => std::future::pending().await,
         }
     };
@@ -250,28 +251,28 @@ struct Jump {
 impl Jump {
     async fn owner_of(&self, key: &russh::keys::PublicKey) -> Option<Account> {
         let (app, key) = (self.app.clone(), key.clone());
-        let asked = self.main.spawn(async move { person::owner_of(&app, &key).await });
+        let asked = self.main.spawn(async move { identity::owner_of(&app, &key).await });
         asked.await.ok().flatten()
     }
 
     async fn holder_of(&self, certificate: &Certificate) -> Option<(Account, InstanceId)> {
         let (app, certificate) = (self.app.clone(), certificate.clone());
-        let asked = self.main.spawn(async move { person::holder_of(&app, &certificate).await });
+        let asked = self.main.spawn(async move { identity::holder_of(&app, &certificate).await });
         asked.await.ok().flatten()
     }
 
     /// Registers the connection, then checks the credential again, so that no change falls in
     /// between.
-    async fn log_in(&mut self, person: Account) -> Auth {
-        tracing::info!(user = person.username, proof = ?person.proof, "logged in at the SSH gateway");
-        self.caller = Caller::new(Principal::Account(Arc::new(person)), self.caller.address);
-        let right = Right::Ask { role: Role::Viewer, wish: None };
+    async fn log_in(&mut self, account: Account) -> Auth {
+        tracing::info!(user.id = account.id.0, user.name = account.username, credential = ?account.credential, "logged in at the SSH gateway");
+        self.caller = Caller::new(Principal::Account(Arc::new(account)), self.caller.address);
+        let right = Right::Ask { role: Role::Viewer, permission: None };
         let guard = self.app.sessions.register(&self.caller, right);
         let (app, caller) = (self.app.clone(), self.caller.clone());
         let asked =
             self.main.spawn(async move { still_has_role(&app, &caller, Role::Viewer).await });
         if !asked.await.unwrap_or(false) {
-            self.caller = Caller::unnamed(&self.app, self.caller.address);
+            self.caller = Caller::unauthenticated(&self.app, self.caller.address);
             return Auth::reject();
         }
         if let Some(logged_in) = self.logged_in.take() {
@@ -290,7 +291,7 @@ fn refusal(code: u32, text: &str) -> ChannelOpenFailure {
 
 /// Opens the stream of a jump. A certificate reveals nothing about instances other than its own,
 /// not even whether they exist.
-async fn enter_by_jump(
+async fn open_jump(
     app: Arc<App>,
     caller: Caller,
     only: Option<InstanceId>,
@@ -313,7 +314,7 @@ async fn enter_by_jump(
 }
 
 /// Copies bytes both ways until both sides are done. The client may send as much as was passed on.
-async fn carry(
+async fn relay_jump(
     mut from_client: ChannelReadHalf,
     to_client: &ChannelWriteHalf<Msg>,
     handle: &russh::server::Handle,
@@ -359,7 +360,11 @@ impl Handler for Jump {
 
     /// Enough with authentication off: the instance's own SSH server requires a key.
     async fn auth_none(&mut self, _user: &str) -> Result<Auth, Self::Error> {
-        Ok(if self.caller.who == Principal::Anonymous { Auth::reject() } else { Auth::Accept })
+        Ok(if self.caller.principal == Principal::Anonymous {
+            Auth::reject()
+        } else {
+            Auth::Accept
+        })
     }
 
     async fn auth_publickey_offered(
@@ -367,7 +372,7 @@ impl Handler for Jump {
         _user: &str,
         offer: PublicKeyOffer<'_>,
     ) -> Result<Auth, Self::Error> {
-        if self.caller.who != Principal::Anonymous {
+        if self.caller.principal != Principal::Anonymous {
             return Ok(Auth::Accept);
         }
         // SHA-1 signatures can be forged.
@@ -378,7 +383,7 @@ impl Handler for Jump {
                 None => self.owner_of(offer.public_key).await.is_some(),
             };
         if known {
-            self.client.login.key_shown();
+            self.client.login.key_offered();
         }
         Ok(if known { Auth::Accept } else { Auth::reject() })
     }
@@ -397,14 +402,14 @@ impl Handler for Jump {
         _user: &str,
         certificate: &Certificate,
     ) -> Result<Auth, Self::Error> {
-        if self.caller.who != Principal::Anonymous {
+        if self.caller.principal != Principal::Anonymous {
             return Ok(Auth::Accept);
         }
-        let Some((person, instance)) = self.holder_of(certificate).await else {
+        let Some((account, instance)) = self.holder_of(certificate).await else {
             return Ok(Auth::reject());
         };
         self.only = Some(instance);
-        Ok(self.log_in(person).await)
+        Ok(self.log_in(account).await)
     }
 
     /// The key decides the account, whatever name is before the `@`.
@@ -413,13 +418,13 @@ impl Handler for Jump {
         _user: &str,
         key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, Self::Error> {
-        if self.caller.who != Principal::Anonymous {
+        if self.caller.principal != Principal::Anonymous {
             return Ok(Auth::Accept);
         }
-        let Some(person) = self.owner_of(key.public_key).await else {
+        let Some(account) = self.owner_of(key.public_key).await else {
             return Ok(Auth::reject());
         };
-        Ok(self.log_in(person).await)
+        Ok(self.log_in(account).await)
     }
 
     async fn channel_open_direct_tcpip(
@@ -434,7 +439,7 @@ impl Handler for Jump {
     ) -> Result<(), Self::Error> {
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
             let text =
-                format!("this SSH client has {MAX_CHANNELS} jumps open, as many as one may have");
+                format!("this SSH client has {MAX_CHANNELS} open jumps, the limit of a connection");
             reply.reject(refusal(RESOURCE_SHORTAGE, &text)).await;
             return Ok(());
         };
@@ -445,15 +450,15 @@ impl Handler for Jump {
         let window = Window::new(self.app.waiting.of(Holder::of(&self.caller)));
         self.app.tasks.spawn(async move {
             let (_slot, _relaying) = (slot, relaying);
-            let entering = main.spawn(enter_by_jump(app, caller, only, text));
+            let entering = main.spawn(open_jump(app, caller, only, text));
             match entering.await {
                 Ok(Ok(OpenSession { stream, guard })) => {
                     reply.accept().await;
                     let (reader, writer) = channel.split();
                     let carried =
-                        guard.during(carry(reader, &writer, &handle, stream, window)).await;
+                        guard.during(relay_jump(reader, &writer, &handle, stream, window)).await;
                     if let Some(Err(error)) = carried {
-                        tracing::debug!(%error, "a jump ended early");
+                        tracing::debug!(%error, "jump ended early");
                     }
                     let _ = writer.close().await;
                 }

@@ -17,32 +17,32 @@ pub struct Login {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
-    Stranger,
+    Unauthenticated,
     /// The client has offered a public key of an account; its signature is not checked yet.
-    KeyShown,
+    KeyOffered,
     Done,
 }
 
 impl Login {
     /// Starts the deadline now.
     pub fn new(deadlines: Deadlines) -> Self {
-        let stage = Arc::new(watch::Sender::new(Stage::Stranger));
+        let stage = Arc::new(watch::Sender::new(Stage::Unauthenticated));
         Self { accepted: Instant::now(), deadlines, stage }
     }
 
-    pub fn key_shown(&self) {
-        self.reach(Stage::KeyShown);
+    pub fn key_offered(&self) {
+        self.advance(Stage::KeyOffered);
     }
 
     pub fn done(&self) {
-        self.reach(Stage::Done);
+        self.advance(Stage::Done);
     }
 
-    fn reach(&self, stage: Stage) {
+    fn advance(&self, stage: Stage) {
         self.stage.send_if_modified(|now| {
-            let further = stage > *now;
+            let advanced = stage > *now;
             *now = stage.max(*now);
-            further
+            advanced
         });
     }
 
@@ -52,8 +52,8 @@ impl Login {
         loop {
             let now = *stage.borrow_and_update();
             let limit = match now {
-                Stage::Stranger => self.deadlines.ssh_login,
-                Stage::KeyShown => self.deadlines.ssh_passphrase,
+                Stage::Unauthenticated => self.deadlines.ssh_login,
+                Stage::KeyOffered => self.deadlines.ssh_passphrase,
                 Stage::Done => return std::future::pending().await,
             };
             tokio::select! {
@@ -79,12 +79,12 @@ mod tests {
         let login = Login::new(deadlines);
         tokio::time::sleep(deadlines.ssh_login - Duration::from_secs(1)).await;
         assert!(timeout(Duration::from_millis(900), login.overdue()).await.is_err());
-        login.key_shown();
+        login.key_offered();
         assert!(timeout(Duration::from_secs(60), login.overdue()).await.is_err());
         timeout(deadlines.ssh_passphrase, login.overdue()).await.unwrap();
         assert_eq!(login.accepted.elapsed(), deadlines.ssh_passphrase);
         login.done();
-        login.key_shown();
+        login.key_offered();
         assert!(timeout(Duration::from_secs(9999), login.overdue()).await.is_err());
     }
 }

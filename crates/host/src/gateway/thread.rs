@@ -48,14 +48,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_is_waited_for_and_a_panic_inside_is_its_end() {
+    async fn thread_is_awaited_and_a_panic_ends_it() {
         let here = thread::current().id();
         run(move || async move { assert_ne!(thread::current().id(), here) }).await.unwrap();
         run(|| async { panic!("inside") }).await.unwrap();
     }
 
     #[tokio::test]
-    async fn who_does_not_wait_any_more_ends_it_with_all_its_tasks() {
+    async fn dropped_future_ends_the_thread_and_its_tasks() {
         let (alive, gone) = oneshot::channel::<()>();
         let running = run(|| async move {
             tokio::spawn(async move {

@@ -24,7 +24,7 @@ const TOKEN_IN_THE_CLEAR: &str = "this port has no encryption, so API tokens are
 pub async fn serve(app: &App, mut stream: TcpStream, client: Client) {
     let line = match read_line(&mut stream).await {
         Ok(line) => line,
-        Err(error) => return tracing::debug!(%error, "a tunnel request broke off"),
+        Err(error) => return tracing::debug!(%error, "tunnel request ended early"),
     };
     let result = match answer(app, &line, &client).await {
         Ok(OpenSession { stream: instance, guard }) => match stream.write_all(b"SUCCESS\n").await {
@@ -40,7 +40,7 @@ pub async fn serve(app: &App, mut stream: TcpStream, client: Client) {
         },
     };
     if let Err(error) = result {
-        tracing::debug!(%error, "a tunnel ended early");
+        tracing::debug!(%error, "tunnel ended early");
     }
 }
 
@@ -56,32 +56,37 @@ async fn answer(app: &App, line: &[u8], client: &Client) -> Result<OpenSession, 
     let Some((text, token)) = tunnel_request(line) else {
         return Err("this is the SSH gateway: use ssh -J, or REQUEST_TUNNEL <id>".to_owned());
     };
-    let unnamed = Caller::unnamed(app, Some(client.address));
-    if unnamed.who == Principal::Anonymous && token.is_some() && !may_show_token(client.address) {
+    let anonymous = Caller::unauthenticated(app, Some(client.address));
+    if anonymous.principal == Principal::Anonymous
+        && token.is_some()
+        && !may_send_token(client.address)
+    {
         return Err(TOKEN_IN_THE_CLEAR.to_owned());
     }
-    let caller = caller(app, token, unnamed).await;
-    let entered = open_session(app, &caller, text, StreamTarget::Ssh).await;
-    let entered = entered.map_err(|error| error.line())?;
+    let caller = caller(app, token, anonymous).await;
+    let opened = open_session(app, &caller, text, StreamTarget::Ssh).await;
+    let opened = opened.map_err(|error| error.line())?;
     client.slot.know(Holder::of(&caller)).map_err(super::too_many)?;
     client.login.done();
-    Ok(entered)
+    Ok(opened)
 }
 
 /// Returns whether nothing between the client and the host can read the token.
-fn may_show_token(address: IpAddr) -> bool {
+fn may_send_token(address: IpAddr) -> bool {
     address.is_loopback()
 }
 
 /// Returns the caller that the token identifies. With authentication off there is no token.
-async fn caller(app: &App, token: Option<&str>, nobody: Caller) -> Caller {
-    let Some(token) = token.filter(|_| nobody.who == Principal::Anonymous) else { return nobody };
-    match app.accounts.of_token(app, token).await {
-        Ok(Some(person)) => Caller::new(Principal::Account(person), nobody.address),
-        Ok(None) => nobody,
+async fn caller(app: &App, token: Option<&str>, anonymous: Caller) -> Caller {
+    let Some(token) = token.filter(|_| anonymous.principal == Principal::Anonymous) else {
+        return anonymous;
+    };
+    match app.accounts.account_of_token(app, token).await {
+        Ok(Some(account)) => Caller::new(Principal::Account(account), anonymous.address),
+        Ok(None) => anonymous,
         Err(error) => {
-            tracing::warn!(%error, "a token was not looked up");
-            nobody
+            tracing::warn!(%error, "looking up a token failed");
+            anonymous
         }
     }
 }
@@ -121,7 +126,7 @@ mod tests {
             ("10.0.0.1", false),
             ("fe80::1", false),
         ] {
-            assert_eq!(may_show_token(address.parse().unwrap()), may, "{address}");
+            assert_eq!(may_send_token(address.parse().unwrap()), may, "{address}");
         }
     }
 }

@@ -53,7 +53,7 @@ mod tests {
     use crate::limits::{ByteLimit, Holder};
 
     #[test]
-    fn window_grows_with_what_is_passed_on_and_never_beyond_its_bounds() {
+    fn window_grows_with_passed_on_bytes_up_to_its_bounds() {
         let limit = ByteLimit::new(8 * MAX_WINDOW as usize, MAX_WINDOW as usize);
         let mut first = Window::new(limit.of(Holder::Account(UserId(1))));
         assert_eq!(first.passed_on(FIRST_WINDOW as usize / 2 - 1), None, "not for every packet");

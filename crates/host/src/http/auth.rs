@@ -143,7 +143,7 @@ async fn register(
 #[utoipa::path(get, path = "/api/auth/me", tag = "accounts",
     responses((status = 200, body = User), (status = 503, body = ErrorBody)))]
 async fn me(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<User>, ApiError> {
-    match &caller.who {
+    match &caller.principal {
         Principal::AuthDisabled { .. } => Err(LoginError::Off.into()),
         Principal::Anonymous => Ok(Json(User {
             id: -1,
@@ -172,7 +172,7 @@ async fn change_password(
     body: Result<Json<ChangePassword>, JsonRejection>,
 ) -> Result<Response, ApiError> {
     let Json(request) = body?;
-    let person = caller.person().ok_or(LoginError::Off)?;
+    let person = caller.account().ok_or(LoginError::Off)?;
     let session = app.accounts.change_password(&app, person, request, caller.address).await?;
     Ok(logged_in("Password changed", session, secure))
 }

@@ -64,7 +64,7 @@ pub async fn guard(
     if response.extensions().get::<SkipAudit>().is_some() {
         return response;
     }
-    if caller.who == Principal::Anonymous && !needs_audit_entry(&app, &caller, row.rule) {
+    if caller.principal == Principal::Anonymous && !needs_audit_entry(&app, &caller, row.rule) {
         return response;
     }
     let object = object(&caller, &params, &response);

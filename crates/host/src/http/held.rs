@@ -72,7 +72,8 @@ impl Requests {
     }
 
     fn take(&self, caller: &Caller) -> Result<Permit, ApiError> {
-        let limit = if caller.who == Principal::Anonymous { &self.strangers } else { &self.known };
+        let limit =
+            if caller.principal == Principal::Anonymous { &self.strangers } else { &self.known };
         limit.take(Holder::of(caller)).map_err(too_many)
     }
 }
@@ -143,7 +144,7 @@ fn admit(
     request: &Request,
 ) -> Result<Option<Permit>, ApiError> {
     if let Some(connection) = request.extensions().get::<Connection>()
-        && caller.who != Principal::Anonymous
+        && caller.principal != Principal::Anonymous
     {
         let holder = if connection.shared { Holder::Here } else { Holder::of(caller) };
         connection.slot.know(holder).map_err(too_many)?;
@@ -163,12 +164,12 @@ async fn register(
     row: &Row,
     changes: &watch::Receiver<u64>,
 ) -> Result<Option<Guard>, ApiError> {
-    if caller.person().is_none() || row.rule == Rule::Public {
+    if caller.account().is_none() || row.rule == Rule::Public {
         return Ok(None);
     }
     let role = row.least_role();
     let wish = if let Rule::Instance(wish) = row.rule { Some(wish) } else { None };
-    let guard = app.sessions.register(caller, Right::Ask { role, wish });
+    let guard = app.sessions.register(caller, Right::Ask { role, permission: wish });
     if changes.has_changed().unwrap_or(true) && !still_has_role(app, caller, role).await {
         return Err(ApiError::log_in());
     }
@@ -178,7 +179,7 @@ async fn register(
 async fn revoked(guard: Option<&Guard>, began: Instant) {
     match guard {
         Some(guard) => {
-            guard.cut().await;
+            guard.revoked().await;
             sleep_until(began + GRACE).await;
         }
         None => std::future::pending().await,
@@ -241,7 +242,7 @@ struct Pace {
 
 impl Pace {
     fn of(app: &App, caller: &Caller, row: &Row) -> Self {
-        let stranger = caller.who == Principal::Anonymous;
+        let stranger = caller.principal == Principal::Anonymous;
         let upload = row.life == Life::Upload;
         let patience = if upload { UPLOAD_PAUSE } else { app.config.deadlines.request_body };
         Self { patience, upload, longest: stranger.then_some(STRANGERS_BODY) }

@@ -22,7 +22,7 @@ use crate::access::Caller;
 use crate::accounts::{LoginError, cookie};
 use crate::client_address::Secure;
 use crate::host::App;
-use crate::oidc::{Arrived, Oidc, OidcError, Waiting};
+use crate::oidc::{Callback, Oidc, OidcError, Waiting};
 
 /// The cookie of the browser that started a login.
 const BROWSER_COOKIE: &str = "kohakuriver_oidc";
@@ -128,24 +128,24 @@ async fn oidc_callback(
         }
     };
     let browser = cookie(&headers, BROWSER_COOKIE);
-    let (mut response, username) = match oidc(&app)?.arrive(&app, &query.state, code, browser).await
-    {
-        Ok(Arrived::Browser { session }) => {
-            let mut response = Redirect::to("/welcome").into_response();
-            set_cookie(&mut response, &session_cookie(&session, secure));
-            set_cookie(&mut response, &browser_cookie("", 0, secure));
-            (response, session.user.username)
-        }
-        Ok(Arrived::CommandLine { ticket, username }) => {
-            let page = format!("/api/auth/oidc/confirm?ticket={ticket}");
-            (Redirect::to(&page).into_response(), username)
-        }
-        Err(OidcError::NoRole { username: Some(username) }) => {
-            let refused = OidcError::NoRole { username: None };
-            (ApiError::from(refused).into_response(), username)
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let (mut response, username) =
+        match oidc(&app)?.handle_callback(&app, &query.state, code, browser).await {
+            Ok(Callback::Browser { session }) => {
+                let mut response = Redirect::to("/welcome").into_response();
+                set_cookie(&mut response, &session_cookie(&session, secure));
+                set_cookie(&mut response, &browser_cookie("", 0, secure));
+                (response, session.user.username)
+            }
+            Ok(Callback::CommandLine { ticket, username }) => {
+                let page = format!("/api/auth/oidc/confirm?ticket={ticket}");
+                (Redirect::to(&page).into_response(), username)
+            }
+            Err(OidcError::NoRole { username: Some(username) }) => {
+                let refused = OidcError::NoRole { username: None };
+                (ApiError::from(refused).into_response(), username)
+            }
+            Err(error) => return Err(error.into()),
+        };
     response.extensions_mut().insert(AuditTarget(format!("user {username}")));
     Ok(response)
 }
@@ -169,7 +169,7 @@ async fn oidc_confirm_page(
     query: Result<Query<Ticket>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(Ticket { ticket }) = query?;
-    let question = oidc(&app)?.question(&app, &ticket, cookie(&headers, BROWSER_COOKIE))?;
+    let question = oidc(&app)?.confirmation(&app, &ticket, cookie(&headers, BROWSER_COOKIE))?;
     let port = question.port.to_string();
     // Names of our own, digits and capitals: none of them contains markup.
     let html = CONFIRM_PAGE

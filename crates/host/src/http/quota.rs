@@ -71,7 +71,7 @@ async fn own_quota(
     State(app): State<Arc<App>>,
     caller: Caller,
 ) -> Result<Json<QuotaUse>, ApiError> {
-    let person = caller.person().ok_or(LoginError::Off)?;
+    let person = caller.account().ok_or(LoginError::Off)?;
     Ok(Json(quota_use(&app, &users::find(&app, person.id.0).await?).await?))
 }
 

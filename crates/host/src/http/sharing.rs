@@ -329,7 +329,7 @@ async fn decline_offer(
 
 /// Returns the account that answers; absent on a host without login.
 fn person(caller: &Caller) -> Result<&Account, ApiError> {
-    Ok(caller.person().ok_or(LoginError::Off)?)
+    Ok(caller.account().ok_or(LoginError::Off)?)
 }
 
 /// Authorizes the caller to share an instance; a request cannot be shared.
@@ -341,14 +341,14 @@ async fn instance(app: &App, caller: &Caller, text: &str) -> Result<Authorized, 
 
 /// Returns the giver, whose ownership the store checks again.
 fn giver(caller: &Caller) -> Giver {
-    match caller.person() {
+    match caller.account() {
         Some(person) if person.role < Role::Admin => Giver::Owner(person.id),
         admin => Giver::Admin(admin.map(|person| person.id)),
     }
 }
 
 fn admit(app: &App, caller: &Caller, cost: i64) -> Result<(), ApiError> {
-    let Some(person) = caller.person().filter(|person| person.role < Role::Admin) else {
+    let Some(person) = caller.account().filter(|person| person.role < Role::Admin) else {
         return Ok(());
     };
     app.sharing_pace.admit(person.id, cost, app.clock.now_ms()).map_err(|slow| {

@@ -213,7 +213,7 @@ async fn serve_json(
     tokio::select! {
         () = upward => {}
         () = downward(FrameReader::new(from_agent, &[]), &mut to_client) => {}
-        () = guard.cut() => {}
+        () = guard.revoked() => {}
     }
 }
 

@@ -40,12 +40,12 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 
 /// Returns the caller's account; there is one wherever login is enabled.
 fn own(caller: &Caller) -> Result<&Account, ApiError> {
-    Ok(caller.person().ok_or(LoginError::Off)?)
+    Ok(caller.account().ok_or(LoginError::Off)?)
 }
 
 /// Returns the hash of the caller's token, if the caller authenticated with one.
 fn own_token(person: &Account) -> Option<&str> {
-    match &person.proof {
+    match &person.credential {
         Credential::Token(hash) => Some(hash),
         Credential::Session(_) | Credential::Key(_) | Credential::Certificate => None,
     }

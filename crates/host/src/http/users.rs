@@ -21,7 +21,7 @@ use super::error::ApiError;
 use super::guard::AuditTarget;
 use super::quota;
 use crate::access::Caller;
-use crate::accounts::{digest, millis, new_secret, shown};
+use crate::accounts::{digest, mask_secret, millis, new_secret};
 use crate::clock::iso;
 use crate::host::App;
 
@@ -186,7 +186,7 @@ async fn create_invitation(
     let now_ms = app.clock.now_ms();
     let new = NewInvitation {
         hash: digest(&secret),
-        shown: shown(&secret),
+        shown: mask_secret(&secret),
         role,
         group,
         max_usage: request.max_usage,

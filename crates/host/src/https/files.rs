@@ -44,7 +44,7 @@ impl Files {
     }
 
     /// Returns the new pair, if there is one.
-    pub fn look(&mut self, now_ms: i64) -> Option<CertifiedKey> {
+    pub fn check(&mut self, now_ms: i64) -> Option<CertifiedKey> {
         let stamps = [stamp(&self.cert), stamp(&self.key)];
         let still = std::mem::replace(&mut self.seen, stamps) == stamps;
         if !still || stamps == self.done {
@@ -53,7 +53,7 @@ impl Files {
         self.done = stamps;
         match load(&self.cert, &self.key) {
             Ok(fresh) => {
-                tracing::info!(cert = %self.cert.display(), "people are shown the new certificate");
+                tracing::info!(cert = %self.cert.display(), "HTTPS presents the new certificate");
                 self.warn_of_age(&fresh, now_ms);
                 Some(fresh)
             }
@@ -61,7 +61,7 @@ impl Files {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::warn!(
                     %error, cause = cause.unwrap_or_default(),
-                    "the new certificate is no good; people are shown the old one still"
+                    "the new certificate is invalid; HTTPS presents the old one"
                 );
                 None
             }
@@ -69,20 +69,20 @@ impl Files {
     }
 
     /// Logs a warning if the certificate is close to its end.
-    pub fn warn_of_age(&self, shown: &CertifiedKey, now_ms: i64) {
-        let Some(parsed) = parse(shown) else { return };
+    pub fn warn_of_age(&self, certified: &CertifiedKey, now_ms: i64) {
+        let Some(parsed) = parse(certified) else { return };
         let end_ms = parsed.validity().not_after.timestamp().saturating_mul(1000);
         let days = (end_ms - now_ms).div_euclid(DAY_MS);
         if days < WARN_BEFORE_DAYS {
             let cert = self.cert.display();
-            tracing::warn!(%cert, days, "the certificate for people ends in so many days");
+            tracing::warn!(%cert, days, "the HTTPS certificate expires soon");
         }
     }
 }
 
 /// Returns the certificate's DNS names; a wildcard tells nothing about this host.
-pub fn dns_names(shown: &CertifiedKey) -> Vec<String> {
-    let Some(parsed) = parse(shown) else { return Vec::new() };
+pub fn dns_names(certified: &CertifiedKey) -> Vec<String> {
+    let Some(parsed) = parse(certified) else { return Vec::new() };
     let Ok(Some(names)) = parsed.subject_alternative_name() else {
         return Vec::new();
     };
@@ -93,8 +93,8 @@ pub fn dns_names(shown: &CertifiedKey) -> Vec<String> {
     names.value.general_names.iter().filter_map(name).collect()
 }
 
-fn parse(shown: &CertifiedKey) -> Option<X509Certificate<'_>> {
-    X509Certificate::from_der(shown.cert.first()?).ok().map(|(_, parsed)| parsed)
+fn parse(certified: &CertifiedKey) -> Option<X509Certificate<'_>> {
+    X509Certificate::from_der(certified.cert.first()?).ok().map(|(_, parsed)| parsed)
 }
 
 /// Reads a file's metadata. A link to another target is a new version too, as certbot's are after a

@@ -32,7 +32,7 @@ impl Own {
 
     /// Issues another certificate if the old one ends soon or the computer's addresses have
     /// changed.
-    pub fn look(&mut self, host: &HostConfig, ca: &Ca, now_ms: i64) -> Option<CertifiedKey> {
+    pub fn check(&mut self, host: &HostConfig, ca: &Ca, now_ms: i64) -> Option<CertifiedKey> {
         // After a clock was set back, the certificate may not be valid yet.
         let due = now_ms >= self.renew_at_ms || now_ms < self.issued_ms;
         if !due && (now_ms - self.looked_at_ms).abs() < ADDRESSES_EVERY_MS {
@@ -46,11 +46,11 @@ impl Own {
         match issue(ca, &names, now_ms) {
             Ok((fresh, renew_at_ms)) => {
                 (self.names, self.issued_ms, self.renew_at_ms) = (names, now_ms, renew_at_ms);
-                tracing::info!(names = self.names.join(" "), "people are shown a new certificate");
+                tracing::info!(names = self.names.join(" "), "HTTPS presents a new certificate");
                 Some(fresh)
             }
             Err(error) => {
-                tracing::warn!(%error, "there is no new certificate for people; the old one stays");
+                tracing::warn!(%error, "issuing an HTTPS certificate failed; the old one stays");
                 None
             }
         }

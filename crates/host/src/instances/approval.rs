@@ -45,7 +45,7 @@ pub async fn create(
     request: &CreateVps,
 ) -> Result<Created, InstanceError> {
     let validated = prepare(app, caller, request).await?;
-    let consent = match caller.person() {
+    let consent = match caller.account() {
         Some(person) if person.role < Role::Operator => {
             let decision = rule(app, person.id, &holdings(&validated)).await?;
             let request_json = serde_json::to_string(request).unwrap_or_default();
@@ -148,7 +148,7 @@ pub async fn approve(
         id: owner.id,
         username: owner.username,
         role: owner.role,
-        proof: Credential::Certificate,
+        credential: Credential::Certificate,
         expires_ms: None,
     };
     let asker = Caller::new(Principal::Account(Arc::new(person)), None);

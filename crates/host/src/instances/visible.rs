@@ -21,7 +21,7 @@ pub async fn list(app: &App, caller: &Caller) -> Result<Vec<Task>, InstanceError
 /// Lists the caller's instances and taken shares, or all of them where login is disabled; newest
 /// first.
 pub async fn mine(app: &App, caller: &Caller) -> Result<Vec<Task>, InstanceError> {
-    tasks(app, caller, caller.person().is_none()).await
+    tasks(app, caller, caller.account().is_none()).await
 }
 
 async fn tasks(app: &App, caller: &Caller, all: bool) -> Result<Vec<Task>, InstanceError> {
@@ -144,6 +144,6 @@ fn limit(task: &mut Task, caller: &Caller, relation: Relation) {
     task.access = match (relation.owner, relation.level) {
         (true, _) => Some("owner".to_owned()),
         (false, Some(level)) => Some(level.to_string()),
-        (false, None) => caller.person().map(|person| person.role.to_string()),
+        (false, None) => caller.account().map(|person| person.role.to_string()),
     };
 }

@@ -25,15 +25,15 @@ pub struct Claims {
 /// The reasons for which claims cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimsError {
-    #[error("the provider's answer names no subject (sub)")]
+    #[error("the provider sent no subject (sub)")]
     NoSubject,
-    #[error("the provider's UserInfo answer is about another subject than its ID token")]
+    #[error("the provider's UserInfo response and ID token have different subjects")]
     OtherSubject,
     #[error("the provider left the list of groups out because it is too long for a token")]
     Overage,
     #[error("the provider sent more than {MAX_GROUPS} groups")]
     TooManyGroups,
-    #[error("the provider's groups claim is neither a list nor a text")]
+    #[error("the provider's groups claim is neither a list nor a string")]
     NoGroupList,
 }
 
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_left_out_group_list_is_an_error_and_not_no_group() {
+    fn omitted_group_list_is_an_error() {
         let entra = json!({"sub": "1", "_claim_names": {"groups": "src1"},
             "_claim_sources": {"src1": {"endpoint": "https://graph.example/x"}}});
         assert_eq!(read(&entra, None), Err(ClaimsError::Overage));
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn user_info_adds_what_is_missing_and_must_be_of_the_same_subject() {
+    fn user_info_fills_gaps_for_the_same_subject_only() {
         let id = json!({"sub": "1", "email": "ann@lab.example"});
         let info =
             json!({"sub": "1", "email": "x@y", "preferred_username": "ann", "groups": ["a"]});
@@ -281,7 +281,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_claims_have_an_answer_with_a_valid_name(
+        fn arbitrary_claims_yield_valid_names_or_errors(
             id in json_value(),
             info in proptest::option::of(json_value()),
             path in "(groups|a\\.b|a\\.b\\.a\\.b|\\.+|)",

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_role_of_all_groups_counts() {
+    fn highest_role_of_all_groups_counts() {
         let config = config("");
         let groups = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(config.role(&groups(&["lab", "staff"])), Some(Role::Operator));
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn an_issuer_with_a_slash_is_the_same_issuer() {
+    fn issuer_with_a_final_slash_is_the_same() {
         let identity = config("https://id.lab").identity("s-1");
         assert_eq!(identity, "https://id.lab s-1");
         assert_eq!(config("https://id.lab/").identity("s-1"), identity);

@@ -59,7 +59,7 @@ pub fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Val
     };
     let header = decode_header(token).map_err(invalid)?;
     if !ALGORITHMS.contains(&header.alg) {
-        return Err(refused("it is signed in a way that proves nothing"));
+        return Err(refused("its signature algorithm is not accepted"));
     }
     let keys: Vec<Jwk> = keys.keys.iter().take(MAX_KEYS).filter_map(signing_key).collect();
     let key = match (&header.kid, keys.as_slice()) {
@@ -81,13 +81,13 @@ pub fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Val
     validation.validate_nbf = true;
     let claims = decode::<Value>(token, &key, &validation).map_err(invalid)?.claims;
     if claims["nonce"].as_str() != Some(expected.nonce) {
-        return Err(refused("it is of another log-in"));
+        return Err(refused("it belongs to another login"));
     }
     // A token for several audiences must have been issued to this client.
     let several = claims["aud"].as_array().is_some_and(|aud| aud.len() > 1);
     let party = claims.get("azp").and_then(Value::as_str);
     if (several || party.is_some()) && party != Some(expected.client_id) {
-        return Err(refused("it was made for another client"));
+        return Err(refused("it was issued to another client"));
     }
     Ok(claims)
 }
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_odd_key_leaves_the_others_usable() {
+    fn unusable_key_leaves_the_others_usable() {
         let rsa = |kid: &str, only: &str| json!({"kty": "RSA", "kid": kid, "use": only, "n": "AQAB", "e": "AQAB"});
         let keys = [
             rsa("s", "sig"),

@@ -34,9 +34,9 @@ const DISCOVERY_LIFE: Duration = Duration::from_secs(600);
 pub enum ProviderError {
     #[error("the OpenID Connect provider cannot be reached: {0}")]
     Unreachable(String),
-    #[error("the OpenID Connect provider sent an invalid answer: {0}")]
+    #[error("the OpenID Connect provider sent an invalid response: {0}")]
     Invalid(&'static str),
-    #[error("the discovery document at {asked} is of another issuer: {found}")]
+    #[error("the discovery document at {asked} names another issuer: {found}")]
     Issuer { asked: String, found: String },
     #[error("the provider refused the code: {0}")]
     Code(String),
@@ -154,7 +154,7 @@ impl Provider {
             (need, Some(url), Some(token)) => match self.user_info(url, token).await {
                 Ok(info) => Some(info),
                 Err(error) if need == UserInfoNeed::Optional => {
-                    tracing::debug!(%error, "UserInfo gave no name");
+                    tracing::debug!(%error, "UserInfo request failed");
                     None
                 }
                 // Without the groups, a member of the staff would be treated as a member of no
@@ -200,7 +200,7 @@ impl Provider {
         let (status, bytes) = answer(request).await?;
         if status.is_success() {
             return serde_json::from_slice(&bytes)
-                .map_err(|_| ProviderError::Invalid("its token answer"));
+                .map_err(|_| ProviderError::Invalid("its token response"));
         }
         let refusal = serde_json::from_slice::<Refusal>(&bytes).ok();
         let is_client = status == StatusCode::UNAUTHORIZED
@@ -344,29 +344,29 @@ async fn answer(request: RequestBuilder) -> Result<(StatusCode, Vec<u8>), Provid
 mod tests {
     use super::*;
 
-    fn words(text: &str) -> Vec<String> {
+    fn split(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
     #[test]
-    fn the_groups_scope_is_asked_for_only_where_it_is_announced() {
+    fn groups_scope_is_requested_only_if_announced() {
         let none: &[String] = &[];
         assert_eq!(scope(none, None), "openid profile email");
-        assert_eq!(scope(none, Some(&words("openid email profile"))), "openid profile email");
-        assert_eq!(scope(none, Some(&words("openid groups"))), "openid profile email groups");
-        let own = words("profile roles openid");
-        assert_eq!(scope(&own, Some(&words("groups"))), "openid profile roles");
+        assert_eq!(scope(none, Some(&split("openid email profile"))), "openid profile email");
+        assert_eq!(scope(none, Some(&split("openid groups"))), "openid profile email groups");
+        let own = split("profile roles openid");
+        assert_eq!(scope(&own, Some(&split("groups"))), "openid profile roles");
     }
 
     #[test]
-    fn the_client_secret_goes_by_basic_unless_only_post_is_announced() {
+    fn client_secret_uses_basic_unless_only_post_is_announced() {
         assert_eq!(secret_method(None), BASIC);
         for (methods, expected) in [
             ("client_secret_post client_secret_basic", BASIC),
             ("client_secret_post private_key_jwt", POST),
             ("private_key_jwt", BASIC),
         ] {
-            assert_eq!(secret_method(Some(&words(methods))), expected, "{methods}");
+            assert_eq!(secret_method(Some(&split(methods))), expected, "{methods}");
         }
     }
 

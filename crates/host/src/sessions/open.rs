@@ -23,9 +23,9 @@ pub enum OpenSessionError {
     Paused { name: String },
     #[error("VPS {name} was created without --ssh")]
     NoSsh { name: String },
-    #[error("your account has as many streams open as one may have: {MAX_OF_ONE}")]
+    #[error("your account has {MAX_OF_ONE} open streams, the limit of an account")]
     TooMany,
-    #[error("the host has as many streams open as it can: {MAX_STREAMS}")]
+    #[error("the host has {MAX_STREAMS} open streams, its limit")]
     Full,
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -38,7 +38,7 @@ impl OpenSessionError {
         match self {
             Self::NotRunning { name, status: Status::Pending | Status::Assigning, backend } => {
                 let name = plain(name);
-                let watch = format!("kohakuriver vps status {name} --watch shows how far it is");
+                let watch = format!("kohakuriver vps status {name} --watch shows its progress");
                 Some(match backend {
                     BackendKind::Docker => watch,
                     BackendKind::Qemu => {
@@ -120,13 +120,13 @@ pub async fn open_session(
         Full::All => OpenSessionError::Full,
     })?);
     let node = (&row.node_id, row.node_name.as_str());
-    let what = words(&target);
+    let what = describe(&target);
     let Some(opened) = guard.during(streams::open(app, &access, node, target)).await else {
         return Err(InstanceError::Unknown(text.to_owned()).into());
     };
     let stream = opened?;
     if let Some(what) = what {
-        guard.announce(what, id);
+        guard.record_begin(what, id);
     }
     Ok(OpenSession { stream, guard })
 }
@@ -176,7 +176,7 @@ pub fn require_open(
 }
 
 /// Returns the target's name in the audit log; `None` for a target that is no session.
-fn words(target: &StreamTarget) -> Option<String> {
+fn describe(target: &StreamTarget) -> Option<String> {
     Some(match target {
         StreamTarget::Ssh => "ssh".to_owned(),
         StreamTarget::Tcp { port } => format!("forward tcp {port}"),

@@ -23,7 +23,7 @@ use crate::host::App;
 use crate::limits::Permit;
 
 /// The delay within which an expired credential, such as a token, ends its sessions.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const CHECK_EVERY: Duration = Duration::from_secs(2);
 
 /// The right that a session or request depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,7 +32,7 @@ pub enum Right {
     Enter(InstanceId),
     /// Having a request answered that needs a role, and this permission on the instance that its
     /// handler found.
-    Ask { role: Role, wish: Option<Permission> },
+    Ask { role: Role, permission: Option<Permission> },
 }
 
 /// The open sessions and requests.
@@ -48,19 +48,19 @@ pub struct SessionRegistry {
 struct Live {
     caller: Caller,
     right: Right,
-    cut: CancellationToken,
+    revoked: CancellationToken,
 }
 
-/// One registered session or request. Dropping it ends the registration.
+/// A registered session or request. Dropping it ends the registration.
 #[derive(Debug)]
 pub struct Guard {
     registry: Arc<SessionRegistry>,
     number: u64,
     caller: Caller,
     /// The kind of session and its instance, once its beginning is recorded.
-    announced: Option<(String, InstanceId)>,
+    recorded: Option<(String, InstanceId)>,
     since_ms: i64,
-    cut: CancellationToken,
+    revoked: CancellationToken,
     permit: Option<Permit>,
 }
 
@@ -72,16 +72,16 @@ impl SessionRegistry {
     /// Registers a session or request that is about to begin.
     pub fn register(self: &Arc<Self>, caller: &Caller, right: Right) -> Guard {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let cut = CancellationToken::new();
-        let live = Live { caller: caller.clone(), right, cut: cut.clone() };
+        let revoked = CancellationToken::new();
+        let live = Live { caller: caller.clone(), right, revoked: revoked.clone() };
         self.lock().insert(number, live);
         Guard {
             registry: self.clone(),
             number,
             caller: caller.clone(),
-            announced: None,
+            recorded: None,
             since_ms: self.clock.now_ms(),
-            cut,
+            revoked,
             permit: None,
         }
     }
@@ -90,22 +90,22 @@ impl SessionRegistry {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn everybody(&self) -> Vec<Live> {
+    fn snapshot(&self) -> Vec<Live> {
         self.lock().values().cloned().collect()
     }
 }
 
 impl Guard {
     /// Waits until the right is revoked.
-    pub async fn cut(&self) {
-        self.cut.cancelled().await;
+    pub async fn revoked(&self) {
+        self.revoked.cancelled().await;
     }
 
     /// Runs `work`. Returns `None` if the right is revoked before it ends.
     pub async fn during<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
-            () = self.cut() => None,
+            () = self.revoked() => None,
             done = work => Some(done),
         }
     }
@@ -116,14 +116,14 @@ impl Guard {
     }
 
     /// Records the beginning now, and the end when dropped. `what`: `ssh`, `exec` or the like.
-    pub fn announce(&mut self, what: String, task_id: InstanceId) {
-        self.note("session.begin", what.clone(), task_id);
-        self.announced = Some((what, task_id));
+    pub fn record_begin(&mut self, what: String, task_id: InstanceId) {
+        self.record("session.begin", what.clone(), task_id);
+        self.recorded = Some((what, task_id));
     }
 
-    fn note(&self, action: &'static str, detail: String, task_id: InstanceId) {
+    fn record(&self, action: &'static str, detail: String, task_id: InstanceId) {
         let object = format!("vps {task_id}");
-        let result = if self.cut.is_cancelled() { "cut" } else { "ok" };
+        let result = if self.revoked.is_cancelled() { "cut" } else { "ok" };
         self.registry.audit.note(&self.caller, Entry { action, object, result, detail });
     }
 }
@@ -131,9 +131,9 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.registry.lock().remove(&self.number);
-        if let Some((what, task_id)) = self.announced.take() {
+        if let Some((what, task_id)) = self.recorded.take() {
             let seconds = (self.registry.clock.now_ms() - self.since_ms).max(0) / 1000;
-            self.note("session.end", format!("{what}, after {seconds} s"), task_id);
+            self.record("session.end", format!("{what}, after {seconds} s"), task_id);
         }
     }
 }
@@ -147,19 +147,19 @@ pub async fn watch(app: Arc<App>, shutdown: CancellationToken) {
         let all = tokio::select! {
             () = shutdown.cancelled() => return,
             changed = changes.changed() => changed.is_ok(),
-            () = tokio::time::sleep(LOOK_EVERY) => false,
+            () = tokio::time::sleep(CHECK_EVERY) => false,
         };
         let now_ms = app.clock.now_ms();
         // Many forwards of one account to one instance share one answer.
         let mut answers = HashMap::new();
-        for live in app.sessions.everybody() {
-            let Some(person) = live.caller.person() else { continue };
-            let expired = person.expires_ms.is_some_and(|at_ms| at_ms <= now_ms);
+        for live in app.sessions.snapshot() {
+            let Some(account) = live.caller.account() else { continue };
+            let expired = account.expires_ms.is_some_and(|at_ms| at_ms <= now_ms);
             if !expired && !all {
                 continue;
             }
-            let proof = format!("{:?}", person.proof);
-            let key = (person.id, proof, live.right, live.caller.touched());
+            let credential = format!("{:?}", account.credential);
+            let key = (account.id, credential, live.right, live.caller.touched());
             let stays = match answers.get(&key) {
                 Some(stays) => *stays,
                 None => {
@@ -169,8 +169,8 @@ pub async fn watch(app: Arc<App>, shutdown: CancellationToken) {
                 }
             };
             if !stays {
-                tracing::info!(user = person.username, right = ?live.right, "a session's right was revoked");
-                live.cut.cancel();
+                tracing::info!(user = account.username, right = ?live.right, "a session's right was revoked");
+                live.revoked.cancel();
             }
         }
     }
@@ -181,8 +181,10 @@ async fn may_stay(app: &App, live: &Live) -> bool {
         Right::Enter(task_id) => {
             still_authorized(app, &live.caller, Permission::Enter, task_id).await
         }
-        Right::Ask { role, wish } => match wish.zip(live.caller.touched()) {
-            Some((wish, task_id)) => still_authorized(app, &live.caller, wish, task_id).await,
+        Right::Ask { role, permission } => match permission.zip(live.caller.touched()) {
+            Some((permission, task_id)) => {
+                still_authorized(app, &live.caller, permission, task_id).await
+            }
             None => still_has_role(app, &live.caller, role).await,
         },
     }

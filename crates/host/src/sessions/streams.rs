@@ -45,7 +45,7 @@ pub async fn open(
     node: (&NodeId, &str),
     target: StreamTarget,
 ) -> Result<InstanceStream, StreamError> {
-    debug_assert_eq!(access.wish(), Permission::Enter);
+    debug_assert_eq!(access.permission(), Permission::Enter);
     let deadline = Instant::now() + OPEN_LIMIT;
     let attempt = open_on_any(app, access.task_id(), node, target);
     timeout_at(deadline, attempt).await.unwrap_or(Err(StreamError::Slow))

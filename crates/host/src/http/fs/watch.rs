@@ -130,7 +130,7 @@ async fn serve(app: &App, caller: &Caller, text: &str, paths: &str, socket: WebS
     tokio::select! {
         () = upward => {}
         () = downward(FrameReader::new(from_agent, &[]), pongs, &mut to_client) => {}
-        () = guard.cut() => {}
+        () = guard.revoked() => {}
     }
 }
 

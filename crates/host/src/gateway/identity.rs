@@ -14,27 +14,27 @@ use crate::host::App;
 pub async fn owner_of(app: &App, key: &PublicKey) -> Option<Account> {
     let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
     let user = found(app.store.user_of_key(&fingerprint).await)?;
-    person(app, user, Credential::Key(fingerprint))
+    account(app, user, Credential::Key(fingerprint))
 }
 
 /// Returns the account and instance of a certificate, if this host has signed it.
 pub async fn holder_of(app: &App, certificate: &Certificate) -> Option<(Account, InstanceId)> {
-    let shown = app.ssh_ca.shown(certificate, app.clock.now_ms())?;
-    let user = found(app.store.lookup_user(shown.user).await)?;
+    let holder = app.ssh_ca.verify(certificate, app.clock.now_ms())?;
+    let user = found(app.store.lookup_user(holder.user).await)?;
     let user = Some(user).filter(|user| user.is_active)?;
-    Some((person(app, user, Credential::Certificate)?, shown.instance))
+    Some((account(app, user, Credential::Certificate)?, holder.instance))
 }
 
 fn found(looked_up: Result<Option<UserRow>, StoreError>) -> Option<UserRow> {
     looked_up.unwrap_or_else(|error| {
-        tracing::warn!(%error, "an SSH client was not looked up");
+        tracing::warn!(%error, "looking up an SSH client failed");
         None
     })
 }
 
 /// Makes the account of an SSH login. A key or certificate does not limit how long it lasts; a
 /// revocation or the end of the account's term at its provider does.
-fn person(app: &App, user: UserRow, proof: Credential) -> Option<Account> {
+fn account(app: &App, user: UserRow, credential: Credential) -> Option<Account> {
     let expires_ms = counts_until(app, &user, None)?;
-    Some(Account { id: user.id, username: user.username, role: user.role, proof, expires_ms })
+    Some(Account { id: user.id, username: user.username, role: user.role, credential, expires_ms })
 }
