@@ -45,7 +45,7 @@ async fn token_of_another_host_is_refused() -> Result<()> {
     let address = ours.host.link_address();
     let error = enroll(&token, Some(address), &"n1".parse()?, dir.path(), ours.now_ms()).await;
     let error = error.unwrap_err();
-    assert!(error.to_string().contains("not the one this machine was invited by"), "{error}");
+    assert!(error.to_string().contains("not from the CA in this node's join token"), "{error}");
     Ok(())
 }
 

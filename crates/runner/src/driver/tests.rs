@@ -377,7 +377,7 @@ async fn instance_without_isolation_starts_once_isolated() {
     world.order(intent);
     let seen = world.until_failed(FailureCode::StartRefused).await;
     let Observed::Failed { message, hint, .. } = seen.state else { panic!("{seen:?}") };
-    assert!(message.contains("others of this node") && hint.is_some(), "{message}");
+    assert!(message.contains("cannot isolate") && hint.is_some(), "{message}");
     assert_eq!(world.backend.acts(), ["create", "start", "stop"], "it was ended, its disk kept");
     world.backend.fault(Fault::NotContained, false);
     world.order(intent.restart());

@@ -104,7 +104,7 @@ impl Allowed {
                     Ok(real) => format!("mount its target instead: {}", real.display()),
                     Err(_) => "its target does not exist".to_owned(),
                 };
-                refused(format!("{text} is a symbolic link, or is behind one"), &hint)
+                refused(format!("{text} is a link, or is behind one"), &hint)
             }
             Err(error) => {
                 refused(format!("{text} cannot be mounted: {error}"), "create it on the node first")
@@ -219,7 +219,7 @@ mod tests {
         for outside in ["secret", "", "database", "none"] {
             assert!(node.mount(outside).unwrap_err().contains("lets no VPS mount"), "{outside}");
         }
-        assert!(node.mount("data/absent").unwrap_err().contains("make it on the node"));
+        assert!(node.mount("data/absent").unwrap_err().contains("create it on the node"));
     }
 
     #[test]
