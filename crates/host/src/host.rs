@@ -142,7 +142,7 @@ impl Host {
             tracing::warn!(
                 %error,
                 "browsers and other clients will reject this host's certificates: set the clock, \
-                 or replace ca.pem as docs/tls.md describes"
+                 or replace ca.pem as docs/concepts/tls.md describes"
             );
         }
         let link_tls = tls::host_config(&ca, ca.issue_host(now_ms)?)?;

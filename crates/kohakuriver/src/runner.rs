@@ -65,7 +65,7 @@ pub struct Places {
     machines: Machines,
 }
 
-/// The isolation of containers on the node; docs/containment.md lists the guarantees.
+/// The isolation of containers on the node; docs/concepts/containment.md lists the guarantees.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Containers")]
 struct Containers {

@@ -1,5 +1,5 @@
 //! Attacks on a cluster where people log in, tried for real: from inside a container, from the
-//! network without logging in, and by people with lower roles. docs/security.md names these tests.
+//! network without logging in, and by people with lower roles. docs/concepts/security.md names these tests.
 
 mod consent;
 mod files;
@@ -18,7 +18,7 @@ use std::path::Path;
 #[test]
 fn docs_name_only_tests_that_exist() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let page = fs::read_to_string(top.join("docs/security.md")).unwrap();
+    let page = fs::read_to_string(top.join("docs/concepts/security.md")).unwrap();
     let named = page.split('`').filter_map(|word| word.split_once(".rs::"));
     let mut count = 0;
     for (file, name) in named {

@@ -1,4 +1,4 @@
-//! What somebody with root inside a container cannot do. docs/containment.md names these tests.
+//! What somebody with root inside a container cannot do. docs/concepts/containment.md names these tests.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -1,7 +1,7 @@
 //! Shares and offers: what owners grant, and the receivers' answers.
 //!
 //! A share opens access at once and is in no list before it is taken. An offer changes nothing
-//! before it is taken. docs/accounts.md has the rules.
+//! before it is taken. docs/concepts/accounts.md has the rules.
 
 use std::sync::Arc;
 

@@ -26,7 +26,7 @@ const LABEL_NAME: &str = "kohakuriver.name";
 /// Docker's 64 MiB make PyTorch's data loaders fail; memory used there counts to the limit anyway.
 const SHM_BYTES: u64 = 1 << 30;
 const PROPAGATION: MountBindOptionsPropagationEnum = MountBindOptionsPropagationEnum::RPRIVATE;
-/// The capabilities of root in a VPS, independent of the engine's defaults. docs/containment.md has
+/// The capabilities of root in a VPS, independent of the engine's defaults. docs/concepts/containment.md has
 /// the reason for each. Docker's default `MKNOD` is not among them.
 const CAPABILITIES: [&str; 13] = [
     "AUDIT_WRITE",

@@ -10,7 +10,7 @@
 //! The engine's default bridge lets containers reach one another and every port of the node.
 //! Docker makes ours with `enable_icc=false`; what that leaves open is closed by
 //! [`ContainerBorder`], where the runner is root. A container whose port cannot be pinned does not
-//! come up. docs/containment.md has what holds.
+//! come up. docs/concepts/containment.md has what holds.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
