@@ -82,8 +82,8 @@ impl RecordingVerifier {
                  fingerprint {shown}"
             ))
             .hint(format!(
-                "somebody may be in between; if its operator confirms that the host was set up \
-                 anew and has this fingerprint: kohakuriver auth login {url}"
+                "the connection may be intercepted; if the host's operator confirms that it was \
+                 set up anew and has this fingerprint: kohakuriver auth login {url}"
             ));
         }
         CommandError::distrusted(format!(

@@ -116,5 +116,5 @@ fn what_a_removed_node_keeps_is_named() {
     let ran = sandbox.run(&host, &["node", "remove", "node1", "--force", "--yes"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "node node1 is removed\n"));
     assert!(ran.stderr.contains("docker rm -f") && ran.stderr.contains("kr-7 kr-8"));
-    assert!(ran.stderr.contains("run on: 9\n") && ran.stderr.contains("qemu cleanup"));
+    assert!(ran.stderr.contains("computer: 9\n") && ran.stderr.contains("qemu cleanup"));
 }
