@@ -137,7 +137,7 @@ fn a_users_wish_waits_for_an_operator_and_what_they_share_can_be_taken_back() {
     let shown = olga.json(&["approval", "show", "web.ann"]);
     let revision = shown["approval_revision"].as_str().unwrap();
     let other = ["approval", "approve", "web", "--revision", "0123456789abcdef"];
-    olga.kr(&other).fails(1, &["not the one that was shown", "approval show"]);
+    olga.kr(&other).fails(1, &["changed since it was displayed", "approval show"]);
     olga.kr(&["approval", "approve", "web", "--revision", revision]).ok();
     wait_until("it runs", Duration::from_secs(30), || ann.status("web") == "running");
     let enter =

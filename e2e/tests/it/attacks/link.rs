@@ -114,7 +114,7 @@ fn s3_a_node_with_its_own_key_is_itself_whatever_it_calls_itself() {
         again.args(["runner", "--name", name, "--join", &spent, "--data-dir"]);
         let mut again = kohakuriver_e2e::Server::start(again.arg(cluster.site.runner_dir(&place)));
         assert_ne!(again.wait(), 0, "{}", again.log());
-        assert!(again.log().contains("used already"), "{}", again.log());
+        assert!(again.log().contains("already used"), "{}", again.log());
     }
     // A good token does not give a name that is taken.
     let fresh = token();
