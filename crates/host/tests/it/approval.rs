@@ -155,7 +155,7 @@ async fn quota_holds_over_creates_restarts_and_groups() -> Result<()> {
     assert_eq!((status, &body["code"]), (403, &json!("over_quota")), "{body}");
     let (status, body) = create(&host, &olga, json!({"required_cores": 0})).await?;
     assert!(
-        status == 403 && body["detail"].as_str().unwrap().contains("must say how much"),
+        status == 403 && body["detail"].as_str().unwrap().contains("must set a limit"),
         "{body}"
     );
     assert_eq!(host.post_as(&olga, "/api/vps/stop/a", json!({})).await?.status, 202);

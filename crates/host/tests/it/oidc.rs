@@ -119,7 +119,7 @@ async fn callback_in_another_browser_is_refused() -> Result<()> {
     let callback = mallory.go(&format!("{url}/api/auth/oidc/start")).await?;
     let mut victim = Browser::new()?;
     let (status, text) = victim.open(&callback).await?;
-    assert!(status == 400 && text.contains("not begun here"), "{status} {text}");
+    assert!(status == 400 && text.contains("not started on this host"), "{status} {text}");
     assert!(!victim.cookies.contains_key("kohakuriver_session"));
     Ok(())
 }

@@ -68,7 +68,7 @@ fn what_the_nodes_owner_allows_works_lasts_and_is_seen_and_no_link_leads_further
     refused.fails(1, &["lets no VPS mount"]);
     for up in ["data/../secret", "data/sets/../../secret"] {
         let refused = site.kr(&[&image[..], &["--mount", &format!("{}:/x", path(up))]].concat());
-        refused.fails(2, &["no plain path"]);
+        refused.fails(2, &["not a plain path"]);
     }
     // Root of the node, because its owner and an operator said so. A machine that is itself confined
     // has no such rights to give, and its engine says so to everybody; `vms/distributions/privileged.rs`
