@@ -45,7 +45,7 @@ fn image_volumes_are_saved_restored_and_copied() {
     write("1");
     site.kr(&["vps", "snapshot", "create", "vol", "--name", "one"]).ok();
     let again = site.kr(&["vps", "snapshot", "create", "vol", "--name", "one"]);
-    again.fails(1, &["a snapshot named 'one' already", "hint"]);
+    again.fails(1, &["already has a snapshot named 'one'", "hint"]);
     write("2");
     site.kr(&["vps", "stop", "vol"]).ok();
     let newest = site.json(&["vps", "snapshot", "list", "vol"]);

@@ -62,16 +62,19 @@ async fn fields_of_other_backend_are_refused() -> Result<()> {
         body
     };
     let cases = [
-        (json!({"vm_image": "debian-12"}), "vm_image is for virtual machines"),
-        (json!({"vps_backend": "docker", "vm_disk_size": "20G"}), "vm_disk_size is for virtual"),
-        (json!({"memory_mb": 512}), "memory_mb is for virtual machines"),
-        (machine(json!({"registry_image": "debian:12"})), "registry_image is for containers"),
-        (machine(json!({"container_name": "base"})), "container_name is for containers"),
-        (machine(json!({"pids_limit": 99})), "pids_limit is for containers"),
-        (machine(json!({"on_oom": "keep"})), "on_oom is for containers"),
+        (json!({"vm_image": "debian-12"}), "vm_image applies to virtual machines"),
+        (
+            json!({"vps_backend": "docker", "vm_disk_size": "20G"}),
+            "vm_disk_size applies to virtual",
+        ),
+        (json!({"memory_mb": 512}), "memory_mb applies to virtual machines"),
+        (machine(json!({"registry_image": "debian:12"})), "registry_image applies to containers"),
+        (machine(json!({"container_name": "base"})), "container_name applies to containers"),
+        (machine(json!({"pids_limit": 99})), "pids_limit applies to containers"),
+        (machine(json!({"on_oom": "keep"})), "on_oom applies to containers"),
         (machine(json!({"vm_disk_size": "10M"})), "from 1G to 64T"),
         (machine(json!({"vm_disk_size": "much"})), "'much' is not a size"),
-        (machine(json!({"vm_image": "../../etc"})), "not a name of a VM image"),
+        (machine(json!({"vm_image": "../../etc"})), "not a VM image name"),
         (machine(json!({"memory_mb": 16})), "at least 128M"),
         (json!({"vps_backend": "podman"}), "no backend 'podman'"),
     ];

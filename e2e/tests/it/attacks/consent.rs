@@ -88,7 +88,9 @@ fn offers_fill_no_quota_of_the_receiver() {
     let held = cluster.get(Some(&bob), "/api/auth/quota").ok().json();
     assert_eq!((&held["held"]["instances"], &held["held"]["cores"]), (&json!(1), &json!(1)));
     cluster.kr(&bob, &["vps", "restart", &own]).ok();
-    cluster.kr(&bob, &["vps", "offers", "take", &gift]).fails(1, &["already have a VPS named 'web'"]);
+    cluster
+        .kr(&bob, &["vps", "offers", "take", &gift])
+        .fails(1, &["already have a VPS named 'web'"]);
     cluster.kr(&bob, &["vps", "offers", "decline", &gift]).ok();
     let still = cluster.get(Some(&mallory), &format!("/api/status/{gift}")).ok().json();
     assert_eq!(still["access"], "owner");

@@ -223,9 +223,9 @@ async fn incomplete_provider_response_neither_logs_in_nor_demotes() -> Result<()
     let elsewhere = json!({"sub": "s-1", "_claim_names": {"groups": "src1"}});
     for (claims, info, status, words) in [
         (elsewhere, Value::Null, 200, "too long for a token"),
-        (json!({"sub": "s-1", "groups": 7}), Value::Null, 200, "neither a list nor a text"),
+        (json!({"sub": "s-1", "groups": 7}), Value::Null, 200, "neither a list nor a string"),
         (without.clone(), Value::Null, 500, "UserInfo"),
-        (without.clone(), json!({"sub": "s-2", "groups": ["staff"]}), 200, "another subject"),
+        (without.clone(), json!({"sub": "s-2", "groups": ["staff"]}), 200, "different subjects"),
         (without, json!("x".repeat(300 * 1024)), 200, "256 KiB"),
     ] {
         provider.claim(claims, info);
