@@ -89,7 +89,7 @@ fn options_of_other_backend_are_refused_before_any_request() {
         (&["-b", "qemu", "--pids-limit", "99"], &["--pids-limit is for containers"]),
         (&["-b", "qemu", "--on-oom", "keep"], &["--on-oom is for containers"]),
         (&["-b", "qemu", "--vm-disk", "10M"], &["1G to 64T"]),
-        (&["-b", "qemu", "--vm-memory", "64"], &["64M is less", "128M"]),
+        (&["-b", "qemu", "--vm-memory", "64"], &["64M is too little", "128M"]),
         (&["-b", "qemu", "--vm-memory", "512", "-m", "1G"], &["cannot be used with"]),
     ];
     for (args, says) in cases {
