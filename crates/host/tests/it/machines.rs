@@ -186,7 +186,7 @@ async fn copy_of_vm_is_a_vm_and_backends_do_not_mix() -> Result<()> {
     for (body, why) in [
         (json!({"from_vps": "vm", "vps_backend": "docker"}), "that is qemu, not docker"),
         (json!({"from_vps": "box", "vps_backend": "qemu"}), "that is docker, not qemu"),
-        (json!({"from_vps": "box", "vm_disk_size": "30G"}), "vm_disk_size is for virtual"),
+        (json!({"from_vps": "box", "vm_disk_size": "30G"}), "vm_disk_size applies to virtual"),
         (json!({"from_vps": "vm", "vm_disk_size": "30G"}), "from 40G"),
         (json!({"from_vps": "vm", "vm_image": "noble"}), "takes no image"),
     ] {
