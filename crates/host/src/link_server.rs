@@ -56,7 +56,7 @@ pub async fn serve(
             match handshake {
                 Ok(Ok(stream)) => dispatch(app, stream, permit, shutdown).await,
                 Ok(Err(error)) => {
-                    tracing::debug!(peer.addr = %peer, %error, "link handshake failed")
+                    tracing::debug!(peer.addr = %peer, %error, "link handshake failed");
                 }
                 Err(_) => tracing::debug!(peer.addr = %peer, "link handshake timed out"),
             }

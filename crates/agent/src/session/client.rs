@@ -142,7 +142,7 @@ async fn take_part(
         ExitReason::HungUp if alone && !session.named => end(&session),
         ExitReason::Lost if alone && attach.ephemeral => end(&session),
         ExitReason::Lost | ExitReason::HungUp if alone && !session.named => {
-            end_if_forgotten(&session)
+            end_if_forgotten(&session);
         }
         ExitReason::Lost | ExitReason::HungUp | ExitReason::Replaced => {}
     }

@@ -279,7 +279,7 @@ async fn handle(
             }
         }
         ToHost::InstanceReply { request, answer } => {
-            app.runners.answer(node, request, answer.bounded())
+            app.runners.answer(node, request, answer.bounded());
         }
         ToHost::NodeReply { request, answer } => {
             app.runners.answer_node(node, request, answer.bounded());
@@ -292,7 +292,7 @@ async fn handle(
             match app.ca.sign_runner(&csr_pem, node, app.clock.now_ms()) {
                 Ok(certificate_pem) => return Ok(Some(ToRunner::Certificate { certificate_pem })),
                 Err(error) => {
-                    tracing::warn!(node.name = %name, %error, "invalid certificate request")
+                    tracing::warn!(node.name = %name, %error, "invalid certificate request");
                 }
             }
         }
