@@ -1,4 +1,4 @@
-//! The providers of docs/concepts/accounts.md, behaving as documented by them.
+//! The providers of docs/guides/openid-connect.md, behaving as documented by them.
 
 use anyhow::{Context, Result};
 use kohakuriver_model::Role;
