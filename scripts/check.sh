@@ -14,6 +14,7 @@ step() {
   "$@" || failed+=("$name")
 }
 step sizes scripts/sizes.sh
+step language scripts/language.sh
 step format as_invoking_user cargo fmt --all --check
 step dependencies scripts/dependencies.sh
 step advisories scripts/advisories.sh
