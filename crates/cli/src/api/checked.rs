@@ -100,6 +100,11 @@ fn account(text: &str) -> Check {
     require(is_valid, "name of an account or group", text)
 }
 
+/// Checks the decider of a request: an account, or `rule of group NAME` for an automatic approval.
+fn approver(text: &str) -> Check {
+    account(text.strip_prefix("rule of group ").unwrap_or(text))
+}
+
 /// Checks a keyword: `running`, `docker`, `pending_approval`, of any version of the host.
 fn word(text: &str) -> Check {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
@@ -133,7 +138,7 @@ impl Checked for Task {
         maybe(self.vm_image.as_ref(), |text| parsed::<VmImageName>("name of a VM image", text))?;
         maybe(self.vm_ip.as_ref(), |text| parsed::<IpAddr>("address of a VPS", text))?;
         maybe(self.owner_username.as_ref(), account)?;
-        maybe(self.approved_by_username.as_ref(), account)?;
+        maybe(self.approved_by_username.as_ref(), approver)?;
         self.shares.iter().try_for_each(|share| {
             word(&share.kind)?;
             word(&share.level)?;
@@ -319,6 +324,10 @@ mod tests {
     #[test]
     fn valid_names_of_hosts_pass_and_others_do_not() {
         assert_eq!(task().check(), Ok(()));
+        for approver in ["olga", "rule of group students"] {
+            let approved = Some(approver.to_owned());
+            assert_eq!(Task { approved_by_username: approved, ..task() }.check(), Ok(()));
+        }
         let bad = "web\n    ProxyCommand touch PWNED\nHost zzz";
         let of = || Some(bad.to_owned());
         let share = Share { name: "$(id)".to_owned(), ..Share::default() };
@@ -334,6 +343,9 @@ mod tests {
             Task { reference: bad.to_owned(), ..task() },
             Task { reference: "web.$(id)".to_owned(), ..task() },
             Task { offered_to: of(), ..task() },
+            Task { approved_by_username: of(), ..task() },
+            Task { approved_by_username: Some("rule of group a\nb".to_owned()), ..task() },
+            Task { approved_by_username: Some("rule of the house".to_owned()), ..task() },
             Task { owner_username: Some("-x".to_owned()), ..task() },
             Task { vm_image: Some("../x".to_owned()), ..task() },
             Task { vm_ip: Some("10.0.0.1; id".to_owned()), ..task() },
