@@ -152,6 +152,15 @@ impl Site {
         self.executable = path;
     }
 
+    /// Whether the address is of another site's networks, which come and go with other tests.
+    pub fn is_of_another_site(&self, address: &str) -> bool {
+        let in_network = |network: &str| {
+            let rest = address.strip_prefix(network).and_then(|rest| rest.split_once('.'));
+            rest.is_some_and(|(number, _)| number != self.number.to_string())
+        };
+        in_network("10.214.") || in_network("10.215.")
+    }
+
     /// Its servers log what this filter lets through.
     pub fn with_log(mut self, filter: &str) -> Self {
         self.log = Some(filter.to_owned());

@@ -306,7 +306,7 @@ pub const ERROR_CODES: &[ErrorCode] = &[
     entry(
         "revoked",
         "The right to do this was taken away while the request ran.",
-        "See `kohakuriver auth status`.",
+        "See your role: `kohakuriver auth whoami`.",
     ),
     entry(
         "role",

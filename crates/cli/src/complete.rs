@@ -46,7 +46,7 @@ pub fn nodes() -> Vec<CompletionCandidate> {
         .collect()
 }
 
-/// Lists all accounts for callers who may list them, and for others the accounts of visible VPSes.
+/// Lists all accounts where the caller has the permission, else the owners of its visible VPSes.
 pub fn users() -> Vec<CompletionCandidate> {
     let users = ask(async |context| match context.api.users().await {
         Ok(users) => Ok(users.into_iter().map(|user| (user.username, user.role)).collect()),

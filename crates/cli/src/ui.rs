@@ -1,5 +1,5 @@
 //! Terminal output of commands. Text from the host, a VPS or a registry passes here, so output is
-//! stripped of control characters, and no line of foreign text can look like one of ours.
+//! stripped of control characters, and no line of foreign text can imitate a line of this program.
 
 mod age;
 mod panel;

@@ -362,7 +362,7 @@ impl RunnerRegistry {
         }
     }
 
-    /// Takes an idle data connection; requests one where there is none.
+    /// Takes an idle data connection; if none is idle, requests one from the runner.
     pub fn take_data(&self, id: &NodeId) -> DataPool {
         let mut state = self.lock();
         let Some(node) = state.nodes.get_mut(id) else {

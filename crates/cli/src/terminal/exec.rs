@@ -30,7 +30,7 @@ pub struct ExecArgs {
     /// Id or name of the VPS.
     #[arg(value_name = "VPS", add = ArgValueCandidates::new(complete::vps_active))]
     vps: VpsRef,
-    /// Give the program a terminal even if standard input or output is none.
+    /// Give the program a terminal even if standard input or output is not one.
     #[arg(short = 't', long, conflicts_with = "no_tty")]
     tty: bool,
     /// Do not give the program a terminal.

@@ -8,7 +8,7 @@ use http::header::{HOST, ORIGIN};
 /// at it. `secure`: the request came by TLS, to this host or to a trusted proxy. `names` are this
 /// host's own.
 ///
-/// With authentication on, such a page has no cookie of ours, because a browser keeps a cookie for
+/// With authentication on, such a page has no cookie of this host, because a browser keeps a cookie for
 /// the name it was set under. So clients may use names that the host does not know.
 pub fn is_foreign_page(headers: &HeaderMap, secure: bool, names: &[String], log_in: bool) -> bool {
     let host = headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();

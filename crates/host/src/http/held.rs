@@ -195,7 +195,7 @@ fn closing(error: ApiError) -> Response {
 
 fn no_right() -> ApiError {
     let detail = "permission for this request was revoked while it was in progress";
-    ApiError::new(StatusCode::FORBIDDEN, "revoked", detail).hint("kohakuriver auth status")
+    ApiError::new(StatusCode::FORBIDDEN, "revoked", detail).hint("kohakuriver auth whoami")
 }
 
 fn slow() -> ApiError {

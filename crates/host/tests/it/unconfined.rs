@@ -1,4 +1,4 @@
-//! Unconfined VPSes: who may create one, where, and the records of it.
+//! Unconfined VPSes: the roles and nodes that allow them, and their audit entries.
 
 use anyhow::Result;
 use kohakuriver_model::{Inventory, Registry};

@@ -153,7 +153,10 @@ fn s2_s8_s18_from_inside_a_vps_neither_host_nor_node_nor_a_neighbour_is_within_r
     let victim = cluster.vps(&alice, "victim", &json!({"ssh_key_mode": "none"}));
     let evil = cluster.vps(&mallory, "evil", &json!({}));
     let ports = [cluster.site.port(), cluster.site.link_port(), cluster.site.ssh_port()];
-    for address in node_addresses() {
+    // An address that is gone with another test's network leads outside the node, where anything may
+    // answer.
+    let is_fixed = |address: &String| !cluster.site.is_of_another_site(address);
+    for address in node_addresses().into_iter().filter(is_fixed) {
         for port in ports {
             let line = format!("nc -w 2 {address} {port} </dev/null >/dev/null 2>&1");
             let reached = cluster.inside(&mallory, &evil, &line).code == 0;

@@ -42,7 +42,9 @@ fn a_vps_reaches_no_other_vps_and_no_port_of_its_node_and_still_reaches_the_worl
     let addresses = node_addresses();
     let gateway = inspect(&one, "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}");
     assert!(addresses.contains(&gateway), "{gateway} is no address of {addresses:?}");
-    for address in addresses {
+    // An address that is gone with another test's network leads outside the node.
+    let is_fixed = |address: &String| !site.is_of_another_site(address);
+    for address in addresses.into_iter().filter(is_fixed) {
         // With a scope, as an address that is only valid on a link needs one.
         let address = match address.starts_with("fe80") {
             true => format!("{address}%eth0"),
